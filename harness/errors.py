@@ -1,0 +1,70 @@
+"""What can go wrong, as a tree. A user's mistake is one sentence with its remedy, never a traceback.
+
+HarnessError
+├── SpecError          a spec, an override or harness.toml does not say something that can be run
+├── DataError          shards, tables, captions, images or evaluation sets are not usable as they are
+├── ModelError         a model name, its weights or a teacher cannot be had
+├── CheckpointError    a checkpoint is damaged or belongs to another spec
+├── StoreError         a run folder cannot be read or written, or holds something else under the same id
+├── DispatchError      runs could not be started, or some of them failed
+├── TrainingError      a run had to stop: non-finite loss, no samples left
+└── TrackingError      the MLflow store or server did not take the records
+"""
+
+from __future__ import annotations
+
+__all__ = [
+    "CheckpointError",
+    "DataError",
+    "DispatchError",
+    "HarnessError",
+    "ModelError",
+    "SpecError",
+    "StoreError",
+    "TrackingError",
+    "TrainingError",
+]
+
+
+class HarnessError(Exception):
+    """A mistake that a person can mend: `where` (file and key), what is wrong, and the `fix`."""
+
+    def __init__(self, what: str, *, where: str | None = None, fix: str | None = None) -> None:
+        self.what, self.where, self.fix = what, where, fix
+        super().__init__(what, where, fix)
+
+    def __str__(self) -> str:
+        head = f"{self.where}: {self.what}" if self.where else self.what
+        return f"{head}; {self.fix}" if self.fix else head
+
+
+class SpecError(HarnessError):
+    """A spec, an override or harness.toml is not valid."""
+
+
+class DataError(HarnessError):
+    """Training data, captions or an evaluation set is not usable."""
+
+
+class ModelError(HarnessError):
+    """A model, its weights or a teacher cannot be had."""
+
+
+class CheckpointError(HarnessError):
+    """A checkpoint is damaged or belongs to another spec."""
+
+
+class StoreError(HarnessError):
+    """A run folder cannot be read or written, or its id is taken by something else."""
+
+
+class DispatchError(HarnessError):
+    """Runs could not be started, or some of them failed."""
+
+
+class TrainingError(HarnessError):
+    """Training had to stop before its end."""
+
+
+class TrackingError(HarnessError):
+    """The tracking store or server did not take the records."""
