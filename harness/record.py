@@ -1,0 +1,108 @@
+"""What a run leaves behind: one versioned JSON record, the truth that reports and MLflow are projected from."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+RECORD_VERSION: Literal[1] = 1
+
+Cause = Literal["completed", "user_error", "interrupted", "crashed", "out_of_memory"]
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True)
+
+
+class Metric(_Part):
+    """One number with its uncertainty over the samples it was measured on."""
+
+    value: float
+    standard_error: float | None = None
+    """Standard error over the evaluation samples; None where the metric is no mean over samples."""
+    samples: int
+    """How many samples the value is a mean over."""
+
+
+class Evaluation(_Part):
+    """One evaluation set measured under one protocol."""
+
+    set: str
+    """Name of the evaluation set, as in `shapes` of the metric `shapes/acc1`."""
+    task: Literal["zeroshot_classification", "zeroshot_retrieval"]
+    protocol_id: str
+    protocol: dict[str, Any]
+    """Everything that a number depends on besides the checkpoint: templates, class names, sample ids, precision..."""
+    metrics: dict[str, Metric]
+    """By clip-benchmark's names: acc1, acc5, mean_per_class_recall, image_retrieval_recall@k, text_retrieval_recall@k."""
+
+
+class DataReport(_Part):
+    """Which samples a run really saw."""
+
+    fingerprint: str
+    samples: int
+    """Samples in the data set that can be trained on."""
+    rejected: dict[str, int] = {}
+    """Samples left out, by reason."""
+
+
+class Cost(_Part):
+    """What a run used."""
+
+    duration_s: float
+    """Time in the training loop, over all attempts."""
+    evaluation_s: float
+    images_per_s: float
+    peak_memory_gb: float
+    device: str
+    threads: int
+
+
+class Record(_Part):
+    """A finished run."""
+
+    version: Literal[1] = RECORD_VERSION
+    run_id: str
+    attempts: int
+    started_at: float
+    """Unix time in seconds."""
+    ended_at: float
+    steps: int
+    samples_seen: int
+    epochs: float
+    data: DataReport
+    final: dict[str, float]
+    """Last logged training metrics (loss, logit_scale, positives_per_image, mining_precision...)."""
+    evaluations: tuple[Evaluation, ...]
+    cost: Cost
+    versions: dict[str, str]
+    """python, torch, open_clip, numpy, harness, commit."""
+
+    def metric(self, name: str) -> Metric | None:
+        """The metric called `set/metric`, or None if it was not measured."""
+        for evaluation in self.evaluations:
+            prefix = f"{evaluation.set}/"
+            if name.startswith(prefix) and name.removeprefix(prefix) in evaluation.metrics:
+                return evaluation.metrics[name.removeprefix(prefix)]
+        return None
+
+
+class Failure(_Part):
+    """How an attempt ended when it did not complete."""
+
+    cause: Cause
+    message: str
+    """One sentence for a person."""
+    attempt: int
+    ended_at: float
+
+
+class StepMetrics(_Part):
+    """One line of metrics.jsonl."""
+
+    step: Annotated[int, Field(ge=0)]
+    time: float
+    """Unix time in seconds."""
+    values: dict[str, float]
