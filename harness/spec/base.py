@@ -22,32 +22,36 @@ class Spec(BaseModel):
 
     algorithm: ClassVar[int] = 1
 
-    def science(self) -> dict[str, Any]:
-        """The part of this spec that can change a result, as JSON data, without fields at their default.
+    def irrelevant(self) -> frozenset[str]:
+        """Names of fields that cannot change a result as the others stand (paths, or `source` when `count` is 0)."""
+        return frozenset()
 
-        A `kind` is always kept: it says which defaults the rest is measured against. Subclasses whose fields
-        make one another irrelevant (captions without pseudo-captions, say) leave the irrelevant ones out.
+    def science(self, *, defaults: bool = False) -> dict[str, Any]:
+        """The part of this spec that can change a result, as JSON data; numbers that are equal look the same.
+
+        Fields at their default are left out unless `defaults`, so that a new field keeps the ids of old runs.
+        A `kind` is always kept: it says which defaults the rest is measured against.
         """
         kept: dict[str, Any] = {}
         for name, field in type(self).model_fields.items():
             value = getattr(self, name)
-            if name == "kind" or value != field.get_default(call_default_factory=True, validated_data={}):
-                kept[name] = _plain(value)
+            changed = value != field.get_default(call_default_factory=True, validated_data={})
+            if name not in self.irrelevant() and (defaults or changed or name == "kind"):
+                kept[name] = _plain(value, defaults)
         if self.algorithm != 1:
             kept["algorithm"] = self.algorithm
         return kept
 
 
-def _plain(value: Any) -> Any:
-    """`value` as JSON data; numbers that are equal become the same text (1 and 1.0 are one value)."""
+def _plain(value: Any, defaults: bool) -> Any:
     if isinstance(value, Spec):
-        return value.science()
+        return value.science(defaults=defaults)
     if isinstance(value, Duration):
         return str(value)
     if isinstance(value, float) and value.is_integer() and abs(value) < 2**53:
         return int(value)
     if isinstance(value, dict):
-        return {str(key): _plain(item) for key, item in sorted(value.items())}
+        return {str(key): _plain(item, defaults) for key, item in sorted(value.items())}
     if isinstance(value, (list, tuple)):
-        return [_plain(item) for item in value]
+        return [_plain(item, defaults) for item in value]
     return value

@@ -1,0 +1,74 @@
+"""harness.toml: where things are and how work is carried out, never what is trained.
+
+Each key can be replaced by an environment variable: HARNESS_STORE, HARNESS_TRACKING_URI, and so on.
+"""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from harness.errors import SpecError
+from harness.spec.explain import explain
+
+FILE_NAME = "harness.toml"
+PREFIX = "HARNESS_"
+
+
+class Settings(BaseModel):
+    """The keys of harness.toml. Relative paths are relative to the file."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    store: Path = Path("store")
+    """Root of everything that runs produce: run folders, generated data, indexes, teacher features, reports."""
+    tracking_uri: str = ""
+    """MLflow tracking URI (`sqlite:///...`, `http://host:5000`). Empty: SQLite inside the store. `none`: no MLflow."""
+    evaluation_root: Path | None = None
+    """Folder of evaluation sets in clip-benchmark's local layout; specs name its sub-folders."""
+    profile: str = "local"
+    """How runs are dispatched by default: `inline` (this process) or `local` (processes of this machine)."""
+    jobs: int = Field(0, ge=0)
+    """Runs at a time on this machine. 0: one for each core, at most 8; on a machine with GPUs, one for each GPU."""
+
+    @property
+    def tracking(self) -> str | None:
+        """The tracking URI to use, or None where MLflow is off."""
+        if self.tracking_uri == "none":
+            return None
+        return self.tracking_uri or f"sqlite:///{self.store / 'mlflow.db'}"
+
+
+def load_settings(start: Path | None = None, environment: dict[str, str] | None = None) -> Settings:
+    """The settings of the nearest harness.toml at or above `start` (default: the working folder).
+
+    Raises:
+        SpecError: the file or a HARNESS_ variable is not valid.
+    """
+    environment = dict(os.environ) if environment is None else environment
+    folder = (start or Path.cwd()).resolve()
+    file = next((parent / FILE_NAME for parent in (folder, *folder.parents) if (parent / FILE_NAME).is_file()), None)
+    values: dict[str, Any] = _read(file) if file else {}
+    root = file.parent if file else folder
+    values |= {
+        name: environment[f"{PREFIX}{name.upper()}"]
+        for name in Settings.model_fields
+        if environment.get(f"{PREFIX}{name.upper()}")
+    }
+    try:
+        settings = Settings.model_validate(values)
+    except ValidationError as error:
+        raise explain(error, Settings, where=str(file or f"{PREFIX}* variables")) from None
+    absolute = {name: root / path for name in ("store", "evaluation_root") if (path := dict(settings)[name]) is not None}
+    return Settings.model_validate({**dict(settings), **absolute})
+
+
+def _read(file: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise SpecError(f"is no valid TOML ({error})", where=str(file), fix="mend or delete it") from error

@@ -1,0 +1,1 @@
+"""The specs: the only place for parameters. They import nothing heavier than pydantic."""

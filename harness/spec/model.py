@@ -1,0 +1,62 @@
+"""What is trained: the two towers, and how long, on what batches, with which optimiser."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import Field
+
+from harness.spec.augment import Augment, NoAugment
+from harness.spec.base import Spec
+from harness.spec.batches import Batches, RandomBatches
+from harness.units import Duration
+
+
+class Model(Spec):
+    """A two-tower model of open_clip, by name or by a configuration of one's own."""
+
+    name: str = "ViT-B-16"
+    """A model name of open_clip (`ViT-B-16`, `RN50`, ...), a configuration that ships with the harness
+    (`tiny-resnet`), or any label when `config` is given."""
+    config: dict[str, Any] | None = None
+    """An open_clip model configuration (embed_dim, vision_cfg, text_cfg); in TOML also the path of a JSON file."""
+    weights: str | None = None
+    """Start from these weights: an open_clip tag or the path of a checkpoint. Default: random initialisation."""
+
+
+class Optimiser(Spec):
+    """AdamW; weight decay on matrices only, as CLIP and open_clip do."""
+
+    lr: float = Field(1e-3, gt=0)
+    """Peak learning rate."""
+    beta1: float = Field(0.9, ge=0, lt=1)
+    """Decay of the first moment."""
+    beta2: float = Field(0.98, ge=0, lt=1)
+    """Decay of the second moment."""
+    eps: float = Field(1e-6, gt=0)
+    """Added to the root of the second moment."""
+    weight_decay: float = Field(0.1, ge=0)
+    """Decoupled weight decay of parameters with two or more dimensions; gains, biases and temperatures have none."""
+
+
+class Train(Spec):
+    """The training recipe."""
+
+    duration: Duration = Duration.parse("32 epochs")
+    """How long: `"32 epochs"`, `"2000 steps"` or `"1e6 samples"` (images). An epoch drops its last partial batch."""
+    global_batch_size: int = Field(8192, ge=2)
+    """Images in one optimiser step, over all devices and accumulation steps. The loss contrasts all of them."""
+    batches: Batches = Field(default_factory=RandomBatches)
+    """Which images stand together in a batch."""
+    augment: Augment = Field(default_factory=NoAugment)
+    """Augmentation of the training images."""
+    optimiser: Optimiser = Field(default_factory=Optimiser)
+    """The optimiser."""
+    schedule: Literal["cosine", "constant", "linear"] = "cosine"
+    """Learning rate after the warm-up: down to zero along a cosine or a line, or constant."""
+    warmup: Duration = Duration.parse("0 steps")
+    """Linear warm-up of the learning rate from zero."""
+    grad_clip: float | None = Field(None, gt=0)
+    """Largest norm of the gradient over all parameters; None does not clip."""
+    precision: Literal["float32", "bfloat16"] = "float32"
+    """Precision of the towers (autocast); losses and mining always accumulate in float32."""
