@@ -1,0 +1,178 @@
+"""What is trained on: the embedded worlds, one's own webdataset shards, or a table of image paths."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import BeforeValidator, Field, WithJsonSchema, field_validator, model_validator
+
+from harness.spec.base import Spec
+
+Share = Annotated[float, Field(ge=0, le=1)]
+
+PATH_FIELDS = ("shards", "path", "image_root")
+"""Fields that hold a path; where data lies is no part of a run's identity, its content is."""
+
+
+class RawCaptions(Spec):
+    """How bad the captions that come with the pictures are, as alt-texts of the web are."""
+
+    generic: Share = 0.3
+    """Share of pictures whose caption says nothing about them ("stock photo")."""
+    partial: Share = 0.3
+    """Share of pictures whose caption names a single attribute; all others name the two main ones."""
+    partial_error: Share = 0.1
+    """Probability that the attribute in a partial caption is wrong."""
+    error: Share = 0.2
+    """Probability, for each attribute of a full caption, that it is wrong."""
+
+    @model_validator(mode="after")
+    def _shares_fit(self) -> RawCaptions:
+        if self.generic + self.partial > 1:
+            raise ValueError(f"generic + partial is {self.generic + self.partial:g}, more than the whole; lower one")
+        return self
+
+
+class Captioner(Spec):
+    """A simulated captioner: it looks at the true attributes, leaves some out and gets some wrong."""
+
+    captions: int = Field(5, ge=1, le=20)
+    """Pseudo-captions for each picture."""
+    attribute_probability: Share = 0.6
+    """Probability that an attribute other than the main one is told; the main one always is."""
+    error_rate: Share = 0.08
+    """Probability, for each attribute told, that it is wrong."""
+
+
+class ShapesData(Spec):
+    """The embedded world: one object a picture, whose shape, colour, background and size are known."""
+
+    kind: Literal["shapes"] = "shapes"
+    train_samples: int = Field(8192, ge=1)
+    """Pictures to train on."""
+    test_samples: int = Field(1500, ge=1)
+    """Pictures of the evaluation set `shapes`, drawn evenly over its classes (shape x colour)."""
+    image_size: int = Field(32, ge=16, le=512)
+    """Side of the square pictures in pixels."""
+    seed: int = Field(0, ge=0, lt=2**32)
+    """Seed of the world. It is part of the data, unlike the seed of a run."""
+    shapes: int = Field(6, ge=2, le=8)
+    """How many shapes there are: circle, square, triangle, star, cross, ring, diamond, moon."""
+    colours: int = Field(6, ge=2, le=8)
+    """How many colours there are: red, green, blue, yellow, purple, orange, pink, brown."""
+    backgrounds: int = Field(4, ge=1, le=6)
+    """How many backgrounds there are: white, black, striped, grey, checkered, dotted."""
+    sizes: int = Field(2, ge=1, le=3)
+    """How many sizes there are: large, small, tiny."""
+    skew: float = Field(0.8, ge=0, le=4)
+    """Shapes and colours are drawn with weight 1 / (rank + 2)^skew, so that every batch has near-duplicates;
+    0 draws them evenly."""
+    pixel_noise: float = Field(12.0, ge=0, le=100)
+    """Standard deviation of the noise on each pixel, in grey levels of 255."""
+    synonyms: Share = 0.15
+    """Probability that a word of a caption is replaced by a synonym ("large" by "big")."""
+    raw: RawCaptions = RawCaptions()
+    """Faults of the raw captions; the full ones name shape and colour."""
+    captioner: Captioner = Captioner()
+    """The pseudo-caption source `captioner`; it always tells the shape."""
+    captioner_b: Captioner = Captioner(attribute_probability=0.8, error_rate=0.16)
+    """The pseudo-caption source `captioner_b`: tells more and errs more."""
+
+
+class DigitsData(Spec):
+    """scikit-learn's 1,797 handwritten digits with declared noisy captions: most of a batch are false negatives."""
+
+    kind: Literal["digits"] = "digits"
+    test_samples: int = Field(500, ge=10, le=1000)
+    """Pictures kept for the evaluation set `digits`, evenly over the ten classes; the others are trained on."""
+    image_size: int = Field(32, ge=8, le=512)
+    """Side in pixels that the 8 x 8 originals are enlarged to."""
+    seed: int = Field(0, ge=0, lt=2**32)
+    """Seed of the split and the captions. It is part of the data, unlike the seed of a run."""
+    synonyms: Share = 0.15
+    """Probability that a word of a caption is replaced by a synonym ("seven" by "7")."""
+    raw: RawCaptions = RawCaptions()
+    """Faults of the raw captions; the full ones name digit and parity."""
+    captioner: Captioner = Captioner(attribute_probability=0.3)
+    """The pseudo-caption source `captioner`; it always tells the digit, and at times whether it is odd or even."""
+    captioner_b: Captioner = Captioner(attribute_probability=0.6, error_rate=0.16)
+    """The pseudo-caption source `captioner_b`: tells more and errs more."""
+
+
+Verify = Literal["header", "decode"]
+_VERIFY_DOC = """How images are checked once, before the first run. `header` reads each header and end (about 0.1 ms an
+image) and decodes only suspicious ones; `decode` decodes every image (about 2 ms at 256 px). Samples that fail are left
+out, counted and reported."""
+
+
+class _FileData(Spec):
+    verify: Verify = Field("header", description=" ".join(_VERIFY_DOC.split()))
+
+    def irrelevant(self) -> frozenset[str]:
+        """Paths: the content's fingerprint identifies the data wherever it lies."""
+        return frozenset(PATH_FIELDS)
+
+
+class WebdatasetData(_FileData):
+    """Shards as img2dataset and webdataset write them: tar files with KEY.jpg, KEY.txt, KEY.json."""
+
+    kind: Literal["webdataset"] = "webdataset"
+    shards: str
+    """A tar file, a folder of them, a glob or a brace pattern: `cc3m/{00000..00575}.tar`. Relative to the spec file."""
+    raw: str = Field("txt", pattern=r"^(json:.+|[A-Za-z0-9_.]+)$")
+    """Where the raw caption is: the extension of a text member (`txt`) or a key of the json member (`json:caption`)."""
+    pseudo: dict[str, str] = Field(default={"captions": "json:captions"})
+    """Pseudo-caption sources: a name for each, and where it is: `json:KEY` (a text or a list of texts) or the extension
+    of a text member with one caption a line. A sample without a caption from one of them is left out and counted; a
+    source that no sample has is ignored until an experiment asks for it."""
+
+    @field_validator("pseudo")
+    @classmethod
+    def _sources(cls, value: dict[str, str]) -> dict[str, str]:
+        return {_source_name(name): _place(place) for name, place in value.items()}
+
+
+Columns = Annotated[
+    tuple[str, ...],
+    BeforeValidator(lambda value: (value,) if isinstance(value, str) else value),
+    Field(min_length=1),
+    WithJsonSchema({"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}, "minItems": 1}]}),
+]
+"""One column, or several whose captions are put together."""
+
+
+class TableData(_FileData):
+    """A CSV, TSV or Parquet table with a column of image paths and one or more columns of captions."""
+
+    kind: Literal["table"] = "table"
+    path: str
+    """The table: `.csv`, `.tsv` or `.parquet`. Relative to the spec file."""
+    image_root: str | None = None
+    """Folder that the image paths are relative to; by default the table's own. Relative to the spec file."""
+    image: str = "image"
+    """Column of image paths. They are the samples' keys, so each image stands in one row."""
+    raw: str = "caption"
+    """Column of raw captions."""
+    pseudo: dict[str, Columns] = Field(default={})
+    """Pseudo-caption sources: a name for each, and its column or columns. A cell is one caption, a list (Parquet), or a
+    JSON list of texts. A sample without a caption from one of them is left out and counted."""
+
+    @field_validator("pseudo")
+    @classmethod
+    def _sources(cls, value: dict[str, tuple[str, ...]]) -> dict[str, tuple[str, ...]]:
+        return {_source_name(name): columns for name, columns in value.items()}
+
+
+def _source_name(name: str) -> str:
+    if name == "raw" or not name.replace("_", "").replace("-", "").isalnum():
+        raise ValueError(f'{name!r} is no name for a source; use letters, digits, "_" and "-", and not "raw"')
+    return name
+
+
+def _place(place: str) -> str:
+    if place in {"", "json:"}:
+        raise ValueError(f'{place!r} names no place; write "json:KEY" or the extension of a text member')
+    return place
+
+
+Data = Annotated[ShapesData | DigitsData | WebdatasetData | TableData, Field(discriminator="kind")]
