@@ -32,10 +32,12 @@ class Evaluation(_Part):
     """Name of the evaluation set, as in `shapes` of the metric `shapes/acc1`."""
     task: Literal["zeroshot_classification", "zeroshot_retrieval"]
     protocol_id: str
+    request: str = ""
+    """Key of what was asked for (set and options); tells whether a finished run has to be measured again."""
     protocol: dict[str, Any]
     """Everything that a number depends on besides the checkpoint: templates, class names, sample ids, precision..."""
     metrics: dict[str, Metric]
-    """By clip-benchmark's names: acc1, acc5, mean_per_class_recall, image_retrieval_recall@k, text_retrieval_recall@k."""
+    """By clip-benchmark's names: acc1, acc5, mean_per_class_recall, image_retrieval_recall@k, ..."""
 
 
 class DataReport(_Part):

@@ -19,7 +19,6 @@
 from __future__ import annotations
 
 import fcntl
-import json
 import os
 import time
 from collections.abc import Iterator
@@ -27,16 +26,17 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
 from harness.errors import StoreError
-from harness.files import read_json, write_json
+from harness.files import read_json, write_json, write_text
 from harness.identity import Identity, check_same
 from harness.record import Failure, Record, StepMetrics
 
 SPEC_VERSION = 1
+_Part = TypeVar("_Part", Record, Failure)
 
 
 class State(StrEnum):
@@ -130,8 +130,6 @@ class RunFolder:
         """Drop lines of metrics.jsonl after `step`: an attempt that resumes there writes them again."""
         if self.metrics.exists():
             kept = [line for line in self.step_metrics() if line.step <= step]
-            from harness.files import write_text
-
             write_text(self.metrics, "".join(f"{line.model_dump_json()}\n" for line in kept))
 
     def append_metrics(self, step: int, values: dict[str, float]) -> None:
@@ -229,15 +227,10 @@ def exclusive(path: Path, *, wait: bool) -> Iterator[bool]:
         os.close(descriptor)
 
 
-def _parsed[Model: (Record, Failure)](model: type[Model], file: Path) -> Model:
+def _parsed(model: type[_Part], file: Path) -> _Part:
     try:
         return model.model_validate(read_json(file))
     except ValidationError as error:
         first = error.errors()[0]
         what = f"is damaged or of another version ({'.'.join(map(str, first['loc']))}: {first['msg']})"
         raise StoreError(what, where=str(file), fix="move it away to run again") from None
-
-
-def read_spec_id(folder: Path) -> str:
-    """The id in a run folder's frozen spec."""
-    return str(json.loads((folder / "spec.json").read_text(encoding="utf-8"))["id"])

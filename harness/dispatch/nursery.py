@@ -1,0 +1,95 @@
+"""Worker processes that start warm: one process imports the node side once, then forks a child for each run.
+
+Importing open_clip takes seconds, a run of the embedded world about a minute, and a sweep has many runs. A child is
+what `python -m harness.worker RUN_DIR` would be: own session, own log, own exit status; it outlives the nursery and
+the command, and finishes its run when they are killed.
+
+Protocol on stdin and stdout, one line each: `RUN_DIR` -> `started RUN_ID PID`, later `ended RUN_ID STATUS`
+(the exit status, or minus the number of the signal).
+"""
+
+from __future__ import annotations
+
+import os
+import selectors
+import signal
+import sys
+from pathlib import Path
+
+
+def main() -> None:
+    """Serve run folders named on stdin until it is closed and no child is left."""
+    from harness import worker  # the import that is paid once
+
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    children: dict[int, str] = {}
+    wakeup, notify = os.pipe()
+    os.set_blocking(notify, False)
+    signal.set_wakeup_fd(notify)
+    signal.signal(signal.SIGCHLD, lambda *_: None)
+    selector = selectors.DefaultSelector()
+    selector.register(wakeup, selectors.EVENT_READ)
+    selector.register(sys.stdin.buffer.fileno(), selectors.EVENT_READ)
+    waiting, still_open = b"", True
+    while still_open or children:
+        for key, _ in selector.select():
+            if key.fd == wakeup:
+                os.read(wakeup, 4096)
+                continue
+            received = os.read(key.fd, 65536)
+            if not received:
+                still_open = False
+                selector.unregister(key.fd)
+            *lines, waiting = (waiting + received).split(b"\n")
+            for line in lines:
+                folder = Path(line.decode())
+                pid = _fork(folder, worker.main)
+                children[pid] = folder.name
+                _say(f"started {folder.name} {pid}")
+        for pid, status in _ended():
+            _say(f"ended {children.pop(pid)} {status}")
+
+
+def _fork(folder: Path, work: object) -> int:
+    pid = os.fork()
+    if pid:
+        return pid
+    signal.set_wakeup_fd(-1)
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    os.setsid()
+    log = os.open(folder / "log.txt", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+    os.dup2(log, 1)
+    os.dup2(log, 2)
+    status = 1
+    try:
+        assert callable(work)
+        status = work(folder)
+        sys.stdout.flush()
+        sys.stderr.flush()
+    finally:
+        # Not sys.exit: the nursery's own stack and handlers are not the child's to unwind.
+        os._exit(status)
+
+
+def _ended() -> list[tuple[int, int]]:
+    ended = []
+    while True:
+        try:
+            pid, status = os.waitpid(-1, os.WNOHANG)
+        except ChildProcessError:
+            return ended
+        if pid == 0:
+            return ended
+        ended.append((pid, os.waitstatus_to_exitcode(status)))
+
+
+def _say(line: str) -> None:
+    try:
+        os.write(1, f"{line}\n".encode())
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # the command is gone; the children go on
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,163 @@
+"""An image tower and a text tower of open_clip: built from a spec, encoding to unit vectors."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+import warnings
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import open_clip
+import torch
+from open_clip.model import CLIP
+from PIL import Image
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from harness.errors import ModelError
+from harness.models.tokens import TokenCache
+from harness.spec.explain import nearest
+from harness.spec.model import Model
+
+SHIPPED = resources.files("harness.models")
+
+
+class Towers(nn.Module):
+    """The two towers of an open_clip model. Its temperature is not used: the objective owns its own.
+
+    `encode_image`: [N, 3, H, W] float pixels (normalised by `mean` and `std`) -> [N, d] unit rows, float32.
+    `encode_text`: [M, L] token ids -> [M, d] unit rows, float32.
+    """
+
+    def __init__(self, model: nn.Module, tokenizer: Any, name: str) -> None:
+        super().__init__()
+        self.model = model
+        self.name = name
+        # The temperature belongs to the objective; a parameter without gradient would only confuse the optimiser.
+        for parameter in ("logit_scale", "logit_bias"):
+            if isinstance(owned := getattr(model, parameter, None), nn.Parameter):
+                owned.requires_grad_(False)
+        self.tokens = TokenCache(tokenizer)
+        self.trims = isinstance(model, CLIP) and model.text_pool_type == "argmax" and model.attn_mask is not None
+        preprocess = dict(model.visual.preprocess_cfg)  # type: ignore[union-attr, arg-type]
+        size = preprocess["size"]
+        self.image_size: int = size if isinstance(size, int) else int(size[0])
+        self.mean: tuple[float, ...] = tuple(preprocess["mean"])
+        self.std: tuple[float, ...] = tuple(preprocess["std"])
+        self._transform = open_clip.image_transform_v2(open_clip.PreprocessCfg(**preprocess), is_train=False)
+
+    @property
+    def transform_name(self) -> str:
+        """The evaluation transform in words."""
+        return " ".join(repr(self._transform).split())
+
+    def preprocess(self, image: Image.Image) -> Tensor:
+        """The evaluation transform of open_clip: [3, H, W]."""
+        transformed: Tensor = self._transform(image)
+        return transformed
+
+    def tokenize(self, texts: list[str]) -> Tensor:
+        """Token ids, [M, context_length]."""
+        return self.tokens(texts)
+
+    def encode_image(self, images: Tensor) -> Tensor:
+        """Unit image features, [N, d]."""
+        return F.normalize(self.model.encode_image(images).float(), dim=-1)  # type: ignore[operator]
+
+    def encode_text(self, tokens: Tensor) -> Tensor:
+        """Unit text features, [M, d].
+
+        Behind a causal mask the end-of-text position sees nothing that follows it, so padding after the longest
+        text of the batch is cut off; the features stay the same (method.md, section 3).
+        """
+        if not self.trims:
+            return F.normalize(self.model.encode_text(tokens).float(), dim=-1)  # type: ignore[operator]
+        longest = int(tokens.argmax(dim=1).max()) + 1
+        return F.normalize(_trimmed(self.model, tokens[:, :longest]).float(), dim=-1)
+
+
+def _trimmed(model: Any, tokens: Tensor) -> Tensor:
+    """`CLIP.encode_text` of open_clip 3.3 for tokens shorter than the context. [M, L] -> [M, d]."""
+    length = tokens.shape[1]
+    cast = model.transformer.get_cast_dtype()
+    embedded = model.token_embedding(tokens).to(cast) + model.positional_embedding[:length].to(cast)
+    hidden = model.transformer(embedded, attn_mask=model.attn_mask[:length, :length])
+    ends = model.ln_final(hidden[torch.arange(len(tokens), device=tokens.device), tokens.argmax(dim=-1)])
+    if isinstance(model.text_projection, nn.Linear):
+        projected: Tensor = model.text_projection(ends)
+        return projected
+    return ends if model.text_projection is None else ends @ model.text_projection
+
+
+def build_towers(spec: Model, *, seed: int = 0) -> Towers:
+    """The model of `spec`, initialised from its weights, or at random by `seed` alone.
+
+    Raises:
+        ModelError: open_clip has no such model, or the weights are missing or do not fit.
+    """
+    config = spec.config or shipped_config(spec.name)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model, tokenizer = _from_config(config) if config else _by_name(spec)
+    if config and spec.weights:
+        load_weights(model, Path(spec.weights))
+    return Towers(model, tokenizer, spec.name)
+
+
+def shipped_config(name: str) -> dict[str, Any] | None:
+    """A model configuration that ships with the harness, or None."""
+    file = SHIPPED / f"{name}.json"
+    return dict(json.loads(file.read_text(encoding="utf-8"))) if file.is_file() else None
+
+
+def shipped_names() -> list[str]:
+    """Names of the model configurations that ship with the harness."""
+    return sorted(file.name.removesuffix(".json") for file in SHIPPED.iterdir() if file.name.endswith(".json"))
+
+
+def load_weights(model: nn.Module, file: Path) -> None:
+    """Load a checkpoint into `model`; every name and shape has to fit, and no code of the file is run.
+
+    Raises:
+        ModelError: it is no checkpoint, or not one of this model.
+    """
+    try:
+        state = torch.load(file, map_location="cpu", weights_only=True)
+        model.load_state_dict(state.get("state_dict", state), strict=True)
+    except FileNotFoundError:
+        raise ModelError("there is no such checkpoint", where=str(file), fix="mend `weights`") from None
+    except Exception as error:  # torch.load raises anything from KeyError to UnpicklingError
+        first = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise ModelError(f"does not fit the model ({first})", where=str(file), fix="name the model it is of") from error
+
+
+def _by_name(spec: Model) -> tuple[nn.Module, Any]:
+    if spec.name not in open_clip.list_models():
+        known = [*open_clip.list_models(), *shipped_names()]
+        raise ModelError(f"there is no model {spec.name!r}", where="model.name", fix=nearest(spec.name, known))
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", UserWarning)  # a QuickGELU mismatch would train another model than named
+            model = open_clip.create_model(
+                spec.name,
+                pretrained=spec.weights,
+                pretrained_text=False,
+                require_pretrained=spec.weights is not None,
+            )
+    except (RuntimeError, UserWarning, OSError) as error:
+        what = f"weights {spec.weights!r} of {spec.name} cannot be had ({str(error).splitlines()[0]})"
+        raise ModelError(what, where="model.weights", fix="give a checkpoint's path, or fill open_clip's cache") from error
+    return model, open_clip.get_tokenizer(spec.name)
+
+
+def _from_config(config: dict[str, Any]) -> tuple[nn.Module, Any]:
+    with tempfile.TemporaryDirectory() as folder:
+        (Path(folder) / "open_clip_config.json").write_text(json.dumps({"model_cfg": config}))
+        try:
+            model = open_clip.create_model(f"local-dir:{folder}", pretrained_text=False)
+            return model, open_clip.get_tokenizer(f"local-dir:{folder}")
+        except (RuntimeError, ValueError, TypeError, KeyError) as error:
+            what = f"open_clip cannot build it ({str(error).splitlines()[0]})"
+            raise ModelError(what, where="model.config", fix="compare with open_clip's model_configs") from error

@@ -1,0 +1,64 @@
+"""How to carry a run out, here and now: what stands in request.json beside the frozen spec."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict
+
+from harness.identity import digest
+from harness.record import Record
+from harness.settings import Settings
+from harness.spec.evaluation import Evaluation, set_name
+from harness.spec.experiment import Experiment
+from harness.store import RunFolder, Store
+
+
+class Request(BaseModel):
+    """Everything that a node needs besides the frozen spec. Written anew for each attempt."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    run_id: str
+    experiment: Experiment
+    """With its seed, and with the paths of this machine."""
+    teacher_run: str | None = None
+    """Run whose weights are the teacher's."""
+    store: Path
+    evaluation_root: Path | None = None
+    threads: int = 1
+    """Threads of the training process."""
+
+    @classmethod
+    def of(cls, experiment: Experiment, run_id: str, teacher: str | None, settings: Settings, threads: int) -> Request:
+        """The request of one planned run on this machine."""
+        return cls(
+            run_id=run_id,
+            experiment=experiment,
+            teacher_run=teacher,
+            store=settings.store,
+            evaluation_root=settings.evaluation_root,
+            threads=threads,
+        )
+
+    @property
+    def stored(self) -> Store:
+        """The store as an object."""
+        return Store(self.store)
+
+
+def evaluation_key(spec: Evaluation, reference: str) -> str:
+    """What was asked for one evaluation set: its name and the options that change its numbers."""
+    options = {name: value for name, value in spec.science().items() if name not in ("sets", "every")}
+    return digest({"set": set_name(reference), "options": options})
+
+
+def missing_sets(spec: Evaluation, record: Record) -> tuple[str, ...]:
+    """The evaluation sets that `spec` asks for and a finished run has not been measured on."""
+    measured = {evaluation.request for evaluation in record.evaluations}
+    return tuple(reference for reference in spec.sets if evaluation_key(spec, reference) not in measured)
+
+
+def is_complete(folder: RunFolder, evaluation: Evaluation) -> bool:
+    """Whether a run is trained and measured on every set of `evaluation`."""
+    return folder.record_file.exists() and not missing_sets(evaluation, folder.record())
