@@ -1,0 +1,1 @@
+"""Evaluation sets, the protocol they are measured under, and their metrics with standard errors."""

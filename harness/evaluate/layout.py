@@ -1,0 +1,154 @@
+"""Where evaluation sets are and what kind they are, from their small files alone: no image or array library needed."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from harness.errors import DataError
+from harness.spec.evaluation import check_template, set_name
+
+SPLIT = "test"
+Task = Literal["zeroshot_classification", "zeroshot_retrieval"]
+
+
+@dataclass(frozen=True)
+class Layout:
+    """A set in clip-benchmark's local layout: `test/nshards.txt`, `test/{0..n-1}.tar` and text files beside them."""
+
+    name: str
+    path: Path
+    task: Task
+    shards: tuple[Path, ...]
+    """In the order that they are read in."""
+    classnames: tuple[str, ...]
+    """By label; empty for retrieval."""
+    templates: tuple[str, ...]
+    """Prompt templates with {c}; empty for retrieval, or where the set brings none."""
+
+
+def locate(
+    reference: str, *, evaluation_root: Path | None, embedded: Mapping[str, Path], relative_to: Path = Path()
+) -> Path:
+    """The folder of the set that a spec calls `reference`.
+
+    Tried in this order: the name of an `embedded` set, a folder under `evaluation_root`, a path (relative ones from
+    `relative_to`). References that begin with `.`, `/` or `~` are always paths.
+
+    Raises:
+        DataError: nothing of that name; the message lists the sets that there are.
+    """
+    if reference in embedded:
+        return embedded[reference]
+    path = relative_to / Path(reference).expanduser()
+    candidates = [path]
+    if evaluation_root is not None and not reference.startswith((".", "/", "~")):
+        candidates.insert(0, evaluation_root / reference)
+    for candidate in candidates:
+        if candidate.is_dir():
+            return candidate
+    raise DataError(
+        f'there is no evaluation set "{reference}"',
+        where="evaluation: sets",
+        fix=_remedy(reference, candidates, sorted({*embedded, *_names_under(evaluation_root)})),
+    )
+
+
+def describe(path: Path, name: str | None = None) -> Layout:
+    """What the set at `path` is, from its text files and the presence of its shards; milliseconds.
+
+    Raises:
+        DataError: the layout is not complete or says something that cannot be evaluated.
+    """
+    task = _task(path)
+    classnames = _classnames(path) if task == "zeroshot_classification" else ()
+    templates = _templates(path) if task == "zeroshot_classification" else ()
+    return Layout(name or set_name(str(path)), path, task, _shards(path), classnames, templates)
+
+
+def _remedy(reference: str, tried: list[Path], known: list[str]) -> str:
+    looked = "looked for " + " and ".join(str(path) for path in tried)
+    near = difflib.get_close_matches(reference, known, n=1)
+    if near:
+        return f'did you mean "{near[0]}"? ({looked})'
+    return f"known sets: {', '.join(known) or 'none'} ({looked})"
+
+
+def _names_under(root: Path | None) -> list[str]:
+    """Sets at most two folders below `root`, named as a spec would name them."""
+    if root is None or not root.is_dir():
+        return []
+    pattern = f"{SPLIT}/nshards.txt"
+    found = [*root.glob(f"*/{pattern}"), *root.glob(f"*/*/{pattern}")]
+    return [file.parent.parent.relative_to(root).as_posix() for file in found]
+
+
+def _lines(file: Path) -> list[str] | None:
+    """The stripped lines of `file` as clip-benchmark reads them, or None where there is no such file."""
+    try:
+        return [line.strip() for line in file.read_text(encoding="utf-8").splitlines()]
+    except FileNotFoundError:
+        return None
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"cannot be read ({error})", where=str(file), fix="mend the file") from error
+
+
+def _task(path: Path) -> Task:
+    kind = " ".join(_lines(path / "dataset_type.txt") or ["classification"]).strip().lower()
+    match kind:
+        case "retrieval":
+            return "zeroshot_retrieval"
+        case "classification":
+            return "zeroshot_classification"
+        case _:
+            raise DataError(
+                f'"{kind}" sets are not evaluated',
+                where=str(path / "dataset_type.txt"),
+                fix='write "retrieval" or "classification"',
+            )
+
+
+def _shards(path: Path) -> tuple[Path, ...]:
+    counter = path / SPLIT / "nshards.txt"
+    lines = _lines(counter)
+    if lines is None:
+        raise DataError(
+            "is missing",
+            where=str(counter),
+            fix=f"write the number of shards into it; they are {SPLIT}/0.tar, {SPLIT}/1.tar, ...",
+        )
+    if not lines or not lines[0].isdecimal() or int(lines[0]) < 1:
+        raise DataError("holds no number of shards", where=str(counter), fix="write it, for example 1")
+    shards = tuple(path / SPLIT / f"{index}.tar" for index in range(int(lines[0])))
+    for shard in shards:
+        if not shard.is_file():
+            raise DataError("the shard is missing", where=str(shard), fix=f"restore it or mend {counter}")
+    return shards
+
+
+def _classnames(path: Path) -> tuple[str, ...]:
+    file = path / "classnames.txt"
+    lines = _lines(file)
+    if not lines:
+        raise DataError(
+            "a classification set needs class names",
+            where=str(file),
+            fix='write one a line, in the order of the labels, or "retrieval" into dataset_type.txt',
+        )
+    if "" in lines:
+        raise DataError(f"line {lines.index('') + 1} is empty", where=str(file), fix="write one class name a line")
+    return tuple(lines)
+
+
+def _templates(path: Path) -> tuple[str, ...]:
+    file = path / "zeroshot_classification_templates.txt"
+    lines = _lines(file) or []
+    for line in lines:
+        try:
+            check_template(line)
+        except ValueError as error:
+            raise DataError(str(error), where=str(file), fix='write one a line, such as "a photo of a {c}."') from error
+    return tuple(lines)
