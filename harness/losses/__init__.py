@@ -1,0 +1,7 @@
+"""Every objective of the literature that the harness compares, exact, lean and interchangeable."""
+
+from harness.losses.base import Logs, Objective, PairBatch, Positives, gather_pairs
+from harness.losses.build import build_objective
+from harness.losses.ranks import Ranks
+
+__all__ = ["Logs", "Objective", "PairBatch", "Positives", "Ranks", "build_objective", "gather_pairs"]

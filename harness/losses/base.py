@@ -1,0 +1,172 @@
+"""What every loss takes and gives: a batch of image-caption features, a scalar, and logs."""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor, nn
+
+from harness.losses.chunked import Sweep, precise
+from harness.losses.ranks import Ranks
+from harness.spec.loss import LossSpec
+
+__all__ = ["Logs", "Objective", "PairBatch", "Positives", "gather_pairs"]
+
+Logs = dict[str, float | Tensor]
+
+
+@dataclass(frozen=True)
+class Positives:
+    """The final positive pairs (image rows[p], caption cols[p]): unique, sorted by row and then by column.
+
+    Whether ground-truth pairs are among them was decided by mining. Under a group of ranks, rows count this rank's
+    images and cols count the captions of the whole batch in the order of ranks.
+    """
+
+    rows: Tensor
+    """[P] long."""
+    cols: Tensor
+    """[P] long."""
+
+    @classmethod
+    def ground_truth(cls, owner: Tensor) -> Positives:
+        """Every caption with its own image; `owner` [M] is the image of each caption."""
+        rows, cols = torch.sort(owner, stable=True)
+        return cls(rows, cols)
+
+    @classmethod
+    def from_pairs(cls, rows: Tensor, cols: Tensor, captions: int) -> Positives:
+        """Pairs in any order and number, of a batch with `captions` captions."""
+        keys = torch.unique(rows * captions + cols)
+        return cls(keys // captions, keys % captions)
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def dense(self, images: int, captions: int) -> Tensor:
+        """The mask Y, [N, M] bool."""
+        mask = torch.zeros(images, captions, dtype=torch.bool, device=self.rows.device)
+        mask[self.rows, self.cols] = True
+        return mask
+
+    def counts(self, images: int, captions: int) -> tuple[Tensor, Tensor]:
+        """How many positives every image [N] and every caption [M] has, as float32."""
+        one = torch.ones(len(self), device=self.rows.device)
+        per_image = torch.zeros(images, device=one.device).index_add_(0, self.rows, one)
+        return per_image, torch.zeros(captions, device=one.device).index_add_(0, self.cols, one)
+
+
+@dataclass(frozen=True)
+class PairBatch:
+    """N images with their M captions, as features; what one rank holds, or, after `gather_pairs`, all of them."""
+
+    image: Tensor
+    """[N, d] unit rows of the student."""
+    text: Tensor
+    """[M, d] unit rows of the student."""
+    owner: Tensor
+    """[M] long: the image that each caption belongs to."""
+    slot: Tensor
+    """[M] long: the caption's place among those of its image, 0 to k - 1."""
+    is_raw: Tensor
+    """[M] bool: the caption came with the image; otherwise a captioner wrote it."""
+    positives: Positives | None = None
+    """The mined positives; None stands for the ground truth."""
+    teacher_image: Tensor | None = None
+    """[N, e] unit rows of the frozen teacher."""
+    teacher_text: Tensor | None = None
+    """[M, e] unit rows of the frozen teacher."""
+    epoch: float = 0.0
+    """Progress of training in epochs."""
+
+    @property
+    def final_positives(self) -> Positives:
+        """The mined positives, or the ground truth where nothing was mined."""
+        return Positives.ground_truth(self.owner) if self.positives is None else self.positives
+
+    def by_slot(self) -> Tensor:
+        """[k, N] long: the caption in each slot of each image.
+
+        Raises:
+            ValueError: not every image has the same slots.
+        """
+        images, captions = len(self.image), len(self.text)
+        order = torch.argsort(self.slot * images + self.owner)
+        if captions % images or not torch.equal(
+            self.owner[order], torch.arange(captions, device=order.device) % images
+        ):
+            raise ValueError(f"{captions} captions do not fill the same slots of {images} images")
+        return order.view(-1, images)
+
+
+def gather_pairs(batch: PairBatch, ranks: Ranks) -> PairBatch:
+    """The whole batch on every rank: images and captions in the order of ranks, owners and positives renumbered.
+
+    All ranks must hold equally many images and captions. Gradients flow back to the student's features.
+    """
+    if ranks.size == 1:
+        return batch
+    first = ranks.rank * len(batch.image)
+    positives = batch.positives
+    if positives is not None:
+        positives = Positives(ranks.gather_ragged(positives.rows + first), ranks.gather_ragged(positives.cols))
+    return replace(
+        batch,
+        image=ranks.gather(batch.image),
+        text=ranks.gather(batch.text),
+        owner=ranks.gather(batch.owner + first),
+        slot=ranks.gather(batch.slot),
+        is_raw=ranks.gather(batch.is_raw),
+        positives=positives,
+        teacher_image=None if batch.teacher_image is None else ranks.gather(batch.teacher_image),
+        teacher_text=None if batch.teacher_text is None else ranks.gather(batch.teacher_text),
+    )
+
+
+class Objective(nn.Module, ABC):
+    """A loss with its temperature: z = exp(log_scale) * cosine.
+
+    Every rank of `ranks` calls it with its own part of the batch. On each, the value is the loss of the whole batch;
+    the features' gradients are `ranks.size` times that loss's, made for gradients that are *averaged* over ranks, as
+    DistributedDataParallel does. The gradients of `log_scale` and `bias` are the same everywhere and need no
+    reduction; averaging them once more does no harm.
+
+    The state dict holds the parameters and, for losses that have one, the running state.
+    """
+
+    def __init__(self, spec: LossSpec, sweep: Sweep) -> None:
+        super().__init__()
+        self.sweep = sweep
+        self.max_log_scale = math.inf if spec.max_logit_scale is None else math.log(spec.max_logit_scale)
+        start = torch.tensor(math.log(spec.logit_scale), dtype=torch.float32)
+        self.log_scale = nn.Parameter(start, requires_grad=spec.learn_logit_scale)
+
+    @abstractmethod
+    def _terms(self, batch: PairBatch, scale: Tensor) -> dict[str, Tensor]:
+        """The named terms of the loss of the whole `batch`, weighted: the loss is their sum."""
+
+    def forward(self, batch: PairBatch) -> tuple[Tensor, Logs]:
+        """The loss and its logs: `loss/<term>` each, `logit_scale`, `logit_bias` and `positives_per_image`."""
+        with torch.autocast(batch.image.device.type, enabled=False):
+            whole = gather_pairs(batch, self.sweep.ranks)
+            dtype = precise(batch.image.dtype)
+            scale = self.sweep.ranks.agreed(self.log_scale).exp()
+            terms = self._terms(whole, scale.to(dtype))
+            loss = torch.stack([term.to(dtype) for term in terms.values()]).sum()
+        logs: Logs = {f"loss/{name}": term.detach() for name, term in terms.items()}
+        logs["logit_scale"] = scale.detach()
+        pairs = len(whole.text) if whole.positives is None else len(whole.positives)
+        logs["positives_per_image"] = pairs / len(whole.image)
+        return loss, logs
+
+    @torch.no_grad()
+    def clamp_(self) -> None:
+        """Keep the scale at or under its maximum; call it after each optimiser step."""
+        self.log_scale.clamp_(max=self.max_log_scale)
+
+    def calibrate(self, batches: Sequence[PairBatch]) -> None:
+        """Set what has to be estimated on the first batches, before training; most losses have nothing."""

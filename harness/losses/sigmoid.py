@@ -1,0 +1,87 @@
+"""The sigmoid family: every pair is its own binary classification."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from harness.losses.base import Logs, Objective, PairBatch, gather_pairs
+from harness.losses.chunked import Sweep, score_histogram, sigmoid_sum
+from harness.spec.loss import MultiPositiveSigmoid, Sigmoid
+
+__all__ = ["MultiPositiveSigmoidObjective", "SigmoidObjective", "calibrated_bias"]
+
+
+class _SigmoidFamily(Objective):
+    """An objective with a bias, z = t s + b."""
+
+    def __init__(self, spec: MultiPositiveSigmoid | Sigmoid, sweep: Sweep) -> None:
+        super().__init__(spec, sweep)
+        self.calibrated = spec.logit_bias == "calibrated"
+        # an uncalibrated bias is NaN on purpose: a forgotten calibration stops the run instead of bending it
+        start = torch.nan if spec.logit_bias == "calibrated" else spec.logit_bias
+        self.bias = nn.Parameter(torch.tensor(start, dtype=torch.float32), requires_grad=spec.learn_logit_bias)
+
+    def forward(self, batch: PairBatch) -> tuple[Tensor, Logs]:
+        """The loss and its logs, `logit_bias` among them."""
+        loss, logs = super().forward(batch)
+        logs["logit_bias"] = self.bias.detach().clone()
+        return loss, logs
+
+    @torch.no_grad()
+    def calibrate(self, batches: Sequence[PairBatch]) -> None:
+        """With `logit_bias = "calibrated"`, set the bias to where dL/db = 0 on `batches`; else do nothing."""
+        if self.calibrated:
+            self.bias.fill_(calibrated_bias(batches, float(self.log_scale.exp()), self.sweep))
+
+
+class MultiPositiveSigmoidObjective(_SigmoidFamily):
+    """FFF, Eq. 2 (Bulat et al., CVPR 2024): (1/M) sum_ij softplus(-m_ij z_ij), z = t s + b, m = 2 Y - 1."""
+
+    def __init__(self, spec: MultiPositiveSigmoid, sweep: Sweep) -> None:
+        super().__init__(spec, sweep)
+        self.per_caption = spec.normaliser == "captions"
+
+    def _terms(self, batch: PairBatch, scale: Tensor) -> dict[str, Tensor]:
+        bias = self.sweep.ranks.agreed(self.bias).to(scale.dtype)
+        pairs = batch.final_positives
+        total = sigmoid_sum(batch.image, batch.text, scale, bias, (pairs.rows, pairs.cols), self.sweep)
+        return {"pairs": total / len(batch.text if self.per_caption else batch.image)}
+
+
+class SigmoidObjective(_SigmoidFamily):
+    """SigLIP (Zhai et al., ICCV 2023); of k captions per image, the mean of the k losses of one caption each."""
+
+    def _terms(self, batch: PairBatch, scale: Tensor) -> dict[str, Tensor]:
+        bias = self.sweep.ranks.agreed(self.bias).to(scale.dtype)
+        own = torch.arange(len(batch.image), device=batch.image.device)
+        squares = [
+            sigmoid_sum(batch.image, batch.text[slot], scale, bias, (own, own), self.sweep) for slot in batch.by_slot()
+        ]
+        return {"pairs": torch.stack(squares).mean() / len(batch.image)}
+
+
+def calibrated_bias(batches: Sequence[PairBatch], scale: float, sweep: Sweep) -> float:
+    """The bias b with sum sigmoid(scale s_ij + b) = number of positives, over all pairs of all `batches`.
+
+    That is dL/db = 0, and the left side is monotone in b, so bisection finds it. The scores are read once, into a
+    histogram of 2^16 bins over [-scale, scale]: b is exact to half a bin, scale / 65536.
+
+    For a constant cosine mu and k captions per image it is b* = -scale * mu - log(N - 1).
+
+    Raises:
+        ValueError: there are no positives, or nothing else.
+    """
+    whole = [gather_pairs(batch, sweep.ranks) for batch in batches]
+    positives = sum(len(batch.final_positives) for batch in whole)
+    if not 0 < positives < sum(len(batch.image) * len(batch.text) for batch in whole):
+        raise ValueError("a bias can be calibrated only where there are both positive and negative pairs")
+    centres, counts = score_histogram([(batch.image, batch.text) for batch in whole], scale, sweep)
+    low, high = -scale - 60.0, scale + 60.0
+    for _ in range(80):
+        middle = (low + high) / 2
+        above = float((counts * torch.sigmoid(centres + middle)).sum()) > positives
+        low, high = (low, middle) if above else (middle, high)
+    return (low + high) / 2

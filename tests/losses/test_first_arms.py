@@ -1,0 +1,200 @@
+"""infonce, sigmoid and multi_positive_sigmoid against their formulas, open_clip and one another."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from open_clip.loss import ClipLoss, SigLipLoss
+
+from harness.errors import SpecError
+from harness.losses import PairBatch, Positives, build_objective
+from harness.spec.loss import InfoNCE, MultiPositiveSigmoid, Sigmoid, check_loss
+from tests.losses import formulas
+from tests.losses.world import Shape, formula_of, outcome_of, random_batch
+
+shapes = st.builds(
+    Shape,
+    images=st.integers(2, 7),
+    captions=st.integers(1, 4),
+    width=st.integers(1, 6),
+    density=st.sampled_from([0.0, 0.1, 0.5, 1.0]),
+    mined=st.booleans(),
+    duplicates=st.booleans(),
+    seed=st.integers(0, 10_000),
+)
+scales = st.sampled_from([0.01, 1.0, 14.0, 100.0])
+chunks = st.sampled_from([None, 1, 3, 1000])
+
+
+@settings(max_examples=60, deadline=None)
+@given(shapes, scales, st.sampled_from([-30.0, -10.0, 0.0, 5.0]), chunks)
+def test_multi_positive_sigmoid(shape: Shape, scale: float, bias: float, chunk: int | None) -> None:
+    batch = random_batch(shape)
+    ours = outcome_of(build_objective(MultiPositiveSigmoid(), chunk=chunk), batch, scale, bias)
+    ours.assert_close(formula_of(formulas.stable_multi_positive_sigmoid, batch, scale, bias))
+
+
+def test_multi_positive_sigmoid_is_equation_2_to_the_letter() -> None:
+    batch = random_batch(Shape())
+    ours = outcome_of(build_objective(MultiPositiveSigmoid()), batch, 8.0, -4.0)
+    ours.assert_close(formula_of(formulas.multi_positive_sigmoid, batch, 8.0, -4.0))
+
+
+def test_the_image_normaliser_is_k_times_the_caption_normaliser() -> None:
+    batch = random_batch(Shape(captions=3))
+    per_caption = outcome_of(build_objective(MultiPositiveSigmoid(normaliser="captions")), batch, 10, -5)
+    per_image = outcome_of(build_objective(MultiPositiveSigmoid(normaliser="images")), batch, 10, -5)
+    torch.testing.assert_close(per_image.value, 3 * per_caption.value)
+
+
+@settings(max_examples=40, deadline=None)
+@given(shapes, scales, st.sampled_from([-10.0, 0.0]), chunks)
+def test_sigmoid(shape: Shape, scale: float, bias: float, chunk: int | None) -> None:
+    batch = replace(random_batch(shape), positives=None)
+    ours = outcome_of(build_objective(Sigmoid(slotwise=True), chunk=chunk), batch, scale, bias)
+    ours.assert_close(formula_of(formulas.sigmoid_slotwise, batch, scale, bias))
+
+
+@settings(max_examples=60, deadline=None)
+@given(shapes, scales, chunks, st.booleans())
+def test_infonce(shape: Shape, scale: float, chunk: int | None, pooled: bool) -> None:
+    batch = random_batch(shape)
+    spec = InfoNCE(normaliser="pooled" if pooled else "slotwise")
+    formula = formulas.infonce_pooled if pooled else formulas.infonce_slotwise
+    outcome_of(build_objective(spec, chunk=chunk), batch, scale).assert_close(formula_of(formula, batch, scale))
+
+
+def _open_clip_order(batch: PairBatch) -> torch.Tensor:
+    return batch.text[batch.by_slot()[0]]
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_infonce_equals_open_clip(seed: int) -> None:
+    batch = random_batch(Shape(images=9, captions=1, seed=seed))
+    reference = formula_of(lambda x, t, b: ClipLoss()(x.image, _open_clip_order(x), t), batch, 20.0)
+    for normaliser in ("pooled", "slotwise"):
+        outcome_of(build_objective(InfoNCE(normaliser=normaliser)), batch, 20.0).assert_close(reference)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_sigmoid_and_unmined_multi_positive_equal_open_clip(seed: int) -> None:
+    batch = random_batch(Shape(images=9, captions=1, mined=False, seed=seed))
+    reference = formula_of(lambda x, t, b: SigLipLoss()(x.image, _open_clip_order(x), t, b), batch, 10.0, -7.0)
+    for spec in (Sigmoid(), MultiPositiveSigmoid()):
+        outcome_of(build_objective(spec), batch, 10.0, -7.0).assert_close(reference)
+
+
+@pytest.mark.parametrize("spec", [Sigmoid(slotwise=True), MultiPositiveSigmoid(), InfoNCE()])
+def test_float32_is_near_float64(spec: Sigmoid | MultiPositiveSigmoid | InfoNCE) -> None:
+    batch = random_batch(Shape(images=64, captions=3, width=32))
+    objective = build_objective(spec)
+    objective.load_state_dict({**objective.state_dict(), "log_scale": torch.tensor(3.0)})
+    if not isinstance(spec, InfoNCE):
+        objective.load_state_dict({**objective.state_dict(), "bias": torch.tensor(-8.0)})
+    single = replace(batch, image=batch.image.float().requires_grad_(), text=batch.text.float())
+    loss, _ = objective(single)
+    loss.backward()
+    exact = outcome_of(objective, batch, math.exp(3.0), -8.0)
+    assert loss.dtype == torch.float32
+    torch.testing.assert_close(loss.double(), exact.value, rtol=1e-5, atol=1e-6)
+    assert single.image.grad is not None
+    torch.testing.assert_close(single.image.grad.double(), exact.image, rtol=1e-4, atol=1e-6)
+
+
+def test_bfloat16_features_are_accumulated_in_float32() -> None:
+    batch = random_batch(Shape(images=64, captions=3, width=32))
+    half = replace(batch, image=batch.image.bfloat16().requires_grad_(), text=batch.text.bfloat16())
+    objective = build_objective(MultiPositiveSigmoid(logit_bias=-10.0))
+    loss, _ = objective(half)
+    loss.backward()
+    rounded = replace(batch, image=half.image.detach().double(), text=half.text.double())
+    exact = outcome_of(objective, rounded, 10.0, -10.0)
+    assert loss.dtype == torch.float32
+    torch.testing.assert_close(loss.double(), exact.value, rtol=1e-5, atol=1e-6)
+    assert half.image.grad is not None
+    torch.testing.assert_close(half.image.grad.double(), exact.image, rtol=2e-2, atol=1e-3)
+
+
+def test_autocast_does_not_touch_the_loss() -> None:
+    batch = random_batch(Shape(images=16, width=16))
+    batch = replace(batch, image=batch.image.float(), text=batch.text.float())
+    objective = build_objective(InfoNCE())
+    plain, _ = objective(batch)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        cast, _ = objective(batch)
+    assert torch.equal(plain, cast)
+
+
+class TestBias:
+    def test_it_zeroes_the_gradient_over_the_first_batches(self) -> None:
+        batches = [random_batch(Shape(images=20, captions=3, density=0.05, seed=seed)) for seed in range(3)]
+        objective = build_objective(MultiPositiveSigmoid())
+        objective.calibrate(batches)
+        bias = float(objective.state_dict()["bias"])
+        slopes = [outcome_of(objective, batch, 10.0, bias).bias for batch in batches]
+        assert abs(float(torch.stack(slopes).mean())) < 1e-4
+
+    def test_constant_cosine_has_the_closed_form(self) -> None:
+        n, k, mu, t = 30, 4, 0.4, 10.0
+        ones = torch.zeros(n * k, 2, dtype=torch.float64)
+        ones[:, 0] = 1
+        image = torch.tensor([[mu, math.sqrt(1 - mu**2)]], dtype=torch.float64).expand(n, 2)
+        batch = replace(random_batch(Shape(images=n, captions=k, mined=False)), image=image, text=ones)
+        objective = build_objective(MultiPositiveSigmoid(logit_scale=t))
+        objective.calibrate([batch])
+        expected = -t * mu - math.log(n - 1)
+        assert float(objective.state_dict()["bias"]) == pytest.approx(expected, abs=2 * t / 2**16)
+
+    def test_uncalibrated_gives_nan_and_fixed_stays(self) -> None:
+        batch = random_batch(Shape())
+        loss, _ = build_objective(MultiPositiveSigmoid())(batch)
+        assert math.isnan(loss.item())
+        fixed = build_objective(MultiPositiveSigmoid(logit_bias=-10, learn_logit_bias=False))
+        fixed.calibrate([batch])
+        assert float(fixed.state_dict()["bias"]) == -10
+        assert not dict(fixed.named_parameters())["bias"].requires_grad
+
+    def test_nothing_to_calibrate_on(self) -> None:
+        batch = random_batch(Shape(density=0.0))
+        with pytest.raises(ValueError, match="positive and negative"):
+            build_objective(MultiPositiveSigmoid()).calibrate([batch])
+
+
+def test_clamp_and_frozen_scale() -> None:
+    objective = build_objective(InfoNCE(max_logit_scale=20, logit_scale=20, learn_logit_scale=False))
+    scale = dict(objective.named_parameters())["log_scale"]
+    with torch.no_grad():
+        scale.add_(1)
+    objective.clamp_()
+    assert float(scale.exp()) == pytest.approx(20)
+    assert not scale.requires_grad
+
+
+def test_logs_name_the_terms() -> None:
+    batch = random_batch(Shape(mined=False, captions=3))
+    loss, logs = build_objective(InfoNCE())(batch)
+    assert set(logs) == {"loss/image_to_text", "loss/text_to_image", "logit_scale", "positives_per_image"}
+    assert loss.item() == pytest.approx(float(logs["loss/image_to_text"]) + float(logs["loss/text_to_image"]))
+    assert logs["positives_per_image"] == 3
+
+
+def test_positives_from_pairs_are_unique_and_sorted() -> None:
+    pairs = Positives.from_pairs(torch.tensor([2, 0, 2, 0]), torch.tensor([1, 3, 1, 0]), captions=4)
+    assert pairs.rows.tolist() == [0, 0, 2]
+    assert pairs.cols.tolist() == [0, 3, 1]
+
+
+def test_spec_errors() -> None:
+    with pytest.raises(SpecError, match="one caption per image"):
+        check_loss(Sigmoid(), captions_per_image=3, has_teacher=False)
+    with pytest.raises(SpecError, match="no place for mined"):
+        check_loss(InfoNCE(), captions_per_image=1, has_teacher=True, mined=True)
+    check_loss(Sigmoid(slotwise=True), captions_per_image=3, has_teacher=False)
+    check_loss(MultiPositiveSigmoid(), captions_per_image=5, has_teacher=True, mined=True)
+    with pytest.raises(ValueError, match="over max_logit_scale"):
+        InfoNCE(logit_scale=200)
