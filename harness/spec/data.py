@@ -44,6 +44,15 @@ class Captioner(Spec):
     """Probability, for each attribute told, that it is wrong."""
 
 
+class VerboseCaptioner(Captioner):
+    """A simulated captioner that tells more and errs more."""
+
+    attribute_probability: Share = 0.8
+    """Probability that an attribute other than the main one is told; the main one always is."""
+    error_rate: Share = 0.16
+    """Probability, for each attribute told, that it is wrong."""
+
+
 class ShapesData(Spec):
     """The embedded world: one object a picture, whose shape, colour, background and size are known."""
 
@@ -75,7 +84,7 @@ class ShapesData(Spec):
     """Faults of the raw captions; the full ones name shape and colour."""
     captioner: Captioner = Captioner()
     """The pseudo-caption source `captioner`; it always tells the shape."""
-    captioner_b: Captioner = Captioner(attribute_probability=0.8, error_rate=0.16)
+    captioner_b: VerboseCaptioner = VerboseCaptioner()
     """The pseudo-caption source `captioner_b`: tells more and errs more."""
 
 
@@ -93,10 +102,15 @@ class DigitsData(Spec):
     """Probability that a word of a caption is replaced by a synonym ("seven" by "7")."""
     raw: RawCaptions = RawCaptions()
     """Faults of the raw captions; the full ones name digit and parity."""
-    captioner: Captioner = Captioner(attribute_probability=0.3)
+    captioner: Captioner = Captioner()
     """The pseudo-caption source `captioner`; it always tells the digit, and at times whether it is odd or even."""
-    captioner_b: Captioner = Captioner(attribute_probability=0.6, error_rate=0.16)
+    captioner_b: VerboseCaptioner = VerboseCaptioner()
     """The pseudo-caption source `captioner_b`: tells more and errs more."""
+
+    @property
+    def train_samples(self) -> int:
+        """Pictures to train on."""
+        return 1797 - self.test_samples
 
 
 Verify = Literal["header", "decode"]

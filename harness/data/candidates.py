@@ -1,0 +1,86 @@
+"""What a reader of shards or tables hands to the index: one possible sample, or why it is none."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+
+class RejectedError(Exception):
+    """A sample that cannot be used; the message is the reason under which it is counted."""
+
+
+class Rejected(NamedTuple):
+    """A sample that cannot be used."""
+
+    reason: str
+    """What it is counted under."""
+    location: str
+    """File of the image, or the shard."""
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A sample before its image is checked."""
+
+    key: str
+    location: str
+    """File of the image, relative to the data's folder: a tar file or the image itself."""
+    offset: int
+    """Where in `location` the image file begins."""
+    size: int
+    """Bytes of the image file."""
+    head: bytes
+    """Its first bytes."""
+    read: Callable[[int, int], bytes]
+    """The bytes [start, stop) of the image file."""
+    raw: str
+    pseudo: Mapping[str, tuple[str, ...]]
+    """Captions of each source that the sample has; an empty tuple where it has none."""
+
+
+def captions_in(value: Any) -> tuple[str, ...]:
+    """The captions in a JSON or Parquet value: a text, or a list of texts; blanks are left out.
+
+    Raises:
+        RejectedError: the value is something else.
+    """
+    match value:
+        case None:
+            return ()
+        case str():
+            texts = [value]
+        case list() if all(isinstance(text, str) for text in value):
+            texts = value
+        case _:
+            raise RejectedError("caption is neither text nor a list of texts")
+    return tuple(text.strip() for text in texts if text.strip())
+
+
+def captions_in_cell(value: Any) -> tuple[str, ...]:
+    """The captions in a cell of a table: as `captions_in`, or a JSON list in a text.
+
+    Raises:
+        RejectedError: the value is something else.
+    """
+    if isinstance(value, str) and value.lstrip().startswith("["):
+        try:
+            parsed = json.loads(value)
+        except ValueError:
+            return captions_in(value)
+        if isinstance(parsed, list):
+            return captions_in(parsed)
+    return captions_in(value)
+
+
+def one_caption(texts: tuple[str, ...]) -> str:
+    """The first of the raw captions.
+
+    Raises:
+        RejectedError: there is none.
+    """
+    if not texts:
+        raise RejectedError("no raw caption")
+    return texts[0]

@@ -1,0 +1,158 @@
+"""Samples by number: images and captions of whatever a data spec names."""
+
+from __future__ import annotations
+
+import os
+from bisect import bisect_right
+from collections import OrderedDict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute
+from numpy.typing import NDArray
+from PIL import Image
+
+from harness.data import pictures
+from harness.data.embedded import materialise, train_shards
+from harness.data.index import INDEX, ROWS, pseudo_column
+from harness.data.inspection import Indexed, indexed, inspect_data
+from harness.data.pictures import BadImageError
+from harness.data.truth import TRUTH, Truth, load_truth
+from harness.errors import DataError
+from harness.record import DataReport
+from harness.spec.data import Data, DigitsData, ShapesData, TableData, WebdatasetData
+
+_OPEN_FILES = 128
+
+
+def open_dataset(data: Data, cache: Path) -> Dataset:
+    """The samples of `data`; what is embedded is generated first, what has no index is indexed.
+
+    Raises:
+        DataError: data is missing or damaged, or holds no usable sample.
+        StoreError: `cache` cannot be written.
+    """
+    match data:
+        case ShapesData() | DigitsData():
+            folder = materialise(data, cache)
+            index = indexed(train_shards(data, cache), cache)
+            return Dataset(index._replace(report=inspect_data(data, cache)), load_truth(folder / TRUTH))
+        case WebdatasetData() | TableData():
+            return Dataset(indexed(data, cache), None)
+
+
+class Dataset:
+    """Samples numbered 0 to len - 1, in the order of their files.
+
+    Holds no image: each is read by its place when asked for. Usable in forked worker processes.
+    """
+
+    def __init__(self, index: Indexed, truth: Truth | None) -> None:
+        self.report: DataReport = index.report
+        self.sources: tuple[str, ...] = index.sources
+        """Names of the pseudo-caption sources."""
+        self.truth = truth
+        """Which caption matches which image, where that is known."""
+        self._root = index.root
+        self._files = _Files()
+        with pa.memory_map(str(index.folder / INDEX)) as mapped:
+            reader = pa.ipc.open_file(mapped)
+            self._batches = [reader.get_batch(number) for number in range(reader.num_record_batches)]
+        self._starts = np.cumsum([0, *(batch.num_rows for batch in self._batches)]).tolist()
+        self._rows: NDArray[np.int64] = np.load(index.folder / ROWS)
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    @property
+    def keys(self) -> list[str]:
+        """The key of each sample."""
+        return [str(key) for key in self._column("key").to_pylist()]
+
+    @property
+    def sizes(self) -> NDArray[np.int32]:
+        """Width and height [S, 2] of the images in pixels."""
+        columns = [self._column(name).to_numpy(zero_copy_only=False) for name in ("width", "height")]
+        return np.stack(columns, axis=1)
+
+    def image(self, i: int) -> Image.Image:
+        """The image of sample `i`, as RGB.
+
+        Raises:
+            DataError: the file changed or is damaged where its header did not show it.
+        """
+        location, offset, size = (self._cell(i, name) for name in ("location", "offset", "size"))
+        file = self._root / location
+        try:
+            return pictures.decode(self._files.read(file, offset, size))
+        except (OSError, BadImageError) as error:
+            raise DataError(
+                f"image cannot be decoded ({error})",
+                where=f"{file}: {self._cell(i, 'key')}",
+                fix='mend it, or set data.verify = "decode" to leave such samples out',
+            ) from error
+
+    def raw(self, i: int) -> str:
+        """The raw caption of sample `i`."""
+        return str(self._cell(i, "raw"))
+
+    def pseudo(self, source: str, i: int) -> tuple[str, ...]:
+        """The pseudo-captions of sample `i` from `source`.
+
+        Raises:
+            DataError: there is no such source.
+        """
+        self._require(source)
+        return tuple(self._cell(i, pseudo_column(source)))
+
+    def caption_counts(self, source: str) -> NDArray[np.int64]:
+        """How many pseudo-captions of `source` each sample has [S]; at least 1.
+
+        Raises:
+            DataError: there is no such source.
+        """
+        self._require(source)
+        lengths = pyarrow.compute.list_value_length(self._column(pseudo_column(source)))
+        return np.asarray(lengths.to_numpy(zero_copy_only=False), dtype=np.int64)
+
+    def _require(self, source: str) -> None:
+        if source not in self.sources:
+            known = ", ".join(self.sources) or "none"
+            raise DataError(
+                f"no sample has captions from the source {source!r} (there are: {known})",
+                where="captions.source",
+                fix="name one of these, or declare it in data.pseudo",
+            )
+
+    def _cell(self, i: int, column: str) -> Any:
+        row = int(self._rows[i])
+        number = bisect_right(self._starts, row) - 1
+        return self._batches[number].column(column)[row - self._starts[number]].as_py()
+
+    def _column(self, name: str) -> Any:
+        # Not pa.array: that imports pandas, which takes longer than anything else here.
+        rows = pa.Array.from_buffers(pa.int64(), len(self._rows), [None, pa.py_buffer(self._rows)])
+        return pa.chunked_array([batch.column(name) for batch in self._batches]).take(rows).combine_chunks()
+
+
+class _Files:
+    """Files kept open between reads, as few as the system allows."""
+
+    def __init__(self) -> None:
+        self._open: OrderedDict[Path, int] = OrderedDict()
+
+    def read(self, file: Path, offset: int, size: int) -> bytes:
+        """`size` bytes from `offset`. Positional, so forked processes may share the descriptors."""
+        descriptor = self._open.pop(file, None)
+        if descriptor is None:
+            descriptor = os.open(file, os.O_RDONLY)
+        self._open[file] = descriptor
+        if len(self._open) > _OPEN_FILES:
+            os.close(self._open.popitem(last=False)[1])
+        return os.pread(descriptor, size, offset)
+
+    def __del__(self) -> None:
+        for descriptor in self._open.values():
+            os.close(descriptor)
