@@ -1,1 +1,75 @@
+"""Declared ablations of CLIP-style pre-training: plan, run, compare.
+
+    import harness
+
+    ablation = harness.load("ablations/quickstart.toml")
+    plan = harness.plan(ablation)
+    harness.run(ablation, jobs=2)
+    print(harness.report(ablation))
+
+Specs are the models of `harness.spec`; the command `harness` is a thin layer over the same functions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    from harness.plan import Plan
+    from harness.spec.ablation import Ablation
+
 __version__ = "0.1.0"
+__all__ = ["__version__", "load", "plan", "report", "run"]
+
+def load(path: str | Path, assignments: Sequence[str] = ()) -> Ablation:
+    """The ablation in a TOML file, `assignments` (`"train.duration=300 steps"`) laid over its base experiment.
+
+    Raises:
+        harness.errors.SpecError: the file is missing or not valid.
+    """
+    from harness.spec.load import load as load_file
+
+    return load_file(path, assignments)
+
+
+def plan(spec: str | Path | Ablation) -> Plan:
+    """Every run that `spec` needs; see `harness.plan.Plan`.
+
+    Raises:
+        harness.errors.HarnessError: the spec is not valid, or its data cannot be read.
+    """
+    from harness.project import Project
+
+    return Project.at(_folder(spec)).plan(spec)
+
+
+def run(spec: str | Path | Ablation, *, on: Literal["local", "inline"] = "local", jobs: int | None = None) -> bool:
+    """Train and evaluate every missing run once; whether all of them are done.
+
+    Raises:
+        harness.errors.HarnessError: the spec is not valid, or its data cannot be read.
+    """
+    from harness.cli import running
+    from harness.project import Project
+
+    project = Project.at(_folder(spec))
+    return running.carry_out(project.plan(spec), project, running.workers(on, jobs, project.settings))
+
+
+def report(spec: str | Path | Ablation, format: Literal["terminal", "md", "html", "latex", "csv", "json"] = "md") -> str:
+    """The report on the records that are there, as text of that format.
+
+    Raises:
+        harness.errors.HarnessError: the spec is not valid, or a record is damaged.
+    """
+    from harness.project import Project
+    from harness.report import collect, render
+
+    project = Project.at(_folder(spec))
+    return render(collect(project.plan(spec), project.store), format)
+
+
+def _folder(spec: str | Path | Ablation) -> Path | None:
+    return Path(spec).parent if isinstance(spec, (str, Path)) else None

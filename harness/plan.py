@@ -44,7 +44,7 @@ class PlannedRun:
     teacher: str | None
     """Id of the run whose checkpoint teaches this one: it has to be done first."""
     steps: int
-    """Optimiser steps that it will take."""
+    """Optimiser steps that it will take; 0 where its data is missing."""
 
     @property
     def id(self) -> str:
@@ -65,6 +65,11 @@ class Plan:
     """Id by (arm, seed)."""
     data: dict[str, DataReport] = field(default_factory=dict)
     """What each data set holds, by fingerprint."""
+
+    @property
+    def missing_data(self) -> tuple[str, ...]:
+        """What keeps data sets from being looked at; empty unless the plan is provisional."""
+        return tuple(report.missing for report in self.data.values() if report.missing)
 
     def arm(self, name: str) -> Arm:
         """The arm of that name."""
@@ -142,7 +147,7 @@ class _Planner:
         identity = identify(experiment, fingerprint=report.fingerprint, teacher=taught_by)
         known = self.plan.runs.get(identity.id)
         if known is None or (role == "arm" and known.role == "teacher"):
-            steps = steps_of(experiment, report.samples, self.where)
+            steps = 0 if report.missing else steps_of(experiment, report.samples, self.where)
             self.plan.runs[identity.id] = PlannedRun(identity, experiment, role, teacher, steps)
         return self.plan.runs[identity.id]
 

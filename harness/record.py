@@ -44,10 +44,12 @@ class DataReport(_Part):
     """Which samples a run really saw."""
 
     fingerprint: str
-    samples: int
+    samples: int = 0
     """Samples in the data set that can be trained on."""
     rejected: dict[str, int] = {}
     """Samples left out, by reason."""
+    missing: str | None = None
+    """Why the data could not be looked at; only in a provisional plan."""
 
 
 class Cost(_Part):

@@ -1,0 +1,161 @@
+"""The batches of a run: which samples, which captions, as pixels and tokens, with the teacher's features."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from harness.captions import RAW, Chosen, check_available, choose_batch
+from harness.data.dataset import Dataset
+from harness.data.loader import ImageBatches
+from harness.data.order import epoch_order
+from harness.features import TeacherFeatures
+from harness.losses import PairBatch
+from harness.mining import grouped_order
+from harness.models import Towers
+from harness.spec.batches import GroupedBatches, RandomBatches
+from harness.spec.experiment import Experiment
+
+Ints = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Batch:
+    """N images and their M captions."""
+
+    samples: Ints
+    """[N] indices in the data set."""
+    chosen: Chosen
+    """Which captions."""
+    images: Tensor
+    """[N, 3, H, W] normalised pixels."""
+    tokens: Tensor
+    """[M, L] token ids."""
+    epoch: float
+    """Progress of training in epochs."""
+    teacher_image: Tensor | None
+    """[N, e]"""
+    teacher_text: Tensor | None
+    """[M, e]"""
+
+    def pairs(self, image: Tensor, text: Tensor) -> PairBatch:
+        """The batch with the student's features of its images [N, d] and captions [M, d]."""
+
+        def there(values: npt.NDArray[np.int64] | npt.NDArray[np.bool_]) -> Tensor:
+            return torch.from_numpy(np.ascontiguousarray(values)).to(image.device)
+
+        return PairBatch(
+            image=image,
+            text=text,
+            owner=there(self.chosen.owner),
+            slot=there(self.chosen.slot),
+            is_raw=there(self.chosen.is_raw),
+            teacher_image=None if self.teacher_image is None else self.teacher_image.to(image.device),
+            teacher_text=None if self.teacher_text is None else self.teacher_text.to(image.device),
+            epoch=self.epoch,
+        )
+
+
+class BatchSource:
+    """All batches of a run, from any step on. A function of the data, the spec and the seed."""
+
+    def __init__(
+        self, experiment: Experiment, dataset: Dataset, towers: Towers, features: TeacherFeatures | None
+    ) -> None:
+        self.dataset = dataset
+        self.batch_size = experiment.train.global_batch_size
+        self._experiment, self._towers, self._features = experiment, towers, features
+        self._tokenize = towers.tokenize
+        check_available(
+            experiment.captions,
+            {source: dataset.caption_counts(source) for source in dataset.sources},
+            dataset.keys if experiment.captions.count else (),
+        )
+        self._images = ImageBatches(
+            dataset,
+            experiment.train.augment,
+            image_size=towers.image_size,
+            mean=towers.mean,
+            std=towers.std,
+            seed=experiment.seed,
+            workers=experiment.resources.loader_workers,
+        )
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Whole batches in an epoch; the rest of its samples is left out, others each time."""
+        return len(self.dataset) // self.batch_size
+
+    def batches(self, first: int) -> Iterator[Batch]:
+        """Batch after batch, without end, beginning with that of step `first`."""
+        planned, wanted = self._planned(first), self._planned(first)
+        for (step, samples), images in zip(planned, self._images(self._drawn(wanted)), strict=False):
+            yield self._batch(step, samples, images)
+
+    def _planned(self, first: int) -> Iterator[tuple[int, Ints]]:
+        step = first
+        while True:
+            epoch, position = divmod(step, self.steps_per_epoch)
+            order = self._order(epoch)
+            for position in range(position, self.steps_per_epoch):
+                yield step, order[position * self.batch_size : (position + 1) * self.batch_size]
+                step += 1
+
+    def _drawn(self, planned: Iterator[tuple[int, Ints]]) -> Iterator[tuple[int, Ints]]:
+        return ((step // self.steps_per_epoch, samples) for step, samples in planned)
+
+    def _order(self, epoch: int) -> Ints:
+        seed = self._experiment.seed
+        match self._experiment.train.batches:
+            case RandomBatches():
+                return epoch_order(len(self.dataset), seed, epoch)
+            case GroupedBatches(search_space=space):
+                samples = np.arange(len(self.dataset))
+                assert self._features is not None
+                first = self._features.text(samples, np.full_like(samples, RAW), np.zeros_like(samples))
+                return grouped_order(
+                    self._features.image(samples),
+                    first,
+                    batch_size=self.batch_size,
+                    search_space=space,
+                    seed=seed,
+                    epoch=epoch,
+                )
+
+    def _batch(self, step: int, samples: Ints, images: Tensor) -> Batch:
+        captions = self._experiment.captions
+        epoch = step // self.steps_per_epoch
+        chosen = choose_batch(captions, samples, seed=self._experiment.seed, epoch=epoch)
+        image, text = self.taught(samples, chosen)
+        return Batch(
+            samples=samples,
+            chosen=chosen,
+            images=images,
+            tokens=self._tokenize(self.texts(samples, chosen)),
+            epoch=step / self.steps_per_epoch,
+            teacher_image=image,
+            teacher_text=text,
+        )
+
+    def taught(self, samples: Ints, chosen: Chosen) -> tuple[Tensor | None, Tensor | None]:
+        """The teacher's features of samples [N, e] and of their chosen captions [M, e]; None without a teacher."""
+        if self._features is None:
+            return None, None
+        text = self._features.text(samples[chosen.owner], chosen.source, chosen.position)
+        return self._features.image(samples), text
+
+    def texts(self, samples: Ints, chosen: Chosen) -> list[str]:
+        """The chosen captions [M] of samples [N], normalised as the spec says."""
+        captions, dataset = self._experiment.captions, self.dataset
+        picked = [
+            dataset.raw(sample) if source == RAW else dataset.pseudo(captions.sources[source], sample)[position]
+            for sample, source, position in zip(
+                samples[chosen.owner].tolist(), chosen.source.tolist(), chosen.position.tolist(), strict=True
+            )
+        ]
+        return [text.lower() for text in picked] if captions.text == "lower" else picked

@@ -1,0 +1,33 @@
+"""What a valid spec still lacks on this machine: data, evaluation sets."""
+
+from __future__ import annotations
+
+from harness.errors import DataError
+from harness.plan import Plan
+from harness.settings import Settings
+from harness.spec.data import DigitsData, ShapesData
+from harness.spec.experiment import Experiment
+
+
+def problems(plan: Plan, settings: Settings) -> list[str]:
+    """What is missing, a sentence each."""
+    found = list(plan.missing_data)
+    for experiment in {arm.experiment.evaluation.model_dump_json(): arm.experiment for arm in plan.arms}.values():
+        found += _missing_sets(experiment, settings)
+    return list(dict.fromkeys(found))
+
+
+def _missing_sets(experiment: Experiment, settings: Settings) -> list[str]:
+    from harness.data.embedded import embedded_sets
+    from harness.evaluate.layout import describe, locate
+
+    data, generated = experiment.data, settings.store / "data"
+    own = embedded_sets(data, generated) if isinstance(data, ShapesData | DigitsData) else {}
+    found = []
+    for reference in experiment.evaluation.sets:
+        try:
+            if reference not in own:
+                describe(locate(reference, evaluation_root=settings.evaluation_root, embedded=own))
+        except DataError as error:
+            found.append(str(error))
+    return found

@@ -1,0 +1,24 @@
+"""The command `harness`: a closed set of verbs, light to start, one sentence for every mistake."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+from harness.errors import HarnessError
+
+__all__ = ["main"]
+
+
+def main() -> None:
+    """Run the command; a user's mistake ends in one sentence on stderr and exit status 2."""
+    from harness.cli.verbs import app
+
+    try:
+        app()
+    except HarnessError as error:
+        print(f"harness: {error}", file=sys.stderr)
+        sys.exit(2)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(141)

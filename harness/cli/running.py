@@ -1,0 +1,187 @@
+"""`harness run`: live progress, a clean stop, and what is printed and written at the end."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from harness.cli.show import seconds
+from harness.dispatch.conduct import Conductor, Progress, Workers
+from harness.dispatch.inline import InlineWorkers
+from harness.dispatch.local import LocalWorkers, job_count
+from harness.errors import SpecError, TrackingError
+from harness.plan import Plan
+from harness.project import Project
+from harness.settings import Settings
+from harness.spec.data import DigitsData, ShapesData
+from harness.store import Store, exclusive
+
+LINE_EVERY_S = 15.0
+
+
+def workers(profile: str, jobs: int | None, settings: Settings) -> Workers:
+    """The workers of a profile.
+
+    Raises:
+        SpecError: there is no such profile.
+    """
+    match profile:
+        case "local":
+            return LocalWorkers(job_count(settings, jobs))
+        case "inline":
+            return InlineWorkers()
+        case _:
+            raise SpecError(f"there is no profile {profile!r}", where="--on", fix="known: local, inline")
+
+
+def carry_out(plan: Plan, project: Project, at: Workers) -> bool:
+    """Conduct the plan with live progress; whether every run is done."""
+    prepare_data(plan, project.store)
+    conductor = Conductor(plan, project.store, project.settings, at)
+    started = time.monotonic()
+    last = conductor.progress()
+    if last.done < last.total:
+        with _clean_stop(conductor), _display(plan) as show:
+            for last in conductor.conduct():
+                show(last, time.monotonic() - started)
+    for run_id, failure in last.failed.items():
+        print(f"run {run_id} failed ({failure.cause}): {failure.message}", file=sys.stderr)
+    if last.done + len(last.failed) < last.total:
+        print("stopped; the same command goes on from the checkpoints", file=sys.stderr)
+    return last.done == last.total
+
+
+def prepare_data(plan: Plan, store: Store) -> None:
+    """Generate embedded worlds before any worker needs them."""
+    from harness.data.embedded import materialise
+
+    specs = {run.experiment.data.model_dump_json(): run.experiment.data for run in plan.runs.values()}
+    for data in specs.values():
+        if isinstance(data, ShapesData | DigitsData):
+            materialise(data, store.data)
+
+
+def wrap_up(plan: Plan, project: Project) -> None:
+    """Print the table, write the HTML report, import the records into MLflow."""
+    from harness.report import collect, render, write_report
+
+    results = collect(plan, project.store)
+    print(render(results, "terminal"))
+    print(f"Report: {write_report(results, 'html', project.store.reports)}")
+    uri = project.settings.tracking
+    if uri is None:
+        return
+    from harness.tracking import sync
+
+    try:
+        sync(plan, project.store, uri)
+        print("MLflow: `harness ui` opens the runs in the browser" + ("" if "sqlite" in uri else f" ({uri})"))
+    except TrackingError as error:
+        print(f"warning: {error}; nothing is lost, `harness sync` imports the records later", file=sys.stderr)
+
+
+def detach(spec: Path, assignments: Sequence[str], on: str | None, jobs: int | None, project: Project) -> None:
+    """Start the same command in the background."""
+    command = [sys.executable, "-m", "harness", "run", str(spec.resolve())]
+    command += [part for assignment in assignments for part in ("--set", assignment)]
+    command += ["--on", on] if on else []
+    command += ["--jobs", str(jobs)] if jobs else []
+    log = project.store.root / f"{spec.stem}.log"
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with log.open("a") as stream:
+        process = subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=stream, stderr=stream, start_new_session=True
+        )
+    print(f"process {process.pid} goes on in the background; it writes to {log}")
+    print(f"`harness status {spec} --watch` shows where it is, `harness cancel {spec}` stops it")
+
+
+def cancel(plan: Plan, store: Store) -> None:
+    """Ask every living worker of the plan, and the command that starts them, to stop cleanly."""
+    asked = []
+    for run_id in plan.runs:
+        folder = store.run(run_id)
+        if folder.is_locked() and (pid := folder.read_progress().get("pid")):
+            os.kill(int(pid), signal.SIGTERM)
+            asked.append(run_id)
+    print(f"asked {len(asked)} runs to stop; they write a checkpoint first" if asked else "no run of it is running")
+
+
+@contextmanager
+def _clean_stop(conductor: Conductor) -> Iterator[None]:
+    """The first Ctrl-C (or SIGTERM) asks the workers to leave; the second leaves at once."""
+
+    def stop(number: int, frame: object) -> None:
+        print("\nstopping: running runs write a checkpoint first (again to leave at once)", file=sys.stderr)
+        conductor.stop()
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    previous = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+
+class _Lines:
+    """Progress as plain lines, a few a minute."""
+
+    def __init__(self, plan: Plan) -> None:
+        self._plan, self._last, self._done = plan, -LINE_EVERY_S, -1
+
+    def __call__(self, progress: Progress, elapsed_s: float) -> None:
+        if progress.done == self._done and elapsed_s - self._last < LINE_EVERY_S:
+            return
+        self._last, self._done = elapsed_s, progress.done
+        print(f"[{seconds(elapsed_s)}] {summary(self._plan, progress, elapsed_s)}", flush=True)
+
+
+def summary(plan: Plan, progress: Progress, elapsed_s: float) -> str:
+    """One line: runs done, what runs now and its step, time left."""
+    names = {run: f"{arm}/{seed}" for (arm, seed), run in plan.cells.items()}
+    running = [
+        f"{names.get(run, 'teacher')} {at.get('step', 0)}/{at.get('steps', '?')}" for run, at in progress.running.items()
+    ]
+    parts = [f"{progress.done} of {progress.total} runs", *running]
+    if progress.elsewhere:
+        parts.append(f"{len(progress.elsewhere)} run in another process")
+    if left := remaining_s(plan, progress):
+        parts.append(f"about {seconds(left)} left")
+    return "; ".join(parts)
+
+
+def remaining_s(plan: Plan, progress: Progress) -> float | None:
+    """Seconds until all is done, from the pace of the runs that are running; None before there is one."""
+    rates = [float(at["step"]) / float(at["elapsed_s"]) for at in progress.running.values() if at.get("elapsed_s")]  # type: ignore[arg-type]
+    if not rates:
+        return None
+    total = sum(run.steps for run in plan.runs.values())
+    mean_steps = total / max(len(plan.runs), 1)
+    ahead = (progress.total - progress.done - len(progress.failed)) * mean_steps
+    ahead -= sum(float(at.get("step", 0)) for at in progress.running.values())  # type: ignore[arg-type]
+    return max(ahead, 0.0) / sum(rates) if sum(rates) else None
+
+
+@contextmanager
+def _display(plan: Plan) -> Iterator[object]:
+    if not sys.stdout.isatty():
+        yield _Lines(plan)
+        return
+    from rich.console import Console
+
+    console = Console()
+    with console.status("starting") as live:
+        yield lambda progress, elapsed: live.update(f"[{seconds(elapsed)}] {summary(plan, progress, elapsed)}")
+
+
+def is_conducted(store: Store, name: str) -> bool:
+    """Whether a command conducts the ablation `name` right now."""
+    with exclusive(store.root / f"{name}.lock", wait=False) as free:
+        return not free

@@ -1,0 +1,164 @@
+"""Plans and states as tables: rich on a terminal, plain aligned lines elsewhere."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections import Counter
+from typing import Any
+
+from harness.plan import Plan
+from harness.store import RunFolder, State, Store
+
+WATCH_S = 2.0
+
+
+def table(title: str, header: list[str], rows: list[list[str]]) -> None:
+    """Print a table."""
+    if sys.stdout.isatty():
+        from rich.console import Console
+        from rich.table import Table
+
+        drawn = Table(title=title, title_justify="left")
+        for name in header:
+            drawn.add_column(name)
+        for row in rows:
+            drawn.add_row(*row)
+        Console().print(drawn)
+        return
+    widths = [max(len(row[index]) for row in [header, *rows]) for index in range(len(header))]
+    print(title)
+    for row in [header, *rows]:
+        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+
+
+def plan(planned: Plan, store: Store) -> None:
+    """Print arms, what each changes, and the state of its runs."""
+    states = {run: store.run(run).state() for run in planned.runs}
+    users = Counter(planned.cells.values())
+    rows = []
+    for arm in planned.arms:
+        ids = planned.ids(arm.name)
+        counted = Counter(states[run] for run in ids.values())
+        changes = ", ".join(f"{path}={value}" for path, value in arm.changes.items()) or "nothing"
+        first = planned.runs[next(iter(ids.values()))]
+        steps = str(first.steps) if first.steps else "?"
+        done = ", ".join(f"{number} {state}" for state, number in sorted(counted.items()))
+        rows.append([arm.name, str(len(ids)), steps, done, changes])
+    table(f"{planned.name}: {planned.ablation.question}", ["arm", "seeds", "steps", "runs", "changes"], rows)
+    teachers = [run for run in planned.runs if run not in users]
+    for run in teachers:
+        print(f"teacher {run}: {planned.runs[run].steps} steps, {states[run]}")
+    print(_cost_line(planned, store))
+    for reason in planned.missing_data:
+        print(f"missing: {reason}")
+
+
+def plan_json(planned: Plan, store: Store) -> dict[str, Any]:
+    """The plan as JSON data."""
+    from harness.cost import estimate
+
+    ablation = planned.ablation
+    return {
+        "name": planned.name,
+        "question": ablation.question,
+        "baseline": ablation.baseline,
+        "primary": ablation.primary,
+        "provisional": list(planned.missing_data),
+        "arms": [
+            {
+                "name": arm.name,
+                "label": arm.label,
+                "changes": dict(arm.changes),
+                "differs_from_baseline": {path: list(pair) for path, pair in planned.differences(arm.name).items()},
+                "runs": {str(seed): run for seed, run in planned.ids(arm.name).items()},
+            }
+            for arm in planned.arms
+        ],
+        "runs": [
+            {
+                "id": run.id,
+                "role": run.role,
+                "teacher": run.teacher,
+                "steps": run.steps,
+                "state": store.run(run.id).state().value,
+            }
+            for run in planned.runs.values()
+        ],
+        "references": [reference.model_dump() for reference in ablation.references],
+        "cost": estimate(planned, store),
+    }
+
+
+def status(planned: Plan, store: Store) -> None:
+    """Print every run with its state."""
+    names = {run: (arm, str(seed)) for (arm, seed), run in planned.cells.items()}
+    rows = []
+    for run in planned.runs:
+        arm, seed = names.get(run, ("(teacher)", ""))
+        folder = store.run(run)
+        rows.append([run, arm, seed, folder.state().value, _detail(folder)])
+    table(f"{planned.name}: {_counts(planned, store)}", ["run", "arm", "seed", "state", "detail"], rows)
+
+
+def watch(planned: Plan, store: Store) -> None:
+    """Print the status again and again until every run is done or failed."""
+    while True:
+        if sys.stdout.isatty():
+            print("\x1b[2J\x1b[H", end="")
+        status(planned, store)
+        states = {store.run(run).state() for run in planned.runs}
+        if states <= {State.DONE, State.FAILED}:
+            return
+        time.sleep(WATCH_S)
+
+
+def log(folder: RunFolder, *, follow: bool) -> None:
+    """Print a run's log, and what is added to it while the run is alive if `follow`."""
+    if not folder.log.exists():
+        print(f"run {folder.id} has written nothing yet")
+        return
+    with folder.log.open(encoding="utf-8", errors="replace") as stream:
+        while True:
+            print(stream.read(), end="", flush=True)
+            if not follow or not folder.is_locked():
+                return
+            time.sleep(0.5)
+
+
+def seconds(duration: float) -> str:
+    """A duration for people: `45 s`, `12 min`, `3.5 h`."""
+    if duration < 90:
+        return f"{duration:.0f} s"
+    return f"{duration / 60:.0f} min" if duration < 5400 else f"{duration / 3600:.1f} h"
+
+
+def _counts(planned: Plan, store: Store) -> str:
+    counted = Counter(store.run(run).state().value for run in planned.runs)
+    return ", ".join(f"{number} {state}" for state, number in sorted(counted.items()))
+
+
+def _detail(folder: RunFolder) -> str:
+    match folder.state():
+        case State.FAILED:
+            return folder.failure().message
+        case State.RUNNING | State.INTERRUPTED:
+            at = folder.read_progress()
+            return f"step {at['step']} of {at['steps']}" if at else ""
+        case State.DONE:
+            record = folder.record()
+            return f"{record.steps} steps in {seconds(record.cost.duration_s)}"
+        case _:
+            return ""
+
+
+def _cost_line(planned: Plan, store: Store) -> str:
+    from harness.cost import estimate
+
+    cost = estimate(planned, store)
+    parts = [f"{cost['runs_missing']} of {len(planned.runs)} runs to train"]
+    if cost["samples_missing"]:
+        parts.append(f"{cost['samples_missing']:,} images")
+    if cost["hours_missing"] is not None and cost["runs_missing"]:
+        parts.append(f"about {seconds(cost['hours_missing'] * 3600)} of one worker ({cost['basis']})")
+    return "; ".join(parts)

@@ -1,0 +1,207 @@
+"""The verbs. Each is a few lines over the library; heavy imports happen inside the verb that needs them."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from harness.cli import show
+from harness.errors import SpecError
+from harness.project import Project
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    help="Declared ablations of CLIP-style pre-training: plan, run, compare.",
+)
+
+Spec = Annotated[Path, typer.Argument(metavar="SPEC", help="An ablation or experiment file (TOML).", show_default=False)]
+Set = Annotated[
+    list[str], typer.Option("--set", metavar="KEY=VALUE", help="Change a field of the base experiment.", default_factory=list)
+]
+RunId = Annotated[str, typer.Argument(metavar="RUN", help="A run's id, or its first digits.", show_default=False)]
+Format = Literal["md", "html", "latex", "csv", "json"]
+
+
+@app.command()
+def check(spec: Spec, set_: Set) -> None:
+    """Check a spec: every arm, its data, its evaluation sets. Trains nothing."""
+    from harness.checks import problems
+
+    project = Project.at(spec.parent)
+    plan = project.plan(spec, set_, provisional=True)
+    found = problems(plan, project.settings)
+    for problem in found:
+        print(f"missing: {problem}")
+    state = "is valid, but not all of it is on this machine" if found else "is valid"
+    print(f"{spec} {state}: {len(plan.arms)} arms, {len(plan.cells)} runs.")
+    if found:
+        raise typer.Exit(1)
+
+
+@app.command()
+def plan(
+    spec: Spec,
+    set_: Set,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the plan as JSON.")] = False,
+) -> None:
+    """Show the runs that a spec needs: what is done, shared, missing, and what it will cost."""
+    project = Project.at(spec.parent)
+    planned = project.plan(spec, set_, provisional=True)
+    if as_json:
+        print(json.dumps(show.plan_json(planned, project.store), indent=1))
+    else:
+        show.plan(planned, project.store)
+
+
+@app.command()
+def run(
+    spec: Spec,
+    set_: Set,
+    on: Annotated[str | None, typer.Option("--on", metavar="PROFILE", help="`local` processes or `inline`.")] = None,
+    jobs: Annotated[int | None, typer.Option("--jobs", min=1, help="Runs at a time on this machine.")] = None,
+    detach: Annotated[bool, typer.Option("--detach", help="Go on in the background.")] = False,
+) -> None:
+    """Train and evaluate every missing run once, then print the table. Ctrl-C stops cleanly; run again to go on."""
+    from harness.cli import running
+
+    project = Project.at(spec.parent)
+    planned = project.plan(spec, set_)
+    if detach:
+        running.detach(spec, set_, on, jobs, project)
+        return
+    workers = running.workers(on or project.settings.profile, jobs, project.settings)
+    finished = running.carry_out(planned, project, workers)
+    running.wrap_up(planned, project)
+    raise typer.Exit(0 if finished else 1)
+
+
+@app.command()
+def status(
+    spec: Spec,
+    set_: Set,
+    watch: Annotated[bool, typer.Option("--watch", help="Refresh until everything is done.")] = False,
+) -> None:
+    """Show where every run of a spec stands."""
+    project = Project.at(spec.parent)
+    planned = project.plan(spec, set_, provisional=True)
+    if watch:
+        show.watch(planned, project.store)
+    else:
+        show.status(planned, project.store)
+
+
+@app.command()
+def cancel(spec: Spec, set_: Set) -> None:
+    """Ask the running runs of a spec to write a checkpoint and stop."""
+    from harness.cli import running
+
+    project = Project.at(spec.parent)
+    running.cancel(project.plan(spec, set_, provisional=True), project.store)
+
+
+@app.command()
+def logs(
+    run: RunId, follow: Annotated[bool, typer.Option("--follow", "-f", help="Keep printing what is added.")] = False
+) -> None:
+    """Print what a run's workers wrote."""
+    show.log(Project.at().store.find(run), follow=follow)
+
+
+@app.command()
+def report(
+    spec: Spec,
+    set_: Set,
+    format_: Annotated[Format | None, typer.Option("--format", help="Default: a table in the terminal.")] = None,
+    out: Annotated[Path | None, typer.Option("--out", metavar="DIR", help="Write a file there instead of printing.")] = None,
+) -> None:
+    """Answer the ablation's question with numbers, intervals and plots, from the records that are there."""
+    from harness.report import collect, render, write_report
+
+    project = Project.at(spec.parent)
+    results = collect(project.plan(spec, set_, provisional=True), project.store)
+    if format_ == "html" or out is not None:
+        print(write_report(results, format_ or "html", out or project.store.reports))
+    else:
+        print(render(results, format_ or "terminal"))
+
+
+@app.command()
+def compare(runs: Annotated[list[str], typer.Argument(metavar="RUN...", help="Ids of finished runs.")]) -> None:
+    """Show side by side what differs between runs, and their metrics."""
+    from harness.report import compare as compared
+
+    store = Project.at().store
+    print(compared([store.find(run) for run in runs]))
+
+
+@app.command("eval")
+def evaluate(
+    checkpoint: Annotated[str, typer.Argument(metavar="CHECKPOINT", help="A run's id, or a weights file.")],
+    suite: Annotated[list[str], typer.Option("--suite", metavar="NAME", help="An evaluation set: name or path.")],
+    model: Annotated[str | None, typer.Option(help="open_clip model of a weights file.")] = None,
+) -> None:
+    """Measure a checkpoint on evaluation sets and print the metrics with their protocol."""
+    from harness.cli.measure import measure
+
+    measure(Project.at(), checkpoint, tuple(suite), model)
+
+
+@app.command()
+def sync(spec: Spec, set_: Set) -> None:
+    """Import the records of a spec's runs into MLflow; importing twice changes nothing."""
+    from harness.tracking import sync as import_records
+
+    project = Project.at(spec.parent)
+    if project.settings.tracking is None:
+        raise SpecError('tracking is off (tracking_uri = "none")', where="harness.toml", fix="set a URI")
+    result = import_records(project.plan(spec, set_), project.store, project.settings.tracking)
+    print(f"{result.imported} runs imported, {result.unchanged} unchanged, into {project.settings.tracking}")
+
+
+@app.command()
+def ui(port: Annotated[int, typer.Option(help="Port on this machine.")] = 5000) -> None:
+    """Open the MLflow UI on the project's tracking store."""
+    import os
+
+    from harness.tracking import ui_command
+
+    settings = Project.at().settings
+    if settings.tracking is None:
+        raise SpecError('tracking is off (tracking_uri = "none")', where="harness.toml", fix="set a URI")
+    command = ui_command(settings.tracking, port)
+    sys.stdout.flush()
+    os.execv(command[0], command)
+
+
+@app.command()
+def doctor() -> None:
+    """Look for what is known to go wrong: versions, GPU, SLURM, stores, data; each with a remedy."""
+    from harness.doctor import diagnose
+
+    findings = diagnose(Project.at().settings)
+    for finding in findings:
+        remedy = f"; {finding.remedy}" if finding.remedy else ""
+        print(f"{finding.level:8}{finding.subject}: {finding.message}{remedy}")
+    raise typer.Exit(1 if any(finding.level == "error" for finding in findings) else 0)
+
+
+@app.command()
+def schema(
+    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Folder for the files.")] = Path("schemas"),
+) -> None:
+    """Write the JSON Schemas of experiments, ablations and harness.toml; editors complete and check with them."""
+    from harness.files import write_json
+    from harness.spec.schema import schemas
+
+    for name, content in schemas().items():
+        write_json(out / f"{name}.schema.json", content)
+        print(out / f"{name}.schema.json")
+
+

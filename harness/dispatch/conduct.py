@@ -1,0 +1,148 @@
+"""Conduct a plan: start what is ready, wait for what others do, retry what was killed, stop cleanly.
+
+The run folders are the truth. A run is done when its record is there, whoever made it; a run that another living
+process works on (another command, or a worker that outlived a killed one) is waited for and never doubled.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+from harness.dispatch.local import Ended
+from harness.plan import Plan, PlannedRun
+from harness.record import Failure
+from harness.request import Request, is_complete
+from harness.settings import Settings
+from harness.store import RunFolder, State, Store
+
+POLL_S = 0.25
+MAX_CRASHES = 3
+"""A run whose process dies that often is given up. Ends by the run's own fault are not retried at all."""
+
+
+class Workers(Protocol):
+    """Where runs are carried out."""
+
+    jobs: int
+    threads: int
+
+    def start(self, folder: Path) -> None:
+        """Start a worker on a run folder that is ready for it."""
+
+    def ended(self, timeout_s: float) -> list[Ended]:
+        """Workers that ended since the last call, waiting at most `timeout_s` for the first."""
+
+    def stop(self) -> None:
+        """Ask every living worker to write a checkpoint and leave."""
+
+    def close(self) -> None:
+        """No further run will be started."""
+
+
+@dataclass
+class Progress:
+    """A snapshot for whoever watches."""
+
+    done: int
+    total: int
+    running: dict[str, dict[str, object]] = field(default_factory=dict)
+    """By run id: the run's progress.json."""
+    failed: dict[str, Failure] = field(default_factory=dict)
+    elsewhere: tuple[str, ...] = ()
+    """Runs that another living process works on."""
+
+
+class Conductor:
+    """Carries one plan out with one set of workers."""
+
+    def __init__(self, plan: Plan, store: Store, settings: Settings, workers: Workers) -> None:
+        self._plan, self._store, self._settings, self._workers = plan, store, settings, workers
+        self._crashes: dict[str, int] = {}
+        self._running: set[str] = set()
+        self._failed: dict[str, Failure] = {}
+        self._stopping = False
+        self._open = {run.id for run in plan.runs.values() if not self._complete(run)}
+
+    def progress(self) -> Progress:
+        """Where everything stands."""
+        running = {run: self._store.run(run).read_progress() for run in sorted(self._running)}
+        elsewhere = tuple(run for run in sorted(self._open - self._running) if self._store.run(run).is_locked())
+        total = len(self._plan.runs)
+        done = total - len(self._open) - len(self._failed)
+        return Progress(done, total, running, dict(self._failed), elsewhere)
+
+    def conduct(self) -> Iterator[Progress]:
+        """Carry the plan out; yields a snapshot a few times a second, and one at the end."""
+        with ExitStack() as stack:
+            stack.callback(self._workers.close)
+            while self._running or (self._open and not self._stopping):
+                if not self._stopping:
+                    self._start_ready()
+                for ended in self._workers.ended(POLL_S):
+                    self._settle(ended)
+                self._notice_others()
+                yield self.progress()
+        yield self.progress()
+
+    def stop(self) -> None:
+        """Start nothing more and ask the running workers to write a checkpoint and leave."""
+        self._stopping = True
+        self._workers.stop()
+
+    def _start_ready(self) -> None:
+        for run in self._plan.runs.values():
+            if len(self._running) >= self._workers.jobs:
+                return
+            if run.id not in self._open or run.id in self._running:
+                continue
+            if run.teacher in self._failed:
+                self._give_up(run.id, f"its teacher, run {run.teacher}, failed")
+            elif run.teacher not in self._open and not self._store.run(run.id).is_locked():
+                self._start(run)
+
+    def _start(self, run: PlannedRun) -> None:
+        folder = self._store.run(run.id)
+        request = Request.of(run.experiment, run.id, run.teacher, self._settings, self._workers.threads)
+        folder.prepare(run.identity, request.model_dump(mode="json"))
+        self._workers.start(folder.path)
+        self._running.add(run.id)
+
+    def _settle(self, ended: Ended) -> None:
+        self._running.discard(ended.run_id)
+        run, folder = self._plan.runs[ended.run_id], self._store.run(ended.run_id)
+        if self._complete(run):
+            self._open.discard(run.id)
+        elif folder.failure_file.exists():
+            failure = folder.failure()
+            if failure.cause != "interrupted":
+                self._open.discard(run.id)
+                self._failed[run.id] = failure
+        elif not self._stopping:
+            self._retry(folder, ended.status)
+
+    def _retry(self, folder: RunFolder, status: int) -> None:
+        """The process died without a word: killed, or out of memory. It goes on from its checkpoint."""
+        self._crashes[folder.id] = self._crashes.get(folder.id, 0) + 1
+        if self._crashes[folder.id] >= MAX_CRASHES:
+            how = f"signal {-status}" if status < 0 else f"exit status {status}"
+            self._give_up(folder.id, f"its process died {MAX_CRASHES} times, last by {how}; see {folder.log}")
+
+    def _give_up(self, run_id: str, message: str) -> None:
+        self._open.discard(run_id)
+        self._failed[run_id] = Failure(cause="crashed", message=message, attempt=0, ended_at=0.0)
+
+    def _notice_others(self) -> None:
+        for run_id in list(self._open - self._running):
+            if self._complete(self._plan.runs[run_id]):
+                self._open.discard(run_id)
+
+    def _complete(self, run: PlannedRun) -> bool:
+        folder = self._store.run(run.id)
+        if folder.state() is not State.DONE:
+            return False
+        folder.check(run.identity)
+        return is_complete(folder, run.experiment.evaluation)

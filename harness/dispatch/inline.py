@@ -1,0 +1,33 @@
+"""This very process, one run after the other: for debugging, and for a node that is already allocated."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from harness.dispatch.local import Ended, cores
+
+
+class InlineWorkers:
+    """Carries a run out in `start`, so breakpoints and profilers work."""
+
+    def __init__(self) -> None:
+        self.jobs = 1
+        self.threads = cores()
+        self._ended: list[Ended] = []
+
+    def start(self, folder: Path) -> None:
+        """Carry the run out before returning."""
+        from harness import worker
+
+        self._ended.append(Ended(folder.name, worker.main(folder)))
+
+    def ended(self, timeout_s: float) -> list[Ended]:
+        """The run that `start` carried out."""
+        ended, self._ended = self._ended, []
+        return ended
+
+    def stop(self) -> None:
+        """Nothing runs beside this process."""
+
+    def close(self) -> None:
+        """Nothing is held."""

@@ -1,0 +1,136 @@
+"""docs/specs.md: every field of every spec, written from the models. `python -m harness.reference` writes it anew."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from harness.files import write_text
+from harness.schema import Schema, definitions, models_in, schemas
+from harness.settings import Settings
+from harness.spec.ablation import Ablation
+from harness.spec.experiment import Experiment, flatten
+
+_HEAD = """\
+# What specs can say
+
+<!-- Written by `make generate` from the models in harness/spec and harness/settings.py: change them, not this file. -->
+
+Experiments and ablations are TOML files; the same models are the Python API. Unknown keys are errors. Where a section
+has kinds, `kind = "..."` chooses one, and only its fields are allowed. A path is relative to the file that states it.
+With `#:schema ../schemas/ablation.schema.json` as a file's first line, editors that know TOML schemas (taplo, Even
+Better TOML) complete and check it.
+
+Besides the fields below, an experiment file may say `extends = "other.toml"` and then only what it changes;
+`[model] config` may be the path of a JSON file; `[teacher] path = "teacher.toml"` makes another experiment the teacher.
+"""
+
+_DEFAULTS = flatten(Experiment().model_dump(mode="json"))
+
+
+def generated(root: Path) -> dict[Path, str]:
+    """Every generated file of the project at `root`, with what has to stand in it."""
+    files = {
+        f"schemas/{name}.schema.json": json.dumps(schema, indent=1, sort_keys=True) + "\n"
+        for name, schema in schemas().items()
+    }
+    return {root / name: text for name, text in {**files, "docs/specs.md": reference()}.items()}
+
+
+def reference() -> str:
+    """The reference of all specs in Markdown."""
+    experiment = definitions(Experiment)
+    lines = [
+        _HEAD,
+        "## Experiment",
+        "",
+        *_model("Experiment", experiment),
+        *_sections("", "Experiment", experiment, set()),
+    ]
+    for name in ("Ablation", "Reference", "Claim"):
+        lines += [f"## {name}", "", *_model(name, definitions(Ablation))]
+    lines += ["## harness.toml", "", *_model("Settings", definitions(Settings))]
+    return "\n".join(lines)
+
+
+def _sections(prefix: str, model: str, known: dict[str, Schema], seen: set[str]) -> Iterator[str]:
+    """The tables below `model`, each model once."""
+    for name, field in known[model]["properties"].items():
+        path = f"{prefix}{name}"
+        below = [one for one in models_in(field) if one not in seen | {"Experiment"}]
+        if below and (not prefix or "kind" not in known[below[0]]["properties"]):
+            yield from (f"{'###' if prefix else '##'} [{path}]", "")
+        for one in below:
+            seen.add(one)
+            if kind := known[one]["properties"].get("kind"):
+                default = " (default)" if _DEFAULTS.get(f"{path}.kind") == kind["const"] else ""
+                yield from (f'### {path}.kind = "{kind["const"]}"{default}', "")
+            yield from _model(one, known)
+            yield from _sections(f"{path}.", one, known, seen)
+
+
+def _model(name: str, known: dict[str, Schema]) -> Iterator[str]:
+    schema = known[name]
+    yield from (schema.get("description", ""), "")
+    fields = {field: value for field, value in schema["properties"].items() if field != "kind"}
+    if fields:
+        yield from ("| field | takes | default | meaning |", "|---|---|---|---|")
+    for field, value in fields.items():
+        default = (
+            "required" if field in schema.get("required", ()) else _code(value["default"]) if "default" in value else ""
+        )
+        cells = (f"`{field}`", _takes(value, known), default, value.get("description", ""))
+        yield "| " + " | ".join(" ".join(cell.split()).replace("|", r"\|") for cell in cells) + " |"
+    yield ""
+
+
+def _takes(field: Schema, known: dict[str, Schema]) -> str:
+    """What a field takes, in words."""
+    if alternatives := field.get("anyOf", field.get("oneOf")):
+        return " or ".join(_takes(one, known) for one in alternatives)
+    if names := list(models_in(field)):
+        return _table_of(names[0], known)
+    if "const" in field or "enum" in field:
+        return " or ".join(_code(one) for one in field.get("enum", [field.get("const")]))
+    match field.get("type"):
+        case "array":
+            return f"list of {_takes(field.get('items', {}), known)}"
+        case "object":
+            inner = field.get("additionalProperties")
+            return "table" + (f" of {_takes(inner, known)}" if isinstance(inner, dict) and inner else "")
+        case "string" if "8 epochs" in field.get("examples", ()):
+            return "duration"
+        case "string":
+            return "path" if field.get("format") == "path" else "text"
+        case str(plain):
+            return f"{plain}{_limits(field)}"
+        case _:
+            return "anything"
+
+
+def _table_of(model: str, known: dict[str, Schema]) -> str:
+    fields = known[model]["properties"]
+    if model == "Experiment":
+        return "an experiment"
+    return f"kind {_code(fields['kind']['const'])}" if "kind" in fields else f"table of {', '.join(fields)}"
+
+
+def _limits(field: Schema) -> str:
+    signs = {"minimum": "≥", "exclusiveMinimum": ">", "maximum": "≤", "exclusiveMaximum": "<"}
+    return ",".join(f" {sign} {field[key]:.10g}" for key, sign in signs.items() if key in field)
+
+
+def _code(value: Any) -> str:
+    return f"`{json.dumps(value)}`"
+
+
+def main() -> None:
+    """Write the generated files of the checkout that the working folder is."""
+    for path, text in generated(Path.cwd()).items():
+        write_text(path, text)
+
+
+if __name__ == "__main__":
+    main()

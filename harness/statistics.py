@@ -1,0 +1,148 @@
+"""What can be said about arms from a few seeds: seeds are replicates, paired between arms, and one seed says nothing.
+
+Sources: paired t-test and t-interval (Student 1908); Holm, "A Simple Sequentially Rejective Multiple Test Procedure",
+Scand. J. Statist. 6 (1979); power of the t-test by the noncentral t distribution (Cohen 1988, ch. 2).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from scipy import special
+
+CONFIDENCE = 0.95
+POWER = 0.8
+MOST_SEEDS = 1000
+_NO_SPREAD = 1e-12
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A two-sided confidence interval."""
+
+    low: float
+    high: float
+
+    @property
+    def excludes_zero(self) -> bool:
+        """Whether zero lies outside."""
+        return self.low > 0 or self.high < 0
+
+
+@dataclass(frozen=True)
+class Summary:
+    """Replicates of one arm."""
+
+    n: int
+    mean: float
+    sd: float | None
+    """Sample standard deviation (n - 1); None for one seed."""
+    interval: Interval | None
+    """t-interval of the mean; None for one seed, or where the replicates do not vary."""
+
+
+@dataclass(frozen=True)
+class Difference:
+    """An arm minus another over the seeds that both have."""
+
+    n: int
+    """Pairs of seeds."""
+    mean: float
+    sd: float | None
+    """Sample standard deviation of the paired differences; None for one pair."""
+    interval: Interval | None
+    """t-interval of the mean difference; None for one pair, or where the differences do not vary."""
+    p: float | None
+    """Two-sided p-value of the paired t-test; None where there is no interval."""
+
+
+def summarise(values: Sequence[float]) -> Summary:
+    """Mean, spread and interval of replicates.
+
+    Raises:
+        ValueError: there is no value.
+    """
+    if not values:
+        raise ValueError("there is nothing to summarise")
+    n, mean, sd = len(values), float(np.mean(values)), _sd(values)
+    return Summary(n, mean, sd, _interval(n, mean, sd))
+
+
+def paired_difference(ours: Mapping[int, float], theirs: Mapping[int, float]) -> Difference | None:
+    """The paired difference `ours - theirs` over the seeds that both have; None if there is no such seed.
+
+    Args:
+        ours: values by seed.
+        theirs: the baseline's values by seed.
+    """
+    deltas = [ours[seed] - theirs[seed] for seed in sorted(ours.keys() & theirs.keys())]
+    if not deltas:
+        return None
+    n, mean, sd = len(deltas), float(np.mean(deltas)), _sd(deltas)
+    interval = _interval(n, mean, sd)
+    p = 2 * float(special.stdtr(n - 1, -abs(mean) / (sd / math.sqrt(n)))) if interval and sd else None
+    return Difference(n, mean, sd, interval, p)
+
+
+def holm(p_values: Sequence[float | None]) -> list[float | None]:
+    """Holm's adjusted p-values, in the order given; None stays None and is not counted as a comparison."""
+    known = sorted((p, place) for place, p in enumerate(p_values) if p is not None)
+    adjusted: list[float | None] = [None] * len(p_values)
+    largest = 0.0
+    for rank, (p, place) in enumerate(known):
+        largest = max(largest, min(1.0, (len(known) - rank) * p))
+        adjusted[place] = largest
+    return adjusted
+
+
+def power(effect: float, n: int, confidence: float = CONFIDENCE) -> float:
+    """Probability that a paired t-test of `n` pairs tells a true effect of `effect` standard deviations from zero."""
+    critical = _critical(n, confidence)
+    shift = abs(effect) * math.sqrt(n)
+    above = 1 - float(special.nctdtr(n - 1, shift, critical))
+    return above + float(special.nctdtr(n - 1, shift, -critical))
+
+
+def more_seeds(difference: Difference) -> int | None:
+    """About how many further seeds would tell the arms apart if the difference and its spread stayed as they look.
+
+    It is the smallest number that gives the paired t-test a power of 0.8. The spread comes from few seeds,
+    so it is a rough guide. None where there is no spread to go by, or more than 1000 seeds would be needed.
+    """
+    if difference.interval is None or not difference.sd or difference.mean == 0:
+        return None
+    effect = abs(difference.mean) / difference.sd
+    if _power_or_one(effect, MOST_SEEDS) < POWER:
+        return None
+    low, high = 1, MOST_SEEDS
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (low, middle) if _power_or_one(effect, middle) >= POWER else (middle, high)
+    return max(1, high - difference.n)
+
+
+def _power_or_one(effect: float, n: int) -> float:
+    value = power(effect, n)
+    return 1.0 if math.isnan(value) else value
+
+
+def _sd(values: Sequence[float]) -> float | None:
+    if len(values) < 2:
+        return None
+    sd = float(np.std(values, ddof=1))
+    # values that are equal but for rounding have no spread to make an interval of
+    return 0.0 if sd <= _NO_SPREAD * max(1.0, float(np.max(np.abs(values)))) else sd
+
+
+def _critical(n: int, confidence: float) -> float:
+    return float(special.stdtrit(n - 1, (1 + confidence) / 2))
+
+
+def _interval(n: int, mean: float, sd: float | None) -> Interval | None:
+    if not sd:
+        return None
+    half = _critical(n, CONFIDENCE) * sd / math.sqrt(n)
+    return Interval(mean - half, mean + half)
