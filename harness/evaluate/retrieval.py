@@ -95,6 +95,6 @@ def _best_caption(scores: Tensor, rows: slice, owner: Tensor) -> Tensor:
     captions = torch.nonzero((owner >= rows.start) & (owner < rows.stop)).squeeze(1)
     row = owner[captions] - rows.start
     own = scores[row, captions]
-    best = torch.full((len(scores),), -torch.inf, device=scores.device).scatter_reduce(0, row, own, "amax")
+    best = scores.new_full((len(scores),), -torch.inf).scatter_reduce(0, row, own, "amax")
     first = captions.masked_fill(own < best[row], scores.shape[1])
-    return torch.full((len(scores),), scores.shape[1], device=scores.device).scatter_reduce(0, row, first, "amin")
+    return captions.new_full((len(scores),), scores.shape[1]).scatter_reduce(0, row, first, "amin")

@@ -36,7 +36,7 @@ class Result:
 class Evaluator:
     """Measures one model again and again, as its weights change.
 
-    Built once: checks the sets against the spec, and keeps decoded images of small sets and all tokens. Calling it
+    Built once: checks the sets against the spec, and keeps preprocessed images of small sets. Calling it
     leaves random state, training modes and weights of the model as they were, so training goes on as if it had not
     been called.
     """

@@ -10,7 +10,7 @@ import tarfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import BinaryIO, NamedTuple
 
 from PIL import Image
 
@@ -168,18 +168,27 @@ def _samples(shard: Path) -> Iterator[_Sample]:
 
 def _members(shard: Path) -> Iterator[tuple[str, str, ImageBytes, bytes]]:
     """Key, suffix, place and content of each sample file of a shard."""
+    end = 0
     try:
-        with tarfile.open(shard, "r:") as archive:
+        with shard.open("rb") as stream, tarfile.open(fileobj=stream, mode="r:") as archive:
             for member in archive:
+                end = member.offset_data + -(-member.size // tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE
                 match = _MEMBER.match(member.name)
-                stream = archive.extractfile(member) if member.isreg() else None
-                if match is None or stream is None or _METADATA.match(member.name):
-                    continue
-                content = stream.read()
-                if len(content) < member.size:
-                    raise tarfile.ReadError("unexpected end of data")
-                yield match[1], match[2].lower(), ImageBytes(shard, member.offset_data, member.size), content
+                if match is not None and member.isreg() and not _METADATA.match(member.name):
+                    place = ImageBytes(shard, member.offset_data, member.size)
+                    yield match[1], match[2].lower(), place, _bytes(stream, place)
+            # tarfile takes an archive that was cut between two files for a shorter one.
+            if any(_bytes(stream, ImageBytes(shard, end, tarfile.BLOCKSIZE))):
+                raise tarfile.ReadError("unexpected end of archive")
     except (tarfile.TarError, OSError) as error:
         raise DataError(
             f"the shard cannot be read ({error})", where=str(shard), fix="write or copy it again"
         ) from error
+
+
+def _bytes(stream: BinaryIO, place: ImageBytes) -> bytes:
+    stream.seek(place.offset)
+    content = stream.read(place.size)
+    if len(content) < place.size:
+        raise tarfile.ReadError("unexpected end of data")
+    return content

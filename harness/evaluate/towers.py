@@ -72,9 +72,9 @@ def distinct(texts: Sequence[str]) -> tuple[list[str], Tensor]:
 
 
 class Encoder:
-    """Unit features of one model whose weights may change between calls; pixels and tokens are kept.
+    """Unit features of one model whose weights may change between calls.
 
-    Preprocessed images of sets that fit into `cache_bytes` together are decoded once, tokens are made once.
+    Preprocessed images of sets that fit into `cache_bytes` together are decoded once and kept.
     """
 
     def __init__(
@@ -89,7 +89,6 @@ class Encoder:
         self._model, self._batch_size, self._device = model, batch_size, device
         self._precision, self._free_bytes = precision, cache_bytes
         self._pixels: dict[str, list[Tensor]] = {}
-        self._tokens: dict[tuple[str, ...], Tensor] = {}
 
     def images(self, evaluation_set: EvaluationSet) -> Tensor:
         """Unit features [N, d], float32, of a set's images in its order."""
@@ -97,12 +96,15 @@ class Encoder:
         return torch.cat([self._features(self._model.encode_image, batch, "image") for batch in batches])
 
     def texts(self, texts: Sequence[str]) -> Tensor:
-        """Unit features [M, d], float32, of `texts`."""
-        key = tuple(texts)
-        if key not in self._tokens:
-            self._tokens[key] = self._model.tokenize(list(key))
-        batches = torch.split(self._tokens[key], self._batch_size)
-        return torch.cat([self._features(self._model.encode_text, batch, "text") for batch in batches])
+        """Unit features [M, d], float32, of `texts`.
+
+        Batches hold texts of like length, so that towers which cut off padding have the most of it to cut.
+        """
+        tokens = self._model.tokenize(list(texts))
+        order = torch.argsort((tokens != 0).sum(dim=1), stable=True)
+        batches = torch.split(tokens[order], self._batch_size)
+        features = torch.cat([self._features(self._model.encode_text, batch, "text") for batch in batches])
+        return features[torch.argsort(order).to(features.device)]
 
     def _features(self, encode: Callable[[Tensor], Tensor], batch: Tensor, tower: str) -> Tensor:
         enabled = self._precision == "bfloat16"

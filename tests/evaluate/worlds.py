@@ -97,7 +97,7 @@ class TinyClip(nn.Module):
         self.norm = nn.BatchNorm2d(3)
         self.preprocess = image_transform_v2(PreprocessCfg(size=32), is_train=False)
         self.tokenizer = open_clip.SimpleTokenizer(context_length=16)
-        self.images_seen = 0
+        self.images_seen = self.texts_seen = 0
 
     def tokenize(self, texts: list[str]) -> Tensor:
         tokens: Tensor = self.tokenizer(texts)
@@ -109,5 +109,6 @@ class TinyClip(nn.Module):
         return features
 
     def encode_text(self, tokens: Tensor, /) -> Tensor:
+        self.texts_seen += len(tokens)
         features: Tensor = self.clip.encode_text(tokens)
         return features
