@@ -198,7 +198,7 @@ def schema(
 ) -> None:
     """Write the JSON Schemas of experiments, ablations and harness.toml; editors complete and check with them."""
     from harness.files import write_json
-    from harness.spec.schema import schemas
+    from harness.schema import schemas
 
     for name, content in schemas().items():
         write_json(out / f"{name}.schema.json", content)
