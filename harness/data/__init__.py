@@ -1,4 +1,9 @@
 """From a data spec to samples: generation of the embedded worlds, indexing, reading, order and batches of images.
 
-Only `loader` imports torch; the head asks `inspection` what a data set is, which imports no more than it needs.
+What is exported here imports neither torch nor numpy until data has to be read or generated, so the head may ask.
 """
+
+from harness.data.embedded import embedded_names, embedded_sets, materialise
+from harness.data.inspection import inspect_data
+
+__all__ = ["embedded_names", "embedded_sets", "inspect_data", "materialise"]

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from harness.data import pictures
-from harness.data.embedded import materialise, train_shards
+from harness.data.embedded import home, materialise, train_shards
 from harness.data.index import INDEX, ROWS, pseudo_column
 from harness.data.inspection import Indexed, indexed, inspect_data
 from harness.data.pictures import BadImageError
@@ -36,9 +36,9 @@ def open_dataset(data: Data, cache: Path) -> Dataset:
     """
     match data:
         case ShapesData() | DigitsData():
-            folder = materialise(data, cache)
+            materialise(data, cache)
             index = indexed(train_shards(data, cache), cache)
-            return Dataset(index._replace(report=inspect_data(data, cache)), load_truth(folder / TRUTH))
+            return Dataset(index._replace(report=inspect_data(data, cache)), load_truth(home(data, cache) / TRUTH))
         case WebdatasetData() | TableData():
             return Dataset(indexed(data, cache), None)
 
