@@ -56,7 +56,14 @@ def captions_in(value: Any) -> tuple[str, ...]:
             texts = value
         case _:
             raise RejectedError("caption is neither text nor a list of texts")
+    if any(not text.isascii() and not _is_unicode(text) for text in texts):
+        raise RejectedError("caption is not Unicode")
     return tuple(text.strip() for text in texts if text.strip())
+
+
+def _is_unicode(text: str) -> bool:
+    """Whether `text` is free of lone surrogates, which JSON can spell and UTF-8 cannot."""
+    return not any("\ud800" <= character <= "\udfff" for character in text)
 
 
 def captions_in_cell(value: Any) -> tuple[str, ...]:

@@ -14,7 +14,7 @@ import pyarrow.compute
 from numpy.typing import NDArray
 from PIL import Image
 
-from harness.data import pictures
+from harness.data import arrow, pictures
 from harness.data.embedded import home, materialise, train_shards
 from harness.data.index import INDEX, ROWS, pseudo_column
 from harness.data.inspection import Indexed, indexed, inspect_data
@@ -72,10 +72,9 @@ class Dataset:
         return [str(key) for key in self._column("key").to_pylist()]
 
     @property
-    def sizes(self) -> NDArray[np.int32]:
+    def sizes(self) -> NDArray[np.int64]:
         """Width and height [S, 2] of the images in pixels."""
-        columns = [self._column(name).to_numpy(zero_copy_only=False) for name in ("width", "height")]
-        return np.stack(columns, axis=1)
+        return np.stack([arrow.numbers(self._column(name)) for name in ("width", "height")], axis=1)
 
     def image(self, i: int) -> Image.Image:
         """The image of sample `i`, as RGB.
@@ -114,8 +113,7 @@ class Dataset:
             DataError: there is no such source.
         """
         self._require(source)
-        lengths = pyarrow.compute.list_value_length(self._column(pseudo_column(source)))
-        return np.asarray(lengths.to_numpy(zero_copy_only=False), dtype=np.int64)
+        return arrow.numbers(pyarrow.compute.list_value_length(self._column(pseudo_column(source))))
 
     def _require(self, source: str) -> None:
         if source not in self.sources:
@@ -132,9 +130,8 @@ class Dataset:
         return self._batches[number].column(column)[row - self._starts[number]].as_py()
 
     def _column(self, name: str) -> Any:
-        # Not pa.array: that imports pandas, which takes longer than anything else here.
-        rows = pa.Array.from_buffers(pa.int64(), len(self._rows), [None, pa.py_buffer(self._rows)])
-        return pa.chunked_array([batch.column(name) for batch in self._batches]).take(rows).combine_chunks()
+        column = pa.chunked_array([batch.column(name) for batch in self._batches])
+        return column.take(arrow.integers(self._rows)).combine_chunks()
 
 
 class _Files:

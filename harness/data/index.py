@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,7 +16,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from harness.data import pictures
+from harness.data import arrow, pictures
 from harness.data.candidates import Candidate, Rejected
 from harness.data.pictures import BadImageError
 from harness.files import replacing
@@ -64,87 +64,91 @@ def build(folder: Path, candidates: Iterable[Candidate | Rejected], sources: Seq
     return summary
 
 
+_STRINGS = ("key", "location", "raw")
+_INTEGERS = ("offset", "size", "width", "height")
+
 Flags = NDArray[np.bool_]
+
+
+class _Row(NamedTuple):
+    texts: tuple[str, str, str]
+    """key, location, raw caption."""
+    place: tuple[int, int, int, int]
+    """offset and size of the image file; width and height of the image."""
+    pseudo: Mapping[str, tuple[str, ...]]
 
 
 class _Builder:
     def __init__(self, sources: Sequence[str], verify: Verify) -> None:
         self.sources, self.verify = tuple(sources), verify
-        self.schema = schema(self.sources)
-        self.rows: list[dict[str, Any]] = []
+        self.rows: list[_Row] = []
         self._keys: set[str] = set()
         self._digests = bytearray()
         self._has = bytearray()
         self._rejected: Counter[str] = Counter()
         self._suspects: dict[str, None] = {}
 
+    @property
+    def schema(self) -> Any:
+        """The columns of the index."""
+        strings = [(name, pa.large_string()) for name in _STRINGS]
+        integers = [(name, pa.int64()) for name in _INTEGERS]
+        lists = [(pseudo_column(source), pa.large_list(pa.large_string())) for source in self.sources]
+        return pa.schema([*strings, *integers, *lists])
+
     def add(self, candidate: Candidate | Rejected) -> None:
-        if isinstance(candidate, Candidate):
-            reason = self._accept(candidate)
-            outcome = None if reason is None else Rejected(reason, candidate.location)
-        else:
-            outcome = candidate
+        """Take a sample in, or count why not."""
+        outcome = self._accept(candidate) if isinstance(candidate, Candidate) else candidate
         if outcome is not None:
             self._rejected[outcome.reason] += 1
             if len(self._suspects) < MAX_SUSPECTS:
                 self._suspects[outcome.location] = None
 
     def flush(self) -> Any:
-        batch = pa.RecordBatch.from_pylist(self.rows, schema=self.schema)
-        self.rows = []
-        return batch
+        """The rows since the last flush, as a batch of the index."""
+        rows, self.rows = self.rows, []
+        places = np.array([row.place for row in rows], dtype=np.int64).reshape(-1, len(_INTEGERS))
+        arrays = [
+            *(arrow.strings([row.texts[column] for row in rows]) for column in range(len(_STRINGS))),
+            *(arrow.integers(places[:, column]) for column in range(len(_INTEGERS))),
+            *(arrow.string_lists([row.pseudo[source] for row in rows]) for source in self.sources),
+        ]
+        return pa.RecordBatch.from_arrays(arrays, schema=self.schema)
 
     def summary(self) -> tuple[Summary, NDArray[np.int64]]:
-        has: Flags = np.frombuffer(self._has, dtype=np.uint8).reshape(-1, max(len(self.sources), 1)).astype(bool)
+        """What was indexed, and the rows [samples] that have captions of every source that any has."""
+        has: Flags = np.frombuffer(self._has, dtype=np.bool_).reshape(-1, 1 + len(self.sources))
         present: Flags = np.logical_or.reduce(has, axis=0)
-        complete = (has | ~present).all(axis=1)
+        fits = has | ~present
         rejected = Counter(self._rejected)
-        for column, source in enumerate(self.sources):
-            lacking = int((present[column] & ~has[:, column] & has[:, :column].all(axis=1)).sum()) if len(has) else 0
+        for number, source in enumerate(self.sources, start=1):
+            lacking = int((~fits[:, number] & fits[:, :number].all(axis=1)).sum())
             if lacking:
-                rejected[f"no caption from {source}"] += lacking
-        kept = np.flatnonzero(complete)
+                rejected[f"no caption from {source}"] = lacking
+        kept = np.flatnonzero(fits.all(axis=1))
         digests = np.frombuffer(self._digests, dtype="V16")[kept]
         fingerprint = hashlib.sha256(digests.tobytes()).hexdigest()
-        found = tuple(source for column, source in enumerate(self.sources) if present[column])
+        found = tuple(source for number, source in enumerate(self.sources, start=1) if present[number])
         return Summary(fingerprint, len(kept), dict(sorted(rejected.items())), found, tuple(self._suspects)), kept
 
-    def _accept(self, candidate: Candidate) -> str | None:
-        """Take `candidate` in, or say why not."""
+    def _accept(self, candidate: Candidate) -> Rejected | None:
         if candidate.key in self._keys:
-            return "duplicate key"
+            return Rejected("duplicate key", candidate.location)
         try:
             candidate.key.encode()
             width, height, image = pictures.check(candidate.head, candidate.size, candidate.read, self.verify)
         except UnicodeEncodeError:
-            return "key is not UTF-8"
+            return Rejected("key is not UTF-8", candidate.location)
         except BadImageError as error:
-            return str(error)
+            return Rejected(str(error), candidate.location)
         self._keys.add(candidate.key)
         captions = [candidate.pseudo[source] for source in self.sources]
         content = json.dumps([candidate.key, candidate.raw, captions]).encode() + image
         self._digests += hashlib.sha256(content).digest()[:16]
-        self._has += bytes(bool(texts) for texts in captions) or b"\1"
-        texts = {pseudo_column(source): list(texts) for source, texts in zip(self.sources, captions, strict=True)}
-        place = {"key": candidate.key, "location": candidate.location, "offset": candidate.offset}
-        self.rows.append(
-            place | {"size": candidate.size, "width": width, "height": height, "raw": candidate.raw} | texts
-        )
+        self._has += bytes([True, *(bool(texts) for texts in captions)])
+        place = (candidate.offset, candidate.size, width, height)
+        self.rows.append(_Row((candidate.key, candidate.location, candidate.raw), place, candidate.pseudo))
         return None
-
-
-def schema(sources: Sequence[str]) -> Any:
-    """The columns of an index."""
-    fixed = [
-        ("key", pa.large_string()),
-        ("location", pa.large_string()),
-        ("offset", pa.int64()),
-        ("size", pa.int64()),
-        ("width", pa.int32()),
-        ("height", pa.int32()),
-        ("raw", pa.large_string()),
-    ]
-    return pa.schema([*fixed, *((pseudo_column(source), pa.large_list(pa.large_string())) for source in sources)])
 
 
 def pseudo_column(source: str) -> str:

@@ -101,7 +101,7 @@ class _Source(TorchDataset[Tensor | _Failure]):
     def _bytes_kept(self) -> int:
         if self._is_fixed:
             return len(self._dataset) * 3 * self._size**2
-        return int(self._dataset.sizes.astype(np.int64).prod(axis=1).sum()) * 4
+        return int(self._dataset.sizes.prod(axis=1).sum()) * 4
 
     def _seen(self, sample: int, epoch: int) -> Pixels:
         if not self._is_fixed:
