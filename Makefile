@@ -31,7 +31,7 @@ check: $(INSTALLED) ## format, lint, strict types, import order
 	@$(BIN)/ruff format --check .
 	@$(BIN)/ruff check .
 	@$(BIN)/mypy
-	@$(BIN)/lint-imports --no-logo
+	@$(BIN)/lint-imports --no-logo --no-cache
 
 format: $(INSTALLED) ## format the code and mend what the linter can
 	@$(BIN)/ruff format .
@@ -45,7 +45,7 @@ lock: $(INSTALLED) ## resolve pyproject.toml's dependencies anew into requiremen
 	    --no-emit-index-url --no-header pyproject.toml --output-file requirements.lock
 
 clean: ## remove what the targets made, but for the store of results
-	rm -rf .venv build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf .venv build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find harness tests benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +
 
 PYTHONS := $(if $(PYTHON),"$(PYTHON)",python3 python3.13 python3.12 python3.11 python)

@@ -1,0 +1,224 @@
+"""The shipped experiments and ablations: they can be planned, and they say what the FFF paper says."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from harness.identity import digest
+from harness.plan import Plan, make_plan, resolve_arms
+from harness.record import DataReport
+from harness.spec.ablation import Ablation
+from harness.spec.data import Data, WebdatasetData
+from harness.spec.evaluation import set_name
+from harness.spec.experiment import OpenClipTeacher
+from harness.spec.load import load, load_experiment
+from harness.spec.loss import MultiPositiveSigmoid
+from harness.spec.mining import ThresholdMining
+
+ROOT = Path(__file__).parents[1]
+EXPERIMENTS = sorted(ROOT.glob("experiments/*.toml"))
+ABLATIONS = sorted(ROOT.glob("ablations/*.toml"))
+OF_THE_PAPER = sorted(ROOT.glob("experiments/*_vitb*.toml")) + sorted(ROOT.glob("experiments/*_rn50.toml"))
+IMAGENET = "imagenet1k/acc1"
+METRIC = re.compile(r"acc1|acc5|mean_per_class_recall|(image|text)_retrieval_recall@(1|5|10)")
+
+
+def look(data: Data) -> DataReport:
+    """Stands in for looking at the data, which is not on every machine."""
+    return DataReport(fingerprint=digest(data.model_dump(mode="json")), samples=2_800_000)
+
+
+def plan(file: Path) -> Plan:
+    return make_plan(load(file), name=file.stem, where=str(file), inspect=look)
+
+
+PLANS = {file.stem: plan(file) for file in ABLATIONS}
+
+
+def references(ablation: Ablation) -> dict[tuple[str, str], float]:
+    return {(one.arm, one.metric): one.value for one in ablation.references}
+
+
+@pytest.mark.parametrize("file", EXPERIMENTS, ids=lambda file: file.stem)
+def test_an_experiment_is_an_ablation_of_one_arm(file: Path) -> None:
+    (arm,) = resolve_arms(load(file), str(file))
+    assert arm.experiment == load_experiment(file)
+
+
+@pytest.mark.parametrize("name", PLANS)
+def test_an_ablation_has_an_arm_that_differs_from_its_baseline(name: str) -> None:
+    """That no two arms are the same run was checked by planning."""
+    ablation = PLANS[name].ablation
+    others = [arm.name for arm in PLANS[name].arms if arm.name != ablation.baseline]
+    assert others
+    assert all(PLANS[name].differences(arm) for arm in others)
+
+
+@pytest.mark.parametrize("name", PLANS)
+def test_metrics_are_measured(name: str) -> None:
+    ablation = PLANS[name].ablation
+    named = [ablation.primary, *ablation.secondary]
+    named += [one.metric for one in ablation.references] + [one.metric for one in ablation.claims if one.metric]
+    sets = {set_name(reference) for arm in PLANS[name].arms for reference in arm.experiment.evaluation.sets}
+    for metric in named:
+        evaluation_set, _, kind = metric.partition("/")
+        assert evaluation_set in sets
+        assert METRIC.fullmatch(kind), metric
+
+
+@pytest.mark.parametrize("name", PLANS)
+def test_claims_agree_with_the_numbers_that_they_come_from(name: str) -> None:
+    ablation = PLANS[name].ablation
+    known = references(ablation)
+    assert len(known) == len(ablation.references)
+    for claim in ablation.claims:
+        better, worse = ((arm, claim.metric or ablation.primary) for arm in (claim.arm, claim.than))
+        if better in known and worse in known:
+            assert known[better] > known[worse], claim.text
+
+
+@pytest.mark.parametrize("file", OF_THE_PAPER, ids=lambda file: file.stem)
+def test_recipe_of_the_paper(file: Path) -> None:
+    """Section 5, implementation details."""
+    experiment = load_experiment(file)
+    train, cc3m = experiment.train, file.stem.startswith("cc3m")
+    assert (train.optimiser.lr, train.optimiser.weight_decay) == (1e-3, 0.5 if cc3m else 0.1)
+    assert (str(train.duration), train.global_batch_size) == ("32 epochs", 8096)
+    assert train.global_batch_size % 8 == 0
+    assert train.augment.kind == "fff"
+    assert isinstance(experiment.mining, ThresholdMining)
+    thresholds = experiment.mining.model_dump(include={"image_text", "image_image", "text_text", "image_text_guard"})
+    assert list(thresholds.values()) == [0.27, 0.92, 0.99, 0.24]
+    assert isinstance(experiment.loss, MultiPositiveSigmoid)
+    assert (experiment.loss.logit_bias, experiment.loss.normaliser) == ("calibrated", "captions")
+    assert (experiment.captions.count, experiment.captions.mixing, experiment.captions.raw) == (5, "all", True)
+    assert isinstance(experiment.data, WebdatasetData)
+    assert f"/data/{file.stem.partition('_')[0]}/" in experiment.data.shards
+
+
+def test_paper_experiments_differ_in_model_and_data() -> None:
+    models = {file.stem: load_experiment(file).model.name for file in OF_THE_PAPER}
+    assert models == {
+        "cc3m_vitb16": "ViT-B-16",
+        "cc3m_rn50": "RN50",
+        "cc12m_rn50": "RN50",
+        "yfcc15m_vitb32": "ViT-B-32",
+    }
+
+
+def test_openai_weights_run_in_a_model_with_their_activation() -> None:
+    """open_clip only warns when `openai` weights are put into a model of the same shape without QuickGELU."""
+    teachers = [arm.experiment.teacher for plan in PLANS.values() for arm in plan.arms]
+    openai = [one for one in teachers if isinstance(one, OpenClipTeacher) and one.weights == "openai"]
+    assert openai
+    assert {one.model for one in openai} == {"ViT-L-14-quickgelu"}
+
+
+SETS = ("cifar10", "cifar100", "food101", "pets", "flowers", "sun397", "cars", "dtd", "caltech101", "fgvc_aircraft")
+TABLE_1 = {
+    "clip": "63.7 33.2 34.6 20.1 50.1 35.7 2.6 15.5 59.9 1.2 32.8",
+    "fff": "75.8 56.3 58.6 59.8 62.1 61.5 16.3 33.4 79.6 4.6 51.1",
+}
+TABLE_2 = {  # text retrieval Flickr30k, COCO, image retrieval Flickr30k, COCO; R@1, 5, 10 each
+    "clip": "34.9 63.9 75.9 20.8 43.9 55.7 23.4 47.2 58.9 13.0 31.7 42.7",
+    "fff": "85.3 97.5 99.4 61.7 84.5 90.4 67.6 89.1 93.3 44.3 70.9 80.1",
+}
+
+
+def test_table_1() -> None:
+    known = {(arm, metric.partition("/")[0]): value for (arm, metric), value in table("fff_table1").items()}
+    for arm, row in TABLE_1.items():
+        expected = dict(zip((*SETS, "imagenet1k"), map(float, row.split()), strict=True))
+        assert {name: value for (of, name), value in known.items() if of == arm} == pytest.approx(expected)
+    assert known["fff_sample", "imagenet1k"] == pytest.approx(44.1)
+
+
+def test_table_2() -> None:
+    columns = [
+        f"{name}/{kind}_retrieval_recall@{k}"
+        for kind in ("text", "image")
+        for name in ("flickr30k", "mscoco_captions")
+        for k in (1, 5, 10)
+    ]
+    expected = {
+        (arm, column): float(value)
+        for arm, row in TABLE_2.items()
+        for column, value in zip(columns, row.split(), strict=True)
+    }
+    assert table("fff_table2") == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("fff_table3_cc3m", {"clip": 20.6, "fff": 33.4}),
+        ("fff_table3_cc12m", {"clip": 36.5, "fff": 47.4}),
+        (
+            "fff_table4",
+            {
+                "mining.kind=none, captions.count=0": 18.6,
+                "mining.kind=threshold, captions.count=0": 21.3,
+                "mining.kind=none, captions.count=1": 23.3,
+                "mining.kind=threshold, captions.count=1": 26.8,
+                "mining.kind=none, captions.count=5": 31.1,
+                "mining.kind=threshold, captions.count=5": 32.9,
+            },
+        ),
+        (
+            "fff_table5",
+            {
+                "none, captions.count=0": 18.6,
+                "text_text, captions.count=0": 18.8,
+                "image_image, captions.count=0": 21.3,
+                "image_text, captions.count=0": 21.4,
+                "all, captions.count=0": 22.0,
+                "none, captions.count=1": 23.1,
+                "text_text, captions.count=1": 23.6,
+                "image_image, captions.count=1": 24.6,
+                "image_text, captions.count=1": 26.0,
+                "all, captions.count=1": 26.8,
+            },
+        ),
+        (
+            "fff_table6",
+            {
+                "captions_0": 18.6,
+                "captions_1": 23.3,
+                "captions_3": 30.2,
+                "captions_5": 31.1,
+                "mined_all_5": 32.9,
+                "mined_sample_1_of_5": 31.4,
+            },
+        ),
+        ("fff_table7", {"captions.source=ofa": 32.9, "captions.source=blip2": 32.9}),
+    ],
+)
+def test_tables_of_imagenet_accuracy(name: str, expected: dict[str, float]) -> None:
+    assert table(name) == pytest.approx({(arm, IMAGENET): value for arm, value in expected.items()})
+
+
+def table(name: str) -> dict[tuple[str, str], float]:
+    """The references of an ablation in percent, as papers print them."""
+    return {key: 100 * value for key, value in references(PLANS[name].ablation).items()}
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        (("fff_table1", "fff"), ("fff_table2", "fff")),
+        (("fff_table1", "clip"), ("fff_table2", "clip")),
+        (("fff_table4", "mining.kind=threshold, captions.count=5"), ("fff_table6", "mined_all_5")),
+        (("fff_table4", "mining.kind=threshold, captions.count=0"), ("fff_table6", "mined_mixing_0")),
+        (("fff_table4", "mining.kind=threshold, captions.count=0"), ("fff_table5", "all, captions.count=0")),
+        (("fff_table4", "mining.kind=none, captions.count=0"), ("fff_table6", "captions_0")),
+        (("fff_table4", "mining.kind=threshold, captions.count=5"), ("fff_table7", "captions.source=blip2")),
+        (("fff_table5", "all, captions.count=0"), ("loss_variants", "multi_positive_sigmoid_mined")),
+        (("fff_table5", "none, captions.count=0"), ("batch_size", "sigmoid_calibrated, train.global_batch_size=8096")),
+        (("fff_table5", "all, captions.count=1"), ("mining_thresholds", PLANS["mining_thresholds"].ablation.baseline)),
+    ],
+)
+def test_a_cell_of_two_tables_is_one_run(one: tuple[str, str], other: tuple[str, str]) -> None:
+    assert PLANS[one[0]].ids(one[1]) == PLANS[other[0]].ids(other[1])
