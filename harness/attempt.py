@@ -12,6 +12,7 @@ import time
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
+from typing import TypeAlias
 
 import torch
 from pydantic import ValidationError
@@ -21,6 +22,7 @@ from harness.batches import BatchSource
 from harness.checkpoint import Progress
 from harness.data.dataset import Dataset, open_dataset
 from harness.data.embedded import embedded_sets
+from harness.data.inspection import inspect_data
 from harness.errors import StoreError
 from harness.evaluate.layout import locate
 from harness.evaluate.outcomes import write_outcomes
@@ -34,7 +36,6 @@ from harness.miner import build_miner
 from harness.models import Towers, build_towers, load_weights
 from harness.record import Cost, Evaluation, Record
 from harness.request import Request, evaluation_key, missing_sets
-from harness.spec.data import DigitsData, ShapesData
 from harness.spec.experiment import ExperimentTeacher, OpenClipTeacher
 from harness.spec.mining import ThresholdMining
 from harness.spec.model import Model
@@ -44,7 +45,7 @@ from harness.train import Student, Trainer, build_optimiser
 PROGRESS_EVERY_S = 1.0
 EVALUATION_BATCH = 256
 
-Stop = threading.Event
+Stop: TypeAlias = threading.Event
 """Set by a signal; the loop looks at it after each step."""
 
 
@@ -73,6 +74,7 @@ class Attempt:
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         torch.set_num_threads(request.threads)
         self.dataset: Dataset = open_dataset(self.experiment.data, request.stored.data)
+        self.data = inspect_data(self.experiment.data, request.stored.data)
         self._check_identity()
         self.towers = build_towers(self.experiment.model, seed=self.experiment.seed).to(self.device)
         self.started_at = time.time()
@@ -124,7 +126,7 @@ class Attempt:
     def _check_identity(self) -> None:
         """Data that changed since the plan would make another run of this one."""
         taught_by = teacher_id(self.experiment, self.request.teacher_run)
-        found = identify(self.experiment, fingerprint=self.dataset.report.fingerprint, teacher=taught_by)
+        found = identify(self.experiment, fingerprint=self.data.fingerprint, teacher=taught_by)
         if found.id != self.folder.id:
             what = f"spec and data make run {found.id}, not {self.folder.id}: the data or the code changed since the plan"
             raise StoreError(what, where=str(self.folder.path), fix="plan again with `harness run`")
@@ -143,7 +145,7 @@ class Attempt:
         taught_by = teacher_id(self.experiment, self.request.teacher_run)
         if taught_by is None:
             return None
-        folder = features_folder(self.request.stored.features, self.dataset.report.fingerprint, taught_by)
+        folder = features_folder(self.request.stored.features, self.data.fingerprint, taught_by)
         return teacher_features(folder, self.dataset, self.experiment.captions, self._teacher, self.device)
 
     def _teacher(self) -> Towers:
@@ -172,8 +174,7 @@ class Attempt:
         )
 
     def _locate(self, reference: str) -> Path:
-        data = self.experiment.data
-        own = embedded_sets(data, self.request.stored.data) if isinstance(data, ShapesData | DigitsData) else {}
+        own = embedded_sets(self.experiment.data, self.request.stored.data)
         return locate(reference, evaluation_root=self.request.evaluation_root, embedded=own)
 
     def _log(self, progress: Progress, logs: dict[str, float], trainer: Trainer) -> None:
@@ -224,7 +225,7 @@ class Attempt:
             steps=steps,
             samples_seen=steps * batch,
             epochs=steps / (len(self.dataset) // batch),
-            data=self.dataset.report,
+            data=self.data,
             final=lines[-1].values,
             evaluations=evaluations,
             cost=Cost(

@@ -5,7 +5,6 @@ from __future__ import annotations
 from harness.errors import DataError
 from harness.plan import Plan
 from harness.settings import Settings
-from harness.spec.data import DigitsData, ShapesData
 from harness.spec.experiment import Experiment
 
 
@@ -21,8 +20,7 @@ def _missing_sets(experiment: Experiment, settings: Settings) -> list[str]:
     from harness.data.embedded import embedded_sets
     from harness.evaluate.layout import describe, locate
 
-    data, generated = experiment.data, settings.store / "data"
-    own = embedded_sets(data, generated) if isinstance(data, ShapesData | DigitsData) else {}
+    own = embedded_sets(experiment.data, settings.store / "data")
     found = []
     for reference in experiment.evaluation.sets:
         try:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -15,6 +16,8 @@ from harness.losses import PairBatch, Positives
 from harness.mining import Mined, Thresholds, calibration_images, mine, resolve_thresholds, score
 from harness.spec.captions import Captions
 from harness.spec.mining import ThresholdMining
+
+Ints = npt.NDArray[np.int64]
 
 
 class Miner:
@@ -43,10 +46,11 @@ class Miner:
         return score(mined, next(there), owner, next(there))
 
 
-def truth_sources(truth: Truth, chosen: Chosen, captions: Captions) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
+def truth_sources(truth: Truth, chosen: Chosen, captions: Captions) -> Ints:
     """The source numbers of chosen captions [M] as `Truth.matches` takes them."""
     numbers = np.array([truth.source(name) for name in captions.sources] + [truth.source("raw")], dtype=np.int64)
-    return numbers[np.where(chosen.source == RAW, len(numbers) - 1, chosen.source)]
+    sources: Ints = numbers[np.where(chosen.source == RAW, len(numbers) - 1, chosen.source)]
+    return sources
 
 
 def build_miner(spec: ThresholdMining, source: BatchSource, captions: Captions) -> Miner:

@@ -19,7 +19,6 @@ from harness.errors import SpecError, TrackingError
 from harness.plan import Plan
 from harness.project import Project
 from harness.settings import Settings
-from harness.spec.data import DigitsData, ShapesData
 from harness.store import Store, exclusive
 
 LINE_EVERY_S = 15.0
@@ -63,8 +62,7 @@ def prepare_data(plan: Plan, store: Store) -> None:
 
     specs = {run.experiment.data.model_dump_json(): run.experiment.data for run in plan.runs.values()}
     for data in specs.values():
-        if isinstance(data, ShapesData | DigitsData):
-            materialise(data, store.data)
+        materialise(data, store.data)
 
 
 def wrap_up(plan: Plan, project: Project) -> None:

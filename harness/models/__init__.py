@@ -1,5 +1,5 @@
 """open_clip's two-tower models behind one small interface."""
 
-from harness.models.towers import Towers, build_towers
+from harness.models.towers import Towers, build_towers, load_weights
 
-__all__ = ["Towers", "build_towers"]
+__all__ = ["Towers", "build_towers", "load_weights"]

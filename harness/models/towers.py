@@ -12,6 +12,7 @@ from typing import Any
 import open_clip
 import torch
 from open_clip.model import CLIP
+from open_clip.transform import PreprocessCfg, image_transform_v2
 from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -46,7 +47,7 @@ class Towers(nn.Module):
         self.image_size: int = size if isinstance(size, int) else int(size[0])
         self.mean: tuple[float, ...] = tuple(preprocess["mean"])
         self.std: tuple[float, ...] = tuple(preprocess["std"])
-        self._transform = open_clip.image_transform_v2(open_clip.PreprocessCfg(**preprocess), is_train=False)
+        self._transform = image_transform_v2(PreprocessCfg(**preprocess), is_train=False)
 
     @property
     def transform_name(self) -> str:
@@ -88,7 +89,8 @@ def _trimmed(model: Any, tokens: Tensor) -> Tensor:
     if isinstance(model.text_projection, nn.Linear):
         projected: Tensor = model.text_projection(ends)
         return projected
-    return ends if model.text_projection is None else ends @ model.text_projection
+    features: Tensor = ends if model.text_projection is None else ends @ model.text_projection
+    return features
 
 
 def build_towers(spec: Model, *, seed: int = 0) -> Towers:
