@@ -78,6 +78,7 @@ def _walk(descriptor: int, path: Path) -> Iterator[Member]:
                 yield Member(long_name or _name(header), start, size, block[_BLOCK : _BLOCK + size])
             long_name = long_size = None
         position = start + -(-size // _BLOCK) * _BLOCK
+    raise DataError("is truncated: its end mark is missing", where=str(path), fix=_FIX)
 
 
 def _checked_size(header: bytes, path: Path, position: int) -> int:
