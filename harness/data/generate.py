@@ -33,7 +33,7 @@ def generate_shapes(data: ShapesData, folder: Path) -> None:
     }
     _write_training(folder, shapes.draw(data, "train", true), true, claims, captions)
 
-    tested = shapes.test_attributes(data)
+    tested = shapes.evaluation_attributes(data)
     labels = (tested[:, 0].astype(int) * data.colours + tested[:, 1]).tolist()
     pictures = shapes.draw(data, "test", tested)
     write_classification(folder / "eval" / "shapes", pictures, labels, shapes.class_names(data), SHAPES_TEMPLATES)

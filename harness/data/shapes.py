@@ -22,7 +22,7 @@ Plane: TypeAlias = NDArray[np.float64]
 Pixels: TypeAlias = NDArray[np.uint8]
 """[S, H, W, 3]"""
 
-_RGB = np.array(
+RGB = np.array(
     [
         (214, 40, 40),
         (44, 150, 62),
@@ -76,7 +76,7 @@ def _skewed(rng: np.random.Generator, samples: int, values: int, skew: float) ->
     return np.minimum(np.searchsorted(edges, rng.random(samples), side="right"), values - 1)
 
 
-def test_attributes(data: ShapesData) -> Claims:
+def evaluation_attributes(data: ShapesData) -> Claims:
     """True attributes [S, 4] of the classification set: classes (shape, colour) in turn, the others even."""
     rng = stream(data.seed, "test attributes")
     classes = np.arange(data.test_samples) % (data.shapes * data.colours)
@@ -112,7 +112,7 @@ def _draw_block(rng: np.random.Generator, true: Claims, size: int, pixel_noise: 
     radius = _RADII[sizes] * size * rng.uniform(0.92, 1.08, samples)
     centre = radius[:, None] + (size - 2 * radius)[:, None] * rng.random((samples, 2))
     tilt = rng.uniform(-0.2, 0.2, samples)
-    paint = _RGB[colours] + rng.uniform(-22, 22, (samples, 3))
+    paint = RGB[colours] + rng.uniform(-22, 22, (samples, 3))
     cover = _coverage(shapes, radius, centre, tilt, size)[..., None]
     ground = _grounds(rng, backgrounds, size)[..., None]
     # The sum of four bytes is nearly normal, and exact on every machine.
