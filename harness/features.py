@@ -86,7 +86,12 @@ def features_folder(root: Path, fingerprint: str, teacher: str) -> Path:
 
 
 def _compute_missing(
-    folder: Path, dataset: Dataset, captions: Captions, names: list[str], teacher: Callable[[], Towers], device: torch.device
+    folder: Path,
+    dataset: Dataset,
+    captions: Captions,
+    names: list[str],
+    teacher: Callable[[], Towers],
+    device: torch.device,
 ) -> None:
     missing = [name for name in names if not (folder / f"{_stem(name, captions)}.npy").exists()]
     has_images = (folder / "image.npy").exists()

@@ -128,9 +128,7 @@ class Trainer:
     def _parameters(self) -> list[nn.Parameter]:
         return [parameter for group in self._student.optimiser.param_groups for parameter in group["params"]]
 
-    def _refuse_non_finite(
-        self, what: str, value: Tensor, step: int, batch: Batch, logs: dict[str, Any]
-    ) -> None:
+    def _refuse_non_finite(self, what: str, value: Tensor, step: int, batch: Batch, logs: dict[str, Any]) -> None:
         if bool(torch.isfinite(value)):
             return
         terms = [name for name, term in logs.items() if not math.isfinite(float(term))] or [what]

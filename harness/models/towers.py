@@ -76,7 +76,7 @@ class Towers(nn.Module):
         """
         if not self.trims:
             return F.normalize(self.model.encode_text(tokens).float(), dim=-1)  # type: ignore[operator]
-        distinct, row = torch.unique(tokens, dim=0, return_inverse=True)
+        distinct, row = torch.unique(tokens, dim=0, return_inverse=True)  # type: ignore[no-untyped-call]
         groups = length_groups(distinct.argmax(dim=1) + 1, tokens.shape[1])
         encoded = torch.cat([_trimmed(self.model, distinct[group, :length]) for length, group in groups])
         place = torch.empty(len(distinct), dtype=torch.long, device=tokens.device)
@@ -123,7 +123,7 @@ def build_towers(spec: Model, *, seed: int = 0) -> Towers:
     if config and spec.weights:
         load_weights(model, Path(spec.weights))
     # Convolutions run faster on channels-last memory, on CPUs as on GPUs; other layers don't mind.
-    return Towers(model.to(memory_format=torch.channels_last), tokenizer, spec.name)  # type: ignore[call-overload]
+    return Towers(model.to(memory_format=torch.channels_last), tokenizer, spec.name)
 
 
 def shipped_config(name: str) -> dict[str, Any] | None:
@@ -168,7 +168,9 @@ def _by_name(spec: Model) -> tuple[nn.Module, Any]:
             )
     except (RuntimeError, UserWarning, OSError) as error:
         what = f"weights {spec.weights!r} of {spec.name} cannot be had ({str(error).splitlines()[0]})"
-        raise ModelError(what, where="model.weights", fix="give a checkpoint's path, or fill open_clip's cache") from error
+        raise ModelError(
+            what, where="model.weights", fix="give a checkpoint's path, or fill open_clip's cache"
+        ) from error
     return model, open_clip.get_tokenizer(spec.name)
 
 
