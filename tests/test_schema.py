@@ -15,7 +15,6 @@ from harness.plan import resolve_arms
 from harness.reference import generated
 from harness.schema import schemas
 from harness.settings import Settings
-from harness.spec.ablation import level_name
 from harness.spec.experiment import Experiment, flatten
 from harness.spec.load import load
 
@@ -87,15 +86,29 @@ primary = "shapes/acc1"
 """
 
 
-def read(folder: Path, text: str) -> None:
-    """What the loader says to an ablation file; its baseline is the first arm."""
+def read(folder: Path, text: str, baseline: str = "a") -> None:
+    """Load an ablation file and resolve its arms."""
     (folder / "x.toml").write_text(EXPERIMENT)
     (folder / "teacher.toml").write_text("seed = 1\n")
     (folder / "tower.json").write_text('{"embed_dim": 8, "vision_cfg": {}, "text_cfg": {}}')
-    table = tomllib.loads(text)
-    first = [f"{path}={level_name(levels[0])}" for path, levels in table.get("axes", {}).items() if levels]
-    (folder / "a.toml").write_text(text.replace("BASELINE", ", ".join([*table.get("arms", {}), *first])))
+    (folder / "a.toml").write_text(text.replace("BASELINE", baseline))
     list(resolve_arms(load(folder / "a.toml"), "a.toml"))
+
+
+AXES = {
+    '"train.global_batch_size" = [64, 128]': "train.global_batch_size=64",
+    '"mining.image_text" = [0.3, { quantile = 0.9 }]': "mining.image_text=0.3",
+    '"loss.kind" = ["multi_positive_sigmoid", "supcon_out"]': "loss.kind=supcon_out",
+    'loss = [{ kind = "multi_positive_sigmoid" }, { kind = "fnc", strategy = "eliminate" }]': "loss=fnc",
+    '"teacher.experiment.seed" = [0, 1]': "teacher.experiment.seed=0",
+    '"train.duration" = ["8 epochs", "1e6 samples"]': "train.duration=8 epochs",
+}
+
+
+@pytest.mark.parametrize("text", AXES)
+def test_schema_and_loader_accept_axes(text: str, tmp_path: Path) -> None:
+    assert problems("ablation", f"{ABLATION}[axes]\n{text}") == []
+    read(tmp_path, f"{ABLATION}[axes]\n{text}", AXES[text])
 
 
 @pytest.mark.parametrize(
@@ -108,12 +121,6 @@ def read(folder: Path, text: str) -> None:
         '[arms.a]\n"train.optimiser.lr" = 1e-4',
         '[base]\ndata = { kind = "webdataset", shards = "x.tar", pseudo = { captioner = "json:mine" } }\n[arms.a]',
         '[base.model]\nconfig = "tower.json"\n[arms.a]',
-        '[axes]\n"train.global_batch_size" = [64, 128]',
-        '[axes]\n"mining.image_text" = [0.3, { quantile = 0.9 }]',
-        '[axes]\n"loss.kind" = ["multi_positive_sigmoid", "infonce"]',
-        '[axes]\nloss = [{ kind = "multi_positive_sigmoid" }, { kind = "infonce", normaliser = "slotwise" }]',
-        '[axes]\n"teacher.experiment.seed" = [0, 1]',
-        '[axes]\n"train.duration" = ["8 epochs", "1e6 samples"]',
     ],
 )
 def test_schema_and_loader_accept(text: str, tmp_path: Path) -> None:

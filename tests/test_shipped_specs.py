@@ -224,3 +224,19 @@ def table(name: str) -> dict[tuple[str, str], float]:
 )
 def test_a_cell_of_two_tables_is_one_run(one: tuple[str, str], other: tuple[str, str]) -> None:
     assert PLANS[one[0]].ids(one[1]) == PLANS[other[0]].ids(other[1])
+
+
+@pytest.mark.parametrize("name", ["fff_table4", "fff_table5", "fff_table6", "loss_variants"])
+def test_the_embedded_twin_asks_the_same(name: str) -> None:
+    ours, twin = (PLANS[stem].ablation for stem in (name, f"{name}_shapes"))
+    assert dict(twin.variants()) == dict(ours.variants())
+    assert twin.baseline == ours.baseline
+    assert [(claim.arm, claim.than) for claim in twin.claims] == [(claim.arm, claim.than) for claim in ours.claims]
+
+
+def test_embedded_twins_have_the_embedded_base() -> None:
+    """So that their thresholds fit the embedded teacher, and their runs are shared."""
+    base = load_experiment(ROOT / "experiments/fff_shapes.toml")
+    twins = [name for name in PLANS if name.endswith("_shapes")]
+    assert len(twins) >= 7
+    assert all(PLANS[name].ablation.experiment == base for name in twins)
