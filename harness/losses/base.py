@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -82,6 +82,12 @@ class PairBatch:
     """[M, e] unit rows of the frozen teacher."""
     epoch: float = 0.0
     """Progress of training in epochs."""
+    image_tokens: Tensor | None = None
+    """[N, p, d] unit rows: the student's patches."""
+    text_tokens: Tensor | None = None
+    """[M, l, d] unit rows: the student's tokens, the same l on every rank."""
+    text_mask: Tensor | None = None
+    """[M, l] bool: the token is not padding."""
 
     @property
     def final_positives(self) -> Positives:
@@ -102,6 +108,11 @@ class PairBatch:
             raise ValueError(f"{captions} captions do not fill the same slots of {images} images")
         return order.view(-1, images)
 
+    def squares(self) -> Iterator[tuple[Tensor, Positives]]:
+        """Per slot, the text features [N, d] in the order of their images, and the pairs (i, i)."""
+        own = torch.arange(len(self.image), device=self.image.device)
+        return ((self.text[slot], Positives(own, own)) for slot in self.by_slot())
+
 
 def gather_pairs(batch: PairBatch, ranks: Ranks) -> PairBatch:
     """The whole batch on every rank: images and captions in the order of ranks, owners and positives renumbered.
@@ -114,16 +125,25 @@ def gather_pairs(batch: PairBatch, ranks: Ranks) -> PairBatch:
     positives = batch.positives
     if positives is not None:
         positives = Positives(ranks.gather_ragged(positives.rows + first), ranks.gather_ragged(positives.cols))
-    return replace(
-        batch,
+    optional = {
+        name: None if part is None else ranks.gather(part)
+        for name, part in {
+            "teacher_image": batch.teacher_image,
+            "teacher_text": batch.teacher_text,
+            "image_tokens": batch.image_tokens,
+            "text_tokens": batch.text_tokens,
+            "text_mask": batch.text_mask,
+        }.items()
+    }
+    return PairBatch(
         image=ranks.gather(batch.image),
         text=ranks.gather(batch.text),
         owner=ranks.gather(batch.owner + first),
         slot=ranks.gather(batch.slot),
         is_raw=ranks.gather(batch.is_raw),
         positives=positives,
-        teacher_image=None if batch.teacher_image is None else ranks.gather(batch.teacher_image),
-        teacher_text=None if batch.teacher_text is None else ranks.gather(batch.teacher_text),
+        epoch=batch.epoch,
+        **optional,
     )
 
 
@@ -146,18 +166,18 @@ class Objective(nn.Module, ABC):
         self.log_scale = nn.Parameter(start, requires_grad=spec.learn_logit_scale)
 
     @abstractmethod
-    def _terms(self, batch: PairBatch, scale: Tensor) -> dict[str, Tensor]:
-        """The named terms of the loss of the whole `batch`, weighted: the loss is their sum."""
+    def _terms(self, batch: PairBatch, scale: Tensor) -> tuple[dict[str, Tensor], Logs]:
+        """The weighted terms of the loss of the whole `batch`, by name: the loss is their sum. And further logs."""
 
     def forward(self, batch: PairBatch) -> tuple[Tensor, Logs]:
-        """The loss and its logs: `loss/<term>` each, `logit_scale`, `logit_bias` and `positives_per_image`."""
+        """The loss and its logs: `loss/<term>` each, `logit_scale`, `positives_per_image` and the loss's own."""
         with torch.autocast(batch.image.device.type, enabled=False):
             whole = gather_pairs(batch, self.sweep.ranks)
             dtype = precise(batch.image.dtype)
             scale = self.sweep.ranks.agreed(self.log_scale).exp()
-            terms = self._terms(whole, scale.to(dtype))
+            terms, logs = self._terms(whole, scale.to(dtype))
             loss = torch.stack([term.to(dtype) for term in terms.values()]).sum()
-        logs: Logs = {f"loss/{name}": term.detach() for name, term in terms.items()}
+        logs |= {f"loss/{name}": term.detach() for name, term in terms.items()}
         logs["logit_scale"] = scale.detach()
         pairs = len(whole.text) if whole.positives is None else len(whole.positives)
         logs["positives_per_image"] = pairs / len(whole.image)

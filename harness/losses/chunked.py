@@ -21,7 +21,18 @@ from torch.autograd.function import once_differentiable
 
 from harness.losses.ranks import Ranks
 
-__all__ = ["Sweep", "log_normalisers", "pair_cosines", "precise", "score_histogram", "sigmoid_sum"]
+__all__ = [
+    "Sweep",
+    "exclude",
+    "log_normalisers",
+    "merge_log_sums",
+    "pair_cosines",
+    "precise",
+    "product",
+    "score_histogram",
+    "scores",
+    "sigmoid_sum",
+]
 
 # One strip of float32 scores. On a CPU it should stay in the last-level cache; on a GPU large products matter more.
 _STRIP_BYTES = {"cpu": 8 * 2**20, "cuda": 128 * 2**20}
@@ -55,6 +66,29 @@ def product(a: Tensor, b: Tensor) -> Tensor:
     if a.is_cuda:
         return torch.mm(a, b, out_dtype=torch.float32)
     return a.float() @ b.float()
+
+
+def scores(image: Tensor, captions: Tensor, scale: Tensor | float, bias: Tensor | None = None) -> Tensor:
+    """z [c, N] of a strip of captions [c, d] against the images [N, d]."""
+    z = product(captions, image.t()).mul_(scale)
+    return z if bias is None else z.add_(bias)
+
+
+def exclude(z: Tensor, strip: slice, pairs: tuple[Tensor, Tensor]) -> Tensor:
+    """`z` [c, N] with -inf at those (rows, cols) that lie in the strip of columns; the columns are sorted."""
+    rows, cols = pairs
+    if len(cols):
+        first, last = torch.searchsorted(cols, torch.tensor([strip.start, strip.stop], device=cols.device)).tolist()
+        z[cols[first:last] - strip.start, rows[first:last]] = -torch.inf
+    return z
+
+
+def merge_log_sums(partial: Tensor, ranks: Ranks) -> Tensor:
+    """log sum over ranks of exp(partial), elementwise; -inf where all are."""
+    if ranks.size == 1:
+        return partial
+    top = ranks.largest(partial.clone()).clamp_(min=torch.finfo(partial.dtype).min)
+    return ranks.add((partial - top).exp_()).log_().add_(top)
 
 
 def sigmoid_sum(
@@ -140,7 +174,7 @@ class _SigmoidSum(torch.autograd.Function):
         grad_image = image.new_zeros(image.shape if wanted else (0,), dtype=accumulate)
         grad_text = text.new_zeros(text.shape if wanted else (0,), dtype=accumulate)
         for strip in sweep.strips(image, text):
-            z = _scores(image, text[strip], scale, bias)
+            z = scores(image, text[strip], scale, bias)
             value[0] += F.softplus(z, threshold=40).sum()
             if wanted:
                 value[1] += z.sigmoid_().sum()
@@ -176,13 +210,11 @@ class _LogNormalisers(torch.autograd.Function):
         per_image = torch.full((len(image),), -torch.inf, dtype=accumulate, device=image.device)
         per_text = torch.zeros(len(text), dtype=accumulate, device=image.device)
         for strip in sweep.strips(image, text):
-            z = _excluded(_scores(image, text[strip], scale), strip, rows, cols)
+            z = exclude(scores(image, text[strip], scale), strip, (rows, cols))
             per_text[strip] = z.logsumexp(1)
             per_image = torch.logaddexp(per_image, z.logsumexp(0))
         sweep.ranks.add(per_text)
-        if sweep.ranks.size > 1:
-            top = sweep.ranks.largest(per_image.clone()).clamp_(min=torch.finfo(accumulate).min)
-            per_image = sweep.ranks.add((per_image - top).exp_()).log_().add_(top)
+        per_image = merge_log_sums(per_image, sweep.ranks)
         ctx.save_for_backward(image, text, scale, rows, cols, per_image, per_text)
         ctx.sweep = sweep
         return per_image, per_text
@@ -196,7 +228,7 @@ class _LogNormalisers(torch.autograd.Function):
         grad_image = torch.zeros_like(image, dtype=per_image.dtype)
         grad_text = torch.zeros_like(text, dtype=per_image.dtype)
         for strip in ctx.sweep.strips(image, text):
-            z = _excluded(_scores(image, text[strip], scale), strip, rows, cols)
+            z = exclude(scores(image, text[strip], scale), strip, (rows, cols))
             weight = (z - per_image).exp_().mul_(grads[0])
             weight += z.sub_(per_text[strip, None]).exp_().mul_(grads[1][strip, None])
             weight = weight.to(image.dtype)
@@ -233,22 +265,6 @@ class _PairCosines(torch.autograd.Function):
             grad_a.index_add_(0, r, b[c].to(grad_a.dtype).mul_(weight[:, None]))
             grad_b.index_add_(0, c, a[r].to(grad_a.dtype).mul_(weight[:, None]))
         return grad_a.to(a.dtype), grad_b.to(b.dtype), None, None
-
-
-def _scores(image: Tensor, captions: Tensor, scale: Tensor, bias: Tensor | None = None) -> Tensor:
-    """z [c, N] of a strip of captions [c, d] against the images [N, d]."""
-    z = product(captions, image.t())
-    if bias is None:
-        return z.mul_(scale)
-    return torch.addcmul(bias, z, scale, out=z)
-
-
-def _excluded(z: Tensor, strip: slice, rows: Tensor, cols: Tensor) -> Tensor:
-    """`z` [c, N] with -inf at the pairs that lie in the strip; `cols` is sorted."""
-    if len(cols):
-        first, last = torch.searchsorted(cols, torch.tensor([strip.start, strip.stop], device=cols.device)).tolist()
-        z[cols[first:last] - strip.start, rows[first:last]] = -torch.inf
-    return z
 
 
 def _subtract_pairs(image: Tensor, text: Tensor, pairs: tuple[Tensor, Tensor], grads: tuple[Tensor, Tensor]) -> Tensor:

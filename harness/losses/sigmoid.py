@@ -24,11 +24,9 @@ class _SigmoidFamily(Objective):
         start = torch.nan if spec.logit_bias == "calibrated" else spec.logit_bias
         self.bias = nn.Parameter(torch.tensor(start, dtype=torch.float32), requires_grad=spec.learn_logit_bias)
 
-    def forward(self, batch: PairBatch) -> tuple[Tensor, Logs]:
-        """The loss and its logs, `logit_bias` among them."""
-        loss, logs = super().forward(batch)
-        logs["logit_bias"] = self.bias.detach().clone()
-        return loss, logs
+    def _bias(self, dtype: torch.dtype) -> tuple[Tensor, Logs]:
+        """The bias as a scalar of `dtype`, and its log."""
+        return self.sweep.ranks.agreed(self.bias).to(dtype), {"logit_bias": self.bias.detach().clone()}
 
     @torch.no_grad()
     def calibrate(self, batches: Sequence[PairBatch]) -> None:
@@ -44,23 +42,23 @@ class MultiPositiveSigmoidObjective(_SigmoidFamily):
         super().__init__(spec, sweep)
         self.per_caption = spec.normaliser == "captions"
 
-    def _terms(self, batch: PairBatch, scale: Tensor) -> dict[str, Tensor]:
-        bias = self.sweep.ranks.agreed(self.bias).to(scale.dtype)
+    def _terms(self, batch: PairBatch, scale: Tensor) -> tuple[dict[str, Tensor], Logs]:
+        bias, logs = self._bias(scale.dtype)
         pairs = batch.final_positives
         total = sigmoid_sum(batch.image, batch.text, scale, bias, (pairs.rows, pairs.cols), self.sweep)
-        return {"pairs": total / len(batch.text if self.per_caption else batch.image)}
+        return {"pairs": total / len(batch.text if self.per_caption else batch.image)}, logs
 
 
 class SigmoidObjective(_SigmoidFamily):
     """SigLIP (Zhai et al., ICCV 2023); of k captions per image, the mean of the k losses of one caption each."""
 
-    def _terms(self, batch: PairBatch, scale: Tensor) -> dict[str, Tensor]:
-        bias = self.sweep.ranks.agreed(self.bias).to(scale.dtype)
-        own = torch.arange(len(batch.image), device=batch.image.device)
-        squares = [
-            sigmoid_sum(batch.image, batch.text[slot], scale, bias, (own, own), self.sweep) for slot in batch.by_slot()
+    def _terms(self, batch: PairBatch, scale: Tensor) -> tuple[dict[str, Tensor], Logs]:
+        bias, logs = self._bias(scale.dtype)
+        slots = [
+            sigmoid_sum(batch.image, text, scale, bias, (own.rows, own.cols), self.sweep)
+            for text, own in batch.squares()
         ]
-        return {"pairs": torch.stack(squares).mean() / len(batch.image)}
+        return {"pairs": torch.stack(slots).mean() / len(batch.image)}, logs
 
 
 def calibrated_bias(batches: Sequence[PairBatch], scale: float, sweep: Sweep) -> float:

@@ -1,15 +1,92 @@
-"""Losses made of log-normalisers and a target that is linear in the scores."""
+"""Losses made of log-normalisers and a sparse target that is linear in the scores."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
+import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
-from harness.losses.base import Objective, PairBatch, Positives
+from harness.losses.base import Logs, Objective, PairBatch, Positives
 from harness.losses.chunked import Sweep, log_normalisers, pair_cosines
-from harness.spec.loss import InfoNCE
+from harness.spec.loss import FNC, MACL, MAFA, InfoNCE, SoftTargetInfoNCE, SupConIn, SupConOut
 
-__all__ = ["InfoNCEObjective", "masked_mean", "sparse_cross_entropy"]
+__all__ = [
+    "FNCObjective",
+    "InfoNCEObjective",
+    "MACLObjective",
+    "MAFAObjective",
+    "MultiPositiveObjective",
+    "Sides",
+    "clip_terms",
+    "contrast",
+]
+
+Terms = dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Sides:
+    """Scores z = t s seen from the images and from the captions, and a sparse set of pairs.
+
+    A row (an image, or a caption) without a pair has no target: it is left out of the mean over rows.
+    """
+
+    per_image: Tensor
+    """[N] log of the sum of exp(z) over captions."""
+    per_text: Tensor
+    """[M] log of the sum of exp(z) over images."""
+    pairs: Positives
+    z: Tensor
+    """[P] scores of the pairs."""
+    image_count: Tensor
+    """[N] how many pairs each image has."""
+    text_count: Tensor
+    """[M] how many pairs each caption has."""
+
+    def mean_scores(self) -> tuple[Tensor, Tensor]:
+        """The mean of z over the pairs of each image [N] and of each caption [M]; 0 where there are none."""
+        rows, cols = self.pairs.rows, self.pairs.cols
+        by_image = torch.zeros_like(self.per_image).index_add(0, rows, self.z / self.image_count[rows])
+        return by_image, torch.zeros_like(self.per_text).index_add(0, cols, self.z / self.text_count[cols])
+
+    def mean_exponentials(self) -> tuple[Tensor, Tensor]:
+        """The logarithm of the mean of exp(z), likewise."""
+        by_image = _log_mean_exp(self.z, self.pairs.rows, self.image_count)
+        return by_image, _log_mean_exp(self.z, self.pairs.cols, self.text_count)
+
+    def cross_entropy(self, by_image: Tensor, by_text: Tensor) -> tuple[Tensor, Tensor]:
+        """Normaliser minus the target's score, of each image [N] and each caption [M]."""
+        return self.per_image - by_image, self.per_text - by_text
+
+    def terms(self, of_image: Tensor, of_text: Tensor) -> Terms:
+        """Half the mean of both directions' losses over the rows that have a pair; 0 where none has."""
+        return {
+            "image_to_text": _masked_mean(of_image, self.image_count > 0) / 2,
+            "text_to_image": _masked_mean(of_text, self.text_count > 0) / 2,
+        }
+
+
+def contrast(
+    image: Tensor,
+    text: Tensor,
+    pairs: Positives,
+    scale: Tensor,
+    sweep: Sweep,
+    excluded: tuple[Tensor, Tensor] | None = None,
+) -> Sides:
+    """Both sides of `image` [N, d] against `text` [M, d] with target pairs; `excluded` leave the normalisers."""
+    per_image, per_text = log_normalisers(image, text, scale, sweep, excluded)
+    z = scale * pair_cosines(image, text, pairs.rows, pairs.cols)
+    image_count, text_count = (count.to(z.dtype) for count in pairs.counts(len(image), len(text)))
+    return Sides(per_image, per_text, pairs, z, image_count, text_count)
+
+
+def clip_terms(image: Tensor, text: Tensor, pairs: Positives, scale: Tensor, sweep: Sweep) -> Terms:
+    """Cross-entropy to the row-normalised pairs; with one pair a row it is CLIP's loss."""
+    sides = contrast(image, text, pairs, scale, sweep)
+    return sides.terms(*sides.cross_entropy(*sides.mean_scores()))
 
 
 class InfoNCEObjective(Objective):
@@ -23,36 +100,121 @@ class InfoNCEObjective(Objective):
         super().__init__(spec, sweep)
         self.normaliser = spec.normaliser
 
-    def _terms(self, batch: PairBatch, scale: Tensor) -> dict[str, Tensor]:
+    def _terms(self, batch: PairBatch, scale: Tensor) -> tuple[Terms, Logs]:
         if self.normaliser == "pooled":
             truth = Positives.ground_truth(batch.owner)
-            both = sparse_cross_entropy(batch.image, batch.text, truth, scale, self.sweep)
-        else:
-            own = torch.arange(len(batch.image), device=batch.image.device)
-            slots = [
-                sparse_cross_entropy(batch.image, batch.text[slot], Positives(own, own), scale, self.sweep)
-                for slot in batch.by_slot()
-            ]
-            both = (torch.stack([slot[0] for slot in slots]).mean(), torch.stack([slot[1] for slot in slots]).mean())
-        return {"image_to_text": both[0] / 2, "text_to_image": both[1] / 2}
+            return clip_terms(batch.image, batch.text, truth, scale, self.sweep), {}
+        slots = [clip_terms(batch.image, text, own, scale, self.sweep) for text, own in batch.squares()]
+        return {name: torch.stack([slot[name] for slot in slots]).mean() for name in slots[0]}, {}
 
 
-def sparse_cross_entropy(
-    image: Tensor, text: Tensor, positives: Positives, scale: Tensor, sweep: Sweep
-) -> tuple[Tensor, Tensor]:
-    """Cross-entropy to the row-normalised positives: over the images' rows, and over the captions' columns.
+class MultiPositiveObjective(Objective):
+    """`soft_target_infonce`, `supcon_out` and `supcon_in`: log-normaliser minus a mean over the positives.
 
-    The mean is over the rows that have a positive; others have no target. Without any positive it is 0.
+    The mean of z is outside the logarithm for the first two, which are one function under two names, and inside it,
+    log mean exp(z), for `supcon_in`. No factor tau / base_tau: with a learned temperature it is wrong.
     """
-    per_image, per_text = log_normalisers(image, text, scale, sweep)
-    rows, cols = positives.rows, positives.cols
-    z = scale * pair_cosines(image, text, rows, cols)
-    in_row, in_col = (count.to(z.dtype) for count in positives.counts(len(image), len(text)))
-    hit_row = torch.zeros_like(in_row).index_add(0, rows, z / in_row[rows])
-    hit_col = torch.zeros_like(in_col).index_add(0, cols, z / in_col[cols])
-    return masked_mean(per_image - hit_row, in_row > 0), masked_mean(per_text - hit_col, in_col > 0)
+
+    def __init__(self, spec: SoftTargetInfoNCE | SupConOut | SupConIn, sweep: Sweep) -> None:
+        super().__init__(spec, sweep)
+        self.inside = isinstance(spec, SupConIn)
+
+    def _terms(self, batch: PairBatch, scale: Tensor) -> tuple[Terms, Logs]:
+        sides = contrast(batch.image, batch.text, batch.final_positives, scale, self.sweep)
+        target = sides.mean_exponentials() if self.inside else sides.mean_scores()
+        return sides.terms(*sides.cross_entropy(*target)), {}
 
 
-def masked_mean(values: Tensor, mask: Tensor) -> Tensor:
-    """The mean of `values` [n] where `mask` [n] is set, 0 where it is set nowhere."""
+class MAFAObjective(Objective):
+    """MAFA's smoothed InfoNCE (Byun et al., CVPR 2024): target (1 - a) rownorm(Y) + a uniform; a = 0 at first."""
+
+    def __init__(self, spec: MAFA, sweep: Sweep) -> None:
+        super().__init__(spec, sweep)
+        self.smoothing, self.start = spec.smoothing, spec.smoothing_from_epoch
+
+    def _terms(self, batch: PairBatch, scale: Tensor) -> tuple[Terms, Logs]:
+        a = self.smoothing if batch.epoch >= self.start else 0.0
+        sides = contrast(batch.image, batch.text, batch.final_positives, scale, self.sweep)
+        image, text = batch.image.to(scale.dtype), batch.text.to(scale.dtype)
+        uniform = (scale * (image @ text.mean(0)), scale * (text @ image.mean(0)))
+        target = [(1 - a) * hit + a * flat for hit, flat in zip(sides.mean_scores(), uniform, strict=True)]
+        return sides.terms(*sides.cross_entropy(*target)), {"smoothing": a}
+
+
+class MACLObjective(Objective):
+    """MACL (Huang et al., ICML 2023): tau = tau_0 (1 + alpha (A - A_0)), A the mean cosine of positives, detached.
+
+    With `reweight` each pair's loss -log P is divided by 1 - P, the (detached) probability of the rest of its row.
+    """
+
+    def __init__(self, spec: MACL, sweep: Sweep) -> None:
+        super().__init__(spec, sweep)
+        self.sharpness, self.start, self.reweight = spec.sharpness, spec.alignment_start, spec.reweight
+
+    def _terms(self, batch: PairBatch, scale: Tensor) -> tuple[Terms, Logs]:
+        pairs = batch.final_positives
+        with torch.no_grad():
+            cosines = pair_cosines(batch.image, batch.text, pairs.rows, pairs.cols)
+            alignment = cosines.sum() / max(1, len(pairs))
+        scale = scale / (1 + self.sharpness * (alignment - self.start))
+        logs: Logs = {"alignment": alignment, "logit_scale_in_use": scale.detach()}
+        if not self.reweight:
+            return clip_terms(batch.image, batch.text, pairs, scale, self.sweep), logs
+        # from the negatives only, since 1 - P is lost to rounding once P is near 1
+        sides = contrast(batch.image, batch.text, pairs, scale, self.sweep, excluded=(pairs.rows, pairs.cols))
+        of_image = _reweighted(sides.z, sides.per_image, pairs.rows, sides.image_count)
+        return sides.terms(of_image, _reweighted(sides.z, sides.per_text, pairs.cols, sides.text_count)), logs
+
+
+class FNCObjective(Objective):
+    """False-negative cancellation (Huynh et al., WACV 2022): mined pairs that are not ground truth are attracted,
+    as further targets of equal weight, or eliminated from the normalisers.
+    """
+
+    def __init__(self, spec: FNC, sweep: Sweep) -> None:
+        super().__init__(spec, sweep)
+        self.attract = spec.strategy == "attract"
+
+    def _terms(self, batch: PairBatch, scale: Tensor) -> tuple[Terms, Logs]:
+        truth, pairs = Positives.ground_truth(batch.owner), batch.final_positives
+        false = batch.owner[pairs.cols] != pairs.rows
+        rows, cols = pairs.rows[false], pairs.cols[false]
+        if self.attract:
+            union = Positives(torch.cat([truth.rows, rows]), torch.cat([truth.cols, cols]))
+            return clip_terms(batch.image, batch.text, union, scale, self.sweep), {}
+        sides = contrast(batch.image, batch.text, truth, scale, self.sweep, excluded=(rows, cols))
+        return sides.terms(*sides.cross_entropy(*sides.mean_scores())), {}
+
+
+def _log_mean_exp(z: Tensor, group: Tensor, count: Tensor) -> Tensor:
+    """log of the mean of exp(z) [P] in each group; `count` [n] is the groups' sizes; 0 for empty ones."""
+    top = torch.zeros_like(count).scatter_reduce(0, group, z.detach(), "amax", include_self=False)
+    total = torch.zeros_like(count).index_add(0, group, (z - top[group]).exp() / count[group])
+    return torch.where(count > 0, total, 1).log() + top
+
+
+def _reweighted(z: Tensor, negatives: Tensor, group: Tensor, count: Tensor) -> Tensor:
+    """The mean in each group [n] of -log P / (1 - P), P = exp(z) over exp(z), the group's other z and its negatives.
+
+    With x the logarithm of all but exp(z), less z, it is softplus(x) / sigmoid(x), exact for any x.
+
+    Args:
+        z: [P] scores of the positives.
+        negatives: [n] log-sums of the exponentials of the negatives, -inf for none.
+        group: [P] the group of each positive.
+        count: [n] the groups' sizes.
+    """
+    top = torch.zeros_like(count).scatter_reduce(0, group, z.detach(), "amax", include_self=False)[group]
+    own = (z - top).exp()
+    others = torch.zeros_like(count).index_add(0, group, own)[group] - own
+    alone = others <= 0
+    rest = torch.where(alone, 1, others).log() + top
+    negative = negatives[group]
+    rest = torch.where(alone, negative, torch.logaddexp(negative, torch.where(alone, negative, rest)))
+    x = rest - z
+    share = x.detach().sigmoid().clamp(min=torch.finfo(z.dtype).tiny)
+    return torch.zeros_like(count).index_add(0, group, F.softplus(x, threshold=40) / share / count[group])
+
+
+def _masked_mean(values: Tensor, mask: Tensor) -> Tensor:
     return torch.where(mask, values, 0).sum() / mask.sum().clamp(min=1)

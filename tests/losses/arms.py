@@ -1,13 +1,67 @@
-"""One spec of every arm and option, as it would stand in a TOML file."""
+"""Every arm and option, as it would stand in a TOML file, with its literal formula."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
-ARMS: dict[str, dict[str, Any]] = {
-    "infonce": {"kind": "infonce"},
-    "infonce slotwise": {"kind": "infonce", "normaliser": "slotwise"},
-    "sigmoid": {"kind": "sigmoid", "slotwise": True},
-    "multi_positive_sigmoid": {"kind": "multi_positive_sigmoid"},
-    "multi_positive_sigmoid per image": {"kind": "multi_positive_sigmoid", "normaliser": "images"},
+from pydantic import TypeAdapter
+
+from harness.spec.loss import Loss
+from tests.losses import formulas
+from tests.losses.world import Formula
+
+
+@dataclass(frozen=True)
+class Arm:
+    fields: dict[str, Any]
+    formula: Formula
+    captions: int | None = None
+    """Exactly as many captions per image, where the loss prescribes it."""
+    on_sphere: bool = False
+    """Its code uses that rows are unit vectors where its formula doesn't: gradients agree along the sphere."""
+
+    @property
+    def spec(self) -> Loss:
+        spec: Loss = TypeAdapter(Loss).validate_python(self.fields)
+        return spec
+
+
+def _arm(kind: str, formula: Formula, captions: int | None = None, on_sphere: bool = False, **fields: Any) -> Arm:
+    return Arm({"kind": kind, **fields}, formula, captions, on_sphere)
+
+
+ARMS: dict[str, Arm] = {
+    "infonce": _arm("infonce", formulas.infonce_pooled),
+    "infonce slotwise": _arm("infonce", formulas.infonce_slotwise, normaliser="slotwise"),
+    "sigmoid": _arm("sigmoid", formulas.sigmoid_slotwise, slotwise=True),
+    "multi_positive_sigmoid": _arm("multi_positive_sigmoid", formulas.stable_multi_positive_sigmoid),
+    "per image": _arm("multi_positive_sigmoid", formulas.sigmoid_per_image, normaliser="images"),
+    "supcon_out": _arm("supcon_out", formulas.supcon_out),
+    "supcon_in": _arm("supcon_in", formulas.supcon_in),
+    "soft_target_infonce": _arm("soft_target_infonce", formulas.soft_target_infonce),
+    "mafa": _arm("mafa", formulas.mafa),
+    "mafa before": _arm("mafa", formulas.soft_target_infonce, smoothing_from_epoch=2.0),
+    "alip": _arm("alip", formulas.alip, captions=2),
+    "alip as coded": _arm("alip", formulas.alip_as_coded, captions=2, gates="as_coded"),
+    "cwcl": _arm("cwcl", formulas.cwcl_image),
+    "cwcl text": _arm("cwcl", formulas.cwcl_text, modality="text"),
+    "cyclip": _arm("cyclip", formulas.cyclip, slotwise=True),
+    "cloob": _arm("cloob", formulas.cloob, slotwise=True),
+    "align_uniform": _arm("align_uniform", formulas.align_uniform, on_sphere=True),
+    "soft_teacher": _arm("soft_teacher", formulas.soft_teacher_image_text),
+    "soft_teacher images": _arm(
+        "soft_teacher", formulas.soft_teacher_image_image, similarity="image_image", teacher_scale=10, weight=0.3
+    ),
+    "soft_teacher texts": _arm(
+        "soft_teacher", formulas.soft_teacher_text_text, similarity="text_text", teacher_scale=5
+    ),
+    "otter": _arm("otter", formulas.otter),
+    "macl": _arm("macl", formulas.macl),
+    "macl plain": _arm("macl", formulas.macl_plain, reweight=False),
+    "fnc attract": _arm("fnc", formulas.fnc_attract),
+    "fnc eliminate": _arm("fnc", formulas.fnc_eliminate, strategy="eliminate"),
+    "filip": _arm("filip", formulas.filip),
+    "dreamlip": _arm("dreamlip", formulas.dreamlip),
+    "dreamlip threshold": _arm("dreamlip", formulas.dreamlip_thresholded, threshold=None),
 }

@@ -9,23 +9,25 @@ from torch import Tensor
 from harness.losses import PairBatch
 
 
-def mask_of(batch: PairBatch) -> Tensor:
-    """Y [N, M]: mined, or the ground truth."""
-    truth = batch.owner[None, :] == torch.arange(len(batch.image))[:, None]
-    return truth if batch.positives is None else batch.positives.dense(*truth.shape)
-
-
 def truth_of(batch: PairBatch) -> Tensor:
+    """B [N, M]."""
     return batch.owner[None, :] == torch.arange(len(batch.image))[:, None]
 
 
+def mask_of(batch: PairBatch) -> Tensor:
+    """Y [N, M]: mined, or the ground truth."""
+    truth = truth_of(batch)
+    return truth if batch.positives is None else batch.positives.dense(*truth.shape)
+
+
+def slot_columns(batch: PairBatch) -> list[list[int]]:
+    """Per slot, the caption of each image."""
+    slots, images = range(int(batch.slot.max()) + 1), range(len(batch.image))
+    return [[int(((batch.owner == i) & (batch.slot == slot)).nonzero()) for i in images] for slot in slots]
+
+
 def slots_of(batch: PairBatch) -> list[Tensor]:
-    """Per slot, the text features [N, d] in the order of the images."""
-    slots = []
-    for slot in range(int(batch.slot.max()) + 1):
-        columns = [int(((batch.owner == i) & (batch.slot == slot)).nonzero()) for i in range(len(batch.image))]
-        slots.append(batch.text[columns])
-    return slots
+    return [batch.text[columns] for columns in slot_columns(batch)]
 
 
 def multi_positive_sigmoid(batch: PairBatch, t: Tensor, b: Tensor) -> Tensor:
@@ -39,6 +41,11 @@ def stable_multi_positive_sigmoid(batch: PairBatch, t: Tensor, b: Tensor) -> Ten
     return -F.logsigmoid(m * (t * batch.image @ batch.text.T + b)).sum() / len(batch.text)
 
 
+def sigmoid_per_image(batch: PairBatch, t: Tensor, b: Tensor) -> Tensor:
+    m = 2 * mask_of(batch).double() - 1
+    return -F.logsigmoid(m * (t * batch.image @ batch.text.T + b)).sum() / len(batch.image)
+
+
 def sigmoid_slotwise(batch: PairBatch, t: Tensor, b: Tensor) -> Tensor:
     losses = []
     for text in slots_of(batch):
@@ -47,24 +54,271 @@ def sigmoid_slotwise(batch: PairBatch, t: Tensor, b: Tensor) -> Tensor:
     return torch.stack(losses).mean()
 
 
+def clip(image: Tensor, text: Tensor, t: Tensor) -> Tensor:
+    z, labels = t * image @ text.T, torch.arange(len(text))
+    return (F.cross_entropy(z, labels) + F.cross_entropy(z.T, labels)) / 2
+
+
 def infonce_slotwise(batch: PairBatch, t: Tensor, b: Tensor) -> Tensor:
-    losses = []
-    for text in slots_of(batch):
-        z = t * batch.image @ text.T
-        labels = torch.arange(len(text))
-        losses.append((F.cross_entropy(z, labels) + F.cross_entropy(z.T, labels)) / 2)
-    return torch.stack(losses).mean()
+    return torch.stack([clip(batch.image, text, t) for text in slots_of(batch)]).mean()
 
 
-def rows_to_target(z: Tensor, target: Tensor) -> Tensor:
+def average(losses: list[Tensor], like: Tensor) -> Tensor:
+    return torch.stack(losses).mean() if losses else like.sum() * 0
+
+
+def to_target(z: Tensor, target: Tensor) -> Tensor:
     """Mean over the rows whose target is not empty of the cross-entropy to the normalised target."""
-    losses = []
-    for row, weights in zip(z, target.double(), strict=True):
-        if weights.sum() > 0:
-            losses.append(-(weights / weights.sum() * row.log_softmax(0)).sum())
-    return torch.stack(losses).mean() if losses else z.sum() * 0
+    losses = [
+        -(weights / weights.sum() * row.log_softmax(0)).sum()
+        for row, weights in zip(z, target.double(), strict=True)
+        if weights.sum() > 0
+    ]
+    return average(losses, z)
+
+
+def both_to_target(z: Tensor, target: Tensor) -> Tensor:
+    return (to_target(z, target) + to_target(z.T, target.T)) / 2
+
+
+def scores(batch: PairBatch, t: Tensor) -> Tensor:
+    return t * batch.image @ batch.text.T
 
 
 def infonce_pooled(batch: PairBatch, t: Tensor, b: Tensor) -> Tensor:
-    z, truth = t * batch.image @ batch.text.T, truth_of(batch)
-    return (rows_to_target(z, truth) + rows_to_target(z.T, truth.T)) / 2
+    return both_to_target(scores(batch, t), truth_of(batch))
+
+
+def soft_target_infonce(batch: PairBatch, t: Tensor, b: Tensor) -> Tensor:
+    return both_to_target(scores(batch, t), mask_of(batch))
+
+
+def supcon_out(batch: PairBatch, t: Tensor, b: Tensor) -> Tensor:
+    def side(z: Tensor, y: Tensor) -> Tensor:
+        return average([-(r - r.exp().sum().log())[p].mean() for r, p in zip(z, y, strict=True) if p.any()], z)
+
+    z, y = scores(batch, t), mask_of(batch)
+    return (side(z, y) + side(z.T, y.T)) / 2
+
+
+def supcon_in(batch: PairBatch, t: Tensor, b: Tensor) -> Tensor:
+    def side(z: Tensor, y: Tensor) -> Tensor:
+        return average([-(r.softmax(0)[p].mean().log()) for r, p in zip(z, y, strict=True) if p.any()], z)
+
+    z, y = scores(batch, t), mask_of(batch)
+    return (side(z, y) + side(z.T, y.T)) / 2
+
+
+def mafa(batch: PairBatch, t: Tensor, b: Tensor) -> Tensor:
+    def side(z: Tensor, y: Tensor) -> Tensor:
+        rows = []
+        for row, mask in zip(z, y.double(), strict=True):
+            if mask.sum() > 0:
+                target = 0.5 * mask / mask.sum() + 0.5 / len(row)
+                rows.append(-(target * row.log_softmax(0)).sum())
+        return average(rows, z)
+
+    z, y = scores(batch, t), mask_of(batch)
+    return (side(z, y) + side(z.T, y.T)) / 2
+
+
+def macl(batch: PairBatch, t: Tensor, b: Tensor) -> Tensor:
+    """With x = log sum of exp over the rest of the row - z: P = 1 / (1 + e^x), -log P / (1 - P)."""
+
+    def pair(row: Tensor, j: int) -> Tensor:
+        x = torch.cat([row[:j], row[j + 1 :]]).logsumexp(0) - row[j]
+        return torch.log1p(x.exp()) / (x.exp() / (1 + x.exp())).detach()
+
+    def side(z: Tensor, y: Tensor) -> Tensor:
+        rows = [
+            torch.stack([pair(row, int(j)) for j in mask.nonzero()]).mean()
+            for row, mask in zip(z, y, strict=True)
+            if mask.any()
+        ]
+        return average(rows, z)
+
+    z, y = adapted_scores(batch, t), mask_of(batch)
+    return (side(z, y) + side(z.T, y.T)) / 2
+
+
+def adapted_scores(batch: PairBatch, t: Tensor) -> Tensor:
+    cosines, y = batch.image @ batch.text.T, mask_of(batch)
+    return t * cosines / (1 + 0.5 * (cosines.detach()[y].mean() if y.any() else 0.0))
+
+
+def macl_plain(batch: PairBatch, t: Tensor, b: Tensor) -> Tensor:
+    return both_to_target(adapted_scores(batch, t), mask_of(batch))
+
+
+def fnc_attract(batch: PairBatch, t: Tensor, b: Tensor) -> Tensor:
+    return both_to_target(scores(batch, t), truth_of(batch) | mask_of(batch))
+
+
+def fnc_eliminate(batch: PairBatch, t: Tensor, b: Tensor) -> Tensor:
+    truth = truth_of(batch)
+    gone = mask_of(batch) & ~truth
+
+    def side(z: Tensor, truth: Tensor, gone: Tensor) -> Tensor:
+        rows = [row[~out].logsumexp(0) - row[own].mean() for row, own, out in zip(z, truth, gone, strict=True)]
+        return torch.stack(rows).mean()
+
+    z = scores(batch, t)
+    return (side(z, truth, gone) + side(z.T, truth.T, gone.T)) / 2
+
+
+def alip(batch: PairBatch, t: Tensor, b: Tensor, as_coded: bool = False) -> Tensor:
+    """The first step: every H is .99 * 1 + .01 * the batch's mean."""
+    raw, synthetic = slots_of(batch)
+
+    def gate(a: Tensor, c: Tensor) -> Tensor:
+        similarity = (a * c).sum(1).detach()
+        return torch.exp(similarity - (0.99 + 0.01 * similarity.mean())) ** 2
+
+    sample = gate(raw, synthetic)
+    total = torch.zeros((), dtype=torch.float64)
+    for text in (raw, synthetic):
+        pair = gate(batch.image, text)
+        if as_coded:
+            pair = torch.where(sample < 1, pair, torch.ones_like(pair))
+        z, labels = t * batch.image @ text.T, torch.arange(len(text))
+        ce = (F.cross_entropy(z, labels, reduction="none") + F.cross_entropy(z.T, labels, reduction="none")) / 2
+        total = total + (ce * sample.clamp(max=1) * pair).mean()
+    return total
+
+
+def alip_as_coded(batch: PairBatch, t: Tensor, b: Tensor) -> Tensor:
+    return alip(batch, t, b, as_coded=True)
+
+
+def teacher_of(batch: PairBatch) -> tuple[Tensor, Tensor, Tensor]:
+    """X [N, e], C [M, e], and the mean caption embeddings [N, e]."""
+    image, text = batch.teacher_image, batch.teacher_text
+    assert image is not None
+    assert text is not None
+    return image, text, torch.stack([text[batch.owner == i].mean(0) for i in range(len(image))])
+
+
+def cwcl_image(batch: PairBatch, t: Tensor, b: Tensor) -> Tensor:
+    x, _, _ = teacher_of(batch)
+    z, w = scores(batch, t), 0.5 + 0.5 * x @ x[batch.owner].T
+    return (to_target(z, w) + to_target(z.T, truth_of(batch).T)) / 2
+
+
+def cwcl_text(batch: PairBatch, t: Tensor, b: Tensor) -> Tensor:
+    _, c, mean = teacher_of(batch)
+    z, w = scores(batch, t), 0.5 + 0.5 * c @ mean.T
+    return (to_target(z, truth_of(batch)) + to_target(z.T, w)) / 2
+
+
+def teacher_similarity(batch: PairBatch, kind: str) -> Tensor:
+    """S [N, M]; text_text by the block mean of C C^T."""
+    x, c, _ = teacher_of(batch)
+    if kind == "image_text":
+        return x @ c.T
+    if kind == "image_image":
+        return x @ x[batch.owner].T
+    return torch.stack([(c[batch.owner == i] @ c.T).mean(0) for i in range(len(x))])
+
+
+def soft_teacher(batch: PairBatch, t: Tensor, kind: str, scale: float, weight: float) -> Tensor:
+    z, s = scores(batch, t), scale * teacher_similarity(batch, kind)
+    soft = (F.cross_entropy(z, s.softmax(1)) + F.cross_entropy(z.T, s.T.softmax(1))) / 2
+    return weight * soft + (1 - weight) * soft_target_infonce(batch, t, torch.zeros(()))
+
+
+def soft_teacher_image_text(batch: PairBatch, t: Tensor, b: Tensor) -> Tensor:
+    return soft_teacher(batch, t, "image_text", 100.0, 1.0)
+
+
+def soft_teacher_image_image(batch: PairBatch, t: Tensor, b: Tensor) -> Tensor:
+    return soft_teacher(batch, t, "image_image", 10.0, 0.3)
+
+
+def soft_teacher_text_text(batch: PairBatch, t: Tensor, b: Tensor) -> Tensor:
+    return soft_teacher(batch, t, "text_text", 5.0, 1.0)
+
+
+def sinkhorn(affinity: Tensor, entropy: float, iterations: int) -> Tensor:
+    plan = torch.exp(affinity / entropy)
+    for _ in range(iterations):
+        plan = plan / plan.sum(1, keepdim=True) / len(plan)
+        plan = plan / plan.sum(0, keepdim=True) / plan.shape[1]
+    return plan / plan.sum(1, keepdim=True)
+
+
+def otter(batch: PairBatch, t: Tensor, b: Tensor) -> Tensor:
+    affinity = sum(teacher_similarity(batch, kind) for kind in ("image_text", "image_image", "text_text"))
+    assert isinstance(affinity, Tensor)
+    affinity = affinity.masked_fill(truth_of(batch), -torch.inf)
+    z = scores(batch, t)
+    plan = F.cross_entropy(z, sinkhorn(affinity, 0.15, 5)) + F.cross_entropy(z.T, sinkhorn(affinity.T, 0.15, 5))
+    return 0.5 * infonce_pooled(batch, t, b) + 0.5 * plan / 2
+
+
+def cyclip(batch: PairBatch, t: Tensor, b: Tensor) -> Tensor:
+    losses = []
+    for text in slots_of(batch):
+        s, n = batch.image @ text.T, len(text)
+        in_modal = (batch.image @ batch.image.T - text @ text.T).square().sum() / n
+        losses.append(clip(batch.image, text, t) + 0.25 * in_modal + 0.25 * (s - s.T).square().sum() / n)
+    return torch.stack(losses).mean()
+
+
+def cloob(batch: PairBatch, t: Tensor, b: Tensor) -> Tensor:
+    def retrieve(state: Tensor, stored: Tensor) -> Tensor:
+        return F.normalize((8 * state @ stored.T).softmax(1) @ stored, dim=1)
+
+    def info_loob(a: Tensor, c: Tensor) -> Tensor:
+        z = t * a @ c.T
+        others = ~torch.eye(len(z), dtype=torch.bool)
+        return torch.stack([z[i][others[i]].logsumexp(0) - z[i, i] for i in range(len(z))]).mean()
+
+    x, losses = batch.image, []
+    for y in slots_of(batch):
+        images = info_loob(retrieve(x, x), retrieve(y, x))
+        losses.append((images + info_loob(retrieve(y, y), retrieve(x, y))) / t)
+    return torch.stack(losses).mean()
+
+
+def align_uniform(batch: PairBatch, t: Tensor, b: Tensor) -> Tensor:
+    y = mask_of(batch)
+    squares = (batch.image[:, None] - batch.text[None]).square().sum(2)
+
+    def uniform(x: Tensor) -> Tensor:
+        others = ~torch.eye(len(x), dtype=torch.bool)
+        return torch.exp(-2 * (x[:, None] - x[None]).square().sum(2)[others]).mean().log()
+
+    texts = torch.stack([uniform(text) for text in slots_of(batch)]).mean()
+    total = soft_target_infonce(batch, t, b) + (uniform(batch.image) + texts) / 2
+    if y.any():
+        total = total + squares[y].mean()
+    return total if y.all() else total + torch.exp(-2 * squares[~y]).mean().log()
+
+
+def filip(batch: PairBatch, t: Tensor, b: Tensor) -> Tensor:
+    patches, tokens, mask = batch.image_tokens, batch.text_tokens, batch.text_mask
+    assert patches is not None
+    assert tokens is not None
+    assert mask is not None
+    images, texts = range(len(patches)), range(len(tokens))
+    pair = [[patches[i] @ tokens[j][mask[j]].T for j in texts] for i in images]
+    by_image = t * torch.stack([torch.stack([pair[i][j].amax(1).mean() for j in texts]) for i in images])
+    by_text = t * torch.stack([torch.stack([pair[i][j].amax(0).mean() for i in images]) for j in texts])
+    return (to_target(by_image, truth_of(batch)) + to_target(by_text, truth_of(batch).T)) / 2
+
+
+def dreamlip(batch: PairBatch, t: Tensor, b: Tensor, threshold: float = 0.0) -> Tensor:
+    patches = batch.image_tokens
+    assert patches is not None
+    grouped = []
+    for text, owner in zip(batch.text, batch.owner, strict=True):
+        s = patches[owner] @ text
+        share = (s - s.min()) / (s.max() - s.min() + 1e-10)
+        share = torch.where(share < threshold, torch.zeros_like(share), share)
+        grouped.append(F.normalize(share / share.sum() @ patches[owner], dim=0))
+    return infonce_slotwise(batch, t, b) + clip(torch.stack(grouped), batch.text, t)
+
+
+def dreamlip_thresholded(batch: PairBatch, t: Tensor, b: Tensor) -> Tensor:
+    assert batch.image_tokens is not None
+    return dreamlip(batch, t, b, threshold=1 / batch.image_tokens.shape[1])

@@ -11,12 +11,10 @@ from multiprocessing import get_context
 import pytest
 import torch
 import torch.distributed as dist
-from pydantic import TypeAdapter
 
 from harness.losses import PairBatch, Positives, Ranks, build_objective
-from harness.spec.loss import Loss
 from tests.losses.arms import ARMS
-from tests.losses.world import Outcome, Shape, outcome_of, random_batch
+from tests.losses.world import CAPTION_PARTS, FEATURES, IMAGE_PARTS, Outcome, Shape, outcome_of, random_batch
 
 IMAGES, CAPTIONS = 8, 2
 
@@ -32,41 +30,35 @@ def _part(whole: PairBatch, rank: int, size: int) -> PairBatch:
     n = IMAGES // size
     images, captions = slice(rank * n, (rank + 1) * n), slice(rank * n * CAPTIONS, (rank + 1) * n * CAPTIONS)
     assert whole.positives is not None
-    assert whole.teacher_image is not None
-    assert whole.teacher_text is not None
     mine = (whole.positives.rows >= rank * n) & (whole.positives.rows < (rank + 1) * n)
     return replace(
         whole,
-        image=whole.image[images],
-        text=whole.text[captions],
+        **{name: whole.__dict__[name][images] for name in IMAGE_PARTS},
+        **{name: whole.__dict__[name][captions] for name in CAPTION_PARTS if name != "owner"},
         owner=whole.owner[captions] - rank * n,
-        slot=whole.slot[captions],
-        is_raw=whole.is_raw[captions],
         positives=Positives(whole.positives.rows[mine] - rank * n, whole.positives.cols[mine]),
-        teacher_image=whole.teacher_image[images],
-        teacher_text=whole.teacher_text[captions],
     )
 
 
 def _work(rank: int, folder: str) -> dict[tuple[int, str], Outcome]:
-    """What every arm says on this rank of four, and on the first two as a group of their own."""
+    """What every arm says on this rank of four, and of two."""
     torch.set_num_threads(1)
     os.environ["GLOO_SOCKET_IFNAME"] = "lo"
     dist.init_process_group(
-        "gloo", init_method=f"file://{folder}/store", rank=rank, world_size=4, timeout=timedelta(seconds=120)
+        "gloo", init_method=f"file://{folder}/store", rank=rank, world_size=4, timeout=timedelta(seconds=60)
     )
-    pair = dist.new_group([0, 1])
-    assert not isinstance(pair, int)
-    results = {(4, name): _outcome(name, Ranks.world()) for name in ARMS}
-    if rank < 2:
-        results |= {(2, name): _outcome(name, Ranks(pair, rank, 2)) for name in ARMS}
+    pairs = [dist.new_group([0, 1]), dist.new_group([2, 3])][rank // 2]
+    assert not isinstance(pairs, int)
+    results: dict[tuple[int, str], Outcome] = {}
+    for ranks in (Ranks.world(), Ranks(pairs, rank % 2, 2)):
+        results |= {(ranks.size, name): _outcome(name, ranks) for name in ARMS}
     dist.barrier()
     dist.destroy_process_group()
     return results
 
 
 def _outcome(name: str, ranks: Ranks) -> Outcome:
-    objective = build_objective(TypeAdapter(Loss).validate_python(ARMS[name]), ranks, chunk=3)
+    objective = build_objective(ARMS[name].spec, ranks, chunk=3)
     return outcome_of(objective, _part(_whole(), ranks.rank, ranks.size), 8.0, -3.0)
 
 
@@ -82,9 +74,8 @@ def outcomes(tmp_path_factory: pytest.TempPathFactory) -> list[dict[tuple[int, s
 def test_any_world_size_is_one_process(size: int, name: str, outcomes: list[dict[tuple[int, str], Outcome]]) -> None:
     parts = [outcomes[rank][size, name] for rank in range(size)]
     # the towers' gradients are averaged over ranks: each rank's features carry `size` times their gradient
-    image = torch.cat([part.image for part in parts]) / size
-    text = torch.cat([part.text for part in parts]) / size
-    replace(parts[0], image=image, text=text).assert_close(_outcome(name, Ranks()))
+    features = {each: torch.cat([part.features[each] for part in parts]) / size for each in FEATURES}
+    replace(parts[0], features=features).assert_close(_outcome(name, Ranks()))
     for part in parts:
         assert torch.equal(part.log_scale, parts[0].log_scale)
         assert torch.equal(part.bias, parts[0].bias)

@@ -43,6 +43,8 @@ def random_batch(shape: Shape) -> PairBatch:
     if shape.mined:
         hits = torch.rand(n, n * k, generator=make) < shape.density
         positives = Positives(*hits.nonzero(as_tuple=True))
+    tokens = F.normalize(torch.randn(n * k, 4, shape.width, generator=make, dtype=torch.float64), dim=2)
+    lengths = torch.randint(1, 5, (n * k,), generator=make)
     return PairBatch(
         image=rows(n, shape.width),
         text=rows(n * k, shape.width),
@@ -53,27 +55,52 @@ def random_batch(shape: Shape) -> PairBatch:
         teacher_image=rows(n, shape.width + 2),
         teacher_text=rows(n * k, shape.width + 2),
         epoch=1.0,
+        image_tokens=F.normalize(torch.randn(n, 3, shape.width, generator=make, dtype=torch.float64), dim=2),
+        text_tokens=tokens,
+        text_mask=torch.arange(4) < lengths[:, None],
     )
 
 
+IMAGE_PARTS = ("image", "teacher_image", "image_tokens")
+CAPTION_PARTS = ("text", "owner", "slot", "is_raw", "teacher_text", "text_tokens", "text_mask")
+FEATURES = ("image", "text", "image_tokens", "text_tokens")
+
+
 def with_gradients(batch: PairBatch) -> PairBatch:
-    return replace(batch, image=batch.image.clone().requires_grad_(), text=batch.text.clone().requires_grad_())
+    leaves = {name: batch.__dict__[name].clone().requires_grad_() for name in FEATURES}
+    return replace(batch, **leaves)
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """A loss with its gradients with respect to images, texts, log t and b."""
+    """A loss with its gradients with respect to the features, log t and b."""
 
     value: Tensor
-    image: Tensor
-    text: Tensor
+    features: dict[str, Tensor]
     log_scale: Tensor
     bias: Tensor
 
     def assert_close(self, other: Outcome, rtol: float = 1e-9, atol: float = 1e-11) -> None:
-        for name in ("value", "image", "text", "log_scale", "bias"):
-            ours, theirs = self.__dict__[name], other.__dict__[name]
-            assert torch.allclose(ours, theirs, rtol=rtol, atol=atol), f"{name}: {ours} is not {theirs}"
+        ours, theirs = self._parts(), other._parts()
+        for name, part in ours.items():
+            close = torch.allclose(part, theirs[name], rtol=rtol, atol=atol)
+            assert close, f"{name}: {part} is not {theirs[name]}"
+
+    def along_sphere(self, batch: PairBatch) -> Outcome:
+        """The gradients without their part along the features."""
+        points = {name: batch.__dict__[name] for name in self.features}
+        along = {n: g - (g * points[n]).sum(-1, keepdim=True) * points[n] for n, g in self.features.items()}
+        return replace(self, features=along)
+
+    def _parts(self) -> dict[str, Tensor]:
+        return {"value": self.value, "log_scale": self.log_scale, "bias": self.bias, **self.features}
+
+
+def _outcome(loss: Tensor, batch: PairBatch, log_scale: Tensor, bias: Tensor) -> Outcome:
+    if loss.requires_grad:
+        torch.autograd.backward(loss)
+    features = {name: _grad(batch.__dict__[name]) for name in FEATURES}
+    return Outcome(loss.detach(), features, _grad(log_scale), _grad(bias))
 
 
 def _grad(tensor: Tensor) -> Tensor:
@@ -86,11 +113,10 @@ def outcome_of(objective: Objective, batch: PairBatch, scale: float, bias: float
     with torch.no_grad():
         parameters["log_scale"].fill_(torch.tensor(scale, dtype=torch.float64).log())
         b = parameters.get("bias", torch.zeros((), dtype=torch.float64)).fill_(bias)
+    parameters["log_scale"].requires_grad_()
     batch = with_gradients(batch)
     loss, _ = objective(batch)
-    if loss.requires_grad:
-        torch.autograd.backward(loss)
-    return Outcome(loss.detach(), _grad(batch.image), _grad(batch.text), _grad(parameters["log_scale"]), _grad(b))
+    return _outcome(loss, batch, parameters["log_scale"], b)
 
 
 def formula_of(formula: Formula, batch: PairBatch, scale: float, bias: float = 0.0) -> Outcome:
@@ -98,7 +124,15 @@ def formula_of(formula: Formula, batch: PairBatch, scale: float, bias: float = 0
     log_scale = torch.tensor(scale, dtype=torch.float64).log().requires_grad_()
     b = torch.tensor(bias, dtype=torch.float64, requires_grad=True)
     batch = with_gradients(batch)
-    loss = formula(batch, log_scale.exp(), b)
-    if loss.requires_grad:
-        torch.autograd.backward(loss)
-    return Outcome(loss.detach(), _grad(batch.image), _grad(batch.text), _grad(log_scale), _grad(b))
+    return _outcome(formula(batch, log_scale.exp(), b), batch, log_scale, b)
+
+
+def permuted(batch: PairBatch, rows: Tensor, cols: Tensor) -> PairBatch:
+    """The same pairs with the images in the order `rows` and the captions in the order `cols`."""
+    taken = {name: part[rows] for name, part in batch.__dict__.items() if name in IMAGE_PARTS}
+    taken |= {name: part[cols] for name, part in batch.__dict__.items() if name in CAPTION_PARTS}
+    taken["owner"] = rows.argsort()[taken["owner"]]
+    if batch.positives is not None:
+        mask = batch.positives.dense(len(rows), len(cols))[rows][:, cols]
+        taken["positives"] = Positives(*mask.nonzero(as_tuple=True))
+    return replace(batch, **taken)

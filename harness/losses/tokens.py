@@ -1,0 +1,96 @@
+"""Losses that compare tokens: FILIP's late interaction and DreamLIP's sub-caption grouping.
+
+They are computed whole on every rank; their cost is that of all pairs of tokens, or of M x M pairs.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F  # noqa: N812
+from torch import Tensor
+from torch.utils.checkpoint import checkpoint
+
+from harness.losses.base import Logs, Objective, PairBatch, Positives
+from harness.losses.chunked import Sweep
+from harness.losses.softmax import Terms, clip_terms
+from harness.spec.loss import FILIP, DreamLIP
+
+__all__ = ["DreamLIPObjective", "FILIPObjective"]
+
+_STRIP_ELEMENTS = 2**24
+
+
+class FILIPObjective(Objective):
+    """FILIP (Yao et al., ICLR 2022): CLIP's loss on token-wise similarities.
+
+    s^I_ij = mean over i's patches of the best matching token of j; s^T_ij = mean over j's tokens of the best matching
+    patch of i. Images are contrasted by s^I, captions by s^T; padding takes no part.
+    """
+
+    def __init__(self, spec: FILIP, sweep: Sweep) -> None:
+        super().__init__(spec, sweep)
+
+    def _terms(self, batch: PairBatch, scale: Tensor) -> tuple[Terms, Logs]:
+        image, text, mask = batch.image_tokens, batch.text_tokens, batch.text_mask
+        if image is None or text is None or mask is None:
+            raise ValueError("filip needs image tokens, text tokens and their mask")
+        image, text = image.to(scale.dtype), text.to(scale.dtype)
+        size = self.sweep.chunk or max(1, _STRIP_ELEMENTS // (image.shape[0] * image.shape[1] * text.shape[1]))
+        strips = zip(torch.split(text, size), torch.split(mask, size), strict=True)
+        parts = [checkpoint(_late_interaction, image, *strip, use_reentrant=False) for strip in strips]
+        by_image, by_text = (scale * torch.cat(side, dim=1) for side in zip(*parts, strict=True))
+        own = batch.owner[None, :] == torch.arange(len(image), device=image.device)[:, None]
+        target = own.to(scale.dtype)
+        target = target / target.sum(1, keepdim=True).clamp(min=1)
+        return {
+            "image_to_text": F.cross_entropy(by_image, target) / 2,
+            "text_to_image": F.cross_entropy(by_text.t(), batch.owner) / 2,
+        }, {}
+
+
+class DreamLIPObjective(Objective):
+    """DreamLIP (Zheng et al., ECCV 2024): the mean of CLIP's losses of the k captions, and a local loss.
+
+    Locally, each caption is contrasted, among all captions of the batch, with the patches of its own image grouped to
+    it: weighted by their similarity to the caption, min-max normalised over the patches, those under a threshold left
+    out. The local loss shares the temperature.
+    """
+
+    def __init__(self, spec: DreamLIP, sweep: Sweep) -> None:
+        super().__init__(spec, sweep)
+        self.weight, self.threshold = spec.local_weight, spec.threshold
+
+    def _terms(self, batch: PairBatch, scale: Tensor) -> tuple[Terms, Logs]:
+        if batch.image_tokens is None:
+            raise ValueError("dreamlip needs image tokens")
+        slots = [clip_terms(batch.image, text, own, scale, self.sweep) for text, own in batch.squares()]
+        patches, text = batch.image_tokens.to(scale.dtype), batch.text.to(scale.dtype)
+        threshold = 1 / patches.shape[1] if self.threshold is None else self.threshold
+        size = self.sweep.chunk or max(1, _STRIP_ELEMENTS // (patches.shape[1] * patches.shape[2]))
+        strips = zip(torch.split(text, size), torch.split(batch.owner, size), strict=True)
+        grouped = [checkpoint(_grouped, patches, *strip, threshold, use_reentrant=False) for strip in strips]
+        every = torch.arange(len(text), device=text.device)
+        local = clip_terms(torch.cat(grouped), text, Positives(every, every), scale, self.sweep)
+        return {
+            "global": torch.stack([sum(slot.values(), scale.new_zeros(())) for slot in slots]).mean(),
+            "local": self.weight * (local["image_to_text"] + local["text_to_image"]),
+        }, {}
+
+
+def _late_interaction(image: Tensor, text: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+    """s^I and s^T [N, c] of images [N, p, d] and captions [c, l, d] with mask [c, l]."""
+    similarity = torch.einsum("npd,cld->ncpl", image, text)
+    best_token = similarity.masked_fill(~mask[None, :, None, :], -torch.inf).amax(3)
+    best_patch = similarity.amax(2).masked_fill(~mask[None], 0)
+    return best_token.mean(2), best_patch.sum(2) / mask.sum(1)
+
+
+def _grouped(patches: Tensor, text: Tensor, owner: Tensor, threshold: float) -> Tensor:
+    """For captions [c, d] of images `owner` [c], their images' patches [N, p, d] grouped to them: [c, d] unit rows."""
+    own = patches[owner]
+    similarity = torch.einsum("cpd,cd->cp", own, text)
+    low, high = similarity.amin(1, keepdim=True), similarity.amax(1, keepdim=True)
+    share = (similarity - low) / (high - low + 1e-10)
+    share = torch.where(share < threshold, 0, share)
+    weights = share / share.sum(1, keepdim=True).clamp(min=1e-10)
+    return F.normalize(torch.einsum("cp,cpd->cd", weights, own), dim=1)

@@ -1,0 +1,60 @@
+"""Every arm against its literal formula in float64: values and gradients, at random shapes."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from harness.losses import PairBatch, build_objective
+from tests.losses.arms import ARMS, Arm
+from tests.losses.world import Shape, formula_of, outcome_of, permuted, random_batch
+
+shapes = st.builds(
+    Shape,
+    images=st.integers(2, 6),
+    captions=st.integers(1, 3),
+    width=st.integers(2, 6),
+    density=st.sampled_from([0.0, 0.1, 0.5, 1.0]),
+    mined=st.booleans(),
+    duplicates=st.booleans(),
+    seed=st.integers(0, 10_000),
+)
+scales = st.sampled_from([0.01, 1.0, 14.0, 100.0])
+biases = st.sampled_from([-30.0, -10.0, 0.0, 5.0])
+chunks = st.sampled_from([None, 1, 3, 1000])
+arms = pytest.mark.parametrize("arm", ARMS.values(), ids=ARMS)
+quick = settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.differing_executors])
+
+
+def _batch(arm: Arm, shape: Shape) -> PairBatch:
+    return random_batch(shape if arm.captions is None else replace(shape, captions=arm.captions))
+
+
+@arms
+@quick
+@given(shapes, scales, biases, chunks)
+def test_formula(arm: Arm, shape: Shape, scale: float, bias: float, chunk: int | None) -> None:
+    batch = _batch(arm, shape)
+    ours = outcome_of(build_objective(arm.spec, chunk=chunk), batch, scale, bias)
+    reference = formula_of(arm.formula, batch, scale, bias)
+    if arm.on_sphere:
+        ours, reference = ours.along_sphere(batch), reference.along_sphere(batch)
+    ours.assert_close(reference, rtol=1e-8, atol=1e-9)
+
+
+@arms
+@quick
+@given(shapes, st.integers(0, 99))
+def test_images_may_be_permuted_with_their_captions(arm: Arm, shape: Shape, seed: int) -> None:
+    batch = _batch(arm, shape)
+    make = torch.Generator().manual_seed(seed)
+    rows = torch.randperm(len(batch.image), generator=make)
+    cols = torch.randperm(len(batch.text), generator=make)
+    plain = outcome_of(build_objective(arm.spec), batch, 7.0, -4.0)
+    moved = outcome_of(build_objective(arm.spec), permuted(batch, rows, cols), 7.0, -4.0)
+    features = {name: part[rows if name.startswith("image") else cols] for name, part in plain.features.items()}
+    moved.assert_close(replace(plain, features=features), rtol=1e-8, atol=1e-9)
