@@ -94,7 +94,7 @@ def _jittered(image: Image.Image, augment: FFFAugment, chance: Uniforms) -> Imag
 def _turned(image: Image.Image, turns: float) -> Image.Image:
     """`image` with its hue shifted by `turns` of the colour wheel."""
     hue, saturation, value = image.convert("HSV").split()
-    shifted = (np.asarray(hue, dtype=np.int64) + round(turns * 255)) % 256
+    shifted = (np.asarray(hue, dtype=np.int64) + int(turns * 255)) % 256
     return Image.merge("HSV", (Image.fromarray(shifted.astype(np.uint8)), saturation, value)).convert("RGB")
 
 
