@@ -15,8 +15,8 @@ IMAGE_TEXT, IMAGE_IMAGE, TEXT_TEXT, GROUND_TRUTH = 1, 2, 4, 8
 """Bits of `Mined.clause`."""
 CLAUSES = {"image_text": IMAGE_TEXT, "image_image": IMAGE_IMAGE, "text_text": TEXT_TEXT}
 
-_TILE_CPU, _TILE_GPU = 2**22, 2**25
-"""Scores of a tile: 16 MB in float32 stay near a CPU's cache, 128 MB keep a GPU busy."""
+_TILE_CPU, _TILE_GPU = 2**22, 2**26
+"""Scores of a tile: 16 MB in float32 stay near a CPU's cache, 256 MB keep a GPU busy."""
 
 
 @dataclass(frozen=True)

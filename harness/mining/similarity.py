@@ -14,8 +14,6 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-_GATHERED = 2**20
-"""Feature elements gathered at a time when single pairs are scored."""
 _HALF = (torch.float16, torch.bfloat16)
 _OPERAND_ROUNDING = {"highest": 0.0, "high": 2.0**-9, "medium": 2.0**-6}
 """What PyTorch's float32 matmul precision may cost: none, TF32 or bfloat16 operands."""
@@ -29,7 +27,8 @@ class Pairs(NamedTuple):
 
     def select(self, mask: Tensor) -> Pairs:
         """Those where `mask` [P] holds."""
-        return Pairs(self.rows[mask], self.cols[mask])
+        kept = torch.nonzero(mask).squeeze(1)
+        return Pairs(self.rows[kept], self.cols[kept])
 
 
 Exact = Callable[[Pairs], Tensor]
@@ -54,11 +53,15 @@ def margin(features: Tensor) -> float:
 def dots(left: Tensor, right: Tensor, pairs: Pairs) -> Tensor:
     """<left[row], right[column]> for each pair, in float64 and in pieces of bounded memory. [P]."""
     scores = torch.empty(len(pairs.rows), dtype=torch.float64, device=left.device)
-    step = max(1, _GATHERED // left.shape[1])
-    for first in range(0, len(scores), step):
-        piece = slice(first, first + step)
+    for piece in pieces(len(scores), left):
         scores[piece] = (left[pairs.rows[piece]].double() * right[pairs.cols[piece]].double()).sum(1)
     return scores
+
+
+def pieces(count: int, features: Tensor) -> list[slice]:
+    """`count` rows as wide as `features` cut into pieces of bounded memory, 8 MB in float64 (a GPU's: 32 MB)."""
+    step = max(1, 2 ** (22 if features.is_cuda else 20) // features.shape[1])
+    return [slice(first, first + step) for first in range(0, count, step)]
 
 
 def passing(scores: Tensor, threshold: float, slack: float, pairs: Pairs, exact: Exact) -> Tensor:
@@ -69,7 +72,7 @@ def passing(scores: Tensor, threshold: float, slack: float, pairs: Pairs, exact:
     above = scores > threshold
     close = torch.nonzero((scores - threshold).abs() <= slack).squeeze(1)
     if len(close):
-        above[close] = exact(pairs.select(close)) > threshold
+        above[close] = exact(Pairs(pairs.rows[close], pairs.cols[close])) > threshold
     return above
 
 

@@ -8,7 +8,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from harness.mining.similarity import Pairs, Tile, dots, margin, product, slices
+from harness.mining.similarity import Pairs, Tile, dots, margin, pieces, product, slices
 
 Reduction = Literal["mean", "max", "block_mean"]
 
@@ -102,7 +102,6 @@ class TextScores:
 def _mean_embeddings(text: Tensor, owner: Tensor, counts: Tensor) -> Tensor:
     """Mean of the captions of every image in float64 [N, e]; NaN for an image without captions."""
     total = torch.zeros(len(counts), text.shape[1], dtype=torch.float64, device=text.device)
-    for first in range(0, len(text), 1024):
-        part = slice(first, first + 1024)
+    for part in pieces(len(text), text):
         total.index_add_(0, owner[part], text[part].double())
     return total / counts.unsqueeze(1)

@@ -65,17 +65,6 @@ class Captions(Spec):
             return {}
         return {name: (self.count - number + turns - 1) // turns for number, name in enumerate(self.sources)}
 
-    def irrelevant(self) -> frozenset[str]:
-        """What cannot change which captions are seen: the source of none, the mixing of one."""
-        names = set()
-        if self.count == 0:
-            names.add("source")
-        if self.raw + self.count == 1:
-            names.add("mixing")
-        if not (self.raw and self.count):
-            names.add("pseudo_share")
-        return frozenset(names)
-
     def science(self, *, defaults: bool = False) -> dict[str, Any]:
         """As in Spec; specs by which the same captions are seen give the same answer, however they are written."""
         return super(Captions, self._normal()).science(defaults=defaults)
