@@ -1,6 +1,6 @@
 """Where the members of a tar file lie, so that each can be read alone.
 
-The standard library's tarfile takes 10 times as long a member, which matters for tens of millions of them.
+The standard library's tarfile takes three times as long a member, which matters for tens of millions of them.
 Formats read: POSIX.1-1988 (ustar), pax (path and size), GNU (long names), with the headers' checksums verified.
 """
 
