@@ -1,0 +1,84 @@
+"""Cores, memory, GPUs and SLURM of this machine."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+
+from harness.doctor.finding import Finding, answer
+
+_GPUS = ["nvidia-smi", "--query-gpu=name,memory.total,driver_version", "--format=csv,noheader"]
+_TORCH = "import torch; print(torch.version.cuda, torch.cuda.device_count() if torch.cuda.is_available() else 0)"
+_SLURM = ("sbatch", "squeue", "sacct", "scancel")
+
+
+def processor(quota: Path = Path("/sys/fs/cgroup/cpu.max")) -> Finding:
+    """Cores and memory that runs may use."""
+    cores, memory_gb = len(os.sched_getaffinity(0)), psutil.virtual_memory().total / 1e9
+    found = f"{cores} cores, {memory_gb:.0f} GB of memory"
+    if (allowed := _quota(quota)) is not None and allowed < cores:
+        remedy = f"give `--jobs {max(int(allowed), 1)}`: more workers slow each other down"
+        return Finding("warning", "processor", f"{found}, but this container may use {allowed:g} cores", remedy)
+    if memory_gb < 4:
+        return Finding("warning", "processor", f"{found}: a run takes 1 to 2 GB", "give `--jobs 1`")
+    return Finding("ok", "processor", found)
+
+
+def shared_memory(folder: Path = Path("/dev/shm"), least_gb: float = 1.0) -> Iterator[Finding]:
+    """Loader workers hand batches over in shared memory; a container's default of 64 MB ends in a bus error."""
+    if folder.is_dir() and (size_gb := shutil.disk_usage(folder).total / 1e9) < least_gb:
+        remedy = "start the container with --shm-size=8g, or keep resources.loader_workers at 0"
+        yield Finding("warning", "shared memory", f"{folder} has {size_gb:.2f} GB", remedy)
+
+
+def gpu() -> Finding:
+    """GPUs of the driver, and whether torch can use them (asked in a process of its own)."""
+    if shutil.which("nvidia-smi") is None:
+        return Finding("ok", "GPU", "no NVIDIA driver: runs use the processor")
+    status, text = answer(_GPUS, timeout_s=10)
+    if status != 0 or not text:
+        return Finding(
+            "warning", "GPU", f"nvidia-smi fails ({text})", "mend the driver; until then runs use the processor"
+        )
+    gpus = [line.strip() for line in text.splitlines()]
+    status, text = answer([sys.executable, "-c", _TORCH], timeout_s=60)
+    words = text.split()
+    if status != 0 or len(words) != 2:
+        last = text.splitlines()[-1] if text else "no answer"
+        return Finding("error", "GPU", f"torch cannot be imported ({last})", "install the locked requirements")
+    if int(words[1]) == 0:
+        what = "has no CUDA" if words[0] == "None" else f"for CUDA {words[0]} does not work with this driver"
+        remedy = "install a torch and torchvision for the driver's CUDA; until then runs use the processor"
+        return Finding("warning", "GPU", f"{'; '.join(gpus)}: but the installed torch {what}", remedy)
+    return Finding("ok", "GPU", f"{'; '.join(gpus)}; torch uses {words[1]} with CUDA {words[0]}")
+
+
+def slurm() -> Finding:
+    """SLURM's commands, its controller, and its accounting, without which a killed job is never seen to end."""
+    lacking = [name for name in _SLURM if shutil.which(name) is None]
+    if len(lacking) == len(_SLURM):
+        return Finding("ok", "SLURM", "not on this machine: runs stay here")
+    if lacking:
+        return Finding("error", "SLURM", f"{', '.join(lacking)} not found", "install SLURM's client commands")
+    status, text = answer(["squeue", "--noheader", "--me", "--format=%i"], timeout_s=10)
+    if status != 0:
+        return Finding("error", "SLURM", f"the controller does not answer ({text})", "ask the cluster's administrators")
+    status, text = answer(["sacct", "--noheader", "--allocations", "--format=JobID"], timeout_s=10)
+    if status != 0:
+        remedy = "accounting storage (slurmdbd) has to be on: without it ends of jobs cannot be told"
+        return Finding("error", "SLURM", f"sacct fails ({text})", remedy)
+    return Finding("ok", "SLURM", "commands, controller and accounting answer")
+
+
+def _quota(file: Path) -> float | None:
+    """Cores that a cgroup (version 2) allows, or None for no limit."""
+    try:
+        limit, period = file.read_text(encoding="ascii").split()
+    except (OSError, ValueError):
+        return None
+    return None if limit == "max" else int(limit) / int(period)

@@ -1,0 +1,11 @@
+"""MLflow as a projection of the store: run folders are the truth, and can be imported again at any time.
+
+`sync` writes what is new to any tracking URI; a server that is dead or slow costs seconds and loses nothing.
+"""
+
+from __future__ import annotations
+
+from harness.tracking.places import probe, redacted, ui_command
+from harness.tracking.sync import SyncResult, prepare, sync
+
+__all__ = ["SyncResult", "prepare", "probe", "redacted", "sync", "ui_command"]

@@ -1,0 +1,58 @@
+"""Which records are imported already, told without MLflow: its import alone takes seconds.
+
+SQLite is asked itself, so a database that is gone or put back tells the truth. For other URIs a ledger in the store
+(tracking.json) remembers; it is a cache, and deleting it costs one look at every run.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Mapping
+from contextlib import closing
+from typing import Any
+
+from harness.errors import StoreError
+from harness.files import read_json, write_json
+from harness.store import Store
+from harness.tracking.places import database_file, redacted
+
+STAMP = "harness.stamp"
+_STAMPS = """
+    SELECT tags.value FROM tags JOIN runs USING (run_uuid) JOIN experiments USING (experiment_id)
+    WHERE tags.key = ? AND experiments.name = ?
+"""
+
+
+def known_stamps(uri: str, store: Store, experiment: str) -> frozenset[str]:
+    """Stamps of the records of `experiment` that are at `uri`; fewer when it cannot be told."""
+    file = database_file(uri)
+    if file is None:
+        return frozenset(_ledger(store).get(redacted(uri), {}).get(experiment, {}).get("stamps", ()))
+    try:
+        with closing(sqlite3.connect(f"{file.as_uri()}?mode=rw", uri=True, timeout=1)) as database:
+            return frozenset(stamp for (stamp,) in database.execute(_STAMPS, (STAMP, experiment)))
+    except sqlite3.Error:
+        return frozenset()
+
+
+def known_experiment(uri: str, store: Store, experiment: str) -> str | None:
+    """MLflow's id of `experiment` when the ledger was written: another one now means that the server was emptied."""
+    known = _ledger(store).get(redacted(uri), {}).get(experiment, {}).get("id")
+    return str(known) if known is not None else None
+
+
+def remember(uri: str, store: Store, experiment: str, *, mlflow_id: str, stamps: frozenset[str]) -> None:
+    """Write to the ledger that the records of `stamps` are at `uri`; SQLite needs none."""
+    if database_file(uri) is None:
+        ledger = dict(_ledger(store))
+        entry = {"id": mlflow_id, "stamps": sorted(stamps)}
+        ledger[redacted(uri)] = {**ledger.get(redacted(uri), {}), experiment: entry}
+        write_json(store.root / "tracking.json", ledger)
+
+
+def _ledger(store: Store) -> Mapping[str, Any]:
+    try:
+        ledger = read_json(store.root / "tracking.json")
+    except StoreError:
+        return {}
+    return ledger if isinstance(ledger, dict) else {}

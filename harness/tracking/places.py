@@ -1,0 +1,140 @@
+"""Tracking URIs: what they name, and whether it can be used, told within seconds and without importing MLflow.
+
+MLflow itself must not find out: with a damaged SQLite file or a dead PostgreSQL it tries for 100 s, with a dead
+server for 8 minutes.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import socket
+import sqlite3
+import sys
+import urllib.error
+import urllib.request
+from contextlib import closing
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+from harness.errors import TrackingError
+from harness.store import Store
+
+CONNECT_TIMEOUT_S = 2.0
+LATER = "`harness sync SPEC` goes on where it stopped"
+_SQLITE = re.compile(r"sqlite(?:\+\w+)?://(.*)", re.DOTALL)
+_PORTS = {"postgresql": 5432, "postgres": 5432, "mysql": 3306, "mssql": 1433}
+_ENVIRONMENT = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
+
+
+def database_file(uri: str) -> Path | None:
+    """The file of an SQLite URI (as SQLAlchemy reads it: `%20` is a space), or None for any other URI.
+
+    Raises:
+        TrackingError: the URI names no file.
+    """
+    match = _SQLITE.fullmatch(uri)
+    if match is None:
+        return None
+    path = unquote(match[1].partition("?")[0].removeprefix("/"))
+    if not path or path == ":memory:":
+        raise TrackingError("names no file", where=uri, fix="write sqlite:////absolute/path/mlflow.db")
+    return Path(path).absolute()
+
+
+def redacted(uri: str) -> str:
+    """`uri` without its password, to be shown or kept."""
+    return re.sub(r"(://[^:/@]*):[^@/]*@", r"\1:***@", uri)
+
+
+def lock_file(uri: str, store: Store) -> Path:
+    """What an importer locks: beside an SQLite file, which several stores may share; else in the store."""
+    file = database_file(uri)
+    return store.root / "tracking.lock" if file is None else file.with_name(f"{file.name}.lock")
+
+
+def artifact_location(uri: str, store: Store) -> str | None:
+    """Where artifacts go; None where a tracking server decides. MLflow's own default is the working folder."""
+    file = database_file(uri)
+    if file is not None:
+        return (file.parent / "mlflow-artifacts").as_uri()
+    return (store.root.absolute() / "mlflow-artifacts").as_uri() if _dialect(uri) in _PORTS else None
+
+
+def probe(uri: str) -> None:
+    """Raise TrackingError within seconds if `uri` cannot be used; nothing is created."""
+    file = database_file(uri)
+    scheme = urlsplit(uri).scheme
+    if file is not None:
+        _probe_file(file)
+    elif scheme in ("http", "https"):
+        _probe_server(uri)
+    elif _dialect(uri) in _PORTS:
+        _probe_port(uri)
+    elif scheme in ("", "file"):
+        raise TrackingError("MLflow 3 has no file store", where=uri, fix=f"write sqlite:///{uri}/mlflow.db")
+
+
+def ui_command(uri: str, port: int) -> list[str]:
+    """The command that serves MLflow's UI on the records at `uri`, for this machine only.
+
+    Raises:
+        TrackingError: `uri` is a tracking server, which has its own UI.
+    """
+    if urlsplit(uri).scheme in ("http", "https"):
+        raise TrackingError("is a server with a UI of its own", where=redacted(uri), fix="open it in a browser")
+    file = database_file(uri)
+    root = (file.parent if file else Path.cwd()) / "mlflow-artifacts"
+    settings = [f"{name}={value}" for name, value in _ENVIRONMENT.items()]
+    server = [sys.executable, "-m", "mlflow", "ui", "--backend-store-uri", uri, "--workers", "1"]
+    place = ["--default-artifact-root", root.as_uri(), "--host", "127.0.0.1", "--port", str(port)]
+    return ["/usr/bin/env", *settings, *server, *place]
+
+
+def _dialect(uri: str) -> str:
+    return urlsplit(uri).scheme.partition("+")[0]
+
+
+def _probe_file(file: Path) -> None:
+    where = str(file)
+    if not file.exists():
+        folder = next(parent for parent in file.parents if parent.exists())
+        if not folder.is_dir() or not os.access(folder, os.W_OK | os.X_OK):
+            raise TrackingError("cannot be created", where=where, fix=f"make {folder} writable or set tracking_uri")
+        return
+    if not os.access(file, os.R_OK | os.W_OK):
+        raise TrackingError("cannot be written", where=where, fix="mend its permissions or set tracking_uri")
+    try:
+        with closing(sqlite3.connect(f"{file.as_uri()}?mode=rw", uri=True, timeout=CONNECT_TIMEOUT_S)) as database:
+            database.execute("PRAGMA schema_version").fetchone()
+    except sqlite3.OperationalError as error:
+        raise TrackingError(f"cannot be read ({error})", where=where, fix=LATER) from error
+    except sqlite3.DatabaseError as error:
+        fix = "move it away: all records are imported again from the store"
+        raise TrackingError(f"is damaged ({error})", where=where, fix=fix) from error
+
+
+def _probe_server(uri: str) -> None:
+    """A server that answers at all is alive, whatever the answer: a proxy may hide /health."""
+    try:
+        with urllib.request.urlopen(f"{uri.rstrip('/')}/health", timeout=CONNECT_TIMEOUT_S):
+            return
+    except urllib.error.HTTPError as error:
+        if error.code < 500:
+            return
+        what = f"answers with HTTP status {error.code}"
+    except (OSError, ValueError) as error:
+        reason = error.reason if isinstance(error, urllib.error.URLError) else error
+        what = f"the tracking server does not answer ({reason})"
+    raise TrackingError(what, where=redacted(uri), fix="start it or mend tracking_uri")
+
+
+def _probe_port(uri: str) -> None:
+    parts = urlsplit(uri)
+    address = (parts.hostname or "localhost", parts.port or _PORTS[_dialect(uri)])
+    try:
+        with socket.create_connection(address, timeout=CONNECT_TIMEOUT_S):
+            return
+    except OSError as error:
+        what = f"the database does not answer ({error})"
+        raise TrackingError(what, where=redacted(uri), fix="start it or mend tracking_uri") from error
