@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
@@ -47,6 +49,12 @@ def test_a_schema_is_a_valid_schema(name: str) -> None:
 def test_generated_files_are_current(path: Path) -> None:
     assert path.is_file()
     assert path.read_text(encoding="utf-8") == GENERATED[path], "run `make generate`"
+
+
+def test_the_command_writes_the_same(tmp_path: Path) -> None:
+    subprocess.run([sys.executable, "-m", "harness", "schema", "--out", str(tmp_path)], cwd=ROOT, check=True)
+    written = {path.name: path.read_text(encoding="utf-8") for path in tmp_path.iterdir()}
+    assert written == {path.name: text for path, text in GENERATED.items() if path.suffix == ".json"}
 
 
 @pytest.mark.parametrize("file", SPECS, ids=lambda file: file.stem)
