@@ -13,6 +13,8 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.version import Version
 
+from harness import reference
+
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 DIRECT = [Requirement(text) for text in (*PROJECT["dependencies"], *PROJECT["optional-dependencies"]["dev"])]
@@ -84,6 +86,10 @@ def test_check_runs_formatter_linter_types_and_import_order() -> None:
 def test_demo_is_the_quickstart() -> None:
     assert dry_run("demo").split()[1:] == ["run", "ablations/quickstart.toml"]
     assert (ROOT / "ablations/quickstart.toml").is_file()
+
+
+def test_generate_runs_the_module_that_writes_the_reference() -> None:
+    assert dry_run("generate").split()[1:] == ["-m", reference.__name__]
 
 
 def test_all_tests_are_the_fast_and_the_others() -> None:
