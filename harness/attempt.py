@@ -80,12 +80,11 @@ class Attempt:
                 self._report(at, trainer)
             stopping = self.stop.is_set()
             if stopping or time.monotonic() - saved > self.experiment.resources.checkpoint_every_s:
-                self._save(at, student)
+                self._save(at, trainer, student)
                 saved = time.monotonic()
             if stopping and at.step < trainer.steps:
                 return False
-        self._report(at, trainer)
-        self._save(at, student)  # a kill during evaluation costs no step
+        self._save(at, trainer, student)  # a kill during evaluation costs no step
         checkpoint.save_weights(self.folder.weights, self.towers.model)
         return True
 
@@ -152,7 +151,8 @@ class Attempt:
         self.folder.keep_metrics_until(step)
         return Progress(step, duration_s, self.number)
 
-    def _save(self, at: Progress, student: Student) -> None:
+    def _save(self, at: Progress, trainer: Trainer, student: Student) -> None:
+        self._report(at, trainer)
         checkpoint.save(self.folder.checkpoint, run_id=self.folder.id, progress=at, parts=student.parts)
 
     def _log(self, at: Progress, logs: dict[str, float], trainer: Trainer) -> None:

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import logging
 import tempfile
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -117,7 +120,7 @@ def build_towers(spec: Model, *, seed: int = 0) -> Towers:
         ModelError: open_clip has no such model, or the weights are missing or do not fit.
     """
     config = spec.config or shipped_config(spec.name)
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=[]), _quiet():
         torch.manual_seed(seed)
         model, tokenizer = _from_config(config) if config else _by_name(spec)
     if config and spec.weights:
@@ -151,6 +154,16 @@ def load_weights(model: nn.Module, file: Path) -> None:
     except Exception as error:  # torch.load raises anything from KeyError to UnpicklingError
         first = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ModelError(f"does not fit the model ({first})", where=str(file), fix="name the model it is of") from error
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """open_clip warns on the root logger that random weights are random; weights that fail to load are errors here."""
+    logging.disable(logging.WARNING)
+    try:
+        yield
+    finally:
+        logging.disable(logging.NOTSET)
 
 
 def _by_name(spec: Model) -> tuple[nn.Module, Any]:

@@ -1,0 +1,108 @@
+"""Killed and resumed equals uninterrupted, bit for bit."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from harness import worker
+from harness.attempt import Attempt, load_request
+from harness.store import RunFolder, State
+from tests.node.small import STEPS, experiment, planned, prepared
+
+ALL = {"source": "captioner", "count": 2, "mixing": "all"}
+SAMPLE = {"source": "captioner", "count": 2, "mixing": "sample"}
+MINING = {"kind": "threshold", "image_text": {"quantile": 0.9}, "image_image": {"quantile": 0.95}}
+ARMS: dict[str, dict[str, Any]] = {
+    "infonce": {},
+    "sampled": {"captions": SAMPLE},
+    "sigmoid": {"loss": {"kind": "sigmoid"}},
+    "fff": {"captions": ALL, "loss": {"kind": "multi_positive_sigmoid"}, "mining": MINING},
+    "alip": {"captions": {"source": "captioner", "count": 1}, "loss": {"kind": "alip"}},
+    "soft_teacher": {"loss": {"kind": "soft_teacher"}},
+    "grouped": {
+        "train": {
+            "duration": f"{STEPS} steps",
+            "global_batch_size": 16,
+            "batches": {"kind": "grouped", "search_space": 48},
+            "augment": {"kind": "crop"},
+        }
+    },
+}
+
+
+class StopAfter(threading.Event):
+    """Asks to stop when it was looked at `steps` times: once after each step."""
+
+    def __init__(self, steps: int) -> None:
+        super().__init__()
+        self._left = steps
+
+    def is_set(self) -> bool:
+        self._left -= 1
+        return self._left <= 0
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One store for all arms, so that the teacher is trained once."""
+    return tmp_path_factory.mktemp("resume")
+
+
+def teach(root: Path, teacher: str | None, one: Any) -> None:
+    if teacher is None:
+        return
+    plan, _ = planned(root, one)
+    folder = prepared(root, plan.runs[teacher])
+    if folder.state() is not State.DONE:
+        assert worker.main(folder.path) == worker.DONE
+
+
+def final(folder: RunFolder) -> tuple[dict[str, torch.Tensor], list[dict[str, float]], Any]:
+    weights = torch.load(folder.weights, weights_only=True)["state_dict"]
+    lines = [{k: v for k, v in line.values.items() if k != "images_per_s"} for line in folder.step_metrics()]
+    return weights, lines, folder.record().evaluations
+
+
+@pytest.mark.parametrize("arm", ARMS)
+def test_interrupted_run_ends_bitwise_equal(arm: str, root: Path, tmp_path: Path) -> None:
+    one = experiment(**ARMS[arm])
+    _, run = planned(root, one)
+    teach(root, run.teacher, one)
+    straight = prepared(root, run)
+    assert worker.main(straight.path) == worker.DONE
+    reference = final(straight)
+
+    straight.path.rename(tmp_path / "aside")  # the same id again, in the same store, with the same teacher
+    folder = prepared(root, run)
+    stops = np.random.default_rng(len(arm)).choice(np.arange(1, STEPS - 1), size=2, replace=False)
+    for steps in sorted(stops.tolist()):
+        done = int(folder.read_progress().get("step", 0))
+        with folder.claimed():
+            attempt = Attempt(folder, load_request(folder), 1, StopAfter(steps - done))
+            assert not attempt.train()
+        assert folder.state() is State.INTERRUPTED
+    assert worker.main(folder.path) == worker.DONE
+
+    weights, lines, evaluations = final(folder)
+    assert [len(lines), lines[-1]["loss"]] == [STEPS, reference[1][-1]["loss"]]
+    assert lines == reference[1]
+    assert evaluations == reference[2]
+    assert weights.keys() == reference[0].keys()
+    assert all(torch.equal(weights[name], reference[0][name]) for name in weights)
+
+
+def test_seeds_differ_and_repeat(root: Path) -> None:
+    losses = {}
+    for seed in (0, 1):
+        _, run = planned(root, experiment(seed=seed))
+        folder = prepared(root, run)
+        if folder.state() is not State.DONE:
+            assert worker.main(folder.path) == worker.DONE
+        losses[seed] = [line.values["loss"] for line in folder.step_metrics()]
+    assert losses[0] != losses[1]
