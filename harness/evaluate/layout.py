@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Literal
 
 from harness.errors import DataError
-from harness.spec.evaluation import check_template, set_name
+from harness.spec.evaluation import Evaluation, check_template, set_name
 
 SPLIT = "test"
 Task = Literal["zeroshot_classification", "zeroshot_retrieval"]
@@ -67,6 +67,20 @@ def describe(path: Path, name: str | None = None) -> Layout:
     classnames = _classnames(path) if task == "zeroshot_classification" else ()
     templates = _templates(path) if task == "zeroshot_classification" else ()
     return Layout(name or set_name(str(path)), path, task, _shards(path), classnames, templates)
+
+
+def check_templates(layout: Layout, spec: Evaluation) -> None:
+    """Refuse a classification set without prompt templates, unless `spec` gives its own.
+
+    Raises:
+        DataError: there are none.
+    """
+    if layout.task == "zeroshot_classification" and spec.templates == "set" and not layout.templates:
+        raise DataError(
+            "there are no prompt templates",
+            where=str(layout.path / "zeroshot_classification_templates.txt"),
+            fix='write one a line, such as "a photo of a {c}.", or give evaluation.templates',
+        )
 
 
 def _remedy(reference: str, tried: list[Path], known: list[str]) -> str:

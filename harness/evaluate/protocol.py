@@ -19,11 +19,9 @@ from typing import Any
 
 from open_clip import OPENAI_IMAGENET_TEMPLATES, SIMPLE_IMAGENET_TEMPLATES
 
-from harness.errors import DataError
-from harness.evaluate.layout import SPLIT
-from harness.evaluate.retrieval import definitions
+from harness.evaluate import retrieval, zero_shot
+from harness.evaluate.layout import SPLIT, check_templates
 from harness.evaluate.sets import EvaluationSet
-from harness.evaluate.zero_shot import DEFINITIONS
 from harness.spec.evaluation import Evaluation, TextNormalisation
 
 VERSION = 1
@@ -55,12 +53,12 @@ def protocol(evaluation_set: EvaluationSet, spec: Evaluation, transform_name: st
         case "zeroshot_classification":
             names = evaluation_set.layout.classnames
             return common | {
-                "metrics": DEFINITIONS,
+                "metrics": zero_shot.DEFINITIONS,
                 "classnames": {"count": len(names), "sha256": _sha256(names)},
                 "templates": list(templates(evaluation_set, spec)),
             }
         case "zeroshot_retrieval":
-            return common | {"metrics": definitions(spec.recall_k), "prefix": spec.prefix}
+            return common | {"metrics": retrieval.DEFINITIONS, "prefix": spec.prefix}
 
 
 def protocol_id(protocol: dict[str, Any]) -> str:
@@ -76,12 +74,7 @@ def templates(evaluation_set: EvaluationSet, spec: Evaluation) -> tuple[str, ...
     """
     match spec.templates:
         case "set":
-            if not evaluation_set.layout.templates:
-                raise DataError(
-                    "there are no prompt templates",
-                    where=str(evaluation_set.layout.path / "zeroshot_classification_templates.txt"),
-                    fix='write one a line, such as "a photo of a {c}.", or give evaluation.templates',
-                )
+            check_templates(evaluation_set.layout, spec)
             return evaluation_set.layout.templates
         case "imagenet7":
             return tuple(template("{c}") for template in SIMPLE_IMAGENET_TEMPLATES)

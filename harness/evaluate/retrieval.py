@@ -11,15 +11,12 @@ from torch import Tensor
 from harness.evaluate.metrics import Index, clustered_proportion, proportion
 from harness.record import Metric
 
-SCORES_AT_ONCE = 2**22
-"""Scores of one block: 16 MiB, which stays near the caches and bounds the memory at any size of a set."""
-
-
-def definitions(recall_k: Sequence[int]) -> dict[str, str]:
-    """What each metric means, for the protocol."""
-    image = {f"image_retrieval_recall@{k}": f"share of captions whose image is among the best {k}" for k in recall_k}
-    text = {f"text_retrieval_recall@{k}": f"share of images with a caption among the best {k}" for k in recall_k}
-    return image | text
+SCORES_AT_ONCE = 2**20
+"""Scores of one block: 4 MiB, which stays in the caches and bounds the memory at any size of a set."""
+DEFINITIONS = {
+    "image_retrieval_recall@k": "share of captions whose image is among the k images of highest score",
+    "text_retrieval_recall@k": "share of images of which a caption is among the k captions of highest score",
+}
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,7 +54,7 @@ def retrieval_ranks(image_features: Tensor, captions: Captions) -> Ranks:
         images_of_captions.append(_ahead(scores, captions.owner[rows]) + 1)
     captions_of_images = []
     for rows in _blocks(len(image_features), len(captions.text)):
-        scores = (image_features[rows] @ captions.features.T)[:, captions.text]
+        scores = (image_features[rows] @ captions.features.T).index_select(1, captions.text)
         captions_of_images.append(_ahead(scores, _best_caption(scores, rows, captions.owner)) + 1)
     return Ranks(torch.cat(images_of_captions), torch.cat(captions_of_images))
 
@@ -87,7 +84,8 @@ def _ahead(scores: Tensor, target: Tensor) -> Tensor:
     """How many candidates come before `target` [rows] in each row of `scores` [rows, candidates]."""
     own = scores.gather(1, target[:, None])
     index = torch.arange(scores.shape[1], device=scores.device)
-    return (scores > own).sum(dim=1) + ((scores == own) & (index < target[:, None])).sum(dim=1)
+    # Summed as int32: the default int64 is five times slower here.
+    return ((scores > own) | ((scores == own) & (index < target[:, None]))).sum(dim=1, dtype=torch.int32)
 
 
 def _best_caption(scores: Tensor, rows: slice, owner: Tensor) -> Tensor:

@@ -122,4 +122,4 @@ def evaluate(
 
 
 def _array(tensor: Tensor) -> NDArray[np.int64]:
-    return tensor.cpu().numpy()
+    return tensor.cpu().numpy().astype(np.int64)

@@ -45,10 +45,10 @@ def label_ranks(image_features: Tensor, weights: Tensor, name: Tensor, labels: T
     classes = torch.arange(len(name), device=labels.device)
     rows = max(1, LOGITS_AT_ONCE // len(name))
     for features, label in zip(torch.split(image_features, rows), torch.split(labels, rows), strict=True):
-        logits = (100.0 * features @ weights)[:, name]
+        logits = (100.0 * features @ weights).index_select(1, name)
         own = logits.gather(1, label[:, None])
         ahead = (logits > own) | ((logits == own) & (classes < label[:, None]))
-        ranks.append(ahead.sum(dim=1) + 1)
+        ranks.append(ahead.sum(dim=1, dtype=torch.int32) + 1)
         # argmax may return any of several maxima.
         best = torch.where(logits == logits.amax(dim=1, keepdim=True), classes, len(name))
         predictions.append(best.amin(dim=1))

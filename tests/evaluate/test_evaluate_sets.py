@@ -11,8 +11,9 @@ import pytest
 from clip_benchmark.datasets.builder import build_dataset
 
 from harness.errors import DataError
-from harness.evaluate.layout import describe, locate
+from harness.evaluate.layout import check_templates, describe, locate
 from harness.evaluate.sets import EvaluationSet, read_set
+from harness.spec.evaluation import Evaluation
 
 from .worlds import (
     Member,
@@ -99,6 +100,16 @@ def test_description_counts_and_names(tmp_path: Path) -> None:
     layout = describe(classification_set(tmp_path / "things", shards=2, classes=4), name="other")
     assert (layout.name, len(layout.shards), len(layout.classnames), len(layout.templates)) == ("other", 2, 4, 3)
     assert describe(retrieval_set(tmp_path / "pictures")).task == "zeroshot_retrieval"
+
+
+def test_templates_come_from_the_set_or_the_spec(tmp_path: Path) -> None:
+    path = broken(tmp_path, templates=None)
+    check_templates(describe(path), Evaluation(templates="imagenet7"))
+    check_templates(describe(retrieval_set(tmp_path / "pictures")), Evaluation())
+    with pytest.raises(
+        DataError, match=r"templates.txt: there are no prompt templates; .* or give evaluation.templates"
+    ):
+        check_templates(describe(path), Evaluation())
 
 
 def test_locate(tmp_path: Path) -> None:
