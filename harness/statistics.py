@@ -9,8 +9,9 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
+from statistics import fmean
 
-import numpy as np
 from scipy import special
 
 CONFIDENCE = 0.95
@@ -67,7 +68,7 @@ def summarise(values: Sequence[float]) -> Summary:
     """
     if not values:
         raise ValueError("there is nothing to summarise")
-    n, mean, sd = len(values), float(np.mean(values)), _sd(values)
+    n, mean, sd = len(values), fmean(values), _sd(values)
     return Summary(n, mean, sd, _interval(n, mean, sd))
 
 
@@ -81,7 +82,7 @@ def paired_difference(ours: Mapping[int, float], theirs: Mapping[int, float]) ->
     deltas = [ours[seed] - theirs[seed] for seed in sorted(ours.keys() & theirs.keys())]
     if not deltas:
         return None
-    n, mean, sd = len(deltas), float(np.mean(deltas)), _sd(deltas)
+    n, mean, sd = len(deltas), fmean(deltas), _sd(deltas)
     interval = _interval(n, mean, sd)
     p = 2 * float(special.stdtr(n - 1, -abs(mean) / (sd / math.sqrt(n)))) if interval and sd else None
     return Difference(n, mean, sd, interval, p)
@@ -102,8 +103,7 @@ def power(effect: float, n: int, confidence: float = CONFIDENCE) -> float:
     """Probability that a paired t-test of `n` pairs tells a true effect of `effect` standard deviations from zero."""
     critical = _critical(n, confidence)
     shift = abs(effect) * math.sqrt(n)
-    above = 1 - float(special.nctdtr(n - 1, shift, critical))
-    return above + float(special.nctdtr(n - 1, shift, -critical))
+    return 1 - _noncentral_t(n - 1, shift, critical) + _noncentral_t(n - 1, shift, -critical)
 
 
 def more_seeds(difference: Difference) -> int | None:
@@ -115,28 +115,31 @@ def more_seeds(difference: Difference) -> int | None:
     if difference.interval is None or not difference.sd or difference.mean == 0:
         return None
     effect = abs(difference.mean) / difference.sd
-    if _power_or_one(effect, MOST_SEEDS) < POWER:
+    if power(effect, MOST_SEEDS) < POWER:
         return None
     low, high = 1, MOST_SEEDS
     while high - low > 1:
         middle = (low + high) // 2
-        low, high = (low, middle) if _power_or_one(effect, middle) >= POWER else (middle, high)
+        low, high = (low, middle) if power(effect, middle) >= POWER else (middle, high)
     return max(1, high - difference.n)
 
 
-def _power_or_one(effect: float, n: int) -> float:
-    value = power(effect, n)
-    return 1.0 if math.isnan(value) else value
+def _noncentral_t(degrees: int, shift: float, t: float) -> float:
+    probability = float(special.nctdtr(degrees, shift, t))
+    # scipy gives nan where a shift of many standard deviations leaves nothing below t
+    return 0.0 if math.isnan(probability) else probability
 
 
 def _sd(values: Sequence[float]) -> float | None:
     if len(values) < 2:
         return None
-    sd = float(np.std(values, ddof=1))
+    centre = fmean(values)
+    sd = math.sqrt(math.fsum((value - centre) ** 2 for value in values) / (len(values) - 1))
     # values that are equal but for rounding have no spread to make an interval of
-    return 0.0 if sd <= _NO_SPREAD * max(1.0, float(np.max(np.abs(values)))) else sd
+    return 0.0 if sd <= _NO_SPREAD * max(1.0, max(map(abs, values))) else sd
 
 
+@cache
 def _critical(n: int, confidence: float) -> float:
     return float(special.stdtrit(n - 1, (1 + confidence) / 2))
 

@@ -1,0 +1,102 @@
+"""How numbers are printed: shares as percent and points with one decimal, everything else plain."""
+
+from __future__ import annotations
+
+import re
+
+from harness.statistics import Difference, Interval, Summary
+
+NOTHING = "–"
+_SHARE = re.compile(r"(^|_)(acc\d*|recall|precision|accuracy|share|fraction)(_|@|$)")
+
+
+def is_share(metric: str) -> bool:
+    """Whether a metric lies between 0 and 1 and is read as a percentage, as accuracies and recalls are."""
+    return bool(_SHARE.search(metric.rpartition("/")[2]))
+
+
+def higher_is_better(metric: str) -> bool:
+    """True for every metric but `loss` and those that end in `_loss`."""
+    name = metric.rpartition("/")[2]
+    return name != "loss" and not name.endswith("_loss")
+
+
+def unit(metric: str) -> str:
+    """What stands behind a value: ` %`, or nothing."""
+    return " %" if is_share(metric) else ""
+
+
+def points(metric: str) -> str:
+    """What stands behind a difference: ` points`, or nothing."""
+    return " points" if is_share(metric) else ""
+
+
+def heading(metric: str) -> str:
+    """A metric as a column's head."""
+    return f"{metric} (%)" if is_share(metric) else metric
+
+
+def value(metric: str, number: float) -> str:
+    """One value without its unit."""
+    return f"{100 * number:.1f}" if is_share(metric) else plain(number)
+
+
+def mean(metric: str, summary: Summary) -> str:
+    """Mean and standard deviation over seeds: `61.4 ± 1.2`."""
+    if summary.sd is None:
+        return value(metric, summary.mean)
+    return f"{value(metric, summary.mean)} ± {value(metric, summary.sd)}"
+
+
+def signed(metric: str, number: float) -> str:
+    """A difference with its sign: `+3.2`."""
+    text = value(metric, number)
+    return text if text.startswith("-") else f"+{text}"
+
+
+def interval(metric: str, bounds: Interval) -> str:
+    """A confidence interval: `[1.1, 5.3]`."""
+    return f"[{value(metric, bounds.low)}, {value(metric, bounds.high)}]"
+
+
+def difference(metric: str, delta: Difference, *, with_points: bool = False) -> str:
+    """A paired difference with its 95 % interval: `+3.2 [1.1, 5.3]`; without one it says why."""
+    text = signed(metric, delta.mean) + (points(metric) if with_points else "")
+    if delta.interval is not None:
+        return f"{text} {interval(metric, delta.interval)}"
+    return f"{text} ({'one seed' if delta.n == 1 else 'no spread'})"
+
+
+def p_value(p: float | None) -> str:
+    """A p-value with three decimals."""
+    if p is None:
+        return NOTHING
+    return "< 0.001" if p < 0.001 else f"{p:.3f}"
+
+
+def plain(number: float) -> str:
+    """A number of no known scale, with about four digits."""
+    size = abs(number)
+    if number != 0 and (size < 0.001 or size >= 1e7):
+        return f"{number:.3g}"
+    decimals = 3 if size < 10 else 2 if size < 100 else 1 if size < 1000 else 0
+    return f"{number:,.{decimals}f}"
+
+
+def minutes(seconds: float) -> str:
+    """A time as people say it."""
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.1f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
+
+
+def count(number: int, noun: str, plural: str = "") -> str:
+    """`1 seed`, `3 seeds`."""
+    return f"{number:,} {noun if number == 1 else plural or noun + 's'}"
+
+
+def clean(text: str) -> str:
+    """Text from a spec or a record without the control characters that could steer a terminal, on one line."""
+    if text.isprintable():
+        return text
+    return "".join(character if character.isprintable() else " " for character in text)

@@ -1,0 +1,78 @@
+"""The HTML page: one file, no scripts, nothing from the network, readable on a phone, in the dark and by ear."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+
+import jinja2
+from markupsafe import Markup, escape
+
+from harness import __version__
+from harness.report.detail import protocol_texts
+from harness.report.document import Document
+from harness.report.numbers import clean, count
+from harness.report.plots import Gallery
+from harness.report.results import Results
+from harness.report.table import Entry, Head, Table
+
+TEMPLATES = Path(__file__).parent / "templates"
+_NEGATIVE = re.compile(r"(?<![\w.)-])-(?=\d)")
+_SEPARATOR = re.compile(r"([/_])")
+
+
+def as_html(document: Document) -> str:
+    """The whole report. Text from specs and records is escaped by the template engine."""
+    results = document.results
+    pictures = Gallery(document).pictures() if results.done else []
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(TEMPLATES),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["number"] = _number
+    environment.filters["breakable"] = _breakable
+    environment.filters["rows"] = _rows
+    return environment.get_template("report.html").render(
+        document=document,
+        progress=f"{len(results.done)} of {count(len(results.runs), 'run')} done",
+        # made by this code from escaped text, see svg.py
+        pictures=[(picture, Markup(picture.svg)) for picture in pictures],
+        style=Markup((TEMPLATES / "report.css").read_text(encoding="utf-8")),
+        protocols=[tuple(map(clean, one[:2])) + one[2:] for one in protocol_texts(results)],
+        as_of=_as_of(results),
+        version=__version__,
+    )
+
+
+def _rows(table: Table) -> Iterator[tuple[str, list[tuple[str, str]]]]:
+    """Each row as its name and the (classes, text) of its other cells."""
+    for row in table.rows:
+        cells = zip(row[1:], table.heads[1:], strict=True)
+        yield clean(row[0].text), [(_classes(entry, head), _number(entry.text)) for entry, head in cells]
+
+
+def _classes(entry: Entry, head: Head) -> str:
+    names = [("number", head.numeric), ("best", entry.best), ("muted", entry.muted)]
+    names += [(name, not head.numeric and len(entry.text) > length) for name, length in (("prose", 12), ("long", 32))]
+    return " ".join(name for name, holds in names if holds)
+
+
+def _number(text: str) -> str:
+    """A hyphen before a number as a minus sign."""
+    return _NEGATIVE.sub("−", clean(text)) if "-" in text else clean(text)
+
+
+def _breakable(text: str) -> Markup:
+    """A column's head that may break inside `set/metric_name`."""
+    return Markup(_SEPARATOR.sub(r"\1<wbr>", str(escape(_number(text)))))
+
+
+def _as_of(results: Results) -> str:
+    """When the newest result was written: a report of the same results is the same text."""
+    ended = [run.record.ended_at for run in results.done if run.record]
+    return datetime.fromtimestamp(max(ended), UTC).strftime("%Y-%m-%d %H:%M UTC") if ended else ""

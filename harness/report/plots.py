@@ -1,0 +1,307 @@
+"""The figures of the HTML page. Each is drawn only where there is data for it; the tables hold the same numbers."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import matplotlib as mpl
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from harness.report.answer import is_shown
+from harness.report.comparison import ArmValue, Column
+from harness.report.curves import Curve, read_curves
+from harness.report.document import Document
+from harness.report.factors import Factor, factors
+from harness.report.numbers import difference, higher_is_better, is_share, mean, unit, value
+from harness.report.results import TRAINING, Results
+from harness.report.svg import BASELINE, INK, MUTED, RC, SERIES, series_colour, to_svg
+from harness.statistics import Summary
+
+WIDTH = 370.0
+"""Points; one unit of the page's SVG, so that text is readable at 375 px and not too large beside prose."""
+ROW = 34.0
+MOST_ROWS = 40
+_MARKERS = "os^DvPX*"
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A figure of the page."""
+
+    key: str
+    title: str
+    caption: str
+    svg: str
+
+
+@dataclass(frozen=True)
+class Style:
+    """How an arm looks in every figure."""
+
+    colour: str
+    marker: str
+    dashed: bool = False
+
+
+class Gallery:
+    """Draws the figures of one report, with the same look for an arm in all of them."""
+
+    def __init__(self, document: Document) -> None:
+        self.results, self.document = document.results, document
+        self.column = document.primary
+        self.metric = self.column.metric
+        self.baseline = document.ablation.baseline
+        self.styles = _styles(self.results, self.column)
+
+    def pictures(self) -> list[Picture]:
+        """All figures that there is data for."""
+        with mpl.rc_context(RC):
+            found = [self._forest(), self._seeds(), *self._factors(), *self._curves(), self._mining()]
+        return [picture for picture in found if picture is not None]
+
+    def _forest(self) -> Picture | None:
+        arms = [arm for arm in self.column.arms.values() if arm.difference is not None]
+        if not arms:
+            return None
+        arms, left_out = _most(arms, self.column)
+        figure, axes = _rows(len(arms))
+        axes.axvline(0, color=BASELINE, linewidth=1, linestyle=(0, (4, 3)))
+        for place, arm in enumerate(arms):
+            self._difference(axes, place, arm)
+        baseline = self.results.labels[self.baseline]
+        what = "points" if is_share(self.metric) else self.metric
+        axes.set_xlabel(f"{_shortened(baseline, 30)} = 0; difference in {what}")
+        better = "right" if self.column.higher_is_better else "left"
+        caption = (
+            f"Paired differences to {baseline} in {self.metric} with 95 % intervals of each arm alone; further "
+            f"{better} is better. Filled: shown after Holm's correction. {left_out}"
+        )
+        title = "Differences to the baseline"
+        said = "; ".join(
+            f"{self._label(arm.arm)}: {difference(self.metric, arm.difference)}" for arm in arms if arm.difference
+        )
+        return self._picture(figure, "forest", title, caption, said)
+
+    def _difference(self, axes: Axes, place: int, arm: ArmValue) -> None:
+        delta, style = arm.difference, self._style(arm.arm)
+        assert delta is not None
+        x = self._scaled(delta.mean)
+        if delta.interval is not None:
+            ends = [self._scaled(delta.interval.low), self._scaled(delta.interval.high)]
+            axes.plot(ends, [place, place], color=style.colour, linewidth=2, solid_capstyle="round")
+        _dot(axes, x, place, style, filled=is_shown(arm))
+        _row_text(axes, place, self._label(arm.arm), difference(self.metric, delta))
+
+    def _seeds(self) -> Picture | None:
+        arms = [arm for arm in self.column.arms.values() if arm.summary is not None and not arm.foreign]
+        if not arms:
+            return None
+        arms, left_out = _most(arms, self.column)
+        figure, axes = _rows(len(arms))
+        for place, arm in enumerate(arms):
+            style = self._style(arm.arm)
+            assert arm.summary is not None
+            numbers = [self._scaled(number) for number in arm.values.values()]
+            centre = self._scaled(arm.summary.mean)
+            axes.plot([centre, centre], [place - 0.22, place + 0.22], color=style.colour, linewidth=2.5)
+            axes.plot(numbers, [place] * len(numbers), style.marker, color=style.colour, markersize=6, alpha=0.7)
+            _row_text(axes, place, self._label(arm.arm), mean(self.metric, arm.summary))
+        axes.set_xlabel(f"{self.metric}{_unit(self.metric)}")
+        caption = (
+            f"Every run: a mark is one seed, the bar their mean; at the right mean ± standard deviation. {left_out}"
+        )
+        said = "; ".join(
+            f"{self._label(arm.arm)}: " + ", ".join(value(self.metric, number) for number in arm.values.values())
+            for arm in arms
+        )
+        return self._picture(figure, "seeds", "Every seed", caption, said)
+
+    def _factors(self) -> list[Picture | None]:
+        return [
+            self._factor(factor, place)
+            for place, factor in enumerate(factors(self.results, self.column))
+            if len(factor.lines) <= SERIES
+        ]
+
+    def _factor(self, factor: Factor, place: int) -> Picture:
+        legend = [line.label for line in factor.lines if line.label]
+        figure, axes = _panel(legend)
+        for number, line in enumerate(factor.lines):
+            xs = [x for x, _ in line.points]
+            ys = [self._scaled(summary.mean) for _, summary in line.points]
+            bars = [self._scaled(summary.sd or 0.0) for _, summary in line.points]
+            axes.errorbar(
+                xs,
+                ys,
+                yerr=bars,
+                label=line.label,
+                color=series_colour(number),
+                marker=_MARKERS[number],
+                capsize=3,
+                linewidth=1.8,
+            )
+        _numeric_axis(axes, sorted({x for line in factor.lines for x, _ in line.points}))
+        axes.set_xlabel(factor.axis)
+        self._finish(figure, axes, self.metric, legend)
+        said = "; ".join(f"{line.label or factor.axis}: {_said(self.metric, line.points)}" for line in factor.lines)
+        caption = f"{self.metric} over {factor.axis}: mean over seeds, bars are one standard deviation."
+        caption += " Levels without a result are left out."
+        return self._picture(figure, f"factor-{place}", f"Effect of {factor.axis}", caption, said)
+
+    def _curves(self) -> list[Picture | None]:
+        names = ["loss", self.metric, "mining_precision"]
+        titles = ["Training loss", f"{self.metric} during training", "Mining precision during training"]
+        found = read_curves(self.results, self.styles, names)
+        return [
+            self._curve(name, title, found[name]) for name, title in zip(names, titles, strict=True) if name in found
+        ]
+
+    def _curve(self, name: str, title: str, curves: Sequence[Curve]) -> Picture:
+        legend = [self._label(curve.arm) for curve in curves]
+        figure, axes = _panel(legend)
+        for curve in curves:
+            style = self._style(curve.arm)
+            scale = 100 if is_share(name) else 1
+            line = (0, (5, 2)) if style.dashed else "-"
+            axes.fill_between(curve.steps, scale * curve.low, scale * curve.high, color=style.colour, alpha=0.14, lw=0)
+            label = self._label(curve.arm)
+            axes.plot(curve.steps, scale * curve.mean, color=style.colour, lw=1.8, ls=line, label=label)
+        axes.set_xlabel("step")
+        self._finish(figure, axes, name, legend)
+        few = len(self.styles) < len(self.results.by_arm)
+        caption = f"{name}: mean over an arm's finished runs, band from the lowest to the highest seed."
+        several = len({arm.experiment.loss.kind for arm in self.results.plan.arms}) > 1
+        caption += " Losses of different objectives are on different scales." if name == "loss" and several else ""
+        caption += f" The baseline and the best arms, {len(self.styles)} of {len(self.results.by_arm)}." if few else ""
+        said = "; ".join(f"{self._label(curve.arm)} ends at {value(name, float(curve.mean[-1]))}" for curve in curves)
+        return self._picture(figure, f"curve-{name}", title, caption, said)
+
+    def _mining(self) -> Picture | None:
+        parts = [("mining_precision", "precision", True), ("mining_recall", "recall", False)]
+        columns = {key: self.document.column(f"{TRAINING}/{key}") for key, _, _ in parts}
+        means = {
+            key: {arm.arm: arm.summary for arm in column.arms.values() if arm.summary}
+            for key, column in columns.items()
+        }
+        arms = [arm for arm in self.results.by_arm if any(arm in found for found in means.values())][:MOST_ROWS]
+        if not arms:
+            return None
+        figure, axes = _rows(len(arms))
+        texts = []
+        for place, arm in enumerate(arms):
+            style, said, numbers = self._style(arm), [], []
+            for key, name, filled in parts:
+                if summary := means[key].get(arm):
+                    _dot(axes, 100 * summary.mean, place, style, filled=filled)
+                    said.append(f"{name} {value(key, summary.mean)}")
+                    numbers.append(value(key, summary.mean))
+            _row_text(axes, place, self._label(arm), " / ".join(numbers))
+            texts.append(f"{self._label(arm)}: {', '.join(said)}")
+        axes.set_xlim(0, 102)
+        axes.set_xlabel("% (filled: precision, open: recall)")
+        caption = "Mined positives against the known truth at the end of training: precision / recall, mean over seeds."
+        return self._picture(figure, "mining", "Mined positives", caption, "; ".join(texts))
+
+    def _finish(self, figure: Figure, axes: Axes, metric: str, legend: Sequence[str]) -> None:
+        axes.set_title(f"{metric}{_unit(metric)}", loc="left", fontsize=10, color=MUTED)
+        if legend:
+            columns = _across(legend)
+            box = (0.0, 0.0, 1.0, 1.0)
+            figure.legend(loc="lower left", ncol=columns, bbox_to_anchor=box, borderaxespad=0.2, handlelength=2.2)
+
+    def _picture(self, figure: Figure, key: str, title: str, caption: str, said: str) -> Picture:
+        key = "".join(character if character.isalnum() else "-" for character in key)
+        return Picture(key, title, caption.strip(), to_svg(figure, f"figure-{key}", title, said))
+
+    def _label(self, arm: str) -> str:
+        return self.results.labels[arm]
+
+    def _style(self, arm: str) -> Style:
+        return self.styles.get(arm, Style(INK, "o"))
+
+    def _scaled(self, number: float) -> float:
+        return 100 * number if is_share(self.metric) else number
+
+
+def _styles(results: Results, column: Column) -> dict[str, Style]:
+    """A look for the baseline and the best arms, in declared order: no more arms than there are colours."""
+    baseline = results.plan.ablation.baseline
+    ranked = [arm.arm for arm in column.comparable if arm.arm != baseline]
+    ranked += [arm for arm in results.by_arm if arm != baseline and arm not in ranked]
+    chosen = set(ranked[:SERIES])
+    others = [arm for arm in results.by_arm if arm in chosen]
+    looks = {arm: Style(series_colour(place), _MARKERS[place]) for place, arm in enumerate(others)}
+    return {baseline: Style(BASELINE, "o", dashed=True)} | looks
+
+
+def _most(arms: list[ArmValue], column: Column) -> tuple[list[ArmValue], str]:
+    """The arms of a figure with a row each, and what to say where some are left out."""
+    if len(arms) <= MOST_ROWS:
+        return arms, ""
+    order = {arm.arm: place for place, arm in enumerate(column.comparable)}
+    best = sorted(arms, key=lambda arm: order.get(arm.arm, len(order)))[:MOST_ROWS]
+    return best, f"The best {MOST_ROWS} of {len(arms)} arms; the table has all."
+
+
+def _rows(number: int) -> tuple[Figure, Axes]:
+    """A figure with a row for each arm, the first at the top."""
+    height = ROW * number + 46
+    figure = Figure(figsize=(WIDTH / 72, height / 72))
+    axes = figure.add_axes((0.02, 40 / height, 0.96, (height - 46) / height))
+    axes.set_ylim(number - 0.45, -0.75)
+    axes.set_yticks([])
+    axes.spines["left"].set_visible(False)
+    axes.grid(axis="x")
+    axes.set_axisbelow(True)
+    axes.margins(x=0.06)
+    return figure, axes
+
+
+def _row_text(axes: Axes, place: int, left: str, right: str) -> None:
+    x, y = axes.get_yaxis_transform(), place - 0.42
+    axes.text(0.0, y, _shortened(left, 46), color=INK, fontsize=10.5, va="center", transform=x)
+    axes.text(1.0, y, right, color=MUTED, fontsize=10, ha="right", va="center", transform=x)
+
+
+def _dot(axes: Axes, x: float, place: int, style: Style, *, filled: bool) -> None:
+    face = style.colour if filled else "none"
+    axes.plot([x], [place], style.marker, color=style.colour, markerfacecolor=face, markersize=7)
+
+
+def _panel(legend: Sequence[str]) -> tuple[Figure, Axes]:
+    """A figure with one pair of axes and room for its legend below."""
+    rows = -(-len(legend) // _across(legend)) if legend else 0
+    below, above = 46 + 15.5 * rows, 24
+    height = 200 + below + above
+    figure = Figure(figsize=(WIDTH / 72, height / 72))
+    axes = figure.add_axes((0.11, below / height, 0.86, 200 / height))
+    axes.grid(axis="y")
+    axes.set_axisbelow(True)
+    return figure, axes
+
+
+def _across(legend: Sequence[str]) -> int:
+    return 2 if legend and max(map(len, legend)) <= 22 else 1
+
+
+def _numeric_axis(axes: Axes, levels: Sequence[float]) -> None:
+    if levels[0] > 0 and levels[-1] / levels[0] >= 16:
+        axes.set_xscale("log", base=2)
+    axes.set_xticks(levels, [f"{level:g}" for level in levels])
+    axes.minorticks_off()
+
+
+def _said(metric: str, points: Sequence[tuple[float, Summary]]) -> str:
+    return ", ".join(f"{x:g}: {mean(metric, summary)}" for x, summary in points)
+
+
+def _shortened(text: str, width: int) -> str:
+    return textwrap.shorten(text, width, placeholder="…")
+
+
+def _unit(metric: str) -> str:
+    better = "" if higher_is_better(metric) else ", lower is better"
+    return f" ({unit(metric).strip()}{better})" if unit(metric) else better

@@ -1,0 +1,19 @@
+from __future__ import annotations
+
+import pytest
+
+from harness.plan import Plan
+from harness.report import Results, collect
+from harness.store import Store
+from tests.report.made import quickstart
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Plan, Store]:
+    """The embedded ablation with every run done; not to be changed."""
+    return quickstart(tmp_path_factory.mktemp("store"))
+
+
+@pytest.fixture(scope="session")
+def results(finished: tuple[Plan, Store]) -> Results:
+    return collect(*finished)

@@ -1,0 +1,102 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from harness.plan import Plan
+from harness.record import Cost, DataReport
+from harness.report import Results, collect
+from harness.report.document import Document
+from harness.store import Store
+from tests.report.made import VERSIONS, fail, finish, plan_of, simple
+
+ARMS = {"a": [0.20, 0.22], "b": [0.30, 0.33]}
+
+
+def remarks(results: Results) -> list[tuple[str, str]]:
+    # the data set of every made plan has rejected samples
+    return [(flag.level, flag.text) for flag in Document(results).flags if "12 no caption" not in flag.text]
+
+
+def changed(root: Path, arm: str = "b", seed: int = 0, **fields: Any) -> list[tuple[str, str]]:
+    plan, store = simple(root, ARMS)
+    finish(store, plan.cells[arm, seed], {"shapes/acc1": 0.3}, **fields)
+    return remarks(collect(plan, store))
+
+
+def test_equal_runs_raise_no_remark(tmp_path: Path) -> None:
+    assert remarks(collect(*simple(tmp_path, ARMS))) == []
+
+
+def test_samples_that_data_lost_are_told(tmp_path: Path) -> None:
+    flags = Document(collect(*simple(tmp_path, ARMS))).flags
+    assert [flag.text for flag in flags] == ["Data 5a3c9e01b7d2: 12 samples left out (12 no caption)."]
+
+
+def test_a_run_of_another_length_than_planned(tmp_path: Path) -> None:
+    assert changed(tmp_path, steps=290) == [
+        ("warning", "Runs with another number of steps than planned: b, seed 0: 290 of 300.")
+    ]
+
+
+def test_samples_seen_that_nothing_explains(tmp_path: Path) -> None:
+    (found,) = changed(tmp_path, samples_seen=30000)
+    assert found[0] == "warning"
+    assert found[1].startswith("b: 30,000 or 38,400 samples seen, the baseline 38,400, and nothing")
+
+
+def test_samples_seen_that_follow_from_a_declared_batch_size_are_a_note(tmp_path: Path) -> None:
+    arms: dict[str, dict[str, Any]] = {"small": {}, "large": {"train.global_batch_size": 256}}
+    table = {"question": "?", "baseline": "small", "seeds": 1, "primary": "shapes/acc1", "arms": arms}
+    plan, store = plan_of(table), Store(tmp_path)
+    finish(store, plan.cells["small", 0], {"shapes/acc1": 0.3})
+    finish(store, plan.cells["large", 0], {"shapes/acc1": 0.3}, samples_seen=76800)
+    found = remarks(collect(plan, store))
+    said = "large: 76,800 samples seen, the baseline 38,400 (follows from train.global_batch_size)."
+    assert ("note", said) in found
+    assert not [text for level, text in found if level == "warning"]
+
+
+def test_other_data_than_the_baseline(tmp_path: Path) -> None:
+    (found,) = changed(tmp_path, data=DataReport(fingerprint="other", samples=8000))
+    assert found == ("warning", "b: trained on other data than the baseline, which is not declared.")
+
+
+def test_versions_and_devices_that_differ(tmp_path: Path) -> None:
+    (found,) = changed(tmp_path, versions={**VERSIONS, "torch": "2.6.0"})
+    assert found == ("warning", "Runs were made with different torch: 2.15.0 (3 runs), 2.6.0 (1 run).")
+    cost = Cost(duration_s=1, evaluation_s=1, images_per_s=1, peak_memory_gb=1, device="cuda", threads=1)
+    (found,) = changed(tmp_path, cost=cost)
+    assert found == ("warning", "Runs were made with different device: cpu (3 runs), cuda (1 run).")
+
+
+def test_another_commit_is_only_a_note(tmp_path: Path) -> None:
+    (found,) = changed(tmp_path, versions={**VERSIONS, "commit": "ffffff"})
+    assert found[0] == "note"
+
+
+def test_runs_without_a_result_come_first(tmp_path: Path) -> None:
+    plan, store = simple(tmp_path, {"a": [0.2, 0.3], "b": [0.3]})
+    fail(store, plan.cells["b", 1], "crashed", "boom")
+    found = remarks(collect(plan, store))
+    assert found[0] == ("warning", "1 run of 4 without a result: 1 failed: crashed.")
+    assert found[1][1].startswith("One seed of b:")
+
+
+def test_one_seed_is_said_once_for_all_arms(tmp_path: Path) -> None:
+    found = remarks(collect(*simple(tmp_path, {"a": [0.2], "b": [0.3]})))
+    text = "One seed of every arm: it has no spread and no interval, and nothing is claimed from it."
+    assert found == [("note", text)]
+
+
+def test_long_lists_of_arms_are_cut(tmp_path: Path) -> None:
+    arms = {f"arm{place}": [0.2] for place in range(9)}
+    plan, store = simple(tmp_path, arms)
+    for (arm, _), run_id in plan.cells.items():
+        if arm != "arm0":
+            finish(store, run_id, {"shapes/acc1": 0.3}, steps=290)
+    assert _texts(plan, store)[0].endswith("; and 4 more.")
+
+
+def _texts(plan: Plan, store: Store) -> list[str]:
+    return [text for _, text in remarks(collect(plan, store))]
