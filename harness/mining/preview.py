@@ -51,6 +51,7 @@ class _Line:
 
     text: str
     image: int
+    key: str
     clauses: tuple[str, ...]
     verdict: str
     dropped: bool = False
@@ -130,7 +131,14 @@ def _card(batch: PreviewBatch, image: int) -> _Card:
 def _line(batch: PreviewBatch, image: int, caption: int, found: Mapping[int, int]) -> _Line:
     bits, owner = found.get(caption, 0), int(batch.owner[caption])
     clauses = tuple(name.replace("_", "-") for name, bit in CLAUSES.items() if bits & bit and owner != image)
-    return _Line(batch.captions[caption], owner, clauses, _verdict(batch, image, caption), caption not in found)
+    return _Line(
+        batch.captions[caption],
+        owner,
+        batch.keys[owner],
+        clauses,
+        _verdict(batch, image, caption),
+        caption not in found,
+    )
 
 
 def _verdict(batch: PreviewBatch, image: int, caption: int) -> str:
