@@ -46,12 +46,15 @@ def check(head: bytes, size: int, read: Callable[[int, int], bytes], verify: Ver
     """
     if size == 0:
         raise BadImageError("image is empty")
-    tail = head[-_TAIL:] if size <= len(head) else read(size - _TAIL, size)
-    width, height = _dimensions(head, size, read)
-    if width * height > MAX_PIXELS:
-        raise BadImageError("image too large")
-    if verify == "decode" or not _complete(head, tail, size):
-        _decodes(read(0, size))
+    try:
+        tail = head[-_TAIL:] if size <= len(head) else read(size - _TAIL, size)
+        width, height = _dimensions(head, size, read)
+        if width * height > MAX_PIXELS:
+            raise BadImageError("image too large")
+        if verify == "decode" or not _complete(head, tail, size):
+            _decodes(read(0, size))
+    except OSError:
+        raise BadImageError("image unreadable") from None
     return width, height, hashlib.sha256(b"%d:" % size + head + tail).digest()[:16]
 
 

@@ -5,8 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator
 from functools import partial
 from itertools import groupby
 from pathlib import Path
@@ -14,7 +13,7 @@ from typing import Any
 
 from harness.data import pictures
 from harness.data.candidates import Candidate, Rejected, RejectedError, captions_in, one_caption
-from harness.data.tar import Member, members
+from harness.data.tar import Archive, Member
 from harness.spec.data import WebdatasetData
 
 _NAME = re.compile(r"((?:.*/|)[^.]+)[.]([^/]*)")
@@ -30,23 +29,10 @@ def candidates(data: WebdatasetData, files: list[Path], folder: Path) -> Iterato
     """
     for file in files:
         location = os.path.relpath(file, folder)
-        with _reader(file) as read:
-            for key, group in groupby(members(file), key=_key):
+        with Archive(file) as archive:
+            for key, group in groupby(archive.members(), key=_key):
                 if key is not None:
-                    yield _candidate(data, key, list(group), location, read)
-
-
-Read = Callable[[int, int], bytes]
-"""The bytes [start, stop) of a file."""
-
-
-@contextmanager
-def _reader(file: Path) -> Iterator[Read]:
-    descriptor = os.open(file, os.O_RDONLY)
-    try:
-        yield lambda start, stop: os.pread(descriptor, stop - start, start)
-    finally:
-        os.close(descriptor)
+                    yield _candidate(data, key, list(group), location, archive)
 
 
 def _key(member: Member) -> str | None:
@@ -54,7 +40,9 @@ def _key(member: Member) -> str | None:
     return match[1] if match else None
 
 
-def _candidate(data: WebdatasetData, key: str, group: list[Member], location: str, read: Read) -> Candidate | Rejected:
+def _candidate(
+    data: WebdatasetData, key: str, group: list[Member], location: str, archive: Archive
+) -> Candidate | Rejected:
     by_extension: dict[str, Member] = {}
     for member in group:
         by_extension.setdefault(member.name[len(key) + 1 :].lower(), member)
@@ -62,24 +50,24 @@ def _candidate(data: WebdatasetData, key: str, group: list[Member], location: st
         image = next((by_extension[name] for name in pictures.EXTENSIONS if name in by_extension), None)
         if image is None:
             raise RejectedError("no image")
-        texts = _Texts(by_extension, read)
+        texts = _Texts(by_extension, archive)
         raw = one_caption(texts.at(data.raw)[:1] if data.raw.startswith(_JSON) else texts.whole(data.raw))
         pseudo = {source: texts.at(place) for source, place in data.pseudo.items()}
     except RejectedError as error:
         return Rejected(str(error), location)
-    inside = partial(_inside, read, image.offset)
+    inside = partial(_inside, archive, image.offset)
     return Candidate(key, location, image.offset, image.size, image.head, inside, raw, pseudo)
 
 
-def _inside(read: Read, offset: int, start: int, stop: int) -> bytes:
-    return read(offset + start, offset + stop)
+def _inside(archive: Archive, offset: int, start: int, stop: int) -> bytes:
+    return archive.read(offset + start, offset + stop)
 
 
 class _Texts:
     """The text members of one sample."""
 
-    def __init__(self, by_extension: dict[str, Member], read: Read) -> None:
-        self._members, self._read = by_extension, read
+    def __init__(self, by_extension: dict[str, Member], archive: Archive) -> None:
+        self._members, self._archive = by_extension, archive
         self._metadata: dict[str, Any] | None = None
 
     def at(self, place: str) -> tuple[str, ...]:
@@ -110,7 +98,7 @@ class _Texts:
         if member.size > _MAX_TEXT:
             raise RejectedError(f"{extension} too long")
         whole = len(member.head) == member.size
-        content = member.head if whole else self._read(member.offset, member.offset + member.size)
+        content = member.head if whole else self._archive.read(member.offset, member.offset + member.size)
         try:
             return content.decode("utf-8")
         except UnicodeDecodeError:

@@ -17,10 +17,10 @@ _BLOCK = 512
 _HEAD = 4096
 _ZEROS = bytes(_BLOCK)
 _CHECKSUM = slice(148, 156)
-_FILE_TYPES = b"0\0007"
-_EMPTY_TYPES = b"123456"
+_FILE_TYPES = (b"0", b"\0", b"7")
+_EMPTY_TYPES = (b"1", b"2", b"3", b"4", b"5", b"6")
+_EXTENSION_TYPES = (b"x", b"g", b"L", b"K")
 _MAX_EXTENSION = 1 << 20
-_FIX = "fetch the shard again or leave it out of the pattern"
 
 
 class Member(NamedTuple):
@@ -33,70 +33,103 @@ class Member(NamedTuple):
     """Its first bytes, at most 4096; all of it when it is shorter."""
 
 
-def members(path: Path) -> Iterator[Member]:
-    """The regular files in the tar file `path`, in order.
+class Archive:
+    """A tar file, open for reading. Every failure of the file is a DataError that names it.
 
     Raises:
-        DataError: the file is missing, unreadable, compressed, truncated or no tar file.
+        DataError: it cannot be opened.
     """
-    try:
-        descriptor = os.open(path, os.O_RDONLY)
-    except OSError as error:
-        raise DataError(f"cannot be opened ({error.strerror})", where=str(path), fix=_FIX) from error
-    try:
-        yield from _walk(descriptor, path)
-    except OSError as error:
-        raise DataError(f"cannot be read ({error.strerror})", where=str(path), fix=_FIX) from error
-    finally:
-        os.close(descriptor)
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        try:
+            self._descriptor = os.open(path, os.O_RDONLY)
+        except OSError as error:
+            raise self._bad(f"cannot be opened ({error.strerror})") from error
+
+    def __enter__(self) -> Archive:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        os.close(self._descriptor)
+
+    def read(self, start: int, stop: int) -> bytes:
+        """The bytes [start, stop), fewer at the end of the file.
+
+        Raises:
+            DataError: the file cannot be read.
+        """
+        try:
+            return os.pread(self._descriptor, stop - start, start)
+        except OSError as error:
+            raise self._bad(f"cannot be read ({error.strerror})") from error
+
+    def members(self) -> Iterator[Member]:
+        """The regular files in it, in order.
+
+        Raises:
+            DataError: the file is compressed, damaged, truncated or no tar file.
+        """
+        end = os.fstat(self._descriptor).st_size
+        position = 0
+        stated = _Stated()
+        while position < end:
+            block = self.read(position, position + _BLOCK + _HEAD)
+            header = block[:_BLOCK]
+            if header == _ZEROS:
+                return
+            kind, size = header[156:157], self._size(header, position)
+            start = position + _BLOCK
+            if kind in _EXTENSION_TYPES:
+                stated = self._stated(kind, self.read(start, start + min(size, _MAX_EXTENSION)), stated, position)
+            else:
+                name = stated.name or _name(header)
+                size = 0 if kind in _EMPTY_TYPES else size if stated.size is None else stated.size
+                stated = _Stated()
+                if start + size > end:
+                    raise self._bad(f"is truncated inside {name!r}")
+                if kind in _FILE_TYPES:
+                    yield Member(name, start, size, block[_BLOCK : _BLOCK + size])
+            position = start + -(-size // _BLOCK) * _BLOCK
+        raise self._bad("is truncated: its end mark is missing")
+
+    def _size(self, header: bytes, position: int) -> int:
+        """The size that a header states, once its checksum is found right."""
+        try:
+            if len(header) < _BLOCK:
+                raise ValueError("short header")
+            stated = int(header[_CHECKSUM].strip(b" \0") or b"0", 8)
+            if sum(header) - sum(header[_CHECKSUM]) + 8 * ord(" ") != stated:
+                raise ValueError("checksum")
+            field = header[124:136]
+            return int.from_bytes(field[1:], "big") if field[0] & 0x80 else int(field.strip(b" \0") or b"0", 8)
+        except ValueError:
+            if header[:2] == b"\x1f\x8b":
+                fix = "unpack it (gunzip): samples are read at random"
+                raise DataError("is compressed", where=str(self._path), fix=fix) from None
+            raise self._bad("is no tar file" if position == 0 else f"is damaged at byte {position}") from None
+
+    def _stated(self, kind: bytes, content: bytes, before: _Stated, position: int) -> _Stated:
+        match kind:
+            case b"L":
+                return before._replace(name=_text(content))
+            case b"x":
+                try:
+                    return _pax(content, before)
+                except ValueError:
+                    raise self._bad(f"is damaged at byte {position}") from None
+            case _:
+                return before
+
+    def _bad(self, what: str) -> DataError:
+        return DataError(what, where=str(self._path), fix="fetch it again or leave it out of data.shards")
 
 
-def _walk(descriptor: int, path: Path) -> Iterator[Member]:
-    end = os.fstat(descriptor).st_size
-    position = 0
-    long_name: str | None = None
-    long_size: int | None = None
-    while position < end:
-        block = os.pread(descriptor, _BLOCK + _HEAD, position)
-        header = block[:_BLOCK]
-        if header == _ZEROS:
-            return
-        size = _checked_size(header, path, position)
-        kind = header[156]
-        start = position + _BLOCK
-        if kind in b"xgLK":
-            extension = os.pread(descriptor, min(size, _MAX_EXTENSION), start)
-            if kind == ord("L"):
-                long_name = _text(extension)
-            elif kind == ord("x"):
-                long_name, long_size = _pax(extension, long_name, long_size)
-        else:
-            size = 0 if kind in _EMPTY_TYPES else size if long_size is None else long_size
-            if start + size > end:
-                raise DataError(f"is truncated inside {long_name or _name(header)!r}", where=str(path), fix=_FIX)
-            if kind in _FILE_TYPES:
-                yield Member(long_name or _name(header), start, size, block[_BLOCK : _BLOCK + size])
-            long_name = long_size = None
-        position = start + -(-size // _BLOCK) * _BLOCK
-    raise DataError("is truncated: its end mark is missing", where=str(path), fix=_FIX)
+class _Stated(NamedTuple):
+    """What headers before a member's own say of it."""
 
-
-def _checked_size(header: bytes, path: Path, position: int) -> int:
-    """The size that a header states, once its checksum is found right."""
-    try:
-        if len(header) < _BLOCK:
-            raise ValueError("short header")
-        stated = int(header[_CHECKSUM].strip(b" \0") or b"0", 8)
-        if sum(header) - sum(header[_CHECKSUM]) + 8 * ord(" ") != stated:
-            raise ValueError("checksum")
-        field = header[124:136]
-        if field[0] & 0x80:
-            return int.from_bytes(field[1:], "big")
-        return int(field.strip(b" \0") or b"0", 8)
-    except ValueError:
-        what = "is compressed" if header[:2] == b"\x1f\x8b" else "is no tar file" if position == 0 else "is damaged"
-        fix = "unpack it (gunzip): samples are read at random" if what == "is compressed" else _FIX
-        raise DataError(f"{what} (at byte {position})", where=str(path), fix=fix) from None
+    name: str | None = None
+    size: int | None = None
 
 
 def _name(header: bytes) -> str:
@@ -109,17 +142,17 @@ def _text(field: bytes) -> str:
     return field.split(b"\0", 1)[0].decode("utf-8", "surrogateescape")
 
 
-def _pax(extension: bytes, name: str | None, size: int | None) -> tuple[str | None, int | None]:
+def _pax(content: bytes, before: _Stated) -> _Stated:
     """Path and size of the next member, where a pax header ("LENGTH key=value" lines) states them."""
     position = 0
-    while position < len(extension):
-        length = int(extension[position : extension.find(b" ", position)] or b"0")
+    while position < len(content):
+        length = int(content[position:].split(b" ", 1)[0])
         if length <= 0:
-            break
-        key, _, value = extension[position : position + length - 1].partition(b" ")[2].partition(b"=")
+            raise ValueError("length")
+        key, _, value = content[position : position + length - 1].partition(b" ")[2].partition(b"=")
         if key == b"path":
-            name = value.decode("utf-8", "surrogateescape")
+            before = before._replace(name=value.decode("utf-8", "surrogateescape"))
         elif key == b"size":
-            size = int(value)
+            before = before._replace(size=int(value))
         position += length
-    return name, size
+    return before

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from harness.data.tar import members
+from harness.data.tar import Archive, Member
 from harness.errors import DataError
 
 NAMES = st.text(
@@ -17,6 +17,11 @@ NAMES = st.text(
 )
 PATHS = st.lists(NAMES, min_size=1, max_size=4).map("/".join).filter(lambda name: name.strip("./ "))
 FORMATS = st.sampled_from([tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
+
+
+def members(path: Path) -> list[Member]:
+    with Archive(path) as archive:
+        return list(archive.members())
 
 
 def written(path: Path, form: int, files: list[tuple[str, bytes]], mtime: float = 0) -> Path:
@@ -44,7 +49,7 @@ def test_members_are_those_that_tarfile_reads(
     path = written(tmp_path / "x.tar", form, files, mtime)
     with tarfile.open(path) as tar:
         expected = [(info.name, info.offset_data, info.size) for info in tar if info.isreg()]
-    found = list(members(path))
+    found = members(path)
     assert [(member.name.rstrip("/"), member.offset, member.size) for member in found] == expected
     content = path.read_bytes()
     for member in found:
@@ -58,7 +63,7 @@ def test_a_member_of_more_than_8_gib_is_stated_in_base_256_and_found_truncated(t
     path = tmp_path / "huge.tar"
     path.write_bytes(info.tobuf(tarfile.GNU_FORMAT) + bytes(512))
     with pytest.raises(DataError, match=r"huge.tar: is truncated inside 'huge.jpg'"):
-        list(members(path))
+        members(path)
 
 
 def test_every_truncation_is_refused_unless_only_the_end_mark_is_lost(tmp_path: Path) -> None:
@@ -72,7 +77,7 @@ def test_every_truncation_is_refused_unless_only_the_end_mark_is_lost(tmp_path: 
             assert [member.name for member in members(cut)] == ["a.jpg", "b.txt"]
         else:
             with pytest.raises(DataError, match=r"cut.tar: is (truncated|no tar|damaged)"):
-                list(members(cut))
+                members(cut)
 
 
 @pytest.mark.parametrize(
@@ -87,7 +92,7 @@ def test_what_is_no_tar_file_is_refused_in_one_sentence(tmp_path: Path, content:
     path = tmp_path / "00000.tar"
     path.write_bytes(content)
     with pytest.raises(DataError) as caught:
-        list(members(path))
+        members(path)
     assert what in str(caught.value)
     assert str(path) in str(caught.value)
     assert "\n" not in str(caught.value)
@@ -100,9 +105,18 @@ def test_a_flipped_bit_in_a_header_is_refused(tmp_path: Path) -> None:
     content[second] ^= 4
     path.write_bytes(content)
     with pytest.raises(DataError, match="is damaged"):
-        list(members(path))
+        members(path)
 
 
 def test_a_missing_shard_is_named(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"gone.tar: cannot be opened"):
-        list(members(tmp_path / "gone.tar"))
+        members(tmp_path / "gone.tar")
+
+
+def test_a_damaged_pax_header_is_refused(tmp_path: Path) -> None:
+    path = written(tmp_path / "x.tar", tarfile.PAX_FORMAT, [("ä" * 60, b"x")])
+    content = bytearray(path.read_bytes())
+    content[content.index(b" path=") - 1] = ord("z")
+    path.write_bytes(content)
+    with pytest.raises(DataError, match="is damaged"):
+        members(path)
