@@ -16,19 +16,17 @@ from harness.checkpoint import Progress
 from harness.data.dataset import open_dataset
 from harness.data.inspection import inspect_data
 from harness.errors import StoreError
-from harness.features import TeacherFeatures, features_folder, teacher_features
 from harness.files import read_json, write_json
 from harness.identity import identify, teacher_id
 from harness.losses import build_objective
 from harness.measuring import Measuring
 from harness.miner import Miner, build_miner
-from harness.models import Towers, build_towers, load_weights
+from harness.models import build_towers, load_weights
 from harness.record import Cost, Evaluation, Record
 from harness.request import Request, missing_sets
-from harness.spec.experiment import ExperimentTeacher, OpenClipTeacher
 from harness.spec.mining import ThresholdMining
-from harness.spec.model import Model
 from harness.store import RunFolder
+from harness.teaching import features_for
 from harness.train import Student, Trainer, build_optimiser
 
 PROGRESS_EVERY_S = 1.0
@@ -117,30 +115,13 @@ class Attempt:
         objective = build_objective(experiment.loss).to(self.device)
         optimiser = build_optimiser(experiment.train.optimiser, [self.towers, objective])
         student = Student(self.towers, objective, optimiser, self.device)
-        source = BatchSource(experiment, self.dataset, self.towers, self._features())
+        features = features_for(self.request, self.dataset, self.data.fingerprint, self.device)
+        source = BatchSource(experiment, self.dataset, self.towers, features)
         return Trainer(experiment.train, student, source, self._miner(source), seed=experiment.seed), student
 
     def _miner(self, source: BatchSource) -> Miner | None:
         mining = self.experiment.mining
         return build_miner(mining, source, self.experiment.captions) if isinstance(mining, ThresholdMining) else None
-
-    def _features(self) -> TeacherFeatures | None:
-        taught_by = teacher_id(self.experiment, self.request.teacher_run)
-        if taught_by is None:
-            return None
-        folder = features_folder(self.request.stored.features, self.data.fingerprint, taught_by)
-        return teacher_features(folder, self.dataset, self.experiment.captions, self._teacher, self.device)
-
-    def _teacher(self) -> Towers:
-        match self.experiment.teacher:
-            case ExperimentTeacher(experiment=experiment):
-                towers = build_towers(experiment.model)
-                load_weights(towers.model, self.request.stored.run(str(self.request.teacher_run)).weights)
-                return towers
-            case OpenClipTeacher(model=name, weights=weights):
-                return build_towers(Model(name=name, weights=weights))
-            case None:
-                raise AssertionError("only a run with a teacher asks for one")
 
     def _resumed(self, trainer: Trainer, student: Student) -> Progress:
         """Where to go on: after the last checkpoint, or at the beginning."""

@@ -18,6 +18,7 @@ from harness.spec.captions import Captions
 from harness.spec.mining import ThresholdMining
 
 Ints = npt.NDArray[np.int64]
+Mask = npt.NDArray[np.bool_]
 
 
 class Miner:
@@ -29,21 +30,25 @@ class Miner:
 
     def __call__(self, pairs: PairBatch, batch: Batch) -> tuple[PairBatch, dict[str, float]]:
         """`pairs` with its positives, and what to log."""
-        assert pairs.teacher_image is not None
-        assert pairs.teacher_text is not None
-        mined = mine(self.thresholds, pairs.teacher_image, pairs.teacher_text, pairs.owner)
-        logs = mined.logs() | self._scored(mined, pairs.owner, batch)
+        mined = self.mined(batch, pairs.image.device)
+        logs = mined.logs()
+        if (truth := self.truth_of(batch)) is not None:
+            matches, informative = (torch.from_numpy(mask).to(pairs.image.device) for mask in truth)
+            logs |= score(mined, matches, pairs.owner, informative)
         return replace(pairs, positives=Positives(mined.rows, mined.cols)), logs
 
-    def _scored(self, mined: Mined, owner: Tensor, batch: Batch) -> dict[str, float]:
-        """Precision and recall, where the truth is known."""
+    def mined(self, batch: Batch, device: torch.device | str = "cpu") -> Mined:
+        """The positives of a batch."""
+        image, text = _there(batch.teacher_image, device), _there(batch.teacher_text, device)
+        return mine(self.thresholds, image, text, torch.from_numpy(batch.chosen.owner).to(device))
+
+    def truth_of(self, batch: Batch) -> tuple[Mask, Mask] | None:
+        """Which captions hold for which images [N, M], and which say anything [M]; None where nobody knows."""
         if self._truth is None:
-            return {}
+            return None
         sources = truth_sources(self._truth, batch.chosen, self._captions)
         samples = batch.samples[batch.chosen.owner]
-        matches, informative = self._truth.matches(batch.samples, samples, sources, batch.chosen.position)
-        there = (torch.from_numpy(array).to(owner.device) for array in (matches, informative))
-        return score(mined, next(there), owner, next(there))
+        return self._truth.matches(batch.samples, samples, sources, batch.chosen.position)
 
 
 def truth_sources(truth: Truth, chosen: Chosen, captions: Captions) -> Ints:
@@ -58,7 +63,10 @@ def build_miner(spec: ThresholdMining, source: BatchSource, captions: Captions) 
     samples = calibration_images(len(source.dataset))
     chosen = choose_batch(captions, samples, seed=0, epoch=0)
     image, text = source.taught(samples, chosen)
-    assert image is not None
-    assert text is not None
-    thresholds = resolve_thresholds(spec, image, text, torch.from_numpy(chosen.owner))
+    thresholds = resolve_thresholds(spec, _there(image), _there(text), torch.from_numpy(chosen.owner))
     return Miner(thresholds, source.dataset.truth, captions)
+
+
+def _there(features: Tensor | None, device: torch.device | str = "cpu") -> Tensor:
+    assert features is not None, "a spec that mines without a teacher does not validate"
+    return features.to(device)

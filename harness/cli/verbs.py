@@ -133,12 +133,28 @@ def report(
 
 
 @app.command()
+def preview(
+    spec: Spec,
+    set_: Set,
+    arm: Annotated[str | None, typer.Option(help="Default: the first arm that mines.")] = None,
+    batches: Annotated[int, typer.Option(min=1, help="How many batches.")] = 2,
+    out: Annotated[Path | None, typer.Option("--out", metavar="DIR", help="Folder for the page.")] = None,
+) -> None:
+    """Show what mining calls positive: a gallery of images, their captions, and the captions mined for them."""
+    from harness.cli.preview import preview as write
+
+    project = Project.at(spec.parent)
+    print(write(project.plan(spec, set_), project, arm, batches, out or project.store.reports))
+
+
+@app.command()
 def compare(runs: Annotated[list[str], typer.Argument(metavar="RUN...", help="Ids of finished runs.")]) -> None:
     """Show side by side what differs between runs, and their metrics."""
     from harness.report import compare as compared
 
     store = Project.at().store
-    print(compared([store.find(run) for run in runs]))
+    folders = [store.find(run) for run in runs]
+    print(compared([(folder.id, folder.record(), folder.resolved()) for folder in folders]))
 
 
 @app.command("eval")

@@ -1,0 +1,75 @@
+"""`harness preview`: the first batches of an arm as a gallery of what mining would call positive."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from harness.errors import SpecError
+from harness.plan import Plan, PlannedRun
+from harness.project import Project
+from harness.request import Request
+from harness.spec.explain import nearest
+from harness.spec.mining import ThresholdMining
+
+
+def preview(plan: Plan, project: Project, arm: str | None, batches: int, out: Path) -> Path:
+    """Mine the first batches of an arm's first run, and write the gallery.
+
+    Args:
+        arm: its name; default: the first arm that mines.
+
+    Raises:
+        SpecError: there is no such arm, it does not mine, or its teacher has not been trained.
+    """
+    run = _mining_run(plan, arm)
+    if run.teacher is not None and not project.store.run(run.teacher).weights.exists():
+        fix = "`harness run` trains it first"
+        raise SpecError(f"the teacher, run {run.teacher}, has not been trained", where=plan.name, fix=fix)
+    request = Request.of(run.experiment, run.id, run.teacher, project.settings, threads=1)
+    path = out / f"{plan.name}-preview.html"
+    _write(path, request, batches)
+    return path
+
+
+def _mining_run(plan: Plan, arm: str | None) -> PlannedRun:
+    mining = [one.name for one in plan.arms if isinstance(one.experiment.mining, ThresholdMining)]
+    if not mining:
+        raise SpecError("no arm mines", where=plan.name, fix='give one mining.kind = "threshold"')
+    if arm is not None and arm not in mining:
+        raise SpecError(f"no arm {arm!r} mines", where=plan.name, fix=nearest(arm, mining))
+    return plan.runs[next(iter(plan.ids(arm or mining[0]).values()))]
+
+
+def _write(path: Path, request: Request, count: int) -> None:
+    import torch
+
+    from harness.batches import BatchSource
+    from harness.data.dataset import open_dataset
+    from harness.data.inspection import inspect_data
+    from harness.miner import build_miner
+    from harness.mining.preview import PreviewBatch, write_preview
+    from harness.models import build_towers
+    from harness.teaching import features_for
+
+    experiment = request.experiment
+    assert isinstance(experiment.mining, ThresholdMining)
+    dataset = open_dataset(experiment.data, request.stored.data)
+    fingerprint = inspect_data(experiment.data, request.stored.data).fingerprint
+    features = features_for(request, dataset, fingerprint, torch.device("cpu"))
+    source = BatchSource(experiment, dataset, build_towers(experiment.model), features)
+    miner = build_miner(experiment.mining, source, experiment.captions)
+    keys, shown = dataset.keys, []
+    for batch, _ in zip(source.batches(0), range(count), strict=False):
+        truth, informative = miner.truth_of(batch) or (None, None)
+        shown.append(
+            PreviewBatch(
+                keys=[keys[sample] for sample in batch.samples],
+                pictures=[dataset.image(sample) for sample in batch.samples.tolist()],
+                captions=source.texts(batch.samples, batch.chosen),
+                owner=batch.chosen.owner,
+                mined=miner.mined(batch),
+                truth=truth,
+                informative=informative,
+            )
+        )
+    write_preview(path, shown)
