@@ -42,7 +42,7 @@ class Thresholds:
     passing: Mapping[str, float] = field(default_factory=dict)
 
 
-def calibration_images(total: int, count: int = 4096, seed: int = 0) -> npt.NDArray[np.int64]:
+def calibration_images(total: int, count: int = 2048, seed: int = 0) -> npt.NDArray[np.int64]:
     """Which of `total` samples thresholds are resolved on: at most `count`, drawn at random, ascending. [S] int64."""
     return np.sort(np.random.default_rng(seed).permutation(total)[:count])
 
@@ -105,7 +105,7 @@ class _Histogram:
 
     def add(self, scores: Tensor, left_out: Tensor) -> None:
         """Count `scores` [A, B] but for those where `left_out` [A, B] holds."""
-        bins = torch.floor((scores.clamp(-_LIMIT, _LIMIT) + _LIMIT) * _PER_UNIT + 0.5).long()
+        bins = scores.clamp(-_LIMIT, _LIMIT).add_(_LIMIT).mul_(_PER_UNIT).add_(0.5).int()
         size = len(self._counts)
         counts = torch.bincount(bins.flatten(), minlength=size) - torch.bincount(bins[left_out], minlength=size)
         self._counts += counts.cpu()
