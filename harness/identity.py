@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +20,32 @@ ID_LENGTH = 12
 class Identity:
     """What a run is, independent of where and how it is carried out."""
 
-    id: str
-    payload: dict[str, Any]
-    """What is hashed: the science without fields at their default, data fingerprint, teacher, seed."""
-    resolved: dict[str, Any]
-    """The same with every default spelled out; compared when an id is met again."""
+    experiment: Experiment
+    fingerprint: str
+    """Of the data's content."""
+    teacher: str | None
+
+    @cached_property
+    def id(self) -> str:
+        """Hash of the payload."""
+        return digest(self.payload)
+
+    @cached_property
+    def payload(self) -> dict[str, Any]:
+        """What is hashed: the science without fields at their default, data fingerprint, teacher, seed."""
+        return self._placed(self.experiment.science())
+
+    @cached_property
+    def resolved(self) -> dict[str, Any]:
+        """The same with every default spelled out; compared when an id is met again."""
+        return self._placed(self.experiment.science(defaults=True))
+
+    def _placed(self, science: dict[str, Any]) -> dict[str, Any]:
+        placed = {**science, "data": {**science.get("data", {}), "fingerprint": self.fingerprint}}
+        if weights := placed.get("model", {}).get("weights"):
+            placed["model"] = {**placed["model"], "weights": weights_id(weights)}
+        placed.pop("teacher", None)
+        return placed | ({"teacher": self.teacher} if self.teacher else {})
 
 
 def identify(experiment: Experiment, *, fingerprint: str, teacher: str | None) -> Identity:
@@ -32,10 +54,7 @@ def identify(experiment: Experiment, *, fingerprint: str, teacher: str | None) -
     Args:
         teacher: id of the teacher's run or of its weights (`teacher_id`); None where no teacher is used.
     """
-    payload, resolved = (
-        _placed(experiment.science(defaults=defaults), fingerprint, teacher) for defaults in (False, True)
-    )
-    return Identity(digest(payload), payload, resolved)
+    return Identity(experiment, fingerprint, teacher)
 
 
 def digest(data: Any, length: int = ID_LENGTH) -> str:
@@ -60,7 +79,12 @@ def weights_id(weights: str) -> str:
     file = Path(weights)
     if not file.is_file():
         return weights
-    size = file.stat().st_size
+    status = file.stat()
+    return _file_digest(file, status.st_size, status.st_mtime_ns)
+
+
+@cache
+def _file_digest(file: Path, size: int, _modified_ns: int) -> str:
     with file.open("rb") as stream:
         head = stream.read(1 << 20)
         stream.seek(max(size - (1 << 20), 0))
@@ -89,11 +113,3 @@ def _differences(old: dict[str, Any], new: dict[str, Any]) -> Iterator[str]:
     for key in sorted(old.keys() & new.keys()):
         if old[key] != new[key]:
             yield f"{key} {old[key]!r} -> {new[key]!r}"
-
-
-def _placed(science: dict[str, Any], fingerprint: str, teacher: str | None) -> dict[str, Any]:
-    placed = {**science, "data": {**science.get("data", {}), "fingerprint": fingerprint}}
-    if weights := placed.get("model", {}).get("weights"):
-        placed["model"] = {**placed["model"], "weights": weights_id(weights)}
-    placed.pop("teacher", None)
-    return placed | ({"teacher": teacher} if teacher else {})

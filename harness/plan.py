@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any
 
 from pydantic import ValidationError
@@ -14,8 +15,8 @@ from harness.record import DataReport
 from harness.spec.ablation import Ablation
 from harness.spec.data import Data
 from harness.spec.experiment import Experiment, ExperimentTeacher, flatten
-from harness.spec.explain import explain
-from harness.spec.overrides import expand, merge
+from harness.spec.explain import problems, sentence
+from harness.spec.overrides import expand, laid_over
 
 Inspect = Callable[[Data], DataReport]
 """Tells what a data set holds; `harness.data.inspect_data` with its cache."""
@@ -73,22 +74,30 @@ class Plan:
 
     def arm(self, name: str) -> Arm:
         """The arm of that name."""
-        return next(arm for arm in self.arms if arm.name == name)
+        return self._by_name[name]
 
     def ids(self, arm: str) -> dict[int, str]:
         """Ids of an arm's runs by seed."""
-        return {seed: run for (name, seed), run in self.cells.items() if name == arm}
+        return {seed: self.cells[arm, seed] for seed in self.ablation.seed_list if (arm, seed) in self.cells}
 
     def differences(self, arm: str) -> dict[str, tuple[Any, Any]]:
         """All fields that can change a result and differ from the baseline: dotted path to (baseline, arm)."""
-        ours, theirs = (
-            flatten(self.arm(name).experiment.science(defaults=True)) for name in (arm, self.ablation.baseline)
-        )
+        ours, theirs = self.arm(arm).experiment.science(defaults=True), self._baseline
+        sections = [name for name in sorted(ours.keys() | theirs.keys()) if ours.get(name) != theirs.get(name)]
+        arms, baselines = (flatten({name: side[name] for name in sections if name in side}) for side in (ours, theirs))
         return {
-            path: (theirs.get(path), ours.get(path))
-            for path in sorted(ours.keys() | theirs.keys())
-            if ours.get(path) != theirs.get(path)
+            path: (baselines.get(path), arms.get(path))
+            for path in sorted(arms.keys() | baselines.keys())
+            if arms.get(path) != baselines.get(path)
         }
+
+    @cached_property
+    def _by_name(self) -> dict[str, Arm]:
+        return {arm.name: arm for arm in self.arms}
+
+    @cached_property
+    def _baseline(self) -> dict[str, Any]:
+        return self.arm(self.ablation.baseline).experiment.science(defaults=True)
 
 
 def make_plan(ablation: Ablation, *, name: str, where: str, inspect: Inspect) -> Plan:
@@ -104,11 +113,17 @@ def make_plan(ablation: Ablation, *, name: str, where: str, inspect: Inspect) ->
         DataError: a data set cannot be read.
     """
     plan = Plan(name, ablation, tuple(resolve_arms(ablation, where)))
-    planner = _Planner(plan, inspect, where)
+    planner = _Planner(plan, inspect)
+    owners: dict[str, str] = {}
     for arm in plan.arms:
         for seed in ablation.seed_list:
-            run = planner.add(_seeded(arm.experiment, seed), "arm")
-            planner.claim(arm.name, seed, run)
+            run = planner.add(_seeded(arm.experiment, seed), "arm", f"{where}: arm {arm.name!r}")
+            if run.id in owners:
+                fix = "leave one out with `exclude`, or" if ablation.axes else "remove one of them, or"
+                what = f"arms {owners[run.id]!r} and {arm.name!r} are the same run"
+                raise SpecError(what, where=where, fix=f"{fix} change a field that can change a result")
+            owners[run.id] = arm.name
+            plan.cells[arm.name, seed] = run.id
     return plan
 
 
@@ -118,59 +133,80 @@ def resolve_arms(ablation: Ablation, where: str) -> Iterator[Arm]:
     Raises:
         SpecError: an arm sets a field that does not exist, or a value that is not allowed.
     """
-    base = ablation.experiment.model_dump(mode="json")
     shared = expand(ablation.base)
     for name, table in ablation.variants():
-        prefix = f"arms.{name}." if name in ablation.arms else f"[{name}] "
-        changes = merge(shared, table)
         try:
-            experiment = Experiment.model_validate(merge(base, changes))
+            experiment = laid_over(ablation.experiment, shared, table)
         except ValidationError as error:
-            raise explain(error, Experiment, where=where, prefix=prefix) from None
+            raise _blame(ablation, name, error, where) from None
         yield Arm(name, ablation.labels.get(name, name), experiment, flatten(table))
 
 
+def _blame(ablation: Ablation, name: str, error: ValidationError, where: str) -> SpecError:
+    """The first problem of the arm `name`, with the key of the ablation's file that it comes from."""
+    first, *others = problems(error, Experiment)
+    prefix = f"arm {name!r}: "
+    try:
+        laid_over(ablation.experiment, expand(ablation.base))
+    except ValidationError as shared:
+        if first in problems(shared, Experiment):
+            return sentence(first, where=where, prefix="base.", others=len(others))
+    if (axis := next((path for path in ablation.axes if _share_a_key(path, first.key)), None)) is not None:
+        return sentence(replace(first, key=axis), where=where, prefix="axes.", others=len(others))
+    if name in ablation.arms:
+        prefix = f"arms.{name}."
+    return sentence(first, where=where, prefix=prefix, others=len(others))
+
+
+def _share_a_key(path: str, key: str) -> bool:
+    """Whether one of two dotted paths is the other or lies above it."""
+    return (bool(key) and (f"{path}.").startswith(f"{key}.")) or f"{key}.".startswith(f"{path}.")
+
+
 class _Planner:
-    """Adds runs to a plan, teachers first, each id once."""
+    """Adds runs to a plan, teachers first, each id once.
 
-    def __init__(self, plan: Plan, inspect: Inspect, where: str) -> None:
-        self.plan, self.where = plan, where
+    Arms share the objects of the sections that they do not change, so what was found out for one is kept by object.
+    """
+
+    def __init__(self, plan: Plan, inspect: Inspect) -> None:
+        self.plan = plan
         self._inspect = inspect
-        self._reports: dict[str, DataReport] = {}
+        self._teachers: dict[int, tuple[Experiment, str]] = {}
+        self._reports: dict[int, tuple[Data, DataReport]] = {}
+        self._inspected: dict[str, DataReport] = {}
 
-    def add(self, experiment: Experiment, role: str) -> PlannedRun:
-        teacher = None
-        if experiment.uses_teacher and isinstance(experiment.teacher, ExperimentTeacher):
-            teacher = self.add(experiment.teacher.experiment, "teacher").id
+    def add(self, experiment: Experiment, role: str, where: str) -> PlannedRun:
         report = self._report(experiment.data)
-        taught_by = teacher_id(experiment, teacher)
-        identity = identify(experiment, fingerprint=report.fingerprint, teacher=taught_by)
+        teacher = self._teacher(experiment, where)
+        identity = identify(experiment, fingerprint=report.fingerprint, teacher=teacher_id(experiment, teacher))
         known = self.plan.runs.get(identity.id)
         if known is None or (role == "arm" and known.role == "teacher"):
-            steps = 0 if report.missing else steps_of(experiment, report.samples, self.where)
+            steps = 0 if report.missing else steps_of(experiment, report.samples, where)
             self.plan.runs[identity.id] = PlannedRun(identity, experiment, role, teacher, steps)
         return self.plan.runs[identity.id]
 
-    def claim(self, arm: str, seed: int, run: PlannedRun) -> None:
-        same = [name for (name, _), other in self.plan.cells.items() if other == run.id]
-        if same:
-            fix = "remove one of them, or change a field that matters"
-            if self.plan.ablation.axes:
-                fix = "leave one out with `exclude`"
-            raise SpecError(f"arms {same[0]!r} and {arm!r} are the same run", where=self.where, fix=fix)
-        self.plan.cells[(arm, seed)] = run.id
+    def _teacher(self, experiment: Experiment, where: str) -> str | None:
+        if not (experiment.uses_teacher and isinstance(experiment.teacher, ExperimentTeacher)):
+            return None
+        teacher = experiment.teacher.experiment
+        if id(teacher) not in self._teachers:
+            self._teachers[id(teacher)] = (teacher, self.add(teacher, "teacher", f"{where}: teacher.experiment").id)
+        return self._teachers[id(teacher)][1]
 
     def _report(self, data: Data) -> DataReport:
-        key = data.model_dump_json()
-        if key not in self._reports:
-            self._reports[key] = self._inspect(data)
-        report = self._reports[key]
-        self.plan.data[report.fingerprint] = report
-        return report
+        if id(data) not in self._reports:
+            key = data.model_dump_json()
+            if key not in self._inspected:
+                self._inspected[key] = self._inspect(data)
+            report = self._inspected[key]
+            self._reports[id(data)] = (data, report)
+            self.plan.data[report.fingerprint] = report
+        return self._reports[id(data)][1]
 
 
 def _seeded(experiment: Experiment, seed: int) -> Experiment:
-    return Experiment.model_validate({**dict(experiment), "seed": seed})
+    return experiment if experiment.seed == seed else laid_over(experiment, {"seed": seed})
 
 
 def steps_of(experiment: Experiment, samples: int, where: str) -> int:

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import itertools
-import json
-from collections.abc import Iterator, Mapping
-from typing import Any, Literal
+from collections import Counter
+from collections.abc import Iterator
 
 from pydantic import Field, field_validator, model_validator
 
+from harness.spec.axes import Axes, Combine, check_axes, named_cells
+from harness.spec.axes import level_name as level_name
 from harness.spec.base import Spec
-from harness.spec.experiment import Experiment
-from harness.spec.overrides import expand, merge
-
-Table = dict[str, Any]
+from harness.spec.experiment import SEEDS, Experiment
+from harness.spec.explain import nearest
+from harness.spec.overrides import Table, expand, merge
 
 
 class Reference(Spec):
@@ -57,18 +56,18 @@ class Ablation(Spec):
     """What is to be found out, in one sentence."""
     experiment: Experiment
     """The base that every arm starts from; in TOML the path of an experiment file."""
-    base: Table = {}
+    base: Table = Field(default={})
     """Fields of the base that this ablation changes for all its arms. In TOML: `[base]`."""
     baseline: str
     """The arm that the others are compared with. An arm of axes is named `path=level` in the axes' order, joined by
-    `, ` (`captions.count=0, mining.kind=none`)."""
-    arms: dict[str, Table] = {}
+    `, ` (`captions.count=0, mining.kind=none`); a level that is a table goes by its `kind`."""
+    arms: dict[str, Table] = Field(default={})
     """Arms by name, each with the fields that it changes. A table whose `kind` differs replaces the base's."""
-    labels: dict[str, str] = {}
+    labels: dict[str, str] = Field(default={})
     """Arms' names as reports print them."""
-    axes: dict[str, tuple[Any, ...]] = {}
+    axes: Axes = Field(default={})
     """Factors: the dotted path of a field and its levels."""
-    combine: Literal["product", "zip", "one_at_a_time"] = "product"
+    combine: Combine = "product"
     """How axes make arms: all combinations, level by level side by side, or every factor alone around the first
     level of each."""
     exclude: tuple[Table, ...] = ()
@@ -89,22 +88,27 @@ class Ablation(Spec):
     @field_validator("seeds")
     @classmethod
     def _some_seeds(cls, seeds: int | tuple[int, ...]) -> int | tuple[int, ...]:
-        listed = tuple(range(seeds)) if isinstance(seeds, int) else seeds
-        if not listed or len(set(listed)) != len(listed) or min(listed) < 0:
-            raise ValueError("give at least one seed; seeds are different and not negative")
+        listed = range(seeds) if isinstance(seeds, int) else seeds
+        if not listed or len(set(listed)) != len(listed) or min(listed) < 0 or max(listed) >= SEEDS:
+            raise ValueError(f"give at least one seed; seeds are different, not negative and below {SEEDS}")
         return seeds
 
     @model_validator(mode="after")
     def _names_exist(self) -> Ablation:
+        check_axes(self.axes, self.combine, self.exclude)
         known = [name for name, _ in self.variants()]
         if not known:
-            raise ValueError("there is no arm: add [arms.NAME] tables, or [axes]")
+            rules = "exclude leaves none" if self.exclude else "add [arms.NAME] tables, or [axes]"
+            raise ValueError(f"there is no arm: {rules}")
+        if twice := next((name for name, number in Counter(known).items() if number > 1), None):
+            raise ValueError(f"two arms are called {twice!r}: rename one, or take a repeated level out of its axis")
         named = [("baseline", self.baseline)] + [("labels", name) for name in self.labels]
         named += [("references", reference.arm) for reference in self.references]
         named += [(f"claims ({claim.text!r})", name) for claim in self.claims for name in (claim.arm, claim.than)]
+        arms = set(known)
         for key, name in named:
-            if name not in known:
-                raise ValueError(f"{key} names {name!r}, which is no arm; the arms are: {'; '.join(known)}")
+            if name not in arms:
+                raise ValueError(f"{key} names {name!r}, which is no arm; {nearest(name, known)}")
         return self
 
     @property
@@ -114,48 +118,9 @@ class Ablation(Spec):
 
     def variants(self) -> Iterator[tuple[str, Table]]:
         """Every arm as (name, the nested table of fields that it changes), in declared order."""
-        cells = list(self._cells())
+        cells = [(name, expand(levels)) for name, levels in named_cells(self.axes, self.combine, self.exclude)]
         for name, table in self.arms.items() or [("", {})]:
-            for levels in cells:
-                cell = ", ".join(f"{path}={level_name(level)}" for path, level in levels.items())
-                full = ", ".join(part for part in (name, cell) if part)
-                if full:
-                    yield full, merge(expand(table), expand(levels))
-
-    def _cells(self) -> Iterator[dict[str, Any]]:
-        for levels in _combinations(self.axes, self.combine):
-            if not any(_matches(levels, rule) for rule in self.exclude):
-                yield levels
-
-
-def level_name(level: Any) -> str:
-    """A level as it stands in an arm's name: a table by its `kind`, anything else as text."""
-    if isinstance(level, dict):
-        return str(level.get("kind", json.dumps(level, sort_keys=True)))
-    return level if isinstance(level, str) else json.dumps(level)
-
-
-def _combinations(axes: Mapping[str, tuple[Any, ...]], combine: str) -> Iterator[dict[str, Any]]:
-    names = list(axes)
-    match combine:
-        case "product":
-            for levels in itertools.product(*axes.values()):
-                yield dict(zip(names, levels, strict=True))
-        case "zip":
-            if len({len(levels) for levels in axes.values()}) > 1:
-                raise ValueError('combine = "zip" needs axes of one length')
-            for levels in zip(*axes.values(), strict=True):
-                yield dict(zip(names, levels, strict=True))
-        case "one_at_a_time":
-            centre = {name: levels[0] for name, levels in axes.items()}
-            yield centre
-            for name, levels in axes.items():
-                for level in levels[1:]:
-                    yield {**centre, name: level}
-
-
-def _matches(levels: dict[str, Any], rule: Table) -> bool:
-    def holds(path: str, wanted: Any) -> bool:
-        return path in levels and (levels[path] in wanted if isinstance(wanted, list) else levels[path] == wanted)
-
-    return all(holds(path, wanted) for path, wanted in rule.items())
+            expanded = expand(table)
+            for cell, levels in cells:
+                if full := ", ".join(part for part in (name, cell) if part):
+                    yield full, merge(expanded, levels)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache, cached_property
 from typing import Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict
@@ -30,28 +31,64 @@ class Spec(BaseModel):
         """The part of this spec that can change a result, as JSON data; numbers that are equal look the same.
 
         Fields at their default are left out unless `defaults`, so that a new field keeps the ids of old runs.
-        A `kind` is always kept: it says which defaults the rest is measured against.
+        A `kind` is always kept: it says which defaults the rest is measured against. So is a spec with an `algorithm`
+        of its own. Tables below are shared between calls; change none of them.
         """
+        skipped = self.irrelevant()
         kept: dict[str, Any] = {}
-        for name, field in type(self).model_fields.items():
+        for name, default in _defaults(type(self)).items():
             value = getattr(self, name)
-            changed = value != field.get_default(call_default_factory=True, validated_data={})
-            if name not in self.irrelevant() and (defaults or changed or name == "kind"):
+            if name not in skipped and (defaults or name == "kind" or value != default or _is_revised(value)):
                 kept[name] = _plain(value, defaults)
         if self.algorithm != 1:
             kept["algorithm"] = self.algorithm
         return kept
 
+    @cached_property
+    def table(self) -> dict[str, Any]:
+        """This spec as JSON data, made once: arms share most of their sections. Change nothing in it."""
+        return self.model_dump(mode="json")
+
+    @cached_property
+    def _science(self) -> dict[str, Any]:
+        return self.science()
+
+    @cached_property
+    def _whole_science(self) -> dict[str, Any]:
+        return self.science(defaults=True)
+
+    @cached_property
+    def _revised(self) -> bool:
+        """Whether this or a spec below it that can matter stands for a later version of its code."""
+        below = {name for name, value in self if isinstance(value, Spec) and value._revised}
+        return self.algorithm != 1 or (bool(below) and not below <= self.irrelevant())
+
+
+@cache
+def _defaults(spec: type[Spec]) -> dict[str, Any]:
+    return {
+        name: field.get_default(call_default_factory=True, validated_data={})
+        for name, field in spec.model_fields.items()
+    }
+
+
+def _is_revised(value: Any) -> bool:
+    return isinstance(value, Spec) and value._revised
+
 
 def _plain(value: Any, defaults: bool) -> Any:
-    if isinstance(value, Spec):
-        return value.science(defaults=defaults)
-    if isinstance(value, Duration):
-        return str(value)
-    if isinstance(value, float) and value.is_integer() and abs(value) < 2**53:
-        return int(value)
-    if isinstance(value, dict):
-        return {str(key): _plain(item, defaults) for key, item in sorted(value.items())}
-    if isinstance(value, (list, tuple)):
-        return [_plain(item, defaults) for item in value]
-    return value
+    match value:
+        case None | bool() | int() | str():
+            return value
+        case float():
+            return int(value) if value.is_integer() and abs(value) < 2**53 else value
+        case Spec():
+            return value._whole_science if defaults else value._science
+        case Duration():
+            return str(value)
+        case dict():
+            return {str(key): _plain(item, defaults) for key, item in sorted(value.items())}
+        case list() | tuple():
+            return [_plain(item, defaults) for item in value]
+        case _:
+            raise TypeError(f"{value!r} has no place in a run's identity")

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
 from harness.errors import SpecError
 from harness.spec.base import Spec
+from harness.spec.batches import GroupedBatches
 from harness.spec.captions import Captions
-from harness.spec.data import Data, ShapesData
+from harness.spec.data import Data, DigitsData, ShapesData, TableData, WebdatasetData
 from harness.spec.evaluation import Evaluation
+from harness.spec.explain import nearest
 from harness.spec.loss import InfoNCE, Loss, check_loss
 from harness.spec.mining import Mining, NoMining
 from harness.spec.model import Model, Train
+
+SEEDS = 2**31
+"""Seeds are below this: the trainer makes 64-bit seeds of seed and step."""
 
 
 class ExperimentTeacher(Spec):
@@ -65,7 +71,7 @@ class Experiment(Spec):
     """The towers."""
     train: Train = Field(default_factory=Train)
     """The recipe."""
-    seed: int = Field(0, ge=0)
+    seed: int = Field(0, ge=0, lt=SEEDS)
     """Governs initialisation, sample order, caption choice and augmentation. An ablation's seeds replace it."""
     evaluation: Evaluation = Field(default_factory=Evaluation)
     """What is measured; not part of a run's id, so a new set evaluates finished runs without training them again."""
@@ -74,10 +80,12 @@ class Experiment(Spec):
 
     @model_validator(mode="after")
     def _fits_together(self) -> Experiment:
-        if self.mining.needs_teacher and self.teacher is None:
-            raise ValueError('mining.kind = "threshold" needs a [teacher]: name an experiment or an open_clip model')
+        _check_teacher(self)
+        _check_captions(self.captions, caption_sources(self.data))
+        _check_batches(self.train)
+        mined, taught = self.mining.kind != "none", self.teacher is not None
         try:
-            check_loss(self.loss, captions_per_image=self.captions.per_image, has_teacher=self.teacher is not None)
+            check_loss(self.loss, captions_per_image=self.captions.per_image, has_teacher=taught, mined=mined)
         except SpecError as error:
             raise ValueError(str(error)) from error
         return self
@@ -91,6 +99,46 @@ class Experiment(Spec):
         """Evaluation and resources never change a training result; an unused teacher does not either."""
         unused = frozenset() if self.uses_teacher else frozenset({"teacher"})
         return frozenset({"evaluation", "resources"}) | unused
+
+
+ExperimentTeacher.model_rebuild()
+
+
+def caption_sources(data: Data) -> Mapping[str, int | None]:
+    """Names of the pseudo-caption sources of `data`, with how many captions an image has where the spec says so."""
+    match data:
+        case ShapesData() | DigitsData():
+            return {"captioner": data.captioner.captions, "captioner_b": data.captioner_b.captions}
+        case WebdatasetData() | TableData():
+            return dict.fromkeys(data.pseudo)
+
+
+def _check_teacher(experiment: Experiment) -> None:
+    if experiment.uses_teacher and experiment.teacher is None:
+        user = 'train.batches.kind = "grouped"'
+        if experiment.mining.needs_teacher:
+            user = f'mining.kind = "{experiment.mining.kind}"'
+        elif experiment.loss.needs_teacher:
+            user = f'loss.kind = "{experiment.loss.kind}"'
+        raise ValueError(f"{user} needs a [teacher]: name an experiment or an open_clip model")
+
+
+def _check_captions(captions: Captions, sources: Mapping[str, int | None]) -> None:
+    for name, needed in captions.needed().items():
+        if name not in sources:
+            known = nearest(name, sources) if sources else "declare it in data.pseudo"
+            raise ValueError(f"captions.source: the data has no pseudo-captions called {name!r}; {known}")
+        there = sources[name]
+        if there is not None and needed > there:
+            what = f"captions.count takes {needed} captions of {name!r} for each image, which makes {there}"
+            raise ValueError(f"{what}; lower it, or raise data.{name}.captions")
+
+
+def _check_batches(train: Train) -> None:
+    batches, size = train.batches, train.global_batch_size
+    if isinstance(batches, GroupedBatches) and batches.search_space % size:
+        what = f"train.batches.search_space {batches.search_space} is no multiple of train.global_batch_size {size}"
+        raise ValueError(f"{what}; use {max(batches.search_space // size, 1) * size}")
 
 
 def labelled(experiment: Experiment) -> dict[str, Any]:

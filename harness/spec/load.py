@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import tomllib
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,30 +15,57 @@ from harness.errors import SpecError
 from harness.spec.ablation import Ablation
 from harness.spec.data import PATH_FIELDS
 from harness.spec.experiment import Experiment
-from harness.spec.explain import explain
-from harness.spec.overrides import Table, expand, merge, parse_assignment
+from harness.spec.explain import Problem, explain, problems, sentence
+from harness.spec.overrides import Table, Whole, expand, laid_over, merge, parse_assignment
 
 ONLY_ARM = "experiment"
+_ONLY_IN_ABLATIONS = Ablation.model_fields.keys() - Experiment.model_fields.keys()
+
+
+@dataclass(frozen=True)
+class _Place:
+    """Where a table stands: what its relative paths are relative to, and how messages call it."""
+
+    label: str
+    folder: Path
+    prefix: str = ""
+    seen: tuple[Path, ...] = ()
+    """Experiment files that led here, by `extends` or as teachers."""
+
+    @classmethod
+    def of(cls, file: Path, seen: tuple[Path, ...] = ()) -> _Place:
+        return cls(str(file), file.parent, seen=seen)
+
+    def key(self, name: str) -> str:
+        return f"{self.label}: {self.prefix}{name}"
+
+    def path(self, stated: str) -> Path:
+        return self.folder.resolve() / Path(stated).expanduser()
+
+    def file(self, stated: Any, key: str) -> Path:
+        path = self.folder / Path(str(stated)).expanduser()
+        if not isinstance(stated, str) or not path.is_file():
+            raise SpecError(f"there is no file {stated!r}", where=self.key(key), fix=f"looked for {path}")
+        return path
 
 
 def load(path: str | Path, assignments: Sequence[str] = ()) -> Ablation:
     """The ablation in a TOML file, or an experiment file as an ablation of one arm.
 
     Args:
-        path: an ablation file (it has a `question`) or an experiment file.
-        assignments: changes like `"train.duration=300 steps"`, laid over the base experiment.
+        path: an ablation file or an experiment file.
+        assignments: changes like `"train.duration=300 steps"`, laid over the base experiment. Paths in them are
+            relative to the working folder.
 
     Raises:
         SpecError: the file, or a file that it names, is missing or not valid.
     """
     file = Path(path)
     table = _read(file)
-    changes = expand({})
-    for text in assignments:
-        changes = merge(changes, expand(dict([parse_assignment(text)])))
-    if "question" in table or "arms" in table or "axes" in table:
-        return _ablation(file, table, changes)
+    if _ONLY_IN_ABLATIONS & table.keys():
+        return _ablation(file, table, assignments)
     experiment = load_experiment(file)
+    changes = _assigned(assignments, experiment, {})
     primary = f"{experiment.evaluation.sets[0]}/acc1" if experiment.evaluation.sets else "train/loss"
     ablation = {"question": f"How does {file.stem} do?", "base": changes, "baseline": ONLY_ARM, "primary": primary}
     return _validated(file, ablation | {"arms": {ONLY_ARM: {}}, "seeds": (experiment.seed,)}, experiment)
@@ -64,33 +92,34 @@ def _experiment_table(file: Path, seen: tuple[Path, ...]) -> Table:
     """The tables of an experiment file over those of the files that it extends, with paths made absolute."""
     if file.resolve() in seen:
         raise SpecError("extends itself, or its teacher is itself", where=str(file), fix="break the circle")
-    seen = (*seen, file.resolve())
+    place = _Place.of(file, (*seen, file.resolve()))
     table = _read(file)
     base: Table = {}
     if "extends" in table:
-        parent = _beside(file, table.pop("extends"), "extends")
-        base = _experiment_table(parent, seen)
+        parent = place.file(table.pop("extends"), "extends")
+        base = _experiment_table(parent, place.seen)
         _experiment(parent, base)
-    return merge(base, _located(file, table, seen))
+    return merge(base, _located(place, table))
 
 
-def _ablation(file: Path, table: Table, changes: Table) -> Ablation:
+def _ablation(file: Path, table: Table, assignments: Sequence[str]) -> Ablation:
+    place = _Place.of(file)
     stated = table.pop("experiment", None)
     if isinstance(stated, str):
-        base = load_experiment(_beside(file, stated, "experiment"))
+        base = load_experiment(place.file(stated, "experiment"))
     elif isinstance(stated, dict):
-        base = _experiment(file, _located(file, stated, ()))
+        base = _experiment(file, _located(replace(place, prefix="experiment."), stated))
     else:
         fix = 'name one: experiment = "../experiments/shapes.toml"'
         raise SpecError("required key is missing", where=f"{file}: experiment", fix=fix)
-    arms = table.get("arms", {})
-    if isinstance(arms, dict):
-        table["arms"] = {name: _located(file, arm, ()) if isinstance(arm, dict) else arm for name, arm in arms.items()}
+    for name, arm in _tables(table.get("arms")).items():
+        table["arms"][name] = _located(replace(place, prefix=f"arms.{name}."), arm)
     if isinstance(table.get("base"), dict):
-        table["base"] = merge(_located(file, expand(table["base"]), ()), changes)
-    elif changes:
-        table["base"] = changes
-    return _validated(file, table, base)
+        table["base"] = _located(replace(place, prefix="base."), table["base"])
+    _refuse_files_in_axes(place, table.get("axes"))
+    ablation = _validated(file, table, base)
+    changes = _assigned(assignments, base, ablation.base)
+    return _validated(file, {**table, "base": merge(ablation.base, changes)}, base) if changes else ablation
 
 
 def _validated(file: Path, table: Table, base: Experiment) -> Ablation:
@@ -100,41 +129,84 @@ def _validated(file: Path, table: Table, base: Experiment) -> Ablation:
         raise explain(error, Ablation, where=str(file)) from None
 
 
-def _located(file: Path, table: Table, seen: tuple[Path, ...]) -> Table:
+def _assigned(assignments: Sequence[str], base: Experiment, shared: Table) -> Table:
+    """The assignments as one table.
+
+    Raises:
+        SpecError: one of them assigns nothing, or makes no sense for the base experiment.
+    """
+    parsed = [parse_assignment(text) for text in assignments]
+    changes: Table = {}
+    for path, value in parsed:
+        changes = merge(changes, _located(_Place("--set", Path.cwd()), {path: value}))
+    try:
+        laid_over(base, shared, changes)
+    except ValidationError as error:
+        for problem in problems(error, Experiment):
+            if any(_concerns(problem, path) for path, _ in parsed):
+                raise sentence(problem, where="--set") from None
+    return changes
+
+
+def _concerns(problem: Problem, path: str) -> bool:
+    """Whether the value at `path` is to blame, by itself and not by what it is combined with."""
+    above = problem.unknown_key and path.startswith(f"{problem.key}.")
+    return above or problem.key == path or problem.key.startswith((f"{path}.", f"{path}["))
+
+
+def _located(place: _Place, table: Table) -> Table:
     """An experiment's tables, complete or in part, with what they name by path put in its place."""
     located = expand(table)
     for section in ("data", "model", "teacher", "evaluation"):
         if section in located and not isinstance(located[section], dict):
-            raise SpecError("is no table", where=f"{file}: {section}", fix=f"write [{section}] and its keys")
+            raise SpecError("is no table", where=place.key(section), fix=f"write [{section}] and its keys")
     for field in PATH_FIELDS:
         if isinstance(value := located.get("data", {}).get(field), str):
-            located["data"] = {**located["data"], field: str(file.parent.resolve() / value)}
+            located["data"] = {**located["data"], field: str(place.path(value))}
     if isinstance(config := located.get("model", {}).get("config"), str):
-        located["model"] = {**located["model"], "config": _model_config(_beside(file, config, "model.config"))}
+        content = Whole(_model_config(place.file(config, "model.config")))
+        located["model"] = {**located["model"], "config": content}
     for section in ("model", "teacher"):
         weights = located.get(section, {}).get("weights")
-        if isinstance(weights, str) and _is_path(weights):
-            located[section] = {**located[section], "weights": str(file.parent.resolve() / weights)}
-    if isinstance(path := located.get("teacher", {}).get("path"), str):
-        others = {key: value for key, value in located["teacher"].items() if key != "path"}
-        nested = _experiment_table(_beside(file, path, "teacher.path"), seen)
-        _experiment(_beside(file, path, "teacher.path"), nested)
-        located["teacher"] = merge({"kind": "experiment", "experiment": nested}, others)
+        if isinstance(weights, str) and ("/" in weights or weights.startswith((".", "~"))):
+            file = place.file(weights, f"{section}.weights")
+            located[section] = {**located[section], "weights": str(file.resolve())}
+    if "path" in located.get("teacher", {}):
+        located["teacher"] = _teacher(place, located["teacher"])
     if isinstance(sets := located.get("evaluation", {}).get("sets"), list):
-        absolute = [str(file.parent.resolve() / name) if _is_path(name) else name for name in sets]
-        located["evaluation"] = {**located["evaluation"], "sets": absolute}
+        located["evaluation"] = {**located["evaluation"], "sets": [_set(place, name) for name in sets]}
     return located
 
 
-def _is_path(name: Any) -> bool:
-    return isinstance(name, str) and (name.startswith((".", "/", "~")) or "/" in name)
+def _teacher(place: _Place, table: Table) -> Table:
+    """A teacher given by its experiment file; it takes nothing over from the teacher that it replaces."""
+    file = place.file(table["path"], "teacher.path")
+    nested = _experiment_table(file, place.seen)
+    _experiment(file, nested)
+    others = {key: value for key, value in table.items() if key != "path"}
+    return Whole(merge({"kind": "experiment", "experiment": nested}, others))
 
 
-def _beside(file: Path, stated: Any, key: str) -> Path:
-    path = file.parent / Path(str(stated)).expanduser()
-    if not isinstance(stated, str) or not path.is_file():
-        raise SpecError(f"there is no file {stated!r}", where=f"{file}: {key}", fix=f"looked for {path}")
-    return path
+def _set(place: _Place, name: Any) -> Any:
+    """An evaluation set's name as it is; the path of its folder made absolute."""
+    if not isinstance(name, str):
+        return name
+    is_path = name.startswith((".", "/", "~")) or ("/" in name and place.path(name).is_dir())
+    return str(place.path(name)) if is_path else name
+
+
+def _refuse_files_in_axes(place: _Place, axes: Any) -> None:
+    """The name of an arm holds its levels, and a file's place must not be part of it."""
+    for path, levels in axes.items() if isinstance(axes, dict) else ():
+        for level in levels if isinstance(levels, list) else ():
+            if _located(replace(place, prefix="axes."), {path: level}) != expand({path: level}):
+                fix = "name each file in an arm of its own: [arms.NAME]"
+                raise SpecError("levels cannot name files", where=place.key(f"axes.{path}"), fix=fix)
+
+
+def _tables(stated: Any) -> dict[str, Table]:
+    tables = stated if isinstance(stated, dict) else {}
+    return {name: table for name, table in tables.items() if isinstance(table, dict)}
 
 
 def _read(file: Path) -> Table:
@@ -142,7 +214,9 @@ def _read(file: Path) -> Table:
         return tomllib.loads(file.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise SpecError("there is no such file", where=str(file), fix="shipped ones are in ablations/") from None
-    except (OSError, ValueError) as error:
+    except OSError as error:
+        raise SpecError(f"cannot be read ({error.strerror})", where=str(file), fix="name a TOML file") from None
+    except ValueError as error:
         raise SpecError(f"is no valid TOML ({error})", where=str(file), fix="mend that line") from None
 
 
@@ -152,5 +226,7 @@ def _model_config(file: Path) -> Table:
     except (OSError, ValueError) as error:
         raise SpecError(f"is no valid JSON ({error})", where=str(file), fix="give an open_clip model config") from None
     if not isinstance(config, dict) or not {"embed_dim", "vision_cfg", "text_cfg"} <= config.keys():
-        raise SpecError("has no embed_dim, vision_cfg and text_cfg", where=str(file), fix="see open_clip's model_configs")
+        raise SpecError(
+            "has no embed_dim, vision_cfg and text_cfg", where=str(file), fix="see open_clip's model_configs"
+        )
     return config

@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 from harness.errors import SpecError
+from harness.spec.base import Spec
 
 Table = dict[str, Any]
+SpecT = TypeVar("SpecT", bound=Spec)
+
+
+class Whole(dict[str, Any]):
+    """A table that takes the place of the one below instead of being laid over it: the content of a file."""
 
 
 def expand(table: Mapping[str, Any]) -> Table:
@@ -30,15 +36,15 @@ def merge(base: Mapping[str, Any], changes: Mapping[str, Any]) -> Table:
     merged = dict(base)
     for key, value in changes.items():
         below = merged.get(key)
-        if isinstance(value, Mapping) and isinstance(below, Mapping) and not _other_kind(below, value):
+        if isinstance(value, Mapping) and isinstance(below, Mapping) and not _replaces(value, below):
             merged[key] = merge(below, value)
         else:
-            merged[key] = dict(value) if isinstance(value, Mapping) else value
+            merged[key] = value
     return merged
 
 
-def _other_kind(below: Mapping[str, Any], value: Mapping[str, Any]) -> bool:
-    return "kind" in value and value["kind"] != below.get("kind", value["kind"])
+def _replaces(value: Mapping[str, Any], below: Mapping[str, Any]) -> bool:
+    return isinstance(value, Whole) or ("kind" in value and value["kind"] != below.get("kind", value["kind"]))
 
 
 def parse_assignment(text: str) -> tuple[str, Any]:
@@ -57,3 +63,21 @@ def parse_assignment(text: str) -> tuple[str, Any]:
         return path, tomllib.loads(f"value = {value}")["value"]
     except tomllib.TOMLDecodeError:
         return path, value
+
+
+def laid_over(spec: SpecT, *layers: Mapping[str, Any]) -> SpecT:
+    """`spec` with the layers of changes laid over its tables, one after the other, and validated.
+
+    Sections that do not change are the same objects.
+
+    Raises:
+        pydantic.ValidationError: the result is not valid.
+    """
+    fields = dict(spec)
+    for name in dict.fromkeys(name for layer in layers for name in layer):
+        below = fields.get(name)
+        section = {name: below.table if isinstance(below, Spec) else below}
+        for layer in layers:
+            section = merge(section, {name: layer[name]} if name in layer else {})
+        fields.update(section)
+    return type(spec).model_validate(fields)
