@@ -186,3 +186,28 @@ def test_more_files_than_may_be_open_are_read(tmp_path: Path) -> None:
     for i in (*range(150), 0, 149):
         assert dataset.raw(i) == f"raw {i}"
         assert dataset.image(i).size == (40, 30)
+
+
+def test_an_index_of_many_batches_reads_like_one_of_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    samples = [(f"k{number}", sample(number)) for number in range(11)]
+    samples[4] = ("k4", sample(4, captions=[]))
+    shard = write_tar(tmp_path / "a.tar", samples)
+    whole = opened(tmp_path / "one", shard)
+    monkeypatch.setattr("harness.data.index.ROWS_PER_BATCH", 3)
+    parts = opened(tmp_path / "many", shard)
+    assert parts.report == whole.report
+    assert parts.keys == whole.keys == [f"k{number}" for number in range(11) if number != 4]
+    for i in range(10):
+        assert parts.raw(i) == whole.raw(i) == whole.keys[i].replace("k", "raw ")
+        assert parts.pseudo("captions", i) == whole.pseudo("captions", i)
+        assert np.array_equal(np.asarray(parts.image(i)), np.asarray(whole.image(i)))
+    assert parts.caption_counts("captions").tolist() == [2] * 10
+    assert np.array_equal(parts.sizes, whole.sizes)
+
+
+def test_a_shard_that_vanishes_is_named_when_it_is_read(tmp_path: Path) -> None:
+    shard = write_tar(tmp_path / "a.tar", [("k", sample(1))])
+    dataset = opened(tmp_path, shard)
+    shard.unlink()
+    with pytest.raises(DataError, match=r"a.tar: k: image cannot be decoded \(.*No such file"):
+        dataset.image(0)
