@@ -69,7 +69,7 @@ class Towers(nn.Module):
     def encode_image(self, images: Tensor) -> Tensor:
         """Unit image features, [N, d]."""
         images = images.contiguous(memory_format=torch.channels_last)
-        return F.normalize(self.model.encode_image(images).float(), dim=-1)
+        return F.normalize(self.model.encode_image(images).float(), dim=-1)  # type: ignore[operator]
 
     def encode_text(self, tokens: Tensor) -> Tensor:
         """Unit text features, [M, d]. Equal texts are encoded once.
@@ -78,7 +78,7 @@ class Towers(nn.Module):
         like length with the padding cut off; the features stay the same, as does their gradient.
         """
         if not self.trims:
-            return F.normalize(self.model.encode_text(tokens).float(), dim=-1)
+            return F.normalize(self.model.encode_text(tokens).float(), dim=-1)  # type: ignore[operator]
         distinct, row = torch.unique(tokens, dim=0, return_inverse=True)  # type: ignore[no-untyped-call]
         groups = length_groups(distinct.argmax(dim=1) + 1, tokens.shape[1])
         encoded = torch.cat([_trimmed(self.model, distinct[group, :length]) for length, group in groups])
