@@ -19,6 +19,8 @@ from harness.report.results import Results
 from harness.report.table import Entry, Head, Table
 
 TEMPLATES = Path(__file__).parent / "templates"
+LEADING = ("forest", "seeds")
+"""Figures that stand beside the table of arms."""
 _NEGATIVE = re.compile(r"(?<![\w.)-])-(?=\d)")
 _SEPARATOR = re.compile(r"([/_])")
 
@@ -26,7 +28,9 @@ _SEPARATOR = re.compile(r"([/_])")
 def as_html(document: Document) -> str:
     """The whole report. Text from specs and records is escaped by the template engine."""
     results = document.results
-    pictures = Gallery(document).pictures() if results.done else []
+    # the SVG is made by this code, and its text escaped: see svg.py
+    drawn = Gallery(document).pictures() if results.done else []
+    pictures = [(picture, Markup(picture.svg)) for picture in drawn]
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(TEMPLATES),
         autoescape=True,
@@ -40,8 +44,8 @@ def as_html(document: Document) -> str:
     return environment.get_template("report.html").render(
         document=document,
         progress=f"{len(results.done)} of {count(len(results.runs), 'run')} done",
-        # made by this code from escaped text, see svg.py
-        pictures=[(picture, Markup(picture.svg)) for picture in pictures],
+        leading=[one for one in pictures if one[0].key in LEADING],
+        further=[one for one in pictures if one[0].key not in LEADING],
         style=Markup((TEMPLATES / "report.css").read_text(encoding="utf-8")),
         protocols=[tuple(map(clean, one[:2])) + one[2:] for one in protocol_texts(results)],
         as_of=_as_of(results),

@@ -24,6 +24,7 @@ WIDTH = 370.0
 """Points; one unit of the page's SVG, so that text is readable at 375 px and not too large beside prose."""
 ROW = 34.0
 MOST_ROWS = 40
+LEGEND_WIDTH = 54
 _MARKERS = "os^DvPX*"
 
 
@@ -77,7 +78,7 @@ class Gallery:
         better = "right" if self.column.higher_is_better else "left"
         caption = (
             f"Paired differences to {baseline} in {self.metric} with 95 % intervals of each arm alone; further "
-            f"{better} is better. Filled: shown after Holm's correction. {left_out}"
+            f"{better} is better. Filled: p < 0.05 after Holm's correction. {left_out}"
         )
         title = "Differences to the baseline"
         said = "; ".join(
@@ -127,7 +128,8 @@ class Gallery:
         ]
 
     def _factor(self, factor: Factor, place: int) -> Picture:
-        legend = [line.label for line in factor.lines if line.label]
+        alone = factor.lines[0].label if len(factor.lines) == 1 else ""
+        legend = [] if len(factor.lines) == 1 else [_shortened(line.label, LEGEND_WIDTH) for line in factor.lines]
         figure, axes = _panel(legend)
         for number, line in enumerate(factor.lines):
             xs = [x for x, _ in line.points]
@@ -137,7 +139,7 @@ class Gallery:
                 xs,
                 ys,
                 yerr=bars,
-                label=line.label,
+                label=_shortened(line.label, LEGEND_WIDTH),
                 color=series_colour(number),
                 marker=_MARKERS[number],
                 capsize=3,
@@ -148,6 +150,7 @@ class Gallery:
         self._finish(figure, axes, self.metric, legend)
         said = "; ".join(f"{line.label or factor.axis}: {_said(self.metric, line.points)}" for line in factor.lines)
         caption = f"{self.metric} over {factor.axis}: mean over seeds, bars are one standard deviation."
+        caption += f" All at {alone}." if alone else ""
         caption += " Levels without a result are left out."
         return self._picture(figure, f"factor-{place}", f"Effect of {factor.axis}", caption, said)
 
@@ -160,14 +163,14 @@ class Gallery:
         ]
 
     def _curve(self, name: str, title: str, curves: Sequence[Curve]) -> Picture:
-        legend = [self._label(curve.arm) for curve in curves]
+        legend = [_shortened(self._label(curve.arm), LEGEND_WIDTH) for curve in curves]
         figure, axes = _panel(legend)
         for curve in curves:
             style = self._style(curve.arm)
             scale = 100 if is_share(name) else 1
             line = (0, (5, 2)) if style.dashed else "-"
             axes.fill_between(curve.steps, scale * curve.low, scale * curve.high, color=style.colour, alpha=0.14, lw=0)
-            label = self._label(curve.arm)
+            label = _shortened(self._label(curve.arm), LEGEND_WIDTH)
             axes.plot(curve.steps, scale * curve.mean, color=style.colour, lw=1.8, ls=line, label=label)
         axes.set_xlabel("step")
         self._finish(figure, axes, name, legend)

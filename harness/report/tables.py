@@ -163,7 +163,7 @@ def _arms_notes(results: Results, column: Column, several: bool, referenced: boo
     best = "highest" if higher_is_better(column.metric) else "lowest"
     notes = [f"Bold: the {best} mean of a column."]
     if several:
-        notes[0] += " A difference in bold is shown: p < 0.05 after Holm's correction for the number of arms."
+        notes[0] += " A difference in bold: p < 0.05 after Holm's correction for the number of arms."
         notes.append(
             "Δ pairs the runs of equal seed; in brackets the 95 % t-interval of that arm alone. "
             f"Baseline: {results.labels[results.plan.ablation.baseline]}."
