@@ -11,13 +11,15 @@ from pathlib import Path
 
 import torch
 
-_PACKAGES = {"torch": "torch", "open_clip": "open_clip_torch", "numpy": "numpy", "harness": "fff-ablation-harness"}
+from harness import __version__
+
+_PACKAGES = {"torch": "torch", "open_clip": "open_clip_torch", "numpy": "numpy"}
 
 
 def versions() -> dict[str, str]:
     """Versions of what can change a number, and the checkout's commit."""
     found = {name: version(package) for name, package in _PACKAGES.items()}
-    return found | {"python": platform.python_version(), "commit": commit()}
+    return found | {"harness": __version__, "python": platform.python_version(), "commit": commit()}
 
 
 def commit() -> str:
