@@ -145,7 +145,8 @@ def summary(plan: Plan, progress: Progress, elapsed_s: float) -> str:
     """One line: runs done, what runs now and its step, time left."""
     names = {run: f"{arm}/{seed}" for (arm, seed), run in plan.cells.items()}
     running = [
-        f"{names.get(run, 'teacher')} {at.get('step', 0)}/{at.get('steps', '?')}" for run, at in progress.running.items()
+        f"{names.get(run, 'teacher')} {at.get('step', 0)}/{at.get('steps', '?')}"
+        for run, at in progress.running.items()
     ]
     parts = [f"{progress.done} of {progress.total} runs", *running]
     if progress.elsewhere:
