@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import csv
-import json
 from dataclasses import asdict
 from io import StringIO
 from typing import Any
+
+from pydantic_core import to_json
 
 from harness.report.comparison import ArmValue, Column
 from harness.report.document import Document
@@ -68,7 +69,7 @@ def as_json(document: Document) -> str:
         "data": {key: report.model_dump(mode="json") for key, report in results.plan.data.items()},
         "protocols": {key: {"set": name, "protocol": one} for key, (name, one) in results.protocols.items()},
     }
-    return json.dumps(data, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+    return to_json(data, indent=1).decode() + "\n"
 
 
 def _arm(document: Document, arm: str) -> dict[str, Any]:

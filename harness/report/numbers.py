@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from functools import cache
 
 from harness.statistics import Difference, Interval, Summary
 
@@ -10,6 +11,7 @@ NOTHING = "–"
 _SHARE = re.compile(r"(^|_)(acc\d*|recall|precision|accuracy|share|fraction)(_|@|$)")
 
 
+@cache
 def is_share(metric: str) -> bool:
     """Whether a metric lies between 0 and 1 and is read as a percentage, as accuracies and recalls are."""
     return bool(_SHARE.search(metric.rpartition("/")[2]))
