@@ -32,12 +32,16 @@ def replacing(path: Path) -> Iterator[Path]:
         os.chmod(aside, 0o644)
         aside.replace(path)
     except OSError as error:
-        raise StoreError(
-            f"cannot be written ({error.strerror or error})", where=str(path), fix="free space or mend the permissions"
-        ) from error
+        raise unwritable(path, error) from error
     finally:
         if aside is not None:
             aside.unlink(missing_ok=True)
+
+
+def unwritable(path: Path, error: OSError) -> StoreError:
+    """What to tell a person when `path` cannot be written."""
+    what = f"cannot be written ({error.strerror or error})"
+    return StoreError(what, where=str(path), fix="free space or mend the permissions")
 
 
 def write_text(path: Path, text: str) -> None:
@@ -60,4 +64,4 @@ def read_json(path: Path) -> Any:
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise StoreError(f"cannot be read ({error})", where=str(path), fix="restore it or delete its folder") from error
+        raise StoreError(f"cannot be read ({error})", where=str(path), fix="restore it, or move it away") from error

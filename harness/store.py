@@ -1,42 +1,58 @@
 """The store: run folders and what stands in them. Only this module knows the file names.
 
-    store/runs/<id>/
-        spec.json        what the run is (identity and resolved spec), written once
-        request.json     how to carry it out now: experiment with paths, evaluation, roots, device, threads
-        progress.json    where it is: step, steps, images/s, attempt, pid
-        metrics.jsonl    a line every few steps
-        checkpoint.pt    state to go on from
-        weights.pt       the final model
-        record.json      what came out: its presence means done
-        failure.json     why the last attempt did not complete
-        outcomes/        per-sample outcomes of evaluation sets
-        log.txt          what the worker printed
-        lock             held by the living attempt
-    store/data/          generated worlds and indexes of shards
-    store/features/      teachers' features, one folder for each (data, teacher)
+store/runs/<id>/
+    spec.json        what the run is (identity and resolved spec), written once
+    request.json     how to carry it out now: experiment with paths, evaluation, roots, device, threads
+    progress.json    where it is: step, steps, images/s, attempt, pid
+    metrics.jsonl    a line every few steps
+    checkpoint.pt    state to go on from
+    weights.pt       the final model
+    record.json      what came out: its presence means done
+    failure.json     why the last attempt did not complete
+    outcomes/        per-sample outcomes of evaluation sets
+    log.txt          what the worker printed
+    lock             held by the living attempt; says which process that is
+store/data/          generated worlds and indexes of shards
+store/features/      teachers' features, one folder for each (data, teacher)
+store/commands/      NAME.PID, held by each command that conducts the ablation NAME
 """
 
 from __future__ import annotations
 
 import fcntl
 import os
+import socket
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from pydantic import ValidationError
 
 from harness.errors import StoreError
-from harness.files import read_json, write_json, write_text
+from harness.files import read_json, unwritable, write_json, write_text
 from harness.identity import Identity, check_same
 from harness.record import Failure, Record, StepMetrics
 
 SPEC_VERSION = 1
+CLAIM_WAIT_S = 1.0
+"""Whoever looks whether a lock is held holds it for an instant; a claim does not give up for that."""
 _Part = TypeVar("_Part", Record, Failure)
+
+
+class Holder(NamedTuple):
+    """The living process that holds a lock."""
+
+    pid: int
+    host: str
+
+    @property
+    def is_here(self) -> bool:
+        """Whether it is a process of this machine."""
+        return self.host == socket.gethostname()
 
 
 class State(StrEnum):
@@ -84,6 +100,8 @@ class RunFolder:
     def prepare(self, identity: Identity, request: dict[str, Any]) -> None:
         """Make the folder ready for an attempt: freeze or compare the spec, state how to carry it out.
 
+        An earlier attempt's failure is forgotten, lest it be taken for that of the new one.
+
         Raises:
             StoreError: the folder holds a run of other defaults under this id, or cannot be written.
         """
@@ -93,10 +111,19 @@ class RunFolder:
             frozen = {"version": SPEC_VERSION, "id": identity.id, "identity": identity.payload}
             write_json(self.spec, frozen | {"resolved": identity.resolved})
         write_json(self.request, request)
+        self.failure_file.unlink(missing_ok=True)
 
     def check(self, identity: Identity) -> None:
         """Raise StoreError if the folder's spec is not what `identity` says."""
-        check_same(read_json(self.spec)["resolved"], identity, self.path)
+        check_same(self.resolved(), identity, self.path)
+
+    def resolved(self) -> dict[str, Any]:
+        """The run's spec with every default spelled out, as it was frozen.
+
+        Raises:
+            StoreError: spec.json is damaged.
+        """
+        return _table(_table(read_json(self.spec), self.spec).get("resolved"), self.spec)
 
     def record(self) -> Record:
         """The record of a finished run.
@@ -120,11 +147,22 @@ class RunFolder:
         write_json(self.failure_file, failure.model_dump(mode="json"))
 
     def step_metrics(self) -> list[StepMetrics]:
-        """The lines of metrics.jsonl; a line torn by a kill is left out."""
+        """The lines of metrics.jsonl; a line torn by a kill is left out.
+
+        Raises:
+            StoreError: another line is damaged.
+        """
         if not self.metrics.exists():
             return []
-        lines = self.metrics.read_text(encoding="utf-8").splitlines(keepends=True)
-        return [StepMetrics.model_validate_json(line) for line in lines if line.endswith("\n")]
+        lines = self.metrics.read_bytes().splitlines(keepends=True)
+        return [self._line(number, line) for number, line in enumerate(lines, 1) if line.endswith(b"\n")]
+
+    def _line(self, number: int, line: bytes) -> StepMetrics:
+        try:
+            return StepMetrics.model_validate_json(line)
+        except ValidationError:
+            fix = "delete that line: it only makes a curve"
+            raise StoreError(f"line {number} is damaged", where=str(self.metrics), fix=fix) from None
 
     def keep_metrics_until(self, step: int) -> None:
         """Drop lines of metrics.jsonl after `step`: an attempt that resumes there writes them again."""
@@ -133,40 +171,71 @@ class RunFolder:
             write_text(self.metrics, "".join(f"{line.model_dump_json()}\n" for line in kept))
 
     def append_metrics(self, step: int, values: dict[str, float]) -> None:
-        """Add a line to metrics.jsonl."""
+        """Add a line to metrics.jsonl.
+
+        Raises:
+            StoreError: it cannot be written (full disk).
+        """
         line = StepMetrics(step=step, time=time.time(), values=values)
-        with self.metrics.open("a", encoding="utf-8") as stream:
-            stream.write(f"{line.model_dump_json()}\n")
+        try:
+            with self.metrics.open("a", encoding="utf-8") as stream:
+                stream.write(f"{line.model_dump_json()}\n")
+        except OSError as error:
+            raise unwritable(self.metrics, error) from error
 
     def read_progress(self) -> dict[str, Any]:
-        """The last progress report, or an empty one."""
-        return dict(read_json(self.progress)) if self.progress.exists() else {}
+        """The last progress report, or an empty one.
+
+        Raises:
+            StoreError: it is damaged.
+        """
+        if not self.progress.exists():
+            return {}
+        table = _table(read_json(self.progress), self.progress)
+        if not all(isinstance(value, int | float) for value in table.values()):
+            raise StoreError("is damaged", where=str(self.progress), fix="delete it: it only says where the run is")
+        return table
 
     def is_locked(self) -> bool:
-        """Whether a living process of this machine works on the run."""
-        try:
-            descriptor = os.open(self.lock, os.O_RDWR)
-        except FileNotFoundError:
-            return False
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return True
-        finally:
-            os.close(descriptor)
-        return False
+        """Whether a living process works on the run."""
+        return is_held(self.lock)
+
+    def holder(self) -> Holder | None:
+        """The living process that works on the run."""
+        return holder(self.lock)
 
     @contextmanager
     def claimed(self) -> Iterator[None]:
         """Hold the run for this process; the kernel lets go when the process dies, however it dies.
 
         Raises:
-            StoreError: another living process holds it.
+            StoreError: another living process holds it, or its folder cannot be written.
         """
-        with exclusive(self.lock, wait=False) as held:
-            if not held:
+        until = time.monotonic() + CLAIM_WAIT_S
+        while True:
+            with self._lock() as held:
+                if held:
+                    self._sweep()
+                    yield
+                    return
+            if time.monotonic() > until:
                 raise StoreError("another process works on this run", where=str(self.path), fix="wait for it")
-            yield
+            time.sleep(0.02)
+
+    @contextmanager
+    def _lock(self) -> Iterator[bool]:
+        with ExitStack() as stack:
+            try:
+                held = stack.enter_context(exclusive(self.lock, wait=False))
+            except OSError as error:
+                raise unwritable(self.lock, error) from error
+            yield held
+
+    def _sweep(self) -> None:
+        """Remove what a killed attempt was writing aside. Only the attempt that holds the run writes these files."""
+        for file in (self.progress, self.metrics, self.checkpoint, self.weights, self.record_file, self.failure_file):
+            for aside in self.path.glob(f".{file.name}.*"):
+                aside.unlink(missing_ok=True)
 
 
 @dataclass(frozen=True)
@@ -192,6 +261,31 @@ class Store:
     def features(self) -> Path:
         """Where teachers' features are kept."""
         return self.root / "features"
+
+    @contextmanager
+    def conducting(self, name: str) -> Iterator[None]:
+        """Announce that this process conducts the ablation `name`.
+
+        Raises:
+            StoreError: the store cannot be written.
+        """
+        file = self._commands / f"{name}.{os.getpid()}"
+        with ExitStack() as stack:
+            try:
+                stack.enter_context(exclusive(file, wait=True))
+            except OSError as error:
+                raise unwritable(file, error) from error
+            stack.callback(file.unlink, missing_ok=True)
+            yield
+
+    def conductors(self, name: str) -> list[Holder]:
+        """The living commands that conduct the ablation `name`."""
+        files = [file for file in self._commands.glob("*") if file.name.rpartition(".")[0] == name]
+        return [found for file in sorted(files) if (found := holder(file)) is not None]
+
+    @property
+    def _commands(self) -> Path:
+        return self.root / "commands"
 
     @property
     def reports(self) -> Path:
@@ -222,9 +316,44 @@ def exclusive(path: Path, *, wait: bool) -> Iterator[bool]:
         except BlockingIOError:
             yield False
             return
+        with suppress(OSError):  # on a full disk the lock holds all the same
+            os.ftruncate(descriptor, 0)
+            os.pwrite(descriptor, f"{os.getpid()} {socket.gethostname()}\n".encode(), 0)
         yield True
     finally:
         os.close(descriptor)
+
+
+def is_held(path: Path) -> bool:
+    """Whether a living process holds the lock `path`."""
+    try:
+        descriptor = os.open(path, os.O_RDWR)
+    except FileNotFoundError:
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)  # shared, so that two who look do not see each other
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(descriptor)
+    return False
+
+
+def holder(path: Path) -> Holder | None:
+    """The living process that holds the lock `path`; None where none does, or it has not said yet who it is."""
+    if not is_held(path):
+        return None
+    match path.read_text(encoding="utf-8", errors="replace").split():
+        case [pid, host] if pid.isdecimal():
+            return Holder(int(pid), host)
+        case _:
+            return None
+
+
+def _table(data: Any, file: Path) -> dict[str, Any]:
+    if not isinstance(data, dict):
+        raise StoreError("is damaged", where=str(file), fix="move its folder away to run again")
+    return data
 
 
 def _parsed(model: type[_Part], file: Path) -> _Part:
