@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from typing import Any
 
 import torch
@@ -35,7 +36,8 @@ __all__ = [
 ]
 
 # One strip of float32 scores. On a CPU it should stay in the last-level cache; on a GPU large products matter more.
-_STRIP_BYTES = {"cpu": 8 * 2**20, "cuda": 128 * 2**20}
+STRIP_BYTES = {"cpu": 8 * 2**20, "cuda": 128 * 2**20}
+_TRITON = find_spec("triton") is not None
 
 
 @dataclass(frozen=True)
@@ -47,7 +49,7 @@ class Sweep:
 
     def strips(self, image: Tensor, text: Tensor) -> Iterator[slice]:
         """Slices over this rank's share of `text` [M, d], against all of `image` [N, d]."""
-        budget = _STRIP_BYTES.get(image.device.type, _STRIP_BYTES["cpu"])
+        budget = STRIP_BYTES.get(image.device.type, STRIP_BYTES["cpu"])
         size = self.chunk or max(16, budget // (4 * max(1, len(image))))
         start, stop = self.ranks.share(len(text))
         for first in range(start, stop, size):
@@ -68,10 +70,21 @@ def product(a: Tensor, b: Tensor) -> Tensor:
     return a.float() @ b.float()
 
 
-def scores(image: Tensor, captions: Tensor, scale: Tensor | float, bias: Tensor | None = None) -> Tensor:
-    """z [c, N] of a strip of captions [c, d] against the images [N, d]."""
-    z = product(captions, image.t()).mul_(scale)
-    return z if bias is None else z.add_(bias)
+def scores(image: Tensor, captions: Tensor, scale: Tensor | float) -> Tensor:
+    """z = scale s [c, N] of a strip of captions [c, d] against the images [N, d]."""
+    return product(captions, image.t()).mul_(scale)
+
+
+def _sigmoid_strip(cosines: Tensor, scale: Tensor, bias: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """sigmoid(z) [c, N] in `dtype`, and the sums of softplus(z) and of sigmoid(z) [2]; overwrites the cosines."""
+    if _TRITON and cosines.is_cuda and cosines.dtype == torch.float32:
+        from harness.losses.fused import sigmoid_strip
+
+        return sigmoid_strip(cosines, scale, bias, dtype)
+    z = cosines.mul_(scale).add_(bias)
+    softplus = F.softplus(z, threshold=40).sum(dtype=torch.float64)
+    weights = z.sigmoid_()
+    return weights.to(dtype), torch.stack([softplus, weights.sum(dtype=torch.float64)])
 
 
 def exclude(z: Tensor, strip: slice, pairs: tuple[Tensor, Tensor]) -> Tensor:
@@ -174,13 +187,11 @@ class _SigmoidSum(torch.autograd.Function):
         grad_image = image.new_zeros(image.shape if wanted else (0,), dtype=accumulate)
         grad_text = text.new_zeros(text.shape if wanted else (0,), dtype=accumulate)
         for strip in sweep.strips(image, text):
-            z = scores(image, text[strip], scale, bias)
-            value[0] += F.softplus(z, threshold=40).sum()
+            weights, sums = _sigmoid_strip(product(text[strip], image.t()), scale, bias, image.dtype)
+            value += sums
             if wanted:
-                value[1] += z.sigmoid_().sum()
-                z = z.to(image.dtype)
-                grad_image += product(z.t(), text[strip])
-                grad_text[strip] = product(z, image)
+                grad_image += product(weights.t(), text[strip])
+                grad_text[strip] = product(weights, image)
         for part in (value, grad_image, grad_text):
             sweep.ranks.add(part)
         value[0] -= _subtract_pairs(image, text, (rows, cols), (grad_image, grad_text)) * scale + bias * len(rows)
@@ -281,6 +292,6 @@ def _subtract_pairs(image: Tensor, text: Tensor, pairs: tuple[Tensor, Tensor], g
 
 def _groups(features: Tensor, rows: Tensor, cols: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
     """The pairs in groups whose gathered features take about as much memory as a strip of scores."""
-    budget = _STRIP_BYTES.get(features.device.type, _STRIP_BYTES["cpu"])
+    budget = STRIP_BYTES.get(features.device.type, STRIP_BYTES["cpu"])
     size = max(16, budget // (8 * max(1, features.shape[1])))
     return zip(torch.split(rows, size), torch.split(cols, size), strict=True)
