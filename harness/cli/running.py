@@ -2,26 +2,27 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 from harness.cli.show import seconds
 from harness.dispatch.conduct import Conductor, Progress, Workers
 from harness.dispatch.inline import InlineWorkers
-from harness.dispatch.local import LocalWorkers, job_count
+from harness.dispatch.local import LocalWorkers, job_count, send
 from harness.errors import SpecError, TrackingError
 from harness.plan import Plan
 from harness.project import Project
 from harness.settings import Settings
-from harness.store import Store, exclusive
+from harness.store import Store
 
 LINE_EVERY_S = 15.0
+Show = Callable[[Progress, float], None]
+"""Shows a snapshot and the seconds since the start."""
 
 
 def workers(profile: str, jobs: int | None, settings: Settings) -> Workers:
@@ -36,7 +37,8 @@ def workers(profile: str, jobs: int | None, settings: Settings) -> Workers:
         case "inline":
             return InlineWorkers()
         case _:
-            raise SpecError(f"there is no profile {profile!r}", where="--on", fix="known: local, inline")
+            where = "--on, or `profile` of harness.toml"
+            raise SpecError(f"there is no profile {profile!r}", where=where, fix="known: local, inline")
 
 
 def carry_out(plan: Plan, project: Project, at: Workers) -> bool:
@@ -46,7 +48,7 @@ def carry_out(plan: Plan, project: Project, at: Workers) -> bool:
     started = time.monotonic()
     last = conductor.progress()
     if last.done < last.total:
-        with _clean_stop(conductor), _display(plan) as show:
+        with _clean_stop(conductor), project.store.conducting(plan.name), _display(plan) as show:
             for last in conductor.conduct():
                 show(last, time.monotonic() - started)
     for run_id, failure in last.failed.items():
@@ -101,21 +103,26 @@ def detach(spec: Path, assignments: Sequence[str], on: str | None, jobs: int | N
 
 
 def cancel(plan: Plan, store: Store) -> None:
-    """Ask every living worker of the plan, and the command that starts them, to stop cleanly."""
-    asked = []
-    for run_id in plan.runs:
-        folder = store.run(run_id)
-        if folder.is_locked() and (pid := folder.read_progress().get("pid")):
-            os.kill(int(pid), signal.SIGTERM)
-            asked.append(run_id)
-    print(f"asked {len(asked)} runs to stop; they write a checkpoint first" if asked else "no run of it is running")
+    """Ask the commands that conduct the plan to stop cleanly, then the workers that outlived theirs."""
+    conductors = store.conductors(plan.name)
+    workers = [found for run_id in plan.runs if (found := store.run(run_id).holder()) is not None]
+    asked = dict.fromkeys([*conductors, *workers])  # the command first, or it would start the run again
+    for holder in asked:
+        if holder.is_here:
+            send(holder.pid, signal.SIGTERM)
+        else:
+            print(f"process {holder.pid} works on {holder.host}: cancel it there", file=sys.stderr)
+    if not asked:
+        print("no run of it is running")
+    elif any(holder.is_here for holder in asked):
+        print(f"asked {len(set(workers))} running runs to stop; they write a checkpoint first")
 
 
 @contextmanager
 def _clean_stop(conductor: Conductor) -> Iterator[None]:
     """The first Ctrl-C (or SIGTERM) asks the workers to leave; the second leaves at once."""
 
-    def stop(number: int, frame: object) -> None:
+    def stop(_number: int, _frame: object) -> None:
         print("\nstopping: running runs write a checkpoint first (again to leave at once)", file=sys.stderr)
         conductor.stop()
         signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -138,10 +145,10 @@ class _Lines:
         if progress.done == self._done and elapsed_s - self._last < LINE_EVERY_S:
             return
         self._last, self._done = elapsed_s, progress.done
-        print(f"[{seconds(elapsed_s)}] {summary(self._plan, progress, elapsed_s)}", flush=True)
+        print(f"[{seconds(elapsed_s)}] {summary(self._plan, progress)}", flush=True)
 
 
-def summary(plan: Plan, progress: Progress, elapsed_s: float) -> str:
+def summary(plan: Plan, progress: Progress) -> str:
     """One line: runs done, what runs now and its step, time left."""
     names = {run: f"{arm}/{seed}" for (arm, seed), run in plan.cells.items()}
     running = [
@@ -158,18 +165,18 @@ def summary(plan: Plan, progress: Progress, elapsed_s: float) -> str:
 
 def remaining_s(plan: Plan, progress: Progress) -> float | None:
     """Seconds until all is done, from the pace of the runs that are running; None before there is one."""
-    rates = [float(at["step"]) / float(at["elapsed_s"]) for at in progress.running.values() if at.get("elapsed_s")]  # type: ignore[arg-type]
-    if not rates:
+    rates = [at["step"] / at["elapsed_s"] for at in progress.running.values() if at.get("elapsed_s")]
+    if not sum(rates):
         return None
     total = sum(run.steps for run in plan.runs.values())
     mean_steps = total / max(len(plan.runs), 1)
     ahead = (progress.total - progress.done - len(progress.failed)) * mean_steps
-    ahead -= sum(float(at.get("step", 0)) for at in progress.running.values())  # type: ignore[arg-type]
-    return max(ahead, 0.0) / sum(rates) if sum(rates) else None
+    ahead -= sum(at.get("step", 0) for at in progress.running.values())
+    return float(max(ahead, 0.0) / sum(rates))
 
 
 @contextmanager
-def _display(plan: Plan) -> Iterator[object]:
+def _display(plan: Plan) -> Iterator[Show]:
     if not sys.stdout.isatty():
         yield _Lines(plan)
         return
@@ -177,10 +184,4 @@ def _display(plan: Plan) -> Iterator[object]:
 
     console = Console()
     with console.status("starting") as live:
-        yield lambda progress, elapsed: live.update(f"[{seconds(elapsed)}] {summary(plan, progress, elapsed)}")
-
-
-def is_conducted(store: Store, name: str) -> bool:
-    """Whether a command conducts the ablation `name` right now."""
-    with exclusive(store.root / f"{name}.lock", wait=False) as free:
-        return not free
+        yield lambda progress, elapsed: live.update(f"[{seconds(elapsed)}] {summary(plan, progress)}")

@@ -6,11 +6,12 @@ process works on (another command, or a worker that outlived a killed one) is wa
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from harness.dispatch.local import Ended
 from harness.plan import Plan, PlannedRun
@@ -20,6 +21,8 @@ from harness.settings import Settings
 from harness.store import RunFolder, State, Store
 
 POLL_S = 0.25
+OTHERS_EVERY_S = 2.0
+"""How often runs are looked at that this command has not started: there may be thousands."""
 MAX_CRASHES = 3
 """A run whose process dies that often is given up. Ends by the run's own fault are not retried at all."""
 
@@ -34,7 +37,11 @@ class Workers(Protocol):
         """Start a worker on a run folder that is ready for it."""
 
     def ended(self, timeout_s: float) -> list[Ended]:
-        """Workers that ended since the last call, waiting at most `timeout_s` for the first."""
+        """Workers that ended since the last call, waiting at most `timeout_s` for the first.
+
+        Raises:
+            DispatchError: no worker can be started.
+        """
 
     def stop(self) -> None:
         """Ask every living worker to write a checkpoint and leave."""
@@ -49,7 +56,7 @@ class Progress:
 
     done: int
     total: int
-    running: dict[str, dict[str, object]] = field(default_factory=dict)
+    running: dict[str, dict[str, Any]] = field(default_factory=dict)
     """By run id: the run's progress.json."""
     failed: dict[str, Failure] = field(default_factory=dict)
     elsewhere: tuple[str, ...] = ()
@@ -65,15 +72,16 @@ class Conductor:
         self._running: set[str] = set()
         self._failed: dict[str, Failure] = {}
         self._stopping = False
+        self._elsewhere: tuple[str, ...] = ()
+        self._looked_at = -OTHERS_EVERY_S
         self._open = {run.id for run in plan.runs.values() if not self._complete(run)}
 
     def progress(self) -> Progress:
         """Where everything stands."""
         running = {run: self._store.run(run).read_progress() for run in sorted(self._running)}
-        elsewhere = tuple(run for run in sorted(self._open - self._running) if self._store.run(run).is_locked())
         total = len(self._plan.runs)
         done = total - len(self._open) - len(self._failed)
-        return Progress(done, total, running, dict(self._failed), elsewhere)
+        return Progress(done, total, running, dict(self._failed), self._elsewhere)
 
     def conduct(self) -> Iterator[Progress]:
         """Carry the plan out; yields a snapshot a few times a second, and one at the end."""
@@ -95,17 +103,21 @@ class Conductor:
 
     def _start_ready(self) -> None:
         for run in self._plan.runs.values():
-            if len(self._running) >= self._workers.jobs:
+            if self._stopping or len(self._running) >= self._workers.jobs:
                 return
             if run.id not in self._open or run.id in self._running:
                 continue
-            if run.teacher in self._failed:
-                self._give_up(run.id, f"its teacher, run {run.teacher}, failed")
+            if run.teacher is not None and run.teacher in self._failed:
+                why = self._failed[run.teacher].message
+                self._give_up(run.id, f"its teacher, run {run.teacher}, failed: {why}")
             elif run.teacher not in self._open and not self._store.run(run.id).is_locked():
                 self._start(run)
 
     def _start(self, run: PlannedRun) -> None:
         folder = self._store.run(run.id)
+        if self._complete(run):  # by another process, since runs were last looked at
+            self._open.discard(run.id)
+            return
         request = Request.of(run.experiment, run.id, run.teacher, self._settings, self._workers.threads)
         folder.prepare(run.identity, request.model_dump(mode="json"))
         self._workers.start(folder.path)
@@ -121,7 +133,7 @@ class Conductor:
             if failure.cause != "interrupted":
                 self._open.discard(run.id)
                 self._failed[run.id] = failure
-        elif not self._stopping:
+        elif not self._stopping and not folder.is_locked():
             self._retry(folder, ended.status)
 
     def _retry(self, folder: RunFolder, status: int) -> None:
@@ -136,9 +148,14 @@ class Conductor:
         self._failed[run_id] = Failure(cause="crashed", message=message, attempt=0, ended_at=0.0)
 
     def _notice_others(self) -> None:
-        for run_id in list(self._open - self._running):
+        if time.monotonic() - self._looked_at < OTHERS_EVERY_S:
+            return
+        self._looked_at = time.monotonic()
+        for run_id in self._open - self._running:
             if self._complete(self._plan.runs[run_id]):
                 self._open.discard(run_id)
+        others = sorted(self._open - self._running)
+        self._elsewhere = tuple(run_id for run_id in others if self._store.run(run_id).is_locked())
 
     def _complete(self, run: PlannedRun) -> bool:
         folder = self._store.run(run.id)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import signal
+import time
 from pathlib import Path
 
 from harness.dispatch.local import Ended, cores
@@ -16,14 +18,19 @@ class InlineWorkers:
         self._ended: list[Ended] = []
 
     def start(self, folder: Path) -> None:
-        """Carry the run out before returning."""
+        """Carry the run out before returning. Ctrl-C stops the run, and then whoever conducts it."""
         from harness import worker
 
-        self._ended.append(Ended(folder.name, worker.main(folder)))
+        status = worker.main(folder)
+        self._ended.append(Ended(folder.name, status))
+        if status == worker.STOPPED:
+            signal.raise_signal(signal.SIGINT)  # the run took the signal; it was meant for the command
 
     def ended(self, timeout_s: float) -> list[Ended]:
         """The run that `start` carried out."""
         ended, self._ended = self._ended, []
+        if not ended:
+            time.sleep(timeout_s)
         return ended
 
     def stop(self) -> None:

@@ -8,11 +8,14 @@ import signal
 import subprocess
 import sys
 import threading
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from harness.errors import DispatchError
 from harness.settings import Settings
+
+NURSERY = (sys.executable, "-m", "harness.dispatch.nursery")
 
 
 @dataclass(frozen=True)
@@ -40,73 +43,112 @@ class LocalWorkers:
     def __init__(self, jobs: int) -> None:
         self.jobs = jobs
         self.threads = max(cores() // jobs, 1)
-        self._pids: dict[str, int] = {}
-        self._ended: queue.Queue[Ended] = queue.Queue()
-        self._nursery: subprocess.Popen[str] | None = None
+        self._events: queue.Queue[Ended | DispatchError] = queue.Queue()
+        self._nursery: _Nursery | None = None
 
     def start(self, folder: Path) -> None:
-        """Start a worker on a run folder that is ready for it.
-
-        Raises:
-            DispatchError: no process could be started.
-        """
-        nursery = self._nursery or self._open()
-        try:
-            assert nursery.stdin is not None
-            nursery.stdin.write(f"{folder.resolve()}\n")
-            nursery.stdin.flush()
-        except BrokenPipeError as error:
-            raise DispatchError("the worker processes cannot be started", fix="try `--on inline`") from error
+        """Start a worker on a run folder that is ready for it."""
+        if self._nursery is None or not self._nursery.take(folder):
+            self._nursery = _Nursery(self.threads, self._events)
+            self._nursery.take(folder)
 
     def ended(self, timeout_s: float) -> list[Ended]:
-        """Workers that ended since the last call, waiting at most `timeout_s` for the first."""
-        found = []
+        """Workers that ended since the last call, waiting at most `timeout_s` for the first.
+
+        Raises:
+            DispatchError: no process can be started.
+        """
+        found: list[Ended] = []
         try:
-            found.append(self._ended.get(timeout=timeout_s))
+            event = self._events.get(timeout=timeout_s)
             while True:
-                found.append(self._ended.get_nowait())
+                if isinstance(event, DispatchError):
+                    raise event
+                found.append(event)
+                event = self._events.get_nowait()
         except queue.Empty:
             return found
 
     def stop(self) -> None:
         """Ask every living worker to write a checkpoint and leave."""
-        for pid in list(self._pids.values()):
-            with_suppressed_kill(pid, signal.SIGTERM)
+        if self._nursery is not None:
+            self._nursery.stop()
 
     def close(self) -> None:
         """Let the nursery end; it waits for its children."""
-        if self._nursery is not None and self._nursery.stdin is not None:
-            self._nursery.stdin.close()
+        if self._nursery is not None:
+            self._nursery.close()
 
-    def _open(self) -> subprocess.Popen[str]:
-        threads = {name: str(self.threads) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS")}
-        self._nursery = subprocess.Popen(
-            [sys.executable, "-m", "harness.dispatch.nursery"],
+
+class _Nursery:
+    """One nursery process, and the thread that listens to it."""
+
+    def __init__(self, threads: int, events: queue.Queue[Ended | DispatchError]) -> None:
+        self._events = events
+        self._given: set[str] = set()
+        self._pids: dict[str, int] = {}
+        self._stopping = False
+        limits = {name: str(threads) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS")}
+        self._process = subprocess.Popen(
+            NURSERY,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
-            env={**os.environ, **threads},
+            env={**os.environ, **limits},
             start_new_session=True,  # Ctrl-C in the terminal is ours to pass on, as a request to leave cleanly
         )
-        threading.Thread(target=self._listen, args=(self._nursery,), daemon=True).start()
-        return self._nursery
+        threading.Thread(target=self._listen, daemon=True).start()
 
-    def _listen(self, nursery: subprocess.Popen[str]) -> None:
-        assert nursery.stdout is not None
-        for line in nursery.stdout:
+    def take(self, folder: Path) -> bool:
+        """Have a worker started on a run folder; False where this nursery is dead."""
+        assert self._process.stdin is not None
+        if self._process.poll() is not None:
+            return False
+        self._given.add(folder.name)
+        try:
+            self._process.stdin.write(f"{folder.resolve()}\n")
+            self._process.stdin.flush()
+        except BrokenPipeError:
+            self._given.discard(folder.name)
+            return False
+        return True
+
+    def stop(self) -> None:
+        """Ask the workers to leave, those too that are only about to start."""
+        self._stopping = True
+        for pid in list(self._pids.values()):
+            send(pid, signal.SIGTERM)
+
+    def close(self) -> None:
+        assert self._process.stdin is not None
+        with suppress(BrokenPipeError):
+            self._process.stdin.close()
+
+    def _listen(self) -> None:
+        assert self._process.stdout is not None
+        ready = False
+        for line in self._process.stdout:
             event, run_id, number = line.split()
-            if event == "started":
-                self._pids[run_id] = int(number)
-            else:
-                self._pids.pop(run_id, None)
-                self._ended.put(Ended(run_id, int(number)))
-        for run_id in list(self._pids):
-            self._ended.put(Ended(run_id, -int(signal.SIGKILL)))
+            match event:
+                case "ready":
+                    ready = True
+                case "started":
+                    self._pids[run_id] = int(number)
+                    if self._stopping:
+                        send(int(number), signal.SIGTERM)
+                case "ended":
+                    self._pids.pop(run_id, None)
+                    self._given.discard(run_id)
+                    self._events.put(Ended(run_id, int(number)))
+        status = self._process.wait()
+        if not ready:
+            what = f"the worker processes cannot be started (exit status {status}, see above)"
+            self._events.put(DispatchError(what, fix="try `--on inline`, or `harness doctor`"))
+        for run_id in sorted(self._given):  # a killed nursery; its workers go on and keep their locks
+            self._events.put(Ended(run_id, status))
 
 
-def with_suppressed_kill(pid: int, number: signal.Signals) -> None:
+def send(pid: int, number: signal.Signals) -> None:
     """Send a signal to a process that may be gone already."""
-    try:
+    with suppress(ProcessLookupError):
         os.kill(pid, number)
-    except ProcessLookupError:
-        return

@@ -4,8 +4,8 @@ Importing open_clip takes seconds, a run of the embedded world about a minute, a
 what `python -m harness.worker RUN_DIR` would be: own session, own log, own exit status; it outlives the nursery and
 the command, and finishes its run when they are killed.
 
-Protocol on stdin and stdout, one line each: `RUN_DIR` -> `started RUN_ID PID`, later `ended RUN_ID STATUS`
-(the exit status, or minus the number of the signal).
+Protocol on stdin and stdout, one line each: `ready - 0` once; then `RUN_DIR` -> `started RUN_ID PID`, later
+`ended RUN_ID STATUS` (the exit status, or minus the number of the signal).
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ def main() -> None:
     selector.register(wakeup, selectors.EVENT_READ)
     selector.register(sys.stdin.buffer.fileno(), selectors.EVENT_READ)
     waiting, still_open = b"", True
+    _say("ready - 0")
     while still_open or children:
         for key, _ in selector.select():
             if key.fd == wakeup:
@@ -54,15 +55,12 @@ def _fork(folder: Path, work: object) -> int:
     pid = os.fork()
     if pid:
         return pid
-    signal.set_wakeup_fd(-1)
-    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-    os.setsid()
-    log = os.open(folder / "log.txt", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
-    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
-    os.dup2(log, 1)
-    os.dup2(log, 2)
     status = 1
     try:
+        signal.set_wakeup_fd(-1)
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        os.setsid()
+        _write_to_log(folder)
         assert callable(work)
         status = work(folder)
         sys.stdout.flush()
@@ -72,8 +70,18 @@ def _fork(folder: Path, work: object) -> int:
         os._exit(status)
 
 
+def _write_to_log(folder: Path) -> None:
+    try:
+        log = os.open(folder / "log.txt", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    except OSError:
+        log = os.open(os.devnull, os.O_WRONLY)  # a full disk; the run itself will say so in its failure
+    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+    os.dup2(log, 1)
+    os.dup2(log, 2)
+
+
 def _ended() -> list[tuple[int, int]]:
-    ended = []
+    ended: list[tuple[int, int]] = []
     while True:
         try:
             pid, status = os.waitpid(-1, os.WNOHANG)
