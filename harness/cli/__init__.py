@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 
@@ -14,6 +15,8 @@ def main() -> None:
     """Run the command; a user's mistake ends in one sentence on stderr and exit status 2."""
     from harness.cli.verbs import app
 
+    # A plan of thousands of runs is a million objects that last; the collector would walk over them again and again.
+    gc.set_threshold(100_000, 20, 100)
     try:
         app()
     except HarnessError as error:

@@ -5,19 +5,20 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from harness.cli import show
 from harness.errors import SpecError
-from harness.project import Project
+
+if TYPE_CHECKING:
+    from harness.project import Project
 
 app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
-    rich_markup_mode="rich",
+    rich_markup_mode="rich" if sys.stdout.isatty() else None,
     help="Declared ablations of CLIP-style pre-training: plan, run, compare.",
 )
 
@@ -35,12 +36,18 @@ RunId = Annotated[str, typer.Argument(metavar="RUN", help="A run's id, or its fi
 Format = Literal["md", "html", "latex", "csv", "json"]
 
 
+def _project(start: Path | None = None) -> Project:
+    from harness.project import Project
+
+    return Project.at(start)
+
+
 @app.command()
 def check(spec: Spec, set_: Set) -> None:
     """Check a spec: every arm, its data, its evaluation sets. Trains nothing."""
     from harness.checks import problems
 
-    project = Project.at(spec.parent)
+    project = _project(spec.parent)
     plan = project.plan(spec, set_, provisional=True)
     found = problems(plan, project.settings)
     for problem in found:
@@ -56,9 +63,11 @@ def plan(
     as_json: Annotated[bool, typer.Option("--json", help="Print as JSON: one plan, or a list of several.")] = False,
 ) -> None:
     """Show the runs that specs need: what is done, shared, missing, and what it will cost."""
+    from harness.cli import show
+
     shown = []
     for spec in specs:
-        project = Project.at(spec.parent)
+        project = _project(spec.parent)
         planned = project.plan(spec, set_, provisional=True)
         if as_json:
             shown.append(show.plan_json(planned, project.store))
@@ -79,7 +88,7 @@ def run(
     """Train and evaluate every missing run once, then print the table. Ctrl-C stops cleanly; run again to go on."""
     from harness.cli import running
 
-    project = Project.at(spec.parent)
+    project = _project(spec.parent)
     planned = project.plan(spec, set_)
     if detach:
         running.detach(spec, set_, on, jobs, project)
@@ -97,7 +106,9 @@ def status(
     watch: Annotated[bool, typer.Option("--watch", help="Refresh until everything is done.")] = False,
 ) -> None:
     """Show where every run of a spec stands."""
-    project = Project.at(spec.parent)
+    from harness.cli import show
+
+    project = _project(spec.parent)
     planned = project.plan(spec, set_, provisional=True)
     if watch:
         show.watch(planned, project.store)
@@ -110,7 +121,7 @@ def cancel(spec: Spec, set_: Set) -> None:
     """Ask the running runs of a spec to write a checkpoint and stop."""
     from harness.cli import running
 
-    project = Project.at(spec.parent)
+    project = _project(spec.parent)
     running.cancel(project.plan(spec, set_, provisional=True), project.store)
 
 
@@ -119,7 +130,9 @@ def logs(
     run: RunId, follow: Annotated[bool, typer.Option("--follow", "-f", help="Keep printing what is added.")] = False
 ) -> None:
     """Print what a run's workers wrote."""
-    show.log(Project.at().store.find(run), follow=follow)
+    from harness.cli import show
+
+    show.log(_project().store.find(run), follow=follow)
 
 
 @app.command()
@@ -134,7 +147,7 @@ def report(
     """Answer the ablation's question with numbers, intervals and plots, from the records that are there."""
     from harness.report import collect, render, write_report
 
-    project = Project.at(spec.parent)
+    project = _project(spec.parent)
     results = collect(project.plan(spec, set_, provisional=True), project.store)
     if format_ == "html" or out is not None:
         print(write_report(results, format_ or "html", out or project.store.reports))
@@ -153,7 +166,7 @@ def preview(
     """Show what mining calls positive: a gallery of images, their captions, and the captions mined for them."""
     from harness.cli.preview import preview as write
 
-    project = Project.at(spec.parent)
+    project = _project(spec.parent)
     print(write(project.plan(spec, set_), project, arm, batches, out or project.store.reports))
 
 
@@ -162,7 +175,7 @@ def compare(runs: Annotated[list[str], typer.Argument(metavar="RUN...", help="Id
     """Show side by side what differs between runs, and their metrics."""
     from harness.report import compare as compared
 
-    store = Project.at().store
+    store = _project().store
     folders = [store.find(run) for run in runs]
     print(compared([(folder.id, folder.record(), folder.resolved()) for folder in folders]))
 
@@ -176,7 +189,7 @@ def evaluate(
     """Measure a checkpoint on evaluation sets and print the metrics with their protocol."""
     from harness.cli.measure import measure
 
-    measure(Project.at(), checkpoint, tuple(suite), model)
+    measure(_project(), checkpoint, tuple(suite), model)
 
 
 @app.command()
@@ -184,7 +197,7 @@ def sync(spec: Spec, set_: Set) -> None:
     """Import the records of a spec's runs into MLflow; importing twice changes nothing."""
     from harness.tracking import sync as import_records
 
-    project = Project.at(spec.parent)
+    project = _project(spec.parent)
     if project.settings.tracking is None:
         raise SpecError('tracking is off (tracking_uri = "none")', where="harness.toml", fix="set a URI")
     result = import_records(project.plan(spec, set_), project.store, project.settings.tracking)
@@ -198,7 +211,7 @@ def ui(port: Annotated[int, typer.Option(help="Port on this machine.")] = 5000) 
 
     from harness.tracking import ui_command
 
-    settings = Project.at().settings
+    settings = _project().settings
     if settings.tracking is None:
         raise SpecError('tracking is off (tracking_uri = "none")', where="harness.toml", fix="set a URI")
     command = ui_command(settings.tracking, port)
@@ -211,7 +224,7 @@ def doctor() -> None:
     """Look for what is known to go wrong: versions, GPU, SLURM, stores, data; each with a remedy."""
     from harness.doctor import diagnose
 
-    findings = diagnose(Project.at().settings)
+    findings = diagnose(_project().settings)
     for finding in findings:
         remedy = f"; {finding.remedy}" if finding.remedy else ""
         print(f"{finding.level:8}{finding.subject}: {finding.message}{remedy}")
