@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 __all__ = ["__version__", "load", "plan", "report", "run"]
 
+
 def load(path: str | Path, assignments: Sequence[str] = ()) -> Ablation:
     """The ablation in a TOML file, `assignments` (`"train.duration=300 steps"`) laid over its base experiment.
 
@@ -58,7 +59,9 @@ def run(spec: str | Path | Ablation, *, on: Literal["local", "inline"] = "local"
     return running.carry_out(project.plan(spec), project, running.workers(on, jobs, project.settings))
 
 
-def report(spec: str | Path | Ablation, format: Literal["terminal", "md", "html", "latex", "csv", "json"] = "md") -> str:
+def report(
+    spec: str | Path | Ablation, format: Literal["terminal", "md", "html", "latex", "csv", "json"] = "md"
+) -> str:
     """The report on the records that are there, as text of that format.
 
     Raises:

@@ -69,10 +69,10 @@ class Attempt:
     def train(self) -> bool:
         """Train to the end, from the last checkpoint if there is one; False when asked to stop before."""
         trainer, student = self._build()
-        at = self._resumed(trainer, student)
+        start = at = self._resumed(trainer, student)
         self._report(at, trainer)
         saved = time.monotonic()
-        for at, logs in trainer.run(at):
+        for at, logs in trainer.run(start):
             self._log(at, logs, trainer)
             if time.time() - self._reported > PROGRESS_EVERY_S:
                 self._report(at, trainer)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import tee
 
 import numpy as np
 import numpy.typing as npt
@@ -93,16 +94,16 @@ class BatchSource:
 
     def batches(self, first: int) -> Iterator[Batch]:
         """Batch after batch, without end, beginning with that of step `first`."""
-        planned, wanted = self._planned(first), self._planned(first)
+        planned, wanted = tee(self._planned(first))
         for (step, samples), images in zip(planned, self._images(self._drawn(wanted)), strict=False):
             yield self._batch(step, samples, images)
 
     def _planned(self, first: int) -> Iterator[tuple[int, Ints]]:
         step = first
         while True:
-            epoch, position = divmod(step, self.steps_per_epoch)
+            epoch, start = divmod(step, self.steps_per_epoch)
             order = self._order(epoch)
-            for position in range(position, self.steps_per_epoch):
+            for position in range(start, self.steps_per_epoch):
                 yield step, order[position * self.batch_size : (position + 1) * self.batch_size]
                 step += 1
 

@@ -63,7 +63,8 @@ def load_settings(start: Path | None = None, environment: dict[str, str] | None 
         settings = Settings.model_validate(values)
     except ValidationError as error:
         raise explain(error, Settings, where=str(file or f"{PREFIX}* variables")) from None
-    absolute = {name: root / path for name in ("store", "evaluation_root") if (path := dict(settings)[name]) is not None}
+    located = {"store": settings.store, "evaluation_root": settings.evaluation_root}
+    absolute = {name: root / path for name, path in located.items() if path is not None}
     return Settings.model_validate({**dict(settings), **absolute})
 
 

@@ -11,6 +11,7 @@ from harness.identity import digest
 from harness.plan import Plan, make_plan, resolve_arms
 from harness.record import DataReport
 from harness.spec.ablation import Ablation
+from harness.spec.augment import FFFAugment
 from harness.spec.data import Data, WebdatasetData
 from harness.spec.evaluation import set_name
 from harness.spec.experiment import OpenClipTeacher
@@ -88,7 +89,7 @@ def test_recipe_of_the_paper(file: Path) -> None:
     assert (train.optimiser.lr, train.optimiser.weight_decay) == (1e-3, 0.5 if cc3m else 0.1)
     assert (str(train.duration), train.global_batch_size) == ("32 epochs", 8096)
     assert train.global_batch_size % 8 == 0
-    assert train.augment.kind == "fff"
+    assert isinstance(train.augment, FFFAugment)
     assert isinstance(experiment.mining, ThresholdMining)
     thresholds = experiment.mining.model_dump(include={"image_text", "image_image", "text_text", "image_text_guard"})
     assert list(thresholds.values()) == [0.27, 0.92, 0.99, 0.24]

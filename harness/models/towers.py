@@ -8,7 +8,6 @@ import tempfile
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -18,14 +17,12 @@ from open_clip.model import CLIP
 from open_clip.transform import PreprocessCfg, image_transform_v2
 from PIL import Image
 from torch import Tensor, nn
-from torch.nn import functional as F
+from torch.nn import functional as F  # noqa: N812
 
 from harness.errors import ModelError
 from harness.models.tokens import TokenCache
 from harness.spec.explain import nearest
-from harness.spec.model import Model
-
-SHIPPED = resources.files("harness.models")
+from harness.spec.model import Model, shipped_names
 
 
 class Towers(nn.Module):
@@ -79,7 +76,7 @@ class Towers(nn.Module):
         """
         if not self.trims:
             return F.normalize(self.model.encode_text(tokens).float(), dim=-1)  # type: ignore[operator]
-        distinct, row = torch.unique(tokens, dim=0, return_inverse=True)  # type: ignore[no-untyped-call]
+        distinct, row = torch.unique(tokens, dim=0, return_inverse=True)
         groups = length_groups(distinct.argmax(dim=1) + 1, tokens.shape[1])
         encoded = torch.cat([_trimmed(self.model, distinct[group, :length]) for length, group in groups])
         place = torch.empty(len(distinct), dtype=torch.long, device=tokens.device)
@@ -94,9 +91,8 @@ def length_groups(lengths: Tensor, context: int) -> list[tuple[int, Tensor]]:
     """
     width = max(context // 8, 1)
     bucket = (lengths + width - 1) // width
-    return [
-        (min(int(number) * width, context), torch.nonzero(bucket == number).squeeze(1)) for number in bucket.unique()
-    ]
+    numbers: list[int] = sorted(set(bucket.tolist()))
+    return [(min(number * width, context), torch.nonzero(bucket == number).squeeze(1)) for number in numbers]
 
 
 def _trimmed(model: Any, tokens: Tensor) -> Tensor:
@@ -119,7 +115,7 @@ def build_towers(spec: Model, *, seed: int = 0) -> Towers:
     Raises:
         ModelError: open_clip has no such model, or the weights are missing or do not fit.
     """
-    config = spec.config or shipped_config(spec.name)
+    config = spec.architecture()
     with torch.random.fork_rng(devices=[]), _quiet():
         torch.manual_seed(seed)
         model, tokenizer = _from_config(config) if config else _by_name(spec)
@@ -127,17 +123,6 @@ def build_towers(spec: Model, *, seed: int = 0) -> Towers:
         load_weights(model, Path(spec.weights))
     # Convolutions run faster on channels-last memory, on CPUs as on GPUs; other layers don't mind.
     return Towers(model.to(memory_format=torch.channels_last), tokenizer, spec.name)
-
-
-def shipped_config(name: str) -> dict[str, Any] | None:
-    """A model configuration that ships with the harness, or None."""
-    file = SHIPPED / f"{name}.json"
-    return dict(json.loads(file.read_text(encoding="utf-8"))) if file.is_file() else None
-
-
-def shipped_names() -> list[str]:
-    """Names of the model configurations that ship with the harness."""
-    return sorted(file.name.removesuffix(".json") for file in SHIPPED.iterdir() if file.name.endswith(".json"))
 
 
 def load_weights(model: nn.Module, file: Path) -> None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+from functools import lru_cache
+from importlib import resources
 from typing import Any, Literal
 
 from pydantic import Field
@@ -10,6 +13,20 @@ from harness.spec.augment import Augment, NoAugment
 from harness.spec.base import Spec
 from harness.spec.batches import Batches, RandomBatches
 from harness.units import Duration
+
+_SHIPPED = resources.files("harness") / "models"
+
+
+@lru_cache
+def shipped_config(name: str) -> dict[str, Any] | None:
+    """A model configuration that ships with the harness, or None."""
+    file = _SHIPPED / f"{name}.json"
+    return dict(json.loads(file.read_text(encoding="utf-8"))) if file.is_file() else None
+
+
+def shipped_names() -> list[str]:
+    """Names of the model configurations that ship with the harness."""
+    return sorted(file.name.removesuffix(".json") for file in _SHIPPED.iterdir() if file.name.endswith(".json"))
 
 
 class Model(Spec):
@@ -22,6 +39,15 @@ class Model(Spec):
     """An open_clip model configuration (embed_dim, vision_cfg, text_cfg); in TOML also the path of a JSON file."""
     weights: str | None = None
     """Start from these weights: an open_clip tag or the path of a checkpoint. Default: random initialisation."""
+
+    def architecture(self) -> dict[str, Any] | None:
+        """The configuration to build from: one's own or one that ships; None leaves it to open_clip by name."""
+        return self.config or shipped_config(self.name)
+
+    def science(self, *, defaults: bool = False) -> dict[str, Any]:
+        """As in Spec; a configuration that ships counts by its content, as one's own does."""
+        kept = super().science(defaults=defaults)
+        return kept | ({"config": architecture} if (architecture := self.architecture()) else {})
 
 
 class Optimiser(Spec):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import open_clip
 import pytest
@@ -34,9 +35,10 @@ def towers() -> Towers:
 def test_texts_equal_open_clip_values_and_gradients(towers: Towers) -> None:
     tokens, weight = towers.tokenize(TEXTS), torch.randn(len(TEXTS), 16, dtype=torch.float64)
     results = []
-    for encode in (lambda t: F.normalize(towers.model.encode_text(t), dim=-1), towers.encode_text):
+    plain: Any = towers.model
+    for encode in (lambda t: F.normalize(plain.encode_text(t), dim=-1), towers.encode_text):
         towers.zero_grad()
-        features = encode(tokens).double()
+        features: Any = encode(tokens).double()
         (features * weight).sum().backward()
         gradients = {name: p.grad.clone() for name, p in towers.named_parameters() if p.grad is not None}
         results.append((features.detach(), gradients))

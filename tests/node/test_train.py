@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -25,7 +26,7 @@ def test_two_steps_equal_open_clip_and_torch(tmp_path: Path) -> None:
     attempt = Attempt(folder, load_request(folder), 1, StopAfter(100))
     trainer, student = attempt._build()
 
-    plain = Attempt(folder, load_request(folder), 1, StopAfter(100)).towers.model
+    plain: Any = Attempt(folder, load_request(folder), 1, StopAfter(100)).towers.model
     scale = nn.Parameter(torch.tensor(math.log(1 / 0.07)))
     named = [*(p for n, p in plain.named_parameters() if n not in ("logit_scale", "logit_bias")), scale]
     groups = [
