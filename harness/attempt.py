@@ -51,19 +51,25 @@ def load_request(folder: RunFolder) -> Request:
     return request
 
 
+def device_of(request: Request) -> torch.device:
+    """The GPU that the request names, or the first one; the CPU where there is none."""
+    return torch.device("cuda", request.gpu or 0) if torch.cuda.is_available() else torch.device("cpu")
+
+
 class Attempt:
     """Carries one run out. The folder is claimed by this process."""
 
     def __init__(self, folder: RunFolder, request: Request, number: int, stop: Stop) -> None:
         self.folder, self.request, self.number, self.stop = folder, request, number, stop
         self.experiment = request.experiment
-        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self.device = device_of(request)
         torch.set_num_threads(request.threads)
         self.data = inspect_data(self.experiment.data, request.stored.data)
         self._check_identity()
         self.dataset = open_dataset(self.experiment.data, request.stored.data)
         self.towers = build_towers(self.experiment.model, seed=self.experiment.seed).to(self.device)
         self.measuring = Measuring(request, self.towers, self.device)
+        self.measuring.prepare()
         self._reported = 0.0
 
     def train(self) -> bool:

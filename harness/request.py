@@ -28,9 +28,21 @@ class Request(BaseModel):
     evaluation_root: Path | None = None
     threads: int = 1
     """Threads of the training process."""
+    gpu: int | None = None
+    """Which of the visible GPUs to use."""
+    shape: str = ""
+    """What its time depends on; finished runs of the same shape tell what others will cost."""
 
     @classmethod
-    def of(cls, experiment: Experiment, run_id: str, teacher: str | None, settings: Settings, threads: int) -> Request:
+    def of(
+        cls,
+        experiment: Experiment,
+        run_id: str,
+        teacher: str | None,
+        settings: Settings,
+        threads: int,
+        gpu: int | None = None,
+    ) -> Request:
         """The request of one planned run on this machine."""
         return cls(
             run_id=run_id,
@@ -39,12 +51,27 @@ class Request(BaseModel):
             store=settings.store,
             evaluation_root=settings.evaluation_root,
             threads=threads,
+            gpu=gpu,
+            shape=shape(experiment),
         )
 
     @property
     def stored(self) -> Store:
         """The store as an object."""
         return Store(self.store)
+
+
+def shape(experiment: Experiment) -> str:
+    """Runs of one shape take about the same time for a step on the same machine."""
+    return digest(
+        {
+            "model": experiment.model.science(),
+            "batch": experiment.train.global_batch_size,
+            "captions": experiment.captions.per_image,
+            "taught": experiment.uses_teacher,
+            "data": experiment.data.kind,
+        }
+    )
 
 
 def evaluation_key(spec: Evaluation, reference: str) -> str:

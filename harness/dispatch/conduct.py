@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
-from harness.dispatch.local import Ended
+from harness.dispatch.local import Ended, gpu_count
 from harness.plan import Plan, PlannedRun
 from harness.record import Failure
 from harness.request import Request, is_complete
@@ -69,12 +69,17 @@ class Conductor:
     def __init__(self, plan: Plan, store: Store, settings: Settings, workers: Workers) -> None:
         self._plan, self._store, self._settings, self._workers = plan, store, settings, workers
         self._crashes: dict[str, int] = {}
-        self._running: set[str] = set()
+        self._running: dict[str, int] = {}
+        """The slot of each running run, 0 to jobs - 1; it decides which GPU the run gets."""
         self._failed: dict[str, Failure] = {}
         self._stopping = False
         self._elsewhere: tuple[str, ...] = ()
         self._looked_at = -OTHERS_EVERY_S
         self._open = {run.id for run in plan.runs.values() if not self._complete(run)}
+        # Runs that others wait for come first, or workers would idle at the end until the teacher is done.
+        awaited = {run.teacher for run in plan.runs.values()}
+        self._order = sorted(plan.runs.values(), key=lambda run: run.id not in awaited)
+        self._gpus = gpu_count()
 
     def progress(self) -> Progress:
         """Where everything stands."""
@@ -102,8 +107,9 @@ class Conductor:
         self._workers.stop()
 
     def _start_ready(self) -> None:
-        for run in self._plan.runs.values():
-            if self._stopping or len(self._running) >= self._workers.jobs:
+        for run in self._order:
+            # Workers that outlived a killed command use this machine's cores as much as ours do.
+            if self._stopping or len(self._running) + len(self._elsewhere) >= self._workers.jobs:
                 return
             if run.id not in self._open or run.id in self._running:
                 continue
@@ -118,13 +124,15 @@ class Conductor:
         if self._complete(run):  # by another process, since runs were last looked at
             self._open.discard(run.id)
             return
-        request = Request.of(run.experiment, run.id, run.teacher, self._settings, self._workers.threads)
+        slot = min(set(range(self._workers.jobs)) - set(self._running.values()))
+        gpu = slot % self._gpus if self._gpus else None
+        request = Request.of(run.experiment, run.id, run.teacher, self._settings, self._workers.threads, gpu)
         folder.prepare(run.identity, request.model_dump(mode="json"))
         self._workers.start(folder.path)
-        self._running.add(run.id)
+        self._running[run.id] = slot
 
     def _settle(self, ended: Ended) -> None:
-        self._running.discard(ended.run_id)
+        self._running.pop(ended.run_id, None)
         run, folder = self._plan.runs[ended.run_id], self._store.run(ended.run_id)
         if self._complete(run):
             self._open.discard(run.id)
@@ -151,10 +159,10 @@ class Conductor:
         if time.monotonic() - self._looked_at < OTHERS_EVERY_S:
             return
         self._looked_at = time.monotonic()
-        for run_id in self._open - self._running:
+        for run_id in self._open - self._running.keys():
             if self._complete(self._plan.runs[run_id]):
                 self._open.discard(run_id)
-        others = sorted(self._open - self._running)
+        others = sorted(self._open - self._running.keys())
         self._elsewhere = tuple(run_id for run_id in others if self._store.run(run_id).is_locked())
 
     def _complete(self, run: PlannedRun) -> bool:

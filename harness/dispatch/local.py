@@ -28,8 +28,16 @@ class Ended:
 
 
 def job_count(settings: Settings, asked: int | None) -> int:
-    """How many runs at a time: what was asked for, harness.toml's `jobs`, or one for each core (at most 8)."""
-    return asked or settings.jobs or min(cores(), 8)
+    """How many runs at a time: what was asked for, harness.toml's `jobs`, or one for each GPU or core (at most 8)."""
+    return asked or settings.jobs or gpu_count() or min(cores(), 8)
+
+
+def gpu_count() -> int:
+    """NVIDIA GPUs that this process may use; asked of the driver's files, as the head does not import torch."""
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is not None:
+        return len([device for device in visible.split(",") if device.strip() not in ("", "-1")])
+    return len(list(Path("/proc/driver/nvidia/gpus").glob("*")))
 
 
 def cores() -> int:
