@@ -141,8 +141,8 @@ def macl(batch: PairBatch) -> Tensor:
     z = 10 * cosines / (1 + 0.5 * cosines.detach()[y].mean())
     total = []
     for side, mask in ((z, y), (z.T, y.T)):
-        loss = -side.log_softmax(1)
-        weighted = torch.where(mask, loss / -torch.expm1(-loss.detach()), 0)
+        x = side.masked_fill(mask, -torch.inf).logsumexp(1, keepdim=True) - side
+        weighted = torch.where(mask, F.softplus(x) / x.detach().sigmoid(), 0)
         total.append((weighted.sum(1) / mask.sum(1).clamp(min=1)).mean())
     return (total[0] + total[1]) / 2
 

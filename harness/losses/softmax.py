@@ -144,7 +144,8 @@ class MAFAObjective(Objective):
 class MACLObjective(Objective):
     """MACL (Huang et al., ICML 2023): tau = tau_0 (1 + alpha (A - A_0)), A the mean cosine of positives, detached.
 
-    With `reweight` each pair's loss -log P is divided by 1 - P, the (detached) probability of the rest of its row.
+    A pair's loss is -log P, P = exp(z) / (exp(z) + the sum over its row's negatives); other positives of the row are
+    no negatives. With `reweight` it is divided by 1 - P, detached.
     """
 
     def __init__(self, spec: MACL, sweep: Sweep) -> None:
@@ -153,17 +154,23 @@ class MACLObjective(Objective):
 
     def _terms(self, batch: PairBatch, scale: Tensor) -> tuple[Terms, Logs]:
         pairs = batch.final_positives
+        rows, cols = pairs.rows, pairs.cols
         with torch.no_grad():
-            cosines = pair_cosines(batch.image, batch.text, pairs.rows, pairs.cols)
+            cosines = pair_cosines(batch.image, batch.text, rows, cols)
             alignment = cosines.sum() / max(1, len(pairs))
         scale = scale / (1 + self.sharpness * (alignment - self.start))
+        sides = contrast(batch.image, batch.text, pairs, scale, self.sweep, excluded=(rows, cols))
+        of_image = self._losses(sides.per_image[rows] - sides.z) / sides.image_count[rows]
+        of_text = self._losses(sides.per_text[cols] - sides.z) / sides.text_count[cols]
+        by_image = torch.zeros_like(sides.per_image).index_add(0, rows, of_image)
+        by_text = torch.zeros_like(sides.per_text).index_add(0, cols, of_text)
         logs: Logs = {"alignment": alignment, "logit_scale_in_use": scale.detach()}
-        if not self.reweight:
-            return clip_terms(batch.image, batch.text, pairs, scale, self.sweep), logs
-        # from the negatives only, since 1 - P is lost to rounding once P is near 1
-        sides = contrast(batch.image, batch.text, pairs, scale, self.sweep, excluded=(pairs.rows, pairs.cols))
-        of_image = _reweighted(sides.z, sides.per_image, pairs.rows, sides.image_count)
-        return sides.terms(of_image, _reweighted(sides.z, sides.per_text, pairs.cols, sides.text_count)), logs
+        return sides.terms(by_image, by_text), logs
+
+    def _losses(self, x: Tensor) -> Tensor:
+        """-log P = softplus(x) of pairs [P], x = the log-sum of the negatives - z; 1 - P = sigmoid(x)."""
+        loss = F.softplus(x, threshold=40)
+        return loss / x.detach().sigmoid().clamp(min=torch.finfo(x.dtype).tiny) if self.reweight else loss
 
 
 class FNCObjective(Objective):
@@ -191,29 +198,6 @@ def _log_mean_exp(z: Tensor, group: Tensor, count: Tensor) -> Tensor:
     top = torch.zeros_like(count).scatter_reduce(0, group, z.detach(), "amax", include_self=False)
     total = torch.zeros_like(count).index_add(0, group, (z - top[group]).exp() / count[group])
     return torch.where(count > 0, total, 1).log() + top
-
-
-def _reweighted(z: Tensor, negatives: Tensor, group: Tensor, count: Tensor) -> Tensor:
-    """The mean in each group [n] of -log P / (1 - P), P = exp(z) over exp(z), the group's other z and its negatives.
-
-    With x the logarithm of all but exp(z), less z, it is softplus(x) / sigmoid(x), exact for any x.
-
-    Args:
-        z: [P] scores of the positives.
-        negatives: [n] log-sums of the exponentials of the negatives, -inf for none.
-        group: [P] the group of each positive.
-        count: [n] the groups' sizes.
-    """
-    top = torch.zeros_like(count).scatter_reduce(0, group, z.detach(), "amax", include_self=False)[group]
-    own = (z - top).exp()
-    others = torch.zeros_like(count).index_add(0, group, own)[group] - own
-    alone = others <= 0
-    rest = torch.where(alone, 1, others).log() + top
-    negative = negatives[group]
-    rest = torch.where(alone, negative, torch.logaddexp(negative, torch.where(alone, negative, rest)))
-    x = rest - z
-    share = x.detach().sigmoid().clamp(min=torch.finfo(z.dtype).tiny)
-    return torch.zeros_like(count).index_add(0, group, F.softplus(x, threshold=40) / share / count[group])
 
 
 def _masked_mean(values: Tensor, mask: Tensor) -> Tensor:

@@ -122,32 +122,25 @@ def mafa(batch: PairBatch, t: Tensor, b: Tensor) -> Tensor:
     return (side(z, y) + side(z.T, y.T)) / 2
 
 
-def macl(batch: PairBatch, t: Tensor, b: Tensor) -> Tensor:
-    """With x = log sum of exp over the rest of the row - z: P = 1 / (1 + e^x), -log P / (1 - P)."""
-
-    def pair(row: Tensor, j: int) -> Tensor:
-        x = torch.cat([row[:j], row[j + 1 :]]).logsumexp(0) - row[j]
-        return torch.log1p(x.exp()) / (x.exp() / (1 + x.exp())).detach()
+def macl(batch: PairBatch, t: Tensor, b: Tensor, reweight: bool = True) -> Tensor:
+    """P = exp(z) over itself and its row's negatives; with e^x their ratio, P = 1 / (1 + e^x)."""
+    cosines, y = batch.image @ batch.text.T, mask_of(batch)
+    z = t * cosines / (1 + 0.5 * (cosines.detach()[y].mean() if y.any() else 0.0))
 
     def side(z: Tensor, y: Tensor) -> Tensor:
-        rows = [
-            torch.stack([pair(row, int(j)) for j in mask.nonzero()]).mean()
-            for row, mask in zip(z, y, strict=True)
-            if mask.any()
-        ]
+        rows = []
+        for row, mask in zip(z, y, strict=True):
+            x = row[~mask].logsumexp(0) - row[mask]
+            share = (x.exp() / (1 + x.exp())).detach().clamp(min=1e-300) if reweight else 1.0
+            if mask.any():
+                rows.append((torch.log1p(x.exp()) / share).mean())
         return average(rows, z)
 
-    z, y = adapted_scores(batch, t), mask_of(batch)
     return (side(z, y) + side(z.T, y.T)) / 2
 
 
-def adapted_scores(batch: PairBatch, t: Tensor) -> Tensor:
-    cosines, y = batch.image @ batch.text.T, mask_of(batch)
-    return t * cosines / (1 + 0.5 * (cosines.detach()[y].mean() if y.any() else 0.0))
-
-
 def macl_plain(batch: PairBatch, t: Tensor, b: Tensor) -> Tensor:
-    return both_to_target(adapted_scores(batch, t), mask_of(batch))
+    return macl(batch, t, b, reweight=False)
 
 
 def fnc_attract(batch: PairBatch, t: Tensor, b: Tensor) -> Tensor:

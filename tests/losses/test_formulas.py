@@ -27,7 +27,7 @@ scales = st.sampled_from([0.01, 1.0, 14.0, 100.0])
 biases = st.sampled_from([-30.0, -10.0, 0.0, 5.0])
 chunks = st.sampled_from([None, 1, 3, 1000])
 arms = pytest.mark.parametrize("arm", ARMS.values(), ids=ARMS)
-quick = settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.differing_executors])
+quick = settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.differing_executors])
 
 
 def _batch(arm: Arm, shape: Shape) -> PairBatch:

@@ -65,7 +65,9 @@ def _outcome(name: str, ranks: Ranks) -> Outcome:
 @pytest.fixture(scope="module")
 def outcomes(tmp_path_factory: pytest.TempPathFactory) -> list[dict[tuple[int, str], Outcome]]:
     folder = str(tmp_path_factory.mktemp("gloo"))
-    with ProcessPoolExecutor(4, mp_context=get_context("spawn")) as pool:
+    context = get_context("forkserver")  # its server imports torch once for all four, and has never run autograd
+    context.set_forkserver_preload([__name__])
+    with ProcessPoolExecutor(4, mp_context=context) as pool:
         return list(pool.map(_work, range(4), [folder] * 4))
 
 
