@@ -2,25 +2,32 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from statistics import median
 from typing import Any
 
-from harness.identity import digest
-from harness.plan import Plan
-from harness.request import Request
-from harness.spec.experiment import Experiment
-from harness.store import State, Store
+from harness.errors import StoreError
+from harness.files import read_json
+from harness.plan import Plan, PlannedRun
+from harness.request import shape
+from harness.store import RunFolder, State, Store
+
+ENOUGH = 5
+"""Finished runs that are looked at for each shape."""
 
 
-def estimate(plan: Plan, store: Store) -> dict[str, Any]:
+def estimate(plan: Plan, store: Store, states: Mapping[str, State]) -> dict[str, Any]:
     """Runs and images still to train, and hours of one worker; `hours_missing` is None where nothing is comparable.
 
     A step's time depends on towers, batch, captions per image, mining and machine: runs that share the first four
     are taken as comparable, the nearest otherwise being no estimate at all.
     """
-    missing = [run for run in plan.runs.values() if store.run(run.id).state() is not State.DONE]
-    measured = _seconds_per_step(plan, store) if missing else {}
-    known = [measured[_shape(run.experiment)] * run.steps for run in missing if _shape(run.experiment) in measured]
+    missing = [run for run in plan.runs.values() if states[run.id] is not State.DONE]
+    shapes = {run.id: shape(run.experiment) for run in missing}
+    done = [run for run in plan.runs.values() if states[run.id] is State.DONE]
+    measured = _seconds_per_step(set(shapes.values()), done, store) if missing else {}
+    known = [measured[shapes[run.id]] * run.steps for run in missing if shapes[run.id] in measured]
     rest = len(missing) - len(known)
     complete = bool(known) and rest <= len(known)
     total = sum(known) * (len(missing) / len(known)) if complete else None
@@ -33,27 +40,30 @@ def estimate(plan: Plan, store: Store) -> dict[str, Any]:
     }
 
 
-def _shape(experiment: Experiment) -> str:
-    return digest(
-        {
-            "model": experiment.model.science(),
-            "batch": experiment.train.global_batch_size,
-            "captions": experiment.captions.per_image,
-            "taught": experiment.uses_teacher,
-            "data": experiment.data.kind,
-        }
-    )
+def _seconds_per_step(wanted: set[str], done: Sequence[PlannedRun], store: Store) -> dict[str, float]:
+    found: dict[str, list[float]] = {name: [] for name in wanted}
+    for name, folder in _finished(done, store):
+        if name in found and len(found[name]) < ENOUGH:
+            with suppress(StoreError):  # a damaged run; this is an estimate
+                record = folder.record()
+                found[name].append(record.cost.duration_s / max(record.steps, 1))
+        if all(len(times) >= ENOUGH for times in found.values()):
+            break
+    return {name: median(times) for name, times in found.items() if times}
 
 
-def _seconds_per_step(plan: Plan, store: Store) -> dict[str, float]:
-    wanted = {_shape(run.experiment) for run in plan.runs.values()}
-    found: dict[str, list[float]] = {}
+def _finished(done: Sequence[PlannedRun], store: Store) -> Iterator[tuple[str, RunFolder]]:
+    """Finished runs with their shape, those of the plan first, as their shape is known without reading a file."""
+    yield from ((shape(run.experiment), store.run(run.id)) for run in done)
+    ours = {run.id for run in done}
     for folder in store.runs():
-        if folder.state() is not State.DONE:
-            continue
-        request = Request.model_validate_json(folder.request.read_text(encoding="utf-8"))
-        shape = _shape(request.experiment)
-        if shape in wanted:
-            record = folder.record()
-            found.setdefault(shape, []).append(record.cost.duration_s / max(record.steps, 1))
-    return {shape: median(times) for shape, times in found.items()}
+        if folder.id not in ours and folder.record_file.exists():
+            yield _stated_shape(folder), folder
+
+
+def _stated_shape(folder: RunFolder) -> str:
+    try:
+        request = read_json(folder.request)
+    except StoreError:
+        return ""
+    return str(request.get("shape", "")) if isinstance(request, dict) else ""

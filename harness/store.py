@@ -23,12 +23,12 @@ import fcntl
 import os
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar, overload
 
 from pydantic import ValidationError
 
@@ -65,22 +65,37 @@ class State(StrEnum):
     DONE = "done"
 
 
+class _File:
+    """A file or folder of that name in a run folder. Its path is only made where it is asked for."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    @overload
+    def __get__(self, folder: None, owner: type) -> _File: ...
+    @overload
+    def __get__(self, folder: RunFolder, owner: type) -> Path: ...
+    def __get__(self, folder: RunFolder | None, owner: type) -> Path | _File:
+        return self if folder is None else folder.path / self.name
+
+
 class RunFolder:
     """One run's folder."""
 
+    spec = _File("spec.json")
+    request = _File("request.json")
+    progress = _File("progress.json")
+    metrics = _File("metrics.jsonl")
+    checkpoint = _File("checkpoint.pt")
+    weights = _File("weights.pt")
+    record_file = _File("record.json")
+    failure_file = _File("failure.json")
+    outcomes = _File("outcomes")
+    log = _File("log.txt")
+    lock = _File("lock")
+
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.spec = path / "spec.json"
-        self.request = path / "request.json"
-        self.progress = path / "progress.json"
-        self.metrics = path / "metrics.jsonl"
-        self.checkpoint = path / "checkpoint.pt"
-        self.weights = path / "weights.pt"
-        self.record_file = path / "record.json"
-        self.failure_file = path / "failure.json"
-        self.outcomes = path / "outcomes"
-        self.log = path / "log.txt"
-        self.lock = path / "lock"
 
     @property
     def id(self) -> str:
@@ -251,6 +266,14 @@ class Store:
     def runs(self) -> list[RunFolder]:
         """All run folders."""
         return [RunFolder(path.parent) for path in sorted(self.root.glob("runs/*/spec.json"))]
+
+    def states(self, run_ids: Iterable[str]) -> dict[str, State]:
+        """Where runs stand. Runs that have no folder, most of a large plan's, cost nothing."""
+        try:
+            begun = set(os.listdir(self.root / "runs"))
+        except FileNotFoundError:
+            begun = set()
+        return {run: self.run(run).state() if run in begun else State.MISSING for run in run_ids}
 
     @property
     def data(self) -> Path:

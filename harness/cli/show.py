@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from collections import Counter
+from collections.abc import Mapping
 from typing import Any
 
 from harness.plan import Plan
@@ -34,7 +35,7 @@ def table(title: str, header: list[str], rows: list[list[str]]) -> None:
 
 def plan(planned: Plan, store: Store) -> None:
     """Print arms, what each changes, and the state of its runs."""
-    states = {run: store.run(run).state() for run in planned.runs}
+    states = store.states(planned.runs)
     users = Counter(planned.cells.values())
     rows = []
     for arm in planned.arms:
@@ -49,7 +50,7 @@ def plan(planned: Plan, store: Store) -> None:
     teachers = [run for run in planned.runs if run not in users]
     for run in teachers:
         print(f"teacher {run}: {planned.runs[run].steps} steps, {states[run]}")
-    print(_cost_line(planned, store))
+    print(_cost_line(planned, store, states))
     for reason in planned.missing_data:
         print(f"missing: {reason}")
 
@@ -59,6 +60,7 @@ def plan_json(planned: Plan, store: Store) -> dict[str, Any]:
     from harness.cost import estimate
 
     ablation = planned.ablation
+    states = store.states(planned.runs)
     return {
         "name": planned.name,
         "question": ablation.question,
@@ -81,24 +83,25 @@ def plan_json(planned: Plan, store: Store) -> dict[str, Any]:
                 "role": run.role,
                 "teacher": run.teacher,
                 "steps": run.steps,
-                "state": store.run(run.id).state().value,
+                "state": states[run.id].value,
             }
             for run in planned.runs.values()
         ],
         "references": [reference.model_dump() for reference in ablation.references],
-        "cost": estimate(planned, store),
+        "cost": estimate(planned, store, states),
     }
 
 
-def status(planned: Plan, store: Store) -> None:
-    """Print every run with its state."""
+def status(planned: Plan, store: Store) -> dict[str, State]:
+    """Print every run with its state; returns the states."""
     names = {run: (arm, str(seed)) for (arm, seed), run in planned.cells.items()}
+    states = store.states(planned.runs)
     rows = []
-    for run in planned.runs:
+    for run, state in states.items():
         arm, seed = names.get(run, ("(teacher)", ""))
-        folder = store.run(run)
-        rows.append([run, arm, seed, folder.state().value, _detail(folder)])
-    table(f"{planned.name}: {_counts(planned, store)}", ["run", "arm", "seed", "state", "detail"], rows)
+        rows.append([run, arm, seed, state.value, _detail(store.run(run), state)])
+    table(f"{planned.name}: {_counts(states)}", ["run", "arm", "seed", "state", "detail"], rows)
+    return states
 
 
 def watch(planned: Plan, store: Store) -> None:
@@ -106,9 +109,7 @@ def watch(planned: Plan, store: Store) -> None:
     while True:
         if sys.stdout.isatty():
             print("\x1b[2J\x1b[H", end="")
-        status(planned, store)
-        states = {store.run(run).state() for run in planned.runs}
-        if states <= {State.DONE, State.FAILED}:
+        if set(status(planned, store).values()) <= {State.DONE, State.FAILED}:
             return
         time.sleep(WATCH_S)
 
@@ -133,18 +134,18 @@ def seconds(duration: float) -> str:
     return f"{duration / 60:.0f} min" if duration < 5400 else f"{duration / 3600:.1f} h"
 
 
-def _counts(planned: Plan, store: Store) -> str:
-    counted = Counter(store.run(run).state().value for run in planned.runs)
+def _counts(states: Mapping[str, State]) -> str:
+    counted = Counter(state.value for state in states.values())
     return ", ".join(f"{number} {state}" for state, number in sorted(counted.items()))
 
 
-def _detail(folder: RunFolder) -> str:
-    match folder.state():
+def _detail(folder: RunFolder, state: State) -> str:
+    match state:
         case State.FAILED:
             return folder.failure().message
         case State.RUNNING | State.INTERRUPTED:
             at = folder.read_progress()
-            return f"step {at['step']} of {at['steps']}" if at else ""
+            return f"step {at['step']} of {at['steps']}" if at.keys() >= {"step", "steps"} else ""
         case State.DONE:
             record = folder.record()
             return f"{record.steps} steps in {seconds(record.cost.duration_s)}"
@@ -152,10 +153,10 @@ def _detail(folder: RunFolder) -> str:
             return ""
 
 
-def _cost_line(planned: Plan, store: Store) -> str:
+def _cost_line(planned: Plan, store: Store, states: Mapping[str, State]) -> str:
     from harness.cost import estimate
 
-    cost = estimate(planned, store)
+    cost = estimate(planned, store, states)
     parts = [f"{cost['runs_missing']} of {len(planned.runs)} runs to train"]
     if cost["samples_missing"]:
         parts.append(f"{cost['samples_missing']:,} images")

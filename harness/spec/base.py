@@ -31,14 +31,14 @@ class Spec(BaseModel):
         """The part of this spec that can change a result, as JSON data; numbers that are equal look the same.
 
         Fields at their default are left out unless `defaults`, so that a new field keeps the ids of old runs.
-        A `kind` is always kept: it says which defaults the rest is measured against. So is a spec with an `algorithm`
-        of its own. Tables below are shared between calls; change none of them.
+        A `kind` is always kept: it says which defaults the rest is measured against. So is a spec whose `algorithm`
+        was raised. Tables below are shared between calls; change none of them.
         """
         skipped = self.irrelevant()
         kept: dict[str, Any] = {}
         for name, default in _defaults(type(self)).items():
             value = getattr(self, name)
-            if name not in skipped and (defaults or name == "kind" or value != default or _is_revised(value)):
+            if name not in skipped and (defaults or name == "kind" or _is_other(value, default)):
                 kept[name] = _plain(value, defaults)
         if self.algorithm != 1:
             kept["algorithm"] = self.algorithm
@@ -72,8 +72,11 @@ def _defaults(spec: type[Spec]) -> dict[str, Any]:
     }
 
 
-def _is_revised(value: Any) -> bool:
-    return isinstance(value, Spec) and value._revised
+def _is_other(value: Any, default: Any) -> bool:
+    """Whether a field has to be in the science: it is not at its default in what can matter, or its code is not."""
+    if isinstance(value, Spec) and isinstance(default, Spec):
+        return value._revised or value._science != default._science
+    return bool(value != default)
 
 
 def _plain(value: Any, defaults: bool) -> Any:
