@@ -7,20 +7,21 @@ from __future__ import annotations
 
 import os
 import tomllib
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from harness.errors import SpecError
-from harness.spec.explain import explain
+from harness.spec.explain import problems, sentence
 
 FILE_NAME = "harness.toml"
 PREFIX = "HARNESS_"
 
 
 class Settings(BaseModel):
-    """The keys of harness.toml. Relative paths are relative to the file."""
+    """The keys of harness.toml. Relative paths are relative to the file, those in variables to the working folder."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
@@ -52,24 +53,32 @@ def load_settings(start: Path | None = None, environment: dict[str, str] | None 
     environment = dict(os.environ) if environment is None else environment
     folder = (start or Path.cwd()).resolve()
     file = next((parent / FILE_NAME for parent in (folder, *folder.parents) if (parent / FILE_NAME).is_file()), None)
-    values: dict[str, Any] = _read(file) if file else {}
     root = file.parent if file else folder
-    values |= {
-        name: environment[f"{PREFIX}{name.upper()}"]
-        for name in Settings.model_fields
-        if environment.get(f"{PREFIX}{name.upper()}")
-    }
+    stated = _located(_validated(_read(file), str(file)) if file else Settings(), root)
+    variables = {name: environment.get(f"{PREFIX}{name.upper()}", "") for name in Settings.model_fields}
+    replaced = {name: value for name, value in variables.items() if value}
+    given = _located(_validated(replaced, "environment", PREFIX), Path.cwd())
+    return Settings.model_validate({**dict(stated), **{name: dict(given)[name] for name in replaced}})
+
+
+def _validated(values: dict[str, Any], where: str, prefix: str = "") -> Settings:
     try:
-        settings = Settings.model_validate(values)
+        return Settings.model_validate(values)
     except ValidationError as error:
-        raise explain(error, Settings, where=str(file or f"{PREFIX}* variables")) from None
-    located = {"store": settings.store, "evaluation_root": settings.evaluation_root}
-    absolute = {name: root / path for name, path in located.items() if path is not None}
+        first = problems(error, Settings)[0]
+        raise sentence(replace(first, key=first.key.upper()) if prefix else first, where=where, prefix=prefix) from None
+
+
+def _located(settings: Settings, root: Path) -> Settings:
+    paths = {"store": settings.store, "evaluation_root": settings.evaluation_root}
+    absolute = {name: root / path.expanduser() for name, path in paths.items() if path is not None}
     return Settings.model_validate({**dict(settings), **absolute})
 
 
 def _read(file: Path) -> dict[str, Any]:
     try:
         return tomllib.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except OSError as error:
+        raise SpecError(f"cannot be read ({error.strerror})", where=str(file), fix="mend its permissions") from None
+    except ValueError as error:
         raise SpecError(f"is no valid TOML ({error})", where=str(file), fix="mend or delete it") from error

@@ -31,7 +31,7 @@ class Duration:
             ValueError: the text has no number or no known unit.
         """
         match = _PATTERN.match(text)
-        if match is None:
+        if match is None or not math.isfinite(float(match[1])):
             raise ValueError(f'{text!r} is no duration; write a number and a unit, as in "8 epochs" or "2000 steps"')
         units: dict[str, Unit] = {"epoch": "epochs", "step": "steps", "sample": "samples"}
         return cls(float(match[1]), units[match[2]])

@@ -22,6 +22,7 @@ _EXPECTED = {
     "list": "a list",
     "model": "a table",
     "model_attributes": "a table",
+    "path": "a path in quotes",
     "string": "text in quotes",
     "tuple": "a list",
 }

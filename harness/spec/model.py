@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 from functools import lru_cache
 from importlib import resources
+import json
 from typing import Any, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from harness.spec.augment import Augment, NoAugment
 from harness.spec.base import Spec
@@ -39,6 +40,15 @@ class Model(Spec):
     """An open_clip model configuration (embed_dim, vision_cfg, text_cfg); in TOML also the path of a JSON file."""
     weights: str | None = None
     """Start from these weights: an open_clip tag or the path of a checkpoint. Default: random initialisation."""
+
+    @field_validator("config")
+    @classmethod
+    def _is_json(cls, config: dict[str, Any] | None) -> dict[str, Any] | None:
+        try:
+            json.dumps(config, allow_nan=False)
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"holds what JSON cannot say ({error}); give numbers, texts, lists and tables") from None
+        return config
 
     def architecture(self) -> dict[str, Any] | None:
         """The configuration to build from: one's own or one that ships; None leaves it to open_clip by name."""
