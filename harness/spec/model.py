@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from functools import lru_cache
 from importlib import resources
-import json
 from typing import Any, Literal
 
 from pydantic import Field, field_validator
