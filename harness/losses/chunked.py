@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from importlib.util import find_spec
+from shutil import which
 from typing import Any
 
 import torch
@@ -23,6 +24,7 @@ from torch.autograd.function import once_differentiable
 from harness.losses.ranks import Ranks
 
 __all__ = [
+    "Pairs",
     "Sweep",
     "exclude",
     "log_normalisers",
@@ -37,7 +39,10 @@ __all__ = [
 
 # One strip of float32 scores. On a CPU it should stay in the last-level cache; on a GPU large products matter more.
 STRIP_BYTES = {"cpu": 8 * 2**20, "cuda": 128 * 2**20}
-_TRITON = find_spec("triton") is not None
+# Triton builds its launcher with the machine's C compiler; without one the plain version runs
+_TRITON = find_spec("triton") is not None and any(which(name) for name in ("cc", "gcc", "clang"))
+Pairs = tuple[Tensor, Tensor]
+"""Rows [P] and columns [P] of pairs, each pair once."""
 
 
 @dataclass(frozen=True)
@@ -78,7 +83,7 @@ def scores(image: Tensor, captions: Tensor, scale: Tensor | float) -> Tensor:
 def _sigmoid_strip(cosines: Tensor, scale: Tensor, bias: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     """sigmoid(z) [c, N] in `dtype`, and the sums of softplus(z) and of sigmoid(z) [2]; overwrites the cosines."""
     if _TRITON and cosines.is_cuda and cosines.dtype == torch.float32:
-        from harness.losses.fused import sigmoid_strip
+        from harness.losses.fused import sigmoid_strip  # here, because triton is not on every machine
 
         return sigmoid_strip(cosines, scale, bias, dtype)
     z = cosines.mul_(scale).add_(bias)
@@ -87,7 +92,7 @@ def _sigmoid_strip(cosines: Tensor, scale: Tensor, bias: Tensor, dtype: torch.dt
     return weights.to(dtype), torch.stack([softplus, weights.sum(dtype=torch.float64)])
 
 
-def exclude(z: Tensor, strip: slice, pairs: tuple[Tensor, Tensor]) -> Tensor:
+def exclude(z: Tensor, strip: slice, pairs: Pairs) -> Tensor:
     """`z` [c, N] with -inf at those (rows, cols) that lie in the strip of columns; the columns are sorted."""
     rows, cols = pairs
     if len(cols):
@@ -104,9 +109,7 @@ def merge_log_sums(partial: Tensor, ranks: Ranks) -> Tensor:
     return ranks.add((partial - top).exp_()).log_().add_(top)
 
 
-def sigmoid_sum(
-    image: Tensor, text: Tensor, scale: Tensor, bias: Tensor, pairs: tuple[Tensor, Tensor], sweep: Sweep
-) -> Tensor:
+def sigmoid_sum(image: Tensor, text: Tensor, scale: Tensor, bias: Tensor, pairs: Pairs, sweep: Sweep) -> Tensor:
     """Sum over all pairs of softplus(-m_ij z_ij), z = scale * <I_i, T_j> + bias, m = 1 at `pairs` and -1 elsewhere.
 
     As softplus(-z) = softplus(z) - z, this is sum_ij softplus(z_ij) - sum_pairs z: no mask. The gradient is made in the
@@ -122,11 +125,11 @@ def sigmoid_sum(
     """
     inputs = (image, text, scale, bias)
     wanted = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in inputs)
-    return _SigmoidSum.apply(*inputs, *pairs, sweep, wanted)  # type: ignore[no-any-return]
+    return _SigmoidSum.apply(*inputs, pairs, sweep, wanted)  # type: ignore[no-any-return]
 
 
 def log_normalisers(
-    image: Tensor, text: Tensor, scale: Tensor, sweep: Sweep, excluded: tuple[Tensor, Tensor] | None = None
+    image: Tensor, text: Tensor, scale: Tensor, sweep: Sweep, excluded: Pairs | None = None
 ) -> tuple[Tensor, Tensor]:
     """log sum_j exp(scale s_ij) for every image [N], and log sum_i exp(scale s_ij) for every caption [M].
 
@@ -143,7 +146,7 @@ def log_normalisers(
     none = torch.empty(0, dtype=torch.long, device=image.device)
     rows, cols = excluded or (none, none)
     order = cols.argsort(stable=True)
-    return _LogNormalisers.apply(image, text, scale, rows[order], cols[order], sweep)  # type: ignore[no-any-return]
+    return _LogNormalisers.apply(image, text, scale, (rows[order], cols[order]), sweep)  # type: ignore[no-any-return]
 
 
 def pair_cosines(a: Tensor, b: Tensor, rows: Tensor, cols: Tensor) -> Tensor:
@@ -177,8 +180,7 @@ class _SigmoidSum(torch.autograd.Function):
         text: Tensor,
         scale: Tensor,
         bias: Tensor,
-        rows: Tensor,
-        cols: Tensor,
+        pairs: Pairs,
         sweep: Sweep,
         wanted: bool,
     ) -> Tensor:
@@ -194,11 +196,11 @@ class _SigmoidSum(torch.autograd.Function):
                 grad_text[strip] = product(weights, image)
         for part in (value, grad_image, grad_text):
             sweep.ranks.add(part)
-        value[0] -= _subtract_pairs(image, text, (rows, cols), (grad_image, grad_text)) * scale + bias * len(rows)
+        value[0] -= _subtract_pairs(image, text, pairs, (grad_image, grad_text)) * scale + bias * len(pairs[0])
         if wanted:
             in_scale = (image.to(accumulate) * grad_image).sum().to(scale.dtype)
             grads = (grad_image.mul_(scale), grad_text.mul_(scale))
-            ctx.grads = (*grads, in_scale, (value[1] - len(rows)).to(bias.dtype))
+            ctx.grads = (*grads, in_scale, (value[1] - len(pairs[0])).to(bias.dtype))
             ctx.dtypes = (image.dtype, text.dtype)
         return value[0].to(accumulate)
 
@@ -209,37 +211,37 @@ class _SigmoidSum(torch.autograd.Function):
             raise RuntimeError("sigmoid_sum keeps its gradient for one backward pass only")
         image, text, scale, bias = (grad.mul_(grads[0]) for grad in ctx.grads)
         ctx.grads = None
-        return image.to(ctx.dtypes[0]), text.to(ctx.dtypes[1]), scale, bias, None, None, None, None
+        return image.to(ctx.dtypes[0]), text.to(ctx.dtypes[1]), scale, bias, None, None, None
 
 
 class _LogNormalisers(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, image: Tensor, text: Tensor, scale: Tensor, rows: Tensor, cols: Tensor, sweep: Sweep
+        ctx: Any, image: Tensor, text: Tensor, scale: Tensor, excluded: Pairs, sweep: Sweep
     ) -> tuple[Tensor, Tensor]:
         accumulate = precise(image.dtype)
         per_image = torch.full((len(image),), -torch.inf, dtype=accumulate, device=image.device)
         per_text = torch.zeros(len(text), dtype=accumulate, device=image.device)
         for strip in sweep.strips(image, text):
-            z = exclude(scores(image, text[strip], scale), strip, (rows, cols))
+            z = exclude(scores(image, text[strip], scale), strip, excluded)
             per_text[strip] = z.logsumexp(1)
             per_image = torch.logaddexp(per_image, z.logsumexp(0))
         sweep.ranks.add(per_text)
         per_image = merge_log_sums(per_image, sweep.ranks)
-        ctx.save_for_backward(image, text, scale, rows, cols, per_image, per_text)
-        ctx.sweep = sweep
+        ctx.save_for_backward(image, text, scale, per_image, per_text)
+        ctx.sweep, ctx.excluded = sweep, excluded
         return per_image, per_text
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        image, text, scale, rows, cols, *normalisers = ctx.saved_tensors
+        image, text, scale, *normalisers = ctx.saved_tensors
         # a sum over nothing has no weight to spread: exp(-inf - inf) is 0 where exp(-inf + inf) would be NaN
         per_image, per_text = (torch.where(part == -torch.inf, torch.inf, part) for part in normalisers)
         grad_image = torch.zeros_like(image, dtype=per_image.dtype)
         grad_text = torch.zeros_like(text, dtype=per_image.dtype)
         for strip in ctx.sweep.strips(image, text):
-            z = exclude(scores(image, text[strip], scale), strip, (rows, cols))
+            z = exclude(scores(image, text[strip], scale), strip, ctx.excluded)
             weight = (z - per_image).exp_().mul_(grads[0])
             weight += z.sub_(per_text[strip, None]).exp_().mul_(grads[1][strip, None])
             weight = weight.to(image.dtype)
@@ -248,14 +250,7 @@ class _LogNormalisers(torch.autograd.Function):
         ctx.sweep.ranks.add(grad_image)
         ctx.sweep.ranks.add(grad_text)
         in_scale = (image.to(grad_image.dtype) * grad_image).sum().to(scale.dtype)
-        return (
-            grad_image.mul_(scale).to(image.dtype),
-            grad_text.mul_(scale).to(text.dtype),
-            in_scale,
-            None,
-            None,
-            None,
-        )
+        return grad_image.mul_(scale).to(image.dtype), grad_text.mul_(scale).to(text.dtype), in_scale, None, None
 
 
 class _PairCosines(torch.autograd.Function):
@@ -278,7 +273,7 @@ class _PairCosines(torch.autograd.Function):
         return grad_a.to(a.dtype), grad_b.to(b.dtype), None, None
 
 
-def _subtract_pairs(image: Tensor, text: Tensor, pairs: tuple[Tensor, Tensor], grads: tuple[Tensor, Tensor]) -> Tensor:
+def _subtract_pairs(image: Tensor, text: Tensor, pairs: Pairs, grads: tuple[Tensor, Tensor]) -> Tensor:
     """The sum of the pairs' cosines; their share is taken off `grads` when these are wanted (not empty)."""
     total = torch.zeros((), dtype=torch.float64, device=image.device)
     for rows, cols in _groups(image, *pairs):

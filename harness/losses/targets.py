@@ -14,11 +14,9 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from harness.losses.chunked import Sweep, exclude, merge_log_sums, precise, product, scores
+from harness.losses.chunked import Pairs, Sweep, exclude, merge_log_sums, precise, product, scores
 
 __all__ = ["Affinity", "mean_captions", "soft_mean", "transport_bias", "weighted_mean"]
-
-Pairs = tuple[Tensor, Tensor]
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from harness.losses import PairBatch, build_objective
 from tests.losses.arms import ARMS, Arm
-from tests.losses.world import Shape, formula_of, outcome_of, permuted, random_batch
+from tests.losses.world import Shape, formula_of, in_float32, outcome_of, permuted, random_batch
 
 shapes = st.builds(
     Shape,
@@ -58,3 +58,16 @@ def test_images_may_be_permuted_with_their_captions(arm: Arm, shape: Shape, seed
     moved = outcome_of(build_objective(arm.spec), permuted(batch, rows, cols), 7.0, -4.0)
     features = {name: part[rows if name.startswith("image") else cols] for name, part in plain.features.items()}
     moved.assert_close(replace(plain, features=features), rtol=1e-8, atol=1e-9)
+
+
+@arms
+@pytest.mark.parametrize("density", [0.0, 0.3, 1.0])
+def test_float32_stays_finite_and_near_float64(arm: Arm, density: float) -> None:
+    shape = Shape(images=12, captions=2, width=16, density=density, duplicates=True)
+    batch, objective = _batch(arm, shape), build_objective(arm.spec)
+    ours = outcome_of(objective, in_float32(batch), 100.0, -30.0)
+    exact = outcome_of(build_objective(arm.spec), batch, 100.0, -30.0)
+    assert ours.value.dtype == torch.float32
+    assert torch.isfinite(ours.value)
+    assert all(bool(torch.isfinite(part).all()) for part in ours.features.values())
+    torch.testing.assert_close(ours.value.double(), exact.value, rtol=1e-4, atol=1e-4)

@@ -11,8 +11,23 @@ from open_clip.loss import ClipLoss, SigLipLoss
 
 from harness.errors import SpecError
 from harness.losses import PairBatch, Positives, build_objective
-from harness.spec.loss import InfoNCE, MultiPositiveSigmoid, Sigmoid, check_loss
+from harness.spec.loss import (
+    ALIP,
+    FILIP,
+    FNC,
+    MACL,
+    OTTER,
+    InfoNCE,
+    Loss,
+    MultiPositiveSigmoid,
+    Sigmoid,
+    SoftTargetInfoNCE,
+    SupConIn,
+    SupConOut,
+    check_loss,
+)
 from tests.losses import formulas
+from tests.losses.arms import ARMS
 from tests.losses.world import Shape, formula_of, outcome_of, random_batch
 
 
@@ -27,6 +42,13 @@ def test_the_image_normaliser_is_k_times_the_caption_normaliser() -> None:
     per_caption = outcome_of(build_objective(MultiPositiveSigmoid(normaliser="captions")), batch, 10, -5)
     per_image = outcome_of(build_objective(MultiPositiveSigmoid(normaliser="images")), batch, 10, -5)
     torch.testing.assert_close(per_image.value, 3 * per_caption.value)
+
+
+@pytest.mark.parametrize("spec", [SoftTargetInfoNCE(), SupConOut(), SupConIn(), FNC(), FNC(strategy="eliminate")])
+def test_one_unmined_caption_makes_it_clip(spec: Loss) -> None:
+    batch = random_batch(Shape(images=9, captions=1, mined=False))
+    reference = formula_of(lambda x, t, b: ClipLoss()(x.image, _open_clip_order(x), t), batch, 20.0)
+    outcome_of(build_objective(spec), batch, 20.0).assert_close(reference)
 
 
 def _open_clip_order(batch: PairBatch) -> torch.Tensor:
@@ -47,6 +69,22 @@ def test_sigmoid_and_unmined_multi_positive_equal_open_clip(seed: int) -> None:
     reference = formula_of(lambda x, t, b: SigLipLoss()(x.image, _open_clip_order(x), t, b), batch, 10.0, -7.0)
     for spec in (Sigmoid(), MultiPositiveSigmoid()):
         outcome_of(build_objective(spec), batch, 10.0, -7.0).assert_close(reference)
+
+
+def test_unmined_multi_positive_sigmoid_is_flairs_term() -> None:
+    """FLAIR (Xiao et al., CVPR 2025): labels +1 in the block of an image's k captions, the sum divided by all."""
+    images, k = 5, 4
+    batch = random_batch(Shape(images=images, captions=k, mined=False))
+    order = (batch.owner * k + batch.slot).argsort()
+    batch = replace(batch, text=batch.text[order], owner=batch.owner[order], slot=batch.slot[order])
+
+    def flair(x: PairBatch, t: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+        labels = torch.eye(images, dtype=torch.float64).repeat_interleave(k, dim=1) * 2 - 1
+        return -torch.nn.functional.logsigmoid(labels * (t * x.image @ x.text.T + b)).sum() / (images * k)
+
+    outcome_of(build_objective(MultiPositiveSigmoid()), batch, 10.0, -10.0).assert_close(
+        formula_of(flair, batch, 10.0, -10.0)
+    )
 
 
 @pytest.mark.parametrize("spec", [Sigmoid(slotwise=True), MultiPositiveSigmoid(), InfoNCE()])
@@ -149,12 +187,61 @@ def test_positives_from_pairs_are_unique_and_sorted() -> None:
     assert pairs.cols.tolist() == [0, 3, 1]
 
 
-def test_spec_errors() -> None:
-    with pytest.raises(SpecError, match="one caption per image"):
-        check_loss(Sigmoid(), captions_per_image=3, has_teacher=False)
-    with pytest.raises(SpecError, match="no place for mined"):
-        check_loss(InfoNCE(), captions_per_image=1, has_teacher=True, mined=True)
+def test_alips_running_means_move_in_training_only_and_are_saved() -> None:
+    batch = random_batch(Shape(captions=2))
+    objective = build_objective(ALIP()).double()
+    objective(batch)
+    moved = objective.state_dict()["means"].clone()
+    assert (moved < 1).all()
+    objective.eval()
+    objective(batch)
+    assert torch.equal(objective.state_dict()["means"], moved)
+    resumed = build_objective(ALIP()).double()
+    resumed.load_state_dict(objective.state_dict())
+    objective.train()
+    assert torch.equal(resumed(batch)[0], objective(batch)[0])
+
+
+def test_mafa_smooths_from_its_epoch_on() -> None:
+    batch, objective = random_batch(Shape()), build_objective(ARMS["mafa"].spec)
+    assert objective(replace(batch, epoch=0.99))[1]["smoothing"] == 0
+    assert objective(replace(batch, epoch=1.0))[1]["smoothing"] == 0.5
+
+
+@pytest.mark.parametrize(
+    ("loss", "captions", "mined", "message"),
+    [
+        (Sigmoid(), 3, False, "one caption per image"),
+        (InfoNCE(), 1, True, "no place for mined"),
+        (OTTER(), 1, False, "needs a teacher"),
+        (ALIP(), 1, False, "one raw and one synthetic"),
+        (FILIP(), 1, False, "needs token features"),
+    ],
+)
+def test_losses_refuse_what_they_cannot_use(loss: Loss, captions: int, mined: bool, message: str) -> None:
+    with pytest.raises(SpecError, match=message):
+        check_loss(loss, captions_per_image=captions, has_teacher=False, mined=mined)
+
+
+def test_losses_take_what_they_can_use() -> None:
     check_loss(Sigmoid(slotwise=True), captions_per_image=3, has_teacher=False)
     check_loss(MultiPositiveSigmoid(), captions_per_image=5, has_teacher=True, mined=True)
+    check_loss(ALIP(), captions_per_image=2, has_teacher=False)
+    check_loss(FILIP(), captions_per_image=1, has_teacher=False, has_tokens=True)
+
+
+def test_specs_refuse_impossible_temperatures() -> None:
     with pytest.raises(ValueError, match="over max_logit_scale"):
         InfoNCE(logit_scale=200)
+    with pytest.raises(ValueError, match="can become negative"):
+        MACL(sharpness=1.0, alignment_start=0.5)
+
+
+def test_batches_that_do_not_fit_a_loss() -> None:
+    batch = random_batch(Shape(captions=3))
+    with pytest.raises(ValueError, match="one raw and one synthetic"):
+        build_objective(ALIP())(batch)
+    with pytest.raises(ValueError, match="same slots"):
+        build_objective(Sigmoid(slotwise=True))(replace(batch, slot=torch.zeros_like(batch.slot)))
+    with pytest.raises(ValueError, match="no teacher"):
+        build_objective(OTTER())(replace(batch, teacher_image=None))

@@ -136,3 +136,9 @@ def permuted(batch: PairBatch, rows: Tensor, cols: Tensor) -> PairBatch:
         mask = batch.positives.dense(len(rows), len(cols))[rows][:, cols]
         taken["positives"] = Positives(*mask.nonzero(as_tuple=True))
     return replace(batch, **taken)
+
+
+def in_float32(batch: PairBatch) -> PairBatch:
+    parts = IMAGE_PARTS + CAPTION_PARTS
+    floats = {name: batch.__dict__[name].float() for name in parts if batch.__dict__[name].is_floating_point()}
+    return replace(batch, **floats)
