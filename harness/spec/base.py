@@ -39,7 +39,7 @@ class Spec(BaseModel):
         for name, default in _defaults(type(self)).items():
             value = getattr(self, name)
             if name not in skipped and (defaults or name == "kind" or _is_other(value, default)):
-                kept[name] = _plain(value, defaults)
+                kept[name] = plain(value, defaults)
         if self.algorithm != 1:
             kept["algorithm"] = self.algorithm
         return kept
@@ -79,7 +79,8 @@ def _is_other(value: Any, default: Any) -> bool:
     return bool(value != default)
 
 
-def _plain(value: Any, defaults: bool) -> Any:
+def plain(value: Any, defaults: bool) -> Any:
+    """`value` as JSON data in which what is equal looks the same: 1.0 as 1, specs as their science."""
     match value:
         case None | bool() | int() | str():
             return value
@@ -90,8 +91,8 @@ def _plain(value: Any, defaults: bool) -> Any:
         case Duration():
             return str(value)
         case dict():
-            return {str(key): _plain(item, defaults) for key, item in sorted(value.items())}
+            return {str(key): plain(item, defaults) for key, item in sorted(value.items())}
         case list() | tuple():
-            return [_plain(item, defaults) for item in value]
+            return [plain(item, defaults) for item in value]
         case _:
             raise TypeError(f"{value!r} has no place in a run's identity")

@@ -10,7 +10,7 @@ from typing import Any, Literal
 from pydantic import Field, field_validator
 
 from harness.spec.augment import Augment, NoAugment
-from harness.spec.base import Spec
+from harness.spec.base import Spec, plain
 from harness.spec.batches import Batches, RandomBatches
 from harness.units import Duration
 
@@ -53,10 +53,14 @@ class Model(Spec):
         """The configuration to build from: one's own or one that ships; None leaves it to open_clip by name."""
         return self.config or shipped_config(self.name)
 
+    def irrelevant(self) -> frozenset[str]:
+        """The name of what is built from a configuration: it is only a label then."""
+        return frozenset({"name"} if self.architecture() else ())
+
     def science(self, *, defaults: bool = False) -> dict[str, Any]:
         """As in Spec; a configuration that ships counts by its content, as one's own does."""
         kept = super().science(defaults=defaults)
-        return kept | ({"config": architecture} if (architecture := self.architecture()) else {})
+        return kept | ({"config": plain(architecture, defaults)} if (architecture := self.architecture()) else {})
 
 
 class Optimiser(Spec):
