@@ -23,6 +23,7 @@ from harness.tracking.projection import Entry, Input, Point, line_points, lines_
 
 if TYPE_CHECKING:
     from mlflow.entities import DatasetInput, Run
+    from mlflow.entities import Experiment as MlflowExperiment
 
 KEY = "harness.key"
 PARENT = "mlflow.parentRunId"
@@ -44,6 +45,7 @@ _QUIET = {
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
     "MLFLOW_ENABLE_ASYNC_LOGGING": "false",
     "MLFLOW_LOGGING_LEVEL": "ERROR",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
 }
 
 
@@ -56,7 +58,7 @@ def mlflow_session(uri: str) -> Iterator[None]:
         # a pooled connection would go on writing to a file that was deleted meanwhile
         wanted["MLFLOW_SQLALCHEMYSTORE_POOLCLASS"] = "NullPool"
     os.environ.update(wanted)
-    loggers = [logging.getLogger(name) for name in ("mlflow", "alembic", "urllib3")]
+    loggers = [logging.getLogger(name) for name in ("mlflow", "alembic", "urllib3", "psycopg")]
     levels = [logger.level for logger in loggers]
     try:
         for logger in loggers:
@@ -80,12 +82,18 @@ def _translated(uri: str) -> Iterator[None]:
     try:
         yield
     except (MlflowException, SQLAlchemyError, OSError) as error:
-        text = redacted(" ".join(str(error).split()))
-        what = f"MLflow did not take the records ({text[:300]})"
+        what = f"MLflow did not take the records ({_reason(error)})"
         raise TrackingError(what, where=redacted(uri), fix=LATER) from error
     except ModuleNotFoundError as error:
         fix = f"install {error.name}, or run a tracking server and name its http:// address"
         raise TrackingError(f"needs the Python package {error.name}", where=redacted(uri), fix=fix) from error
+
+
+def _reason(error: Exception) -> str:
+    """The innermost cause that an exception's text names, on one line."""
+    text = redacted(" ".join(str(error).split()))
+    cause = text.rpartition("(Caused by ")[2].rstrip(")") if "(Caused by " in text else text
+    return cause if len(cause) <= 200 else f"{cause[:200]}..."
 
 
 def create_database(file: Path) -> None:
@@ -106,10 +114,12 @@ class Experiment:
         from mlflow.tracking import MlflowClient
 
         self._client = MlflowClient(tracking_uri=uri)
-        found = self._client.get_experiment_by_name(name)
-        self.id: str = found.experiment_id if found else self._create_experiment(name, location)
-        self.tags: Mapping[str, str] = dict(found.tags) if found else {}
-        if found and found.lifecycle_stage == "deleted":
+        found = self._client.get_experiment_by_name(name) or self._create_experiment(name, location)
+        self.id: str = found.experiment_id
+        self.tags: Mapping[str, str] = dict(found.tags)
+        self.birth = f"{found.experiment_id} of {found.creation_time}"
+        """Another one under the same name means that the server was emptied meanwhile."""
+        if found.lifecycle_stage == "deleted":
             self._client.restore_experiment(self.id)
         self.tag("mlflow.note.content", note)
 
@@ -161,17 +171,16 @@ class Experiment:
         if run.info.status != status:
             self._client.set_terminated(run.info.run_id, status)
 
-    def _create_experiment(self, name: str, location: str | None) -> str:
+    def _create_experiment(self, name: str, location: str | None) -> MlflowExperiment:
         from mlflow.exceptions import MlflowException
 
         try:
-            return str(self._client.create_experiment(name, artifact_location=location))
+            return self._client.get_experiment(self._client.create_experiment(name, artifact_location=location))
         except MlflowException:
             # somebody else's store may have made it on the same server since we looked
-            found = self._client.get_experiment_by_name(name)
-            if found is None:
+            if (found := self._client.get_experiment_by_name(name)) is None:
                 raise
-            return str(found.experiment_id)
+            return found
 
     def _find(self, key: str) -> Run | None:
         """The run of that key, deleted ones too; of several, made by stores that raced on a server, the first stays."""

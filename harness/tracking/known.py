@@ -35,17 +35,17 @@ def known_stamps(uri: str, store: Store, experiment: str) -> frozenset[str]:
         return frozenset()
 
 
-def known_experiment(uri: str, store: Store, experiment: str) -> str | None:
-    """MLflow's id of `experiment` when the ledger was written: another one now means that the server was emptied."""
-    known = _ledger(store).get(redacted(uri), {}).get(experiment, {}).get("id")
+def known_birth(uri: str, store: Store, experiment: str) -> str | None:
+    """Id and time of creation of `experiment` when the ledger was written; None where it says nothing."""
+    known = _ledger(store).get(redacted(uri), {}).get(experiment, {}).get("birth")
     return str(known) if known is not None else None
 
 
-def remember(uri: str, store: Store, experiment: str, *, mlflow_id: str, stamps: frozenset[str]) -> None:
+def remember(uri: str, store: Store, experiment: str, *, birth: str, stamps: frozenset[str]) -> None:
     """Write to the ledger that the records of `stamps` are at `uri`; SQLite needs none."""
     if database_file(uri) is None:
         ledger = dict(_ledger(store))
-        entry = {"id": mlflow_id, "stamps": sorted(stamps)}
+        entry = {"birth": birth, "stamps": sorted(stamps)}
         ledger[redacted(uri)] = {**ledger.get(redacted(uri), {}), experiment: entry}
         write_json(store.root / "tracking.json", ledger)
 

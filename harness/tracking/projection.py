@@ -32,6 +32,9 @@ STATUS = {
     State.RUNNING: "RUNNING",
     State.MISSING: "SCHEDULED",
 }
+BASELINE_COLOUR = "#6b7280"
+COLOURS = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#d55e00", "#56b4e9", "#a6761d")
+"""Of arms in the plan's order (Okabe and Ito's, which the colour-blind can tell apart); an arm's runs share its own."""
 
 
 @dataclass(frozen=True)
@@ -44,6 +47,7 @@ class Cell:
     arm: Arm | None
     """None for a run that only teaches others."""
     seed: int | None
+    colour: str
     stamp: str
     """Digest of all that its entry is made from."""
 
@@ -96,7 +100,7 @@ class Entry:
 def cells_of(plan: Plan, store: Store, skipped: list[str]) -> list[Cell]:
     """Every run of the plan, teachers among them; a folder that cannot be read goes to `skipped` as a sentence."""
     places = {run: place for place, run in plan.cells.items()}
-    arms = {arm.name: arm for arm in plan.arms}
+    arms, colours = {arm.name: arm for arm in plan.arms}, _colours(plan)
     cells = []
     for run in plan.runs.values():
         folder = store.run(run.id)
@@ -107,8 +111,9 @@ def cells_of(plan: Plan, store: Store, skipped: list[str]) -> list[Cell]:
         except StoreError as error:
             skipped.append(str(error))
             continue
-        facts = [VERSION, run.id, run.role, name, arm.label if arm else None, seed, state, _content(folder)]
-        cells.append(Cell(run, folder, state, arm, seed, digest(facts)))
+        colour = colours[name] if name is not None else BASELINE_COLOUR
+        facts = [VERSION, run.id, run.role, name, arm.label if arm else None, seed, colour, state, _content(folder)]
+        cells.append(Cell(run, folder, state, arm, seed, colour, digest(facts)))
     return cells
 
 
@@ -167,6 +172,7 @@ def arm_entry(plan: Plan, arm: Arm, cells: Sequence[Cell], records: Sequence[Rec
         "harness.baseline": "yes" if arm.name == plan.ablation.baseline else "no",
         "harness.seeds_done": f"{len(records)} of {len(cells)}",
         "harness.planned": "yes",
+        "mlflow.runColor": cells[0].colour,
         "mlflow.source.name": "harness",
     }
     return Entry(
@@ -218,6 +224,12 @@ def line_points(lines: Sequence[StepMetrics], *, first: int = 0) -> list[Point]:
     ]
 
 
+def _colours(plan: Plan) -> dict[str, str]:
+    baseline = plan.ablation.baseline
+    others = [arm.name for arm in plan.arms if arm.name != baseline]
+    return {name: COLOURS[place % len(COLOURS)] for place, name in enumerate(others)} | {baseline: BASELINE_COLOUR}
+
+
 def _content(folder: RunFolder) -> list[str | int]:
     files = [folder.record_file, folder.failure_file]
     digests = [hashlib.sha256(file.read_bytes()).hexdigest() if file.exists() else "" for file in files]
@@ -255,6 +267,7 @@ def _run_tags(cell: Cell, record: Record | None) -> dict[str, str]:
         "harness.role": "run" if cell.arm else "teacher",
         "harness.state": str(cell.state),
         "harness.planned": "yes",
+        "mlflow.runColor": cell.colour,
         "mlflow.source.name": "harness",
     }
     if cell.arm:

@@ -14,7 +14,7 @@ from harness.plan import Arm, Plan
 from harness.record import Record
 from harness.store import State, Store, exclusive
 from harness.tracking.client import KEY, Experiment, create_database, mlflow_session
-from harness.tracking.known import known_experiment, known_stamps, remember
+from harness.tracking.known import known_birth, known_stamps, remember
 from harness.tracking.places import LATER, artifact_location, database_file, lock_file, probe, redacted
 from harness.tracking.projection import (
     STATUS,
@@ -163,7 +163,7 @@ class _Import:
         """Import arms with their runs, teachers, and the report's pages, until the time is up."""
         location = artifact_location(self.uri, self.store)
         experiment = Experiment(self.uri, self.plan.name, location=location, note=_note(self.plan))
-        if known_experiment(self.uri, self.store, self.plan.name) not in (None, experiment.id):
+        if known_birth(self.uri, self.store, self.plan.name) not in (None, experiment.birth):
             self.known = frozenset()  # the server was emptied since the ledger was written
         try:
             for arm, cells in self.groups:
@@ -215,7 +215,7 @@ class _Import:
     def _remember(self, experiment: Experiment) -> None:
         stamps = self.known & self._wanted()
         try:
-            remember(self.uri, self.store, self.plan.name, mlflow_id=experiment.id, stamps=stamps)
+            remember(self.uri, self.store, self.plan.name, birth=experiment.birth, stamps=stamps)
         except StoreError as error:
             raise TrackingError(error.what, where=error.where, fix=error.fix) from error
 

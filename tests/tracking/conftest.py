@@ -9,7 +9,7 @@ import pytest
 
 from harness.plan import Plan
 from harness.store import Store
-from harness.tracking import prepare
+from harness.tracking import prepare, sync
 from tests.tracking.world import content, finish_all, plan_of, sqlite_uri
 
 
@@ -56,9 +56,12 @@ def finished(place: Place) -> Place:
     return place
 
 
-@pytest.fixture
-def undisturbed(tmp_path_factory: pytest.TempPathFactory, empty_database: Path) -> Place:
-    """A second place, to be filled in one go and compared with."""
+@pytest.fixture(scope="session")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory, empty_database: Path) -> dict[str, Any]:
+    """What the database holds when the finished plan was imported in one go."""
     root = tmp_path_factory.mktemp("undisturbed")
     shutil.copy(empty_database, root / "mlflow.db")
-    return Place(root, plan_of())
+    place = Place(root, plan_of())
+    finish_all(place.plan, place.store)
+    sync(place.plan, place.store, place.uri)
+    return place.content()
