@@ -65,8 +65,9 @@ def _validated(values: dict[str, Any], where: str, prefix: str = "") -> Settings
     try:
         return Settings.model_validate(values)
     except ValidationError as error:
-        first = problems(error, Settings)[0]
-        raise sentence(replace(first, key=first.key.upper()) if prefix else first, where=where, prefix=prefix) from None
+        first, *others = problems(error, Settings)
+        named = replace(first, key=first.key.upper()) if prefix else first
+        raise sentence(named, where=where, prefix=prefix, others=len(others)) from None
 
 
 def _located(settings: Settings, root: Path) -> Settings:

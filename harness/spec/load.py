@@ -94,6 +94,9 @@ def _experiment_table(file: Path, seen: tuple[Path, ...]) -> Table:
         raise SpecError("extends itself, or its teacher is itself", where=str(file), fix="break the circle")
     place = _Place.of(file, (*seen, file.resolve()))
     table = _read(file)
+    if "question" in table:
+        fix = "name the experiment that it starts from"
+        raise SpecError("is an ablation, where an experiment is needed", where=str(file), fix=fix)
     base: Table = {}
     if "extends" in table:
         parent = place.file(table.pop("extends"), "extends")
