@@ -10,6 +10,7 @@ import tomllib
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -41,7 +42,8 @@ class Settings(BaseModel):
         """The tracking URI to use, or None where MLflow is off."""
         if self.tracking_uri == "none":
             return None
-        return self.tracking_uri or f"sqlite:///{self.store / 'mlflow.db'}"
+        # `%` and `?` of a path mean something in a URI.
+        return self.tracking_uri or f"sqlite:///{quote(str(self.store / 'mlflow.db'))}"
 
 
 def load_settings(start: Path | None = None, environment: dict[str, str] | None = None) -> Settings:

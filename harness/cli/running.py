@@ -21,6 +21,8 @@ from harness.settings import Settings
 from harness.store import Store
 
 LINE_EVERY_S = 15.0
+SYNC_LIMIT_S = 60.0
+"""A slow tracking server does not hold the command up for longer; `harness sync` has no limit."""
 Show = Callable[[Progress, float], None]
 """Shows a snapshot and the seconds since the start."""
 
@@ -73,17 +75,22 @@ def wrap_up(plan: Plan, project: Project) -> None:
 
     results = collect(plan, project.store)
     print(render(results, "terminal"))
-    print(f"Report: {write_report(results, 'html', project.store.reports)}")
+    page = write_report(results, "html", project.store.reports)
+    print(f"Report: {page}")
     uri = project.settings.tracking
     if uri is None:
         return
     from harness.tracking import sync
 
     try:
-        sync(plan, project.store, uri)
+        done = sync(plan, project.store, uri, pages=[page], limit_s=SYNC_LIMIT_S)
         print("MLflow: `harness ui` opens the runs in the browser" + ("" if "sqlite" in uri else f" ({uri})"))
+        for reason in done.skipped:
+            print(f"warning: not in MLflow: {reason}", file=sys.stderr)
+        if done.remaining:
+            print(f"warning: {done.remaining} runs are not in MLflow yet; `harness sync` goes on", file=sys.stderr)
     except TrackingError as error:
-        print(f"warning: {error}; nothing is lost, `harness sync` imports the records later", file=sys.stderr)
+        print(f"warning: {error}; the records are safe", file=sys.stderr)
 
 
 def detach(spec: Path, assignments: Sequence[str], on: str | None, jobs: int | None, project: Project) -> None:
