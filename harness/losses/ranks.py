@@ -40,7 +40,7 @@ class Ranks:
 
     def add(self, tensor: Tensor) -> Tensor:
         """`tensor` summed over ranks, in place; not differentiable."""
-        if self.size > 1:
+        if self.size > 1 and tensor.numel():
             dist.all_reduce(tensor, dist.ReduceOp.SUM, group=self.group)
         return tensor
 

@@ -118,6 +118,15 @@ def test_bfloat16_features_are_accumulated_in_float32() -> None:
     torch.testing.assert_close(half.image.grad.double(), exact.features["image"], rtol=2e-2, atol=1e-3)
 
 
+def test_without_gradients_the_value_is_the_same() -> None:
+    batch = random_batch(Shape(images=16, width=16))
+    for spec in (InfoNCE(), MultiPositiveSigmoid(logit_bias=-10.0)):
+        objective = build_objective(spec)
+        with torch.no_grad():
+            still, _ = objective(batch)
+        assert torch.equal(still, objective(batch)[0].detach())
+
+
 def test_autocast_does_not_touch_the_loss() -> None:
     batch = random_batch(Shape(images=16, width=16))
     batch = replace(batch, image=batch.image.float(), text=batch.text.float())
