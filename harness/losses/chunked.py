@@ -87,9 +87,9 @@ def _sigmoid_strip(cosines: Tensor, scale: Tensor, bias: Tensor, dtype: torch.dt
 
         return sigmoid_strip(cosines, scale, bias, dtype)
     z = cosines.mul_(scale).add_(bias)
-    softplus = F.softplus(z, threshold=40).sum(dtype=torch.float64)
+    softplus = F.softplus(z, threshold=40).sum(1)
     weights = z.sigmoid_()
-    return weights.to(dtype), torch.stack([softplus, weights.sum(dtype=torch.float64)])
+    return weights.to(dtype), torch.stack([softplus, weights.sum(1)]).sum(1, dtype=torch.float64)
 
 
 def exclude(z: Tensor, strip: slice, pairs: Pairs) -> Tensor:
