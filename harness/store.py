@@ -271,7 +271,7 @@ class Store:
         """Where runs stand. Runs that have no folder, most of a large plan's, cost nothing."""
         try:
             begun = set(os.listdir(self.root / "runs"))
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             begun = set()
         return {run: self.run(run).state() if run in begun else State.MISSING for run in run_ids}
 
@@ -350,9 +350,11 @@ def exclusive(path: Path, *, wait: bool) -> Iterator[bool]:
 def is_held(path: Path) -> bool:
     """Whether a living process holds the lock `path`."""
     try:
-        descriptor = os.open(path, os.O_RDWR)
-    except FileNotFoundError:
+        descriptor = os.open(path, os.O_RDONLY)
+    except (FileNotFoundError, NotADirectoryError):
         return False
+    except OSError as error:
+        raise StoreError(f"cannot be read ({error.strerror})", where=str(path), fix="mend the permissions") from error
     try:
         fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)  # shared, so that two who look do not see each other
     except BlockingIOError:

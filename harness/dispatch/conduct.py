@@ -18,7 +18,7 @@ from harness.plan import Plan, PlannedRun
 from harness.record import Failure
 from harness.request import Request, is_complete
 from harness.settings import Settings
-from harness.store import RunFolder, State, Store
+from harness.store import RunFolder, Store
 
 POLL_S = 0.25
 OTHERS_EVERY_S = 2.0
@@ -167,7 +167,7 @@ class Conductor:
 
     def _complete(self, run: PlannedRun) -> bool:
         folder = self._store.run(run.id)
-        if folder.state() is not State.DONE:
+        if not folder.record_file.exists():
             return False
         folder.check(run.identity)
         return is_complete(folder, run.experiment.evaluation)
