@@ -9,6 +9,8 @@ ONE_THREAD := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1
 WORKERS ?= 2
 
 .DEFAULT_GOAL := help
+# Without its bytecode cache, every process would compile torch and open_clip anew: seconds each.
+unexport PYTHONDONTWRITEBYTECODE
 .NOTPARALLEL:
 .PHONY: help demo test test-slow test-all check format generate lock clean
 
@@ -64,6 +66,6 @@ $(INSTALLED): pyproject.toml requirements.lock
 	echo "setting up .venv with $$("$$found" --version)" >&2; \
 	$(BIN)/python -m pip --version >/dev/null 2>&1 || "$$found" -m venv --clear .venv; \
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv==$(UV_VERSION); \
-	$(BIN)/uv pip sync --quiet --compile-bytecode --python $(BIN)/python requirements.lock; \
+	$(BIN)/uv pip sync --quiet --python $(BIN)/python requirements.lock; \
 	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation --editable .; \
 	touch $@
