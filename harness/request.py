@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict
 from harness.identity import digest
 from harness.record import Record
 from harness.settings import Settings
+from harness.spec.base import plain
 from harness.spec.evaluation import Evaluation, set_name
 from harness.spec.experiment import Experiment
 from harness.store import RunFolder, Store
@@ -65,7 +66,7 @@ def shape(experiment: Experiment) -> str:
     """Runs of one shape take about the same time for a step on the same machine."""
     return digest(
         {
-            "model": experiment.model.science(),
+            "model": plain(experiment.model, False),
             "batch": experiment.train.global_batch_size,
             "captions": experiment.captions.per_image,
             "taught": experiment.uses_teacher,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
+from functools import cached_property
 
 from pydantic import Field, field_validator, model_validator
 
@@ -118,9 +119,14 @@ class Ablation(Spec):
 
     def variants(self) -> Iterator[tuple[str, Table]]:
         """Every arm as (name, the nested table of fields that it changes), in declared order."""
+        return iter(self._variants)
+
+    @cached_property
+    def _variants(self) -> list[tuple[str, Table]]:
         cells = [(name, expand(levels)) for name, levels in named_cells(self.axes, self.combine, self.exclude)]
-        for name, table in self.arms.items() or [("", {})]:
-            expanded = expand(table)
-            for cell, levels in cells:
-                if full := ", ".join(part for part in (name, cell) if part):
-                    yield full, merge(expanded, levels)
+        named = [
+            (", ".join(part for part in (name, cell) if part), merge(expand(table), levels))
+            for name, table in self.arms.items() or [("", {})]
+            for cell, levels in cells
+        ]
+        return [(name, table) for name, table in named if name]

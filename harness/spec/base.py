@@ -49,20 +49,6 @@ class Spec(BaseModel):
         """This spec as JSON data, made once: arms share most of their sections. Change nothing in it."""
         return self.model_dump(mode="json")
 
-    @cached_property
-    def _science(self) -> dict[str, Any]:
-        return self.science()
-
-    @cached_property
-    def _whole_science(self) -> dict[str, Any]:
-        return self.science(defaults=True)
-
-    @cached_property
-    def _revised(self) -> bool:
-        """Whether this or a spec below it that can matter stands for a later version of its code."""
-        below = {name for name, value in self if isinstance(value, Spec) and value._revised}
-        return self.algorithm != 1 or (bool(below) and not below <= self.irrelevant())
-
 
 @cache
 def _defaults(spec: type[Spec]) -> dict[str, Any]:
@@ -74,9 +60,23 @@ def _defaults(spec: type[Spec]) -> dict[str, Any]:
 
 def _is_other(value: Any, default: Any) -> bool:
     """Whether a field has to be in the science: it is not at its default in what can matter, or its code is not."""
-    if isinstance(value, Spec) and isinstance(default, Spec):
-        return value._revised or value._science != default._science
+    if isinstance(default, Spec) and isinstance(value, Spec):
+        science = _science(value, defaults=False)
+        return science != _science(default, defaults=False) or _is_revised(science)
     return bool(value != default)
+
+
+def _is_revised(science: dict[str, Any]) -> bool:
+    return "algorithm" in science or any(isinstance(below, dict) and _is_revised(below) for below in science.values())
+
+
+def _science(spec: Spec, *, defaults: bool) -> dict[str, Any]:
+    """The spec's science, found out once for each object: arms share those of the sections that they do not change."""
+    name = "_whole_science" if defaults else "_brief_science"
+    known: dict[str, Any] | None = spec.__dict__.get(name)
+    if known is None:
+        known = spec.__dict__[name] = spec.science(defaults=defaults)
+    return known
 
 
 def plain(value: Any, defaults: bool) -> Any:
@@ -87,7 +87,7 @@ def plain(value: Any, defaults: bool) -> Any:
         case float():
             return int(value) if value.is_integer() and abs(value) < 2**53 else value
         case Spec():
-            return value._whole_science if defaults else value._science
+            return _science(value, defaults=defaults)
         case Duration():
             return str(value)
         case dict():

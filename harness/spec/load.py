@@ -202,7 +202,9 @@ def _refuse_files_in_axes(place: _Place, axes: Any) -> None:
     """The name of an arm holds its levels, and a file's place must not be part of it."""
     for path, levels in axes.items() if isinstance(axes, dict) else ():
         for level in levels if isinstance(levels, list) else ():
-            if _located(replace(place, prefix="axes."), {path: level}) != expand({path: level}):
+            if isinstance(level, str | list | dict) and _located(
+                replace(place, prefix="axes."), {path: level}
+            ) != expand({path: level}):
                 fix = "name each file in an arm of its own: [arms.NAME]"
                 raise SpecError("levels cannot name files", where=place.key(f"axes.{path}"), fix=fix)
 

@@ -73,11 +73,12 @@ def laid_over(spec: SpecT, *layers: Mapping[str, Any]) -> SpecT:
     Raises:
         pydantic.ValidationError: the result is not valid.
     """
-    fields = dict(spec)
+    fields = {name: getattr(spec, name) for name in type(spec).model_fields}
     for name in dict.fromkeys(name for layer in layers for name in layer):
         below = fields.get(name)
         section = {name: below.table if isinstance(below, Spec) else below}
         for layer in layers:
-            section = merge(section, {name: layer[name]} if name in layer else {})
+            if name in layer:
+                section = merge(section, {name: layer[name]})
         fields.update(section)
     return type(spec).model_validate(fields)
