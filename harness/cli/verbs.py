@@ -74,7 +74,7 @@ def plan(
         else:
             show.plan(planned, project.store)
     if as_json:
-        print(json.dumps(shown[0] if len(shown) == 1 else shown, indent=1))
+        print(json.dumps(shown[0] if len(shown) == 1 else shown, indent=1 if sys.stdout.isatty() else None))
 
 
 @app.command()

@@ -57,6 +57,7 @@ class LocalWorkers:
     def start(self, folder: Path) -> None:
         """Start a worker on a run folder that is ready for it."""
         if self._nursery is None or not self._nursery.take(folder):
+            self.close()
             self._nursery = _Nursery(self.threads, self._events)
             self._nursery.take(folder)
 
@@ -135,19 +136,19 @@ class _Nursery:
     def _listen(self) -> None:
         assert self._process.stdout is not None
         ready = False
-        for line in self._process.stdout:
-            event, run_id, number = line.split()
-            match event:
-                case "ready":
-                    ready = True
-                case "started":
-                    self._pids[run_id] = int(number)
-                    if self._stopping:
-                        send(int(number), signal.SIGTERM)
-                case "ended":
-                    self._pids.pop(run_id, None)
-                    self._given.discard(run_id)
-                    self._events.put(Ended(run_id, int(number)))
+        with self._process.stdout as lines:
+            for line in lines:
+                event, run_id, number = line.split()
+                ready = True
+                match event:
+                    case "started":
+                        self._pids[run_id] = int(number)
+                        if self._stopping:
+                            send(int(number), signal.SIGTERM)
+                    case "ended":
+                        self._pids.pop(run_id, None)
+                        self._given.discard(run_id)
+                        self._events.put(Ended(run_id, int(number)))
         status = self._process.wait()
         if not ready:
             what = f"the worker processes cannot be started (exit status {status}, see above)"

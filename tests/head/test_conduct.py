@@ -338,6 +338,8 @@ def processes(store: Store, monkeypatch: pytest.MonkeyPatch) -> Iterator[Ready]:
     for workers in made:
         workers.stop()
         workers.close()
+        if workers._nursery is not None:
+            workers._nursery._process.wait(timeout=60)
 
 
 def told(plan: Plan, store: Store, actions: dict[str, str]) -> None:
@@ -503,6 +505,8 @@ def test_workers_outlive_a_killed_command_and_are_waited_for_or_cancelled(
     until(lambda: first.holder() and second.holder())
     command.kill()
     command.wait()
+    assert command.stderr is not None
+    command.stderr.close()  # not read to its end: the workers have it too
     assert project.store.conductors(plan.name) == []
     steps = Conductor(plan, project.store, project.settings, LocalWorkers(2)).conduct()
     until(lambda: first.state() is State.DONE, steps)

@@ -125,7 +125,7 @@ def test_a_lock_is_released_by_kill(tmp_path: Path) -> None:
     with exclusive(tmp_path / "lock", wait=False) as held:
         assert not held
     holder.kill()
-    holder.wait()
+    holder.communicate()
     with exclusive(tmp_path / "lock", wait=False) as held:
         assert held
 

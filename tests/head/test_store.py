@@ -247,7 +247,7 @@ def test_a_killed_command_conducts_nothing(tmp_path: Path) -> None:
     assert command.stdout.readline() == "here\n"
     assert [found.pid for found in Store(tmp_path).conductors("a")] == [command.pid]
     command.kill()
-    command.wait()
+    command.communicate()
     assert Store(tmp_path).conductors("a") == []
 
 
