@@ -12,7 +12,7 @@ Each measurement runs in a process of its own with one thread, memory in another
 everything back at once, so that nothing freed earlier is used again unseen. Seconds are CPU seconds on a CPU, which
 other work on the machine hardly moves, and elapsed ones on a GPU. Memory is what was held at the peak beyond what was
 held before the call: resident memory on a CPU, PyTorch's allocated memory on a GPU. The growth is the exponent g of
-N^g, fitted over the sizes.
+N^g, fitted over the sizes; the difference is that of the two values, relative.
 """
 
 from __future__ import annotations
@@ -131,7 +131,7 @@ def step_of(arm: str, method: str, device: str, strip_mb: float | None) -> naive
     if strip_mb is not None:
         strips.STRIP_BYTES[device] = int(strip_mb * 2**20)
     spec: Loss = TypeAdapter(Loss).validate_python(fields)
-    objective = build_objective(spec).to(device)
+    objective = build_objective(spec).to(device).eval()  # so that ALIP's running means stay
     step: naive.Step = lambda batch: objective(batch)[0]  # noqa: E731
     return partial(mined_step, step) if arm == "mined" else step
 
@@ -210,8 +210,8 @@ def compare(arguments: argparse.Namespace) -> None:
     print(
         f"{arguments.device} ({gpu}), {arguments.dtype}, d = {WIDTH}, e = {TEACHER_WIDTH}, torch {torch.__version__}\n"
     )
-    print("| arm | k | N | ours ms | reference ms | ratio | ours MB | reference MB | ratio |")
-    print("|---|---|---|---|---|---|---|---|---|")
+    print("| arm | k | N | ours ms | reference ms | ratio | ours MB | reference MB | ratio | difference |")
+    print("|---|---|---|---|---|---|---|---|---|---|")
     for arm in arguments.arms:
         for captions in [2] if arm == "alip" else arguments.captions:
             rows = []
@@ -232,7 +232,8 @@ def cells(ours: dict[str, float], other: dict[str, float] | None) -> list[str]:
         shown += (
             [f"{mine:.3g}", "-", "-"] if other is None else [f"{mine:.3g}", f"{theirs:.3g}", f"{mine / theirs:.2f}"]
         )
-    return shown
+    apart = math.nan if other is None else abs(ours["value"] / other["value"] - 1)
+    return [*shown, "-" if other is None else f"{apart:.0e}"]
 
 
 def growths(rows: list[tuple[int, dict[str, float], dict[str, float] | None]]) -> list[str]:
@@ -242,7 +243,7 @@ def growths(rows: list[tuple[int, dict[str, float], dict[str, float] | None]]) -
             known = [(row[0], row[column][name]) for row in rows if row[column] is not None]  # type: ignore[index]
             shown.append(f"N^{exponent(known):.1f}" if len(known) > 1 else "-")
         shown.append("")
-    return shown
+    return [*shown, ""]
 
 
 def exponent(points: list[tuple[int, float]]) -> float:

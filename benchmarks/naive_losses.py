@@ -127,7 +127,8 @@ def cloob(batch: PairBatch) -> Tensor:
 
 def align(batch: PairBatch) -> Tensor:
     def uniform(a: Tensor, b: Tensor, barred: Tensor) -> Tensor:
-        return (4 * (a @ b.T).float() - 4).masked_fill(barred, -torch.inf).flatten().logsumexp(0)
+        exponents = (4 * (a @ b.T).float() - 4).masked_fill(barred, -torch.inf)
+        return exponents.flatten().logsumexp(0) - (~barred).sum().log()
 
     y, own = dense(batch), torch.eye(len(batch.image), dtype=torch.bool, device=batch.image.device)
     texts = torch.stack([uniform(text, text, own) for text in slots(batch)]).mean()
@@ -152,7 +153,7 @@ def alip(batch: PairBatch) -> Tensor:
 
     def gate(a: Tensor, b: Tensor) -> Tensor:
         similarity = (a * b).sum(1).detach()
-        return torch.exp(2 * (similarity - 0.99 - 0.01 * similarity.mean()))
+        return torch.exp(2 * (similarity - 1))  # the running means as they start
 
     total, own = torch.zeros((), device=raw.device), torch.arange(len(raw), device=raw.device)
     for text in (raw, synthetic):
@@ -171,7 +172,8 @@ def open_clip_loss(kind: str, batch: PairBatch) -> Tensor:
     """ClipLoss or SigLipLoss, slot by slot."""
     from open_clip.loss import ClipLoss, SigLipLoss
 
-    scale, bias = torch.tensor(10.0, device=batch.image.device), torch.tensor(-10.0, device=batch.image.device)
+    bias = torch.tensor(-10.0, device=batch.image.device)
+    scale = torch.tensor(10.0 if kind == "sigmoid" else 1 / 0.07, device=batch.image.device)
     if kind == "sigmoid":
         losses = [SigLipLoss()(batch.image, text, scale, bias) for text in slots(batch)]
     else:
