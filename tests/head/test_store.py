@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -201,18 +202,20 @@ def test_looking_at_a_run_keeps_nobody_from_claiming_it(tmp_path: Path, monkeypa
         while not done.is_set():
             taken_for_running.append(folder.is_locked())
 
-    watchers = [threading.Thread(target=look) for _ in range(2)]
+    watchers = [threading.Thread(target=look, daemon=True) for _ in range(2)]
     for watcher in watchers:
         watcher.start()
-    while len(taken_for_running) < 200:
-        pass
-    assert not any(taken_for_running)
-    for _ in range(100):
-        with folder.claimed():
-            pass
-    done.set()
-    for watcher in watchers:
-        watcher.join()
+    try:
+        while len(taken_for_running) < 200:
+            time.sleep(0.001)
+        assert not any(taken_for_running)
+        for _ in range(100):
+            with folder.claimed():
+                pass
+    finally:
+        done.set()
+        for watcher in watchers:
+            watcher.join()
 
 
 def test_a_claim_sweeps_up_after_killed_attempts(tmp_path: Path) -> None:
