@@ -386,11 +386,16 @@ def test_processes_that_die_again_and_again(store: Store, processes: Ready) -> N
     assert failure.message.startswith("its process died 3 times, last by signal 9; see ")
 
 
+def at_work(folder: RunFolder) -> bool:
+    """Whether the made worker has said so, which it does once it minds signals."""
+    return folder.log.exists() and "at work" in folder.log.read_text()
+
+
 def test_stopping_processes(store: Store, processes: Ready) -> None:
     one, _ = processes(SEVERAL, jobs=2, a0="wait", b0="wait", c0="wait")
     steps = one.conduct()
     folders = {name: store.run(run_id) for name, run_id in by_arm(SEVERAL).items()}
-    until(lambda: folders["a0"].is_locked() and folders["b0"].is_locked(), steps)
+    until(lambda: all(at_work(folders[name]) for name in ("a0", "b0")), steps)
     one.stop()
     *_, last = steps
     assert (last.done, last.failed, last.running) == (0, {}, {})
