@@ -10,6 +10,7 @@ import sys
 import time
 import types
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,9 @@ from harness.store import RunFolder, State, Store
 from tests.head.made import MINING, ablation, plan_of, record
 
 MINED = {"mining": MINING, "loss": {"kind": "multi_positive_sigmoid"}}
-KILLED, REFUSED = -int(signal.SIGKILL), 2
+KILLED = -int(signal.SIGKILL)
+REFUSED = 2
+"""The worker found that another process works on the run."""
 
 
 @pytest.fixture(autouse=True)
@@ -60,6 +63,8 @@ class MadeWorkers:
         self._script = {run_id: list(outcomes) for run_id, outcomes in script.items()}
         self.started: list[str] = []
         self.alive: list[str] = []
+        self.when_started: Callable[[], None] = lambda: None
+        self._elsewhere = ExitStack()
 
     def start(self, folder: Path) -> None:
         assert folder.name not in self.alive
@@ -67,13 +72,17 @@ class MadeWorkers:
         self.started.append(folder.name)
         self.alive.append(folder.name)
         assert len(self.alive) <= self.jobs
+        self.when_started()
 
     def ended(self, timeout_s: float) -> list[Ended]:
+        self._elsewhere.close()
         if not self.alive:
             return []
         run_id = self.alive.pop(0)
         run, folder, script = self._plan.runs[run_id], self._store.run(run_id), self._script.get(run_id)
         outcome: Cause | int = script.pop(0) if script else "completed"
+        if outcome == REFUSED:
+            self._elsewhere.enter_context(folder.claimed())
         if isinstance(outcome, int):
             return [Ended(run_id, outcome)]
         if outcome == "completed":
@@ -243,18 +252,17 @@ def test_a_run_that_another_process_leaves_unfinished_is_taken_over(store: Store
 
 def test_a_worker_that_another_process_forestalled_has_not_crashed(store: Store) -> None:
     """Both start the run, one claims it: the other's worker is refused, however often, and the run goes on."""
-    folder = store.run(RUNS["a0"])
-    one, workers = conductor(PLAN, store, script={RUNS["a0"]: [REFUSED]})
-    steps = one.conduct()
-    while RUNS["a0"] not in workers.started:
-        next(steps)
-    with folder.claimed():
-        for _ in range(20):
-            progress = next(steps)
-        assert progress.failed == {}
-        folder.finish(finished(PLAN.runs[folder.id]))
-    assert carried_out(one).done == 5
-    assert workers.started.count(RUNS["a0"]) == 1
+    one, workers = conductor(PLAN, store, script={RUNS["a0"]: [REFUSED] * 5})
+    last = carried_out(one)
+    assert (last.done, last.failed) == (5, {})
+    assert workers.started.count(RUNS["a0"]) == 6
+
+
+def test_a_request_to_stop_between_two_starts_comes_before_the_second(store: Store) -> None:
+    one, workers = conductor(PLAN, store, jobs=3)
+    workers.when_started = one.stop
+    assert carried_out(one).done == 1
+    assert len(workers.started) == 1
 
 
 def test_a_changed_default_is_told_before_anything_is_started(store: Store) -> None:

@@ -100,6 +100,7 @@ def test_unused_teachers_are_not_trained() -> None:
         ({}, {}),
         ({"captions.count": 2}, {"captions.count": (0, 2), "captions.source": ([], ["captioner"])}),
         ({"train.optimiser.lr": 1}, {"train.optimiser.lr": (0.001, 1)}),
+        ({"teacher": None}, {}),  # it was not used
         ({"mining": {"kind": "none"}, "seed": 3, "evaluation.prefix": "x"}, {"seed": (0, 3)}),
         ({"train": {"augment": {"kind": "crop", "flip": 0}}}, {
             "train.augment.kind": ("none", "crop"), "train.augment.flip": (None, 0),

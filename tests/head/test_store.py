@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import socket
@@ -9,7 +10,8 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -191,31 +193,37 @@ def test_a_claimed_run_is_refused_to_others_and_says_who_holds_it(
     assert folder.holder() is None
 
 
-def test_looking_at_a_run_keeps_nobody_from_claiming_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Two that look do not take each other for a worker, and a claim outlasts a look."""
-    folder, done = prepared(tmp_path), threading.Event()
-    taken_for_running: list[bool] = []
-    with folder.claimed():
-        pass
+@contextmanager
+def looked_at(folder: RunFolder) -> Iterator[None]:
+    """As if somebody looked whether the run is locked, for longer than the instant that it takes."""
+    with folder.lock.open() as stream:
+        fcntl.flock(stream, fcntl.LOCK_SH)
+        yield
+
+
+def test_two_that_look_do_not_take_each_other_for_a_worker(tmp_path: Path) -> None:
+    folder = prepared(tmp_path)
+    folder.lock.touch()
+    with looked_at(folder):
+        assert not folder.is_locked()
+        assert folder.state() is State.MISSING
+
+
+def test_a_claim_outlasts_a_look(tmp_path: Path) -> None:
+    folder, looking = prepared(tmp_path), threading.Event()
+    folder.lock.touch()
 
     def look() -> None:
-        while not done.is_set():
-            taken_for_running.append(folder.is_locked())
+        with looked_at(folder):
+            looking.set()
+            time.sleep(0.1)
 
-    watchers = [threading.Thread(target=look, daemon=True) for _ in range(2)]
-    for watcher in watchers:
-        watcher.start()
-    try:
-        while len(taken_for_running) < 200:
-            time.sleep(0.001)
-        assert not any(taken_for_running)
-        for _ in range(100):
-            with folder.claimed():
-                pass
-    finally:
-        done.set()
-        for watcher in watchers:
-            watcher.join()
+    looker = threading.Thread(target=look)
+    looker.start()
+    looking.wait()
+    with folder.claimed():
+        assert folder.is_locked()
+    looker.join()
 
 
 def test_a_claim_sweeps_up_after_killed_attempts(tmp_path: Path) -> None:
