@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import errno
+import os
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +16,8 @@ from harness.errors import CheckpointError
 from harness.files import replacing
 
 FORMAT = 1
+LEAST_FREE_BYTES = 1 << 20
+"""A disk with less than this is full: a write fails before the last bytes are taken."""
 
 
 @dataclass(frozen=True)
@@ -35,7 +40,7 @@ def save(path: Path, *, run_id: str, progress: Progress, parts: dict[str, Any]) 
     """
     state = {"format": FORMAT, "run_id": run_id, "progress": vars(progress)}
     with replacing(path) as aside:
-        torch.save(state | {name: part.state_dict() for name, part in parts.items()}, aside)
+        _write(state | {name: part.state_dict() for name, part in parts.items()}, aside)
 
 
 def restore(path: Path, *, run_id: str, parts: dict[str, Any]) -> Progress | None:
@@ -60,9 +65,22 @@ def restore(path: Path, *, run_id: str, parts: dict[str, Any]) -> Progress | Non
 
 
 def save_weights(path: Path, model: nn.Module) -> None:
-    """Write a model's state dict alone: `open_clip.create_model(name, pretrained=path)` reads it."""
+    """Write a model's state dict alone: `open_clip.create_model(name, pretrained=path)` reads it.
+
+    Raises:
+        StoreError: the disk is full or not writable.
+    """
     with replacing(path) as aside:
-        torch.save({"state_dict": model.state_dict()}, aside)
+        _write({"state_dict": model.state_dict()}, aside)
+
+
+def _write(state: dict[str, Any], file: Path) -> None:
+    try:
+        torch.save(state, file)
+    except RuntimeError as error:  # how torch puts a write that failed
+        full = shutil.disk_usage(file.parent).free < LEAST_FREE_BYTES
+        why = os.strerror(errno.ENOSPC) if full else str(error).splitlines()[0]
+        raise OSError(errno.ENOSPC if full else errno.EIO, why) from error
 
 
 def _read(path: Path) -> dict[str, Any]:

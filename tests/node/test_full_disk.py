@@ -1,0 +1,49 @@
+"""A disk that is full when a checkpoint is written: one sentence, and the last checkpoint is still good."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from harness import checkpoint
+from harness.checkpoint import Progress
+from harness.errors import StoreError
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 256 KiB."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    try:
+        subprocess.run(["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", str(disk)], check=True, capture_output=True)
+    except (OSError, subprocess.CalledProcessError):
+        pytest.skip("this user cannot mount a file system")
+    yield disk
+    subprocess.run(["umount", str(disk)], check=True)
+
+
+def test_the_last_checkpoint_is_still_good(small_disk: Path) -> None:
+    small, file = nn.Linear(50, 50), small_disk / "checkpoint.pt"
+    checkpoint.save(file, run_id="r", progress=Progress(3, 1.0, 1), parts={"model": small})
+    before = small.weight.detach().clone()
+    expected = r"checkpoint.pt: cannot be written \(No space left on device\); free space or mend the permissions$"
+    with pytest.raises(StoreError, match=expected):
+        checkpoint.save(file, run_id="r", progress=Progress(4, 2.0, 1), parts={"model": nn.Linear(500, 500)})
+    with torch.no_grad():
+        small.weight.zero_()
+    found = checkpoint.restore(file, run_id="r", parts={"model": small})
+    assert found == Progress(3, 1.0, 1)
+    assert torch.equal(small.weight, before)
+    assert [left.name for left in small_disk.iterdir()] == ["checkpoint.pt"]
+
+
+def test_weights_that_find_no_room(small_disk: Path) -> None:
+    with pytest.raises(StoreError, match=r"weights.pt: cannot be written \(No space left on device\)"):
+        checkpoint.save_weights(small_disk / "weights.pt", nn.Linear(500, 500))
+    assert list(small_disk.iterdir()) == []
