@@ -13,6 +13,7 @@ from harness.schema import Schema, definitions, models_in, schemas
 from harness.settings import Settings
 from harness.spec.ablation import Ablation
 from harness.spec.experiment import Experiment, flatten
+from harness.spec.profile import Profile
 
 _HEAD = """\
 # What specs can say
@@ -70,6 +71,9 @@ def reference() -> str:
     ]
     for name in ("Ablation", "Reference", "Claim"):
         lines += [f"## {name}", "", *_model(name, definitions(Ablation))]
+    lines += ["## Cluster profile", "", *_model("Profile", definitions(Profile))]
+    lines += ["### [evaluation]", "", *_model("Resources", definitions(Profile))]
+    lines += ["### [retry]", "", *_model("Retry", definitions(Profile))]
     lines += ["## harness.toml", "", *_model("Settings", definitions(Settings))]
     return "\n".join(lines)
 

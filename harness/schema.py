@@ -17,6 +17,7 @@ from pydantic_core import core_schema
 from harness.settings import Settings
 from harness.spec.ablation import Ablation
 from harness.spec.experiment import Experiment
+from harness.spec.profile import Profile
 from harness.units import Duration
 
 Schema = dict[str, Any]
@@ -61,12 +62,14 @@ def definitions(model: type[BaseModel], generator: type[GenerateJsonSchema] = _W
 
 
 def schemas() -> dict[str, Schema]:
-    """The schemas of experiment files, ablation files and harness.toml, by name."""
+    """The schemas of experiment files, ablation files, cluster profiles and harness.toml, by name."""
     experiment = definitions(Experiment, _Partial)
     _allow_paths(experiment)
+    profile = definitions(Profile)
     return {
         "experiment": _file("experiment", {**experiment["Experiment"]["properties"], **_EXTENDS}, experiment),
         "ablation": _ablation(experiment),
+        "profile": _file("profile", profile.pop("Profile")["properties"], profile),
         "settings": _file("settings", definitions(Settings)["Settings"]["properties"], {}),
     }
 
@@ -89,8 +92,16 @@ def _allow_paths(known: dict[str, Schema]) -> None:
     known["Experiment"]["patternProperties"] = _ANY_DOTTED_KEY
 
 
+_TITLES = {
+    "experiment": "An experiment",
+    "ablation": "An ablation",
+    "profile": "A cluster profile",
+    "settings": "harness.toml",
+}
+
+
 def _file(name: str, properties: Schema, known: dict[str, Schema], **more: Any) -> Schema:
-    title = {"experiment": "An experiment", "ablation": "An ablation", "settings": "harness.toml"}[name]
+    title = _TITLES[name]
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": title,
