@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from harness.cli.data import data_app
 from harness.errors import SpecError
 
 if TYPE_CHECKING:
@@ -21,6 +22,8 @@ app = typer.Typer(
     rich_markup_mode="rich" if sys.stdout.isatty() else None,
     help="Declared ablations of CLIP-style pre-training: plan, run, compare.",
 )
+
+app.add_typer(data_app, name="data")
 
 Spec = Annotated[
     Path, typer.Argument(metavar="SPEC", help="An ablation or experiment file (TOML).", show_default=False)

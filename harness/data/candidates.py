@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
+
+from harness.spec.sources import Split
+
+_SENTENCE_END = re.compile(r"(?<=[.!?])\s+")
 
 
 class RejectedError(Exception):
@@ -19,6 +24,8 @@ class Rejected(NamedTuple):
     """What it is counted under."""
     location: str
     """File of the image, or the shard."""
+    key: str | None = None
+    """The sample's, where it has one; a damaged shard has none."""
 
 
 @dataclass(frozen=True)
@@ -59,6 +66,18 @@ def captions_in(value: Any) -> tuple[str, ...]:
     if any(not text.isascii() and not _is_unicode(text) for text in texts):
         raise RejectedError("caption is not Unicode")
     return tuple(text.strip() for text in texts if text.strip())
+
+
+def split_captions(texts: tuple[str, ...], split: Split) -> tuple[str, ...]:
+    """Long texts cut into captions: nowhere, after sentences, or at line ends. Blanks are left out."""
+    match split:
+        case "none":
+            return texts
+        case "sentences":
+            pieces = [piece for text in texts for piece in _SENTENCE_END.split(text)]
+        case "lines":
+            pieces = [piece for text in texts for piece in text.splitlines()]
+    return tuple(piece.strip() for piece in pieces if piece.strip())
 
 
 def _is_unicode(text: str) -> bool:

@@ -24,7 +24,7 @@ from harness.spec.data import Verify
 
 ROWS_PER_BATCH = 50_000
 MAX_SUSPECTS = 1000
-INDEX, ROWS = "index.arrow", "rows.npy"
+INDEX, ROWS, DIGESTS = "index.arrow", "rows.npy", "digests.npy"
 
 
 class Summary(NamedTuple):
@@ -58,9 +58,10 @@ def build(folder: Path, candidates: Iterable[Candidate | Rejected], sources: Seq
             if len(builder.rows) == ROWS_PER_BATCH:
                 writer.write_batch(builder.flush())
         writer.write_batch(builder.flush())
-    summary, kept = builder.summary()
-    with replacing(folder / ROWS) as aside, aside.open("wb") as stream:
-        np.save(stream, kept)
+    summary, kept, digests = builder.summary()
+    for name, values in ((ROWS, kept), (DIGESTS, digests)):
+        with replacing(folder / name) as aside, aside.open("wb") as stream:
+            np.save(stream, values)
     return summary
 
 
@@ -68,6 +69,8 @@ _STRINGS = ("key", "location", "raw")
 _INTEGERS = ("offset", "size", "width", "height")
 
 Flags = NDArray[np.bool_]
+Digests = NDArray[np.void]
+"""16 bytes a sample."""
 
 
 class _Row(NamedTuple):
@@ -115,8 +118,9 @@ class _Builder:
         ]
         return pa.RecordBatch.from_arrays(arrays, schema=self.schema)
 
-    def summary(self) -> tuple[Summary, NDArray[np.int64]]:
-        """What was indexed, and the rows [samples] that have captions of every source that any has."""
+    def summary(self) -> tuple[Summary, NDArray[np.int64], Digests]:
+        """What was indexed, the rows [samples] that have captions of every source that any has, and the digests of
+        these samples [samples]."""
         has: Flags = np.frombuffer(self._has, dtype=np.bool_).reshape(-1, 1 + len(self.sources))
         present: Flags = np.logical_or.reduce(has, axis=0)
         fits = has | ~present
@@ -129,7 +133,8 @@ class _Builder:
         digests = np.frombuffer(self._digests, dtype="V16")[kept]
         fingerprint = hashlib.sha256(digests.tobytes()).hexdigest()
         found = tuple(source for number, source in enumerate(self.sources, start=1) if present[number])
-        return Summary(fingerprint, len(kept), dict(sorted(rejected.items())), found, tuple(self._suspects)), kept
+        summary = Summary(fingerprint, len(kept), dict(sorted(rejected.items())), found, tuple(self._suspects))
+        return summary, kept, digests
 
     def _accept(self, candidate: Candidate) -> Rejected | None:
         if candidate.key in self._keys:

@@ -9,16 +9,20 @@ import hashlib
 import json
 import os
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from harness.data.patterns import expand
+from harness.data.remote import is_url, mirrored
 from harness.errors import DataError
 from harness.files import read_json, write_json
 from harness.record import DataReport
-from harness.spec.data import Data, DigitsData, ShapesData, TableData, WebdatasetData
+from harness.spec.data import Data, DigitsData, FileData, ShapesData, TableData, WebdatasetData
+from harness.spec.sources import CaptionFile
 
-_VERSION = 1
+_VERSION = 2
 _REPORT = "report.json"
+FIRST_UNPACKED = "images-00000"
+"""The embedded images of the first table, once written to a plain file."""
 
 
 class Indexed(NamedTuple):
@@ -31,6 +35,12 @@ class Indexed(NamedTuple):
     report: DataReport
     sources: tuple[str, ...]
     """Pseudo-caption sources that the samples have."""
+    joined: dict[str, Any]
+    """For each source in files of its own, how it joined."""
+    files: FilesOf
+    """What was read."""
+    unpacked: bool
+    """Whether images that tables embed were written to plain files in `folder`."""
 
 
 def inspect_data(data: Data, cache: Path) -> DataReport:
@@ -53,33 +63,102 @@ def inspect_data(data: Data, cache: Path) -> DataReport:
             return indexed(data, cache).report
 
 
-def indexed(data: WebdatasetData | TableData, cache: Path) -> Indexed:
+def indexed(data: FileData, cache: Path) -> Indexed:
     """The index of `data`, built unless it is there. Raises as `inspect_data`."""
-    files = expand(data.shards) if isinstance(data, WebdatasetData) else [_table(data)]
-    root = _common_folder(files) if isinstance(data, WebdatasetData) else _image_root(data)
+    files = FilesOf.find(data, cache)
     folder = cache / f"index-{_state(data, files)}"
-    if not _is_current(folder / _REPORT, root):
-        _build(data, files, root, folder)
+    if not _is_current(folder / _REPORT, files.root):
+        _build(data, files, folder)
     stored = read_json(folder / _REPORT)
-    return Indexed(folder, root, DataReport.model_validate(stored["report"]), tuple(stored["sources"]))
+    root = folder if stored["unpacked"] else files.root
+    report = DataReport.model_validate(stored["report"])
+    return Indexed(folder, root, report, tuple(stored["sources"]), stored["joined"], files, stored["unpacked"])
 
 
-def _build(data: WebdatasetData | TableData, files: list[Path], root: Path, folder: Path) -> None:
+class FilesOf(NamedTuple):
+    """The files that a data set is read from."""
+
+    main: list[Path]
+    """Shards, or tables."""
+    captions: dict[str, tuple[list[Path], Path | None]]
+    """By source: files of captions, and the table that text lines are aligned with."""
+    root: Path
+    """What locations in the index are relative to."""
+
+    @classmethod
+    def find(cls, data: FileData, cache: Path) -> FilesOf:
+        """The files of `data`; those at URLs are the copies in `cache`.
+
+        Raises:
+            DataError: one is missing.
+        """
+        captions = {name: _caption_files(source, cache) for name, source in caption_files(data).items()}
+        match data:
+            case WebdatasetData():
+                shards = located(data.shards, cache, "data.shards", (".tar",))
+                return cls(shards, captions, _common_folder(shards))
+            case TableData():
+                return cls(_tables(data, cache), captions, _image_root(data, cache))
+
+    def all(self) -> list[Path]:
+        """Every file."""
+        beside = [file for files, rows in self.captions.values() for file in [*files, *([rows] if rows else [])]]
+        return [*self.main, *beside]
+
+
+def caption_files(data: FileData) -> dict[str, CaptionFile]:
+    """The sources of `data` that stand in files of their own."""
+    return {name: source for name, source in data.pseudo.items() if isinstance(source, CaptionFile)}
+
+
+def located(pattern: str, cache: Path, key: str, suffixes: tuple[str, ...]) -> list[Path]:
+    """The local files of a path or URL pattern; of a folder, those with one of `suffixes`.
+
+    Raises:
+        DataError: nothing matches, a file is missing, or a URL has not been fetched.
+    """
+    return mirrored(pattern, cache) if is_url(pattern) else expand(pattern, key, suffixes)
+
+
+_CAPTION_SUFFIXES = (".parquet", ".jsonl", ".csv", ".tsv", ".txt", ".tar")
+
+
+def _caption_files(source: CaptionFile, cache: Path) -> tuple[list[Path], Path | None]:
+    rows = located(source.rows, cache, "rows", ())[0] if source.rows else None
+    return located(source.path, cache, "path", _CAPTION_SUFFIXES), rows
+
+
+def _tables(data: TableData, cache: Path) -> list[Path]:
+    if is_url(data.path):
+        return mirrored(data.path, cache)
+    try:
+        return expand(data.path, "data.path", (".parquet",))
+    except DataError:
+        raise DataError("table is missing", where=data.path, fix="correct data.path") from None
+
+
+def _build(data: FileData, files: FilesOf, folder: Path) -> None:
     # Reading data needs numpy, Arrow and Pillow; asking for what is known does not.
-    from harness.data import index, shards, tables
+    from harness.data import index
+    from harness.data.reading import Reading
 
-    if isinstance(data, WebdatasetData):
-        where, found = data.shards, shards.candidates(data, files, root)
-    else:
-        where, found = data.path, tables.candidates(data, root)
-    summary = index.build(folder, found, sorted(data.pseudo), data.verify)
+    reading = Reading.begin(data, files, folder)
+    summary = index.build(folder, reading.candidates(), sorted(data.pseudo), data.verify)
+    where = data.shards if isinstance(data, WebdatasetData) else data.path
     if summary.samples == 0:
         raise DataError(_nothing(summary.rejected), where=where, fix="check data.raw, data.pseudo and the files")
+    reading.check_joins()
     report = DataReport(fingerprint=summary.fingerprint, samples=summary.samples, rejected=summary.rejected)
-    suspects = {location: _stamp(root / location) for location in summary.suspects}
+    suspects = {location: _stamp(files.root / location) for location in summary.suspects}
     write_json(
         folder / _REPORT,
-        {"report": report.model_dump(mode="json"), "sources": list(summary.sources), "suspects": suspects},
+        {
+            "report": report.model_dump(mode="json"),
+            "sources": list(summary.sources),
+            "suspects": suspects,
+            "unpacked": (folder / FIRST_UNPACKED).exists(),
+            "joined": reading.joined(),
+        },
     )
 
 
@@ -88,32 +167,43 @@ def _nothing(rejected: dict[str, int]) -> str:
     return f"holds no usable sample ({reasons or 'it is empty'})"
 
 
-def _state(data: WebdatasetData | TableData, files: list[Path]) -> str:
+def _state(data: FileData, files: FilesOf) -> str:
     """A hash of the spec and the files' names, sizes and times, wherever they lie."""
-    base = _common_folder(files)
-    stats = [(os.path.relpath(file, base), file.stat()) for file in files]
+    base = _common_folder(files.main)
     state = [
         _VERSION,
         data.algorithm,
         data.science(defaults=True),
-        os.path.relpath(_image_root(data), base) if isinstance(data, TableData) else "",
-        [(name, stat.st_size, stat.st_mtime_ns) for name, stat in stats],
+        os.path.relpath(files.root, base) if isinstance(data, TableData) else "",
+        [(os.path.relpath(file, base), *_size_and_time(file)) for file in files.main],
     ]
+    if files.captions:
+        checks = {name: [source.raw, source.min_coverage] for name, source in caption_files(data).items()}
+        beside = {
+            name: [(file.name, *_size_and_time(file)) for file in [*found, *([rows] if rows else [])]]
+            for name, (found, rows) in files.captions.items()
+        }
+        state += [checks, beside]
+    if data.quarantine is not None:
+        if not Path(data.quarantine).is_file():
+            fix = "`harness data check SPEC` writes it; leave data.quarantine out until then"
+            raise DataError("the quarantine list is missing", where=data.quarantine, fix=fix)
+        state.append([Path(data.quarantine).name, *_size_and_time(Path(data.quarantine))])
     return hashlib.sha256(json.dumps(state, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _size_and_time(file: Path) -> tuple[int, int]:
+    status = file.stat()
+    return status.st_size, status.st_mtime_ns
 
 
 def _common_folder(files: list[Path]) -> Path:
     return Path(os.path.commonpath([os.path.abspath(file.parent) for file in files]))
 
 
-def _table(data: TableData) -> Path:
-    file = Path(data.path)
-    if not file.is_file():
-        raise DataError("table is missing", where=data.path, fix="correct data.path")
-    return file
-
-
-def _image_root(data: TableData) -> Path:
+def _image_root(data: TableData, cache: Path) -> Path:
+    if data.image_root is None and is_url(data.path):
+        return mirrored(data.path, cache)[0].parent
     return Path(os.path.abspath(data.image_root or Path(data.path).parent))
 
 

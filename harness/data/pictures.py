@@ -14,6 +14,8 @@ EXTENSIONS = ("jpg", "jpeg", "png", "webp", "bmp", "gif", "tif", "tiff", "ppm")
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
 MAX_PIXELS = 89_478_485
 """Pillow's limit against decompression bombs."""
+MAX_BYTES = 1 << 28
+"""No image file of a training set is longer; reading one that claims to be would fill the memory."""
 _TAIL = 64
 _BROKEN = (OSError, ValueError, SyntaxError, EOFError, UnidentifiedImageError, Image.DecompressionBombError)
 
@@ -46,6 +48,8 @@ def check(head: bytes, size: int, read: Callable[[int, int], bytes], verify: Ver
     """
     if size == 0:
         raise BadImageError("image is empty")
+    if size > MAX_BYTES:
+        raise BadImageError("image file too long")
     try:
         tail = head[-_TAIL:] if size <= len(head) else read(size - _TAIL, size)
         width, height = _dimensions(head, size, read)

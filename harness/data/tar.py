@@ -102,7 +102,10 @@ class Archive:
             if sum(header) - sum(header[_CHECKSUM]) + 8 * ord(" ") != stated:
                 raise ValueError("checksum")
             field = header[124:136]
-            return int.from_bytes(field[1:], "big") if field[0] & 0x80 else int(field.strip(b" \0") or b"0", 8)
+            size = int.from_bytes(field[1:], "big") if field[0] & 0x80 else int(field.strip(b" \0") or b"0", 8)
+            if size < 0:
+                raise ValueError("negative size")  # the next header would be this one, for ever
+            return size
         except ValueError:
             if header[:2] == b"\x1f\x8b":
                 fix = "unpack it (gunzip): samples are read at random"
@@ -142,6 +145,12 @@ def _text(field: bytes) -> str:
     return field.split(b"\0", 1)[0].decode("utf-8", "surrogateescape")
 
 
+def _natural(value: bytes) -> int:
+    if (number := int(value)) < 0:
+        raise ValueError("negative size")
+    return number
+
+
 def _pax(content: bytes, before: _Stated) -> _Stated:
     """Path and size of the next member, where a pax header ("LENGTH key=value" lines) states them."""
     position = 0
@@ -153,6 +162,6 @@ def _pax(content: bytes, before: _Stated) -> _Stated:
         if key == b"path":
             before = before._replace(name=value.decode("utf-8", "surrogateescape"))
         elif key == b"size":
-            before = before._replace(size=int(value))
+            before = before._replace(size=_natural(value))
         position += length
     return before

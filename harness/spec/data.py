@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Literal
 
-from pydantic import BeforeValidator, Field, WithJsonSchema, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from harness.spec.base import Spec
+from harness.spec.sources import PLACE, ColumnSource, PlaceSource
 
 Share = Annotated[float, Field(ge=0, le=1)]
 
-PATH_FIELDS = ("shards", "path", "image_root")
+PATH_FIELDS = ("shards", "path", "image_root", "quarantine")
 """Fields that hold a path; where data lies is no part of a run's identity, its content is."""
 
 
@@ -121,6 +123,9 @@ out, counted and reported."""
 
 class _FileData(Spec):
     verify: Verify = Field("header", description=" ".join(_VERIFY_DOC.split()))
+    quarantine: str | None = None
+    """A quarantine list as `harness data check` writes it: its samples are left out and counted, and a shard that it
+    names is read up to its damage instead of being refused. Relative to the spec file."""
 
     def irrelevant(self) -> frozenset[str]:
         """Paths: the content's fingerprint identifies the data wherever it lies."""
@@ -132,49 +137,48 @@ class WebdatasetData(_FileData):
 
     kind: Literal["webdataset"] = "webdataset"
     shards: str
-    """A tar file, a folder of them, a glob or a brace pattern: `cc3m/{00000..00575}.tar`. Relative to the spec file."""
-    raw: str = Field("txt", pattern=r"^(json:.+|[A-Za-z0-9_.]+)$")
-    """Where the raw caption is: the extension of a text member (`txt`) or a key of the json member (`json:caption`)."""
-    pseudo: dict[str, str] = Field(default={"captions": "json:captions"})
-    """Pseudo-caption sources: a name for each, and where it is: `json:KEY` (a text or a list of texts) or the extension
-    of a text member with one caption a line. A sample without a caption from one of them is left out and counted; a
-    source that no sample has is ignored until an experiment asks for it."""
+    """A tar file, a folder of them, a glob or a brace pattern: `cc3m/{00000..00575}.tar`. Relative to the spec file.
+    A URL (`s3://`, `https://`) is copied here once by `harness data fetch`."""
+    raw: str = Field("txt", pattern=PLACE)
+    """Where the raw caption is: the extension of a text member (`txt`) or a key of a json member (`json:caption`)."""
+    pseudo: dict[str, PlaceSource] = Field(default={"captions": "json:captions"})
+    """Pseudo-caption sources: a name for each, and where it is: `json:KEY` (a text or a list of texts), the extension
+    of a text member with one caption a line, either with a `split`, or files beside the shards (`path`). A sample
+    without a caption from one of them is left out and counted; a source that no sample has is ignored until an
+    experiment asks for it."""
 
     @field_validator("pseudo")
     @classmethod
-    def _sources(cls, value: dict[str, str]) -> dict[str, str]:
-        return {_source_name(name): _place(place) for name, place in value.items()}
-
-
-Columns = Annotated[
-    tuple[str, ...],
-    BeforeValidator(lambda value: (value,) if isinstance(value, str) else value),
-    Field(min_length=1),
-    WithJsonSchema({"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}, "minItems": 1}]}),
-]
-"""One column, or several whose captions are put together."""
+    def _sources(cls, value: dict[str, PlaceSource]) -> dict[str, PlaceSource]:
+        return {_source_name(name): _place(source) for name, source in value.items()}
 
 
 class TableData(_FileData):
-    """A CSV, TSV or Parquet table with a column of image paths and one or more columns of captions."""
+    """CSV, TSV or Parquet tables with a column of images (paths, or whole files as Hugging Face embeds them in Parquet)
+    and one or more columns of captions."""
 
     kind: Literal["table"] = "table"
     path: str
-    """The table: `.csv`, `.tsv` or `.parquet`. Relative to the spec file."""
+    """The table: `.csv`, `.tsv` or `.parquet`; a folder, glob or brace pattern of `.parquet` files. Relative to the
+    spec file. A URL is copied here once by `harness data fetch`."""
     image_root: str | None = None
     """Folder that the image paths are relative to; by default the table's own. Relative to the spec file."""
     image: str = "image"
-    """Column of image paths. They are the samples' keys, so each image stands in one row."""
+    """Column of image paths, or of image files (`bytes`, or Hugging Face's struct of `bytes` and `path`)."""
+    key: str | None = None
+    """Column of the samples' keys. Default: the image path, so that each image stands in one row; for embedded images
+    the table's name and row."""
     raw: str = "caption"
     """Column of raw captions."""
-    pseudo: dict[str, Columns] = Field(default={})
-    """Pseudo-caption sources: a name for each, and its column or columns. A cell is one caption, a list (Parquet), or a
-    JSON list of texts. A sample without a caption from one of them is left out and counted."""
+    pseudo: dict[str, ColumnSource] = Field(default={})
+    """Pseudo-caption sources: a name for each, and its column or columns, with a `split` if they are long texts, or
+    files beside the table (`path`). A cell is one caption, a list (Parquet), or a JSON list of texts. A sample without
+    a caption from one of them is left out and counted."""
 
     @field_validator("pseudo")
     @classmethod
-    def _sources(cls, value: dict[str, tuple[str, ...]]) -> dict[str, tuple[str, ...]]:
-        return {_source_name(name): columns for name, columns in value.items()}
+    def _sources(cls, value: dict[str, ColumnSource]) -> dict[str, ColumnSource]:
+        return {_source_name(name): source for name, source in value.items()}
 
 
 def _source_name(name: str) -> str:
@@ -183,10 +187,13 @@ def _source_name(name: str) -> str:
     return name
 
 
-def _place(place: str) -> str:
-    if place in {"", "json:"}:
-        raise ValueError(f'{place!r} names no place; write "json:KEY" or the extension of a text member')
-    return place
+def _place(source: PlaceSource) -> PlaceSource:
+    if isinstance(source, str) and not re.fullmatch(PLACE, source):
+        raise ValueError(f'{source!r} names no place; write "json:KEY" or the extension of a text member')
+    return source
 
+
+FileData = WebdatasetData | TableData
+"""One's own data: what is read from files."""
 
 Data = Annotated[ShapesData | DigitsData | WebdatasetData | TableData, Field(discriminator="kind")]

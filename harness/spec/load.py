@@ -17,6 +17,7 @@ from harness.spec.data import PATH_FIELDS
 from harness.spec.experiment import Experiment
 from harness.spec.explain import Problem, explain, problems, sentence
 from harness.spec.overrides import Table, Whole, expand, laid_over, merge, parse_assignment
+from harness.spec.sources import CAPTION_PATHS
 
 ONLY_ARM = "experiment"
 _ONLY_IN_ABLATIONS = Ablation.model_fields.keys() - Experiment.model_fields.keys()
@@ -39,8 +40,9 @@ class _Place:
     def key(self, name: str) -> str:
         return f"{self.label}: {self.prefix}{name}"
 
-    def path(self, stated: str) -> Path:
-        return self.folder.resolve() / Path(stated).expanduser()
+    def path(self, stated: str) -> str:
+        """`stated` from the folder of this file on; a URL as it is."""
+        return stated if "://" in stated else str(self.folder.resolve() / Path(stated).expanduser())
 
     def file(self, stated: Any, key: str) -> Path:
         path = self.folder / Path(str(stated)).expanduser()
@@ -165,7 +167,10 @@ def _located(place: _Place, table: Table) -> Table:
             raise SpecError("is no table", where=place.key(section), fix=f"write [{section}] and its keys")
     for field in PATH_FIELDS:
         if isinstance(value := located.get("data", {}).get(field), str):
-            located["data"] = {**located["data"], field: str(place.path(value))}
+            located["data"] = {**located["data"], field: place.path(value)}
+    if isinstance(sources := located.get("data", {}).get("pseudo"), dict):
+        placed = {name: _caption_files(place, source) for name, source in sources.items()}
+        located["data"] = {**located["data"], "pseudo": placed}
     if isinstance(config := located.get("model", {}).get("config"), str):
         content = Whole(_model_config(place.file(config, "model.config")))
         located["model"] = {**located["model"], "config": content}
@@ -181,6 +186,14 @@ def _located(place: _Place, table: Table) -> Table:
     return located
 
 
+def _caption_files(place: _Place, source: Any) -> Any:
+    """A source of pseudo-captions with its paths placed, where it is one of files."""
+    if not isinstance(source, dict):
+        return source
+    paths = {field: place.path(source[field]) for field in CAPTION_PATHS if isinstance(source.get(field), str)}
+    return {**source, **paths}
+
+
 def _teacher(place: _Place, table: Table) -> Table:
     """A teacher given by its experiment file; it takes nothing over from the teacher that it replaces."""
     file = place.file(table["path"], "teacher.path")
@@ -194,8 +207,8 @@ def _set(place: _Place, name: Any) -> Any:
     """An evaluation set's name as it is; the path of its folder made absolute."""
     if not isinstance(name, str):
         return name
-    is_path = name.startswith((".", "/", "~")) or ("/" in name and place.path(name).is_dir())
-    return str(place.path(name)) if is_path else name
+    is_path = name.startswith((".", "/", "~")) or ("/" in name and Path(place.path(name)).is_dir())
+    return place.path(name) if is_path else name
 
 
 def _refuse_files_in_axes(place: _Place, axes: Any) -> None:

@@ -1,0 +1,109 @@
+"""`harness data`: fetch, check, describe, caption, extract features of and analyse the data that a spec names."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from harness.errors import SpecError
+
+if TYPE_CHECKING:
+    from harness.project import Project
+    from harness.spec.data import Data, FileData
+    from harness.spec.experiment import Experiment
+
+data_app = typer.Typer(no_args_is_help=True, help="Prepare data: fetch, check, caption, teacher features, analysis.")
+
+Spec = Annotated[
+    Path, typer.Argument(metavar="SPEC", help="An ablation or experiment file (TOML).", show_default=False)
+]
+Set = Annotated[
+    list[str],
+    typer.Option("--set", metavar="KEY=VALUE", help="Change a field of the base experiment.", default_factory=list),
+]
+Shard = Annotated[
+    str, typer.Option("--shard", metavar="I/N", help="Do the I-th of N parts (from 0); others do the rest.")
+]
+
+
+@data_app.command()
+def fetch(spec: Spec, set_: Set) -> None:
+    """Copy what the spec names by URL to this machine; run again to go on."""
+    from harness.data.inspection import caption_files
+    from harness.data.remote import fetch as copy
+    from harness.data.remote import is_url
+    from harness.spec.data import WebdatasetData
+
+    project, data = _files(spec, set_)
+    patterns = [data.shards if isinstance(data, WebdatasetData) else data.path]
+    for source in caption_files(data).values():
+        patterns += [source.path, *([source.rows] if source.rows else [])]
+    urls = [pattern for pattern in dict.fromkeys(patterns) if is_url(pattern)]
+    for url in urls:
+        copy(url, project.store.data, print)
+    if not urls:
+        print(f"{spec}: all of its data is on this machine already")
+
+
+@data_app.command()
+def manifest(
+    spec: Spec,
+    set_: Set,
+    out: Annotated[Path | None, typer.Option("--out", metavar="FILE", help="Write it there as JSON.")] = None,
+) -> None:
+    """Describe the data: files, sizes, survivors and why others did not survive, caption sources, digests."""
+    import json
+
+    from harness.data.manifest import manifest as describe
+    from harness.files import write_json
+
+    project, data = _files(spec, set_)
+    told = describe(data, project.store.data)
+    if out is None:
+        print(json.dumps(told, indent=1))
+    else:
+        write_json(out, told)
+        print(f"{out}: {told['samples']:,} samples in {len(told['files']):,} files")
+
+
+def experiment_of(spec: Path, assignments: list[str]) -> tuple[Project, Experiment]:
+    """The project that `spec` belongs to, and its base experiment.
+
+    Raises:
+        SpecError: the spec is not valid.
+    """
+    from harness.project import Project
+    from harness.spec.load import load
+
+    return Project.at(spec.parent), load(spec, assignments).experiment
+
+
+def _files(spec: Path, assignments: list[str]) -> tuple[Project, FileData]:
+    project, experiment = experiment_of(spec, assignments)
+    return project, as_files(experiment.data, project.store.data)
+
+
+def as_files(data: Data, cache: Path) -> FileData:
+    """`data` as the files that it is read from; an embedded world is generated first."""
+    from harness.data.embedded import materialise, train_shards
+    from harness.spec.data import TableData, WebdatasetData
+
+    if isinstance(data, WebdatasetData | TableData):
+        return data
+    materialise(data, cache)
+    return train_shards(data, cache)
+
+
+def part_of(stated: str) -> tuple[int, int]:
+    """I and N of a `--shard I/N`.
+
+    Raises:
+        SpecError: it is something else.
+    """
+    number, _, total = stated.partition("/")
+    if not (number.isdecimal() and total.isdecimal() and int(number) < int(total)):
+        fix = "count from 0: --shard 0/8 to --shard 7/8"
+        raise SpecError(f"{stated!r} is no part of a whole", where="--shard", fix=fix)
+    return int(number), int(total)
