@@ -1,4 +1,4 @@
-"""What can be said about arms from a few seeds: seeds are replicates, paired between arms, and one seed says nothing.
+"""A few seeds: they are replicates, paired between arms, and one seed says nothing.
 
 Sources: paired t-test and t-interval (Student 1908); Holm, "A Simple Sequentially Rejective Multiple Test Procedure",
 Scand. J. Statist. 6 (1979); power of the t-test by the noncentral t distribution (Cohen 1988, ch. 2).

@@ -1,0 +1,37 @@
+"""What can be said about arms: from seeds (replicates, paired), from the samples of one seed, and about factors."""
+
+from __future__ import annotations
+
+from harness.statistics.factorial import Cell, Effect, effects, level_means
+from harness.statistics.samples import SampleTest, compare_samples, mcnemar, paired_bootstrap
+from harness.statistics.seeds import (
+    CONFIDENCE,
+    Difference,
+    Interval,
+    Summary,
+    holm,
+    more_seeds,
+    paired_difference,
+    power,
+    summarise,
+)
+
+__all__ = [
+    "CONFIDENCE",
+    "Cell",
+    "Difference",
+    "Effect",
+    "Interval",
+    "SampleTest",
+    "Summary",
+    "compare_samples",
+    "effects",
+    "holm",
+    "level_means",
+    "mcnemar",
+    "more_seeds",
+    "paired_bootstrap",
+    "paired_difference",
+    "power",
+    "summarise",
+]

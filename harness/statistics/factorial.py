@@ -1,0 +1,127 @@
+"""Which factor matters: analysis of variance of a factorial design, with seeds as blocks.
+
+Model: value = seed + main effects + two-way interactions + error. Sums of squares are of type II (Yates 1934; Langsrud,
+Statistics and Computing 13, 2003): each term is tested beside all others that do not contain it, so runs that are
+missing take nothing from a factor that another could explain as well. Effects of three factors and more are left in the
+error.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import combinations
+from statistics import fmean
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import special
+
+Array = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One run: the level of every factor, its seed, and what was measured."""
+
+    levels: Mapping[str, str]
+    seed: int
+    value: float
+
+
+@dataclass(frozen=True)
+class Effect:
+    """A factor, or the interaction of two."""
+
+    factors: tuple[str, ...]
+    df: int
+    sum_of_squares: float
+    share: float
+    """Eta squared: its part of the variation among all runs, from 0 to 1."""
+    f: float | None
+    """None where no error is left to test it against, or from one seed."""
+    p: float | None
+
+
+def effects(cells: Sequence[Cell]) -> list[Effect]:
+    """Main effects, then two-way interactions, of the factors that vary; those that cannot be told apart are left out.
+
+    F and p are those of statsmodels' `anova_lm(ols("value ~ C(seed) + (C(a) + C(b) + ...)**2"), typ=2)`. Nothing is
+    tested where there is one seed.
+    """
+    factors = [name for name in (cells[0].levels if cells else ()) if len({cell.levels[name] for cell in cells}) > 1]
+    if not factors or len(cells) < 3:
+        return []
+    values = np.array([cell.value for cell in cells])
+    terms = [(name,) for name in factors] + list(combinations(factors, 2))
+    blocks: dict[tuple[str, ...], Array] = {term: _columns(cells, term) for term in terms}
+    seeds = _indicators([str(cell.seed) for cell in cells])
+    full_rank, residual = _fit([seeds, *blocks.values()], values)
+    error_df = len(values) - full_rank if seeds.shape[1] > 1 else 0
+    total = float(np.sum((values - values.mean()) ** 2))
+    found = (_effect(term, blocks, seeds, values, (residual, error_df), total) for term in terms)
+    return [effect for effect in found if effect.df > 0]
+
+
+def level_means(cells: Sequence[Cell], factor: str) -> dict[str, dict[int, float]]:
+    """For each level of `factor` and each seed, the mean over those settings of the other factors that have all levels.
+
+    So levels are compared on the same settings, whatever is missing. A seed that has no such setting is left out.
+    """
+    levels = list(dict.fromkeys(cell.levels[factor] for cell in cells))
+    settings: dict[tuple[int, tuple[tuple[str, str], ...]], dict[str, float]] = {}
+    for cell in cells:
+        others = tuple((name, level) for name, level in cell.levels.items() if name != factor)
+        settings.setdefault((cell.seed, others), {})[cell.levels[factor]] = cell.value
+    gathered: dict[str, dict[int, list[float]]] = {level: {} for level in levels}
+    for (seed, _), by_level in settings.items():
+        if len(by_level) == len(levels):
+            for level, value in by_level.items():
+                gathered[level].setdefault(seed, []).append(value)
+    return {level: {seed: fmean(values) for seed, values in seeds.items()} for level, seeds in gathered.items()}
+
+
+def _effect(
+    term: tuple[str, ...],
+    blocks: Mapping[tuple[str, ...], Array],
+    seeds: Array,
+    values: Array,
+    error: tuple[float, int],
+    total: float,
+) -> Effect:
+    beside = [seeds, *_beside(term, blocks)]
+    rank_without, left_without = _fit(beside, values)
+    rank_with, left_with = _fit([*beside, blocks[term]], values)
+    explained, df = max(left_without - left_with, 0.0), rank_with - rank_without
+    residual, error_df = error
+    share = explained / total if total > 0 else 0.0
+    if df < 1 or error_df < 1 or residual <= 1e-12 * total:
+        return Effect(term, df, explained, share, None, None)
+    f = (explained / df) / (residual / error_df)
+    return Effect(term, df, explained, share, f, float(special.fdtrc(df, error_df, f)))
+
+
+def _beside(term: tuple[str, ...], blocks: Mapping[tuple[str, ...], Array]) -> Iterator[Array]:
+    """The columns of all terms that do not contain `term`."""
+    return (columns for other, columns in blocks.items() if not set(term) <= set(other))
+
+
+def _columns(cells: Sequence[Cell], term: tuple[str, ...]) -> Array:
+    """Indicators of the (combinations of) levels that occur [n, levels]; they span the terms that they contain."""
+    return _indicators([repr([cell.levels[name] for name in term]) for cell in cells])
+
+
+def _indicators(levels: Sequence[str]) -> Array:
+    return np.array([[level == one for one in dict.fromkeys(levels)] for level in levels], dtype=np.float64)
+
+
+def _fit(blocks: Sequence[Array], values: Array) -> tuple[int, float]:
+    """Rank of a constant and `blocks`, and the sum of squares that they leave."""
+    design = np.hstack([np.ones((len(values), 1)), *blocks])
+    # indicators are well conditioned, so the small square matrix tells the rank as well as the tall one does
+    sizes, axes = np.linalg.eigh(design.T @ design)
+    kept = sizes > 1e-10 * sizes[-1]
+    basis = design @ (axes[:, kept] / np.sqrt(sizes[kept]))
+    centred = values - values.mean()
+    left = centred - basis @ (basis.T @ centred)
+    return int(kept.sum()), float(left @ left)
