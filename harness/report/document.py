@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 from functools import cached_property
 
 from harness.report.answer import Answer, Verdict, answer, verdicts
@@ -17,11 +18,16 @@ from harness.report.detail import (
     training_table,
     versions_table,
 )
+from harness.report.effects import FactorEffect, effects_sentence, effects_table, factor_effects
 from harness.report.fairness import Differences, Flag, flags
+from harness.report.layouts import grid_table, suite_table
 from harness.report.numbers import clean
 from harness.report.results import TRAINING, Results
 from harness.report.table import Table
 from harness.report.tables import arms_table, claims_table, references_table
+
+MOST_GRIDS = 4
+"""Shown metrics that get a grid of their own."""
 
 
 class Document:
@@ -54,7 +60,9 @@ class Document:
     @cached_property
     def answer(self) -> Answer:
         """What the question is answered with."""
-        return answer(self.results, self.primary)
+        found = answer(self.results, self.primary)
+        said = effects_sentence(self.primary, self.effects)
+        return replace(found, details=(*found.details, said)) if said else found
 
     @cached_property
     def differences(self) -> Differences:
@@ -73,10 +81,18 @@ class Document:
         return tuple(verdicts(self.results, self.column))
 
     @cached_property
+    def effects(self) -> list[FactorEffect]:
+        """Which factor matters, by the primary metric."""
+        return factor_effects(self.results, self.primary)
+
+    @cached_property
     def answering(self) -> tuple[Table, ...]:
-        """Arms, claims, reported numbers."""
+        """Arms, the paper's layouts, factors, claims, reported numbers."""
+        grids = (grid_table(self.results, column) for column in self.shown[:MOST_GRIDS])
+        suite = suite_table(self.results, self.shown)
+        effects = effects_table(self.primary, self.effects)
         tables = (claims_table(self.results, self.verdicts), references_table(self.results, self.column))
-        return _present((arms_table(self.results, self.shown), *tables))
+        return _present((arms_table(self.results, self.shown), *grids, suite, effects, *tables))
 
     @cached_property
     def changes(self) -> Table | None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -10,8 +9,8 @@ from typing import Any
 
 from harness.plan import Arm
 from harness.report.comparison import Column
+from harness.report.design import told
 from harness.report.results import Results
-from harness.spec.axes import level_name
 from harness.spec.experiment import flatten
 from harness.statistics import Summary
 
@@ -75,13 +74,8 @@ def _named_part(results: Results, arm: Arm) -> str:
 
 def _others(name: str, levels: Mapping[str, Any], axes: Mapping[str, tuple[Any, ...]], axis: str) -> str:
     """The levels of all other axes in words; it tells any two of their combinations apart."""
-    parts = [f"{path.removesuffix('.kind')} {_told(levels[path], axes[path])}" for path in levels if path != axis]
+    parts = [f"{path.removesuffix('.kind')} {told(levels[path], axes[path])}" for path in levels if path != axis]
     return ", ".join([name] * bool(name) + parts)
-
-
-def _told(level: Any, levels: tuple[Any, ...]) -> str:
-    name = level_name(level)
-    return name if [level_name(other) for other in levels].count(name) == 1 else json.dumps(level, sort_keys=True)
 
 
 def _number(level: Any) -> float | None:

@@ -43,7 +43,7 @@ _TABLE = r"""\begin{{table}}[t]
   \label{{tab:{label}}}
   \begin{{tabular}}{{{alignment}}}
     \toprule
-    {head} \\
+{groups}    {head} \\
     \midrule
 {rows}
     \bottomrule
@@ -69,6 +69,7 @@ def latex_table(table: Table, document: str) -> str:
         notes="".join(f" {escape(note)}" for note in table.notes),
         label=re.sub(r"[^A-Za-z0-9]+", "-", f"{document}-{table.key}"),
         alignment="".join("r" if head.numeric else "l" for head in table.heads),
+        groups=_groups(table),
         head=" & ".join(escape(head.text) for head in table.heads),
         rows="\n".join(f"    {_row(row)} \\\\" for row in table.rows),
     )
@@ -78,6 +79,16 @@ def escape(text: str) -> str:
     """Text that LaTeX prints as it is; a minus before a number becomes a real one."""
     printed = "".join(_PRINTED.get(character, character) for character in clean(text))
     return _NEGATIVE.sub("$-$", printed)
+
+
+def _groups(table: Table) -> str:
+    """A row of heads over the heads, with a rule under each group."""
+    cells, rules, first = [], [], 1
+    for text, span in table.groups:
+        cells.append(rf"\multicolumn{{{span}}}{{c}}{{{escape(text)}}}" if text else " & ".join([""] * span))
+        rules += [rf"\cmidrule(lr){{{first}-{first + span - 1}}}"] if text else []
+        first += span
+    return f"    {' & '.join(cells)} \\\\\n    {' '.join(rules)}\n" if cells else ""
 
 
 def _row(entries: Sequence[Entry]) -> str:

@@ -24,7 +24,7 @@ def as_markdown(document: Document) -> str:
 
 def markdown_table(table: Table) -> str:
     """A table under its caption as a heading."""
-    lines = [_row([Entry(head.text) for head in table.heads]), _rule(table.heads), *(_row(row) for row in table.rows)]
+    lines = [_row([Entry(head.full) for head in table.heads]), _rule(table.heads), *(_row(row) for row in table.rows)]
     notes = "".join(f"\n\n{escape(note)}" for note in table.notes)
     return f"## {escape(table.caption)}\n\n" + "\n".join(lines) + notes
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import groupby
 
 
 @dataclass(frozen=True)
@@ -23,6 +24,13 @@ class Head:
     text: str
     numeric: bool = True
     """Numbers are set flush right, text flush left."""
+    group: str = ""
+    """What it stands under together with its neighbours of the same group."""
+
+    @property
+    def full(self) -> str:
+        """Its text for formats that have one row of heads."""
+        return f"{self.group} {self.text}".strip()
 
 
 @dataclass(frozen=True)
@@ -36,6 +44,13 @@ class Table:
     rows: tuple[tuple[Entry, ...], ...]
     notes: tuple[str, ...] = ()
     """Printed below it."""
+
+    @property
+    def groups(self) -> list[tuple[str, int]]:
+        """Heads above the heads, each with the columns that it spans; empty where there is none."""
+        if not any(head.group for head in self.heads):
+            return []
+        return [(group, len(list(heads))) for group, heads in groupby(head.group for head in self.heads)]
 
 
 def words(*texts: str) -> tuple[Head, ...]:

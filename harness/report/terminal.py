@@ -32,7 +32,7 @@ def as_terminal(document: Document) -> str:
 
 def plain_table(table: Table) -> str:
     """A table in aligned columns."""
-    rows = [[Entry(head.text) for head in table.heads], *table.rows]
+    rows = [[Entry(head.full) for head in table.heads], *table.rows]
     widths = [max(len(clean(row[place].text)) for row in rows) for place in range(len(table.heads))]
     lines = [_line(table, row, widths) for row in rows]
     rule = "  ".join("-" * width for width in widths)
@@ -48,7 +48,7 @@ def rich_tables(table: Table, width: int) -> Iterator[RichTable]:
             head = table.heads[place]
             justify: Literal["left", "right"] = "right" if head.numeric else "left"
             least = _least(table, place)
-            drawn.add_column(Text(_broken(head.text, least)), justify=justify, overflow="fold", min_width=least)
+            drawn.add_column(Text(_broken(head.full, least)), justify=justify, overflow="fold", min_width=least)
         for row in table.rows:
             drawn.add_row(*(Text(clean(row[place].text), style=_style(row[place])) for place in columns))
         yield drawn
@@ -70,7 +70,7 @@ def _least(table: Table, place: int) -> int:
     """How narrow a column may become: numbers stay on one line, text may wrap."""
     widest = max((len(clean(row[place].text)) for row in table.rows), default=1)
     head = table.heads[place]
-    longest_word = max(map(len, _broken(head.text, 1).split("\n")))
+    longest_word = max(map(len, _broken(head.full, 1).split("\n")))
     return max(widest, longest_word) if head.numeric else max(min(widest, TEXT_WIDTH), longest_word)
 
 
