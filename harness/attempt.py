@@ -8,7 +8,6 @@ import time
 from typing import TypeAlias
 
 import torch
-from pydantic import ValidationError
 
 from harness import checkpoint, provenance
 from harness.batches import BatchSource
@@ -23,7 +22,7 @@ from harness.measuring import Measuring
 from harness.miner import Miner, build_miner
 from harness.models import build_towers, load_weights
 from harness.record import Cost, Evaluation, Record
-from harness.request import Request, missing_sets
+from harness.request import Request, missing_sets, read_request
 from harness.spec.mining import ThresholdMining
 from harness.store import RunFolder
 from harness.teaching import features_for
@@ -41,11 +40,7 @@ def load_request(folder: RunFolder) -> Request:
     Raises:
         StoreError: request.json is missing, damaged, or asks for another run than spec.json froze.
     """
-    try:
-        request = Request.model_validate(read_json(folder.request))
-    except ValidationError as error:
-        what = f"is of another version ({error.errors()[0]['msg']})"
-        raise StoreError(what, where=str(folder.request), fix="start the run with `harness run`") from None
+    request = read_request(folder)
     if read_json(folder.spec)["id"] != request.run_id:
         raise StoreError("asks for another run", where=str(folder.request), fix="start it with `harness run`")
     return request

@@ -6,6 +6,7 @@ HarnessError
 ├── ModelError         a model name, its weights or a teacher cannot be had
 ├── CheckpointError    a checkpoint is damaged or belongs to another spec
 ├── StoreError         a run folder cannot be read or written, or holds something else under the same id
+├── SupersededError    a newer attempt at the run has taken over: this one has to stop and write nothing
 ├── DispatchError      runs could not be started, or some of them failed
 ├── TrainingError      a run had to stop: non-finite loss, no samples left
 └── TrackingError      the MLflow store or server did not take the records
@@ -21,6 +22,7 @@ __all__ = [
     "ModelError",
     "SpecError",
     "StoreError",
+    "SupersededError",
     "TrackingError",
     "TrainingError",
 ]
@@ -56,6 +58,10 @@ class CheckpointError(HarnessError):
 
 class StoreError(HarnessError):
     """A run folder cannot be read or written, or its id is taken by something else."""
+
+
+class SupersededError(HarnessError):
+    """A newer attempt at the run has taken over."""
 
 
 class DispatchError(HarnessError):

@@ -5,12 +5,35 @@ from __future__ import annotations
 import json
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from harness.errors import StoreError
+
+_fences: list[tuple[Path, Callable[[], None]]] = []
+
+
+@contextmanager
+def fenced(folder: Path, check: Callable[[], None]) -> Iterator[None]:
+    """While the block lasts, `check` is called before any file below `folder` is put in place, in every thread.
+
+    It raises where this process may not write there any more.
+    """
+    fence = (folder, check)
+    _fences.append(fence)
+    try:
+        yield
+    finally:
+        _fences.remove(fence)
+
+
+def check_fences(path: Path) -> None:
+    """Raise if this process may not write to `path` any more."""
+    for folder, check in tuple(_fences):
+        if path.is_relative_to(folder):
+            check()
 
 
 @contextmanager
@@ -18,6 +41,7 @@ def replacing(path: Path) -> Iterator[Path]:
     """Give a new file beside `path` to write to; when the block ends well it takes the place of `path`.
 
     Raises:
+        SupersededError: `path` is in the folder of a run that a newer attempt has taken over.
         StoreError: the folder cannot be written (full disk, no permission).
     """
     aside: Path | None = None
@@ -30,6 +54,7 @@ def replacing(path: Path) -> Iterator[Path]:
         with aside.open("rb+") as written:
             os.fsync(written.fileno())
         os.chmod(aside, 0o644)
+        check_fences(path)
         aside.replace(path)
     except OSError as error:
         raise unwritable(path, error) from error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import platform
 import resource
 import subprocess
@@ -23,7 +24,13 @@ def versions() -> dict[str, str]:
 
 
 def commit() -> str:
-    """The checkout's commit, marked `-dirty` when files differ from it; `unknown` outside a checkout."""
+    """The checkout's commit, marked `-dirty` when files differ from it; `unknown` outside a checkout.
+
+    Of a snapshot (`harness.dispatch.snapshot`): the commit that it was made from.
+    """
+    origin = Path(__file__).parents[1] / "code.json"
+    if origin.is_file():
+        return str(json.loads(origin.read_text(encoding="utf-8"))["commit"])
     command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--abbrev=12"]
     try:
         return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()

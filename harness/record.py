@@ -8,7 +8,22 @@ from pydantic import BaseModel, ConfigDict, Field
 
 RECORD_VERSION: Literal[1] = 1
 
-Cause = Literal["completed", "user_error", "interrupted", "crashed", "out_of_memory"]
+Cause = Literal[
+    "completed",
+    "user_error",
+    "out_of_memory",  # records before causes were told apart
+    "out_of_memory_host",
+    "out_of_memory_gpu",
+    "timed_out",
+    "preempted",
+    "node_failure",
+    "cancelled",
+    "never_started",
+    "superseded",
+    "interrupted",
+    "crashed",
+]
+"""How an attempt ended. `interrupted`: asked to stop by a person; `superseded`: a newer attempt took over."""
 
 
 class _Part(BaseModel):
@@ -100,6 +115,35 @@ class Failure(_Part):
     message: str
     """One sentence for a person."""
     attempt: int
+    ended_at: float
+
+
+class AttemptStart(_Part):
+    """Who began an attempt, where and when."""
+
+    number: int
+    job: str = ""
+    """SLURM's id of the job, `123_4`; empty outside of SLURM."""
+    restart: int = 0
+    """How often SLURM had queued that job again before."""
+    host: str = ""
+    pid: int = 0
+    started_at: float = 0.0
+    """Unix time in seconds by the node's clock."""
+    gpus: float = 0.0
+    """GPUs held; a fraction where runs share one."""
+    cores: float = 0.0
+    """Processor cores held."""
+
+
+class AttemptEnd(_Part):
+    """How an attempt ended."""
+
+    cause: Cause
+    message: str
+    step: int = 0
+    raised: bool = False
+    """Whether the run's own code raised an exception: `log.txt` has its traceback."""
     ended_at: float
 
 

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, ValidationError
 
+from harness.errors import StoreError
+from harness.files import read_json
 from harness.identity import digest
 from harness.record import Record
 from harness.settings import Settings
@@ -34,6 +37,13 @@ class Request(BaseModel):
     shape: str = ""
     """What its time depends on; finished runs of the same shape tell what others will cost."""
 
+    phase: Literal["run", "train", "evaluate"] = "run"
+    """`train` leaves the evaluation to a job of its own."""
+    submission: str = ""
+    """The submission to SLURM that has the run; jobs of others leave it alone."""
+    since: int = 0
+    """Attempts up to this number are not counted when it is judged whether trying again is of use."""
+
     @classmethod
     def of(
         cls,
@@ -60,6 +70,19 @@ class Request(BaseModel):
     def stored(self) -> Store:
         """The store as an object."""
         return Store(self.store)
+
+
+def read_request(folder: RunFolder) -> Request:
+    """The request in a run folder.
+
+    Raises:
+        StoreError: request.json is missing, damaged, or of another version.
+    """
+    try:
+        return Request.model_validate(read_json(folder.request))
+    except ValidationError as error:
+        what = f"is of another version ({error.errors()[0]['msg']})"
+        raise StoreError(what, where=str(folder.request), fix="start the run with `harness run`") from None
 
 
 def shape(experiment: Experiment) -> str:

@@ -11,6 +11,7 @@ store/runs/<id>/
     failure.json     why the last attempt did not complete
     outcomes/        per-sample outcomes of evaluation sets
     log.txt          what the worker printed
+    attempts/        who began each attempt, and how it ended (see `harness.fence`)
     lock             held by the living attempt; says which process that is
 store/data/          generated worlds and indexes of shards
 store/features/      teachers' features, one folder for each (data, teacher)
@@ -33,13 +34,16 @@ from typing import Any, NamedTuple, TypeVar, overload
 from pydantic import ValidationError
 
 from harness.errors import StoreError
-from harness.files import read_json, unwritable, write_json, write_text
+from harness.fence import Attempts
+from harness.files import check_fences, fenced, read_json, unwritable, write_json, write_text
 from harness.identity import Identity, check_same
 from harness.record import Failure, Record, StepMetrics
 
 SPEC_VERSION = 1
 CLAIM_WAIT_S = 1.0
 """Whoever looks whether a lock is held holds it for an instant; a claim does not give up for that."""
+TAKEOVER_WAIT_S = 20.0
+"""How long a superseded attempt is waited for. After that the fence alone keeps it from writing."""
 _Part = TypeVar("_Part", Record, Failure)
 
 
@@ -102,6 +106,11 @@ class RunFolder:
         """The run's id."""
         return self.path.name
 
+    @property
+    def attempts(self) -> Attempts:
+        """The attempts at the run."""
+        return Attempts(self.path / "attempts")
+
     def state(self) -> State:
         """Where the run stands."""
         if self.record_file.exists():
@@ -162,7 +171,9 @@ class RunFolder:
         write_json(self.failure_file, failure.model_dump(mode="json"))
 
     def step_metrics(self) -> list[StepMetrics]:
-        """The lines of metrics.jsonl; a line torn by a kill is left out.
+        """The lines of metrics.jsonl, a step once: a superseded attempt may have written a last line beside its heir.
+
+        A line torn by a kill is left out.
 
         Raises:
             StoreError: another line is damaged.
@@ -170,7 +181,8 @@ class RunFolder:
         if not self.metrics.exists():
             return []
         lines = self.metrics.read_bytes().splitlines(keepends=True)
-        return [self._line(number, line) for number, line in enumerate(lines, 1) if line.endswith(b"\n")]
+        parsed = [self._line(number, line) for number, line in enumerate(lines, 1) if line.endswith(b"\n")]
+        return [step for _, step in sorted({line.step: line for line in parsed}.items())]
 
     def _line(self, number: int, line: bytes) -> StepMetrics:
         try:
@@ -192,6 +204,7 @@ class RunFolder:
             StoreError: it cannot be written (full disk).
         """
         line = StepMetrics(step=step, time=time.time(), values=values)
+        check_fences(self.metrics)
         try:
             with self.metrics.open("a", encoding="utf-8") as stream:
                 stream.write(f"{line.model_dump_json()}\n")
@@ -220,22 +233,38 @@ class RunFolder:
         return holder(self.lock)
 
     @contextmanager
-    def claimed(self) -> Iterator[None]:
-        """Hold the run for this process; the kernel lets go when the process dies, however it dies.
+    def claimed(self, *, takeover: bool = False) -> Iterator[int]:
+        """Hold the run for this process and begin an attempt, whose number is given; older ones are superseded.
+
+        The kernel lets go when the process dies, however it dies. While the run is held, every write into its folder
+        is refused once a newer attempt has begun.
+
+        Args:
+            takeover: a scheduler has given the run to this process: whoever still holds it is superseded.
 
         Raises:
             StoreError: another living process holds it, or its folder cannot be written.
         """
-        until = time.monotonic() + CLAIM_WAIT_S
-        while True:
-            with self._lock() as held:
-                if held:
-                    self._sweep()
-                    yield
-                    return
-            if time.monotonic() > until:
+        with ExitStack() as stack:
+            number = self._begun() if takeover else 0
+            held = self._held(stack, TAKEOVER_WAIT_S if takeover else CLAIM_WAIT_S)
+            if not held and not takeover:
                 raise StoreError("another process works on this run", where=str(self.path), fix="wait for it")
+            number = number or self._begun()
+            stack.enter_context(fenced(self.path, lambda: self.attempts.check(number)))
+            if held:
+                self._sweep()
+            yield number
+
+    def _begun(self) -> int:
+        # Folders of before attempts were numbered say in progress.json how many there were.
+        return self.attempts.begin(int(self.read_progress().get("attempt", 0)) + 1)
+
+    def _held(self, stack: ExitStack, patience_s: float) -> bool:
+        until = time.monotonic() + patience_s
+        while not (held := stack.enter_context(self._lock())) and time.monotonic() < until:
             time.sleep(0.02)
+        return held
 
     @contextmanager
     def _lock(self) -> Iterator[bool]:

@@ -48,9 +48,9 @@ def cores() -> int:
 class LocalWorkers:
     """Worker processes, forked warm from one nursery (see `nursery`). Each gets cores / jobs threads."""
 
-    def __init__(self, jobs: int) -> None:
+    def __init__(self, jobs: int, threads: int | None = None) -> None:
         self.jobs = jobs
-        self.threads = max(cores() // jobs, 1)
+        self.threads = threads or max(cores() // jobs, 1)
         self._events: queue.Queue[Ended | DispatchError] = queue.Queue()
         self._nursery: _Nursery | None = None
 

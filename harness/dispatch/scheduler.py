@@ -67,6 +67,8 @@ class Job:
     started_at: float | None = None
     """Unix time in seconds by the scheduler's clock."""
     ended_at: float | None = None
+    memory_share: float = 0.0
+    """Largest memory of one of its processes, as a share of what it asked for; 0 where it is not known."""
 
 
 @dataclass(frozen=True)

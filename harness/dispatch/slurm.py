@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 from collections.abc import Collection, Iterator, Sequence
+from dataclasses import replace
 
 from harness.dispatch.scheduler import (
     Batch,
@@ -24,6 +25,7 @@ from harness.errors import DispatchError
 QUERY_TIMEOUT_S = 60
 SUBMIT_TIMEOUT_S = 180
 """sbatch itself tries again for a while when the controller is busy; one that hangs longer may have been accepted."""
+_FIELDS = ("JobID", "JobName", "State", "NodeList", "ExitCode", "Start", "End", "MaxRSS", "ReqMem")
 _RUNNING = ("RUNNING", "SUSPENDED", "STOPPED", "RESIZING", "SIGNALING", "STAGE_OUT")
 _PENDING = ("PENDING", "CONFIGURING", "REQUEUED", "REQUEUE_HOLD", "REQUEUE_FED", "RESV_DEL_HOLD", "SPECIAL_EXIT")
 _LIMIT = re.compile(
@@ -105,13 +107,9 @@ class Slurm:
         """Every ended execution of the jobs of these arrays."""
         if not arrays or not self.limits().accounting:
             return []
-        fields = "--format=JobID,JobName,State,NodeList,ExitCode,Start,End"
-        options = ["--noheader", "--parsable2", "--allocations", "--duplicates", fields]
-        return [
-            job
-            for line in _ask(["sacct", *options, f"--jobs={','.join(sorted(arrays))}"]).splitlines()
-            if (job := _accounted(line)) is not None and job.phase == "ended"
-        ]
+        options = ["--noheader", "--parsable2", "--duplicates", f"--format={','.join(_FIELDS)}"]
+        listed = _ask(["sacct", *options, f"--jobs={','.join(sorted(arrays))}"])
+        return [job for job in _accounted(listed) if job.phase == "ended"]
 
     def find(self, names: Collection[str]) -> dict[str, str]:
         """The ids of the arrays of these names."""
@@ -170,14 +168,31 @@ def _queued(line: str) -> Iterator[Job]:
         yield Job(one, phase, state, reason, node, name, _time(start), _time(end) if phase == "ended" else None)
 
 
-def _accounted(line: str) -> Job | None:
-    job, name, state, node, code, start, end = line.split("|")
-    word = state.split()[0] if state else ""
-    if "[" in job or not word:
-        return None
-    # REQUEUED is an execution that ended; the one that waits now is another line.
-    phase: Phase = "ended" if word == "REQUEUED" else _phase(word)
-    return Job(job, phase, word, code, node, name, _time(start), _time(end))
+def _accounted(listed: str) -> Iterator[Job]:
+    """The executions in sacct's lines: each has a line, and one below it for each of its steps."""
+    found: Job | None = None
+    asked = 0.0
+    for line in listed.splitlines():
+        job, name, state, node, code, start, end, used, memory = line.split("|")
+        word = state.split()[0] if state else ""
+        if "." in job:
+            if found is not None and asked and job.startswith(f"{found.id}."):
+                found = replace(found, memory_share=max(found.memory_share, _gb(used) / asked))
+            continue
+        if found is not None:
+            yield found
+        # REQUEUED is an execution that ended; the one that waits now has a line of its own.
+        phase: Phase = "ended" if word == "REQUEUED" else _phase(word)
+        found = None if "[" in job else Job(job, phase, word, code, node, name, _time(start), _time(end))
+        asked = _gb(memory)
+    if found is not None:
+        yield found
+
+
+def _gb(size: str) -> float:
+    """SLURM's `3000K`, `4G`, `512Mn` in GiB."""
+    found = re.match(r"([\d.]+)([KMGT]?)", size)
+    return float(found[1]) * 1024.0 ** ("KMGT".find(found[2] or "K") - 2) if found else 0.0
 
 
 def _phase(state: str) -> Phase:

@@ -135,3 +135,24 @@ def test_second_worker_on_a_living_run_is_refused(tmp_path: Path, capsys: pytest
         assert folder.state() is State.RUNNING
     assert "another process works on this run" in capsys.readouterr().err
     assert not folder.failure_file.exists()
+
+
+def test_an_old_attempt_stops_itself_when_a_new_one_takes_over(tmp_path: Path) -> None:
+    """As after a node failure: SLURM starts the run again while the old process goes on."""
+    recipe = {"duration": "150 steps", "global_batch_size": 16, "optimiser": {"lr": 1e-2}}
+    alone, pair = ready(tmp_path / "alone", train=recipe), ready(tmp_path / "pair", train=recipe)
+    old = started(pair)
+    while pair.read_progress().get("step", 0) < 5:
+        assert old.poll() is None
+        time.sleep(0.02)
+    command = [sys.executable, "-m", "harness.worker", str(pair.path)]
+    new = subprocess.run(command, env={**os.environ, "OMP_NUM_THREADS": "1", "HARNESS_SCHEDULED": "1"}, timeout=250)
+    _, said = old.communicate(timeout=250)
+    assert (new.returncode, old.returncode) == (worker.DONE, worker.SUPERSEDED)
+    assert "attempt 2 has taken over from attempt 1" in said
+    assert [attempt.end.cause for attempt in pair.attempts.all() if attempt.end] == ["superseded", "completed"]
+    assert worker.main(alone.path) == worker.DONE
+    assert [(line.step, line.values["loss"]) for line in pair.step_metrics()] == [
+        (line.step, line.values["loss"]) for line in alone.step_metrics()
+    ]
+    assert [one.metrics for one in pair.record().evaluations] == [one.metrics for one in alone.record().evaluations]

@@ -1,0 +1,299 @@
+"""The node's side of a submission: `python -m harness.dispatch.node SUBMISSION_DIR`, once in each task of each job.
+
+It carries the job's runs out as worker processes, stands by while they train, and says how each attempt ended. Before
+the time limit, or when the job is preempted, it has them write a checkpoint and queues the job again, so that nothing
+has to be alive on the head. It imports no torch: where a worker dies for memory, it lives and can tell.
+
+Exit status: 0 every run is done, 1 some are not, 2 the submission or its store cannot be seen from this node.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from harness.dispatch.local import Ended, LocalWorkers
+from harness.dispatch.policy import hopeless
+from harness.dispatch.ranks import RankWorkers
+from harness.dispatch.submissions import Submission, load
+from harness.errors import HarnessError
+from harness.fence import this_job
+from harness.files import read_json, write_json
+from harness.record import AttemptStart, Cause
+from harness.request import is_complete, read_request
+from harness.store import RunFolder, Store
+
+DONE, SOME_ARE_NOT, UNSEEN = 0, 1, 2
+SUPERSEDED = 76
+"""Exit status of a worker whose run a newer attempt has taken over; as in `harness.worker`, which imports torch."""
+POLL_S = 0.5
+ALLOWANCE_EVERY_S = 10.0
+_ASK_TIMEOUT_S = 20
+_SIGNAL_MARGIN_S = 75
+"""SLURM sends the signal before the time limit up to a minute early."""
+
+
+class Supervisor:
+    """Carries out the runs of one job."""
+
+    def __init__(self, submission: Submission, task: int, rank: int) -> None:
+        self._submission, self._intent = submission, submission.intent
+        self._rank = rank
+        self._store = Store(self._intent.store)
+        self._job = this_job()
+        self._started = time.time()
+        self._signalled = False
+        self._why: Cause | None = None
+        """Why the workers were asked to leave."""
+        self._superseded = False
+        self._waiting = [run for run in self._intent.tasks[task] if self._is_mine(run)]
+        self._all = tuple(self._waiting)
+        self._running: dict[str, int] = {}
+        """The slot of each running run."""
+        self._stopped: list[str] = []
+        self._deaths: dict[str, int] = {}
+        self._looked_at = time.monotonic()
+        self._workers = self._hire()
+
+    def work(self) -> int:
+        """Carry the runs out; returns the exit status."""
+        with _signals(self._signal):
+            while self._running or (self._waiting and self._why is None):
+                self._start_ready()
+                for ended in self._workers.ended(POLL_S):
+                    self._settle(ended)
+                self._mind()
+        self._workers.close()
+        if self._rank == 0:
+            self._conclude()
+        return DONE if all(self._is_done(run) for run in self._all) else SOME_ARE_NOT
+
+    def _hire(self) -> LocalWorkers | RankWorkers:
+        resources, profile = self._intent.resources, self._intent.profile
+        threads = max(resources.cpus_per_task // profile.at_a_time, 1)
+        os.environ |= {
+            "HARNESS_SCHEDULED": "1",
+            "HARNESS_GPUS": str(resources.gpus / profile.at_a_time),
+            "HARNESS_CORES": str(resources.processes * resources.cpus_per_task / profile.at_a_time),
+        }
+        return LocalWorkers(profile.at_a_time, threads) if resources.processes == 1 else RankWorkers(threads)
+
+    def _is_mine(self, run: str) -> bool:
+        """Whether this submission still has the run, and something is left to do."""
+        with suppress(HarnessError):
+            return bool(read_json(self._folder(run).request)["submission"] == self._intent.id) and not self._is_done(
+                run
+            )
+        return False
+
+    def _is_done(self, run: str) -> bool:
+        folder = self._folder(run)
+        if self._intent.phase == "train" and folder.weights.exists():
+            return True
+        return is_complete(folder, read_request(folder).experiment.evaluation)
+
+    def _start_ready(self) -> None:
+        at_a_time = 1 if self._intent.resources.processes > 1 else self._intent.profile.at_a_time
+        while self._waiting and len(self._running) < at_a_time and self._why is None:
+            run = self._waiting.pop(0)
+            if (reason := self._not_ready(run)) is not None:
+                self._never_started(run, reason)
+                continue
+            self._running[run] = min(set(range(at_a_time)) - set(self._running.values()))
+            if self._rank == 0:
+                self._request(run)
+            self._workers.start(self._folder(run).path)
+
+    def _not_ready(self, run: str) -> str | None:
+        teacher = read_request(self._folder(run)).teacher_run
+        if teacher and not self._store.run(teacher).weights.exists():
+            return f"its teacher, run {teacher}, is not trained"
+        if self._intent.phase == "evaluate" and not self._folder(run).weights.exists():
+            return "its training has not ended"
+        return None
+
+    def _request(self, run: str) -> None:
+        """Lay what this job has over the run's request."""
+        file, resources, profile = self._folder(run).request, self._intent.resources, self._intent.profile
+        own: dict[str, Any] = {
+            "threads": max(resources.cpus_per_task // profile.at_a_time, 1),
+            "phase": self._intent.phase,
+        }
+        if resources.processes == 1 and resources.gpus:
+            own["gpu"] = self._running[run] % resources.gpus
+        write_json(file, read_json(file) | own)
+
+    def _settle(self, ended: Ended) -> None:
+        self._running.pop(ended.run_id, None)
+        folder = self._folder(ended.run_id)
+        if ended.status == SUPERSEDED:
+            self._superseded, self._why = True, "superseded"
+            self._workers.stop()
+        elif folder.failure_file.exists() and folder.failure().cause == "interrupted":
+            self._stopped.append(ended.run_id)
+        elif not self._is_done(ended.run_id) and not folder.failure_file.exists():
+            self._died(folder, ended.status)
+
+    def _died(self, folder: RunFolder, status: int) -> None:
+        """A worker that went without a word: say how, and try again at once where that may be of use."""
+        if self._rank:
+            return
+        cause: Cause = "out_of_memory_host" if status == -signal.SIGKILL and _out_of_memory() else "crashed"
+        how = f"signal {-status}" if status < 0 else f"exit status {status}"
+        self._end(folder, cause, f"its process died by {how}")
+        if cause == "crashed" and self._why is None and self._hope(folder):
+            self._waiting.insert(0, folder.id)
+
+    def _hope(self, folder: RunFolder) -> bool:
+        since = read_request(folder).since
+        attempts = [attempt for attempt in folder.attempts.all() if attempt.start.number > since]
+        return hopeless(attempts, self._intent.profile.retry, self._intent.resources) is None
+
+    def _never_started(self, run: str, reason: str) -> None:
+        if self._rank == 0:
+            attempts = self._folder(run).attempts
+            attempts.end(attempts.begin(), "never_started", reason)
+            print(f"harness: run {run} cannot start: {reason}", file=sys.stderr)
+
+    def _end(self, folder: RunFolder, cause: Cause, message: str) -> None:
+        """State the cause for this job's attempts that have left none themselves."""
+        for start in folder.attempts.open():
+            if start.job == self._job and start.restart == _restart():
+                folder.attempts.end(start.number, cause, message, step=int(folder.read_progress().get("step", 0)))
+
+    def _mind(self) -> None:
+        """Look at signals and the allowance; ask the workers to leave once."""
+        if self._why is not None:
+            return
+        if self._signalled:
+            self._why = _reason(self._job, self._intent.profile.grace_s)
+        elif self._is_spent():
+            self._why = "interrupted"
+        if self._why is not None:
+            print(f"harness: leaving ({self._why})", file=sys.stderr, flush=True)
+            self._workers.stop()
+
+    def _is_spent(self) -> bool:
+        allowed, gpus = self._intent.allowance_gpu_hours, self._intent.resources.gpus
+        if allowed is None or not gpus or time.monotonic() - self._looked_at < ALLOWANCE_EVERY_S:
+            return False
+        self._looked_at = time.monotonic()
+        return self._earlier_hours() + gpus * (time.time() - self._started) / 3600 >= allowed
+
+    def _earlier_hours(self) -> float:
+        """GPU-hours of this job's earlier restarts."""
+        ended = [attempt for run in self._all for attempt in self._folder(run).attempts.all() if attempt.end]
+        return sum(
+            attempt.start.gpus * (attempt.end.ended_at - attempt.start.started_at) / 3600
+            for attempt in ended
+            if attempt.end and _is_earlier(attempt.start, self._job)
+        )
+
+    def _conclude(self) -> None:
+        """State the causes, and queue the job again where it has work left that it may go on with."""
+        if self._why is None or self._superseded:
+            return
+        left = [run for run in self._all if not self._is_done(run)]
+        for run in left:
+            spent = "its share of the GPU-hours is used up" if self._why == "interrupted" else "checkpoint written"
+            self._end(self._folder(run), self._why, spent)
+        going_on = self._why in ("preempted", "timed_out") and self._intent.profile.requeue
+        if going_on and any(self._hope(self._folder(run)) for run in left):
+            _scontrol("requeue", self._job)
+
+    def _folder(self, run: str) -> RunFolder:
+        return self._store.run(run)
+
+    def _signal(self, *_: object) -> None:
+        self._signalled = True
+
+
+def _is_earlier(start: AttemptStart, job: str) -> bool:
+    return start.job == job and start.restart < _restart()
+
+
+def _restart() -> int:
+    return int(os.environ.get("SLURM_RESTART_COUNT", "0"))
+
+
+@contextmanager
+def _signals(handler: object) -> Iterator[None]:
+    """SIGTERM comes with preemption and scancel, SIGUSR2 before the time limit."""
+    numbers = (signal.SIGTERM, signal.SIGUSR2, signal.SIGINT)
+    previous = {number: signal.signal(number, handler) for number in numbers}  # type: ignore[arg-type]
+    try:
+        yield
+    finally:
+        for number, before in previous.items():
+            signal.signal(number, before)
+
+
+def _reason(job: str, grace_s: int) -> Cause:
+    """Why the job was signalled, as the controller tells; preempted where it does not answer: then it goes on."""
+    told = dict(re.findall(r"(\w+)=(\S+)", _scontrol("--oneliner", "show", "job", job)))
+    if told.get("JobState") == "CANCELLED":
+        return "cancelled"
+    end = told.get("EndTime", "")
+    if told.get("JobState") == "RUNNING" and told.get("PreemptTime", "None") == "None" and end.isdecimal():
+        return "timed_out" if int(end) - time.time() < grace_s + _SIGNAL_MARGIN_S else "preempted"
+    return "preempted"
+
+
+def _scontrol(*arguments: str) -> str:
+    environment = {**os.environ, "SLURM_TIME_FORMAT": "%s"}
+    command = ["scontrol", *arguments]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=_ASK_TIMEOUT_S, env=environment)
+    except (OSError, subprocess.SubprocessError) as error:
+        print(f"harness: {' '.join(command)}: {error}", file=sys.stderr)
+        return ""
+    if done.returncode:
+        print(f"harness: {' '.join(command)}: {done.stderr.strip()}", file=sys.stderr)
+    return done.stdout
+
+
+def _out_of_memory() -> bool:
+    """Whether the kernel has killed a process of this job's cgroup for memory."""
+    try:
+        lines = Path("/proc/self/cgroup").read_text(encoding="ascii").splitlines()
+    except OSError:
+        return False
+    for line in lines:
+        _, controllers, path = line.split(":", 2)
+        if not controllers:
+            file = Path(f"/sys/fs/cgroup{path}/memory.events")
+        elif "memory" in controllers.split(","):
+            file = Path(f"/sys/fs/cgroup/memory{path}/memory.oom_control")
+        else:
+            continue
+        with suppress(OSError):
+            if re.search(r"^oom_kill [1-9]", file.read_text(encoding="ascii"), re.MULTILINE):
+                return True
+    return False
+
+
+def main(folder: Path) -> int:
+    """Carry out this task's share of the submission in `folder`; returns the exit status."""
+    try:
+        submission = load(folder)
+        if submission.is_closed:
+            print("harness: this submission was withdrawn: nothing to do", file=sys.stderr)
+            return DONE
+        task = int(os.environ.get("SLURM_ARRAY_TASK_ID", "0"))
+        return Supervisor(submission, task, int(os.environ.get("SLURM_PROCID", "0"))).work()
+    except HarnessError as error:
+        where = os.environ.get("SLURMD_NODENAME", "this node")
+        print(f"harness: on {where}: {error}", file=sys.stderr)
+        return UNSEEN
+
+
+if __name__ == "__main__":
+    sys.exit(main(Path(sys.argv[1])))
