@@ -61,6 +61,10 @@ class Progress:
     failed: dict[str, Failure] = field(default_factory=dict)
     elsewhere: tuple[str, ...] = ()
     """Runs that another living process works on."""
+    waiting: int = 0
+    """Runs whose jobs wait in a queue."""
+    notes: tuple[str, ...] = ()
+    """What a person should know."""
 
 
 class Conductor:

@@ -59,15 +59,21 @@ def parameters(batch: Batch) -> dict[str, Any]:
         "mem": f"{int(resources.mem_gb * 1024)}M" if resources.mem_gb else None,
         "time": resources.time_limit_min,
         "signal_delay_s": profile.grace_s,
-        "dependency": f"afterany:{':'.join(batch.after)}" if batch.after else None,
+        "dependency": _dependency(batch),
         "array_parallelism": profile.array_parallelism or batch.tasks,
         "setup": [*_exports(profile.environment), *profile.setup],
         "stderr_to_stdout": True,
         # srun takes cores per task from the job only where it is told so (SLURM 22.05 and newer).
         "srun_args": [f"--cpus-per-task={resources.cpus_per_task}", "--kill-on-bad-exit=0"],
-        "additional_parameters": {"requeue": True} | profile.sbatch,
+        "additional_parameters": {"requeue": True, "kill-on-invalid-dep": "yes"} | profile.sbatch,
     }
     return {name: value for name, value in stated.items() if value is not None}
+
+
+def _dependency(batch: Batch) -> str | None:
+    if batch.corresponding:
+        return f"aftercorr:{batch.corresponding}"
+    return f"afterany:{':'.join(batch.after)}" if batch.after else None
 
 
 def _exports(environment: dict[str, str]) -> list[str]:

@@ -49,6 +49,8 @@ class Batch:
     profile: Profile
     after: tuple[str, ...] = ()
     """Ids of jobs that have to end first, however they end."""
+    corresponding: str | None = None
+    """Id of an array of the same size: each job waits for the one of its number there to end well."""
 
 
 @dataclass(frozen=True)

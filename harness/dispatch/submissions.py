@@ -21,7 +21,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from harness.errors import StoreError
-from harness.files import read_json, write_json
+from harness.files import read_json, write_json, write_text
 from harness.spec.profile import Profile, Resources
 from harness.store import Store, exclusive
 
@@ -46,6 +46,8 @@ class Intent(BaseModel):
     store: Path
     code: Path
     """The snapshot that runs."""
+    training: str = ""
+    """The submission whose jobs train what those of this one evaluate."""
     allowance_gpu_hours: float | None = None
     """GPU-hours that each job may use, all its restarts together; None for no limit."""
 
@@ -88,6 +90,17 @@ class Submission:
     def close(self, why: str) -> None:
         """Have nothing more done about it."""
         write_json(self.folder / "closed.json", {"why": why, "at": time.time()})
+
+    def settle(self, task: int) -> None:
+        """Remember that one of its jobs has ended before its runs were done, and that this was dealt with."""
+        write_text(self.folder / "settled" / str(task), "")
+
+    def settled(self) -> set[int]:
+        """Jobs that were dealt with."""
+        try:
+            return {int(name) for name in os.listdir(self.folder / "settled") if name.isdecimal()}
+        except FileNotFoundError:
+            return set()
 
     def job(self, task: int) -> str:
         """The id of one of its jobs."""

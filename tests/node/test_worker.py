@@ -139,15 +139,21 @@ def test_second_worker_on_a_living_run_is_refused(tmp_path: Path, capsys: pytest
 
 def test_an_old_attempt_stops_itself_when_a_new_one_takes_over(tmp_path: Path) -> None:
     """As after a node failure: SLURM starts the run again while the old process goes on."""
-    recipe = {"duration": "150 steps", "global_batch_size": 16, "optimiser": {"lr": 1e-2}}
+    recipe = {"duration": "60 steps", "global_batch_size": 16, "optimiser": {"lr": 1e-2}}
     alone, pair = ready(tmp_path / "alone", train=recipe), ready(tmp_path / "pair", train=recipe)
     old = started(pair)
     while pair.read_progress().get("step", 0) < 5:
         assert old.poll() is None
         time.sleep(0.02)
+    old.send_signal(signal.SIGSTOP)  # as on a node that hangs
     command = [sys.executable, "-m", "harness.worker", str(pair.path)]
-    new = subprocess.run(command, env={**os.environ, "OMP_NUM_THREADS": "1", "HARNESS_SCHEDULED": "1"}, timeout=250)
+    new = subprocess.Popen(command, env={**os.environ, "OMP_NUM_THREADS": "1", "HARNESS_SCHEDULED": "1"})
+    while pair.attempts.newest() < 2:
+        assert new.poll() is None
+        time.sleep(0.02)
+    old.send_signal(signal.SIGCONT)
     _, said = old.communicate(timeout=250)
+    new.wait(timeout=250)
     assert (new.returncode, old.returncode) == (worker.DONE, worker.SUPERSEDED)
     assert "attempt 2 has taken over from attempt 1" in said
     assert [attempt.end.cause for attempt in pair.attempts.all() if attempt.end] == ["superseded", "completed"]
