@@ -40,6 +40,17 @@ def estimate(plan: Plan, store: Store, states: Mapping[str, State]) -> dict[str,
     }
 
 
+def predicted_hours(plan: Plan, store: Store) -> dict[str, float]:
+    """Hours that each run of the plan takes where its shape has run before; runs of new shapes are left out."""
+    states = store.states(plan.runs)
+    shapes = {run.id: shape(run.experiment) for run in plan.runs.values()}
+    done = [run for run in plan.runs.values() if states[run.id] is State.DONE]
+    measured = _seconds_per_step(set(shapes.values()), done, store)
+    return {
+        run.id: measured[shapes[run.id]] * run.steps / 3600 for run in plan.runs.values() if shapes[run.id] in measured
+    }
+
+
 def _seconds_per_step(wanted: set[str], done: Sequence[PlannedRun], store: Store) -> dict[str, float]:
     found: dict[str, list[float]] = {name: [] for name in wanted}
     for name, folder in _finished(done, store):

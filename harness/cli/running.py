@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Protocol
 
 from harness.cli.show import seconds
 from harness.dispatch.conduct import Conductor, Progress, Workers
@@ -18,9 +19,11 @@ from harness.errors import SpecError, TrackingError
 from harness.plan import Plan
 from harness.project import Project
 from harness.settings import Settings
-from harness.store import Store
+from harness.store import Holder, RunFolder, Store
 
 LINE_EVERY_S = 15.0
+SHOWN_RUNS = 8
+STOPPING = "stopping: running runs write a checkpoint first (again to leave at once)"
 SYNC_LIMIT_S = 60.0
 """A slow tracking server does not hold the command up for longer; `harness sync` has no limit."""
 Show = Callable[[Progress, float], None]
@@ -40,24 +43,44 @@ def workers(profile: str, jobs: int | None, settings: Settings) -> Workers:
             return InlineWorkers()
         case _:
             where = "--on, or `profile` of harness.toml"
-            raise SpecError(f"there is no profile {profile!r}", where=where, fix="known: local, inline")
+            raise SpecError(
+                f"there is no profile {profile!r}", where=where, fix="known: local, inline, or a file: slurm/NAME.toml"
+            )
 
 
 def carry_out(plan: Plan, project: Project, at: Workers) -> bool:
     """Conduct the plan with live progress; whether every run is done."""
     prepare_data(plan, project.store)
-    conductor = Conductor(plan, project.store, project.settings, at)
+    last = watch_over(plan, project.store, Conductor(plan, project.store, project.settings, at), STOPPING)
+    if last.done + len(last.failed) < last.total:
+        print("stopped; the same command goes on from the checkpoints", file=sys.stderr)
+    return last.done == last.total
+
+
+class Conducting(Protocol):
+    """What carries a plan out: with processes of this machine, or on a cluster."""
+
+    def progress(self) -> Progress:
+        """Where everything stands."""
+
+    def conduct(self) -> Iterator[Progress]:
+        """Carry the plan out; yields snapshots, the last one at the end."""
+
+    def stop(self) -> None:
+        """Come to an end soon."""
+
+
+def watch_over(plan: Plan, store: Store, conductor: Conducting, stopping: str) -> Progress:
+    """Have the plan carried out with live progress, and say what failed; returns how it ended."""
     started = time.monotonic()
     last = conductor.progress()
     if last.done < last.total:
-        with _clean_stop(conductor), project.store.conducting(plan.name), _display(plan) as show:
+        with _clean_stop(conductor, stopping), store.conducting(plan.name), _display(plan) as show:
             for last in conductor.conduct():
                 show(last, time.monotonic() - started)
     for run_id, failure in last.failed.items():
         print(f"run {run_id} failed ({failure.cause}): {failure.message}", file=sys.stderr)
-    if last.done + len(last.failed) < last.total:
-        print("stopped; the same command goes on from the checkpoints", file=sys.stderr)
-    return last.done == last.total
+    return last
 
 
 def prepare_data(plan: Plan, store: Store) -> None:
@@ -109,28 +132,41 @@ def detach(spec: Path, assignments: Sequence[str], on: str | None, jobs: int | N
     print(f"`harness status {spec} --watch` shows where it is, `harness cancel {spec}` stops it")
 
 
-def cancel(plan: Plan, store: Store) -> None:
-    """Ask the commands that conduct the plan to stop cleanly, then the workers that outlived theirs."""
+def cancel(plan: Plan, store: Store, jobs: int = 0) -> None:
+    """Ask the commands that conduct the plan to stop cleanly, then the workers that outlived theirs.
+
+    Args:
+        jobs: how many jobs of a cluster were cancelled already.
+    """
     conductors = store.conductors(plan.name)
-    workers = [found for run_id in plan.runs if (found := store.run(run_id).holder()) is not None]
-    asked = dict.fromkeys([*conductors, *workers])  # the command first, or it would start the run again
-    for holder in asked:
+    workers = [found for run_id in plan.runs if (found := store.run(run_id).holder()) is not None] if not jobs else []
+    _ask_to_stop([*conductors, *workers], workers, jobs)  # the command first, or it would start the run again
+
+
+def cancel_run(folder: RunFolder, jobs: int = 0) -> None:
+    """Ask the worker of one run to stop."""
+    holder = folder.holder() if not jobs else None
+    _ask_to_stop([holder] if holder else [], [holder] if holder else [], jobs)
+
+
+def _ask_to_stop(asked: Sequence[Holder], workers: Sequence[Holder], jobs: int) -> None:
+    for holder in dict.fromkeys(asked):
         if holder.is_here:
             send(holder.pid, signal.SIGTERM)
         else:
             print(f"process {holder.pid} works on {holder.host}: cancel it there", file=sys.stderr)
-    if not asked:
+    if not asked and not jobs:
         print("no run of it is running")
-    elif any(holder.is_here for holder in asked):
+    elif workers and any(holder.is_here for holder in asked):
         print(f"asked {len(set(workers))} running runs to stop; they write a checkpoint first")
 
 
 @contextmanager
-def _clean_stop(conductor: Conductor) -> Iterator[None]:
-    """The first Ctrl-C (or SIGTERM) asks the workers to leave; the second leaves at once."""
+def _clean_stop(conductor: Conducting, stopping: str) -> Iterator[None]:
+    """The first Ctrl-C (or SIGTERM) asks the conductor to come to an end; the second leaves at once."""
 
     def stop(_number: int, _frame: object) -> None:
-        print("\nstopping: running runs write a checkpoint first (again to leave at once)", file=sys.stderr)
+        print(f"\n{stopping}", file=sys.stderr)
         conductor.stop()
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
@@ -147,12 +183,15 @@ class _Lines:
 
     def __init__(self, plan: Plan) -> None:
         self._plan, self._last, self._done = plan, -LINE_EVERY_S, -1
+        self._notes: tuple[str, ...] = ()
 
     def __call__(self, progress: Progress, elapsed_s: float) -> None:
-        if progress.done == self._done and elapsed_s - self._last < LINE_EVERY_S:
+        if progress.done == self._done and progress.notes == self._notes and elapsed_s - self._last < LINE_EVERY_S:
             return
-        self._last, self._done = elapsed_s, progress.done
+        self._last, self._done, self._notes = elapsed_s, progress.done, progress.notes
         print(f"[{seconds(elapsed_s)}] {summary(self._plan, progress)}", flush=True)
+        for note in progress.notes:
+            print(f"  {note}", flush=True)
 
 
 def summary(plan: Plan, progress: Progress) -> str:
@@ -160,9 +199,13 @@ def summary(plan: Plan, progress: Progress) -> str:
     names = {run: f"{arm}/{seed}" for (arm, seed), run in plan.cells.items()}
     running = [
         f"{names.get(run, 'teacher')} {at.get('step', 0)}/{at.get('steps', '?')}"
-        for run, at in progress.running.items()
+        for run, at in list(progress.running.items())[:SHOWN_RUNS]
     ]
+    if len(progress.running) > SHOWN_RUNS:
+        running.append(f"{len(progress.running) - SHOWN_RUNS} more run")
     parts = [f"{progress.done} of {progress.total} runs", *running]
+    if progress.waiting:
+        parts.append(f"{progress.waiting} wait in the queue")
     if progress.elsewhere:
         parts.append(f"{len(progress.elsewhere)} run in another process")
     if left := remaining_s(plan, progress):

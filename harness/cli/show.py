@@ -92,28 +92,6 @@ def plan_json(planned: Plan, store: Store) -> dict[str, Any]:
     }
 
 
-def status(planned: Plan, store: Store) -> dict[str, State]:
-    """Print every run with its state; returns the states."""
-    names = {run: (arm, str(seed)) for (arm, seed), run in planned.cells.items()}
-    states = store.states(planned.runs)
-    rows = []
-    for run, state in states.items():
-        arm, seed = names.get(run, ("(teacher)", ""))
-        rows.append([run, arm, seed, state.value, _detail(store.run(run), state)])
-    table(f"{planned.name}: {_counts(states)}", ["run", "arm", "seed", "state", "detail"], rows)
-    return states
-
-
-def watch(planned: Plan, store: Store) -> None:
-    """Print the status again and again until every run is done or failed."""
-    while True:
-        if sys.stdout.isatty():
-            print("\x1b[2J\x1b[H", end="")
-        if set(status(planned, store).values()) <= {State.DONE, State.FAILED}:
-            return
-        time.sleep(WATCH_S)
-
-
 def log(folder: RunFolder, *, follow: bool) -> None:
     """Print a run's log, and what is added to it while the run is alive if `follow`."""
     if not folder.log.exists():
@@ -122,9 +100,14 @@ def log(folder: RunFolder, *, follow: bool) -> None:
     with folder.log.open(encoding="utf-8", errors="replace") as stream:
         while True:
             print(stream.read(), end="", flush=True)
-            if not follow or not folder.is_locked():
+            if not follow or not _is_alive(folder):
                 return
             time.sleep(0.5)
+
+
+def _is_alive(folder: RunFolder) -> bool:
+    """Whether more may be written: here, or on a node whose locks are not seen from here."""
+    return folder.is_locked() or (not folder.record_file.exists() and any(one.job for one in folder.attempts.open()))
 
 
 def seconds(duration: float) -> str:
@@ -132,25 +115,6 @@ def seconds(duration: float) -> str:
     if duration < 90:
         return f"{duration:.0f} s"
     return f"{duration / 60:.0f} min" if duration < 5400 else f"{duration / 3600:.1f} h"
-
-
-def _counts(states: Mapping[str, State]) -> str:
-    counted = Counter(state.value for state in states.values())
-    return ", ".join(f"{number} {state}" for state, number in sorted(counted.items()))
-
-
-def _detail(folder: RunFolder, state: State) -> str:
-    match state:
-        case State.FAILED:
-            return folder.failure().message
-        case State.RUNNING | State.INTERRUPTED:
-            at = folder.read_progress()
-            return f"step {at['step']} of {at['steps']}" if at.keys() >= {"step", "steps"} else ""
-        case State.DONE:
-            record = folder.record()
-            return f"{record.steps} steps in {seconds(record.cost.duration_s)}"
-        case _:
-            return ""
 
 
 def _cost_line(planned: Plan, store: Store, states: Mapping[str, State]) -> str:

@@ -84,20 +84,36 @@ def plan(
 def run(
     spec: Spec,
     set_: Set,
-    on: Annotated[str | None, typer.Option("--on", metavar="PROFILE", help="`local` processes or `inline`.")] = None,
+    on: Annotated[
+        str | None, typer.Option("--on", metavar="PROFILE", help="`local` processes, `inline`, or slurm/NAME.toml.")
+    ] = None,
     jobs: Annotated[int | None, typer.Option("--jobs", min=1, help="Runs at a time on this machine.")] = None,
-    detach: Annotated[bool, typer.Option("--detach", help="Go on in the background.")] = False,
+    detach: Annotated[bool, typer.Option("--detach", help="Go on in the background; on a cluster, submit.")] = False,
+    max_gpu_hours: Annotated[
+        float | None, typer.Option("--max-gpu-hours", min=0, help="Budget of the sweep on a cluster.")
+    ] = None,
+    yes: Annotated[bool, typer.Option("--yes", help="Submit as much as fits into the budget, without asking.")] = False,
 ) -> None:
     """Train and evaluate every missing run once, then print the table. Ctrl-C stops cleanly; run again to go on."""
     from harness.cli import running
 
     project = _project(spec.parent)
     planned = project.plan(spec, set_)
-    if detach:
+    target = on or project.settings.profile
+    if target.endswith(".toml"):
+        from harness.cli import cluster
+
+        sweep = cluster.sweep(planned, project, target, max_gpu_hours, yes)
+        if detach:
+            if not cluster.submit(sweep, spec):
+                running.detach(spec, set_, target, jobs, project)
+            return
+        finished = cluster.carry_out(planned, project, sweep)
+    elif detach:
         running.detach(spec, set_, on, jobs, project)
         return
-    workers = running.workers(on or project.settings.profile, jobs, project.settings)
-    finished = running.carry_out(planned, project, workers)
+    else:
+        finished = running.carry_out(planned, project, running.workers(target, jobs, project.settings))
     running.wrap_up(planned, project)
     raise typer.Exit(0 if finished else 1)
 
@@ -109,23 +125,36 @@ def status(
     watch: Annotated[bool, typer.Option("--watch", help="Refresh until everything is done.")] = False,
 ) -> None:
     """Show where every run of a spec stands."""
-    from harness.cli import show
+    from harness.cli import standing
 
     project = _project(spec.parent)
     planned = project.plan(spec, set_, provisional=True)
     if watch:
-        show.watch(planned, project.store)
+        standing.watch(planned, project.store)
     else:
-        show.status(planned, project.store)
+        standing.status(planned, project.store)
 
 
 @app.command()
-def cancel(spec: Spec, set_: Set) -> None:
-    """Ask the running runs of a spec to write a checkpoint and stop."""
-    from harness.cli import running
+def cancel(
+    spec: Annotated[str, typer.Argument(metavar="SPEC|RUN", help="A spec, or a run's id.", show_default=False)],
+    set_: Set,
+    vanished: Annotated[bool, typer.Option("--vanished", help="Only jobs that the spec no longer asks for.")] = False,
+) -> None:
+    """Ask the running runs of a spec, or one run, to write a checkpoint and stop; jobs that wait are cancelled."""
+    from harness.cli import cluster, running
 
-    project = _project(spec.parent)
-    running.cancel(project.plan(spec, set_, provisional=True), project.store)
+    if not spec.endswith(".toml"):
+        store = _project().store
+        running.cancel_run(store.find(spec), cluster.cancel([store.find(spec).id], store))
+        return
+    project = _project(Path(spec).parent)
+    planned = project.plan(Path(spec), set_, provisional=True)
+    if vanished:
+        cancelled = cluster.cancel(cluster.vanished(planned, project.store), project.store)
+        print("" if cancelled else "no job has a run that the spec does not ask for", end="" if cancelled else "\n")
+        return
+    running.cancel(planned, project.store, cluster.cancel(planned.runs, project.store))
 
 
 @app.command()

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -181,11 +183,12 @@ def test_status(spec: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert code == 0
     lines = out.splitlines()
     assert lines[0] == "ablation: 1 done, 1 failed, 1 interrupted, 2 missing, 1 running"
-    assert [line.split(None, 4)[1:] for line in lines[2:7]] == [
-        ["plain", "0", "done", "300 steps in 60 s"],
-        ["plain", "1", "failed", "a sentence"],
-        ["plain", "2", "interrupted", "step 7 of 300"],
-        ["more", "0", "running", "step 7 of 300"],
+    assert lines[1].split() == ["run", "arm", "seed", "state", "step", "left", "metric", "node", "attempts", "hours"]
+    assert [re.split(r"  +", line.rstrip())[1:] for line in lines[2:7]] == [
+        ["plain", "0", "done", "300 in 60 s", "0.5"],
+        ["plain", "1", "failed: user_error: a sentence"],
+        ["plain", "2", "interrupted", "7 of 300"],
+        ["more", "0", "running", "7 of 300", socket.gethostname(), "1"],
         ["more", "1", "missing"],
     ]
 
