@@ -13,7 +13,6 @@ from typing import Any
 from harness.cli.show import WATCH_S, seconds, table
 from harness.dispatch.budget import Used, used
 from harness.dispatch.placement import Place
-from harness.errors import StoreError
 from harness.plan import Plan
 from harness.store import RunFolder, State, Store
 
@@ -87,7 +86,7 @@ def _standing(folder: RunFolder, name: tuple[str, str], primary: str, place: Pla
         return Standing(folder.id, arm, seed, State.MISSING)
     attempts = folder.attempts.all()
     host = attempts[-1].start.host if attempts else ""
-    state, at = _state(folder, place), _progress(folder)
+    state, at = _state(folder, place), folder.read_progress()
     running = state == State.RUNNING
     return Standing(
         folder.id,
@@ -120,13 +119,6 @@ def _state(folder: RunFolder, place: Place | None) -> str:
         return f"{state}: {failure.cause}: {failure.message}"
     ends = [attempt.end for attempt in folder.attempts.all() if attempt.end is not None]
     return f"{state} ({ends[-1].cause})" if state is State.INTERRUPTED and ends else state
-
-
-def _progress(folder: RunFolder) -> dict[str, Any]:
-    try:
-        return folder.read_progress()
-    except StoreError:  # it only says where the run is
-        return {}
 
 
 def _step(folder: RunFolder, state: str, at: Mapping[str, Any]) -> str:
