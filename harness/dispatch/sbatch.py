@@ -6,12 +6,16 @@ has accepted it, and one that is adopted after a crash runs like any other.
 
 from __future__ import annotations
 
+import os
 import shlex
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from submitit import SlurmExecutor
+from submitit.helpers import clean_env
 
 from harness.dispatch.scheduler import Batch
 
@@ -31,6 +35,19 @@ class ArrayExecutor(SlurmExecutor):
     def _make_submission_command(self, submission_file_path: Path) -> list[str]:
         limit = ["timeout", str(self._timeout_s)] if shutil.which("timeout") else []
         return [*limit, "sbatch", str(submission_file_path)]
+
+
+@contextmanager
+def outside_of_jobs() -> Iterator[None]:
+    """From inside a job, sbatch would take over that job's options; which cluster it speaks to stays."""
+    cluster = os.environ.get("SLURM_CONF")
+    with clean_env():
+        if cluster is not None:
+            os.environ["SLURM_CONF"] = cluster
+        try:
+            yield
+        finally:
+            os.environ.pop("SLURM_CONF", None)
 
 
 def executor(batch: Batch, timeout_s: int) -> ArrayExecutor:

@@ -86,12 +86,11 @@ class Slurm:
     def submit(self, batch: Batch) -> str:
         """Submit an array; returns its id."""
         from submitit.core.utils import FailedJobError, FailedSubmissionError
-        from submitit.helpers import clean_env
 
-        from harness.dispatch.sbatch import executor
+        from harness.dispatch.sbatch import executor, outside_of_jobs
 
         try:
-            with clean_env():  # from inside a job, sbatch would take over that job's options
+            with outside_of_jobs():
                 return executor(batch, SUBMIT_TIMEOUT_S).submit_array_of(batch)
         except FailedSubmissionError as error:
             raise UnsureError(f"sbatch gave no job id ({error})", where=batch.name) from error
