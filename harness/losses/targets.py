@@ -1,4 +1,4 @@
-"""What a frozen teacher says the target is, without holding an N x M tensor.
+"""What a frozen teacher says the target is, without holding an N x M tensor; but a transport plan is held.
 
 A target enters a softmax loss only through <target, z> = t <I_i, sum_j target_ij T_j>: what is needed is the target's
 mean of the other side's features. For a softmax target that is attention with the teacher's features as queries and
@@ -7,7 +7,7 @@ keys and the student's as values.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -16,7 +16,7 @@ from torch.autograd.function import once_differentiable
 
 from harness.losses.chunked import Pairs, Sweep, exclude, merge_log_sums, precise, product, scores
 
-__all__ = ["Affinity", "mean_captions", "soft_mean", "transport_bias", "weighted_mean"]
+__all__ = ["Affinity", "Plan", "mean_captions", "plan_mean", "soft_mean", "transport_plans", "weighted_mean"]
 
 
 @dataclass(frozen=True)
@@ -73,84 +73,137 @@ def weighted_mean(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
     return total / (len(key) + query @ key.sum(0))[:, None]
 
 
-def soft_mean(
-    affinity: tuple[Tensor, Tensor, float],
-    value: Tensor,
-    sweep: Sweep,
-    key_bias: Tensor | None = None,
-    excluded: Pairs | None = None,
-) -> Tensor:
-    """sum_j softmax_j(scale <query_i, key_j> + key_bias_j) value_j: [A, d], differentiable in `value`.
+def soft_mean(affinity: tuple[Tensor, Tensor, float], value: Tensor, sweep: Sweep) -> Tensor:
+    """sum_j softmax_j(scale <query_i, key_j>) value_j: [A, d], differentiable in `value`.
 
     Args:
         affinity: query [A, e], key [B, e] and scale; frozen.
         value: [B, d].
         sweep: ranks and strip size.
-        key_bias: [B].
-        excluded: (queries [P], keys [P]) of probability zero; a query with nothing left gets a zero mean.
     """
-    query, key, scale = affinity
-    bias = value.new_zeros(len(key), dtype=precise(value.dtype)) if key_bias is None else key_bias
-    none = torch.empty(0, dtype=torch.long, device=value.device)
-    keys, queries = excluded[::-1] if excluded else (none, none)
-    order = queries.argsort(stable=True)
-    return _SoftMean.apply(value, (query, key, scale, bias), (keys[order], queries[order]), sweep)  # type: ignore[no-any-return]
+    return _SoftMean.apply(value, affinity, sweep)  # type: ignore[no-any-return]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A transport plan exp(logits + of_image_i + of_text_j) between images and captions."""
+
+    logits: Tensor
+    """[M / ranks, N] of this rank's share of the captions: it is iterated on, so it is held."""
+    of_image: Tensor
+    """[N]."""
+    of_text: Tensor
+    """[M]."""
+
+    def strip(self, strip: slice, sweep: Sweep) -> Tensor:
+        """The plan of some captions [c, N]."""
+        logits = self.logits[_held(strip, len(self.of_text), sweep)]
+        return (logits + self.of_image).add_(self.of_text[strip, None]).exp_()
+
+
+@torch.no_grad()
+def transport_plans(
+    affinity: Affinity, entropy: float, iterations: int, barred: Pairs, sweep: Sweep
+) -> tuple[Plan, Plan]:
+    """Sinkhorn's plans (Cuturi, NeurIPS 2013) with equal masses: one whose images sum to 1, one whose captions do.
+
+    As OTTER's code has them: each of `iterations` normalises the one's images and then captions, the other's captions
+    and then images, and at the end the one's images, the other's captions are normalised once more. In the log domain.
+
+    Args:
+        affinity: of N images and M captions.
+        entropy: the regularisation lambda.
+        iterations: how many.
+        barred: pairs (images [P], captions [P]) without mass.
+        sweep: ranks and strip size.
+    """
+    order = barred[1].argsort(stable=True)
+    pairs = (barred[0][order], barred[1][order])
+    start, stop = sweep.ranks.share(len(affinity.text))
+    logits = torch.empty(stop - start, len(affinity.image), dtype=precise(affinity.text.dtype), device=order.device)
+    for strip in sweep.strips(affinity.image, affinity.text):
+        part = exclude(scores(affinity.image, affinity.text[strip], 1 / entropy), strip, pairs)
+        logits[_held(strip, len(affinity.text), sweep)] = part
+    plans = []
+    for images_first in (True, False):
+        plan = Plan(logits, logits.new_zeros(logits.shape[1]), logits.new_zeros(len(affinity.text)))
+        for half in range(2 * iterations + 1):
+            plan = _balanced(plan, images=(half % 2 == 0) == images_first, sweep=sweep)
+        plans.append(plan)
+    return plans[0], plans[1]
+
+
+def plan_mean(plan: Plan, value: Tensor, sweep: Sweep, of_images: bool) -> Tensor:
+    """For every image the plan's mean of the captions' `value` [M, d], or for every caption that of the images' [N, d].
+
+    Differentiable in `value`.
+    """
+    return _PlanMean.apply(value, plan, sweep, of_images)  # type: ignore[no-any-return]
+
+
+def _held(strip: slice, captions: int, sweep: Sweep) -> slice:
+    """Where a rank's logits hold a strip of the captions."""
+    first = sweep.ranks.share(captions)[0]
+    return slice(strip.start - first, strip.stop - first)
+
+
+def _balanced(plan: Plan, images: bool, sweep: Sweep) -> Plan:
+    """The plan with each image's, or each caption's, sum made 1."""
+    of_text = torch.zeros_like(plan.of_text)
+    sums = torch.full_like(plan.of_image, -torch.inf)
+    for strip in sweep.strips(plan.of_image, plan.of_text):
+        logits = plan.logits[_held(strip, len(of_text), sweep)]
+        if images:
+            sums = torch.logaddexp(sums, (logits + plan.of_text[strip, None]).logsumexp(0))
+        else:
+            of_text[strip] = -(logits + plan.of_image).logsumexp(1)
+    if images:
+        return replace(plan, of_image=-merge_log_sums(sums, sweep.ranks))
+    return replace(plan, of_text=sweep.ranks.add(of_text))
 
 
 class _SoftMean(torch.autograd.Function):
     @staticmethod
-    def forward(
-        ctx: Any, value: Tensor, affinity: tuple[Tensor, Tensor, float, Tensor], excluded: Pairs, sweep: Sweep
-    ) -> Tensor:
-        ctx.affinity, ctx.excluded, ctx.sweep = affinity, excluded, sweep
-        ctx.shape, ctx.dtype = value.shape, value.dtype
-        mean = torch.zeros(len(affinity[0]), value.shape[1], dtype=precise(value.dtype), device=value.device)
-        for strip in sweep.strips(affinity[1], affinity[0]):
-            mean[strip] = product(_weights(affinity, strip, excluded).to(value.dtype), value)
+    def forward(ctx: Any, value: Tensor, affinity: tuple[Tensor, Tensor, float], sweep: Sweep) -> Tensor:
+        ctx.affinity, ctx.sweep, ctx.shape, ctx.dtype = affinity, sweep, value.shape, value.dtype
+        query, key, scale = affinity
+        mean = torch.zeros(len(query), value.shape[1], dtype=precise(value.dtype), device=value.device)
+        for strip in sweep.strips(key, query):
+            mean[strip] = product(scores(key, query[strip], scale).softmax(1).to(value.dtype), value)
         return sweep.ranks.add(mean)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        query, key, scale = ctx.affinity
         grad = torch.zeros(ctx.shape, dtype=grads[0].dtype, device=grads[0].device)
-        for strip in ctx.sweep.strips(ctx.affinity[1], ctx.affinity[0]):
-            weights = _weights(ctx.affinity, strip, ctx.excluded).to(ctx.dtype)
+        for strip in ctx.sweep.strips(key, query):
+            weights = scores(key, query[strip], scale).softmax(1).to(ctx.dtype)
             grad += product(weights.t(), grads[0][strip].to(ctx.dtype))
-        return ctx.sweep.ranks.add(grad).to(ctx.dtype), None, None, None
+        return ctx.sweep.ranks.add(grad).to(ctx.dtype), None, None
 
 
-def _weights(affinity: tuple[Tensor, Tensor, float, Tensor], strip: slice, excluded: Pairs) -> Tensor:
-    """The softmax over keys [q, B] of a strip of queries."""
-    query, key, scale, bias = affinity
-    logits = exclude(scores(key, query[strip], scale).add_(bias), strip, excluded)
-    normaliser = logits.logsumexp(1, keepdim=True)
-    return (logits - torch.where(normaliser == -torch.inf, torch.inf, normaliser)).exp_()
+class _PlanMean(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, value: Tensor, plan: Plan, sweep: Sweep, of_images: bool) -> Tensor:
+        ctx.plan, ctx.sweep, ctx.of_images, ctx.dtype = plan, sweep, of_images, value.dtype
+        return _through(plan, value, sweep, of_images)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        grad = _through(ctx.plan, grads[0].to(ctx.dtype), ctx.sweep, not ctx.of_images)
+        return grad.to(ctx.dtype), None, None, None
 
 
-@torch.no_grad()
-def transport_bias(affinity: tuple[Tensor, Tensor, float], iterations: int, excluded: Pairs, sweep: Sweep) -> Tensor:
-    """Sinkhorn's column potential v [B]: softmax_b(scale <rows_a, cols_b> + v_b) are the rows of the transport plan.
-
-    Each iteration normalises the rows and then the columns to equal mass (Cuturi, NeurIPS 2013), in the log domain;
-    the plan's rows are normalised once more by the softmax. Rows and columns are uniform.
-
-    Args:
-        affinity: rows [A, e], cols [B, e] and scale 1/lambda.
-        iterations: how many.
-        excluded: (rows [P], cols [P]) without mass.
-        sweep: ranks and strip size.
-    """
-    rows, cols, scale = affinity
-    order = excluded[1].argsort(stable=True)
-    barred = (excluded[0][order], excluded[1][order])
-    potential = torch.zeros(len(cols), dtype=precise(cols.dtype), device=cols.device)
-    row_sums = potential.new_zeros(len(rows))
-    for iteration in range(iterations + 1):
-        sums = torch.full_like(row_sums, -torch.inf)
-        for strip in sweep.strips(rows, cols):
-            logits = exclude(scores(rows, cols[strip], scale), strip, barred)
-            if iteration:
-                potential[strip] = -(logits - row_sums).logsumexp(1)
-            sums = torch.logaddexp(sums, (logits + potential[strip, None]).logsumexp(0))
-        row_sums = merge_log_sums(sums, sweep.ranks)
-    return sweep.ranks.add(potential)
+def _through(plan: Plan, value: Tensor, sweep: Sweep, to_images: bool) -> Tensor:
+    """The plan times the captions' `value` [M, d]: [N, d]; or transposed, times the images' [N, d]: [M, d]."""
+    length = len(plan.of_image) if to_images else len(plan.of_text)
+    total = torch.zeros(length, value.shape[1], dtype=precise(value.dtype), device=value.device)
+    for strip in sweep.strips(plan.of_image, plan.of_text):
+        weights = plan.strip(strip, sweep).to(value.dtype)
+        if to_images:
+            total += product(weights.t(), value[strip])
+        else:
+            total[strip] = product(weights, value)
+    return sweep.ranks.add(total)

@@ -7,7 +7,7 @@ from torch import Tensor
 from harness.losses.base import Logs, Objective, PairBatch, Positives
 from harness.losses.chunked import Sweep
 from harness.losses.softmax import Terms, contrast
-from harness.losses.targets import Affinity, mean_captions, soft_mean, transport_bias, weighted_mean
+from harness.losses.targets import Affinity, mean_captions, plan_mean, soft_mean, transport_plans, weighted_mean
 from harness.spec.loss import CWCL, OTTER, SoftTeacher
 
 __all__ = ["CWCLObjective", "OTTERObjective", "SoftTeacherObjective"]
@@ -80,18 +80,14 @@ class OTTERObjective(Objective):
         affinity = Affinity.sum(parts)
         sides = contrast(batch.image, batch.text, truth, scale, self.sweep)
         hard = sides.terms(*sides.cross_entropy(*sides.mean_scores()))
-        of_image = self._plan_mean(affinity.image, affinity.text, batch.text, (truth.rows, truth.cols))
-        of_text = self._plan_mean(affinity.text, affinity.image, batch.image, (truth.cols, truth.rows))
+        plans = transport_plans(affinity, self.entropy, self.iterations, (truth.rows, truth.cols), self.sweep)
+        of_image = plan_mean(plans[0], batch.text, self.sweep, of_images=True)
+        of_text = plan_mean(plans[1], batch.image, self.sweep, of_images=False)
         soft = sides.cross_entropy(*_target_scores(batch, scale, of_image, of_text))
         return {
             "ground_truth": self.alpha * (hard["image_to_text"] + hard["text_to_image"]),
             "transport": (1 - self.alpha) * (soft[0].mean() + soft[1].mean()) / 2,
         }, {}
-
-    def _plan_mean(self, rows: Tensor, cols: Tensor, value: Tensor, own: tuple[Tensor, Tensor]) -> Tensor:
-        """The mean of `value` [B, d] under each row of the plan between `rows` [A, f] and `cols` [B, f]."""
-        bias = transport_bias((rows, cols, 1 / self.entropy), self.iterations, own, self.sweep)
-        return soft_mean((rows, cols, 1 / self.entropy), value, self.sweep, key_bias=bias, excluded=own)
 
 
 def _teacher(batch: PairBatch) -> tuple[Tensor, Tensor]:
