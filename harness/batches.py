@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import tee
 
 import numpy as np
@@ -18,7 +18,7 @@ from harness.data.order import epoch_order
 from harness.features import TeacherFeatures
 from harness.losses import PairBatch
 from harness.mining import grouped_order
-from harness.models import Towers
+from harness.models import Towers, token_mask
 from harness.spec.batches import GroupedBatches, RandomBatches
 from harness.spec.experiment import Experiment
 
@@ -45,14 +45,18 @@ class Batch:
     """[M, e]"""
 
     def pairs(self, image: Tensor, text: Tensor) -> PairBatch:
-        """The batch with the student's features of its images [N, d] and captions [M, d]."""
+        """The batch with the student's features of its images [N, d] and captions [M, d].
+
+        For losses on tokens [N, 1 + p, d] and [M, 1 + L, d]: those of the tokens follow that of the whole.
+        """
 
         def there(values: npt.NDArray[np.int64] | npt.NDArray[np.bool_]) -> Tensor:
             return torch.from_numpy(np.ascontiguousarray(values)).to(image.device)
 
-        return PairBatch(
-            image=image,
-            text=text,
+        whole = (image[:, 0], text[:, 0]) if image.ndim == 3 else (image, text)
+        pairs = PairBatch(
+            image=whole[0],
+            text=whole[1],
             owner=there(self.chosen.owner),
             slot=there(self.chosen.slot),
             is_raw=there(self.chosen.is_raw),
@@ -60,6 +64,10 @@ class Batch:
             teacher_text=None if self.teacher_text is None else self.teacher_text.to(image.device),
             epoch=self.epoch,
         )
+        if image.ndim == 2:
+            return pairs
+        mask = token_mask(self.tokens).to(image.device)
+        return replace(pairs, image_tokens=image[:, 1:], text_tokens=text[:, 1:], text_mask=mask)
 
 
 class BatchSource:

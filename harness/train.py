@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -33,6 +33,18 @@ class Student:
     objective: Objective
     optimiser: torch.optim.AdamW
     device: torch.device
+
+    @property
+    def encoders(self) -> tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]]:
+        """What makes features of images and of texts: of their tokens too, where the objective compares these.
+
+        Raises:
+            ModelError: the towers give no token features.
+        """
+        if not self.objective.needs_tokens:
+            return self.towers.encode_image, self.towers.encode_text
+        self.towers.require_tokens()
+        return self.towers.encode_image_tokens, self.towers.encode_text_tokens
 
     @property
     def parts(self) -> dict[str, Any]:
@@ -70,6 +82,7 @@ class Trainer:
     def __init__(self, train: Train, student: Student, source: BatchSource, miner: Miner | None, *, seed: int) -> None:
         self._train, self._student, self._source, self._miner = train, student, source, miner
         self._seed = seed
+        self._encode_image, self._encode_text = student.encoders
         self.steps = train.duration.steps(samples_per_epoch=len(source.dataset), global_batch_size=source.batch_size)
         self._warmup = train.warmup.steps(samples_per_epoch=len(source.dataset), global_batch_size=source.batch_size)
 
@@ -120,8 +133,8 @@ class Trainer:
         student = self._student
         torch.manual_seed((self._seed << 32) + step)  # dropout and its kin
         with torch.autocast(student.device.type, torch.bfloat16, enabled=self._train.precision == "bfloat16"):
-            image = student.towers.encode_image(batch.images.to(student.device, non_blocking=True))
-            text = student.towers.encode_text(batch.tokens.to(student.device, non_blocking=True))
+            image = self._encode_image(batch.images.to(student.device, non_blocking=True))
+            text = self._encode_text(batch.tokens.to(student.device, non_blocking=True))
         pairs = batch.pairs(image, text)
         return self._miner(pairs, batch) if self._miner else (pairs, {})
 

@@ -161,6 +161,7 @@ class Objective(nn.Module, ABC):
     def __init__(self, spec: LossSpec, sweep: Sweep) -> None:
         super().__init__()
         self.sweep = sweep
+        self.needs_tokens = spec.needs_tokens
         self.max_log_scale = math.inf if spec.max_logit_scale is None else math.log(spec.max_logit_scale)
         start = torch.tensor(math.log(spec.logit_scale), dtype=torch.float32)
         self.log_scale = nn.Parameter(start, requires_grad=spec.learn_logit_scale)

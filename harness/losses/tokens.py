@@ -23,17 +23,21 @@ _STRIP_ELEMENTS = 2**24
 class FILIPObjective(Objective):
     """FILIP (Yao et al., ICLR 2022): CLIP's loss on token-wise similarities.
 
-    s^I_ij = mean over i's patches of the best matching token of j; s^T_ij = mean over j's tokens of the best matching
-    patch of i. Images are contrasted by s^I, captions by s^T; padding takes no part.
+    s^I_ij = mean over i's tokens of the best matching token of j; s^T_ij = mean over j's tokens of the best matching
+    one of i. Images are contrasted by s^I, captions by s^T; padding takes no part. An image's tokens are its patches
+    and, with `class_token`, its pooled feature, as a caption's end of text, its pooled feature, is one of its tokens.
     """
 
     def __init__(self, spec: FILIP, sweep: Sweep) -> None:
         super().__init__(spec, sweep)
+        self.class_token = spec.class_token
 
     def _terms(self, batch: PairBatch, scale: Tensor) -> tuple[Terms, Logs]:
         image, text, mask = batch.image_tokens, batch.text_tokens, batch.text_mask
         if image is None or text is None or mask is None:
             raise ValueError("filip needs image tokens, text tokens and their mask")
+        if self.class_token:
+            image = torch.cat([batch.image[:, None], image], dim=1)
         image, text = image.to(scale.dtype), text.to(scale.dtype)
         size = self.sweep.chunk or max(1, _STRIP_ELEMENTS // (image.shape[0] * image.shape[1] * text.shape[1]))
         strips = zip(torch.split(text, size), torch.split(mask, size), strict=True)
@@ -65,7 +69,7 @@ class DreamLIPObjective(Objective):
             raise ValueError("dreamlip needs image tokens")
         slots = [clip_terms(batch.image, text, own, scale, self.sweep) for text, own in batch.squares()]
         patches, text = batch.image_tokens.to(scale.dtype), batch.text.to(scale.dtype)
-        threshold = 1 / patches.shape[1] if self.threshold is None else self.threshold
+        threshold = 1 / patches.shape[1] if self.threshold == "uniform" else self.threshold
         size = self.sweep.chunk or max(1, _STRIP_ELEMENTS // (patches.shape[1] * patches.shape[2]))
         strips = zip(torch.split(text, size), torch.split(batch.owner, size), strict=True)
         grouped = [checkpoint(_grouped, patches, *strip, threshold, use_reentrant=False) for strip in strips]

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
 from harness.errors import ModelError
+from harness.models.dense import image_tokens, padded, text_tokens, why_no_tokens
 from harness.models.tokens import TokenCache
 from harness.spec.explain import nearest
 from harness.spec.model import Model, shipped_names
@@ -82,6 +83,34 @@ class Towers(nn.Module):
         place = torch.empty(len(distinct), dtype=torch.long, device=tokens.device)
         place[torch.cat([group for _, group in groups])] = torch.arange(len(distinct), device=tokens.device)
         return F.normalize(encoded.float(), dim=-1)[place[row]]
+
+    def encode_image_tokens(self, images: Tensor) -> Tensor:
+        """Unit features of images and of their p patches, [N, 1 + p, d]; the first is that of `encode_image`."""
+        images = images.contiguous(memory_format=torch.channels_last)
+        return F.normalize(image_tokens(self.model.visual, images).float(), dim=-1)
+
+    def encode_text_tokens(self, tokens: Tensor) -> Tensor:
+        """Unit features of texts and of their tokens, [M, 1 + L, d]; the first is that of `encode_text`.
+
+        Features of padding (`dense.token_mask`) are zero or without meaning.
+        """
+        model, positions = self.model, 1 + tokens.shape[1]
+        assert isinstance(model, CLIP)
+        if not self.trims:
+            return padded(text_tokens(model, tokens), positions)
+        groups = length_groups(tokens.argmax(dim=1) + 1, tokens.shape[1])
+        encoded = [padded(text_tokens(model, tokens[group, :length]), positions) for length, group in groups]
+        return torch.cat(encoded)[torch.cat([group for _, group in groups]).argsort()]
+
+    def require_tokens(self) -> None:
+        """Make sure that the towers give token features.
+
+        Raises:
+            ModelError: they don't.
+        """
+        if why := why_no_tokens(self.model):
+            fix = "take a ViT of open_clip's own, such as ViT-B-16, or another loss"
+            raise ModelError(f"{self.name} gives no token features to a loss on tokens: {why}", where="model", fix=fix)
 
 
 def length_groups(lengths: Tensor, context: int) -> list[tuple[int, Tensor]]:

@@ -85,7 +85,13 @@ class Experiment(Spec):
         _check_batches(self.train)
         mined, taught = self.mining.kind != "none", self.teacher is not None
         try:
-            check_loss(self.loss, captions_per_image=self.captions.per_image, has_teacher=taught, mined=mined)
+            check_loss(
+                self.loss,
+                captions_per_image=self.captions.per_image,
+                has_teacher=taught,
+                mined=mined,
+                has_tokens=self.model.may_give_tokens,
+            )
         except SpecError as error:
             raise ValueError(str(error)) from error
         return self

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, WithJsonSchema, model_validator
 
 from harness.errors import SpecError
 from harness.spec.base import Spec
@@ -36,6 +36,18 @@ __all__ = [
 Positive = Annotated[float, Field(gt=0)]
 Weight = Annotated[float, Field(ge=0)]
 Share = Annotated[float, Field(ge=0, le=1)]
+
+
+def _none_where_off(value: Any) -> Any:
+    return None if value == "off" else value
+
+
+Clamp = Annotated[
+    Positive | None,
+    BeforeValidator(_none_where_off),
+    WithJsonSchema({"anyOf": [{"exclusiveMinimum": 0, "type": "number"}, {"const": "off", "type": "string"}]}),
+]
+"""A positive bound, or `"off"`, as files write None: TOML has no null."""
 _CLIP_SCALE = 1 / 0.07
 
 
@@ -53,8 +65,8 @@ class LossSpec(Spec):
     """Start value of the factor t = 1/tau on cosines."""
     learn_logit_scale: bool = True
     """Train the factor; off keeps it at its start value."""
-    max_logit_scale: Positive | None = 100.0
-    """The factor is clamped to this after each step; null does not clamp it."""
+    max_logit_scale: Clamp = 100.0
+    """The factor is clamped to this after each step; `"off"` does not clamp it."""
 
     @model_validator(mode="after")
     def _starts_under_the_clamp(self) -> LossSpec:
@@ -105,8 +117,8 @@ class SigmoidSpec(LossSpec):
 
     logit_scale: Positive = 10.0
     """Start value of the factor t = 1/tau on cosines."""
-    max_logit_scale: Positive | None = None
-    """The factor is clamped to this after each step; null does not clamp it."""
+    max_logit_scale: Clamp = None
+    """The factor is clamped to this after each step; `"off"`, the default, does not clamp it."""
     logit_bias: float | Literal["calibrated"] = "calibrated"
     """Start value of b; "calibrated" puts it where the loss has slope zero in b on the first batches."""
     learn_logit_bias: bool = True
@@ -277,6 +289,10 @@ class FILIP(LossSpec):
     needs_tokens: ClassVar[bool] = True
     uses_mining: ClassVar[bool] = False
 
+    class_token: bool = True
+    """The pooled image feature is one of an image's tokens, as the end of text is one of a caption's. Off, only
+    patches are, and towers that pool by a class token are measured by one that was never trained."""
+
 
 class DreamLIP(LossSpec):
     """Multi-positive CLIP with captions grouped to patches (Zheng et al., ECCV 2024)."""
@@ -287,8 +303,9 @@ class DreamLIP(LossSpec):
 
     local_weight: Weight = 1.0
     """Weight of the loss between a caption and the patches grouped to it."""
-    threshold: Share | None = 0.0
-    """Patches with a min-max normalised similarity under this are not in a caption's group; null: 1/patches."""
+    threshold: Share | Literal["uniform"] = 0.0
+    """Patches with a min-max normalised similarity under this are not in a caption's group; `"uniform"` is their
+    uniform weight, 1/patches."""
 
 
 Loss = Annotated[
@@ -332,9 +349,9 @@ def check_loss(
     if loss.needs_teacher and not has_teacher:
         raise SpecError(f"{loss.kind} needs a teacher", where="loss", fix="name one under teacher")
     if loss.needs_tokens and not has_tokens:
-        what = f"{loss.kind} needs token features and the model's towers give pooled ones only"
-        raise SpecError(what, where="loss", fix="take a model with token features, or another loss")
-    if mined and not loss.uses_mining:
+        what = f"{loss.kind} compares tokens, and the model's towers give pooled features only"
+        raise SpecError(what, where="loss", fix="take a vision transformer, such as tiny-vit or ViT-B-16")
+    if mined and not (loss.uses_mining and (loss.kind != "soft_teacher" or loss.weight < 1)):
         fix = "take the mining out, or take multi_positive_sigmoid, soft_target_infonce or supcon_out"
         raise SpecError(f"{loss.kind} has no place for mined positives", where="loss", fix=fix)
     _check_captions(loss, captions_per_image)

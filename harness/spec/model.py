@@ -53,6 +53,14 @@ class Model(Spec):
         """The configuration to build from: one's own or one that ships; None leaves it to open_clip by name."""
         return self.config or shipped_config(self.name)
 
+    @property
+    def may_give_tokens(self) -> bool:
+        """False where the towers surely give pooled features only; building the model knows for sure."""
+        if (architecture := self.architecture()) is None:
+            return not self.name.startswith("RN")
+        vision = architecture.get("vision_cfg", {})
+        return isinstance(vision.get("layers"), int) and "timm_model_name" not in vision
+
     def irrelevant(self) -> frozenset[str]:
         """The name of what is built from a configuration: it is only a label then."""
         return frozenset({"name"} if self.architecture() else ())

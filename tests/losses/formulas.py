@@ -289,8 +289,17 @@ def align_uniform(batch: PairBatch, t: Tensor, b: Tensor) -> Tensor:
 
 
 def filip(batch: PairBatch, t: Tensor, b: Tensor) -> Tensor:
-    patches, tokens, mask = batch.image_tokens, batch.text_tokens, batch.text_mask
-    assert patches is not None
+    assert batch.image_tokens is not None
+    return _filip(torch.cat([batch.image[:, None], batch.image_tokens], dim=1), batch, t)
+
+
+def filip_patches(batch: PairBatch, t: Tensor, b: Tensor) -> Tensor:
+    assert batch.image_tokens is not None
+    return _filip(batch.image_tokens, batch, t)
+
+
+def _filip(patches: Tensor, batch: PairBatch, t: Tensor) -> Tensor:
+    tokens, mask = batch.text_tokens, batch.text_mask
     assert tokens is not None
     assert mask is not None
     images, texts = range(len(patches)), range(len(tokens))

@@ -8,9 +8,11 @@ from dataclasses import replace
 import pytest
 import torch
 from open_clip.loss import ClipLoss, SigLipLoss
+from pydantic import TypeAdapter
 
 from harness.errors import SpecError
 from harness.losses import PairBatch, Positives, build_objective
+from harness.spec.experiment import Experiment
 from harness.spec.loss import (
     ALIP,
     FILIP,
@@ -22,6 +24,7 @@ from harness.spec.loss import (
     MultiPositiveSigmoid,
     Sigmoid,
     SoftTargetInfoNCE,
+    SoftTeacher,
     SupConIn,
     SupConOut,
     check_loss,
@@ -224,12 +227,13 @@ def test_mafa_smooths_from_its_epoch_on() -> None:
         (InfoNCE(), 1, True, "no place for mined"),
         (OTTER(), 1, False, "needs a teacher"),
         (ALIP(), 1, False, "one raw and one synthetic"),
-        (FILIP(), 1, False, "needs token features"),
+        (FILIP(), 1, False, "compares tokens"),
+        (SoftTeacher(), 1, True, "no place for mined"),
     ],
 )
 def test_losses_refuse_what_they_cannot_use(loss: Loss, captions: int, mined: bool, message: str) -> None:
     with pytest.raises(SpecError, match=message):
-        check_loss(loss, captions_per_image=captions, has_teacher=False, mined=mined)
+        check_loss(loss, captions_per_image=captions, has_teacher=loss.kind != "otter", mined=mined)
 
 
 def test_losses_take_what_they_can_use() -> None:
@@ -237,6 +241,16 @@ def test_losses_take_what_they_can_use() -> None:
     check_loss(MultiPositiveSigmoid(), captions_per_image=5, has_teacher=True, mined=True)
     check_loss(ALIP(), captions_per_image=2, has_teacher=False)
     check_loss(FILIP(), captions_per_image=1, has_teacher=False, has_tokens=True)
+
+
+@pytest.mark.parametrize("written", ["off", None])
+def test_the_clamp_can_be_switched_off(written: str | None) -> None:
+    spec = TypeAdapter(Loss).validate_python({"kind": "infonce", "max_logit_scale": written, "logit_scale": 500})
+    assert spec.max_logit_scale is None
+    assert Experiment.model_validate(Experiment(loss=spec).model_dump(mode="json")).loss == spec
+    objective = build_objective(spec)
+    objective.clamp_()
+    assert float(dict(objective.named_parameters())["log_scale"].exp()) == pytest.approx(500)
 
 
 def test_specs_refuse_impossible_temperatures() -> None:

@@ -1,0 +1,67 @@
+"""Features of single tokens, as FILIP and DreamLIP compare them, from open_clip's transformers.
+
+Every function gives the pooled feature and the tokens' in one tensor, the pooled one first. So whoever splits, gathers
+or sends gradients through features need not know of tokens.
+"""
+
+from __future__ import annotations
+
+import torch
+from open_clip.model import CLIP
+from open_clip.transformer import VisionTransformer
+from torch import Tensor, nn
+from torch.nn import functional as F  # noqa: N812
+
+__all__ = ["image_tokens", "text_tokens", "token_mask", "why_no_tokens"]
+
+
+def why_no_tokens(model: nn.Module) -> str | None:
+    """What keeps a model from giving features of its tokens in the space of the pooled ones; None where nothing does.
+
+    A ResNet's attention pool mixes its grid into one feature and is trained for nothing else.
+    """
+    if not isinstance(model, CLIP):
+        return "its text tower is none of CLIP's"
+    visual = model.visual
+    if not isinstance(visual, VisionTransformer):
+        return "its image tower is no vision transformer of open_clip's own"
+    if visual.attn_pool is not None or visual.proj is None or visual.pool_type == "none":
+        return "its image tower does not project the mean of its tokens or its class token"
+    return None if model.text_pool_type == "argmax" else "its text tower does not pool at the end of the text"
+
+
+def token_mask(tokens: Tensor) -> Tensor:
+    """Which token ids [M, L] are no padding, bool: all up to the end of the text, the largest id."""
+    return torch.arange(tokens.shape[1], device=tokens.device) <= tokens.argmax(dim=1, keepdim=True)
+
+
+def image_tokens(visual: VisionTransformer, images: Tensor) -> Tensor:
+    """[N, 3, H, W] -> [N, 1 + p, d]: the pooled feature and those of the patches, not normalised.
+
+    Patches pass the last layer norm and the projection as the class token does.
+    """
+    output = visual.forward_intermediates(images, indices=1, normalize_intermediates=True, output_fmt="NLC")
+    patches = output["image_intermediates"][0] @ visual.proj
+    return torch.cat([output["image_features"][:, None], patches], dim=1)
+
+
+def text_tokens(model: CLIP, tokens: Tensor) -> Tensor:
+    """[M, L] -> [M, 1 + L, d]: the pooled feature and those of all positions, not normalised; L may be cut short.
+
+    As `CLIP.encode_text` of open_clip 3.3, which keeps the last position of a text alone.
+    """
+    length, cast = tokens.shape[1], model.transformer.get_cast_dtype()
+    hidden = model.token_embedding(tokens).to(cast) + model.positional_embedding[:length].to(cast)
+    mask = None if model.attn_mask is None else model.attn_mask[:length, :length]
+    hidden = model.ln_final(model.transformer(hidden, attn_mask=mask))
+    if isinstance(model.text_projection, nn.Linear):
+        hidden = model.text_projection(hidden)
+    elif model.text_projection is not None:
+        hidden = hidden @ model.text_projection
+    ends = hidden[torch.arange(len(tokens), device=tokens.device), tokens.argmax(dim=1)]
+    return torch.cat([ends[:, None], hidden], dim=1)
+
+
+def padded(features: Tensor, positions: int) -> Tensor:
+    """Unit rows of features [M, l, d], with zeros up to `positions` [M, positions, d]."""
+    return F.pad(F.normalize(features.float(), dim=-1), (0, 0, 0, positions - features.shape[1]))
