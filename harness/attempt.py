@@ -90,7 +90,7 @@ class Attempt:
     def evaluate(self) -> None:
         """Measure the trained model on every set and write the record: the run is done."""
         begun = time.monotonic()
-        evaluations = self.measuring.measured(self.experiment.evaluation.sets, self.folder.outcomes)
+        evaluations = self.measuring.measured(self.experiment.evaluation.references, self.folder.outcomes)
         self.folder.finish(self._record(evaluations, time.monotonic() - begun))
         self.folder.checkpoint.unlink(missing_ok=True)
 

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from harness.errors import DataError
 from harness.plan import Plan
+from harness.request import on_this_machine
 from harness.settings import Settings
+from harness.spec.evaluation import Evaluation
 from harness.spec.experiment import Experiment
+from harness.spec.protocols import parted, set_name
 
 
 def problems(plan: Plan, settings: Settings) -> list[str]:
@@ -21,15 +26,25 @@ def problems(plan: Plan, settings: Settings) -> list[str]:
 
 def _missing_sets(experiment: Experiment, settings: Settings) -> list[str]:
     from harness.data.embedded import embedded_sets
+
+    own, spec = embedded_sets(experiment.data, settings.store / "data"), experiment.evaluation
+    here = on_this_machine(spec, settings.evaluation_root)
+    found = [sentence for reference in here.sets for sentence in _problem(reference, spec, own, settings)]
+    absent = [set_name(reference) for reference in spec.references if reference not in here.sets]
+    if absent:
+        where = settings.evaluation_root or "no evaluation_root in harness.toml"
+        found.append(f"evaluation sets of a suite or protocol ({where}): {', '.join(absent)}; averages have a hole")
+    return found
+
+
+def _problem(reference: str, spec: Evaluation, own: dict[str, Path], settings: Settings) -> list[str]:
     from harness.evaluate.layout import check_templates, describe, locate
 
-    own = embedded_sets(experiment.data, settings.store / "data")
-    found = []
-    for reference in experiment.evaluation.sets:
-        try:
-            if reference not in own:
-                found_at = locate(reference, evaluation_root=settings.evaluation_root, embedded=own)
-                check_templates(describe(found_at), experiment.evaluation)
-        except DataError as error:
-            found.append(str(error))
-    return found
+    name, _ = parted(reference)
+    try:
+        if name not in own:
+            found_at = locate(name, evaluation_root=settings.evaluation_root, embedded=own)
+            check_templates(describe(found_at, split=spec.under(reference).split), spec.under(reference))
+    except DataError as error:
+        return [str(error)]
+    return []

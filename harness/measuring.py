@@ -4,17 +4,24 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import open_clip
 import torch
 
 from harness.data.embedded import embedded_sets
-from harness.evaluate.layout import locate
+from harness.errors import DataError
+from harness.evaluate.cache import FeatureCache, weights_digest
+from harness.evaluate.layout import TRAIN, VALIDATION, locate
+from harness.evaluate.linear_probe import Training
 from harness.evaluate.outcomes import write_outcomes
-from harness.evaluate.run import Evaluator
+from harness.evaluate.run import Evaluator, Job
 from harness.evaluate.sets import EvaluationSet, read_set
 from harness.evaluate.towers import CACHE_BYTES
+from harness.identity import digest
 from harness.models import Towers
 from harness.record import Evaluation
 from harness.request import Request, evaluation_key
+from harness.spec.base import plain
+from harness.spec.protocols import parted, set_name
 
 BATCH = 256
 
@@ -25,7 +32,7 @@ class Measuring:
     def __init__(self, request: Request, towers: Towers, device: torch.device) -> None:
         self._request, self._towers, self._device = request, towers, device
         self._spec = request.experiment.evaluation
-        self._sets: dict[str, EvaluationSet] = {}
+        self._sets: dict[tuple[str, str], EvaluationSet] = {}
         self._repeated: Evaluator | None = None
 
     def prepare(self) -> None:
@@ -34,7 +41,7 @@ class Measuring:
         Raises:
             DataError: a set is missing or damaged.
         """
-        self._evaluator(self._spec.sets, cache_bytes=0)
+        self._evaluator(self._spec.references, cache_bytes=0)
 
     def measured(self, references: tuple[str, ...], outcomes: Path | None = None) -> tuple[Evaluation, ...]:
         """The numbers of every set.
@@ -46,7 +53,7 @@ class Measuring:
         Raises:
             DataError: a set is missing or damaged.
         """
-        results = self._evaluator(references, cache_bytes=0)()
+        results = self._evaluator(references, cache_bytes=0, cache=self._feature_cache())()
         if outcomes is not None:
             for result in results:
                 write_outcomes(outcomes / f"{result.outcomes.set}.parquet", result.outcomes)
@@ -58,21 +65,53 @@ class Measuring:
     def curve(self) -> dict[str, float]:
         """The metrics of the towers as they are now, `set/metric` each; images are decoded the first time only."""
         if self._repeated is None:
-            self._repeated = self._evaluator(self._spec.sets, cache_bytes=CACHE_BYTES)
+            self._repeated = self._evaluator(self._zero_shot(), cache_bytes=CACHE_BYTES)
         return {
             f"{result.evaluation.set}/{name}": metric.value
             for result in self._repeated()
             for name, metric in result.evaluation.metrics.items()
         }
 
-    def _evaluator(self, references: tuple[str, ...], cache_bytes: int) -> Evaluator:
-        sets = [self._read(reference) for reference in references]
-        return Evaluator(self._towers, sets, self._spec, batch_size=BATCH, device=self._device, cache_bytes=cache_bytes)
+    def _zero_shot(self) -> tuple[str, ...]:
+        """Without linear probes, which train a classifier each time."""
+        return tuple(one for one in self._spec.references if parted(one)[1] != "linear_probe")
 
-    def _read(self, reference: str) -> EvaluationSet:
-        if reference not in self._sets:
-            self._sets[reference] = read_set(self._found(reference))
-        return self._sets[reference]
+    def _evaluator(self, references: tuple[str, ...], cache_bytes: int, cache: FeatureCache | None = None) -> Evaluator:
+        jobs = [self._job(reference) for reference in references]
+        return Evaluator(
+            self._towers,
+            jobs,
+            self._spec,
+            batch_size=BATCH,
+            device=self._device,
+            cache_bytes=cache_bytes,
+            cache=cache,
+        )
+
+    def _feature_cache(self) -> FeatureCache:
+        spec, model = self._spec, self._request.experiment.model
+        weights = weights_digest(self._towers.model)
+        place = [self._device.type, torch.__version__, open_clip.__version__]
+        owner = digest([weights, plain(model, False), self._towers.transform_name, spec.precision, place], 32)
+        return FeatureCache(self._request.stored.evaluation_features, owner)
+
+    def _job(self, reference: str) -> Job:
+        name, protocol = parted(reference)
+        spec = self._spec.under(reference)
+        evaluation_set = self._read(name, set_name(reference), spec.split)
+        if protocol != "linear_probe":
+            return Job(evaluation_set, spec)
+        if evaluation_set.task != "zeroshot_classification":
+            fix = "ask for it on sets with one label an image"
+            raise DataError("a linear probe needs a classification set", where=str(evaluation_set.layout.path), fix=fix)
+        validated = (evaluation_set.layout.path / VALIDATION / "nshards.txt").is_file()
+        validation = self._read(name, set_name(reference), VALIDATION) if validated else None
+        return Job(evaluation_set, spec, Training(self._read(name, set_name(reference), TRAIN), validation))
+
+    def _read(self, reference: str, name: str, split: str) -> EvaluationSet:
+        if (reference, split) not in self._sets:
+            self._sets[reference, split] = read_set(self._found(reference), split=split)
+        return self._sets[reference, split].called(name)
 
     def _found(self, reference: str) -> Path:
         own = embedded_sets(self._request.experiment.data, self._request.stored.data)

@@ -45,7 +45,7 @@ class Evaluation(_Part):
 
     set: str
     """Name of the evaluation set, as in `shapes` of the metric `shapes/acc1`."""
-    task: Literal["zeroshot_classification", "zeroshot_retrieval"]
+    task: Literal["zeroshot_classification", "zeroshot_multilabel", "zeroshot_retrieval", "linear_probe"]
     protocol_id: str
     request: str = ""
     """Key of what was asked for (set and options); tells whether a finished run has to be measured again."""

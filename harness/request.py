@@ -13,8 +13,10 @@ from harness.identity import digest
 from harness.record import Record
 from harness.settings import Settings
 from harness.spec.base import plain
-from harness.spec.evaluation import Evaluation, set_name
+from harness.spec.evaluation import ADDRESSING, Evaluation, set_name
 from harness.spec.experiment import Experiment
+from harness.spec.protocols import VARIANTS, parted
+from harness.spec.suites import places
 from harness.store import RunFolder, Store
 
 
@@ -55,9 +57,10 @@ class Request(BaseModel):
         gpu: int | None = None,
     ) -> Request:
         """The request of one planned run on this machine."""
+        present = on_this_machine(experiment.evaluation, settings.evaluation_root)
         return cls(
             run_id=run_id,
-            experiment=experiment,
+            experiment=Experiment.model_validate({**dict(experiment), "evaluation": present}),
             teacher_run=teacher,
             store=settings.store,
             evaluation_root=settings.evaluation_root,
@@ -100,16 +103,36 @@ def shape(experiment: Experiment) -> str:
 
 def evaluation_key(spec: Evaluation, reference: str) -> str:
     """What was asked for one evaluation set: its name and the options that change its numbers."""
-    options = {name: value for name, value in spec.science().items() if name not in ("sets", "every")}
+    options = {name: value for name, value in spec.under(reference).science().items() if name not in ADDRESSING}
     return digest({"set": set_name(reference), "options": options})
 
 
 def missing_sets(spec: Evaluation, record: Record) -> tuple[str, ...]:
     """The evaluation sets that `spec` asks for and a finished run has not been measured on."""
     measured = {evaluation.request for evaluation in record.evaluations}
-    return tuple(reference for reference in spec.sets if evaluation_key(spec, reference) not in measured)
+    return tuple(reference for reference in spec.references if evaluation_key(spec, reference) not in measured)
 
 
 def is_complete(folder: RunFolder, evaluation: Evaluation) -> bool:
     """Whether a run is trained and measured on every set of `evaluation`."""
     return folder.record_file.exists() and not missing_sets(evaluation, folder.record())
+
+
+def on_this_machine(evaluation: Evaluation, evaluation_root: Path | None) -> Evaluation:
+    """`evaluation` with its suites and protocols spelled out, less those of their sets that are not here.
+
+    A set that is stated by its own name stays: where it is missing, that is an error.
+    """
+    references = evaluation.references
+    if references == evaluation.sets:
+        return evaluation
+    found = [one for one in references if one in evaluation.sets or is_here(one, evaluation, evaluation_root)]
+    return Evaluation.model_validate({**dict(evaluation), "sets": tuple(found), "protocols": ()})
+
+
+def is_here(reference: str, evaluation: Evaluation, evaluation_root: Path | None) -> bool:
+    """Whether a set of a suite, with the split and the training part that its protocol needs, is on this machine."""
+    name, protocol = parted(reference)
+    root = evaluation_root or Path()
+    parts = [evaluation.under(reference).split] + ["train"] * bool(protocol and VARIANTS[protocol].probe)
+    return any(all((root / place / part / "nshards.txt").is_file() for part in parts) for place in places(name))

@@ -15,6 +15,7 @@ store/runs/<id>/
     lock             held by the living attempt; says which process that is
 store/data/          generated worlds and indexes of shards
 store/features/      teachers' features, one folder for each (data, teacher)
+store/evaluation/    features of evaluation sets; may be deleted
 store/commands/      NAME.PID, held by each command that conducts the ablation NAME
 """
 
@@ -313,6 +314,11 @@ class Store:
     def features(self) -> Path:
         """Where teachers' features are kept."""
         return self.root / "features"
+
+    @property
+    def evaluation_features(self) -> Path:
+        """Where features of evaluation sets are kept, up to a bound."""
+        return self.root / "evaluation"
 
     @contextmanager
     def conducting(self, name: str) -> Iterator[None]:

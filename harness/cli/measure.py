@@ -1,52 +1,116 @@
-"""`harness eval`: a checkpoint measured on evaluation sets, outside any ablation."""
+"""`harness eval`: checkpoints measured on evaluation sets, outside any ablation."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
+from pydantic import ValidationError
+
+from harness.averages import averages, holes
 from harness.cli.show import table
 from harness.dispatch.local import cores
-from harness.errors import SpecError
+from harness.errors import DataError, SpecError
+from harness.files import write_json
 from harness.project import Project
-from harness.record import Evaluation
-from harness.request import Request
+from harness.record import Evaluation as Measured
+from harness.request import Request, on_this_machine
+from harness.spec.evaluation import Evaluation
 from harness.spec.experiment import Experiment
+from harness.spec.explain import problems, sentence
 from harness.spec.model import Model
 
 
-def measure(project: Project, checkpoint: str, sets: tuple[str, ...], model: str | None) -> None:
-    """Print the metrics of a run's final weights, or of a weights file of the open_clip model `model`.
+def asked(suites: Sequence[str], protocols: Sequence[str]) -> Evaluation:
+    """What `--suite` and `--protocol` say.
 
     Raises:
-        SpecError: a weights file without a model name.
+        SpecError: an unknown protocol, or two sets of one name.
+    """
+    try:
+        return Evaluation.model_validate({"sets": tuple(suites), "protocols": tuple(protocols)})
+    except ValidationError as error:
+        first, *others = problems(error, Evaluation)
+        raise sentence(first, where="harness eval", others=len(others)) from None
+
+
+def measure(
+    project: Project, checkpoints: Sequence[str], evaluation: Evaluation, model: str | None, out: Path | None
+) -> None:
+    """Print the metrics of runs' final weights, or of weights files of the open_clip model `model`.
+
+    Raises:
+        SpecError: a weights file without a model name, or two checkpoints under one name.
         DataError: an evaluation set is missing or damaged.
         ModelError: the weights do not fit.
     """
-    evaluations = _of_file(project, Path(checkpoint), sets, model) if model else _of_run(project, checkpoint, sets)
-    for one in evaluations:
-        rows = [
-            [name, f"{metric.value:.4f}", _spread(metric.standard_error), str(metric.samples)]
-            for name, metric in one.metrics.items()
-        ]
-        table(f"{one.set} (protocol {one.protocol_id})", ["metric", "value", "standard error", "samples"], rows)
+    here = on_this_machine(evaluation, project.settings.evaluation_root)
+    if not here.sets:
+        root = str(project.settings.evaluation_root or "harness.toml")
+        raise DataError(
+            f"no set of {', '.join(evaluation.sets)} is on this machine", where=root, fix="mirror one there"
+        )
+    found = {}
+    for name, place in named(checkpoints).items():
+        request, spec, weights = _of_file(project, Path(place), model) if model else _of_run(project, place)
+        found[name] = _measured(request, spec, weights, here)
+        for one in (*found[name], *averages(found[name])):
+            _print(name if len(checkpoints) > 1 else "", one)
+    for suite, absent in holes(evaluation.sets, here_names(found)).items():
+        print(f"no average over {suite}: not measured: {', '.join(absent)}")
+    if out is not None:
+        content = {name: [one.model_dump(mode="json") for one in measured] for name, measured in found.items()}
+        write_json(out, content)
 
 
-def _of_run(project: Project, checkpoint: str, sets: tuple[str, ...]) -> tuple[Evaluation, ...]:
+def named(checkpoints: Sequence[str]) -> dict[str, str]:
+    """Checkpoints by what their results are called: NAME of `NAME=FILE`, else the file's name or the run's id.
+
+    Raises:
+        SpecError: two go by one name.
+    """
+    found: dict[str, str] = {}
+    for one in checkpoints:
+        stated, given, place = one.partition("=")
+        name = stated if given else Path(one).name
+        if name in found:
+            what = f'two checkpoints are called "{name}": {found[name]} and {place if given else one}'
+            raise SpecError(what, where="harness eval", fix="name them: FIRST=FILE SECOND=FILE")
+        found[name] = place if given else one
+    return found
+
+
+def here_names(found: dict[str, tuple[Measured, ...]]) -> set[str]:
+    """Names of the sets that were measured."""
+    return {one.set for measured in found.values() for one in measured}
+
+
+def _print(checkpoint: str, one: Measured) -> None:
+    rows = [
+        [name, f"{metric.value:.4f}", _spread(metric.standard_error), str(metric.samples)]
+        for name, metric in one.metrics.items()
+    ]
+    title = f"{one.set} (protocol {one.protocol_id})"
+    table(f"{checkpoint}: {title}" if checkpoint else title, ["metric", "value", "standard error", "samples"], rows)
+
+
+def _of_run(project: Project, checkpoint: str) -> tuple[Request, Model, Path]:
     if Path(checkpoint).is_file():
         raise SpecError("a weights file does not name its model", where="--model", fix="add --model NAME of open_clip")
     folder = project.store.find(checkpoint)
     stored = Request.model_validate_json(folder.request.read_text(encoding="utf-8"))
     request = Request.of(stored.experiment, folder.id, stored.teacher_run, project.settings, stored.threads)
-    model = stored.experiment.model.model_dump() | {"weights": None}
-    return _measured(request, Model.model_validate(model), folder.weights, sets)
+    model = Model.model_validate(stored.experiment.model.model_dump() | {"weights": None})
+    return request, model, folder.weights
 
 
-def _of_file(project: Project, file: Path, sets: tuple[str, ...], model: str) -> tuple[Evaluation, ...]:
-    request = Request.of(Experiment(), "", None, project.settings, threads=cores())
-    return _measured(request, Model(name=model), file, sets)
+def _of_file(project: Project, file: Path, model: str) -> tuple[Request, Model, Path]:
+    spec = Model(name=model)
+    request = Request.of(Experiment(model=spec), "", None, project.settings, threads=cores())
+    return request, spec, file
 
 
-def _measured(request: Request, model: Model, weights: Path, sets: tuple[str, ...]) -> tuple[Evaluation, ...]:
+def _measured(request: Request, model: Model, weights: Path, evaluation: Evaluation) -> tuple[Measured, ...]:
     import torch
 
     from harness.measuring import Measuring
@@ -55,7 +119,9 @@ def _measured(request: Request, model: Model, weights: Path, sets: tuple[str, ..
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     towers = build_towers(model)
     load_weights(towers.model, weights)
-    return Measuring(request, towers.to(device), device).measured(sets)
+    experiment = Experiment.model_validate({**dict(request.experiment), "evaluation": evaluation})
+    asked_for = Request.model_validate({**dict(request), "experiment": experiment})
+    return Measuring(asked_for, towers.to(device), device).measured(evaluation.sets)
 
 
 def _spread(standard_error: float | None) -> str:

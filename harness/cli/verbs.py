@@ -214,14 +214,24 @@ def compare(runs: Annotated[list[str], typer.Argument(metavar="RUN...", help="Id
 
 @app.command("eval")
 def evaluate(
-    checkpoint: Annotated[str, typer.Argument(metavar="CHECKPOINT", help="A run's id, or a weights file.")],
-    suite: Annotated[list[str], typer.Option("--suite", metavar="NAME", help="An evaluation set: name or path.")],
-    model: Annotated[str | None, typer.Option(help="open_clip model of a weights file.")] = None,
+    checkpoints: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="CHECKPOINT...", help="Run ids or weights files; NAME=FILE names one.", show_default=False
+        ),
+    ],
+    suite: Annotated[list[str], typer.Option("--suite", metavar="NAME", help="A suite, or a set: name or path.")],
+    protocol: Annotated[
+        list[str],
+        typer.Option(metavar="NAME", help="Also measure as prior work did: slip, alip...", default_factory=list),
+    ],
+    model: Annotated[str | None, typer.Option(help="open_clip model of weights files.")] = None,
+    out: Annotated[Path | None, typer.Option("--out", metavar="FILE", help="Write JSON there too.")] = None,
 ) -> None:
-    """Measure a checkpoint on evaluation sets and print the metrics with their protocol."""
-    from harness.cli.measure import measure
+    """Measure checkpoints on evaluation sets and print the metrics with their protocol."""
+    from harness.cli.measure import asked, measure
 
-    measure(_project(), checkpoint, tuple(suite), model)
+    measure(_project(), checkpoints, asked(suite, protocol), model, out)
 
 
 @app.command()

@@ -16,7 +16,7 @@ from typing import Any, Protocol
 from harness.dispatch.local import Ended, gpu_count
 from harness.plan import Plan, PlannedRun
 from harness.record import Failure
-from harness.request import Request, is_complete
+from harness.request import Request, is_complete, on_this_machine
 from harness.settings import Settings
 from harness.store import RunFolder, Store
 
@@ -174,4 +174,4 @@ class Conductor:
         if not folder.record_file.exists():
             return False
         folder.check(run.identity)
-        return is_complete(folder, run.experiment.evaluation)
+        return is_complete(folder, on_this_machine(run.experiment.evaluation, self._settings.evaluation_root))

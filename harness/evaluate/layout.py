@@ -9,15 +9,20 @@ from pathlib import Path
 from typing import Literal
 
 from harness.errors import DataError
-from harness.spec.evaluation import Evaluation, check_template, set_name
+from harness.evaluate.conventions import conventional_classnames, conventional_templates
+from harness.spec.evaluation import Evaluation, check_template
+from harness.spec.protocols import set_name
+from harness.spec.suites import places
 
 SPLIT = "test"
-Task = Literal["zeroshot_classification", "zeroshot_retrieval"]
+TRAIN, VALIDATION = "train", "val"
+Task = Literal["zeroshot_classification", "zeroshot_multilabel", "zeroshot_retrieval", "linear_probe"]
+"""What is measured; a linear probe is asked for by its protocol and needs a classification set."""
 
 
 @dataclass(frozen=True)
 class Layout:
-    """A set in clip-benchmark's local layout: `test/nshards.txt`, `test/{0..n-1}.tar` and text files beside them."""
+    """A set in clip-benchmark's local layout: `SPLIT/nshards.txt`, `SPLIT/{0..n-1}.tar` and text files beside them."""
 
     name: str
     path: Path
@@ -27,7 +32,9 @@ class Layout:
     classnames: tuple[str, ...]
     """By label; empty for retrieval."""
     templates: tuple[str, ...]
-    """Prompt templates with {c}; empty for retrieval, or where the set brings none."""
+    """Prompt templates with {c}; empty for retrieval, or where neither the set nor clip-benchmark has any."""
+    split: str = SPLIT
+    """The folder that its shards are in."""
 
 
 def locate(
@@ -35,8 +42,9 @@ def locate(
 ) -> Path:
     """The folder of the set that a spec calls `reference`.
 
-    Tried in this order: the name of an `embedded` set, a folder under `evaluation_root`, a path (relative ones from
-    `relative_to`). References that begin with `.`, `/` or `~` are always paths.
+    Tried in this order: the name of an `embedded` set, a folder under `evaluation_root` as mirrors call it
+    (`harness.spec.suites.places`), a path (relative ones from `relative_to`). References that begin with `.`, `/` or
+    `~` are always paths.
 
     Raises:
         DataError: nothing of that name; the message lists the sets that there are.
@@ -46,27 +54,27 @@ def locate(
     path = relative_to / Path(reference).expanduser()
     candidates = [path]
     if evaluation_root is not None and not reference.startswith((".", "/", "~")):
-        candidates.insert(0, evaluation_root / reference)
+        candidates = [*(evaluation_root / place for place in places(reference)), path]
     for candidate in candidates:
         if candidate.is_dir():
             return candidate
     raise DataError(
         f'there is no evaluation set "{reference}"',
         where="evaluation: sets",
-        fix=_remedy(reference, candidates, sorted({*embedded, *_names_under(evaluation_root)})),
+        fix=_remedy(reference, [candidates[0], path], sorted({*embedded, *_names_under(evaluation_root)})),
     )
 
 
-def describe(path: Path, name: str | None = None) -> Layout:
+def describe(path: Path, name: str | None = None, split: str = SPLIT) -> Layout:
     """What the set at `path` is, from its text files and the presence of its shards; milliseconds.
 
     Raises:
         DataError: the layout is not complete or says something that cannot be evaluated.
     """
     task = _task(path)
-    classnames = _classnames(path) if task == "zeroshot_classification" else ()
-    templates = _templates(path) if task == "zeroshot_classification" else ()
-    return Layout(name or set_name(str(path)), path, task, _shards(path), classnames, templates)
+    classnames = () if task == "zeroshot_retrieval" else _classnames(path)
+    templates = () if task == "zeroshot_retrieval" else _templates(path)
+    return Layout(name or set_name(str(path)), path, task, _shards(path, split), classnames, templates, split)
 
 
 def check_templates(layout: Layout, spec: Evaluation) -> None:
@@ -75,7 +83,7 @@ def check_templates(layout: Layout, spec: Evaluation) -> None:
     Raises:
         DataError: there are none.
     """
-    if layout.task == "zeroshot_classification" and spec.templates == "set" and not layout.templates:
+    if layout.task != "zeroshot_retrieval" and spec.templates == "set" and not layout.templates:
         raise DataError(
             "there are no prompt templates",
             where=str(layout.path / "zeroshot_classification_templates.txt"),
@@ -84,7 +92,7 @@ def check_templates(layout: Layout, spec: Evaluation) -> None:
 
 
 def _remedy(reference: str, tried: list[Path], known: list[str]) -> str:
-    looked = "looked for " + " and ".join(str(path) for path in tried)
+    looked = "looked for " + " and ".join(str(path) for path in dict.fromkeys(tried))
     near = difflib.get_close_matches(reference, known, n=1)
     if near:
         return f'did you mean "{near[0]}"? ({looked})'
@@ -117,26 +125,28 @@ def _task(path: Path) -> Task:
             return "zeroshot_retrieval"
         case "classification":
             return "zeroshot_classification"
+        case "multilabel":
+            return "zeroshot_multilabel"
         case _:
             raise DataError(
                 f'"{kind}" sets are not evaluated',
                 where=str(path / "dataset_type.txt"),
-                fix='write "retrieval" or "classification"',
+                fix='write "retrieval", "classification" or "multilabel"',
             )
 
 
-def _shards(path: Path) -> tuple[Path, ...]:
-    counter = path / SPLIT / "nshards.txt"
+def _shards(path: Path, split: str) -> tuple[Path, ...]:
+    counter = path / split / "nshards.txt"
     lines = _lines(counter)
     if lines is None:
         raise DataError(
             "is missing",
             where=str(counter),
-            fix=f"write the number of shards into it; they are {SPLIT}/0.tar, {SPLIT}/1.tar, ...",
+            fix=f"write the number of shards into it; they are {split}/0.tar, {split}/1.tar, ...",
         )
     if not lines or not lines[0].isdecimal() or int(lines[0]) < 1:
         raise DataError("holds no number of shards", where=str(counter), fix="write it, for example 1")
-    shards = tuple(path / SPLIT / f"{index}.tar" for index in range(int(lines[0])))
+    shards = tuple(path / split / f"{index}.tar" for index in range(int(lines[0])))
     for shard in shards:
         if not shard.is_file():
             raise DataError("the shard is missing", where=str(shard), fix=f"restore it or mend {counter}")
@@ -145,7 +155,7 @@ def _shards(path: Path) -> tuple[Path, ...]:
 
 def _classnames(path: Path) -> tuple[str, ...]:
     file = path / "classnames.txt"
-    lines = _lines(file)
+    lines = _lines(file) or conventional_classnames(path)
     if not lines:
         raise DataError(
             "a classification set needs class names",
@@ -159,7 +169,7 @@ def _classnames(path: Path) -> tuple[str, ...]:
 
 def _templates(path: Path) -> tuple[str, ...]:
     file = path / "zeroshot_classification_templates.txt"
-    lines = _lines(file) or []
+    lines = _lines(file) or conventional_templates(path)
     for line in lines:
         try:
             check_template(line)

@@ -25,7 +25,8 @@ Columns = Mapping[str, NDArray[Any]]
 class Outcomes:
     """One row for each sample (classification) or query (retrieval).
 
-    Classification has `key`, `label`, `prediction` and `rank` of the label. Retrieval has `direction`
+    Classification and linear probes have `key`, `label`, `prediction` and `rank` of the label. Multi-label sets have
+    the number of an image's `labels` and the `rank` of the best of them, 0 where it has none. Retrieval has `direction`
     (image_retrieval: a caption looks for its image; text_retrieval: an image for any of its captions), `key` of the
     image, `caption` (its number among the image's captions, -1 where the image is the query) and `rank` of the first
     hit. Ranks begin at 1; recall@k is the share of ranks up to k, acc1 that of ranks of 1.
@@ -41,6 +42,12 @@ def classification_columns(evaluation_set: EvaluationSet, predictions: Index, ra
     """Columns of N rows from predictions [N] and ranks of the labels [N]."""
     keys, labels = np.array(evaluation_set.keys, dtype=object), np.array(evaluation_set.labels)
     return {"key": keys, "label": labels, "prediction": predictions, "rank": ranks}
+
+
+def multilabel_columns(evaluation_set: EvaluationSet, predictions: Index, ranks: Index) -> Columns:
+    """Columns of N rows from predictions [N] and the ranks [N] of the best of each image's classes."""
+    keys, counts = np.array(evaluation_set.keys, dtype=object), [len(one) for one in evaluation_set.targets]
+    return {"key": keys, "labels": np.array(counts), "prediction": predictions, "rank": ranks}
 
 
 def retrieval_columns(evaluation_set: EvaluationSet, image_retrieval: Index, text_retrieval: Index) -> Columns:
@@ -87,6 +94,6 @@ def read_outcomes(path: Path) -> Outcomes:
 
 def _task(name: str) -> Task:
     match name:
-        case "zeroshot_classification" | "zeroshot_retrieval":
+        case "zeroshot_classification" | "zeroshot_multilabel" | "zeroshot_retrieval" | "linear_probe":
             return name
     raise ValueError(f"unknown task {name}")

@@ -19,8 +19,9 @@ from typing import Any
 
 from open_clip import OPENAI_IMAGENET_TEMPLATES, SIMPLE_IMAGENET_TEMPLATES
 
-from harness.evaluate import retrieval, zero_shot
-from harness.evaluate.layout import SPLIT, check_templates
+from harness.evaluate import linear_probe, multilabel, retrieval, zero_shot
+from harness.evaluate.layout import check_templates
+from harness.evaluate.linear_probe import Training
 from harness.evaluate.sets import EvaluationSet
 from harness.spec.evaluation import Evaluation, TextNormalisation
 
@@ -30,8 +31,13 @@ CONVENTIONS = "clip-benchmark 1.6"
 TIE_RULE = "of equal scores the lower index comes first; equal texts have equal scores"
 
 
-def protocol(evaluation_set: EvaluationSet, spec: Evaluation, transform_name: str) -> dict[str, Any]:
+def protocol(
+    evaluation_set: EvaluationSet, spec: Evaluation, transform_name: str, training: Training | None = None
+) -> dict[str, Any]:
     """What the numbers of `evaluation_set` under `spec` depend on, as JSON data.
+
+    Args:
+        training: what a linear probe learns from, where one is asked for.
 
     Raises:
         DataError: the set has no templates and the spec gives none.
@@ -40,8 +46,8 @@ def protocol(evaluation_set: EvaluationSet, spec: Evaluation, transform_name: st
         "version": VERSION,
         "conventions": CONVENTIONS,
         "libraries": {"open_clip": ".".join(version("open_clip_torch").split(".")[:2])},
-        "task": evaluation_set.task,
-        "split": SPLIT,
+        "task": "linear_probe" if training else evaluation_set.task,
+        "split": evaluation_set.layout.split,
         "samples": {"count": len(evaluation_set), "sha256": evaluation_set.digest},
         "precision": spec.precision,
         "scores": "float32",
@@ -49,16 +55,22 @@ def protocol(evaluation_set: EvaluationSet, spec: Evaluation, transform_name: st
         "transform": transform_name,
         "text_normalisation": spec.text_normalisation,
     }
+    if training is not None:
+        del common["text_normalisation"]
+        return common | {"metrics": linear_probe.DEFINITIONS, "classifier": training.said()}
     match evaluation_set.task:
-        case "zeroshot_classification":
+        case "zeroshot_classification" | "zeroshot_multilabel":
             names = evaluation_set.layout.classnames
+            several = evaluation_set.task == "zeroshot_multilabel"
             return common | {
-                "metrics": zero_shot.DEFINITIONS,
+                "metrics": multilabel.DEFINITIONS if several else zero_shot.DEFINITIONS,
                 "classnames": {"count": len(names), "sha256": _sha256(names)},
                 "templates": list(templates(evaluation_set, spec)),
             }
         case "zeroshot_retrieval":
             return common | {"metrics": retrieval.DEFINITIONS, "prefix": spec.prefix}
+        case "linear_probe":
+            raise ValueError("a set has no task linear_probe")
 
 
 def protocol_id(protocol: dict[str, Any]) -> str:

@@ -8,14 +8,15 @@ import json
 import re
 import tarfile
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
+import numpy as np
 from PIL import Image
 
 from harness.errors import DataError
-from harness.evaluate.layout import Layout, Task, describe
+from harness.evaluate.layout import SPLIT, Layout, Task, describe
 
 IMAGE_SUFFIXES = ("webp", "png", "jpg", "jpeg")
 # webdataset's rules: the key ends at the first dot of the file name, and what it calls metadata is no sample.
@@ -46,6 +47,8 @@ class EvaluationSet:
     """[N] captions of each image; empty for classification."""
     digest: str
     """sha256 over keys, labels or captions, and the encoded images, in order: the same samples, the same digest."""
+    targets: tuple[tuple[int, ...], ...] = ()
+    """[N] class indices of each image of a multi-label set; empty otherwise."""
 
     def __len__(self) -> int:
         return len(self.keys)
@@ -59,6 +62,10 @@ class EvaluationSet:
     def task(self) -> Task:
         """What the set is for."""
         return self.layout.task
+
+    def called(self, name: str) -> EvaluationSet:
+        """The same samples under another name."""
+        return replace(self, layout=replace(self.layout, name=name))
 
     def image(self, index: int) -> Image.Image:
         """The decoded image of a sample, RGB. Safe to call from several threads.
@@ -113,6 +120,18 @@ class _Sample:
             )
         return int(text)
 
+    def targets(self, classes: int) -> tuple[int, ...]:
+        """The classes that a multi-label sample has, from a vector of 0 and 1 as numpy saves it."""
+        if "npy" not in self.texts:
+            raise self.error("has no .npy file", "write the set again with a vector of 0 and 1 for every image")
+        try:
+            vector = np.load(io.BytesIO(self.texts["npy"]), allow_pickle=False)
+        except ValueError as error:
+            raise self.error(f"has a .npy file that cannot be read ({error})", "write it with numpy.save") from error
+        if vector.shape != (classes,) or not np.isin(vector, (0, 1)).all():
+            raise self.error(f"has labels that are no vector of {classes} zeros and ones", "write one for every class")
+        return tuple(np.flatnonzero(vector).tolist())
+
     def captions(self) -> tuple[str, ...]:
         captions = tuple(self.text("txt").splitlines())
         if not any(caption.strip() for caption in captions):
@@ -120,32 +139,37 @@ class _Sample:
         return captions
 
 
-def read_set(path: Path, name: str | None = None) -> EvaluationSet:
-    """The set at `path`, every shard read once for its index and digest; images stay on disk.
+def read_set(path: Path, name: str | None = None, split: str = SPLIT) -> EvaluationSet:
+    """The part `split` of the set at `path`, every shard read once for its index and digest; images stay on disk.
 
     Raises:
         DataError: the layout is not complete, a shard is damaged, or a sample has no image, label or captions.
     """
-    layout = describe(path, name)
+    layout = describe(path, name, split)
     digest = hashlib.sha256()
     keys: list[str] = []
     images: list[ImageBytes] = []
     labels: list[int] = []
     captions: list[tuple[str, ...]] = []
+    targets: list[tuple[int, ...]] = []
     for sample in (sample for shard in layout.shards for sample in _samples(shard)):
         image, content = sample.image()
-        if layout.task == "zeroshot_classification":
-            labels.append(sample.label(len(layout.classnames)))
-        else:
-            captions.append(sample.captions())
+        match layout.task:
+            case "zeroshot_retrieval":
+                captions.append(sample.captions())
+            case "zeroshot_multilabel":
+                targets.append(sample.targets(len(layout.classnames)))
+            case _:
+                labels.append(sample.label(len(layout.classnames)))
         keys.append(sample.key)
         images.append(image)
-        digest.update(json.dumps([sample.key, labels[-1:], captions[-1:], content]).encode())
+        digest.update(json.dumps([sample.key, labels[-1:] or targets[-1:], captions[-1:], content]).encode())
     if not keys:
         raise DataError(
             "holds no samples", where=str(path), fix="write KEY.jpg with KEY.cls or KEY.txt into its shards"
         )
-    return EvaluationSet(layout, tuple(keys), tuple(images), tuple(labels), tuple(captions), digest.hexdigest())
+    of_samples = (tuple(keys), tuple(images), tuple(labels), tuple(captions))
+    return EvaluationSet(layout, *of_samples, digest.hexdigest(), tuple(targets))
 
 
 def _samples(shard: Path) -> Iterator[_Sample]:

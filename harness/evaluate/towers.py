@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Protocol
 
@@ -12,6 +12,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from harness.errors import TrainingError
+from harness.evaluate.cache import FeatureCache
 from harness.evaluate.sets import EvaluationSet
 from harness.spec.evaluation import Precision
 
@@ -74,7 +75,8 @@ def distinct(texts: Sequence[str]) -> tuple[list[str], Tensor]:
 class Encoder:
     """Unit features of one model whose weights may change between calls.
 
-    Preprocessed images of sets that fit into `cache_bytes` together are decoded once and kept.
+    Preprocessed images of sets that fit into `cache_bytes` together are decoded once and kept. Features of sets
+    in `repeated` are kept until `forget`, and those of a `cache` on disk are only computed where it has none.
     """
 
     def __init__(
@@ -85,13 +87,32 @@ class Encoder:
         device: torch.device,
         precision: Precision = "float32",
         cache_bytes: int = CACHE_BYTES,
+        repeated: Collection[str] = (),
+        cache: FeatureCache | None = None,
     ) -> None:
         self._model, self._batch_size, self._device = model, batch_size, device
+        self._repeated, self._cache, self._known = frozenset(repeated), cache, dict[str, Tensor]()
         self._precision, self._free_bytes = precision, cache_bytes
         self._pixels: dict[str, list[Tensor]] = {}
 
     def images(self, evaluation_set: EvaluationSet) -> Tensor:
         """Unit features [N, d], float32, of a set's images in its order."""
+        if (known := self._known.get(evaluation_set.digest)) is not None:
+            return known
+        features = self.cached(f"images {evaluation_set.digest}", lambda: self._encoded(evaluation_set))
+        if evaluation_set.digest in self._repeated:
+            self._known[evaluation_set.digest] = features
+        return features
+
+    def forget(self) -> None:
+        """The weights may change from here on."""
+        self._known.clear()
+
+    def cached(self, what: str, compute: Callable[[], Tensor]) -> Tensor:
+        """`compute()`, or what the cache on disk has of it under the name `what`."""
+        return compute() if self._cache is None else self._cache.get(what, compute).to(self._device)
+
+    def _encoded(self, evaluation_set: EvaluationSet) -> Tensor:
         batches = self._batches(evaluation_set)
         return torch.cat([self._features(self._model.encode_image, batch, "image") for batch in batches])
 

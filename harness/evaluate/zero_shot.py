@@ -41,18 +41,22 @@ def label_ranks(image_features: Tensor, weights: Tensor, name: Tensor, labels: T
     `weights` [d, U] are those of the different class names; `name` [C] says which one each class has. Of classes with
     equal logits the one with the lower index comes first, for predictions and ranks alike.
     """
-    predictions, ranks = [], []
-    classes = torch.arange(len(name), device=labels.device)
+    found = []
     rows = max(1, LOGITS_AT_ONCE // len(name))
     for features, label in zip(torch.split(image_features, rows), torch.split(labels, rows), strict=True):
-        logits = (100.0 * features @ weights).index_select(1, name)
-        own = logits.gather(1, label[:, None])
-        ahead = (logits > own) | ((logits == own) & (classes < label[:, None]))
-        ranks.append(ahead.sum(dim=1, dtype=torch.int32) + 1)
-        # argmax may return any of several maxima.
-        best = torch.where(logits == logits.amax(dim=1, keepdim=True), classes, len(name))
-        predictions.append(best.amin(dim=1))
+        found.append(ranked((100.0 * features @ weights).index_select(1, name), label))
+    predictions, ranks = zip(*found, strict=True)
     return torch.cat(predictions), torch.cat(ranks)
+
+
+def ranked(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    """Predictions [N], and ranks [N] (from 1) of `labels` [N], for logits [N, C]; ties go to the lower index."""
+    classes = torch.arange(logits.shape[1], device=labels.device)
+    own = logits.gather(1, labels[:, None])
+    ahead = (logits > own) | ((logits == own) & (classes < labels[:, None]))
+    # argmax may return any of several maxima.
+    best = torch.where(logits == logits.amax(dim=1, keepdim=True), classes, logits.shape[1])
+    return best.amin(dim=1), ahead.sum(dim=1, dtype=torch.int32) + 1
 
 
 def classification_metrics(ranks: Index, labels: Index, classes: int) -> dict[str, Metric]:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from harness.averages import holes
 from harness.record import Record
 from harness.report.comparison import Column
 from harness.report.numbers import clean, count
@@ -33,6 +34,7 @@ def flags(results: Results, columns: Sequence[Column], differences: Differences)
     """
     found = [
         *_unfinished(results),
+        *_holes(results),
         *_protocols(results, columns),
         *_short_runs(results),
         *_amounts(results, differences),
@@ -48,6 +50,15 @@ def _unfinished(results: Results) -> Iterable[Flag]:
     if missing:
         causes = ", ".join(f"{number} {cause}" for cause, number in missing.items())
         yield Flag("warning", f"{count(missing.total(), 'run')} of {len(results.runs)} without a result: {causes}.")
+
+
+def _holes(results: Results) -> Iterable[Flag]:
+    asked = {suite for arm in results.plan.arms for suite in arm.experiment.evaluation.sets}
+    # an average that lacks a set in any arm can be compared in none
+    measured = [run.sets for run in results.done]
+    everywhere = set.intersection(*map(set, measured)) if measured else set[str]()
+    for suite, absent in holes(sorted(asked), everywhere).items() if measured else ():
+        yield Flag("warning", f"No average over {suite}: {_listed(absent)} not measured in every run.")
 
 
 def _protocols(results: Results, columns: Sequence[Column]) -> Iterable[Flag]:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
+from harness.averages import averages
 from harness.errors import StoreError
 from harness.plan import Plan, PlannedRun
 from harness.record import Record
@@ -50,6 +51,11 @@ class RunResult:
     record: Record | None = None
     measured: Mapping[str, Measured] = field(default_factory=dict)
     """By `set/metric`, and `train/NAME`."""
+
+    @property
+    def sets(self) -> set[str]:
+        """Names of the evaluation sets that it was measured on."""
+        return {one.set for one in self.record.evaluations} if self.record else set()
 
 
 @dataclass(frozen=True)
@@ -122,12 +128,12 @@ def _read(folder: RunFolder, planned: PlannedRun, arm: str, seed: int, known: Pr
 
 
 def measurements(record: Record) -> dict[str, Measured]:
-    """All metrics of a record by `set/metric`, and its last training metrics as `train/NAME`."""
+    """All metrics of a record by `set/metric`, averages of suites too, and last training metrics as `train/NAME`."""
     found = {
         f"{evaluation.set}/{name}": Measured(
             metric.value, metric.standard_error, metric.samples, evaluation.protocol_id
         )
-        for evaluation in record.evaluations
+        for evaluation in (*record.evaluations, *averages(record.evaluations))
         for name, metric in evaluation.metrics.items()
     }
     return found | {f"{TRAINING}/{name}": Measured(number) for name, number in record.final.items()}
@@ -141,6 +147,8 @@ def most_common(items: list[str]) -> str | None:
 def _sharing(record: Record, known: Protocols) -> Record:
     """The record with one copy of every protocol: thousands of runs would each hold thousands of class names."""
     evaluations = []
+    for one in averages(record.evaluations):
+        known.setdefault(one.protocol_id, (one.set, one.protocol))
     for one in record.evaluations:
         _, protocol = known.setdefault(one.protocol_id, (one.set, one.protocol))
         evaluations.append(one.model_copy(update={"protocol": protocol}))

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from pathlib import PurePath
 from typing import Annotated, Literal
 
 from pydantic import Field, field_validator
 
 from harness.spec.base import Spec
+from harness.spec.protocols import VARIANTS, NamedProtocol, NamedTemplates, TextNormalisation, parted, set_name
+from harness.spec.suites import SUITES
 from harness.units import Duration
 
+__all__ = ["Evaluation", "Precision", "TextNormalisation", "check_template", "set_name"]
+
 Precision = Literal["float32", "bfloat16"]
-TextNormalisation = Literal["none", "lowercase"]
-NamedTemplates = Literal["set", "imagenet7", "imagenet80"]
+ADDRESSING = ("sets", "every", "protocols")
+"""Fields that say what is measured and when, not how."""
 
 
 class Evaluation(Spec):
@@ -20,7 +23,15 @@ class Evaluation(Spec):
 
     sets: tuple[str, ...] = ()
     """Evaluation sets: one that comes with embedded data (`shapes`, `shapes_retrieval`, `digits`), a folder under
-    the settings' `evaluation_root`, or the path of a folder in clip-benchmark's local layout."""
+    the settings' `evaluation_root`, the path of a folder in clip-benchmark's local layout, or a suite (`fff11`,
+    `retrieval`, `vtab+`, `datacomp`), of which sets that are not on this machine are left out and reported.
+    `SET@PROTOCOL` is the set under one of `protocols`."""
+    protocols: tuple[NamedProtocol, ...] = ()
+    """Also measure well-known sets as prior work did, from the same pass over the images: `slip` (7 prompts on
+    ImageNet), `alip` ("a photo of" before captions), `flair` (validation splits in retrieval), `lowercase`,
+    `linear_probe` (needs `train/` in the set)."""
+    split: str = Field("test", pattern="^[A-Za-z0-9_]+$")
+    """The part of the sets that is measured: the folder that its shards are in."""
     every: Duration | None = None
     """Evaluate on this schedule during training too, for example "500 steps". Default: only at the end."""
     recall_k: tuple[Annotated[int, Field(ge=1)], ...] = (1, 5, 10)
@@ -39,7 +50,7 @@ class Evaluation(Spec):
     @classmethod
     def _sets_have_names(cls, sets: tuple[str, ...]) -> tuple[str, ...]:
         names = [set_name(reference) for reference in sets]
-        if "" in names:
+        if any(not set_name(parted(reference)[0]) for reference in sets):
             raise ValueError("an evaluation set without a name; give the name or path of a folder")
         if twice := sorted({name for name in names if names.count(name) > 1}):
             raise ValueError(f'two evaluation sets are called "{twice[0]}", so their metrics would have one name')
@@ -62,10 +73,53 @@ class Evaluation(Spec):
                 check_template(template)
         return templates
 
+    @property
+    def references(self) -> tuple[str, ...]:
+        """Every set to measure, suites as their members, and again under each of `protocols` that changes it.
 
-def set_name(reference: str) -> str:
-    """The name that a set's metrics carry: the last part of its name or path (`vtab/pets` is `pets`)."""
-    return PurePath(reference).name
+        A set that is stated itself takes the place of the suite's set of that name.
+        """
+        stated = {set_name(reference): reference for reference in self.sets if not is_suite(reference)}
+        found: dict[str, str] = {}
+        for reference in self.sets:
+            for one in members(reference) if is_suite(reference) else (reference,):
+                for each in (one, *self._under_protocols(one)):
+                    found.setdefault(set_name(each), stated.get(set_name(each), each))
+        return tuple(found.values())
+
+    def under(self, reference: str) -> Evaluation:
+        """How the set `reference` is measured: this, changed by the protocol behind its `@`."""
+        _, protocol = parted(reference)
+        if protocol is None:
+            return self
+        variant = VARIANTS[protocol]
+        changes = {
+            "templates": variant.templates,
+            "prefix": variant.prefix,
+            "split": variant.split,
+            "text_normalisation": variant.text_normalisation,
+        }
+        return Evaluation.model_validate(dict(self) | {name: value for name, value in changes.items() if value})
+
+    def _under_protocols(self, reference: str) -> list[str]:
+        if parted(reference)[1] is not None:
+            return []
+        name = set_name(reference)
+        return [f"{reference}@{protocol}" for protocol in self.protocols if VARIANTS[protocol].changes(name)]
+
+
+def is_suite(reference: str) -> bool:
+    """Whether a reference names a suite, under whatever protocol."""
+    return parted(reference)[0] in SUITES
+
+
+def members(suite: str) -> tuple[str, ...]:
+    """The sets of a suite; of `SUITE@PROTOCOL` those that the protocol changes are named with it."""
+    name, protocol = parted(suite)
+    sets = SUITES[name].members
+    if protocol is None:
+        return sets
+    return tuple(f"{one}@{protocol}" if VARIANTS[protocol].changes(set_name(one)) else one for one in sets)
 
 
 def check_template(template: str) -> None:

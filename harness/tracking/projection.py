@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from harness.averages import averages
 from harness.errors import StoreError
 from harness.files import read_json
 from harness.identity import digest
@@ -292,7 +293,7 @@ def _run_tags(cell: Cell, record: Record | None) -> dict[str, str]:
 def _protocol_tags(records: Sequence[Record]) -> dict[str, str]:
     protocols: dict[str, set[str]] = defaultdict(set)
     for record in records:
-        for evaluation in record.evaluations:
+        for evaluation in (*record.evaluations, *averages(record.evaluations)):
             protocols[evaluation.set].add(evaluation.protocol_id)
     tags = {f"harness.protocol.{name}": " ".join(sorted(ids)) for name, ids in protocols.items()}
     names = allowed_names(tags)
@@ -302,7 +303,7 @@ def _protocol_tags(records: Sequence[Record]) -> dict[str, str]:
 def _final_points(record: Record, lines: Sequence[StepMetrics]) -> list[Point]:
     logged = {name for line in lines for name in line.values}
     values = {name: value for name, value in record.final.items() if name not in logged}
-    for evaluation in record.evaluations:
+    for evaluation in (*record.evaluations, *averages(record.evaluations)):
         for name, metric in evaluation.metrics.items():
             values[f"{evaluation.set}/{name}"] = metric.value
             if metric.standard_error is not None:
@@ -319,7 +320,7 @@ def _means(records: Sequence[Record]) -> list[Point]:
         return []
     values: dict[tuple[str, str], list[float]] = defaultdict(list)
     for record in records:
-        for evaluation in record.evaluations:
+        for evaluation in (*record.evaluations, *averages(record.evaluations)):
             for name, metric in evaluation.metrics.items():
                 values[(f"{evaluation.set}/{name}", evaluation.protocol_id)].append(metric.value)
     whole = {name: numbers for (name, _), numbers in values.items() if len(numbers) == len(records)}

@@ -161,7 +161,7 @@ def broken(tmp_path: Path, **changes: str | None) -> Path:
         ({"templates": "a photo"}, 'templates.txt: template "a photo" has no {c} where the class name goes'),
         ({"templates": "a {c}\n\n"}, 'templates.txt: template "" has no {c}'),
         ({"templates": "{a} {c}"}, "has braces other than {c}"),
-        ({"kind": "multilabel"}, 'dataset_type.txt: "multilabel" sets are not evaluated'),
+        ({"kind": "captioning"}, 'dataset_type.txt: "captioning" sets are not evaluated'),
     ],
 )
 def test_what_is_wrong_with_the_text_files(tmp_path: Path, changes: dict[str, str | None], sentence: str) -> None:

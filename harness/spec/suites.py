@@ -1,0 +1,115 @@
+"""Suites: evaluation sets that go by one name, the metric that stands for each, and where mirrors keep them.
+
+Lists: FFF Table 1; clip-benchmark 1.6 (`vtab+`, `retrieval`); DataComp's tasklist.yml. Metrics that stand for a set:
+mean per class on Pets, Flowers, Caltech101 and Aircraft, as SLIP, ALIP and DataComp have it, plain top-1 elsewhere.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import PurePosixPath
+
+_PER_CLASS = ("pets", "flowers", "caltech101", "fgvc_aircraft")
+_MULTILABEL = ("voc2007_multilabel",)
+
+
+@dataclass(frozen=True)
+class Suite:
+    """Evaluation sets that are averaged together."""
+
+    members: tuple[str, ...]
+    """References, as `evaluation.sets` has them."""
+    metrics: Mapping[str, str] = field(default_factory=dict)
+    """The metric that stands for a set in `SUITE/average`, by the set's name, where it is not acc1."""
+    elsewhere: Mapping[str, str] = field(default_factory=dict)
+    """Sets that belong to it and are not measured here, with the reason; they leave a hole in its averages."""
+
+    def metric(self, name: str) -> str:
+        """The metric that stands for the set `name`."""
+        return self.metrics.get(name, "acc1")
+
+
+def _suite(*members: str, **elsewhere: str) -> Suite:
+    names = [PurePosixPath(member).name for member in members]
+    metrics = {name: "mean_per_class_recall" for name in names if name in _PER_CLASS}
+    metrics |= {name: "mean_average_precision" for name in names if name in _MULTILABEL}
+    metrics |= {name: "mean_recall@1" for name in names if name in RETRIEVAL_SETS}
+    return Suite(members, metrics, elsewhere)
+
+
+RETRIEVAL_SETS = ("flickr30k", "mscoco_captions", "flickr8k")
+_VTAB = (
+    "vtab/caltech101",
+    "vtab/cifar100",
+    "vtab/clevr_count_all",
+    "vtab/clevr_closest_object_distance",
+    "vtab/dtd",
+    "vtab/eurosat",
+    "vtab/kitti_closest_vehicle_distance",
+    "vtab/flowers",
+    "vtab/pets",
+    "vtab/pcam",
+    "vtab/resisc45",
+    "vtab/svhn",
+)
+_VTAB_PLUS = (
+    "vtab/cifar10",
+    "vtab/diabetic_retinopathy",
+    "vtab/dmlab",
+    "vtab/dsprites_label_orientation",
+    "vtab/dsprites_label_x_position",
+    "vtab/smallnorb_label_azimuth",
+    "vtab/smallnorb_label_elevation",
+)
+_IMAGENETS = ("imagenet1k", "imagenetv2", "imagenet_sketch", "imagenet-a", "imagenet-r", "objectnet")
+_OTHERS = ("sun397", "cars", "fgvc_aircraft", "mnist", "stl10", "gtsrb", "country211", "renderedsst2", "voc2007")
+_BY_GROUP = "its metric needs the groups of the samples"
+
+SUITES: dict[str, Suite] = {
+    "fff11": _suite(
+        "cifar10",
+        "cifar100",
+        "food101",
+        "pets",
+        "flowers",
+        "sun397",
+        "cars",
+        "dtd",
+        "caltech101",
+        "fgvc_aircraft",
+        "imagenet1k",
+    ),
+    "retrieval": _suite("flickr30k", "mscoco_captions"),
+    "vtab+": _suite(*_IMAGENETS, "fer2013", "voc2007_multilabel", *_OTHERS, *_VTAB, *_VTAB_PLUS),
+    "datacomp": _suite(
+        *_IMAGENETS,
+        "imagenet-o",
+        "cifar10",
+        "food101",
+        *_OTHERS,
+        *_VTAB,
+        "wilds/camelyon17",
+        "flickr30k",
+        "mscoco_captions",
+        winogavil="its task is an association game, not classification or retrieval",
+        iwildcam="its metric is the macro F1 over all animals",
+        fmow=_BY_GROUP,
+        dollar_street=_BY_GROUP,
+        geode=_BY_GROUP,
+    ),
+}
+
+
+def places(reference: str) -> tuple[str, ...]:
+    """Where mirrors keep the set `reference`, relative to a common folder, the first that exists being meant.
+
+    As named; under `wds/`, clip-benchmark's name for it; as repositories of its mirrors are called
+    (`wds_vtab-pets`), and with DataComp's `_test`. Sets of VTAB also go without `vtab/`.
+    """
+    names = [reference] if "/" in reference else [reference, f"vtab/{reference}"]
+    found = []
+    for name in names:
+        slug = f"wds_{name.removeprefix('wds/').replace('/', '-')}"
+        found += [name, f"wds/{name}", slug, f"{slug}_test"]
+    return tuple(found)
