@@ -77,6 +77,15 @@ class Cost(_Part):
     peak_memory_gb: float
     device: str
     threads: int
+    devices: int = 1
+    """Devices that trained together."""
+    flops: float | None = None
+    """Floating-point operations of the whole training, forward and backward; None where nobody counted."""
+
+    @property
+    def device_hours(self) -> float:
+        """Training time of all its devices together."""
+        return self.duration_s * self.devices / 3600
 
 
 class Record(_Part):

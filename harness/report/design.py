@@ -50,6 +50,8 @@ def design_of(ablation: Ablation) -> Design:
 
 def told(level: Any, levels: Sequence[Any]) -> str:
     """A level in words that tell it from the others of its axis."""
+    if isinstance(level, dict) and len(level) == 1 and "kind" not in level:
+        return clean(" ".join(map(str, next(iter(level.items())))))
     name = level_name(level)
     alone = [level_name(other) for other in levels].count(name) == 1
     return clean(name if alone else json.dumps(level, sort_keys=True))

@@ -18,8 +18,10 @@ from harness.report.numbers import (
     heading,
     mean,
     minutes,
+    plain,
     value,
 )
+from harness.report.pareto import PRICES, offers
 from harness.report.results import Results, RunResult
 from harness.report.table import Entry, Head, Table, numbers, words
 from harness.report.tables import EMPTY, why_empty
@@ -76,17 +78,25 @@ def training_table(results: Results, columns: Sequence[Column]) -> Table | None:
     return Table("training", "Training at its end", heads, tuple(rows), (notes[len(kinds) > 1],))
 
 
-def cost_table(results: Results) -> Table | None:
-    """What each arm's runs took."""
+def cost_table(results: Results, column: Column) -> Table | None:
+    """What each arm's runs took, and which arms no other beats for less."""
     records = {arm: [run.record for run in runs if run.record] for arm, runs in results.by_arm.items()}
     if not results.done:
         return None
     base = records[results.plan.ablation.baseline]
-    rows = tuple((Entry(results.labels[arm]), *_cost_entries(found, base)) for arm, found in records.items())
-    heads = numbers("training", "× baseline", "evaluation", "images/s", "memory (GB)", "steps", "samples seen")
+    front = {offer.arm for offer in offers(results, column, PRICES[0]) if offer.on_front}
+    rows = tuple(
+        (Entry(results.labels[arm]), *_cost_entries(found, base), Entry("yes" if arm in front else NOTHING))
+        for arm, found in records.items()
+    )
+    heads = numbers("training", "× baseline", "device-hours", "PFLOPs", "evaluation", "images/s", "memory (GB)")
+    heads += numbers("steps", "samples seen")
     total = sum(run.record.cost.duration_s + run.record.cost.evaluation_s for run in results.done if run.record)
-    note = f"Time of a run, mean over seeds; all {count(len(results.done), 'run')} together took {minutes(total)}."
-    return Table("cost", "Cost", (Head("Arm", numeric=False), *heads, *words("device")), rows, (note,))
+    notes = (
+        f"Time of a run, mean over seeds; all {count(len(results.done), 'run')} together took {minutes(total)}. "
+        f"On the front: no other arm is at least as good in {column.metric} for fewer device-hours.",
+    )
+    return Table("cost", "Cost", (Head("Arm", numeric=False), *heads, *words("device", "on the front")), rows, notes)
 
 
 def failures_table(results: Results) -> Table | None:
@@ -203,12 +213,14 @@ def _plain_mean(results: Results, column: Column, arm: str) -> Entry:
 
 def _cost_entries(records: list[Record], base: list[Record]) -> list[Entry]:
     if not records:
-        return [EMPTY] * 8
+        return [EMPTY] * 10
     duration = fmean(record.cost.duration_s for record in records)
     ratio = duration / fmean(record.cost.duration_s for record in base) if base else None
     return [
         Entry(minutes(duration)),
         Entry(f"{ratio:.2f}") if ratio is not None else EMPTY,
+        Entry(plain(fmean(record.cost.device_hours for record in records))),
+        _compute(records),
         Entry(minutes(fmean(record.cost.evaluation_s for record in records))),
         Entry(f"{fmean(record.cost.images_per_s for record in records):,.0f}"),
         Entry(f"{max(record.cost.peak_memory_gb for record in records):.2f}"),
@@ -216,6 +228,11 @@ def _cost_entries(records: list[Record], base: list[Record]) -> list[Entry]:
         Entry(_all_of({record.samples_seen for record in records})),
         Entry(", ".join(dict.fromkeys(clean(record.cost.device) for record in records))),
     ]
+
+
+def _compute(records: list[Record]) -> Entry:
+    known = [record.cost.flops for record in records if record.cost.flops is not None]
+    return Entry(plain(fmean(known) / 1e15)) if len(known) == len(records) else EMPTY
 
 
 def _run_row(results: Results, run: RunResult) -> tuple[Entry, ...]:

@@ -7,6 +7,7 @@ from dataclasses import replace
 from functools import cached_property
 
 from harness.report.answer import Answer, Verdict, answer, verdicts
+from harness.report.budgets import budget_table
 from harness.report.comparison import Column, compare_arms
 from harness.report.detail import (
     changes_table,
@@ -111,7 +112,13 @@ class Document:
     def training(self) -> tuple[Table, ...]:
         """Training and cost."""
         columns = [self.column(f"{TRAINING}/{name}") for name in self.results.finals]
-        return _present((training_table(self.results, columns), cost_table(self.results)))
+        return _present(
+            (
+                budget_table(self.results, self.primary),
+                cost_table(self.results, self.primary),
+                training_table(self.results, columns),
+            )
+        )
 
     @cached_property
     def failures(self) -> Table | None:

@@ -73,7 +73,7 @@ def _number(text: str) -> str:
 
 def _breakable(text: str) -> Markup:
     """A column's head that may break inside `set/metric_name`."""
-    return Markup(_SEPARATOR.sub(r"\1<wbr>", str(escape(_number(text)))))
+    return Markup(_SEPARATOR.sub(r"\1<wbr>", str(escape(_number(text)))).replace(" %", "&nbsp;%"))
 
 
 def _as_of(results: Results) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -13,18 +12,30 @@ from matplotlib.figure import Figure
 from harness.report.answer import is_shown
 from harness.report.comparison import ArmValue, Column
 from harness.report.curves import Curve, read_curves
+from harness.report.design import design_of
 from harness.report.document import Document
 from harness.report.factors import Factor, factors
-from harness.report.numbers import difference, higher_is_better, is_share, mean, unit, value
+from harness.report.frames import (
+    LEGEND_WIDTH,
+    Style,
+    dot,
+    legend_columns,
+    numeric_axis,
+    panel,
+    row_panel,
+    row_text,
+    shortened,
+    unit_text,
+)
+from harness.report.maps import heat_figure, pareto_figure
+from harness.report.numbers import difference, is_share, mean, value
+from harness.report.pareto import PRICES, Offer, Price, offers
 from harness.report.results import TRAINING, Results
 from harness.report.svg import BASELINE, INK, MUTED, RC, SERIES, series_colour, to_svg
 from harness.statistics import Summary
 
-WIDTH = 370.0
-"""Points; one unit of the page's SVG, so that text is readable at 375 px and not too large beside prose."""
-ROW = 34.0
 MOST_ROWS = 40
-LEGEND_WIDTH = 54
+MOST_OFFERS = 10
 _MARKERS = "os^DvPX*"
 
 
@@ -36,15 +47,6 @@ class Picture:
     title: str
     caption: str
     svg: str
-
-
-@dataclass(frozen=True)
-class Style:
-    """How an arm looks in every figure."""
-
-    colour: str
-    marker: str
-    dashed: bool = False
 
 
 class Gallery:
@@ -60,7 +62,8 @@ class Gallery:
     def pictures(self) -> list[Picture]:
         """All figures that there is data for."""
         with mpl.rc_context(RC):
-            found = [self._forest(), self._seeds(), *self._factors(), *self._curves(), self._mining()]
+            over = [*self._factors(), self._heat(), *self._pareto()]
+            found = [self._forest(), self._seeds(), *over, *self._curves(), self._mining()]
         return [picture for picture in found if picture is not None]
 
     def _forest(self) -> Picture | None:
@@ -68,13 +71,13 @@ class Gallery:
         if not arms:
             return None
         arms, left_out = _most(arms, self.column)
-        figure, axes = _rows(len(arms))
+        figure, axes = row_panel(len(arms))
         axes.axvline(0, color=BASELINE, linewidth=1, linestyle=(0, (4, 3)))
         for place, arm in enumerate(arms):
             self._difference(axes, place, arm)
         baseline = self.results.labels[self.baseline]
         what = "points" if is_share(self.metric) else self.metric
-        axes.set_xlabel(f"{_shortened(baseline, 30)} = 0; difference in {what}")
+        axes.set_xlabel(f"{shortened(baseline, 30)} = 0; difference in {what}")
         better = "right" if self.column.higher_is_better else "left"
         caption = (
             f"Paired differences to {baseline} in {self.metric} with 95 % intervals of each arm alone; further "
@@ -93,15 +96,15 @@ class Gallery:
         if delta.interval is not None:
             ends = [self._scaled(delta.interval.low), self._scaled(delta.interval.high)]
             axes.plot(ends, [place, place], color=style.colour, linewidth=2, solid_capstyle="round")
-        _dot(axes, x, place, style, filled=is_shown(arm))
-        _row_text(axes, place, self._label(arm.arm), difference(self.metric, delta))
+        dot(axes, x, place, style, filled=is_shown(arm))
+        row_text(axes, place, self._label(arm.arm), difference(self.metric, delta))
 
     def _seeds(self) -> Picture | None:
         arms = [arm for arm in self.column.arms.values() if arm.summary is not None and not arm.foreign]
         if not arms:
             return None
         arms, left_out = _most(arms, self.column)
-        figure, axes = _rows(len(arms))
+        figure, axes = row_panel(len(arms))
         for place, arm in enumerate(arms):
             style = self._style(arm.arm)
             assert arm.summary is not None
@@ -109,8 +112,8 @@ class Gallery:
             centre = self._scaled(arm.summary.mean)
             axes.plot([centre, centre], [place - 0.22, place + 0.22], color=style.colour, linewidth=2.5)
             axes.plot(numbers, [place] * len(numbers), style.marker, color=style.colour, markersize=6, alpha=0.7)
-            _row_text(axes, place, self._label(arm.arm), mean(self.metric, arm.summary))
-        axes.set_xlabel(f"{self.metric}{_unit(self.metric)}")
+            row_text(axes, place, self._label(arm.arm), mean(self.metric, arm.summary))
+        axes.set_xlabel(f"{self.metric}{unit_text(self.metric)}")
         caption = (
             f"Every run: a mark is one seed, the bar their mean; at the right mean ± standard deviation. {left_out}"
         )
@@ -129,8 +132,8 @@ class Gallery:
 
     def _factor(self, factor: Factor, place: int) -> Picture:
         alone = factor.lines[0].label if len(factor.lines) == 1 else ""
-        legend = [] if len(factor.lines) == 1 else [_shortened(line.label, LEGEND_WIDTH) for line in factor.lines]
-        figure, axes = _panel(legend)
+        legend = [] if len(factor.lines) == 1 else [shortened(line.label, LEGEND_WIDTH) for line in factor.lines]
+        figure, axes = panel(legend)
         for number, line in enumerate(factor.lines):
             xs = [x for x, _ in line.points]
             ys = [self._scaled(summary.mean) for _, summary in line.points]
@@ -139,13 +142,13 @@ class Gallery:
                 xs,
                 ys,
                 yerr=bars,
-                label=_shortened(line.label, LEGEND_WIDTH),
+                label=shortened(line.label, LEGEND_WIDTH),
                 color=series_colour(number),
                 marker=_MARKERS[number],
                 capsize=3,
                 linewidth=1.8,
             )
-        _numeric_axis(axes, sorted({x for line in factor.lines for x, _ in line.points}))
+        numeric_axis(axes, sorted({x for line in factor.lines for x, _ in line.points}))
         axes.set_xlabel(factor.axis)
         self._finish(figure, axes, self.metric, legend)
         said = "; ".join(f"{line.label or factor.axis}: {_said(self.metric, line.points)}" for line in factor.lines)
@@ -153,6 +156,30 @@ class Gallery:
         caption += f" All at {alone}." if alone else ""
         caption += " Levels without a result are left out."
         return self._picture(figure, f"factor-{place}", f"Effect of {factor.axis}", caption, said)
+
+    def _heat(self) -> Picture | None:
+        drawn = heat_figure(self.column, design_of(self.document.ablation))
+        if drawn is None:
+            return None
+        caption = f"{self.metric}{unit_text(self.metric)}: mean over seeds, deeper is higher."
+        return self._picture(drawn[0], "heat", f"{self.metric} over two factors", caption, drawn[1])
+
+    def _pareto(self) -> list[Picture | None]:
+        found = ((price, offers(self.results, self.column, price)) for price in PRICES)
+        return [self._offer(price, arms) for price, arms in found if arms]
+
+    def _offer(self, price: Price, arms: list[Offer]) -> Picture:
+        shown = [offer for offer in arms if offer.arm in self.styles or offer.on_front][:MOST_OFFERS]
+        figure, axes, legend = pareto_figure(shown, price, self.metric, self.results.labels, self._style)
+        self._finish(figure, axes, self.metric, legend)
+        said = "; ".join(
+            f"{self._label(one.arm)}: {one.price:.3g} {price.unit}, {value(self.metric, one.quality)}" for one in arms
+        )
+        front = ", ".join(self._label(one.arm) for one in arms if one.on_front)
+        caption = (
+            f"Filled and joined: no other arm is at least as good for less ({front}). Means over seeds, as measured."
+        )
+        return self._picture(figure, f"pareto-{price.key}", f"Quality against {price.name.lower()}", caption, said)
 
     def _curves(self) -> list[Picture | None]:
         names = ["loss", self.metric, "mining_precision"]
@@ -163,14 +190,14 @@ class Gallery:
         ]
 
     def _curve(self, name: str, title: str, curves: Sequence[Curve]) -> Picture:
-        legend = [_shortened(self._label(curve.arm), LEGEND_WIDTH) for curve in curves]
-        figure, axes = _panel(legend)
+        legend = [shortened(self._label(curve.arm), LEGEND_WIDTH) for curve in curves]
+        figure, axes = panel(legend)
         for curve in curves:
             style = self._style(curve.arm)
             scale = 100 if is_share(name) else 1
             line = (0, (5, 2)) if style.dashed else "-"
             axes.fill_between(curve.steps, scale * curve.low, scale * curve.high, color=style.colour, alpha=0.14, lw=0)
-            label = _shortened(self._label(curve.arm), LEGEND_WIDTH)
+            label = shortened(self._label(curve.arm), LEGEND_WIDTH)
             axes.plot(curve.steps, scale * curve.mean, color=style.colour, lw=1.8, ls=line, label=label)
         axes.set_xlabel("step")
         self._finish(figure, axes, name, legend)
@@ -192,16 +219,16 @@ class Gallery:
         arms = [arm for arm in self.results.by_arm if any(arm in found for found in means.values())][:MOST_ROWS]
         if not arms:
             return None
-        figure, axes = _rows(len(arms))
+        figure, axes = row_panel(len(arms))
         texts = []
         for place, arm in enumerate(arms):
             style, said, numbers = self._style(arm), [], []
             for key, name, filled in parts:
                 if summary := means[key].get(arm):
-                    _dot(axes, 100 * summary.mean, place, style, filled=filled)
+                    dot(axes, 100 * summary.mean, place, style, filled=filled)
                     said.append(f"{name} {value(key, summary.mean)}")
                     numbers.append(value(key, summary.mean))
-            _row_text(axes, place, self._label(arm), " / ".join(numbers))
+            row_text(axes, place, self._label(arm), " / ".join(numbers))
             texts.append(f"{self._label(arm)}: {', '.join(said)}")
         axes.set_xlim(0, 102)
         axes.set_xlabel("% (filled: precision, open: recall)")
@@ -209,9 +236,9 @@ class Gallery:
         return self._picture(figure, "mining", "Mined positives", caption, "; ".join(texts))
 
     def _finish(self, figure: Figure, axes: Axes, metric: str, legend: Sequence[str]) -> None:
-        axes.set_title(f"{metric}{_unit(metric)}", loc="left", fontsize=10, color=MUTED)
+        axes.set_title(f"{metric}{unit_text(metric)}", loc="left", fontsize=10, color=MUTED)
         if legend:
-            columns = _across(legend)
+            columns = legend_columns(legend)
             box = (0.0, 0.0, 1.0, 1.0)
             figure.legend(loc="lower left", ncol=columns, bbox_to_anchor=box, borderaxespad=0.2, handlelength=2.2)
 
@@ -249,62 +276,5 @@ def _most(arms: list[ArmValue], column: Column) -> tuple[list[ArmValue], str]:
     return best, f"The best {MOST_ROWS} of {len(arms)} arms; the table has all."
 
 
-def _rows(number: int) -> tuple[Figure, Axes]:
-    """A figure with a row for each arm, the first at the top."""
-    height = ROW * number + 46
-    figure = Figure(figsize=(WIDTH / 72, height / 72))
-    axes = figure.add_axes((0.02, 40 / height, 0.96, (height - 46) / height))
-    axes.set_ylim(number - 0.45, -0.75)
-    axes.set_yticks([])
-    axes.spines["left"].set_visible(False)
-    axes.grid(axis="x")
-    axes.set_axisbelow(True)
-    axes.margins(x=0.06)
-    return figure, axes
-
-
-def _row_text(axes: Axes, place: int, left: str, right: str) -> None:
-    x, y = axes.get_yaxis_transform(), place - 0.42
-    axes.text(0.0, y, _shortened(left, 46), color=INK, fontsize=10.5, va="center", transform=x)
-    axes.text(1.0, y, right, color=MUTED, fontsize=10, ha="right", va="center", transform=x)
-
-
-def _dot(axes: Axes, x: float, place: int, style: Style, *, filled: bool) -> None:
-    face = style.colour if filled else "none"
-    axes.plot([x], [place], style.marker, color=style.colour, markerfacecolor=face, markersize=7)
-
-
-def _panel(legend: Sequence[str]) -> tuple[Figure, Axes]:
-    """A figure with one pair of axes and room for its legend below."""
-    rows = -(-len(legend) // _across(legend)) if legend else 0
-    below, above = 46 + 15.5 * rows, 24
-    height = 200 + below + above
-    figure = Figure(figsize=(WIDTH / 72, height / 72))
-    axes = figure.add_axes((0.11, below / height, 0.86, 200 / height))
-    axes.grid(axis="y")
-    axes.set_axisbelow(True)
-    return figure, axes
-
-
-def _across(legend: Sequence[str]) -> int:
-    return 2 if legend and max(map(len, legend)) <= 22 else 1
-
-
-def _numeric_axis(axes: Axes, levels: Sequence[float]) -> None:
-    if levels[0] > 0 and levels[-1] / levels[0] >= 16:
-        axes.set_xscale("log", base=2)
-    axes.set_xticks(levels, [f"{level:g}" for level in levels])
-    axes.minorticks_off()
-
-
 def _said(metric: str, points: Sequence[tuple[float, Summary]]) -> str:
     return ", ".join(f"{x:g}: {mean(metric, summary)}" for x, summary in points)
-
-
-def _shortened(text: str, width: int) -> str:
-    return textwrap.shorten(text, width, placeholder="…")
-
-
-def _unit(metric: str) -> str:
-    better = "" if higher_is_better(metric) else ", lower is better"
-    return f" ({unit(metric).strip()}{better})" if unit(metric) else better

@@ -147,7 +147,7 @@ def page(results: Results) -> str:
 
 def test_each_figure_has_a_text_for_those_who_do_not_see_it(page: str) -> None:
     figures = [attributes for tag, attributes in Page(page).tags if tag == "svg"]
-    assert len(figures) == 6
+    assert len(figures) == 8
     for attributes in figures:
         assert attributes["role"] == "img"
         assert len((attributes["aria-labelledby"] or "").split()) == 2

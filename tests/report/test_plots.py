@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from harness.report import Results, collect
+from harness.report.comparison import compare_arms
 from harness.report.curves import MOST_POINTS, read_curves
 from harness.report.document import Document
 from harness.report.factors import factors
@@ -53,6 +54,8 @@ def test_there_is_a_figure_for_all_that_was_measured(drawn: dict[str, Picture]) 
     assert list(drawn) == [
         "forest",
         "seeds",
+        "pareto-hours",
+        "pareto-seconds",
         "curve-loss",
         "curve-shapes-acc1",
         "curve-mining-precision",
@@ -170,3 +173,24 @@ def test_mining_is_drawn_where_its_truth_is_known(tmp_path: Path) -> None:
     found = pictures(collect(plan, store))
     assert "87.5 / 25.0" in found["mining"].svg
     assert "b: precision 87.5, recall 25.0" in found["mining"].svg
+
+
+def test_two_factors_of_three_levels_make_a_heat_map(tmp_path: Path) -> None:
+    axes = {"captions.count": [1, 2, 5], "train.optimiser.lr": [0.001, 0.002, 0.004]}
+    table = {
+        "question": "Where is the best?",
+        "baseline": "captions.count=1, train.optimiser.lr=0.001",
+        "seeds": 2,
+        "primary": "shapes/acc1",
+        "base": {"captions.source": "captioner"},
+        "axes": axes,
+    }
+    plan, store = plan_of(table), Store(tmp_path)
+    fill(plan, store, {arm.name: 0.2 + 0.05 * place for place, arm in enumerate(plan.arms)})
+    heat = pictures(collect(plan, store))["heat"]
+    described = heat.svg.partition("<desc")[2].partition("</desc>")[0]
+    means = {arm.arm: arm.summary for arm in compare_arms(collect(plan, store), "shapes/acc1").comparable}
+    assert described.count("captions.count ") == len(means) == 9
+    best = means["captions.count=5, train.optimiser.lr=0.004"]
+    assert best is not None
+    assert f"captions.count 5, train.optimiser.lr 0.004: {100 * best.mean:.1f}" in described
