@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -66,6 +67,30 @@ def manifest(
     else:
         write_json(out, told)
         print(f"{out}: {told['samples']:,} samples in {len(told['files']):,} files")
+
+
+@data_app.command()
+def check(
+    spec: Spec,
+    set_: Set,
+    out: Annotated[Path | None, typer.Option("--out", metavar="DIR", help="Default: store/reports.")] = None,
+    workers: Annotated[int, typer.Option(min=0, help="Processes; 0: one for each core.")] = 0,
+) -> None:
+    """Read and decode everything; count what is bad by its reason, and list it in a quarantine list."""
+    from harness.cli.findings import show
+    from harness.data.check import check_data, report
+    from harness.data.quarantine import write_quarantine
+    from harness.dispatch.local import cores
+    from harness.files import write_json
+
+    project, data = _files(spec, set_)
+    found = check_data(data, project.store.data, workers or cores(), lambda text: print(text, file=sys.stderr))
+    folder = out or project.store.reports
+    told = report(found)
+    write_json(folder / f"{spec.stem}-data-check.json", told)
+    listed = folder / f"{spec.stem}-quarantine.jsonl"
+    write_quarantine(listed, found.quarantined)
+    show(told, listed, len(found.quarantined))
 
 
 def experiment_of(spec: Path, assignments: list[str]) -> tuple[Project, Experiment]:

@@ -46,6 +46,8 @@ class Candidate:
     raw: str
     pseudo: Mapping[str, tuple[str, ...]]
     """Captions of each source that the sample has; an empty tuple where it has none."""
+    name: str = ""
+    """Of the image file, where it has one."""
 
 
 def captions_in(value: Any) -> tuple[str, ...]:

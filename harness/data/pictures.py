@@ -17,7 +17,7 @@ MAX_PIXELS = 89_478_485
 MAX_BYTES = 1 << 28
 """No image file of a training set is longer; reading one that claims to be would fill the memory."""
 _TAIL = 64
-_BROKEN = (OSError, ValueError, SyntaxError, EOFError, UnidentifiedImageError, Image.DecompressionBombError)
+BROKEN = (OSError, ValueError, SyntaxError, EOFError, UnidentifiedImageError, Image.DecompressionBombError)
 
 
 class BadImageError(Exception):
@@ -33,7 +33,7 @@ def decode(content: bytes) -> Image.Image:
     try:
         with Image.open(io.BytesIO(content), formats=FORMATS) as image:
             return image.convert("RGB")
-    except _BROKEN as error:
+    except BROKEN as error:
         raise BadImageError(str(error) or type(error).__name__) from error
 
 
@@ -65,13 +65,13 @@ def check(head: bytes, size: int, read: Callable[[int, int], bytes], verify: Ver
 def _dimensions(head: bytes, size: int, read: Callable[[int, int], bytes]) -> tuple[int, int]:
     try:
         return _opened_size(head)
-    except _BROKEN:
+    except BROKEN:
         pass
     try:
         return _opened_size(read(0, size))
     except Image.DecompressionBombError:
         raise BadImageError("image too large") from None
-    except _BROKEN:
+    except BROKEN:
         raise BadImageError("image unreadable") from None
 
 

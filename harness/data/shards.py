@@ -82,7 +82,7 @@ def _candidate(reader: _Reader, key: str, group: Iterable[Member], quarantine: Q
     except RejectedError as error:
         return Rejected(str(error), reader.location, key)
     inside = partial(_inside, reader.archive, image.offset)
-    return Candidate(key, reader.location, image.offset, image.size, image.head, inside, raw, pseudo)
+    return Candidate(key, reader.location, image.offset, image.size, image.head, inside, raw, pseudo, image.name)
 
 
 def _inside(archive: Archive, offset: int, start: int, stop: int) -> bytes:

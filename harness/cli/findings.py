@@ -1,0 +1,40 @@
+"""What `harness data check` found, for a terminal."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from harness.cli.show import table
+
+
+def show(told: dict[str, Any], listed: Path, quarantined: int) -> None:
+    """Print a check's report: survivors, reasons, oddities, captions, warnings, and what to do with the list."""
+    print(f"{told['samples']:,} samples can be trained on ({told['survivors']:.1%} of what is there)")
+    if told["rejected"]:
+        table("left out", ["reason", "samples"], [[why, f"{n:,}"] for why, n in told["rejected"].items()])
+    if told["odd"]:
+        rows = [[what, f"{odd['count']:,}", " | ".join(odd["examples"])[:80]] for what, odd in told["odd"].items()]
+        table("usable, but odd", ["what", "count", "for example"], rows)
+    images = told["images"]
+    rows = [[name, _listed(images[name])] for name in ("modes", "formats", "shorter_side_px")]
+    table("images", ["", ""], [*rows, ["same file as another", f"{images['same_file_as_another']:,}"]])
+    rows = [
+        [
+            source,
+            f"{one['captions']:,}",
+            f"{one['samples_without']:,}",
+            f"{one['same_as_another']:,}",
+            _listed(one["words"]),
+        ]
+        for source, one in told["captions"].items()
+    ]
+    table("captions", ["source", "captions", "samples without", "same as another", "words"], rows)
+    for warning in told["warnings"]:
+        print(f"warning: {warning}")
+    if quarantined:
+        print(f'{quarantined:,} entries in {listed}; data.quarantine = "{listed}" leaves them out of training')
+
+
+def _listed(values: dict[str, Any]) -> str:
+    return ", ".join(f"{name} {value:,.0f}" for name, value in values.items())
