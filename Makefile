@@ -12,7 +12,7 @@ WORKERS ?= 2
 # Without its bytecode cache, every process would compile torch and open_clip anew: seconds each.
 unexport PYTHONDONTWRITEBYTECODE
 .NOTPARALLEL:
-.PHONY: help demo test test-slow test-all check format generate lock clean
+.PHONY: help demo test test-slow test-slurm test-all check format generate lock clean
 
 help: ## these lines
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | while IFS='	' read -r name text; do \
@@ -26,6 +26,9 @@ test: $(INSTALLED) ## the tests, but for the slow ones and those in a browser (A
 
 test-slow: $(INSTALLED) ## the slow tests and those in a browser (Debian's chromium and chromium-driver)
 	@$(ONE_THREAD) $(BIN)/python -m pytest -n $(WORKERS) -m "slow or browser" --timeout 1800 $(ARGS)
+
+test-slurm: $(INSTALLED) ## the tests on a real SLURM of this machine (as root; Debian's slurm-wlm, slurmdbd, mariadb-server)
+	@$(ONE_THREAD) slurm/testcluster/cluster with $(BIN)/python -m pytest -m slurm --timeout 1800 tests/slurm $(ARGS)
 
 test-all: test test-slow ## all tests
 
