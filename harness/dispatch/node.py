@@ -15,7 +15,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -37,6 +37,8 @@ SUPERSEDED = 76
 POLL_S = 0.5
 ALLOWANCE_EVERY_S = 10.0
 _ASK_TIMEOUT_S = 20
+_STOPPING = (signal.SIGTERM, signal.SIGUSR2, signal.SIGINT)
+"""SIGTERM comes with preemption and scancel, SIGUSR2 before the time limit."""
 _SIGNAL_MARGIN_S = 75
 """SLURM sends the signal before the time limit up to a minute early."""
 
@@ -58,8 +60,6 @@ class Supervisor:
         self._all = tuple(self._waiting)
         self._running: dict[str, int] = {}
         """The slot of each running run."""
-        self._stopped: list[str] = []
-        self._deaths: dict[str, int] = {}
         self._looked_at = time.monotonic()
         self._workers = self._hire()
 
@@ -71,9 +71,10 @@ class Supervisor:
                 for ended in self._workers.ended(POLL_S):
                     self._settle(ended)
                 self._mind()
-        self._workers.close()
-        if self._rank == 0:
-            self._conclude()
+            self._mind()
+            self._workers.close()
+            if self._rank == 0:
+                self._conclude()
         return DONE if all(self._is_done(run) for run in self._all) else SOME_ARE_NOT
 
     def _hire(self) -> LocalWorkers | RankWorkers:
@@ -88,11 +89,12 @@ class Supervisor:
 
     def _is_mine(self, run: str) -> bool:
         """Whether this submission still has the run, and something is left to do."""
-        with suppress(HarnessError):
-            return bool(read_json(self._folder(run).request)["submission"] == self._intent.id) and not self._is_done(
-                run
-            )
-        return False
+        try:
+            owner = read_request(self._folder(run)).submission
+            return owner in (self._intent.id, self._intent.training) and not self._is_done(run)
+        except HarnessError as error:
+            print(f"harness: {error}", file=sys.stderr)
+            return False
 
     def _is_done(self, run: str) -> bool:
         folder = self._folder(run)
@@ -104,6 +106,8 @@ class Supervisor:
         at_a_time = 1 if self._intent.resources.processes > 1 else self._intent.profile.at_a_time
         while self._waiting and len(self._running) < at_a_time and self._why is None:
             run = self._waiting.pop(0)
+            if not self._hope(self._folder(run)):  # the head gives it up; others of the job have their turn
+                continue
             if (reason := self._not_ready(run)) is not None:
                 self._never_started(run, reason)
                 continue
@@ -137,8 +141,8 @@ class Supervisor:
         if ended.status == SUPERSEDED:
             self._superseded, self._why = True, "superseded"
             self._workers.stop()
-        elif folder.failure_file.exists() and folder.failure().cause == "interrupted":
-            self._stopped.append(ended.run_id)
+        elif -ended.status in _STOPPING:  # SLURM signals every process of a job, those too that do not mind it yet
+            self._signalled = True
         elif not self._is_done(ended.run_id) and not folder.failure_file.exists():
             self._died(folder, ended.status)
 
@@ -225,10 +229,8 @@ def _restart() -> int:
 
 
 @contextmanager
-def _signals(handler: object) -> Iterator[None]:
-    """SIGTERM comes with preemption and scancel, SIGUSR2 before the time limit."""
-    numbers = (signal.SIGTERM, signal.SIGUSR2, signal.SIGINT)
-    previous = {number: signal.signal(number, handler) for number in numbers}  # type: ignore[arg-type]
+def _signals(handler: Callable[..., None]) -> Iterator[None]:
+    previous = {number: signal.signal(number, handler) for number in _STOPPING}
     try:
         yield
     finally:

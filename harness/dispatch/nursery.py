@@ -16,12 +16,17 @@ import signal
 import sys
 from pathlib import Path
 
+_STOPPING = (signal.SIGTERM, signal.SIGUSR2)
+
 
 def main() -> None:
     """Serve run folders named on stdin until it is closed and no child is left."""
     from harness import worker  # the import that is paid once
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if os.environ.get("HARNESS_SCHEDULED"):  # SLURM signals every process of a job: this one has to see the end
+        for number in _STOPPING:
+            signal.signal(number, signal.SIG_IGN)
     children: dict[int, str] = {}
     wakeup, notify = os.pipe()
     os.set_blocking(notify, False)
@@ -58,7 +63,8 @@ def _fork(folder: Path, work: object) -> int:
     status = 1
     try:
         signal.set_wakeup_fd(-1)
-        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        for number in (signal.SIGCHLD, *_STOPPING):
+            signal.signal(number, signal.SIG_DFL)
         os.setsid()
         _write_to_log(folder)
         assert callable(work)
