@@ -81,9 +81,10 @@ class MadeWorkers:
         found = []
         for run in list(self.alive):
             act = self.script[run][0]
-            if act is until_asked and not self.leaving:
+            if act in (until_asked, until_stopped) and not self.leaving:
                 time.sleep(timeout_s)
-                os.kill(os.getpid(), signal.SIGUSR2)
+                if act is until_asked:
+                    os.kill(os.getpid(), signal.SIGUSR2)
                 continue
             self.alive.remove(run)
             if len(self.script[run]) > 1:
@@ -124,6 +125,10 @@ def until_asked(folder: RunFolder) -> int:
     attempted(folder, JOB, step=50)
     folder.fail(Failure(cause="interrupted", message="stopped on request", attempt=1, ended_at=1.0))
     return 75
+
+
+def until_stopped(folder: RunFolder) -> int:
+    return until_asked(folder)
 
 
 def submitted(store: Store, plan: Plan = PLAN, phase: Any = "run", **profile: Any) -> Submission:
@@ -315,7 +320,7 @@ def test_its_share_of_the_budget_ends_it(store: Store, scontrol: list[str], monk
     monkeypatch.setattr(node, "ALLOWANCE_EVERY_S", 0.0)
     submission = submitted(store)
     intent = submission.intent.model_copy(update={"allowance_gpu_hours": 0.0})
-    _, workers = carried_out(Submission(submission.folder, intent), store, [until_asked], [done], [done])
+    _, workers = carried_out(Submission(submission.folder, intent), store, [until_stopped], [done], [done])
     assert workers.started == RUNS[:1]
     assert causes(store.run(RUNS[0])) == ["interrupted"]
     assert scontrol == []
