@@ -17,6 +17,7 @@ from harness.spec.data import PATH_FIELDS
 from harness.spec.experiment import Experiment
 from harness.spec.explain import Problem, explain, problems, sentence
 from harness.spec.overrides import Table, Whole, expand, laid_over, merge, parse_assignment
+from harness.spec.search import Search
 from harness.spec.sources import CAPTION_PATHS
 
 ONLY_ARM = "experiment"
@@ -73,6 +74,47 @@ def load(path: str | Path, assignments: Sequence[str] = ()) -> Ablation:
     return _validated(file, ablation | {"arms": {ONLY_ARM: {}}, "seeds": (experiment.seed,)}, experiment)
 
 
+def is_search(path: str | Path) -> bool:
+    """Whether a TOML file declares a search rather than an ablation or an experiment.
+
+    Raises:
+        SpecError: the file is missing or no TOML.
+    """
+    return "space" in _read(Path(path))
+
+
+def load_search(path: str | Path, assignments: Sequence[str] = ()) -> Search:
+    """The search in a TOML file.
+
+    Args:
+        path: a file with a `[space]`.
+        assignments: changes like `"train.duration=300 steps"`, laid over the base experiment.
+
+    Raises:
+        SpecError: the file, or a file that it names, is missing or not valid.
+    """
+    file = Path(path)
+    table = _read(file)
+    if "space" not in table:
+        raise SpecError("has no [space]", where=str(file), fix="name the fields to search; see docs/search.md")
+    place = _Place.of(file)
+    base = _base_experiment(place, table.pop("experiment", None))
+    if isinstance(table.get("base"), dict):
+        table["base"] = _located(replace(place, prefix="base."), table["base"])
+    space = _tables(table.get("space"))
+    _refuse_files_in_axes(place, {name: parameter.get("of") for name, parameter in space.items()})
+    search = _validated_search(file, table, base)
+    changes = _assigned(assignments, base, search.base)
+    return _validated_search(file, {**table, "base": merge(search.base, changes)}, base) if changes else search
+
+
+def _validated_search(file: Path, table: Table, base: Experiment) -> Search:
+    try:
+        return Search.model_validate({**table, "experiment": base})
+    except ValidationError as error:
+        raise explain(error, Search, where=str(file)) from None
+
+
 def load_experiment(path: str | Path) -> Experiment:
     """The experiment in a TOML file.
 
@@ -109,14 +151,7 @@ def _experiment_table(file: Path, seen: tuple[Path, ...]) -> Table:
 
 def _ablation(file: Path, table: Table, assignments: Sequence[str]) -> Ablation:
     place = _Place.of(file)
-    stated = table.pop("experiment", None)
-    if isinstance(stated, str):
-        base = load_experiment(place.file(stated, "experiment"))
-    elif isinstance(stated, dict):
-        base = _experiment(file, _located(replace(place, prefix="experiment."), stated))
-    else:
-        fix = 'name one: experiment = "../experiments/shapes.toml"'
-        raise SpecError("required key is missing", where=f"{file}: experiment", fix=fix)
+    base = _base_experiment(place, table.pop("experiment", None))
     for name, arm in _tables(table.get("arms")).items():
         table["arms"][name] = _located(replace(place, prefix=f"arms.{name}."), arm)
     if isinstance(table.get("base"), dict):
@@ -125,6 +160,16 @@ def _ablation(file: Path, table: Table, assignments: Sequence[str]) -> Ablation:
     ablation = _validated(file, table, base)
     changes = _assigned(assignments, base, ablation.base)
     return _validated(file, {**table, "base": merge(ablation.base, changes)}, base) if changes else ablation
+
+
+def _base_experiment(place: _Place, stated: Any) -> Experiment:
+    """The experiment that a file starts from: another file's, or a table of its own."""
+    if isinstance(stated, str):
+        return load_experiment(place.file(stated, "experiment"))
+    if isinstance(stated, dict):
+        return _experiment(Path(place.label), _located(replace(place, prefix="experiment."), stated))
+    fix = 'name one: experiment = "../experiments/shapes.toml"'
+    raise SpecError("required key is missing", where=f"{place.label}: experiment", fix=fix)
 
 
 def _validated(file: Path, table: Table, base: Experiment) -> Ablation:
