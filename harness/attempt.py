@@ -140,19 +140,26 @@ class Attempt:
     def _log(self, at: Progress, logs: dict[str, float], trainer: Trainer) -> None:
         spec, batch = self.experiment.evaluation, self.experiment.train.global_batch_size
         values: dict[str, float] = {}
+        evaluated = False
         if at.step % self.experiment.resources.log_every == 0 or at.step in (1, trainer.steps):
             values |= logs | {"images_per_s": at.step * batch / at.duration_s}
         if spec.every is not None and spec.sets and at.step < trainer.steps:
             every = spec.every.steps(samples_per_epoch=len(self.dataset), global_batch_size=batch)
             if at.step % max(every, 1) == 0:
                 values |= self.measuring.curve()
+                evaluated = True
         if values:
             self.folder.append_metrics(at.step, values)
+        if evaluated:
+            self._report(at, trainer)
 
     def _report(self, at: Progress, trainer: Trainer) -> None:
         self._reported = time.time()
         where = {"step": at.step, "steps": trainer.steps, "attempt": self.number, "pid": os.getpid()}
         write_json(self.folder.progress, where | {"elapsed_s": at.duration_s, "time": self._reported})
+        limit = self.folder.pause_step()
+        if limit is not None and at.step >= limit:
+            self.stop.set()
 
     def _record(self, evaluations: tuple[Evaluation, ...], evaluation_s: float) -> Record:
         lines = self.folder.step_metrics()

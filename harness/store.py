@@ -4,6 +4,7 @@ store/runs/<id>/
     spec.json        what the run is (identity and resolved spec), written once
     request.json     how to carry it out now: experiment with paths, evaluation, roots, device, threads
     progress.json    where it is: step, steps, images/s, attempt, pid
+    pause.json       train no further than this step for now; written by a search, looked at by the training loop
     metrics.jsonl    a line every few steps
     checkpoint.pt    state to go on from
     weights.pt       the final model
@@ -90,6 +91,7 @@ class RunFolder:
     spec = _File("spec.json")
     request = _File("request.json")
     progress = _File("progress.json")
+    pause = _File("pause.json")
     metrics = _File("metrics.jsonl")
     checkpoint = _File("checkpoint.pt")
     weights = _File("weights.pt")
@@ -125,7 +127,7 @@ class RunFolder:
     def prepare(self, identity: Identity, request: dict[str, Any]) -> None:
         """Make the folder ready for an attempt: freeze or compare the spec, state how to carry it out.
 
-        An earlier attempt's failure is forgotten, lest it be taken for that of the new one.
+        An earlier attempt's failure is forgotten, lest it be taken for that of the new one; so is a pause.
 
         Raises:
             StoreError: the folder holds a run of other defaults under this id, or cannot be written.
@@ -137,6 +139,7 @@ class RunFolder:
             write_json(self.spec, frozen | {"resolved": identity.resolved})
         write_json(self.request, request)
         self.failure_file.unlink(missing_ok=True)
+        self.pause.unlink(missing_ok=True)
 
     def check(self, identity: Identity) -> None:
         """Raise StoreError if the folder's spec is not what `identity` says."""
@@ -170,6 +173,23 @@ class RunFolder:
     def fail(self, failure: Failure) -> None:
         """Write why an attempt ended early."""
         write_json(self.failure_file, failure.model_dump(mode="json"))
+
+    def pause_at(self, step: int) -> None:
+        """Ask the training loop to write a checkpoint and leave at `step`, or at once if it is past that."""
+        write_json(self.pause, {"step": step})
+
+    def pause_step(self) -> int | None:
+        """The step that training is not to go beyond for now; None if there is no such limit."""
+        try:
+            return int(_table(read_json(self.pause), self.pause)["step"]) if self.pause.exists() else None
+        except (KeyError, TypeError, ValueError):
+            fix = "delete it: the run goes on then"
+            raise StoreError("is damaged", where=str(self.pause), fix=fix) from None
+
+    def is_paused(self) -> bool:
+        """Whether the run has got as far as it was asked to go for now."""
+        limit = self.pause_step()
+        return limit is not None and not self.record_file.exists() and self.read_progress().get("step", -1) >= limit
 
     def step_metrics(self) -> list[StepMetrics]:
         """The lines of metrics.jsonl, a step once: a superseded attempt may have written a last line beside its heir.

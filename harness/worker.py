@@ -2,8 +2,8 @@
 
 Inline, local process, batch job, requeued job and debugging are this same command. It needs nothing but the file
 system: it reads spec.json and request.json, and leaves metrics, checkpoints, weights and a record in the folder.
-Exit status: 0 done, 2 a mistake of the user, 75 stopped on request (run it again to go on), 76 a newer attempt has
-taken over, 1 anything else. With HARNESS_SCHEDULED set a scheduler has given the run to this process: an attempt that
+Exit status: 0 done or paused where it was asked to, 2 a mistake of the user, 75 stopped on request (run it again to go
+on), 76 a newer attempt has taken over, 1 anything else. With HARNESS_SCHEDULED set a scheduler has given the run to this process: an attempt that
 is still alive elsewhere is superseded.
 """
 
@@ -58,6 +58,8 @@ def _attempt(folder: RunFolder, number: int, stop: Stop) -> int:
             attempt.evaluate_again()
             return DONE
         if not attempt.train():
+            if folder.is_paused():
+                return DONE
             return _failed(folder, number, "interrupted", "stopped on request", STOPPED)
         if attempt.request.phase != "train":
             attempt.evaluate()

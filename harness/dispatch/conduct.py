@@ -77,6 +77,8 @@ class Conductor:
         """The slot of each running run, 0 to jobs - 1; it decides which GPU the run gets."""
         self._failed: dict[str, Failure] = {}
         self._stopping = False
+        self._until: dict[str, int] = {}
+        """The step at which a run is to pause."""
         self._elsewhere: tuple[str, ...] = ()
         self._looked_at = -OTHERS_EVERY_S
         self._open = {run.id for run in plan.runs.values() if not self._complete(run)}
@@ -84,6 +86,22 @@ class Conductor:
         awaited = {run.teacher for run in plan.runs.values()}
         self._order = sorted(plan.runs.values(), key=lambda run: run.id not in awaited)
         self._gpus = gpu_count()
+
+    def add(self, run: PlannedRun, until: int | None = None) -> None:
+        """Carry out one more run, which the plan may not have had; its teacher has to be in the plan.
+
+        Args:
+            until: pause there with a checkpoint; `add` it again to go on.
+        """
+        if run.id not in self._plan.runs:
+            self._order.append(run)
+        self._plan.runs[run.id] = run
+        self._until.pop(run.id, None)
+        if until is not None:
+            self._until[run.id] = until
+        self._failed.pop(run.id, None)
+        if not self._complete(run):
+            self._open.add(run.id)
 
     def progress(self) -> Progress:
         """Where everything stands."""
@@ -132,13 +150,15 @@ class Conductor:
         gpu = slot % self._gpus if self._gpus else None
         request = Request.of(run.experiment, run.id, run.teacher, self._settings, self._workers.threads, gpu)
         folder.prepare(run.identity, request.model_dump(mode="json"))
+        if run.id in self._until:
+            folder.pause_at(self._until[run.id])
         self._workers.start(folder.path)
         self._running[run.id] = slot
 
     def _settle(self, ended: Ended) -> None:
         self._running.pop(ended.run_id, None)
         run, folder = self._plan.runs[ended.run_id], self._store.run(ended.run_id)
-        if self._complete(run):
+        if self._complete(run) or folder.is_paused():
             self._open.discard(run.id)
         elif folder.failure_file.exists():
             failure = folder.failure()
