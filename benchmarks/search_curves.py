@@ -1,6 +1,6 @@
 """Learning curves for the search benchmark: tables of configurations x epochs, trained once, and made families.
 
-    python -m benchmarks.search_curves FOLDER      # trains what is missing, a file for each table
+    python benchmarks/search_curves.py FOLDER      # trains what is missing, a file for each table
 
 A table is a grid over four settings of scikit-learn's MLP (learning rate, width, weight decay, batch size), each cell
 trained for 50 epochs by `partial_fit`; its value is the validation error after every epoch. Labels of the training part

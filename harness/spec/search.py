@@ -158,28 +158,15 @@ class Confirm(Spec):
     """Fields of the base that make the reference; by default the base as it is."""
 
 
-class Search(Spec):
-    """A declared search over fields of an experiment."""
+class Exploration(Spec):
+    """The part of a search that knows no experiment: a space, what is to be optimised, and how."""
 
-    question: str
-    """What is to be found out, in one sentence."""
-    experiment: Experiment
-    """The base that every configuration changes; in TOML the path of an experiment file."""
-    base: Table = Field(default={})
-    """Fields of the base that this search changes for all its configurations. In TOML: `[base]`."""
     space: dict[str, Parameter]
     """The dotted path of each field that is searched, and its range."""
-    conditions: tuple[str, ...] = ()
-    """What a configuration has to fulfil: comparisons of fields and numbers, as in
-    `"mining.image_text_guard < mining.image_text"`."""
     objectives: tuple[Objective, ...]
     """One, or several for a front (quality against cost)."""
     constraints: Constraints = Field(default_factory=Constraints)
     """What a run may use."""
-    seeds: int | tuple[int, ...] = 1
-    """Runs of each configuration: a number n (seeds 0 to n-1), or the seeds themselves. Its value is their mean."""
-    budget: Budget
-    """What the search may use."""
     sampler: Sampler = Field(default_factory=TPESampler)
     """How configurations are chosen."""
     pruner: Pruner = Field(default_factory=NoPruner)
@@ -187,14 +174,8 @@ class Search(Spec):
     finish: int = Field(2, ge=1)
     """At the end, so many of the most promising configurations are trained to the full length if they were not: the
     winner is chosen among values at full length."""
-    warm_start: bool = True
-    """Whether finished runs of the store that lie in the space are told to the sampler first."""
-    confirm: Confirm = Field(default_factory=Confirm)
-    """The winner against a reference on fresh seeds."""
     seed: int = Field(0, ge=0)
     """Of the sampler."""
-    notes: str = ""
-    """Anything a reader of the report should know."""
 
     @field_validator("objectives")
     @classmethod
@@ -203,6 +184,30 @@ class Search(Spec):
         if not names or len(set(names)) < len(names):
             raise ValueError("give at least one objective, and each once")
         return objectives
+
+
+class Search(Exploration):
+    """A declared search over fields of an experiment."""
+
+    question: str
+    """What is to be found out, in one sentence."""
+    experiment: Experiment
+    """The base that every configuration changes; in TOML the path of an experiment file."""
+    base: Table = Field(default={})
+    """Fields of the base that this search changes for all its configurations. In TOML: `[base]`."""
+    conditions: tuple[str, ...] = ()
+    """What a configuration has to fulfil: comparisons of fields and numbers, as in
+    `"mining.image_text_guard < mining.image_text"`."""
+    seeds: int | tuple[int, ...] = 1
+    """Runs of each configuration: a number n (seeds 0 to n-1), or the seeds themselves. Its value is their mean."""
+    budget: Budget
+    """What the search may use."""
+    warm_start: bool = True
+    """Whether finished runs of the store that lie in the space are told to the sampler first."""
+    confirm: Confirm = Field(default_factory=Confirm)
+    """The winner against a reference on fresh seeds."""
+    notes: str = ""
+    """Anything a reader of the report should know."""
 
     @field_validator("seeds")
     @classmethod
@@ -357,7 +362,7 @@ def _check_feasible(search: Search) -> None:
     raise ValueError(f"of {_FEASIBLE_DRAWS} configurations drawn from the space none can be run ({said})")
 
 
-def draws(search: Search, generator: random.Random) -> Iterator[dict[str, Any]]:
+def draws(search: Exploration, generator: random.Random) -> Iterator[dict[str, Any]]:
     """Configurations at random, feasible or not, without end."""
     while True:
         yield {path: parameter.draw(generator) for path, parameter in search.space.items()}

@@ -1,0 +1,1 @@
+"""Search: Optuna studies over the same runs that ablations use, stopped early where that pays."""
