@@ -14,6 +14,7 @@ from harness.settings import Settings
 from harness.spec.ablation import Ablation
 from harness.spec.experiment import Experiment, flatten
 from harness.spec.profile import Profile
+from harness.spec.search import Search
 
 _HEAD = """\
 # What specs can say
@@ -71,11 +72,30 @@ def reference() -> str:
     ]
     for name in ("Ablation", "Reference", "Claim"):
         lines += [f"## {name}", "", *_model(name, definitions(Ablation))]
+    lines += ["## Search", "", *_model("Search", definitions(Search))]
+    lines += _search_sections()
     lines += ["## Cluster profile", "", *_model("Profile", definitions(Profile))]
     lines += ["### [evaluation]", "", *_model("Resources", definitions(Profile))]
     lines += ["### [retry]", "", *_model("Retry", definitions(Profile))]
     lines += ["## harness.toml", "", *_model("Settings", definitions(Settings))]
     return "\n".join(lines)
+
+
+def _search_sections() -> Iterator[str]:
+    """The tables of a search file besides its experiment."""
+    search, experiment = definitions(Search), definitions(Experiment)
+    own = {name: search[name] for name in search if name not in experiment or name == "Search"}
+    fields = {name: field for name, field in search["Search"]["properties"].items() if name != "experiment"}
+    for name, field in fields.items():
+        inner = field.get("additionalProperties", field.get("items", field)) if name != "base" else {}
+        for one in (model for model in _models_of(inner) if model in own):
+            kind = own[one]["properties"].get("kind")
+            title = f'{name}.kind = "{kind["const"]}"' if kind else f"[{name}]"
+            yield from (f"### {title}", "", *_model(one, search))
+
+
+def _models_of(field: Schema) -> Iterator[str]:
+    yield from models_in({**field, "anyOf": field.get("anyOf", field.get("oneOf", []))})
 
 
 def _sections(prefix: str, model: str, known: dict[str, Schema], seen: set[str]) -> Iterator[str]:

@@ -18,6 +18,7 @@ from harness.settings import Settings
 from harness.spec.ablation import Ablation
 from harness.spec.experiment import Experiment
 from harness.spec.profile import Profile
+from harness.spec.search import Search
 from harness.units import Duration
 
 Schema = dict[str, Any]
@@ -62,13 +63,14 @@ def definitions(model: type[BaseModel], generator: type[GenerateJsonSchema] = _W
 
 
 def schemas() -> dict[str, Schema]:
-    """The schemas of experiment files, ablation files, cluster profiles and harness.toml, by name."""
+    """The schemas of experiment files, ablation files, search files, cluster profiles and harness.toml, by name."""
     experiment = definitions(Experiment, _Partial)
     _allow_paths(experiment)
     profile = definitions(Profile)
     return {
         "experiment": _file("experiment", {**experiment["Experiment"]["properties"], **_EXTENDS}, experiment),
         "ablation": _ablation(experiment),
+        "search": _search(experiment),
         "profile": _file("profile", profile.pop("Profile")["properties"], profile),
         "settings": _file("settings", definitions(Settings)["Settings"]["properties"], {}),
     }
@@ -95,6 +97,7 @@ def _allow_paths(known: dict[str, Schema]) -> None:
 _TITLES = {
     "experiment": "An experiment",
     "ablation": "An ablation",
+    "search": "A search",
     "profile": "A cluster profile",
     "settings": "harness.toml",
 }
@@ -134,6 +137,29 @@ def _ablation(experiment: dict[str, Schema]) -> Schema:
     for name, schema in replaced.items():
         properties[name] = {"description": own["properties"][name]["description"], **schema}
     return _file("ablation", properties, known, required=own["required"])
+
+
+def _search(experiment: dict[str, Schema]) -> Schema:
+    known = {**definitions(Search), **experiment}
+    own = known.pop("Search")
+    properties = dict(own["properties"])
+    whole = {"$ref": f"{_REF}Experiment"}
+    paths = dict(_paths("Experiment", known))
+    parameter = properties["space"]["additionalProperties"]
+    replaced: dict[str, Schema] = {
+        "experiment": {"anyOf": [{"type": "string"}, whole]},
+        "base": whole,
+        "space": {
+            "type": "object",
+            "minProperties": 1,
+            "properties": dict.fromkeys(paths, parameter),
+            "patternProperties": {_pattern(path): parameter for path, levels in paths.items() if _is_open(levels)},
+            "additionalProperties": False,
+        },
+    }
+    for name, schema in replaced.items():
+        properties[name] = {"description": own["properties"][name]["description"], **schema}
+    return _file("search", properties, known, required=own["required"])
 
 
 def _paths(model: str, known: dict[str, Schema], prefix: str = "") -> Iterator[tuple[str, list[Schema]]]:
