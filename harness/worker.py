@@ -3,8 +3,8 @@
 Inline, local process, batch job, requeued job and debugging are this same command. It needs nothing but the file
 system: it reads spec.json and request.json, and leaves metrics, checkpoints, weights and a record in the folder.
 Exit status: 0 done or paused where it was asked to, 2 a mistake of the user, 75 stopped on request (run it again to go
-on), 76 a newer attempt has taken over, 1 anything else. With HARNESS_SCHEDULED set a scheduler has given the run to this process: an attempt that
-is still alive elsewhere is superseded.
+on), 76 a newer attempt has taken over, 1 anything else. With HARNESS_SCHEDULED set a scheduler has given the run to
+this process: an attempt that is still alive elsewhere is superseded.
 """
 
 from __future__ import annotations
