@@ -18,15 +18,15 @@ N^g, fitted over the sizes; the difference is that of the two values, relative.
 from __future__ import annotations
 
 import argparse
-import json
+import ctypes
 import math
 import os
-import subprocess
-import sys
 import time
 from collections.abc import Callable
-from dataclasses import replace
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, replace
 from functools import partial
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -136,30 +136,54 @@ def step_of(arm: str, method: str, device: str, strip_mb: float | None) -> naive
     return partial(mined_step, step) if arm == "mined" else step
 
 
-def measure(arguments: argparse.Namespace) -> dict[str, float]:
-    """One method at one size, in this process."""
-    torch.set_num_threads(1)
-    device, captions = arguments.device, arguments.captions[0]
-    step = step_of(arguments.arms[0], arguments.method, device, arguments.strip_mb)
+@dataclass(frozen=True)
+class Case:
+    """One method at one size."""
 
-    def both_ways(batch: PairBatch) -> float:
-        batch.image.grad = batch.text.grad = None
-        loss = step(batch)
-        torch.autograd.backward(loss)
-        return float(loss.detach())
+    arm: str
+    method: str
+    images: int
+    captions: int
+    device: str
+    dtype: str
+    strip_mb: float | None
+    repeats: int
+    """How often it is timed; 0 measures the memory."""
 
-    def made(images: int) -> PairBatch:
-        return with_positives(features(images, captions, device, getattr(torch, arguments.dtype)))
+    def measure(self) -> dict[str, float]:
+        """Seconds and value, or megabytes at the peak. In a process of its own."""
+        torch.set_num_threads(1)
+        if not self.repeats and self.device == "cpu":
+            give_everything_back()
+        step = step_of(self.arm, self.method, self.device, self.strip_mb)
+        both_ways(step, self._batch(64))
+        batch = self._batch(self.images)
+        memory = peak_memory(lambda: both_ways(step, batch), self.device)
+        clock, times, value = time.perf_counter if self.device == "cuda" else time.process_time, [], math.nan
+        for _ in range(self.repeats):
+            started = clock()
+            value = both_ways(step, batch)
+            times.append(clock() - started)
+        return {"seconds": min(times, default=0), "peak_mb": memory, "value": value}
 
-    both_ways(made(64))
-    batch = made(arguments.images[0])
-    memory = peak_memory(lambda: both_ways(batch), device)
-    clock, times, value = time.perf_counter if device == "cuda" else time.process_time, [], math.nan
-    for _ in range(arguments.repeats):
-        started = clock()
-        value = both_ways(batch)
-        times.append(clock() - started)
-    return {"seconds": min(times, default=0), "peak_mb": memory, "value": value}
+    def _batch(self, images: int) -> PairBatch:
+        return with_positives(features(images, self.captions, self.device, getattr(torch, self.dtype)))
+
+
+def both_ways(step: naive.Step, batch: PairBatch) -> float:
+    """Forward and backward; the value."""
+    batch.image.grad = batch.text.grad = None
+    loss = step(batch)
+    torch.autograd.backward(loss)
+    return float(loss.detach())
+
+
+def give_everything_back() -> None:
+    """Makes glibc map larger blocks of memory by themselves and return what is freed at once."""
+    trim_threshold, mmap_threshold = -1, -3
+    libc = ctypes.CDLL(None)
+    libc.mallopt(mmap_threshold, 65536)
+    libc.mallopt(trim_threshold, 0)
 
 
 def peak_memory(call: Callable[[], object], device: str) -> float:
@@ -182,26 +206,13 @@ def resident(name: str) -> float:
     return next(float(line.split()[1]) for line in lines if line.startswith(name))
 
 
-def apart(arm: str, method: str, images: int, captions: int, arguments: argparse.Namespace) -> dict[str, float]:
-    """One method at one size: time and memory, each in its own process."""
-    command = [sys.executable, __file__, "--arms", arm, "--method", method, "--images", str(images)]
-    command += ["--captions", str(captions), "--device", arguments.device, "--dtype", arguments.dtype]
-    if arguments.strip_mb is not None:
-        command += ["--strip-mb", str(arguments.strip_mb)]
-    plain = {**os.environ, "OMP_NUM_THREADS": "1"}
-    eager = {**plain, "MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "0"}
-    timed = result([*command, "--repeats", str(arguments.repeats)], plain)
-    return (
-        timed
-        if arguments.device == "cuda"
-        else timed | {"peak_mb": result([*command, "--repeats", "0"], eager)["peak_mb"]}
-    )
-
-
-def result(command: list[str], environment: dict[str, str]) -> dict[str, float]:
-    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, env=environment)
-    measured: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
-    return measured
+def apart(case: Case) -> dict[str, float]:
+    """Time and memory of a case, each in a process that is forked from one which has imported everything."""
+    with ProcessPoolExecutor(1, mp_context=get_context("forkserver"), max_tasks_per_child=1) as pool:
+        timed = pool.submit(case.measure).result()
+        if case.device == "cuda":
+            return timed
+        return timed | {"peak_mb": pool.submit(replace(case, repeats=0).measure).result()["peak_mb"]}
 
 
 def compare(arguments: argparse.Namespace) -> None:
@@ -216,9 +227,18 @@ def compare(arguments: argparse.Namespace) -> None:
         for captions in [2] if arm == "alip" else arguments.captions:
             rows = []
             for images in arguments.images:
-                ours = apart(arm, "ours", images, captions, arguments)
+                case = Case(
+                    arm,
+                    "ours",
+                    images,
+                    captions,
+                    arguments.device,
+                    arguments.dtype,
+                    arguments.strip_mb,
+                    arguments.repeats,
+                )
                 limited = images > arguments.naive_limit
-                other = None if limited else apart(arm, "reference", images, captions, arguments)
+                ours, other = apart(case), None if limited else apart(replace(case, method="reference"))
                 print(f"| {arm} | {captions} | {images} | {' | '.join(cells(ours, other))} |", flush=True)
                 rows.append((images, ours, other))
             if len(rows) > 1:
@@ -262,12 +282,10 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--naive-limit", type=int, default=4096, help="largest N of the reference")
     parser.add_argument("--strip-mb", type=float, help="scores in a strip, to try another than the default")
-    parser.add_argument("--method", choices=["ours", "reference"], help="measure this one in this process, as JSON")
     arguments = parser.parse_args()
-    if arguments.method:
-        print(json.dumps(measure(arguments)))
-    else:
-        compare(arguments)
+    get_context("forkserver").set_forkserver_preload([Path(__file__).stem])
+    os.environ |= {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parent)}
+    compare(arguments)
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
@@ -16,7 +17,7 @@ from harness.spec.data import Data, WebdatasetData
 from harness.spec.evaluation import set_name
 from harness.spec.experiment import OpenClipTeacher
 from harness.spec.load import load, load_experiment
-from harness.spec.loss import MultiPositiveSigmoid
+from harness.spec.loss import Loss, MultiPositiveSigmoid
 from harness.spec.mining import ThresholdMining
 
 ROOT = Path(__file__).parents[1]
@@ -56,6 +57,16 @@ def test_an_ablation_has_an_arm_that_differs_from_its_baseline(name: str) -> Non
     others = [arm.name for arm in PLANS[name].arms if arm.name != ablation.baseline]
     assert others
     assert all(PLANS[name].differences(arm) for arm in others)
+
+
+@pytest.mark.parametrize("name", ["loss_variants", "loss_variants_shapes"])
+def test_loss_variants_have_every_loss(name: str) -> None:
+    losses = [arm.experiment.loss for arm in PLANS[name].arms]
+    kinds = {get_args(kind.model_fields["kind"].annotation)[0] for kind in get_args(get_args(Loss)[0])}
+    assert {loss.kind for loss in losses} == kinds
+    options = {(loss.kind, value) for loss in losses for value in loss.model_dump().values()}
+    assert {("infonce", "pooled"), ("infonce", "slotwise")} <= options
+    assert {("alip", "as_published"), ("alip", "as_coded"), ("fnc", "attract"), ("fnc", "eliminate")} <= options
 
 
 @pytest.mark.parametrize("name", PLANS)

@@ -1,0 +1,56 @@
+"""What a user may get wrong about the method: one sentence with the file, the key and what to do."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from harness.errors import SpecError
+from harness.spec.load import load
+
+TEACHER = '[teacher]\nkind = "open_clip"\nmodel = "ViT-B-32"\nweights = "openai"\n'
+MINING = '[mining]\nkind = "threshold"\n'
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ('[loss]\nkind = "otter"', 'loss.kind = "otter" needs a [teacher]: name an experiment or an open_clip model'),
+        (f"{MINING}image_text = 0.3", 'mining.kind = "threshold" needs a [teacher]: name an experiment or an'),
+        (
+            '[loss]\nkind = "sigmoid"\n[captions]\nsource = "captioner"\ncount = 2',
+            "loss: sigmoid takes one caption per image, not 3; set slotwise = true",
+        ),
+        (
+            '[loss]\nkind = "alip"',
+            "loss: alip takes one raw and one synthetic caption per image, not 1 captions; mix the raw caption",
+        ),
+        (
+            f'{TEACHER}{MINING}image_text = 0.3\n[loss]\nkind = "cwcl"',
+            "loss: cwcl has no place for mined positives; take the mining out",
+        ),
+        (f"{TEACHER}{MINING}image_text = 1.27", "mining.image_text: should be less than 1, not 1.27"),
+        (
+            f"{TEACHER}{MINING}image_text = {{ quantile = 1.5 }}",
+            "mining.image_text.quantile: should be less than 1, not 1.5",
+        ),
+        (
+            f"{TEACHER}{MINING}image_text = 0.24\ntext_text = 0.99\nimage_text_guard = 0.27",
+            "mining: image_text_guard (p1') is 0.27 and image_text (p1) 0.24, so the text_text clause could never add",
+        ),
+        (
+            '[loss]\nkind = "filip"\n[model]\nname = "RN50"',
+            "loss: filip compares tokens, and the model's towers give pooled features only; take a vision transformer",
+        ),
+        ('[loss]\nkind = "infonce"\nmax_logit_scale = "none"', "loss.max_logit_scale: "),
+    ],
+)
+def test_one_sentence(tmp_path: Path, text: str, expected: str) -> None:
+    file = tmp_path / "mine.toml"
+    file.write_text(text)
+    with pytest.raises(SpecError) as caught:
+        load(file)
+    told = str(caught.value)
+    assert told.startswith(f"{file}: {expected}"), told
+    assert "\n" not in told
