@@ -48,7 +48,7 @@ class Attempts:
         """Take the next number, `least` or higher; from now on every older attempt is superseded.
 
         Args:
-            job: id of the SLURM job, where it is not this process's.
+            job: id of a SLURM job that left no trace, where it is not this process that begins.
 
         Raises:
             StoreError: the folder cannot be written.
@@ -92,16 +92,7 @@ class Attempts:
         return [attempt.start for attempt in self.all() if attempt.end is None]
 
     def _taken(self, number: int, job: str | None) -> bool:
-        start = AttemptStart(
-            number=number,
-            job=this_job() if job is None else job,
-            restart=int(os.environ.get("SLURM_RESTART_COUNT", "0")),
-            host=os.environ.get("SLURMD_NODENAME") or socket.gethostname(),
-            pid=os.getpid(),
-            started_at=time.time(),
-            gpus=float(os.environ.get("HARNESS_GPUS", "0")),
-            cores=float(os.environ.get("HARNESS_CORES", "0")),
-        )
+        start = _of_this_process(number) if job is None else AttemptStart(number=number, job=job)
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
             _create(self._folder / f"{number}.json", start.model_dump_json())
@@ -130,6 +121,19 @@ class Attempts:
             return AttemptEnd.model_validate_json((self._folder / f"{number}.end.json").read_bytes())
         except (ValidationError, OSError):
             return None
+
+
+def _of_this_process(number: int) -> AttemptStart:
+    return AttemptStart(
+        number=number,
+        job=this_job(),
+        restart=int(os.environ.get("SLURM_RESTART_COUNT", "0")),
+        host=os.environ.get("SLURMD_NODENAME") or socket.gethostname(),
+        pid=os.getpid(),
+        started_at=time.time(),
+        gpus=float(os.environ.get("HARNESS_GPUS") or "0"),
+        cores=float(os.environ.get("HARNESS_CORES") or "0"),
+    )
 
 
 def _create(path: Path, text: str) -> None:

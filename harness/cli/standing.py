@@ -118,7 +118,7 @@ def _state(folder: RunFolder, place: Place | None) -> str:
         failure = folder.failure()
         return f"{state}: {failure.cause}: {failure.message}"
     ends = [attempt.end for attempt in folder.attempts.all() if attempt.end is not None]
-    return f"{state} ({ends[-1].cause})" if state is State.INTERRUPTED and ends else state
+    return f"{state} ({ends[-1].cause})" if state is not State.RUNNING and ends else state
 
 
 def _step(folder: RunFolder, state: str, at: Mapping[str, Any]) -> str:

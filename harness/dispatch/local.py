@@ -16,6 +16,8 @@ from harness.errors import DispatchError
 from harness.settings import Settings
 
 NURSERY = (sys.executable, "-m", "harness.dispatch.nursery")
+DEAF = ("/bin/sh", "-c", 'trap "" TERM USR2; exec "$@"', "sh")
+"""What it starts ignores these signals from its first instant on."""
 
 
 @dataclass(frozen=True)
@@ -48,8 +50,9 @@ def cores() -> int:
 class LocalWorkers:
     """Worker processes, forked warm from one nursery (see `nursery`). Each gets cores / jobs threads."""
 
-    def __init__(self, jobs: int, threads: int | None = None) -> None:
-        self.jobs = jobs
+    def __init__(self, jobs: int, threads: int | None = None, *, in_job: bool = False) -> None:
+        """`in_job`: a scheduler signals every process of the job, the nursery too, and kills what is left of it."""
+        self.jobs, self._in_job = jobs, in_job
         self.threads = threads or max(cores() // jobs, 1)
         self._events: queue.Queue[Ended | DispatchError] = queue.Queue()
         self._nursery: _Nursery | None = None
@@ -58,7 +61,7 @@ class LocalWorkers:
         """Start a worker on a run folder that is ready for it."""
         if self._nursery is None or not self._nursery.take(folder):
             self.close()
-            self._nursery = _Nursery(self.threads, self._events)
+            self._nursery = _Nursery(self.threads, self._events, self._in_job)
             self._nursery.take(folder)
 
     def ended(self, timeout_s: float) -> list[Ended]:
@@ -92,14 +95,15 @@ class LocalWorkers:
 class _Nursery:
     """One nursery process, and the thread that listens to it."""
 
-    def __init__(self, threads: int, events: queue.Queue[Ended | DispatchError]) -> None:
-        self._events = events
+    def __init__(self, threads: int, events: queue.Queue[Ended | DispatchError], in_job: bool) -> None:
+        self._events, self._in_job = events, in_job
+        self._ready = False
         self._given: set[str] = set()
         self._pids: dict[str, int] = {}
         self._stopping = False
         limits = {name: str(threads) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS")}
         self._process = subprocess.Popen(
-            NURSERY,
+            (*DEAF, *NURSERY) if in_job else NURSERY,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -127,6 +131,8 @@ class _Nursery:
         self._stopping = True
         for pid in list(self._pids.values()):
             send(pid, signal.SIGTERM)
+        if self._in_job and not self._ready:  # it imports for seconds yet, and a job that has to leave has few
+            self._process.kill()
 
     def close(self) -> None:
         assert self._process.stdin is not None
@@ -135,11 +141,10 @@ class _Nursery:
 
     def _listen(self) -> None:
         assert self._process.stdout is not None
-        ready = False
         with self._process.stdout as lines:
             for line in lines:
                 event, run_id, number = line.split()
-                ready = True
+                self._ready = True
                 match event:
                     case "started":
                         self._pids[run_id] = int(number)
@@ -150,7 +155,7 @@ class _Nursery:
                         self._given.discard(run_id)
                         self._events.put(Ended(run_id, int(number)))
         status = self._process.wait()
-        if not ready:
+        if not self._ready and not self._stopping:
             what = f"the worker processes cannot be started (exit status {status}, see above)"
             self._events.put(DispatchError(what, fix="try `--on inline`, or `harness doctor`"))
         for run_id in sorted(self._given):  # a killed nursery; its workers go on and keep their locks

@@ -85,7 +85,9 @@ class Supervisor:
             "HARNESS_GPUS": str(resources.gpus / profile.at_a_time),
             "HARNESS_CORES": str(resources.processes * resources.cpus_per_task / profile.at_a_time),
         }
-        return LocalWorkers(profile.at_a_time, threads) if resources.processes == 1 else RankWorkers(threads)
+        if resources.processes > 1:
+            return RankWorkers(threads)
+        return LocalWorkers(profile.at_a_time, threads, in_job=True)
 
     def _is_mine(self, run: str) -> bool:
         """Whether this submission still has the run, and something is left to do."""

@@ -24,9 +24,6 @@ def main() -> None:
     from harness import worker  # the import that is paid once
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    if os.environ.get("HARNESS_SCHEDULED"):  # SLURM signals every process of a job: this one has to see the end
-        for number in _STOPPING:
-            signal.signal(number, signal.SIG_IGN)
     children: dict[int, str] = {}
     wakeup, notify = os.pipe()
     os.set_blocking(notify, False)

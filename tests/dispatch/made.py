@@ -7,6 +7,8 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+import pytest
+
 from harness.dispatch.scheduler import Batch, HeldBackError, Job, Limits, Partition, UnreachableError, UnsureError
 from harness.dispatch.submissions import load
 from harness.plan import Plan
@@ -122,7 +124,11 @@ def attempted(
     folder: RunFolder, job: str, cause: Cause | None = None, *, message: str = "", step: int = 0, raised: bool = False
 ) -> int:
     """An attempt of a job at a run, with its end where a cause is given."""
-    number = folder.attempts.begin(job=job)
+    array, _, task = job.partition("_")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SLURM_ARRAY_JOB_ID", array)
+        patch.setenv("SLURM_ARRAY_TASK_ID", task)
+        number = folder.attempts.begin()
     folder.progress.write_text(f'{{"step": {step}, "steps": 300, "attempt": {number}}}')
     if cause is not None:
         folder.attempts.end(number, cause, message or cause, step=step, raised=raised)

@@ -21,7 +21,7 @@ from harness.store import RunFolder
 def work(run_dir: Path) -> int:
     folder = RunFolder(run_dir)
     with folder.claimed():
-        attempts = folder.path / "attempts"
+        attempts = folder.path / "tries"
         with attempts.open("a") as stream:
             stream.write(f"{os.getpid()} {os.environ['OMP_NUM_THREADS']}\n")
         stopped: list[int] = []

@@ -359,7 +359,7 @@ def told(plan: Plan, store: Store, actions: dict[str, str]) -> None:
 
 
 def attempts(folder: RunFolder) -> list[str]:
-    file = folder.path / "attempts"
+    file = folder.path / "tries"
     return file.read_text().splitlines() if file.exists() else []
 
 
