@@ -2,6 +2,7 @@
 
     python benchmarks/losses.py                                          # all arms, N = 512 to 2048, on the CPU
     python benchmarks/losses.py --arms mined --images 512 1024 2048 4096 --captions 5
+    python benchmarks/losses.py --arms mined --images 1024 2048 4096 8192 --captions 5 --chunk 512 --naive-limit 0
     python benchmarks/losses.py --device cuda --dtype bfloat16 --images 2048 4096 8192 --naive-limit 8192
 
 Forward and backward of one batch, d = 512, the teacher's e = 768. `mined` is mining with FFF's Eq. 1 and its loss
@@ -123,7 +124,7 @@ ARMS: dict[str, tuple[dict[str, Any], naive.Step]] = {
 """What the harness is asked for, and what it is compared with: a dense version, or open_clip where that is one."""
 
 
-def step_of(arm: str, method: str, device: str, strip_mb: float | None) -> naive.Step:
+def step_of(arm: str, method: str, device: str, strip_mb: float | None, chunk: int | None = None) -> naive.Step:
     """The loss to measure."""
     fields, reference = ARMS[arm]
     if method == "reference":
@@ -131,7 +132,7 @@ def step_of(arm: str, method: str, device: str, strip_mb: float | None) -> naive
     if strip_mb is not None:
         strips.STRIP_BYTES[device] = int(strip_mb * 2**20)
     spec: Loss = TypeAdapter(Loss).validate_python(fields)
-    objective = build_objective(spec).to(device).eval()  # so that ALIP's running means stay
+    objective = build_objective(spec, chunk=chunk).to(device).eval()  # so that ALIP's running means stay
     step: naive.Step = lambda batch: objective(batch)[0]  # noqa: E731
     return partial(mined_step, step) if arm == "mined" else step
 
@@ -147,6 +148,7 @@ class Case:
     device: str
     dtype: str
     strip_mb: float | None
+    chunk: int | None
     repeats: int
     """How often it is timed; 0 measures the memory."""
 
@@ -155,7 +157,7 @@ class Case:
         torch.set_num_threads(1)
         if not self.repeats and self.device == "cpu":
             give_everything_back()
-        step = step_of(self.arm, self.method, self.device, self.strip_mb)
+        step = step_of(self.arm, self.method, self.device, self.strip_mb, self.chunk)
         both_ways(step, self._batch(64))
         batch = self._batch(self.images)
         memory = peak_memory(lambda: both_ways(step, batch), self.device)
@@ -227,16 +229,8 @@ def compare(arguments: argparse.Namespace) -> None:
         for captions in [2] if arm == "alip" else arguments.captions:
             rows = []
             for images in arguments.images:
-                case = Case(
-                    arm,
-                    "ours",
-                    images,
-                    captions,
-                    arguments.device,
-                    arguments.dtype,
-                    arguments.strip_mb,
-                    arguments.repeats,
-                )
+                options = (arguments.device, arguments.dtype, arguments.strip_mb, arguments.chunk, arguments.repeats)
+                case = Case(arm, "ours", images, captions, *options)
                 limited = images > arguments.naive_limit
                 ours, other = apart(case), None if limited else apart(replace(case, method="reference"))
                 print(f"| {arm} | {captions} | {images} | {' | '.join(cells(ours, other))} |", flush=True)
@@ -282,6 +276,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--naive-limit", type=int, default=4096, help="largest N of the reference")
     parser.add_argument("--strip-mb", type=float, help="scores in a strip, to try another than the default")
+    parser.add_argument("--chunk", type=int, help="captions in a strip, instead of as many as a budget of memory holds")
     arguments = parser.parse_args()
     get_context("forkserver").set_forkserver_preload([Path(__file__).stem])
     os.environ |= {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parent)}

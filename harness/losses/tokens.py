@@ -21,35 +21,42 @@ _STRIP_ELEMENTS = 2**24
 
 
 class FILIPObjective(Objective):
-    """FILIP (Yao et al., ICLR 2022): CLIP's loss on token-wise similarities.
+    """FILIP (Yao et al., ICLR 2022): CLIP's loss on token-wise similarities, and on pooled features beside it.
 
-    s^I_ij = mean over i's tokens of the best matching token of j; s^T_ij = mean over j's tokens of the best matching
-    one of i. Images are contrasted by s^I, captions by s^T; padding takes no part. An image's tokens are its patches
-    and, with `class_token`, its pooled feature, as a caption's end of text, its pooled feature, is one of its tokens.
+    s^I_ij = mean over i's patches of the best matching token of j; s^T_ij = mean over j's tokens of the best matching
+    patch of i. Images are contrasted by s^I, captions by s^T; padding takes no part.
     """
 
     def __init__(self, spec: FILIP, sweep: Sweep) -> None:
         super().__init__(spec, sweep)
-        self.class_token = spec.class_token
+        self.pooled_weight = spec.pooled_weight
 
     def _terms(self, batch: PairBatch, scale: Tensor) -> tuple[Terms, Logs]:
+        by_image, by_text = self._scores(batch, scale)
+        own = batch.owner[None, :] == torch.arange(len(by_image), device=by_image.device)[:, None]
+        target = own.to(scale.dtype)
+        target = target / target.sum(1, keepdim=True).clamp(min=1)
+        terms = {
+            "image_to_text": F.cross_entropy(by_image, target) / 2,
+            "text_to_image": F.cross_entropy(by_text.t(), batch.owner) / 2,
+        }
+        if self.pooled_weight:
+            truth = Positives.ground_truth(batch.owner)
+            pooled = clip_terms(batch.image, batch.text, truth, scale, self.sweep)
+            terms["pooled"] = self.pooled_weight * (pooled["image_to_text"] + pooled["text_to_image"])
+        return terms, {}
+
+    def _scores(self, batch: PairBatch, scale: Tensor) -> tuple[Tensor, Tensor]:
+        """t s^I and t s^T, each [N, M]."""
         image, text, mask = batch.image_tokens, batch.text_tokens, batch.text_mask
         if image is None or text is None or mask is None:
             raise ValueError("filip needs image tokens, text tokens and their mask")
-        if self.class_token:
-            image = torch.cat([batch.image[:, None], image], dim=1)
         image, text = image.to(scale.dtype), text.to(scale.dtype)
         size = self.sweep.chunk or max(1, _STRIP_ELEMENTS // (image.shape[0] * image.shape[1] * text.shape[1]))
         strips = zip(torch.split(text, size), torch.split(mask, size), strict=True)
         parts = [checkpoint(_late_interaction, image, *strip, use_reentrant=False) for strip in strips]
         by_image, by_text = (scale * torch.cat(side, dim=1) for side in zip(*parts, strict=True))
-        own = batch.owner[None, :] == torch.arange(len(image), device=image.device)[:, None]
-        target = own.to(scale.dtype)
-        target = target / target.sum(1, keepdim=True).clamp(min=1)
-        return {
-            "image_to_text": F.cross_entropy(by_image, target) / 2,
-            "text_to_image": F.cross_entropy(by_text.t(), batch.owner) / 2,
-        }, {}
+        return by_image, by_text
 
 
 class DreamLIPObjective(Objective):

@@ -289,9 +289,9 @@ class FILIP(LossSpec):
     needs_tokens: ClassVar[bool] = True
     uses_mining: ClassVar[bool] = False
 
-    class_token: bool = True
-    """The pooled image feature is one of an image's tokens, as the end of text is one of a caption's. Off, only
-    patches are, and towers that pool by a class token are measured by one that was never trained."""
+    pooled_weight: Weight = 1.0
+    """Weight of CLIP's loss on the pooled features beside it. The paper has none (0) and measures by tokens too; here
+    every model is measured by its pooled features, which the token-wise loss alone hardly trains."""
 
 
 class DreamLIP(LossSpec):

@@ -62,7 +62,7 @@ ARMS: dict[str, Arm] = {
     "fnc attract": _arm("fnc", formulas.fnc_attract),
     "fnc eliminate": _arm("fnc", formulas.fnc_eliminate, strategy="eliminate"),
     "filip": _arm("filip", formulas.filip),
-    "filip patches": _arm("filip", formulas.filip_patches, class_token=False),
+    "filip alone": _arm("filip", formulas.filip_alone, pooled_weight=0),
     "dreamlip": _arm("dreamlip", formulas.dreamlip),
     "dreamlip threshold": _arm("dreamlip", formulas.dreamlip_thresholded, threshold="uniform"),
 }

@@ -289,17 +289,12 @@ def align_uniform(batch: PairBatch, t: Tensor, b: Tensor) -> Tensor:
 
 
 def filip(batch: PairBatch, t: Tensor, b: Tensor) -> Tensor:
-    assert batch.image_tokens is not None
-    return _filip(torch.cat([batch.image[:, None], batch.image_tokens], dim=1), batch, t)
+    return filip_alone(batch, t, b) + infonce_pooled(batch, t, b)
 
 
-def filip_patches(batch: PairBatch, t: Tensor, b: Tensor) -> Tensor:
-    assert batch.image_tokens is not None
-    return _filip(batch.image_tokens, batch, t)
-
-
-def _filip(patches: Tensor, batch: PairBatch, t: Tensor) -> Tensor:
-    tokens, mask = batch.text_tokens, batch.text_mask
+def filip_alone(batch: PairBatch, t: Tensor, b: Tensor) -> Tensor:
+    patches, tokens, mask = batch.image_tokens, batch.text_tokens, batch.text_mask
+    assert patches is not None
     assert tokens is not None
     assert mask is not None
     images, texts = range(len(patches)), range(len(tokens))

@@ -61,7 +61,7 @@ def test_text_tokens_are_those_of_the_whole_context(causal: bool) -> None:
 
 
 @pytest.mark.parametrize(
-    ("loss", "count"), [({"kind": "filip"}, 1), ({"kind": "filip", "class_token": False}, 0), ({"kind": "dreamlip"}, 2)]
+    ("loss", "count"), [({"kind": "filip"}, 1), ({"kind": "filip", "pooled_weight": 0}, 0), ({"kind": "dreamlip"}, 2)]
 )
 def test_a_run_on_tokens_trains_the_towers(tmp_path: Path, loss: dict[str, Any], count: int) -> None:
     captions = {"source": "captioner", "count": count}
