@@ -3,35 +3,31 @@
 from __future__ import annotations
 
 import os
-import threading
 import time
-from typing import TypeAlias
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import asdict
 
 import torch
 
 from harness import checkpoint, provenance
-from harness.batches import BatchSource
-from harness.checkpoint import Progress
+from harness.building import Workshop
+from harness.checkpoint import Checkpoints, Progress
 from harness.data.dataset import open_dataset
 from harness.data.inspection import inspect_data
-from harness.errors import StoreError
+from harness.distributed import World
+from harness.errors import StoreError, TrainingError
 from harness.files import read_json, write_json
 from harness.identity import identify, teacher_id
-from harness.losses import build_objective
 from harness.measuring import Measuring
-from harness.miner import Miner, build_miner
 from harness.models import build_towers, load_weights
+from harness.models.fitting import choose_device
 from harness.record import Cost, Evaluation, Record
 from harness.request import Request, missing_sets, read_request
-from harness.spec.mining import ThresholdMining
+from harness.stopping import Stop
 from harness.store import RunFolder
-from harness.teaching import features_for
-from harness.train import Student, Trainer, build_optimiser
+from harness.training import Step, Student, Trainer
 
 PROGRESS_EVERY_S = 1.0
-
-Stop: TypeAlias = threading.Event
-"""Set by a signal; the loop looks at it after each step."""
 
 
 def load_request(folder: RunFolder) -> Request:
@@ -46,19 +42,18 @@ def load_request(folder: RunFolder) -> Request:
     return request
 
 
-def device_of(request: Request) -> torch.device:
-    """The GPU that the request names, or the first one; the CPU where there is none."""
-    return torch.device("cuda", request.gpu or 0) if torch.cuda.is_available() else torch.device("cpu")
-
-
 class Attempt:
-    """Carries one run out. The folder is claimed by this process."""
+    """Carries one run out, in one process of `world`; the first has claimed the folder and alone writes to it."""
 
-    def __init__(self, folder: RunFolder, request: Request, number: int, stop: Stop) -> None:
+    def __init__(
+        self, folder: RunFolder, request: Request, number: int, stop: Stop, world: World | None = None
+    ) -> None:
         self.folder, self.request, self.number, self.stop = folder, request, number, stop
+        self.world = world or World()
         self.experiment = request.experiment
-        self.device = device_of(request)
-        torch.set_num_threads(request.threads)
+        self.device = choose_device(self.experiment.resources, request.gpu or self.world.local_rank)
+        torch.set_num_threads(max(request.threads // self.world.local_size, 1))
+        torch.use_deterministic_algorithms(self.experiment.resources.deterministic)
         self.data = inspect_data(self.experiment.data, request.stored.data)
         self._check_identity()
         self.dataset = open_dataset(self.experiment.data, request.stored.data)
@@ -69,30 +64,42 @@ class Attempt:
 
     def train(self) -> bool:
         """Train to the end, from the last checkpoint if there is one; False when asked to stop before."""
-        trainer, student = self._build()
-        start = at = self._resumed(trainer, student)
+        trainer, student = self.build()
+        self._checkpoints = self._keeping(student)
+        at = self._resumed(trainer)
         self._report(at, trainer)
-        saved = time.monotonic()
-        for at, logs in trainer.run(start):
-            self._log(at, logs, trainer)
-            if time.time() - self._reported > PROGRESS_EVERY_S:
-                self._report(at, trainer)
-            stopping = self.stop.is_set()
-            if stopping or time.monotonic() - saved > self.experiment.resources.checkpoint_every_s:
-                self._save(at, trainer, student)
-                saved = time.monotonic()
-            if stopping and at.step < trainer.steps:
-                return False
-        self._save(at, trainer, student)  # a kill during evaluation costs no step
-        checkpoint.save_weights(self.folder.weights, self.towers.model)
+        self._saved = time.monotonic()
+        try:
+            for step in trainer.run(at):
+                at = step.at
+                self._log(step, trainer, student)
+                stopping = self.world.agreed(self.stop.is_set())
+                self._keep(at, trainer, now=stopping)
+                if stopping and at.step < trainer.steps:
+                    return False
+        except TrainingError:
+            self._keep(at, trainer, now=True)  # the student is as it was after the last good step
+            raise
+        self._keep(at, trainer, now=True)  # a kill during evaluation costs no step
+        self._split = trainer.split
+        with _averaged(student):
+            if self.world.is_first:
+                checkpoint.save_weights(self.folder.weights, self.towers.model)
+        if student.average is not None:
+            self.towers.model.load_state_dict(student.average.state_dict())
         return True
+
+    def build(self) -> tuple[Trainer, Student]:
+        """The trainer and what it trains, at the start."""
+        shop = Workshop(self.request, self.dataset, self.data.fingerprint, self.towers, self.world)
+        return shop.build()
 
     def evaluate(self) -> None:
         """Measure the trained model on every set and write the record: the run is done."""
         begun = time.monotonic()
         evaluations = self.measuring.measured(self.experiment.evaluation.references, self.folder.outcomes)
         self.folder.finish(self._record(evaluations, time.monotonic() - begun))
-        self.folder.checkpoint.unlink(missing_ok=True)
+        checkpoint.remove(self.folder.checkpoint)
 
     def evaluate_again(self) -> None:
         """Measure a finished run on the sets that it has not been measured on, and add them to its record."""
@@ -111,47 +118,60 @@ class Attempt:
             what = f"spec and data make run {found}, not {self.folder.id}: data or code changed since the plan"
             raise StoreError(what, where=str(self.folder.path), fix="plan again with `harness run`")
 
-    def _build(self) -> tuple[Trainer, Student]:
-        experiment = self.experiment
-        objective = build_objective(experiment.loss).to(self.device)
-        optimiser = build_optimiser(experiment.train.optimiser, [self.towers, objective])
-        student = Student(self.towers, objective, optimiser, self.device)
-        features = features_for(self.request, self.dataset, self.data.fingerprint, self.device)
-        source = BatchSource(experiment, self.dataset, self.towers, features)
-        return Trainer(experiment.train, student, source, self._miner(source), seed=experiment.seed), student
+    def _keeping(self, student: Student) -> Checkpoints:
+        resources = self.experiment.resources
+        return Checkpoints(self.folder.checkpoint, self.folder.id, student.parts, keep=resources.keep_checkpoints)
 
-    def _miner(self, source: BatchSource) -> Miner | None:
-        mining = self.experiment.mining
-        return build_miner(mining, source, self.experiment.captions) if isinstance(mining, ThresholdMining) else None
-
-    def _resumed(self, trainer: Trainer, student: Student) -> Progress:
+    def _resumed(self, trainer: Trainer) -> Progress:
         """Where to go on: after the last checkpoint, or at the beginning."""
-        found = checkpoint.restore(self.folder.checkpoint, run_id=self.folder.id, parts=student.parts)
+        found = self._checkpoints.restore()
         if found is None:
             trainer.calibrate()
         step, duration_s = (0, 0.0) if found is None else (found.step, found.duration_s)
-        self.folder.keep_metrics_until(step)
+        if self.world.is_first:
+            self.folder.keep_metrics_until(step)
         return Progress(step, duration_s, self.number)
 
-    def _save(self, at: Progress, trainer: Trainer, student: Student) -> None:
-        self._report(at, trainer)
-        checkpoint.save(self.folder.checkpoint, run_id=self.folder.id, progress=at, parts=student.parts)
-
-    def _log(self, at: Progress, logs: dict[str, float], trainer: Trainer) -> None:
-        spec, batch = self.experiment.evaluation, self.experiment.train.global_batch_size
-        values: dict[str, float] = {}
-        evaluated = False
-        if at.step % self.experiment.resources.log_every == 0 or at.step in (1, trainer.steps):
-            values |= logs | {"images_per_s": at.step * batch / at.duration_s}
-        if spec.every is not None and spec.sets and at.step < trainer.steps:
-            every = spec.every.steps(samples_per_epoch=len(self.dataset), global_batch_size=batch)
-            if at.step % max(every, 1) == 0:
-                values |= self.measuring.curve()
-                evaluated = True
-        if values:
-            self.folder.append_metrics(at.step, values)
-        if evaluated:
+    def _keep(self, at: Progress, trainer: Trainer, *, now: bool) -> None:
+        """Take a checkpoint when it is time, or `now` and until it is on the disk. The first process's to do."""
+        if not self.world.is_first:
+            return
+        self._checkpoints.check()
+        resources = self.experiment.resources
+        due = time.monotonic() - self._saved > resources.checkpoint_every_s
+        due |= bool(resources.checkpoint_every_steps) and at.step % (resources.checkpoint_every_steps or 1) == 0
+        if now or due:
             self._report(at, trainer)
+            self._checkpoints.save(at, wait=now)
+            self._saved = time.monotonic()
+
+    def _log(self, step: Step, trainer: Trainer, student: Student) -> None:
+        """Write the step's metrics, where a line is due, and what stands out. The first process's to do."""
+        if not self.world.is_first:
+            return
+        at = step.at.step
+        values: dict[str, float] = {}
+        if at % self.experiment.resources.log_every == 0 or at in (1, trainer.steps):
+            values |= {name: float(value) for name, value in step.logs.items()} | trainer.speed.read()
+        evaluated = self._curve(at, trainer, student)
+        if values or evaluated:
+            self.folder.append_metrics(at, values | evaluated)
+        if step.spike is not None:
+            self.folder.append_spike(asdict(step.spike))
+        if evaluated or time.time() - self._reported > PROGRESS_EVERY_S:
+            self._report(step.at, trainer)
+
+    def _curve(self, at: int, trainer: Trainer, student: Student) -> dict[str, float]:
+        """The metrics on the evaluation sets after step `at`, where that is due."""
+        spec = self.experiment.evaluation
+        if spec.every is None or not spec.sets or at == trainer.steps:
+            return {}
+        batch = self.experiment.train.global_batch_size
+        every = spec.every.steps(samples_per_epoch=len(self.dataset), global_batch_size=batch)
+        if at % max(every, 1):
+            return {}
+        with _averaged(student):
+            return self.measuring.curve()
 
     def _report(self, at: Progress, trainer: Trainer) -> None:
         self._reported = time.time()
@@ -183,6 +203,14 @@ class Attempt:
                 peak_memory_gb=provenance.peak_memory_gb(self.device),
                 device=provenance.device_name(self.device),
                 threads=self.request.threads,
+                devices=self.world.ranks.size,
+                micro_batch_size=self._split.micro,
+                checkpoint_s=self._checkpoints.stood_still_s,
             ),
             versions=provenance.versions(),
         )
+
+
+def _averaged(student: Student) -> AbstractContextManager[None]:
+    """The towers with the moving average's weights, where there is one."""
+    return nullcontext() if student.average is None else student.average.applied()

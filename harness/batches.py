@@ -15,8 +15,11 @@ from harness.captions import RAW, Chosen, check_available, choose_batch
 from harness.data.dataset import Dataset
 from harness.data.loader import ImageBatches
 from harness.data.order import epoch_order
+from harness.data.prefetch import prefetched
+from harness.errors import DataError
 from harness.features import TeacherFeatures
 from harness.losses import PairBatch
+from harness.losses.ranks import Ranks
 from harness.mining import grouped_order
 from harness.models import Towers, token_mask
 from harness.spec.batches import GroupedBatches, RandomBatches
@@ -24,17 +27,24 @@ from harness.spec.experiment import Experiment
 
 Ints = npt.NDArray[np.int64]
 
+AHEAD = 2
+"""Whole batches made ahead of the training where there are loader workers."""
+
 
 @dataclass(frozen=True)
 class Batch:
-    """N images and their M captions."""
+    """N images and their M captions, in the order of the images: a process's part of a global batch, or less of it."""
 
     samples: Ints
     """[N] indices in the data set."""
+    everyone: Ints
+    """Indices of all samples of the global batch."""
+    first: int
+    """Place of the first image in the global batch."""
     chosen: Chosen
     """Which captions."""
     images: Tensor
-    """[N, 3, H, W] normalised pixels."""
+    """[N, 3, H, W] pixels, uint8."""
     tokens: Tensor
     """[M, L] token ids."""
     epoch: float
@@ -43,6 +53,35 @@ class Batch:
     """[N, e]"""
     teacher_text: Tensor | None
     """[M, e]"""
+
+    def parts(self, size: int) -> Iterator[Batch]:
+        """The batch cut into parts of `size` images each."""
+        return (part for part, _, _ in self.placed_parts(size))
+
+    def placed_parts(self, size: int) -> Iterator[tuple[Batch, slice, slice]]:
+        """The parts of `size` images each, and where their images and their captions stand in the whole."""
+        if size >= len(self.samples):
+            yield self, slice(None), slice(None)
+            return
+        for start in range(0, len(self.samples), size):
+            images = slice(start, start + size)
+            texts = slice(*np.searchsorted(self.chosen.owner, (images.start, images.stop)).tolist())
+            yield self._part(images, texts), images, texts
+
+    def _part(self, images: slice, texts: slice) -> Batch:
+        owner, source, position, slot = (
+            field[texts] for field in (self.chosen.owner, self.chosen.source, self.chosen.position, self.chosen.slot)
+        )
+        return replace(
+            self,
+            samples=self.samples[images],
+            first=self.first + images.start,
+            chosen=Chosen(owner - images.start, source, position, slot),
+            images=self.images[images],
+            tokens=self.tokens[texts],
+            teacher_image=None if self.teacher_image is None else self.teacher_image[images],
+            teacher_text=None if self.teacher_text is None else self.teacher_text[texts],
+        )
 
     def pairs(self, image: Tensor, text: Tensor) -> PairBatch:
         """The batch with the student's features of its images [N, d] and captions [M, d].
@@ -71,14 +110,29 @@ class Batch:
 
 
 class BatchSource:
-    """All batches of a run, from any step on. A function of the data, the spec and the seed."""
+    """All batches of a run, from any step on. A function of the data, the spec and the seed.
+
+    Each of `ranks` sees its own part of every global batch: the first gets the first images, and so on.
+
+    Raises:
+        DataError: the data has fewer samples than a batch, or an image too few captions.
+    """
 
     def __init__(
-        self, experiment: Experiment, dataset: Dataset, towers: Towers, features: TeacherFeatures | None
+        self,
+        experiment: Experiment,
+        dataset: Dataset,
+        towers: Towers,
+        features: TeacherFeatures | None,
+        ranks: Ranks | None = None,
     ) -> None:
         self.dataset = dataset
         self.batch_size = experiment.train.global_batch_size
+        if len(dataset) < self.batch_size:
+            what = f"the data has {len(dataset)} samples, fewer than one batch of {self.batch_size}"
+            raise DataError(what, where="train.global_batch_size", fix="make the batch smaller")
         self._experiment, self._towers, self._features = experiment, towers, features
+        self._part = slice(*(ranks or Ranks()).share(self.batch_size))
         self._tokenize = towers.tokenize
         check_available(
             experiment.captions,
@@ -89,8 +143,6 @@ class BatchSource:
             dataset,
             experiment.train.augment,
             image_size=towers.image_size,
-            mean=towers.mean,
-            std=towers.std,
             seed=experiment.seed,
             workers=experiment.resources.loader_workers,
         )
@@ -101,10 +153,17 @@ class BatchSource:
         return len(self.dataset) // self.batch_size
 
     def batches(self, first: int) -> Iterator[Batch]:
-        """Batch after batch, without end, beginning with that of step `first`."""
+        """Batch after batch, without end, beginning with that of step `first`.
+
+        With loader workers all of it happens beside the training, a few batches ahead.
+        """
+        batches = self._made(first)
+        return prefetched(batches, AHEAD) if self._experiment.resources.loader_workers else batches
+
+    def _made(self, first: int) -> Iterator[Batch]:
         planned, wanted = tee(self._planned(first))
-        for (step, samples), images in zip(planned, self._images(self._drawn(wanted)), strict=False):
-            yield self._batch(step, samples, images)
+        for (step, everyone), images in zip(planned, self._images(self._drawn(wanted)), strict=False):
+            yield self._batch(step, everyone, images)
 
     def _planned(self, first: int) -> Iterator[tuple[int, Ints]]:
         step = first
@@ -116,7 +175,7 @@ class BatchSource:
                 step += 1
 
     def _drawn(self, planned: Iterator[tuple[int, Ints]]) -> Iterator[tuple[int, Ints]]:
-        return ((step // self.steps_per_epoch, samples) for step, samples in planned)
+        return ((step // self.steps_per_epoch, everyone[self._part]) for step, everyone in planned)
 
     def _order(self, epoch: int) -> Ints:
         seed = self._experiment.seed
@@ -136,13 +195,14 @@ class BatchSource:
                     epoch=epoch,
                 )
 
-    def _batch(self, step: int, samples: Ints, images: Tensor) -> Batch:
-        captions = self._experiment.captions
-        epoch = step // self.steps_per_epoch
-        chosen = choose_batch(captions, samples, seed=self._experiment.seed, epoch=epoch)
+    def _batch(self, step: int, everyone: Ints, images: Tensor) -> Batch:
+        samples = everyone[self._part]
+        chosen = self.chosen(step, samples)
         image, text = self.taught(samples, chosen)
         return Batch(
             samples=samples,
+            everyone=everyone,
+            first=self._part.start,
             chosen=chosen,
             images=images,
             tokens=self._tokenize(self.texts(samples, chosen)),
@@ -150,6 +210,11 @@ class BatchSource:
             teacher_image=image,
             teacher_text=text,
         )
+
+    def chosen(self, step: int, samples: Ints) -> Chosen:
+        """The captions of samples [N] at `step`."""
+        epoch = step // self.steps_per_epoch
+        return choose_batch(self._experiment.captions, samples, seed=self._experiment.seed, epoch=epoch)
 
     def taught(self, samples: Ints, chosen: Chosen) -> tuple[Tensor | None, Tensor | None]:
         """The teacher's features of samples [N, e] and of their chosen captions [M, e]; None without a teacher."""

@@ -13,6 +13,7 @@ from harness.batches import Batch, BatchSource
 from harness.captions import RAW, Chosen, choose_batch
 from harness.data.truth import Truth
 from harness.losses import PairBatch, Positives
+from harness.losses.ranks import Ranks
 from harness.mining import Mined, Thresholds, calibration_images, mine, resolve_thresholds, score
 from harness.spec.captions import Captions
 from harness.spec.mining import ThresholdMining
@@ -22,33 +23,62 @@ Mask = npt.NDArray[np.bool_]
 
 
 class Miner:
-    """Finds the positives of batches with the teacher's features that they carry."""
+    """Finds the positives of batches with the teacher's features that they carry.
 
-    def __init__(self, thresholds: Thresholds, truth: Truth | None, captions: Captions) -> None:
+    Each of `ranks` mines for its own images among the captions of the whole batch.
+    """
+
+    def __init__(
+        self, thresholds: Thresholds, truth: Truth | None, captions: Captions, ranks: Ranks | None = None
+    ) -> None:
         self.thresholds = thresholds
         self._truth, self._captions = truth, captions
+        self._ranks = ranks or Ranks()
 
     def __call__(self, pairs: PairBatch, batch: Batch) -> tuple[PairBatch, dict[str, float]]:
-        """`pairs` with its positives, and what to log."""
-        mined = self.mined(batch, pairs.image.device)
-        logs = mined.logs()
+        """`pairs` with its positives, and what to log about the whole batch."""
+        device = pairs.image.device
+        mined = self.mined(batch, device)
+        whole = self._gathered(mined, batch)
+        logs = whole.logs()
         if (truth := self.truth_of(batch)) is not None:
-            matches, informative = (torch.from_numpy(mask).to(pairs.image.device) for mask in truth)
-            logs |= score(mined, matches, pairs.owner, informative)
-        return replace(pairs, positives=Positives(mined.rows, mined.cols)), logs
+            matches, informative = (torch.from_numpy(mask).to(device) for mask in truth)
+            logs |= score(whole, matches, self._owner(batch, device), informative)
+        return replace(pairs, positives=Positives(mined.local_rows, mined.cols)), logs
 
     def mined(self, batch: Batch, device: torch.device | str = "cpu") -> Mined:
-        """The positives of a batch."""
-        image, text = _there(batch.teacher_image, device), _there(batch.teacher_text, device)
-        return mine(self.thresholds, image, text, torch.from_numpy(batch.chosen.owner).to(device))
+        """The positives of a rank's images, counted in the whole batch."""
+        gather = self._ranks.gather
+        image, text = gather(_there(batch.teacher_image, device)), gather(_there(batch.teacher_text, device))
+        images = range(batch.first, batch.first + len(batch.samples))
+        return mine(self.thresholds, image, text, self._owner(batch, device), images=images)
 
     def truth_of(self, batch: Batch) -> tuple[Mask, Mask] | None:
-        """Which captions hold for which images [N, M], and which say anything [M]; None where nobody knows."""
+        """Which captions hold for which images [N, M], and which say anything [M], of the whole batch; None where
+        nobody knows.
+        """
         if self._truth is None:
             return None
-        sources = truth_sources(self._truth, batch.chosen, self._captions)
-        samples = batch.samples[batch.chosen.owner]
-        return self._truth.matches(batch.samples, samples, sources, batch.chosen.position)
+        owner, sources, position = (
+            self._ranks.gather(torch.from_numpy(values)).numpy()
+            for values in (
+                batch.chosen.owner + batch.first,
+                truth_sources(self._truth, batch.chosen, self._captions),
+                batch.chosen.position,
+            )
+        )
+        return self._truth.matches(batch.everyone, batch.everyone[owner], sources, position)
+
+    def _owner(self, batch: Batch, device: torch.device | str) -> Tensor:
+        """The image of every caption of the whole batch [M]."""
+        return self._ranks.gather(torch.from_numpy(batch.chosen.owner + batch.first).to(device))
+
+    def _gathered(self, mined: Mined, batch: Batch) -> Mined:
+        """What all ranks found."""
+        if self._ranks.size == 1:
+            return mined
+        rows, cols, clause = (self._ranks.gather_ragged(part) for part in (mined.rows, mined.cols, mined.clause))
+        return Mined(rows, cols, clause, images=range(len(batch.everyone)), captions=mined.captions * self._ranks.size)
 
 
 def truth_sources(truth: Truth, chosen: Chosen, captions: Captions) -> Ints:
@@ -58,13 +88,13 @@ def truth_sources(truth: Truth, chosen: Chosen, captions: Captions) -> Ints:
     return sources
 
 
-def build_miner(spec: ThresholdMining, source: BatchSource, captions: Captions) -> Miner:
+def build_miner(spec: ThresholdMining, source: BatchSource, captions: Captions, ranks: Ranks | None = None) -> Miner:
     """The miner of a run: thresholds resolved on a fixed sample of its data, the same for every seed."""
     samples = calibration_images(len(source.dataset))
     chosen = choose_batch(captions, samples, seed=0, epoch=0)
     image, text = source.taught(samples, chosen)
     thresholds = resolve_thresholds(spec, _there(image), _there(text), torch.from_numpy(chosen.owner))
-    return Miner(thresholds, source.dataset.truth, captions)
+    return Miner(thresholds, source.dataset.truth, captions, ranks)
 
 
 def _there(features: Tensor | None, device: torch.device | str = "cpu") -> Tensor:

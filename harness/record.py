@@ -78,9 +78,13 @@ class Cost(_Part):
     device: str
     threads: int
     devices: int = 1
-    """Devices that trained together."""
+    """Devices that trained together, a process each."""
     flops: float | None = None
     """Floating-point operations of the whole training, forward and backward; None where nobody counted."""
+    micro_batch_size: int | None = None
+    """Images that a process held activations of at a time; None in records of before it was noted."""
+    checkpoint_s: float = 0.0
+    """How long the last attempt's training stood still for checkpoints."""
 
     @property
     def device_hours(self) -> float:

@@ -36,6 +36,8 @@ class Request(BaseModel):
     """Threads of the training process."""
     gpu: int | None = None
     """Which of the visible GPUs to use."""
+    processes: int = 1
+    """How many processes share each global batch; whoever starts the run may replace what the spec says."""
     shape: str = ""
     """What its time depends on; finished runs of the same shape tell what others will cost."""
 
@@ -66,6 +68,7 @@ class Request(BaseModel):
             evaluation_root=settings.evaluation_root,
             threads=threads,
             gpu=gpu,
+            processes=experiment.resources.processes,
             shape=shape(experiment),
         )
 

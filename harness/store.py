@@ -6,7 +6,8 @@ store/runs/<id>/
     progress.json    where it is: step, steps, images/s, attempt, pid
     pause.json       train no further than this step for now; written by a search, looked at by the training loop
     metrics.jsonl    a line every few steps
-    checkpoint.pt    state to go on from
+    spikes.jsonl     a line for each step whose loss stood out, with its samples
+    checkpoint.pt    state to go on from; checkpoint-<step>.pt are those before it, where several are kept
     weights.pt       the final model
     record.json      what came out: its presence means done
     failure.json     why the last attempt did not complete
@@ -23,6 +24,7 @@ store/commands/      NAME.PID, held by each command that conducts the ablation N
 from __future__ import annotations
 
 import fcntl
+import json
 import os
 import socket
 import time
@@ -97,6 +99,7 @@ class RunFolder:
     weights = _File("weights.pt")
     record_file = _File("record.json")
     failure_file = _File("failure.json")
+    spikes = _File("spikes.jsonl")
     outcomes = _File("outcomes")
     log = _File("log.txt")
     lock = _File("lock")
@@ -213,10 +216,13 @@ class RunFolder:
             raise StoreError(f"line {number} is damaged", where=str(self.metrics), fix=fix) from None
 
     def keep_metrics_until(self, step: int) -> None:
-        """Drop lines of metrics.jsonl after `step`: an attempt that resumes there writes them again."""
+        """Drop lines of metrics.jsonl and spikes.jsonl after `step`: an attempt that resumes there writes them anew."""
         if self.metrics.exists():
             kept = [line for line in self.step_metrics() if line.step <= step]
             write_text(self.metrics, "".join(f"{line.model_dump_json()}\n" for line in kept))
+        if self.spikes.exists():
+            spikes = [line for line in self.spikes.read_text(encoding="utf-8").splitlines() if _step_of(line) <= step]
+            write_text(self.spikes, "".join(f"{line}\n" for line in spikes))
 
     def append_metrics(self, step: int, values: dict[str, float]) -> None:
         """Add a line to metrics.jsonl.
@@ -224,13 +230,23 @@ class RunFolder:
         Raises:
             StoreError: it cannot be written (full disk).
         """
-        line = StepMetrics(step=step, time=time.time(), values=values)
-        check_fences(self.metrics)
+        self._append(self.metrics, StepMetrics(step=step, time=time.time(), values=values).model_dump_json())
+
+    def append_spike(self, spike: dict[str, Any]) -> None:
+        """Add a line to spikes.jsonl.
+
+        Raises:
+            StoreError: it cannot be written (full disk).
+        """
+        self._append(self.spikes, json.dumps(spike))
+
+    def _append(self, file: Path, line: str) -> None:
+        check_fences(file)
         try:
-            with self.metrics.open("a", encoding="utf-8") as stream:
-                stream.write(f"{line.model_dump_json()}\n")
+            with file.open("a", encoding="utf-8") as stream:
+                stream.write(f"{line}\n")
         except OSError as error:
-            raise unwritable(self.metrics, error) from error
+            raise unwritable(file, error) from error
 
     def read_progress(self) -> dict[str, Any]:
         """The last progress report, or an empty one.
@@ -428,6 +444,14 @@ def holder(path: Path) -> Holder | None:
             return Holder(int(pid), host)
         case _:
             return None
+
+
+def _step_of(line: str) -> float:
+    """The step of a line of spikes.jsonl; a line torn by a kill belongs to no step."""
+    try:
+        return float(json.loads(line)["step"])
+    except (ValueError, KeyError, TypeError):
+        return float("inf")
 
 
 def _table(data: Any, file: Path) -> dict[str, Any]:

@@ -1,7 +1,8 @@
 """The node side: `python -m harness.worker RUN_DIR` carries one run out, whatever started it and wherever it runs.
 
-Inline, local process, batch job, requeued job and debugging are this same command. It needs nothing but the file
-system: it reads spec.json and request.json, and leaves metrics, checkpoints, weights and a record in the folder.
+Inline, local process, batch job, requeued job and debugging are this same command, and so is each of several processes
+that share a run's batches (see `harness.distributed`). It needs nothing but the file system: it reads spec.json and
+request.json, and leaves metrics, checkpoints, weights and a record in the folder.
 Exit status: 0 done or paused where it was asked to, 2 a mistake of the user, 75 stopped on request (run it again to go
 on), 76 a newer attempt has taken over, 1 anything else. With HARNESS_SCHEDULED set a scheduler has given the run to
 this process: an attempt that is still alive elsewhere is superseded.
@@ -10,7 +11,6 @@ this process: an attempt that is still alive elsewhere is superseded.
 from __future__ import annotations
 
 import os
-import signal
 import sys
 import time
 import traceback
@@ -18,28 +18,37 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from harness.attempt import Attempt, Stop, load_request
+from harness.attempt import Attempt, load_request
+from harness.distributed import Place, joined, place, start_processes
 from harness.errors import HarnessError, SupersededError
 from harness.record import Cause, Failure
+from harness.stopping import Stop, stop_signals
 from harness.store import RunFolder
 
 DONE, BROKEN, USER_ERROR, STOPPED, SUPERSEDED = 0, 1, 2, 75, 76
+OTHERS_WORD_S = 2.0
+"""How long the first process waits for another to say why it has gone."""
 
 
 def main(run_dir: Path) -> int:
     """Carry out the run in `run_dir`; returns the exit status."""
     folder = RunFolder(run_dir)
     try:
-        with folder.claimed(takeover=bool(os.environ.get("HARNESS_SCHEDULED"))) as number, _stop_signals() as stop:
-            return _fenced(folder, number, stop)
+        here = place(_processes(folder), os.environ)
+        if here.starts:
+            return start_processes(here, folder.path)
+        with _claimed(folder, here) as number, stop_signals() as stop:
+            return _fenced(folder, here, number, stop)
     except HarnessError as error:
         print(f"harness: {error}", file=sys.stderr)
         return USER_ERROR
 
 
-def _fenced(folder: RunFolder, number: int, stop: Stop) -> int:
+def _fenced(folder: RunFolder, here: Place, number: int, stop: Stop) -> int:
+    if here.rank > 0:
+        return _attempt(folder, here, number, stop)
     try:
-        status = _attempt(folder, number, stop)
+        status = _attempt(folder, here, number, stop)
         folder.attempts.check(number)
     except SupersededError as error:
         print(f"harness: {error}", file=sys.stderr)
@@ -50,56 +59,81 @@ def _fenced(folder: RunFolder, number: int, stop: Stop) -> int:
     return status
 
 
-def _attempt(folder: RunFolder, number: int, stop: Stop) -> int:
-    folder.failure_file.unlink(missing_ok=True)
+def _attempt(folder: RunFolder, here: Place, number: int, stop: Stop) -> int:
     try:
-        attempt = Attempt(folder, load_request(folder), number, stop)
+        request = load_request(folder)
         if folder.record_file.exists():
-            attempt.evaluate_again()
+            if here.rank == 0:
+                Attempt(folder, request, number, stop).evaluate_again()
             return DONE
-        if not attempt.train():
+        with joined(here, folder.path, request.experiment.resources) as world:
+            attempt = Attempt(folder, request, number, stop, world)
+            finished = attempt.train()
+        if not finished:
             if folder.is_paused():
                 return DONE
-            return _failed(folder, number, "interrupted", "stopped on request", STOPPED)
-        if attempt.request.phase != "train":
+            return _failed(folder, here, number, "interrupted", "stopped on request", STOPPED)
+        if here.rank == 0 and request.phase != "train":
             attempt.evaluate()
         return DONE
     except SupersededError:
         raise
     except HarnessError as error:
-        return _failed(folder, number, "user_error", str(error), USER_ERROR)
+        return _failed(folder, here, number, "user_error", str(error), USER_ERROR)
     except MemoryError:
-        return _failed(folder, number, "out_of_memory_host", "the process ran out of memory", BROKEN)
+        return _failed(folder, here, number, "out_of_memory_host", "the process ran out of memory", BROKEN)
     except Exception as error:
         traceback.print_exc()
         cause: Cause = "out_of_memory_gpu" if type(error).__name__ == "OutOfMemoryError" else "crashed"
-        return _failed(folder, number, cause, f"{type(error).__name__}: {error}; see {folder.log}", BROKEN)
+        return _failed(folder, here, number, cause, f"{type(error).__name__}: {error}; see {folder.log}", BROKEN)
 
 
-def _failed(folder: RunFolder, attempt: int, cause: Cause, message: str, status: int) -> int:
-    folder.attempts.check(attempt)
+def _failed(folder: RunFolder, here: Place, attempt: int, cause: Cause, message: str, status: int) -> int:
+    """Leave word of a failure: of several processes' that of the one that failed, which the others only felt."""
     print(f"harness: {message}", file=sys.stderr)
+    failure = Failure(cause=cause, message=message, attempt=attempt, ended_at=time.time())
+    if here.rank > 0:
+        if status != STOPPED and not folder.failure_file.exists():
+            folder.fail(failure)
+        return status
+    folder.attempts.check(attempt)
+    if here.size > 1 and cause == "crashed" and _comes(folder.failure_file):
+        failure = Failure.model_validate({**dict(folder.failure()), "attempt": attempt})
+        status = USER_ERROR if failure.cause == "user_error" else status
     if cause != "interrupted" or not os.environ.get("HARNESS_SCHEDULED"):  # else the node's supervisor knows why
-        folder.attempts.end(attempt, cause, message, step=_step(folder), raised=status == BROKEN)
-    folder.fail(Failure(cause=cause, message=message, attempt=attempt, ended_at=time.time()))
+        raised = status == BROKEN
+        folder.attempts.end(attempt, failure.cause, failure.message, step=_step(folder), raised=raised)
+    folder.fail(failure)
     return status
+
+
+@contextmanager
+def _claimed(folder: RunFolder, here: Place) -> Iterator[int]:
+    """The number of the attempt; the folder is held by the first process for all of them."""
+    if here.rank > 0:
+        yield 0
+        return
+    with folder.claimed(takeover=bool(os.environ.get("HARNESS_SCHEDULED"))) as number:
+        folder.failure_file.unlink(missing_ok=True)
+        yield number
+
+
+def _processes(folder: RunFolder) -> int:
+    try:
+        return load_request(folder).processes
+    except HarnessError:
+        return 1  # the attempt itself says what is wrong, and where that is kept
 
 
 def _step(folder: RunFolder) -> int:
     return int(folder.read_progress().get("step", 0))
 
 
-@contextmanager
-def _stop_signals() -> Iterator[Stop]:
-    """Requests to stop (SIGTERM of a scheduler, SIGUSR2 of submitit, Ctrl-C) set a flag that the loop looks at."""
-    stop = Stop()
-    numbers = (signal.SIGTERM, signal.SIGUSR2, signal.SIGINT)
-    previous = {number: signal.signal(number, lambda *_: stop.set()) for number in numbers}
-    try:
-        yield stop
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
+def _comes(file: Path) -> bool:
+    until = time.monotonic() + OTHERS_WORD_S
+    while not file.exists() and time.monotonic() < until:
+        time.sleep(0.05)
+    return file.exists()
 
 
 if __name__ == "__main__":

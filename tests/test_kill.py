@@ -17,6 +17,7 @@ import pytest
 import torch
 
 from harness.store import State, Store
+from harness.training.speed import TIMINGS
 from tests.node.small import CONFIG
 
 SPEC = """
@@ -60,7 +61,7 @@ def results(store: Store) -> dict[str, Any]:
     return {
         folder.id: (
             [
-                {k: v for k, v in line.values.items() if k != "images_per_s"} | {"step": line.step}
+                {k: v for k, v in line.values.items() if k not in TIMINGS} | {"step": line.step}
                 for line in folder.step_metrics()
             ],
             folder.record().evaluations,

@@ -1,4 +1,7 @@
-"""Batches of images: exact order, and pixels that depend on (seed, epoch, sample) alone, however they are loaded."""
+"""Batches of images: exact order, and pixels that depend on (seed, epoch, sample) alone, however they are loaded.
+
+Pixels stay bytes until they are on the device that trains: a quarter of the transfer, and no arithmetic here.
+"""
 
 from __future__ import annotations
 
@@ -24,10 +27,12 @@ Drawn: TypeAlias = tuple[int, NDArray[np.int64]]
 
 KEPT_BYTES = 512 * 2**20
 """Images are kept in memory, decoded, when all of them take no more than this."""
+PREFETCHED = 2
+"""Batches that each worker decodes ahead."""
 
 
 class ImageBatches:
-    """Normalised images of batches that a caller draws.
+    """Images of batches that a caller draws.
 
     With `workers=0` images are decoded here and, if all fit into KEPT_BYTES, kept for later epochs; otherwise
     that many processes decode ahead. Either way gives the same pixels.
@@ -39,18 +44,14 @@ class ImageBatches:
         augment: Augment,
         *,
         image_size: int,
-        mean: tuple[float, ...],
-        std: tuple[float, ...],
         seed: int = 0,
         workers: int = 0,
     ) -> None:
         self._source = _Source(dataset, augment, image_size, seed, keep=workers == 0)
         self._workers = workers
-        self._mean = torch.tensor(mean).view(1, 3, 1, 1)
-        self._std = torch.tensor(std).view(1, 3, 1, 1)
 
     def __call__(self, drawn: Iterable[Drawn]) -> Iterator[Tensor]:
-        """The images [N, 3, H, W] of each batch in `drawn`, in order.
+        """The pixels [N, 3, H, W] uint8 of each batch in `drawn`, in order; in pinned memory where there is a GPU.
 
         Raises:
             DataError: an image cannot be decoded.
@@ -58,7 +59,7 @@ class ImageBatches:
         for pixels in self._loaded(drawn):
             if isinstance(pixels, _Failure):
                 raise DataError(pixels.what, where=pixels.where, fix=pixels.fix)
-            yield (pixels.float() / 255 - self._mean) / self._std
+            yield pixels
 
     def _loaded(self, drawn: Iterable[Drawn]) -> Iterable[Tensor | _Failure]:
         if self._workers == 0:
@@ -69,6 +70,7 @@ class ImageBatches:
             sampler=drawn,
             num_workers=self._workers,
             pin_memory=torch.cuda.is_available(),
+            prefetch_factor=PREFETCHED,
             multiprocessing_context="fork",
         )
 

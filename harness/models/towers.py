@@ -13,11 +13,13 @@ from typing import Any
 
 import open_clip
 import torch
+from open_clip.coca_model import CoCa
 from open_clip.model import CLIP
 from open_clip.transform import PreprocessCfg, image_transform_v2
 from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from harness.errors import ModelError
 from harness.models.dense import image_tokens, padded, text_tokens, why_no_tokens
@@ -29,8 +31,10 @@ from harness.spec.model import Model, shipped_names
 class Towers(nn.Module):
     """The two towers of an open_clip model. Its temperature is not used: the objective owns its own.
 
-    `encode_image`: [N, 3, H, W] float pixels (normalised by `mean` and `std`) -> [N, d] unit rows, float32.
-    `encode_text`: [M, L] token ids -> [M, d] unit rows, float32.
+    `encode_image`: [N, 3, H, W] float pixels (see `normalise`) -> [N, d] unit rows, float32.
+    `encode_text`: [M, L] token ids, on any device -> [M, d] unit rows, float32.
+
+    A model in float64 gives float64 features.
     """
 
     def __init__(self, model: nn.Module, tokenizer: Any, name: str) -> None:
@@ -42,13 +46,52 @@ class Towers(nn.Module):
             if isinstance(owned := getattr(model, parameter, None), nn.Parameter):
                 owned.requires_grad_(False)
         self.tokens = TokenCache(tokenizer)
-        self.trims = isinstance(model, CLIP) and model.text_pool_type == "argmax" and model.attn_mask is not None
+        if isinstance(model, CoCa):
+            model.text_decoder.requires_grad_(False)  # it makes captions; the towers end before it
+        self.trims = can_trim(model)
         preprocess = dict(model.visual.preprocess_cfg)  # type: ignore[union-attr, arg-type]
         size = preprocess["size"]
         self.image_size: int = size if isinstance(size, int) else int(size[0])
         self.mean: tuple[float, ...] = tuple(preprocess["mean"])
         self.std: tuple[float, ...] = tuple(preprocess["std"])
         self._transform = image_transform_v2(PreprocessCfg(**preprocess), is_train=False)
+
+    def train(self, mode: bool = True) -> Towers:
+        """As in nn.Module, but that batch norms of a locked tower keep their statistics."""
+        super().train(mode)
+        for norm in self.norms:
+            norm.train(mode and moves(norm))
+        return self
+
+    @property
+    def norms(self) -> list[_BatchNorm]:
+        """All batch norms."""
+        return [module for module in self.modules() if isinstance(module, _BatchNorm)]
+
+    @property
+    def device(self) -> torch.device:
+        """Where the parameters are."""
+        return next(self.parameters()).device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the parameters."""
+        return next(self.parameters()).dtype
+
+    @property
+    def image_parameters(self) -> list[tuple[str, nn.Parameter]]:
+        """Names and parameters of the image tower."""
+        return [(name, one) for name, one in self.named_parameters() if name.startswith("model.visual.")]
+
+    @property
+    def text_parameters(self) -> list[tuple[str, nn.Parameter]]:
+        """Names and parameters of the text tower."""
+        return [(name, one) for name, one in self.named_parameters() if not name.startswith("model.visual.")]
+
+    def normalise(self, pixels: Tensor) -> Tensor:
+        """Pixels [N, 3, H, W] uint8 as the image tower takes them: float32, minus `mean`, over `std`."""
+        mean, std = (pixels.new_tensor(each, dtype=torch.float32).view(1, 3, 1, 1) for each in (self.mean, self.std))
+        return (pixels.float() / 255 - mean) / std
 
     @property
     def transform_name(self) -> str:
@@ -66,8 +109,8 @@ class Towers(nn.Module):
 
     def encode_image(self, images: Tensor) -> Tensor:
         """Unit image features, [N, d]."""
-        images = images.contiguous(memory_format=torch.channels_last)
-        return F.normalize(self.model.encode_image(images).float(), dim=-1)  # type: ignore[operator]
+        images = images.to(self.dtype).contiguous(memory_format=torch.channels_last)
+        return F.normalize(_full(self.model.encode_image(images)), dim=-1)  # type: ignore[operator]
 
     def encode_text(self, tokens: Tensor) -> Tensor:
         """Unit text features, [M, d]. Equal texts are encoded once.
@@ -75,19 +118,20 @@ class Towers(nn.Module):
         Behind a causal mask the end-of-text position sees nothing that follows it, so texts are encoded in groups of
         like length with the padding cut off; the features stay the same, as does their gradient.
         """
+        device = self.device
         if not self.trims:
-            return F.normalize(self.model.encode_text(tokens).float(), dim=-1)  # type: ignore[operator]
+            return F.normalize(_full(self.model.encode_text(tokens.to(device))), dim=-1)  # type: ignore[operator]
         distinct, row = torch.unique(tokens, dim=0, return_inverse=True)
         groups = length_groups(distinct.argmax(dim=1) + 1, tokens.shape[1])
-        encoded = torch.cat([_trimmed(self.model, distinct[group, :length]) for length, group in groups])
+        encoded = torch.cat([_trimmed(self.model, distinct[group, :length].to(device)) for length, group in groups])
         place = torch.empty(len(distinct), dtype=torch.long, device=tokens.device)
         place[torch.cat([group for _, group in groups])] = torch.arange(len(distinct), device=tokens.device)
-        return F.normalize(encoded.float(), dim=-1)[place[row]]
+        return F.normalize(_full(encoded), dim=-1)[place[row].to(device)]
 
     def encode_image_tokens(self, images: Tensor) -> Tensor:
         """Unit features of images and of their p patches, [N, 1 + p, d]; the first is that of `encode_image`."""
-        images = images.contiguous(memory_format=torch.channels_last)
-        return F.normalize(image_tokens(self.model.visual, images).float(), dim=-1)
+        images = images.to(self.dtype).contiguous(memory_format=torch.channels_last)
+        return F.normalize(_full(image_tokens(self.model.visual, images)), dim=-1)
 
     def encode_text_tokens(self, tokens: Tensor) -> Tensor:
         """Unit features of texts and of their tokens, [M, 1 + L, d]; the first is that of `encode_text`.
@@ -97,10 +141,11 @@ class Towers(nn.Module):
         model, positions = self.model, 1 + tokens.shape[1]
         assert isinstance(model, CLIP)
         if not self.trims:
-            return padded(text_tokens(model, tokens), positions)
+            return padded(text_tokens(model, tokens.to(self.device)), positions)
         groups = length_groups(tokens.argmax(dim=1) + 1, tokens.shape[1])
-        encoded = [padded(text_tokens(model, tokens[group, :length]), positions) for length, group in groups]
-        return torch.cat(encoded)[torch.cat([group for _, group in groups]).argsort()]
+        parts = ((tokens[group, :length].to(self.device), group) for length, group in groups)
+        encoded = [padded(text_tokens(model, part), positions) for part, _ in parts]
+        return torch.cat(encoded)[torch.cat([group for _, group in groups]).argsort().to(self.device)]
 
     def require_tokens(self) -> None:
         """Make sure that the towers give token features.
@@ -111,6 +156,23 @@ class Towers(nn.Module):
         if why := why_no_tokens(self.model):
             fix = "take a ViT of open_clip's own, such as ViT-B-16, or another loss"
             raise ModelError(f"{self.name} gives no token features to a loss on tokens: {why}", where="model", fix=fix)
+
+
+def moves(norm: _BatchNorm) -> bool:
+    """Whether a batch norm is trained, so that its running statistics move."""
+    return all(parameter.requires_grad for parameter in norm.parameters())
+
+
+def can_trim(model: nn.Module) -> bool:
+    """Whether cutting the padding off texts leaves their features as they are: no token sees what follows it, and the
+    feature is read at the end-of-text token, the largest id.
+    """
+    return isinstance(model, CLIP) and model.text_pool_type == "argmax" and model.attn_mask is not None
+
+
+def _full(features: Tensor) -> Tensor:
+    """Features in full precision: float32 at least."""
+    return features if features.dtype == torch.float64 else features.float()
 
 
 def length_groups(lengths: Tensor, context: int) -> list[tuple[int, Tensor]]:

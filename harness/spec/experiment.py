@@ -17,6 +17,7 @@ from harness.spec.explain import nearest
 from harness.spec.loss import InfoNCE, Loss, check_loss
 from harness.spec.mining import Mining, NoMining
 from harness.spec.model import Model, Train
+from harness.spec.resources import Resources
 
 SEEDS = 2**31
 """Seeds are below this: the trainer makes 64-bit seeds of seed and step."""
@@ -41,17 +42,6 @@ class OpenClipTeacher(Spec):
 
 
 Teacher = Annotated[ExperimentTeacher | OpenClipTeacher, Field(discriminator="kind")]
-
-
-class Resources(Spec):
-    """How a run is carried out. None of it can change a result, so none of it is part of a run's id."""
-
-    checkpoint_every_s: float = Field(60.0, gt=0)
-    """Seconds between checkpoints."""
-    loader_workers: int = Field(0, ge=0)
-    """Processes that decode images beside the training process."""
-    log_every: int = Field(10, ge=1)
-    """Steps between lines of metrics.jsonl."""
 
 
 class Experiment(Spec):

@@ -7,7 +7,7 @@ from functools import lru_cache
 from importlib import resources
 from typing import Any, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from harness.spec.augment import Augment, NoAugment
 from harness.spec.base import Spec, plain
@@ -76,6 +76,12 @@ class Optimiser(Spec):
 
     lr: float = Field(1e-3, gt=0)
     """Peak learning rate."""
+    image_lr: float | None = Field(None, gt=0)
+    """Peak learning rate of the image tower, where it is another than `lr`."""
+    text_lr: float | None = Field(None, gt=0)
+    """Peak learning rate of the text tower, where it is another than `lr`."""
+    layer_decay: float = Field(1.0, gt=0, le=1)
+    """Layer-wise learning rate: each layer's is this share of the one above it; 1 treats all alike (BEiT's rule)."""
     beta1: float = Field(0.9, ge=0, lt=1)
     """Decay of the first moment."""
     beta2: float = Field(0.98, ge=0, lt=1)
@@ -84,6 +90,32 @@ class Optimiser(Spec):
     """Added to the root of the second moment."""
     weight_decay: float = Field(0.1, ge=0)
     """Decoupled weight decay of parameters with two or more dimensions; gains, biases and temperatures have none."""
+    no_decay: tuple[str, ...] = ()
+    """Further parameters without weight decay: parts of their names (`positional_embedding`, `token_embedding`)."""
+
+
+class Lock(Spec):
+    """Towers that are not trained, as in LiT (Zhai et al., CVPR 2022); with open_clip's groups of layers.
+
+    A locked tower's batch norms keep their statistics.
+    """
+
+    image: bool = False
+    """Do not train the image tower."""
+    image_unlocked_groups: int = Field(0, ge=0)
+    """Train the last groups of a locked image tower all the same (open_clip's --lock-image-unlocked-groups)."""
+    text: bool = False
+    """Do not train the text tower."""
+    text_unlocked_layers: int = Field(0, ge=0)
+    """Train the last layers of a locked text tower all the same (open_clip's --lock-text-unlocked-layers)."""
+
+    @model_validator(mode="after")
+    def _leaves_something(self) -> Lock:
+        if self.image and self.text and not (self.image_unlocked_groups or self.text_unlocked_layers):
+            raise ValueError("both towers are locked, so there is nothing to train; unlock one, or some of its layers")
+        if (self.image_unlocked_groups and not self.image) or (self.text_unlocked_layers and not self.text):
+            raise ValueError("layers can be unlocked only in a tower that is locked; set image or text to true")
+        return self
 
 
 class Train(Spec):
@@ -93,6 +125,10 @@ class Train(Spec):
     """How long: `"32 epochs"`, `"2000 steps"` or `"1e6 samples"` (images). An epoch drops its last partial batch."""
     global_batch_size: int = Field(8192, ge=2)
     """Images in one optimiser step, over all devices and accumulation steps. The loss contrasts all of them."""
+    virtual_batch_size: int | None = Field(None, ge=1)
+    """Images that share batch-norm statistics and dropout masks ("ghost" batches, Hoffer et al. 2017); None: all of
+    the global batch. A tower that has neither does not mind. One that has them can be split over devices or
+    accumulation steps only in multiples of this."""
     batches: Batches = Field(default_factory=RandomBatches)
     """Which images stand together in a batch."""
     augment: Augment = Field(default_factory=NoAugment)
@@ -100,10 +136,29 @@ class Train(Spec):
     optimiser: Optimiser = Field(default_factory=Optimiser)
     """The optimiser."""
     schedule: Literal["cosine", "constant", "linear"] = "cosine"
-    """Learning rate after the warm-up: down to zero along a cosine or a line, or constant."""
+    """Learning rate after the warm-up: down along a cosine or a line, or constant."""
     warmup: Duration = Duration.parse("0 steps")
     """Linear warm-up of the learning rate from zero."""
+    cooldown: Duration = Duration.parse("0 steps")
+    """With the constant schedule: the last part of training, in which the learning rate falls along a line
+    (warm-up-stable-decay)."""
+    end_lr: float = Field(0.0, ge=0, le=1)
+    """Where cosine, line and cooldown end, as a share of the peak learning rate."""
+    lock: Lock = Field(default_factory=Lock)
+    """Towers that are not trained."""
     grad_clip: float | None = Field(None, gt=0)
     """Largest norm of the gradient over all parameters; None does not clip."""
-    precision: Literal["float32", "bfloat16"] = "float32"
-    """Precision of the towers (autocast); losses and mining always accumulate in float32."""
+    ema_decay: float | None = Field(None, gt=0, lt=1)
+    """Keep an exponential moving average of the weights, with this decay a step, and evaluate and save it in place of
+    the last weights; None does not."""
+    precision: Literal["float32", "bfloat16", "float16"] = "float32"
+    """Precision of the towers (autocast); losses and mining always accumulate in float32. float16 scales the loss."""
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Train:
+        if self.cooldown.amount and self.schedule != "constant":
+            raise ValueError(f'cooldown is for schedule = "constant"; "{self.schedule}" comes down by itself')
+        if self.virtual_batch_size and self.global_batch_size % self.virtual_batch_size:
+            what = f"virtual_batch_size {self.virtual_batch_size} does not divide global_batch_size"
+            raise ValueError(f"{what} {self.global_batch_size}; take a divisor of it")
+        return self

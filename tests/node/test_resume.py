@@ -13,6 +13,7 @@ import torch
 from harness import worker
 from harness.attempt import Attempt, load_request
 from harness.store import RunFolder, State
+from harness.training.speed import TIMINGS
 from tests.node.small import STEPS, experiment, planned, prepared
 
 ALL = {"source": "captioner", "count": 2, "mixing": "all"}
@@ -65,7 +66,7 @@ def teach(root: Path, teacher: str | None, one: Any) -> None:
 
 def final(folder: RunFolder) -> tuple[dict[str, torch.Tensor], list[dict[str, float]], Any]:
     weights = torch.load(folder.weights, weights_only=True)["state_dict"]
-    lines = [{k: v for k, v in line.values.items() if k != "images_per_s"} for line in folder.step_metrics()]
+    lines = [{k: v for k, v in line.values.items() if k not in TIMINGS} for line in folder.step_metrics()]
     return weights, lines, folder.record().evaluations
 
 

@@ -13,8 +13,9 @@ from torch import nn
 
 from harness.attempt import Attempt, load_request
 from harness.checkpoint import Progress
-from harness.spec.model import Optimiser, Train
-from harness.train import build_optimiser, learning_rate
+from harness.errors import TrainingError
+from harness.spec.model import Train
+from harness.training import Schedule
 from tests.node.small import experiment, planned, prepared
 from tests.node.test_resume import StopAfter
 
@@ -24,7 +25,7 @@ def test_two_steps_equal_open_clip_and_torch(tmp_path: Path) -> None:
     _, run = planned(tmp_path, experiment(train=train))
     folder = prepared(tmp_path, run)
     attempt = Attempt(folder, load_request(folder), 1, StopAfter(100))
-    trainer, student = attempt._build()
+    trainer, student = attempt.build()
 
     plain: Any = Attempt(folder, load_request(folder), 1, StopAfter(100)).towers.model
     scale = nn.Parameter(torch.tensor(math.log(1 / 0.07)))
@@ -35,11 +36,11 @@ def test_two_steps_equal_open_clip_and_torch(tmp_path: Path) -> None:
     ]
     optimiser = torch.optim.AdamW(groups, lr=1e-3, betas=(0.9, 0.98), eps=1e-6)
     plain.train()
-    for batch, (_, logs) in zip(trainer._source.batches(0), trainer.run(Progress(0, 0.0, 1)), strict=False):
-        image = nn.functional.normalize(plain.encode_image(batch.images), dim=-1)
+    for batch, step in zip(trainer._source.batches(0), trainer.run(Progress(0, 0.0, 1)), strict=False):
+        image = nn.functional.normalize(plain.encode_image(student.towers.normalise(batch.images)), dim=-1)
         text = nn.functional.normalize(plain.encode_text(batch.tokens), dim=-1)
         loss = ClipLoss()(image, text, scale.exp())
-        assert logs["loss"] == pytest.approx(loss.item(), rel=1e-5)
+        assert step.logs["loss"] == pytest.approx(loss.item(), rel=1e-5)
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()
@@ -48,19 +49,20 @@ def test_two_steps_equal_open_clip_and_torch(tmp_path: Path) -> None:
     assert student.objective.log_scale.item() == pytest.approx(scale.item(), abs=1e-5)
 
 
-def test_weight_decay_is_on_matrices_alone() -> None:
-    module = nn.Sequential(nn.Linear(3, 2), nn.LayerNorm(2))
-    matrices, others = build_optimiser(Optimiser(weight_decay=0.3), [module]).param_groups
-    assert (matrices["weight_decay"], others["weight_decay"]) == (0.3, 0.0)
-    assert [tuple(p.shape) for p in matrices["params"]] == [(2, 3)]
-    assert len(others["params"]) == 3
-
-
 def test_schedules_in_closed_form() -> None:
-    def rates(schedule: str) -> list[float]:
-        train = Train.model_validate({"schedule": schedule, "optimiser": {"lr": 2.0}})
-        return [learning_rate(train, step, 10, 2) for step in range(10)]
+    def rates(steps: int = 10, **fields: object) -> list[float]:
+        train = Train.model_validate(
+            {"duration": f"{steps} steps", "warmup": "2 steps", "global_batch_size": 4, **fields}
+        )
+        schedule = Schedule.of(train, samples=40)
+        return [schedule.share(step) for step in range(steps)]
 
-    assert rates("constant") == [1.0, 2.0] + [2.0] * 8
-    assert rates("linear") == pytest.approx([1.0, 2.0] + [2 - i / 4 for i in range(8)])
-    assert rates("cosine") == pytest.approx([1.0, 2.0] + [1 + math.cos(math.pi * i / 8) for i in range(8)])
+    assert rates(schedule="constant") == [0.5, 1.0] + [1.0] * 8
+    assert rates(schedule="linear") == pytest.approx([0.5, 1.0] + [1 - i / 8 for i in range(8)])
+    assert rates(schedule="cosine") == pytest.approx(
+        [0.5, 1.0] + [0.5 + math.cos(math.pi * i / 8) / 2 for i in range(8)]
+    )
+    assert rates(schedule="constant", cooldown="3 steps") == pytest.approx([0.5] + [1.0] * 6 + [3 / 4, 2 / 4, 1 / 4])
+    assert rates(schedule="linear", end_lr=0.2)[6] == pytest.approx(0.2 + 0.8 / 2)
+    with pytest.raises(TrainingError, match=r"warm-up \(2 steps\) and cooldown \(9\) are longer than the training"):
+        rates(schedule="constant", cooldown="9 steps")

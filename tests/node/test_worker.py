@@ -14,6 +14,7 @@ import pytest
 import torch
 
 from harness import worker
+from harness.checkpoint import FORMAT
 from harness.store import RunFolder, State
 from tests.node.small import experiment, planned, prepared
 
@@ -70,7 +71,7 @@ def test_damaged_checkpoint(tmp_path: Path, content: bytes, capsys: pytest.Captu
 
 def test_checkpoint_of_another_run(tmp_path: Path) -> None:
     folder = ready(tmp_path)
-    state = {"format": 1, "run_id": "ffffffffffff", "progress": {"step": 3, "duration_s": 1.0, "attempt": 1}}
+    state = {"format": FORMAT, "run_id": "ffffffffffff", "progress": {"step": 3, "duration_s": 1.0, "attempt": 1}}
     torch.save(state, folder.checkpoint)
     assert worker.main(folder.path) == worker.USER_ERROR
     assert "belongs to run ffffffffffff" in folder.failure().message
@@ -82,7 +83,7 @@ def test_checkpoint_runs_no_code(tmp_path: Path) -> None:
             return os.mkdir, (str(tmp_path / "boom"),)
 
     folder = ready(tmp_path)
-    torch.save({"format": 1, "run_id": folder.id, "progress": Bomb()}, folder.checkpoint)
+    torch.save({"format": FORMAT, "run_id": folder.id, "progress": Bomb()}, folder.checkpoint)
     assert worker.main(folder.path) == worker.USER_ERROR
     assert not (tmp_path / "boom").exists()
 

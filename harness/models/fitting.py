@@ -1,0 +1,65 @@
+"""How towers are run on a machine: trimming, activation checkpoints, compilation. None of it is science."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from harness.errors import ModelError
+from harness.models.towers import Towers, can_trim
+from harness.spec.resources import Resources
+
+
+def fit_out(towers: Towers, resources: Resources) -> None:
+    """Have `towers` run as `resources` says.
+
+    Raises:
+        ModelError: the model cannot be run so.
+    """
+    _trim(towers, resources)
+    if resources.gradient_checkpointing:
+        _checkpoint_activations(towers)
+    if resources.compile:
+        _compile(towers)
+
+
+def choose_device(resources: Resources, number: int) -> torch.device:
+    """The GPU of that number, or the CPU.
+
+    Raises:
+        ModelError: there is no GPU where one is asked for.
+    """
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if resources.device == "cpu" or (resources.device == "auto" and count == 0):
+        return torch.device("cpu")
+    if count == 0:
+        fix = 'use "auto" or "cpu", or look at `harness doctor`'
+        raise ModelError("there is no GPU here", where="resources.device", fix=fix)
+    return torch.device("cuda", number % count)  # a task that sees its own GPU alone calls it 0
+
+
+def _trim(towers: Towers, resources: Resources) -> None:
+    exact = can_trim(towers.model)
+    if resources.trim_text == "on" and not exact:
+        what = f"texts of {towers.name} cannot be trimmed: its text tower looks at what stands after a token"
+        raise ModelError(what, where="resources.trim_text", fix='leave it at "auto"')
+    towers.trims = exact and resources.trim_text != "off"
+
+
+def _checkpoint_activations(towers: Towers) -> None:
+    model: Any = towers.model
+    try:
+        model.set_grad_checkpointing(True)
+    except (AssertionError, AttributeError, NotImplementedError, TypeError, ValueError) as error:
+        what = f"{towers.name} cannot compute activations again ({str(error).splitlines()[0] or type(error).__name__})"
+        raise ModelError(what, where="resources.gradient_checkpointing", fix="leave it off for this model") from error
+
+
+def _compile(towers: Towers) -> None:
+    """Compile the parts in which the time goes; lengths of texts and sizes of groups change from step to step."""
+    model: Any = towers.model
+    model.visual.compile()
+    text = model.transformer if towers.trims else model.text if "text" in dict(model.named_children()) else model
+    if text is not model:
+        text.compile(dynamic=True)

@@ -1,0 +1,111 @@
+"""How fast a run is, and what it waits for: metrics about the machine, not about the model."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+
+import torch
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from harness.batches import Batch
+from harness.models import Towers
+from harness.provenance import peak_memory_gb
+
+TIMINGS = frozenset({"images_per_s", "data_wait", "mfu", "peak_memory_gb"})
+"""Metrics that two runs of one id do not share."""
+
+PEAK_FLOPS = {
+    "H200": 989e12,
+    "H100 PCIe": 756e12,
+    "H100": 989e12,
+    "B200": 2250e12,
+    "A100": 312e12,
+    "L40S": 362e12,
+    "A10G": 70e12,
+    "A40": 150e12,
+    "L4": 121e12,
+    "RTX 4090": 165e12,
+    "V100": 125e12,
+}
+"""Dense half-precision peak of tensor cores, from NVIDIA's data sheets, by a part of the device's name."""
+
+
+class Speed:
+    """Throughput, data wait, model FLOPs utilisation and memory since the last reading.
+
+    `images_per_s` over all processes; `data_wait` the share of the time that a step waited for its batch; `mfu` the
+    model's floating point operations (forward and backward, without what is computed again) as a share of the device's
+    half-precision peak, where that is known; `peak_memory_gb` of this process.
+    """
+
+    def __init__(self, batch_size: int, device: torch.device, processes: int) -> None:
+        self._batch_size, self._device, self._processes = batch_size, device, processes
+        self._flops: float | None = None
+        self._steps, self._waited, self._worked = 0, 0.0, 0.0
+
+    def counted(self, towers: Towers, batches: Iterator[Batch]) -> Iterator[Batch]:
+        """`batches`, with the time that each is waited for; the first one's operations are counted."""
+        while True:
+            begun = time.monotonic()
+            batch = next(batches, None)
+            self._waited += time.monotonic() - begun
+            if batch is None:
+                return
+            if self._flops is None and peak_flops(self._device):
+                self._flops = step_flops(towers, batch)
+            yield batch
+
+    def step(self, duration_s: float) -> None:
+        """Count a step, which took so long with its waiting."""
+        self._steps += 1
+        self._worked += duration_s
+
+    def read(self) -> dict[str, float]:
+        """The metrics since the last reading."""
+        seconds = max(self._worked, 1e-9)
+        values = {
+            "images_per_s": self._steps * self._batch_size / seconds,
+            "data_wait": self._waited / seconds,
+            "peak_memory_gb": peak_memory_gb(self._device),
+        }
+        if self._flops is not None and (peak := peak_flops(self._device)):
+            values["mfu"] = self._flops * self._steps / seconds / peak
+        self._steps, self._waited, self._worked = 0, 0.0, 0.0
+        return values
+
+
+def peak_flops(device: torch.device) -> float | None:
+    """The device's half-precision peak in FLOP/s; None where it is not known, as on a CPU."""
+    if device.type != "cuda":
+        return None
+    name = torch.cuda.get_device_name(device)
+    return next((peak for part, peak in PEAK_FLOPS.items() if part in name), None)
+
+
+@torch.no_grad()
+def step_flops(towers: Towers, batch: Batch) -> float:
+    """Floating point operations of a training step on this process's part: three times those of the forward pass of
+    trained towers, once those of locked ones. Counted on up to 64 images, their texts as they are encoded.
+    """
+    some = next(batch.parts(min(64, len(batch.samples))))
+    was_training = towers.training
+    towers.eval()
+    encoders = (
+        (towers.image_parameters, lambda: towers.encode_image(towers.normalise(some.images.to(towers.device)))),
+        (towers.text_parameters, lambda: towers.encode_text(some.tokens)),
+    )
+    total = sum(_passes(parameters) * _flops(encode) for parameters, encode in encoders)
+    towers.train(was_training)
+    return total * len(batch.samples) / len(some.samples)
+
+
+def _flops(encode: Callable[[], Tensor]) -> float:
+    with FlopCounterMode(display=False) as counter:
+        encode()
+    return float(counter.get_total_flops())
+
+
+def _passes(parameters: list[tuple[str, nn.Parameter]]) -> int:
+    return 3 if any(parameter.requires_grad for _, parameter in parameters) else 1
