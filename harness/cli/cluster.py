@@ -106,6 +106,8 @@ def vanished(plan: Plan, store: Store) -> list[str]:
 
 
 def _cancel(scheduler: Scheduler, places: Sequence[Place], runs: Collection[str]) -> None:
+    for place in places:  # first, so that a job that is signalled knows why
+        place.submission.settle(place.task)
     scheduler.cancel([place.id for place in places])
     others = sorted({run for place in places for run in place.runs} - set(runs))
     print(f"cancelled {len(places)} jobs; running ones write a checkpoint first")

@@ -17,6 +17,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -43,18 +44,29 @@ _SIGNAL_MARGIN_S = 75
 """SLURM sends the signal before the time limit up to a minute early."""
 
 
+@dataclass(frozen=True)
+class _Leaving:
+    """Why a job leaves before its runs are done."""
+
+    cause: Cause | None
+    """None where it cannot be told here: accounting can, or the job itself when it starts again."""
+    goes_on: bool
+    """Whether it has to queue itself again."""
+    message: str = "checkpoint written"
+
+
 class Supervisor:
     """Carries out the runs of one job."""
 
     def __init__(self, submission: Submission, task: int, rank: int) -> None:
         self._submission, self._intent = submission, submission.intent
-        self._rank = rank
+        self._task, self._rank = task, rank
         self._store = Store(self._intent.store)
         self._job = this_job()
         self._started = time.time()
         self._signalled = False
-        self._why: Cause | None = None
-        """Why the workers were asked to leave."""
+        self._leaving: _Leaving | None = None
+        """Why the workers were asked to leave, once they were."""
         self._superseded = False
         self._waiting = [run for run in self._intent.tasks[task] if self._is_mine(run)]
         self._all = tuple(self._waiting)
@@ -62,11 +74,13 @@ class Supervisor:
         """The slot of each running run."""
         self._looked_at = time.monotonic()
         self._workers = self._hire()
+        if rank == 0:
+            self._tell_of_earlier()
 
     def work(self) -> int:
         """Carry the runs out; returns the exit status."""
         with _signals(self._signal):
-            while self._running or (self._waiting and self._why is None):
+            while self._running or (self._waiting and self._leaving is None):
                 self._start_ready()
                 for ended in self._workers.ended(POLL_S):
                     self._settle(ended)
@@ -106,7 +120,7 @@ class Supervisor:
 
     def _start_ready(self) -> None:
         at_a_time = 1 if self._intent.resources.processes > 1 else self._intent.profile.at_a_time
-        while self._waiting and len(self._running) < at_a_time and self._why is None:
+        while self._waiting and len(self._running) < at_a_time and self._leaving is None:
             run = self._waiting.pop(0)
             if not self._hope(self._folder(run)):  # the head gives it up; others of the job have their turn
                 continue
@@ -141,7 +155,7 @@ class Supervisor:
         self._running.pop(ended.run_id, None)
         folder = self._folder(ended.run_id)
         if ended.status == SUPERSEDED:
-            self._superseded, self._why = True, "superseded"
+            self._superseded, self._leaving = True, _Leaving("superseded", False)
             self._workers.stop()
         elif -ended.status in _STOPPING:  # SLURM signals every process of a job, those too that do not mind it yet
             self._signalled = True
@@ -155,7 +169,7 @@ class Supervisor:
         cause: Cause = "out_of_memory_host" if status == -signal.SIGKILL and _out_of_memory() else "crashed"
         how = f"signal {-status}" if status < 0 else f"exit status {status}"
         self._end(folder, cause, f"its process died by {how}")
-        if cause == "crashed" and self._why is None and self._hope(folder):
+        if cause == "crashed" and self._leaving is None and self._hope(folder):
             self._waiting.insert(0, folder.id)
 
     def _hope(self, folder: RunFolder) -> bool:
@@ -177,14 +191,16 @@ class Supervisor:
 
     def _mind(self) -> None:
         """Look at signals and the allowance; ask the workers to leave once."""
-        if self._why is not None:
+        if self._leaving is not None:
             return
-        if self._signalled:
-            self._why = _reason(self._job, self._intent.profile.grace_s)
+        if self._task in self._submission.settled():  # `harness cancel` says so before SLURM signals
+            self._leaving = _Leaving("cancelled", False)
+        elif self._signalled:
+            self._leaving = _reason(self._job, self._intent.profile.grace_s)
         elif self._is_spent():
-            self._why = "interrupted"
-        if self._why is not None:
-            print(f"harness: leaving ({self._why})", file=sys.stderr, flush=True)
+            self._leaving = _Leaving("interrupted", False, "its share of the GPU-hours is used up")
+        if self._leaving is not None:
+            print(f"harness: leaving ({self._leaving.cause or 'SLURM ends the job'})", file=sys.stderr, flush=True)
             self._workers.stop()
 
     def _is_spent(self) -> bool:
@@ -205,15 +221,25 @@ class Supervisor:
 
     def _conclude(self) -> None:
         """State the causes, and queue the job again where it has work left that it may go on with."""
-        if self._why is None or self._superseded:
+        leaving = self._leaving
+        if leaving is None or self._superseded:
             return
         left = [run for run in self._all if not self._is_done(run)]
-        for run in left:
-            spent = "its share of the GPU-hours is used up" if self._why == "interrupted" else "checkpoint written"
-            self._end(self._folder(run), self._why, spent)
-        going_on = self._why in ("preempted", "timed_out") and self._intent.profile.requeue
+        if leaving.cause is None:
+            self._submission.note_leaving(self._task, _restart())
+        else:
+            for run in left:
+                self._end(self._folder(run), leaving.cause, leaving.message)
+        going_on = leaving.goes_on and self._intent.profile.requeue
         if going_on and any(self._hope(self._folder(run)) for run in left):
             _scontrol("requeue", self._job)
+
+    def _tell_of_earlier(self) -> None:
+        """SLURM has started the job again: attempts that it had asked to leave, without saying why, were preempted."""
+        for run in self._all:
+            for start in self._folder(run).attempts.open():
+                if _is_earlier(start, self._job) and self._submission.was_asked_to_leave(self._task, start.restart):
+                    self._folder(run).attempts.end(start.number, "preempted", "SLURM queued its job again")
 
     def _folder(self, run: str) -> RunFolder:
         return self._store.run(run)
@@ -240,15 +266,20 @@ def _signals(handler: Callable[..., None]) -> Iterator[None]:
             signal.signal(number, before)
 
 
-def _reason(job: str, grace_s: int) -> Cause:
-    """Why the job was signalled, as the controller tells; preempted where it does not answer: then it goes on."""
+def _reason(job: str, grace_s: int) -> _Leaving:
+    """Why the job was signalled, as the controller tells."""
     told = dict(re.findall(r"(\w+)=(\S+)", _scontrol("--oneliner", "show", "job", job)))
+    if not told:
+        return _Leaving(None, True)
     if told.get("JobState") == "CANCELLED":
-        return "cancelled"
-    end = told.get("EndTime", "")
-    if told.get("JobState") == "RUNNING" and told.get("PreemptTime", "None") == "None" and end.isdecimal():
-        return "timed_out" if int(end) - time.time() < grace_s + _SIGNAL_MARGIN_S else "preempted"
-    return "preempted"
+        return _Leaving("cancelled", False)
+    if told.get("JobState") != "RUNNING":
+        # COMPLETING is all that it says: cancelled, or to be queued again, which SLURM does by itself.
+        return _Leaving(None, False)
+    end, preempted = told.get("EndTime", ""), told.get("PreemptTime", "None") != "None"
+    if not preempted and end.isdecimal() and int(end) - time.time() < grace_s + _SIGNAL_MARGIN_S:
+        return _Leaving("timed_out", True)
+    return _Leaving("preempted", True)
 
 
 def _scontrol(*arguments: str) -> str:
@@ -288,10 +319,10 @@ def main(folder: Path) -> int:
     """Carry out this task's share of the submission in `folder`; returns the exit status."""
     try:
         submission = load(folder)
-        if submission.is_closed:
-            print("harness: this submission was withdrawn: nothing to do", file=sys.stderr)
-            return DONE
         task = int(os.environ.get("SLURM_ARRAY_TASK_ID", "0"))
+        if submission.is_closed or task in submission.settled():
+            print("harness: this submission was withdrawn or cancelled: nothing to do", file=sys.stderr)
+            return DONE
         return Supervisor(submission, task, int(os.environ.get("SLURM_PROCID", "0"))).work()
     except HarnessError as error:
         where = os.environ.get("SLURMD_NODENAME", "this node")

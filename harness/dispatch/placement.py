@@ -174,7 +174,8 @@ class Placements:
                 if attempt.start.job == place.id:
                     begun = True
                     if attempt.end is None:
-                        _state(folder, attempt.start, _execution(executions, attempt.start))
+                        asked = place.submission.was_asked_to_leave(place.task, attempt.start.restart)
+                        _state(folder, attempt.start, _execution(executions, attempt.start), asked)
         if not begun:
             self._tell_never_started(place, executions[-1] if executions else None)
 
@@ -201,14 +202,14 @@ def _execution(executions: Sequence[Job], start: AttemptStart) -> Job | None:
     return executions[min(start.restart, len(executions) - 1)] if executions else None
 
 
-def _state(folder: RunFolder, start: AttemptStart, job: Job | None) -> None:
+def _state(folder: RunFolder, start: AttemptStart, job: Job | None, asked_to_leave: bool) -> None:
     step = int(folder.read_progress().get("step", 0))
     newest = folder.attempts.newest()
     if folder.record_file.exists() and start.number == newest:
         folder.attempts.end(start.number, "completed", "", step=step)
     elif job is None:
-        # It left no word and nobody counted: a process that is asked to leave would have said so.
-        cause: Cause = "node_failure" if start.number < newest else "crashed"
+        # It left no word and nobody counted. A job that was asked to leave and never started again was cancelled.
+        cause: Cause = "cancelled" if asked_to_leave else "node_failure" if start.number < newest else "crashed"
         folder.attempts.end(start.number, cause, "its job ended without a word", step=step)
     else:
         cause = cause_of(job)

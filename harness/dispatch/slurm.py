@@ -169,23 +169,22 @@ def _queued(line: str) -> Iterator[Job]:
 
 def _accounted(listed: str) -> Iterator[Job]:
     """The executions in sacct's lines: each has a line, and one below it for each of its steps."""
-    found: Job | None = None
+    found: list[Job] = []
     asked = 0.0
     for line in listed.splitlines():
         job, name, state, node, code, start, end, used, memory = line.split("|")
         word = state.split()[0] if state else ""
         if "." in job:
-            if found is not None and asked and job.startswith(f"{found.id}."):
-                found = replace(found, memory_share=max(found.memory_share, _gb(used) / asked))
+            if found and asked and job.startswith(f"{found[0].id}."):
+                found = [replace(found[0], memory_share=max(found[0].memory_share, _gb(used) / asked))]
             continue
-        if found is not None:
-            yield found
+        yield from found
         # REQUEUED is an execution that ended; the one that waits now has a line of its own.
         phase: Phase = "ended" if word == "REQUEUED" else _phase(word)
-        found = None if "[" in job else Job(job, phase, word, code, node, name, _time(start), _time(end))
+        # Jobs of an array that were cancelled while they waited share a line.
+        found = [Job(one, phase, word, code, node, name, _time(start), _time(end)) for one in expand(job)]
         asked = _gb(memory)
-    if found is not None:
-        yield found
+    yield from found
 
 
 def _gb(size: str) -> float:

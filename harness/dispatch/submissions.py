@@ -92,7 +92,7 @@ class Submission:
         write_json(self.folder / "closed.json", {"why": why, "at": time.time()})
 
     def settle(self, task: int) -> None:
-        """Remember that one of its jobs has ended before its runs were done, and that this was dealt with."""
+        """Remember that one of its jobs was cancelled, or ended before its runs were done, and was dealt with."""
         write_text(self.folder / "settled" / str(task), "")
 
     def settled(self) -> set[int]:
@@ -101,6 +101,14 @@ class Submission:
             return {int(name) for name in os.listdir(self.folder / "settled") if name.isdecimal()}
         except FileNotFoundError:
             return set()
+
+    def note_leaving(self, task: int, restart: int) -> None:
+        """Remember that SLURM asked a job to leave, and did not say why."""
+        write_text(self.folder / "left" / f"{task}.{restart}", "")
+
+    def was_asked_to_leave(self, task: int, restart: int) -> bool:
+        """Whether SLURM asked that execution of a job to leave, and did not say why."""
+        return (self.folder / "left" / f"{task}.{restart}").exists()
 
     def job(self, task: int) -> str:
         """The id of one of its jobs."""

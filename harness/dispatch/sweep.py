@@ -73,6 +73,8 @@ class Sweep:
         """By run that this command submits: attempts before do not count."""
         self._notes: tuple[str, ...] = ()
         self._held_until, self._held_for_s = 0.0, FASTEST_S
+        self._watched: set[str] = set()
+        """Runs that this command has seen in the hands of a job."""
         self._stopping = False
 
     def progress(self) -> Progress:
@@ -136,6 +138,7 @@ class Sweep:
             self._notes = self._placements.notes
             self._judge(settled)
             self._submit()
+            self._watched |= self._placements.active.keys()
 
     def _judge(self, ended: Mapping[str, Place]) -> None:
         """Give up what is not worth another attempt; the rest is submitted again."""
@@ -151,7 +154,9 @@ class Sweep:
         since, attempts = self._attempts(self._store.run(run))
         failure = hopeless(attempts, self._profile.retry, place.submission.intent.resources)
         last = attempts[-1].end if attempts else None
-        if failure is None and last is not None and last.cause in ("cancelled", "interrupted"):
+        if last is not None and last.cause in ("cancelled", "interrupted"):
+            if run not in self._watched:  # a person has ended it, and a person asks for it again
+                return
             message = f"its job has ended ({last.message}); the same command goes on from the checkpoint"
             failure = Failure(cause=last.cause, message=message, attempt=0, ended_at=last.ended_at)
         if failure is None:

@@ -17,6 +17,7 @@ import pytest
 from harness.dispatch import node
 from harness.dispatch.local import Ended
 from harness.dispatch.node import Supervisor
+from harness.dispatch.placement import Placements
 from harness.dispatch.submissions import Intent, Submission, Submissions
 from harness.dispatch.sweep import batch_of
 from harness.plan import Plan
@@ -25,7 +26,7 @@ from harness.request import Request
 from harness.settings import Settings
 from harness.spec.profile import Profile, Resources
 from harness.store import RunFolder, Store
-from tests.dispatch.made import attempted, causes, complete
+from tests.dispatch.made import MadeScheduler, attempted, causes, complete
 from tests.head.made import MINING, ablation, plan_of
 
 JOB = "12_0"
@@ -209,12 +210,12 @@ def test_preempted(store: Store, scontrol: list[str]) -> None:
     assert scontrol == [f"--oneliner show job {JOB}", f"requeue {JOB}"]
 
 
-ANSWERS = [
+ANSWERS: list[tuple[str, str, bool]] = [
     ("JobState=RUNNING PreemptTime=None EndTime={soon}", "timed_out", True),
     ("JobState=RUNNING PreemptTime=None EndTime=99999999999", "preempted", True),
     ("JobState=CANCELLED PreemptTime=None EndTime=1", "cancelled", False),
-    ("JobState=PENDING PreemptTime=None", "preempted", True),
-    ("", "preempted", True),
+    ("JobState=COMPLETING PreemptTime=None", "", False),
+    ("", "", True),
 ]
 
 
@@ -232,6 +233,35 @@ def test_why_it_has_to_leave(
     carried_out(submitted(store), store, [until_asked], [done], [done])
     assert causes(store.run(RUNS[0])) == [cause]
     assert ("requeue" in asked) == again
+
+
+@pytest.mark.parametrize("again", [True, False])
+def test_a_job_that_slurm_ends_tells_why_when_it_starts_again(
+    store: Store, monkeypatch: pytest.MonkeyPatch, again: bool
+) -> None:
+    monkeypatch.setattr(node, "_scontrol", lambda *_: "JobState=COMPLETING")
+    submission = submitted(store)
+    carried_out(submission, store, [until_asked], [done], [done])
+    assert causes(store.run(RUNS[0])) == [""]
+    if again:
+        monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
+        carried_out(submission, store, [done], [done], [done])
+        assert causes(store.run(RUNS[0])) == ["preempted", "completed"]
+    else:  # and is in nobody's books
+        submission.accept("12")
+        Placements(store, Submissions(store), MadeScheduler(with_accounting=False)).look()
+        assert causes(store.run(RUNS[0])) == ["cancelled"]
+
+
+def test_a_job_that_a_person_cancels_knows_it(store: Store, scontrol: list[str]) -> None:
+    submission = submitted(store)
+    one = Supervisor(submission, 0, 0)
+    one._workers = MadeWorkers(store, dict(zip(RUNS, ([until_asked], [done], [done]), strict=True)))  # type: ignore[assignment]
+    submission.settle(0)
+    assert one.work() == node.SOME_ARE_NOT
+    assert causes(store.run(RUNS[0])) == ["cancelled"]
+    assert scontrol == []
+    assert node.main(submission.folder) == node.DONE, "should SLURM start it again"
 
 
 def test_a_profile_may_forbid_to_queue_again(store: Store, scontrol: list[str]) -> None:
