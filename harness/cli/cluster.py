@@ -49,6 +49,7 @@ def sweep(plan: Plan, project: Project, target: str, max_gpu_hours: float | None
 def carry_out(plan: Plan, project: Project, one: Sweep) -> bool:
     """Submit and watch until every run is done or failed; whether all are done."""
     last = watch_over(plan, project.store, one, STOPPING)
+    one.wrap_up()
     _offer_vanished(one, plan.name)
     if last.done + len(last.failed) < last.total:
         print("jobs go on; the same command, from any shell, picks up where they are", file=sys.stderr)

@@ -147,7 +147,9 @@ class Supervisor:
             "threads": max(resources.cpus_per_task // profile.at_a_time, 1),
             "phase": self._intent.phase,
         }
-        if resources.processes == 1 and resources.gpus:
+        if resources.processes > 1 or self._intent.phase == "evaluate":
+            own["processes"] = resources.processes
+        elif resources.gpus:
             own["gpu"] = self._running[run] % resources.gpus
         write_json(file, read_json(file) | own)
 

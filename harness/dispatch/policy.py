@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from harness.dispatch.scheduler import Job
 from harness.fence import Attempt
 from harness.record import AttemptEnd, Cause, Failure
+from harness.spec.experiment import Experiment
+from harness.spec.overrides import laid_over
 from harness.spec.profile import Resources, Retry
 
 _BLAMELESS: frozenset[Cause] = frozenset({"completed", "preempted", "cancelled", "superseded", "interrupted"})
@@ -69,6 +71,19 @@ def resources_for(attempts: Sequence[Attempt], resources: Resources, retry: Retr
     if retry.avoid_failed_nodes and last and last.end and last.end.cause == "node_failure" and last.start.host:
         changes["exclude"] = tuple(dict.fromkeys([*resources.exclude, last.start.host]))
     return Resources.model_validate({**dict(resources), **changes}) if changes else resources
+
+
+def fitted(experiment: Experiment, attempts: Sequence[Attempt], processes: int) -> Experiment:
+    """The experiment with half the micro-batch for each attempt that ran out of the GPU's memory.
+
+    The global batch stays: more micro-batches are accumulated, which is none of the run's identity.
+    """
+    times = sum(attempt.end is not None and attempt.end.cause == "out_of_memory_gpu" for attempt in attempts)
+    if not times:
+        return experiment
+    stated, whole = experiment.resources.micro_batch_size, experiment.train.global_batch_size // processes
+    smaller = max((whole if stated == "auto" else stated) // 2**times, 1)
+    return laid_over(experiment, {"resources": {"micro_batch_size": smaller}})
 
 
 def _without_progress(ends: Sequence[AttemptEnd]) -> int:

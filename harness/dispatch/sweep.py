@@ -19,7 +19,7 @@ from typing import Any
 from harness.dispatch.budget import Budget
 from harness.dispatch.conduct import Progress
 from harness.dispatch.placement import Place, Placements
-from harness.dispatch.policy import hopeless, resources_for
+from harness.dispatch.policy import fitted, hopeless, resources_for
 from harness.dispatch.scheduler import Batch, HeldBackError, RefusedError, Scheduler, UnreachableError, UnsureError
 from harness.dispatch.snapshot import snapshot
 from harness.dispatch.submissions import Intent, Phase, Submission, Submissions
@@ -34,6 +34,7 @@ from harness.store import RunFolder, Store
 
 FASTEST_S, SLOWEST_S = 1.0, 30.0
 """Between cycles: fast while things change, slower and slower while they do not."""
+LAST_LOOKS = 15
 MANY_TEACHERS = 16
 """With more, students wait for all of them, lest there be an array for each."""
 WRITERS = 16
@@ -104,6 +105,16 @@ class Sweep:
                 yield self.progress()
         yield self.progress()
 
+    def wrap_up(self) -> None:
+        """Look until the jobs of finished runs are over too, a little while: each attempt has its cause then."""
+        for number in range(LAST_LOOKS):
+            mine = [one for one in self._submissions.open() if one.intent.ablation == self._plan.name]
+            if self._stopping or not mine or self._open:
+                return
+            if number:
+                time.sleep(FASTEST_S)
+            self.cycle()
+
     def stop(self) -> None:
         """Leave; jobs go on."""
         self._stopping = True
@@ -170,7 +181,10 @@ class Sweep:
     def _attempts(self, folder: RunFolder) -> tuple[int, list[Attempt]]:
         """The attempts that count, and the number of those before."""
         since = read_request(folder).since
-        return since, [attempt for attempt in folder.attempts.all() if attempt.start.number > since]
+        return since, self._attempts_since(folder, since)
+
+    def _attempts_since(self, folder: RunFolder, since: int) -> list[Attempt]:
+        return [attempt for attempt in folder.attempts.all() if attempt.start.number > since]
 
     def _give_up(self, run: str, failure: Failure) -> None:
         self._open.discard(run)
@@ -304,8 +318,9 @@ class Sweep:
     def _prepare(self, run: PlannedRun, intent: Intent) -> None:
         folder = self._store.run(run.id)
         since = self._since.setdefault(run.id, folder.attempts.newest())
+        experiment = fitted(run.experiment, self._attempts_since(folder, since), intent.resources.processes)
         settings = Settings.model_validate({**dict(self._settings), "store": intent.store})
-        request = Request.of(run.experiment, run.id, run.teacher, settings, intent.resources.cpus_per_task)
+        request = Request.of(experiment, run.id, run.teacher, settings, intent.resources.cpus_per_task)
         table: dict[str, Any] = request.model_dump(mode="json")
         folder.prepare(run.identity, table | {"submission": intent.id, "since": since, "phase": intent.phase})
 

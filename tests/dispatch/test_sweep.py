@@ -8,12 +8,13 @@ from typing import Any
 import pytest
 
 from harness.dispatch import placement, sweep
-from harness.dispatch.scheduler import Batch, RefusedError
+from harness.dispatch.scheduler import Batch, Job, RefusedError
 from harness.dispatch.submissions import Submissions
 from harness.dispatch.sweep import Sweep
 from harness.errors import SpecError
 from harness.plan import Plan
 from harness.record import Cause
+from harness.request import read_request
 from harness.settings import Settings
 from harness.spec.profile import Profile
 from harness.store import Store
@@ -458,3 +459,38 @@ def test_one_query_for_all_jobs(store: Store, slurm: MadeScheduler) -> None:
     one.cycle()
     assert slurm.calls.count("history") == 1
     assert slurm.calls.count("queue") == 1
+
+
+def test_gpu_memory_halves_the_micro_batch_and_keeps_the_global_one(store: Store, slurm: MadeScheduler) -> None:
+    plan = plan_of(ablation({"a": {}}, seeds=1))
+    (run,) = plan.runs
+    one = started(plan, store, slurm, tasks_per_node=2)
+    sizes = []
+    for number in range(1, 4):
+        one.cycle()
+        request = read_request(store.run(run))
+        sizes.append(request.experiment.resources.micro_batch_size)
+        assert request.experiment.train.global_batch_size == 128
+        attempted(store.run(run), f"{number}_0", "out_of_memory_gpu", message=f"asked for {number} GB")
+        slurm.end(f"{number}_0", "FAILED", reason="1:0")
+    assert sizes == ["auto", 32, 16]
+    assert {batch.resources.mem_gb for batch in slurm.batches.values()} == {8}
+
+
+def test_causes_are_told_although_the_runs_were_done_before(
+    store: Store, slurm: MadeScheduler, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sweep, "FASTEST_S", 0.01)
+    plan = plan_of(ablation({"a": {}}, seeds=1))
+    (run,) = plan.runs
+    started(plan, store, slurm).cycle()
+    attempted(store.run(run), "1_0", step=9)
+    slurm.past.append(Job("1_0", "ended", "NODE_FAIL"))
+    attempted(store.run(run), "1_0", "completed", step=300)
+    complete(plan, store, run)
+    slurm.end("1_0", "COMPLETED")
+    one = started(plan, store, slurm)
+    assert one.progress().done == 1
+    one.wrap_up()
+    assert causes(store.run(run)) == ["node_failure", "completed"]
+    assert Submissions(store).open() == []
