@@ -40,7 +40,7 @@ class Miner:
         device = pairs.image.device
         mined = self.mined(batch, device)
         whole = self._gathered(mined, batch)
-        logs = whole.logs()
+        logs = whole.logs() | self.thresholds.logs()
         if (truth := self.truth_of(batch)) is not None:
             matches, informative = (torch.from_numpy(mask).to(device) for mask in truth)
             logs |= score(whole, matches, self._owner(batch, device), informative)

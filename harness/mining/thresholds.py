@@ -41,6 +41,20 @@ class Thresholds:
     drop_below: float | None = None
     passing: Mapping[str, float] = field(default_factory=dict)
 
+    def logs(self) -> dict[str, float]:
+        """What a run's steps and its record say about its thresholds: `<name>_threshold`, the cosine in use, and
+        `<name>_passing`, the share of calibration pairs above it, of each that is on.
+        """
+        cosines = {
+            "image_text": self.image_text,
+            "image_image": self.image_image,
+            "text_text": self.text_text,
+            "image_text_guard": self.image_text_guard,
+            "drop_below": self.drop_below,
+        }
+        in_use = {f"{name}_threshold": value for name, value in cosines.items() if value is not None}
+        return in_use | {f"{name}_passing": share for name, share in self.passing.items()}
+
 
 def calibration_images(total: int, count: int = 2048, seed: int = 0) -> npt.NDArray[np.int64]:
     """Which of `total` samples thresholds are resolved on: at most `count`, drawn at random, ascending. [S] int64."""

@@ -104,6 +104,15 @@ def test_features_that_cannot_be_scored_are_refused() -> None:
         resolve_thresholds(spec, image, text, owner)
 
 
+def test_a_run_can_say_which_cosines_its_quantiles_stand_for() -> None:
+    spec = ThresholdMining(image_text=Quantile(quantile=0.9), image_image=0.5)
+    resolved = resolve_thresholds(spec, *features(4, [1] * 50, 16, 4))
+    logs = resolved.logs()
+    assert set(logs) == {"image_text_threshold", "image_image_threshold", "image_text_passing", "image_image_passing"}
+    assert logs["image_text_threshold"] == resolved.image_text
+    assert logs["image_text_passing"] == pytest.approx(0.1, abs=0.002)
+
+
 def test_calibration_images_are_drawn_once_for_all_runs() -> None:
     drawn = calibration_images(10_000, 500)
     assert len(np.unique(drawn)) == 500
