@@ -23,10 +23,15 @@ def features_for(request: Request, dataset: Dataset, fingerprint: str, device: t
     if taught_by is None:
         return None
     folder = features_folder(request.stored.features, fingerprint, taught_by)
-    return teacher_features(folder, dataset, request.experiment.captions, lambda: _towers(request), device)
+    return teacher_features(folder, dataset, request.experiment.captions, lambda: towers_of(request), device)
 
 
-def _towers(request: Request) -> Towers:
+def towers_of(request: Request) -> Towers:
+    """The teacher's towers of the run of `request`.
+
+    Raises:
+        ModelError: the teacher's weights are missing or do not fit.
+    """
     match request.experiment.teacher:
         case ExperimentTeacher(experiment=experiment):
             towers = build_towers(experiment.model)

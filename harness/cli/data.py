@@ -11,6 +11,7 @@ import typer
 from harness.errors import SpecError
 
 if TYPE_CHECKING:
+    from harness.features.compute import Estimate
     from harness.project import Project
     from harness.spec.data import Data, FileData
     from harness.spec.experiment import Experiment
@@ -27,6 +28,7 @@ Set = Annotated[
 Shard = Annotated[
     str, typer.Option("--shard", metavar="I/N", help="Do the I-th of N parts (from 0); others do the rest.")
 ]
+Device = Annotated[str | None, typer.Option(help="Default: a GPU if there is one.")]
 
 
 @data_app.command()
@@ -93,16 +95,66 @@ def check(
     show(told, listed, len(found.quarantined))
 
 
+@data_app.command()
+def features(
+    spec: Spec,
+    set_: Set,
+    shard: Shard = "0/1",
+    device: Device = None,
+    workers: Annotated[int, typer.Option(min=0, help="Threads that decode images; 0: one for each core.")] = 0,
+    estimate: Annotated[bool, typer.Option("--estimate", help="Only say what it will take.")] = False,
+    verify: Annotated[bool, typer.Option("--verify", help="Only compare what is there with its digests.")] = False,
+) -> None:
+    """Compute the teachers' features that a spec's runs read: resumable, in shards, shared by all runs."""
+    from harness.cli import taught
+    from harness.dispatch.local import cores
+    from harness.features.growing import verify as compare
+
+    project = _project(spec)
+    for one in taught.taught_by_plan(project.plan(spec, set_), project):
+        wanted = one.wanted
+        if verify:
+            for file in [wanted.images, *map(wanted.file, wanted.sources)]:
+                bad = compare(file)
+                print(f"{file}: " + (f"parts {bad} are damaged; delete the file" if bad else "as it was written"))
+            continue
+        if wanted.is_done:
+            print(f"{wanted.folder}: done")
+            continue
+        extraction = one.extraction(taught.chosen_device(device), workers or cores())
+        part = part_of(shard)
+        print(said_of(extraction.estimate(), wanted.folder, part[1]))
+        if not estimate:
+            done = extraction.compute(part, lambda text: print(text, file=sys.stderr))
+            print(f"{wanted.folder}: {'done' if done else f'shard {shard} done, others are not'}")
+
+
+def said_of(estimate: Estimate, folder: Path, shards: int) -> str:
+    """An estimate in words."""
+    from harness.cli.show import seconds
+
+    each = f", in {shards} shards {seconds(estimate.seconds / shards)} each" if shards > 1 else ""
+    return (
+        f"{folder}: {estimate.images:,} images and {estimate.texts:,} texts to encode, "
+        f"{estimate.bytes / 1e9:.3f} GB, about {seconds(estimate.seconds)} on this machine{each}"
+    )
+
+
 def experiment_of(spec: Path, assignments: list[str]) -> tuple[Project, Experiment]:
     """The project that `spec` belongs to, and its base experiment.
 
     Raises:
         SpecError: the spec is not valid.
     """
-    from harness.project import Project
     from harness.spec.load import load
 
-    return Project.at(spec.parent), load(spec, assignments).experiment
+    return _project(spec), load(spec, assignments).experiment
+
+
+def _project(spec: Path) -> Project:
+    from harness.project import Project
+
+    return Project.at(spec.parent)
 
 
 def _files(spec: Path, assignments: list[str]) -> tuple[Project, FileData]:

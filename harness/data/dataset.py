@@ -82,16 +82,37 @@ class Dataset:
         Raises:
             DataError: the file changed or is damaged where its header did not show it.
         """
+        return self.decoded(i, self.content(i))
+
+    def content(self, i: int) -> bytes:
+        """The image file of sample `i`.
+
+        Raises:
+            DataError: the file that holds it cannot be read.
+        """
         location, offset, size = (self._cell(i, name) for name in ("location", "offset", "size"))
-        file = self._root / location
         try:
-            return pictures.decode(self._files.read(file, offset, size))
-        except (OSError, BadImageError) as error:
-            raise DataError(
-                f"image cannot be decoded ({error})",
-                where=f"{file}: {self._cell(i, 'key')}",
-                fix='mend it, or set data.verify = "decode" to leave such samples out',
-            ) from error
+            return self._files.read(self._root / location, offset, size)
+        except OSError as error:
+            raise self._undecodable(i, error) from error
+
+    def decoded(self, i: int, content: bytes) -> Image.Image:
+        """The image of sample `i` from its `content`; several threads may decode at once.
+
+        Raises:
+            DataError: it is damaged where its header did not show it.
+        """
+        try:
+            return pictures.decode(content)
+        except BadImageError as error:
+            raise self._undecodable(i, error) from error
+
+    def _undecodable(self, i: int, error: Exception) -> DataError:
+        return DataError(
+            f"image cannot be decoded ({error})",
+            where=f"{self._root / self._cell(i, 'location')}: {self._cell(i, 'key')}",
+            fix='mend it, or set data.verify = "decode" to leave such samples out',
+        )
 
     def raw(self, i: int) -> str:
         """The raw caption of sample `i`."""

@@ -1,0 +1,58 @@
+"""A teacher's features of a data set: computed once for each (data, teacher), stored beside, shared by all runs.
+
+    store/features/<data>-<teacher>/
+        image.npy            [S, e] float16, unit rows
+        <source>.npy         [U, e] float16, unit rows of the distinct captions of a source (`raw`, `captioner`...)
+        <source>.rows.npz    where each caption of each sample stands among them
+
+Images are seen un-augmented, through the teacher's own evaluation transform (FFF, Section 5).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+from harness.captions import RAW
+from harness.data.dataset import Dataset
+from harness.features.compute import Extraction, Wanted
+from harness.features.distinct import RAW_NAME
+from harness.features.read import TeacherFeatures, read_features
+from harness.identity import digest
+from harness.models import Towers
+from harness.spec.captions import Captions
+from harness.store import exclusive
+
+__all__ = ["TeacherFeatures", "features_folder", "read_features", "teacher_features", "wanted_by"]
+
+
+def teacher_features(
+    folder: Path, dataset: Dataset, captions: Captions, teacher: Callable[[], Towers], device: torch.device
+) -> TeacherFeatures:
+    """The features of all images and of the captions that `captions` may choose; what is missing is computed first.
+
+    Args:
+        folder: `features_folder` of this data set and teacher.
+        teacher: builds the teacher's towers; called only when something is missing.
+
+    Raises:
+        StoreError: what is stored is damaged, or the disk is full.
+    """
+    wanted = wanted_by(folder, dataset, captions)
+    with exclusive(folder / "lock", wait=True):
+        while not wanted.is_done:  # again where a disk did not keep a part as it was written
+            Extraction(wanted, teacher(), device).compute()
+    return read_features(wanted, {RAW: RAW_NAME} | dict(enumerate(wanted.sources[1:])))
+
+
+def wanted_by(folder: Path, dataset: Dataset, captions: Captions) -> Wanted:
+    """The features that a run with these captions reads."""
+    sources = captions.sources if captions.count else ()
+    return Wanted(folder, dataset, (RAW_NAME, *sources), lower=captions.text == "lower")
+
+
+def features_folder(root: Path, fingerprint: str, teacher: str) -> Path:
+    """Where the features of one data set by one teacher are kept."""
+    return root / f"{fingerprint[:12]}-{digest(teacher)}"

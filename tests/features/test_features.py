@@ -1,0 +1,161 @@
+"""Teacher features on disk: equal to encoding directly, however often the work was killed, in however many shards."""
+
+from __future__ import annotations
+
+import os
+import random
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from harness.data.dataset import Dataset, open_dataset
+from harness.errors import StoreError
+from harness.features import compute, growing, read_features, teacher_features
+from harness.features.compute import Extraction, Wanted
+from harness.features.distinct import distinct, numbered
+from harness.models import Towers, build_towers
+from harness.spec.captions import Captions
+from harness.spec.data import ShapesData
+from harness.spec.model import Model
+from tests.node.small import CONFIG
+
+DATA = ShapesData(train_samples=96, test_samples=36)
+CPU = torch.device("cpu")
+SOURCES = ("raw", "captioner")
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
+    return open_dataset(DATA, tmp_path_factory.mktemp("data"))
+
+
+@pytest.fixture
+def small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(growing, "PART", 32)
+    monkeypatch.setattr(compute, "BATCH", 8)
+
+
+def extraction(folder: Path, dataset: Dataset, threads: int = 1) -> Extraction:
+    return Extraction(Wanted(folder, dataset, SOURCES), build_towers(Model(name="small", config=CONFIG)), CPU, threads)
+
+
+def arrays(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in sorted(folder.glob("*")) if not path.name.endswith("lock")}
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.lists(st.integers(0, 12), max_size=60))
+def test_equal_texts_are_numbered_in_order_of_appearance(values: list[int]) -> None:
+    hashes = np.array([[value % 3, value] for value in values], dtype=np.uint64).reshape(-1, 2)
+    rows, first = numbered(hashes)
+    seen: dict[int, int] = {}
+    assert rows.tolist() == [seen.setdefault(value, len(seen)) for value in values]
+    assert first.tolist() == [values.index(value) for value in seen]
+
+
+def test_features_are_those_of_each_image_and_caption_alone(tmp_path: Path, dataset: Dataset) -> None:
+    towers = build_towers(Model(name="small", config=CONFIG)).eval()
+    captions = Captions(source=("captioner", "captioner_b"), count=4)
+    found = teacher_features(tmp_path, dataset, captions, lambda: towers, CPU)
+    samples = np.array([5, 90, 17])
+    source, position = np.array([1, -1, 0]), np.array([1, 0, 1])
+    texts = [dataset.pseudo("captioner_b", 5)[1], dataset.raw(90), dataset.pseudo("captioner", 17)[1]]
+    with torch.no_grad():
+        pixels = torch.stack([towers.preprocess(dataset.image(i)) for i in samples.tolist()])
+        assert torch.allclose(found.image(samples), towers.encode_image(pixels), atol=1e-3)
+        expected = towers.encode_text(towers.tokenize(texts))
+    assert torch.allclose(found.text(samples, source, position), expected, atol=1e-3)
+    again = teacher_features(tmp_path, dataset, captions, _unwanted, CPU)
+    assert torch.equal(again.image(samples), found.image(samples))
+
+
+def _unwanted() -> Towers:
+    raise AssertionError("nothing is missing")
+
+
+def test_distinct_texts_are_found_again(dataset: Dataset) -> None:
+    for lower in (False, True):
+        found = distinct(dataset, "captioner", lower)
+        texts = found.texts(dataset, "captioner", lower, range(len(found)))
+        assert len(set(texts)) == len(texts)
+        every = [text.lower() if lower else text for i in range(96) for text in dataset.pseudo("captioner", i)]
+        assert [texts[row] for row in found.rows] == every
+
+
+@pytest.mark.usefixtures("small_parts")
+def test_shards_threads_and_rot_end_in_the_same_files(tmp_path: Path, dataset: Dataset) -> None:
+    assert extraction(tmp_path / "whole", dataset).compute()
+    whole = arrays(tmp_path / "whole")
+    assert len(whole) == 2 * 3 + 2
+    for number in (2, 0):
+        assert not extraction(tmp_path / "shards", dataset, threads=3).compute((number, 3))
+    partial = tmp_path / "shards" / "image.npy.partial"
+    content = bytearray(partial.read_bytes())
+    content[-1] ^= 1  # of the part that shard 2 has made
+    partial.write_bytes(content)
+    assert not extraction(tmp_path / "shards", dataset).compute((1, 3))
+    assert extraction(tmp_path / "shards", dataset).compute((2, 3))
+    assert arrays(tmp_path / "shards") == whole
+
+
+@pytest.mark.usefixtures("small_parts")
+def test_damage_is_found(tmp_path: Path, dataset: Dataset) -> None:
+    made = extraction(tmp_path, dataset)
+    before = made.estimate()
+    assert (before.images, before.width) == (96, 16)
+    made.compute()
+    assert made.estimate().bytes == 0
+    assert sum((tmp_path / f"{name}.npy").stat().st_size - 128 for name in ("image", *SOURCES)) == before.bytes
+    assert growing.verify(tmp_path / "image.npy") == []
+    content = bytearray((tmp_path / "image.npy").read_bytes())
+    content[128 + 16 * 2 * 20] ^= 1
+    (tmp_path / "image.npy").write_bytes(content)
+    assert growing.verify(tmp_path / "image.npy") == [0]
+    (tmp_path / "image.npy").write_bytes(content[:-2])
+    with pytest.raises(StoreError, match=r"image.npy: cannot be read .*delete it"):
+        read_features(Wanted(tmp_path, dataset, SOURCES), {})
+
+
+SCRIPT = """
+import sys
+from pathlib import Path
+from harness.features import compute, growing
+growing.PART, compute.BATCH = 4, 4
+from harness.data.dataset import open_dataset
+from tests.features.test_features import DATA, extraction
+print("ready", flush=True)
+extraction(Path(sys.argv[2]), open_dataset(DATA, Path(sys.argv[1]))).compute(said=lambda text: print(text, flush=True))
+"""
+
+
+@pytest.mark.slow
+def test_kill_9_at_random_moments_changes_nothing(tmp_path: Path) -> None:
+    def start(folder: str) -> subprocess.Popen[str]:
+        command = [sys.executable, "-c", SCRIPT, str(tmp_path / "data"), str(tmp_path / folder)]
+        return subprocess.Popen(
+            command, stdout=subprocess.PIPE, text=True, env={**os.environ, "PYTHONPATH": os.getcwd()}
+        )
+
+    assert start("whole").wait(600) == 0
+    seed = random.randrange(2**32)
+    print(f"seed {seed}")
+    chance = random.Random(seed)
+    kills = 0
+    for _ in range(8):
+        process = start("killed")
+        assert process.stdout is not None
+        for _ in range(chance.randrange(1, 12)):
+            process.stdout.readline()
+        time.sleep(chance.random() * 0.02)
+        process.kill()
+        kills += process.wait(600) == -9
+    assert kills >= 3
+    assert start("killed").wait(600) == 0
+    assert arrays(tmp_path / "killed") == arrays(tmp_path / "whole")
