@@ -50,13 +50,14 @@ shapes = {
     "seed": st.integers(0, 10**6),
     "shuffled": st.booleans(),
     "at_once": st.sampled_from([1, 50, 2**22]),
+    "kept": st.sampled_from([0, 2**27]),
 }
 
 
 @settings(max_examples=80, deadline=None)
 @given(**shapes)
 def test_recall_equals_clip_benchmark(
-    images: int, captions: int, width: int, seed: int, shuffled: bool, at_once: int
+    images: int, captions: int, width: int, seed: int, shuffled: bool, at_once: int, kept: int
 ) -> None:
     generator = torch.Generator().manual_seed(seed)
     owner = owners(images, captions, generator, shuffled)
@@ -64,6 +65,7 @@ def test_recall_equals_clip_benchmark(
     text_features = torch.randn(len(owner), width, generator=generator, dtype=torch.float64)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(retrieval, "SCORES_AT_ONCE", at_once)
+        patch.setattr(retrieval, "SCORES_KEPT", kept)
         ranks = ranks_of(image_features, text_features, owner)
     recall_k = [1, 2, 5, 10]
     expected = expected_metrics(text_features @ image_features.T, owner, recall_k)
@@ -73,7 +75,7 @@ def test_recall_equals_clip_benchmark(
 @settings(max_examples=80, deadline=None)
 @given(**shapes)
 def test_ties_go_to_the_lower_index(
-    images: int, captions: int, width: int, seed: int, shuffled: bool, at_once: int
+    images: int, captions: int, width: int, seed: int, shuffled: bool, at_once: int, kept: int
 ) -> None:
     """Integer features tie often and exactly; a slope too small to reorder unequal scores stands for the rule."""
     generator = torch.Generator().manual_seed(seed)
@@ -82,6 +84,7 @@ def test_ties_go_to_the_lower_index(
     text_features = torch.randint(-1, 2, (len(owner), width), generator=generator).double()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(retrieval, "SCORES_AT_ONCE", at_once)
+        patch.setattr(retrieval, "SCORES_KEPT", kept)
         ranks = ranks_of(image_features, text_features, owner)
     scores = text_features @ image_features.T
     images_first = scores - 1e-3 * torch.arange(images)
