@@ -33,7 +33,8 @@ class Settings(BaseModel):
     evaluation_root: Path | None = None
     """Folder of evaluation sets in clip-benchmark's local layout; specs name its sub-folders."""
     profile: str = "local"
-    """How runs are dispatched by default: `inline` (this process) or `local` (processes of this machine)."""
+    """How runs are dispatched by default: `inline` (this process), `local` (processes of this machine), or the file of
+    a cluster profile."""
     jobs: int = Field(0, ge=0)
     """Runs at a time on this machine. 0: one for each core, at most 8; on a machine with GPUs, one for each GPU."""
 
@@ -74,7 +75,9 @@ def _validated(values: dict[str, Any], where: str, prefix: str = "") -> Settings
 
 def _located(settings: Settings, root: Path) -> Settings:
     paths = {"store": settings.store, "evaluation_root": settings.evaluation_root}
-    absolute = {name: root / path.expanduser() for name, path in paths.items() if path is not None}
+    absolute: dict[str, object] = {name: root / path.expanduser() for name, path in paths.items() if path is not None}
+    if settings.profile.endswith(".toml"):
+        absolute["profile"] = str(root / Path(settings.profile).expanduser())
     return Settings.model_validate({**dict(settings), **absolute})
 
 

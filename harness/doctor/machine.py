@@ -59,7 +59,7 @@ def gpu() -> Finding:
 
 
 def slurm() -> Finding:
-    """SLURM's commands, its controller, and its accounting, without which a killed job is never seen to end."""
+    """SLURM's commands, its controller, and its accounting."""
     lacking = [name for name in _SLURM if shutil.which(name) is None]
     if len(lacking) == len(_SLURM):
         return Finding("ok", "SLURM", "not on this machine: runs stay here")
@@ -70,8 +70,8 @@ def slurm() -> Finding:
         return Finding("error", "SLURM", f"the controller does not answer ({text})", "ask the cluster's administrators")
     status, text = answer(["sacct", "--noheader", "--allocations", "--format=JobID"], timeout_s=10)
     if status != 0:
-        remedy = "accounting storage (slurmdbd) has to be on: without it ends of jobs cannot be told"
-        return Finding("error", "SLURM", f"sacct fails ({text})", remedy)
+        remedy = "sweeps work without accounting; only causes of ends are less precise"
+        return Finding("warning", "SLURM", f"sacct fails ({text})", remedy)
     return Finding("ok", "SLURM", "commands, controller and accounting answer")
 
 
