@@ -18,40 +18,39 @@ class RunningStatistics:
     """The buffers of all batch norms of the towers during one step at a time."""
 
     def __init__(self, towers: Towers, ranks: Ranks) -> None:
-        self._ranks = ranks
-        buffers = [buffer for norm in towers.norms for buffer in norm.buffers()]
-        self._floats = [buffer for buffer in buffers if buffer.is_floating_point()]
-        self._counts = [buffer for buffer in buffers if not buffer.is_floating_point()]
+        self._norms, self._ranks = towers.norms, ranks
         self._before: list[Tensor] = []
         self._sums: list[Tensor] = []
-        self._count_before: list[Tensor] = []
         self._parts = 0
 
-    @torch.no_grad()
     def begin(self) -> None:
         """Remember where they stand."""
-        self._before = [buffer.clone() for buffer in self._floats]
-        self._count_before = [buffer.clone() for buffer in self._counts]
-        self._sums = [torch.zeros_like(buffer) for buffer in self._floats]
+        self._before = [buffer.clone() for buffer in self._buffers()]
+        self._sums = [torch.zeros_like(buffer) for buffer in self._before]
         self._parts = 0
 
-    @torch.no_grad()
     def rewind(self) -> None:
         """Set them back to where they stood: before each part of the batch, and after looking at some."""
-        for buffer, before in zip(self._floats + self._counts, self._before + self._count_before, strict=True):
-            buffer.copy_(before)
+        self._set([before.clone() for before in self._before])
 
-    @torch.no_grad()
     def keep(self) -> None:
         """Take what the part that has just gone through made of them."""
-        for total, buffer in zip(self._sums, self._floats, strict=True):
+        for total, buffer in zip(self._sums, self._buffers(), strict=True):
             total += buffer
         self._parts += 1
 
-    @torch.no_grad()
     def end(self) -> None:
-        """Set them to the average over the parts of all processes."""
-        for buffer, total in zip(self._floats, self._sums, strict=True):
-            buffer.copy_(self._ranks.add(total) / (self._parts * self._ranks.size))
-        for count, before in zip(self._counts, self._count_before, strict=True):
-            count.copy_(before + 1)
+        """Set them to the average over the parts of all processes; the count of steps is alike in all parts."""
+        parts = self._parts * self._ranks.size
+        sums = [self._ranks.add(total) for total in self._sums]
+        self._set([total / parts if total.is_floating_point() else total // parts for total in sums])
+
+    def _buffers(self) -> list[Tensor]:
+        return [buffer for norm in self._norms for buffer in norm.buffers()]
+
+    def _set(self, values: list[Tensor]) -> None:
+        """New tensors in the place of the old ones, which a backward pass may still need."""
+        left = iter(values)
+        for norm in self._norms:
+            for name, _ in list(norm.named_buffers()):
+                norm.register_buffer(name, next(left))

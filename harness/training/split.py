@@ -28,8 +28,13 @@ class Split:
     """Images of this process."""
     micro: int
     """Images whose activations it holds at a time; divides `part`."""
-    unit: int
-    """Images that go through the towers together; divides `micro`."""
+    together: int | None = None
+    """Images that have to go through the towers together; divides `micro`. None where any may."""
+
+    @property
+    def unit(self) -> int:
+        """Images that go through the towers together."""
+        return self.together or self.micro
 
     @property
     def accumulation(self) -> int:
@@ -78,21 +83,19 @@ def split_batch(train: Train, *, processes: int, micro: int | None, coupled: str
         fix = f"use {_nearest_divisor(part, micro)}"
         what = f"micro-batches of {micro} do not make up the {part} images of a process"
         raise TrainingError(what, where="resources.micro_batch_size", fix=fix)
-    unit = (train.virtual_batch_size or whole) if coupled else micro
-    if micro % unit:
-        what = f"{coupled} holds {unit} images together, but a process takes {micro} at a time"
+    together = (train.virtual_batch_size or whole) if coupled else None
+    if micro % (together or 1):
+        what = f"{coupled} holds {together} images together, but a process takes {micro} at a time"
         fix = f"set train.virtual_batch_size to a divisor of {micro} (another run), or do not split the batch"
         raise TrainingError(what, where="train.virtual_batch_size", fix=fix)
-    return Split(part, micro, unit)
+    return Split(part, micro, together)
 
 
 def smaller(split: Split) -> Split | None:
     """The next smaller micro-batch that divides the part and keeps units together; None where there is none."""
     for size in range(split.micro // 2, 0, -1):
-        if split.part % size == 0:
-            unit = size if split.unit == split.micro and split.unit != split.part else split.unit
-            if size % unit == 0:
-                return Split(split.part, size, unit)
+        if split.part % size == 0 and size % (split.together or 1) == 0:
+            return Split(split.part, size, split.together)
     return None
 
 

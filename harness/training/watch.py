@@ -12,10 +12,12 @@ from harness.errors import TrainingError
 
 SETTLING = 20
 """Steps before the watch says anything: their mean is the level that training started from."""
-MEMORY = 0.98
+LEVEL_MEMORY, DEVIATION_MEMORY = 0.9, 0.98
 """Decay a step of the running level and of the mean deviation from it."""
 SPIKE = 6.0
-"""A loss this many mean deviations above its level is a spike; it moves the level as one of three deviations would."""
+"""A loss this many mean deviations above its level is a spike."""
+LEVEL_REACH, DEVIATION_REACH = 3.0, 1.5
+"""A loss further away, in mean deviations, moves the level and the deviation no more than one that far away."""
 GIVEN_BACK = 0.9
 
 
@@ -87,9 +89,11 @@ class Watch:
             state.deviation += (abs(loss - before) * (state.seen > 1) - state.deviation) / state.seen
             state.level = state.start
             return
-        away = min(loss - state.level, SPIKE / 2 * state.deviation)
-        state.level += (1 - MEMORY) * away
-        state.deviation += (1 - MEMORY) * (abs(away) - state.deviation)
+        away = loss - state.level
+        state.level += (1 - LEVEL_MEMORY) * min(away, LEVEL_REACH * state.deviation)
+        state.deviation += (1 - DEVIATION_MEMORY) * (
+            min(abs(away), DEVIATION_REACH * state.deviation) - state.deviation
+        )
         state.best = min(state.best, state.level)
 
     def state_dict(self) -> dict[str, Any]:

@@ -1,0 +1,76 @@
+"""Trainers of small runs in float64, built as a worker builds them."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from harness.attempt import Attempt, load_request
+from harness.checkpoint import Progress
+from harness.distributed import World
+from harness.losses.ranks import Ranks
+from harness.spec.experiment import Experiment
+from harness.training import Student, Trainer
+from tests.node.small import CONFIG, experiment, planned, prepared, project
+
+BATCH = 16
+VIT: dict[str, Any] = {
+    **CONFIG,
+    "vision_cfg": {"image_size": 32, "layers": 2, "width": 16, "head_width": 8, "patch_size": 16},
+}
+VIT_MODEL = {"name": "small-vit", "config": VIT}
+ALL = {"source": "captioner", "count": 2, "mixing": "all"}
+MINING = {"kind": "threshold", "image_text": {"quantile": 0.9}, "image_image": {"quantile": 0.95}}
+FFF: dict[str, Any] = {"captions": ALL, "loss": {"kind": "multi_positive_sigmoid"}, "mining": MINING}
+RESOURCES = {"log_every": 1}
+
+
+def train(steps: int = 3, **fields: Any) -> dict[str, Any]:
+    """A recipe of a few steps."""
+    return {"duration": f"{steps} steps", "global_batch_size": BATCH, "optimiser": {"lr": 1e-2}} | fields
+
+
+def attempt(root: Path, one: Experiment, ranks: Ranks | None = None) -> tuple[Attempt, Trainer, Student]:
+    """The attempt at a run in float64, and what it has built.
+
+    Its teacher has the student's spec, so that nothing has to be trained for it: features are those of random weights.
+    """
+    plan, run = planned(root, one)
+    if run.teacher is not None:
+        _untrained_teacher(root, plan.runs[run.teacher])
+    folder = prepared(root, run)
+    made = Attempt(folder, load_request(folder), 1, threading.Event(), World(ranks or Ranks()))
+    made.towers.double()
+    trainer, student = made.build()
+    student.objective.double()
+    return made, trainer, student
+
+
+def _untrained_teacher(root: Path, run: Any) -> None:
+    from harness.checkpoint import save_weights
+    from harness.models import build_towers
+
+    folder = project(root).store.run(run.id)
+    if not folder.weights.exists():
+        save_weights(folder.weights, build_towers(run.experiment.model, seed=1).model)
+
+
+def taken(trainer: Trainer, student: Student, steps: int) -> list[dict[str, float]]:
+    """The logs of the first steps from the beginning."""
+    trainer.calibrate()
+    logs = []
+    for _, step in zip(range(steps), trainer.run(Progress(0, 0.0, 1)), strict=False):
+        logs.append({name: float(value) for name, value in step.logs.items()})
+    return logs
+
+
+def gradients(student: Student) -> dict[str, torch.Tensor]:
+    """The gradients that the last step left."""
+    named = [*student.towers.named_parameters(), *student.objective.named_parameters(prefix="objective")]
+    return {name: one.grad.clone() for name, one in named if one.grad is not None}
+
+
+__all__ = ["BATCH", "FFF", "RESOURCES", "VIT_MODEL", "attempt", "experiment", "gradients", "taken", "train"]

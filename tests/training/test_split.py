@@ -1,0 +1,141 @@
+"""Equal results for every split of the global batch, and what cannot be split is refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from harness.errors import TrainingError
+from harness.losses.ranks import Ranks
+from harness.models import build_towers
+from harness.spec.model import Train
+from harness.training.memory import largest_that_fits
+from harness.training.split import Split, is_coupled, smaller, split_batch
+from harness.training.trial import try_micro_batch
+from tests.node.small import CONFIG
+from tests.training.made import BATCH, FFF, VIT_MODEL, attempt, experiment, gradients, taken, train
+
+CPU = torch.device("cpu")
+SIGMOID: dict[str, Any] = {"loss": {"kind": "sigmoid"}}
+GHOSTS: dict[str, Any] = {"model": {"name": "resnet", "config": CONFIG}, "train": train(virtual_batch_size=4)}
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("split")
+
+
+def outcome(root: Path, micro: int, **changes: Any) -> tuple[list[dict[str, float]], dict[str, torch.Tensor], Any]:
+    """Logs of two steps, the gradients of the second, and the model's state after it."""
+    fields = {"model": VIT_MODEL, "train": train(), **changes}
+    one = experiment(**fields, resources={"log_every": 1, "micro_batch_size": micro})
+    _, trainer, student = attempt(root, one)
+    assert trainer.split.accumulation == BATCH // micro
+    return taken(trainer, student, 2), gradients(student), student.towers.state_dict()
+
+
+@pytest.mark.parametrize(
+    "changes", [{}, SIGMOID, FFF, GHOSTS], ids=["infonce", "sigmoid", "fff with mining", "ghost batch norm"]
+)
+def test_accumulation_changes_nothing(root: Path, changes: dict[str, Any]) -> None:
+    logs, expected, state = outcome(root, BATCH, **changes)
+    assert "objective.log_scale" in expected
+    assert "loss" not in changes or "objective.bias" in expected
+    for micro in (8, 4):
+        split_logs, found, split_state = outcome(root, micro, **changes)
+        for ours, theirs in zip(split_logs, logs, strict=True):
+            assert ours == pytest.approx(theirs, rel=1e-9, abs=1e-12)
+        assert found.keys() == expected.keys()
+        for name, gradient in found.items():
+            torch.testing.assert_close(gradient, expected[name], rtol=1e-7, atol=1e-11, msg=name)
+        for name, tensor in split_state.items():
+            torch.testing.assert_close(tensor, state[name], rtol=1e-6, atol=1e-9, msg=name)
+
+
+def test_dropout_draws_the_same_masks_for_every_split(root: Path) -> None:
+    vision = {**VIT_MODEL["config"]["vision_cfg"], "patch_dropout": 0.5}  # type: ignore[index]
+    model = {"name": "dropping", "config": {**VIT_MODEL["config"], "vision_cfg": vision}}  # type: ignore[dict-item]
+    changes = {"model": model, "train": train(virtual_batch_size=4)}
+    whole, parts = (outcome(root, micro, **changes)[0] for micro in (BATCH, 4))
+    assert whole[-1]["loss"] == pytest.approx(parts[-1]["loss"], rel=1e-9)
+
+
+def test_one_part_is_plain_batch_norm(root: Path) -> None:
+    fields = {"model": {"name": "resnet", "config": CONFIG}, "train": train()}
+    made, trainer, student = attempt(root, experiment(**fields))
+    plain = build_towers(made.experiment.model, seed=0).double().train()
+    batch = next(trainer._source.batches(0))
+    plain.encode_image(plain.normalise(batch.images))
+    taken(trainer, student, 1)
+    for ours, theirs in zip(student.towers.norms, plain.norms, strict=True):
+        assert torch.equal(ours.running_mean, theirs.running_mean)  # type: ignore[arg-type]
+        assert torch.equal(ours.running_var, theirs.running_var)  # type: ignore[arg-type]
+        assert ours.num_batches_tracked == 1
+
+
+def test_a_tower_that_couples_samples_is_not_split_unasked(root: Path) -> None:
+    fields = {"model": {"name": "resnet", "config": CONFIG}, "train": train()}
+    with pytest.raises(TrainingError, match="batch norm holds 16 images together, but a process takes 8 at a time"):
+        attempt(root, experiment(**fields, resources={"micro_batch_size": 8}))
+
+
+def test_what_couples() -> None:
+    assert is_coupled(nn.Sequential(nn.Linear(2, 2), nn.BatchNorm2d(3))) == "batch norm"
+    assert is_coupled(nn.Dropout(0.1)) == "dropout"
+    assert is_coupled(nn.Sequential(nn.Dropout(0.0), nn.LayerNorm(3))) is None
+    assert is_coupled(nn.BatchNorm2d(3).requires_grad_(False)) is None
+
+
+def recipe(**fields: Any) -> Train:
+    return Train.model_validate({"global_batch_size": 24, **fields})
+
+
+def test_splits() -> None:
+    assert split_batch(recipe(), processes=2, micro=None, coupled=None) == Split(12, 12)
+    assert split_batch(recipe(), processes=2, micro=4, coupled=None) == Split(12, 4)
+    assert split_batch(recipe(), processes=1, micro=99, coupled="dropout") == Split(24, 24, 24)
+    ghosts = recipe(virtual_batch_size=4)
+    assert split_batch(ghosts, processes=2, micro=None, coupled="batch norm") == Split(12, 12, 4)
+    assert smaller(Split(12, 12)) == Split(12, 6)
+    assert smaller(Split(12, 12, 4)) == Split(12, 4, 4)
+    assert smaller(Split(12, 1)) is None
+
+
+@pytest.mark.parametrize(
+    ("processes", "micro", "message"),
+    [
+        (5, None, "resources.processes: 5 processes cannot share a batch of 24; use 4 processes"),
+        (2, 5, "resources.micro_batch_size: micro-batches of 5 do not make up the 12 images of a process; use 4"),
+    ],
+)
+def test_a_batch_that_cannot_be_split_so(processes: int, micro: int | None, message: str) -> None:
+    with pytest.raises(TrainingError, match=message):
+        split_batch(recipe(), processes=processes, micro=micro, coupled=None)
+
+
+def test_the_micro_batch_that_fits_is_found(root: Path) -> None:
+    _, trainer, student = attempt(root, experiment(model=VIT_MODEL, train=train()))
+    batch = next(trainer._source.batches(0))
+    before = {name: tensor.clone() for name, tensor in student.towers.state_dict().items()}
+    tried: list[int] = []
+
+    def memory_of_five_images(split: Split) -> None:
+        tried.append(split.micro)
+        if split.micro > 5:
+            raise torch.OutOfMemoryError
+        try_micro_batch(student, batch, split)
+
+    found = largest_that_fits(Split(BATCH, BATCH), memory_of_five_images, Ranks(), CPU)
+    assert (found, tried) == (Split(BATCH, 4), [16, 8, 4])
+    assert all(torch.equal(tensor, before[name]) for name, tensor in student.towers.state_dict().items())
+    assert all(parameter.grad is None for parameter in student.towers.parameters())
+
+    def no_memory(split: Split) -> None:
+        raise torch.OutOfMemoryError
+
+    with pytest.raises(TrainingError, match="not even a micro-batch of 1 images fits into memory"):
+        largest_that_fits(Split(BATCH, BATCH), no_memory, Ranks(), CPU)
