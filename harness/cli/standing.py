@@ -61,6 +61,9 @@ def status(planned: Plan, store: Store) -> list[Standing]:
     counted = Counter(one.state.partition(":")[0].partition(" (")[0] for one in standings)
     title = f"{planned.name}: {', '.join(f'{number} {state}' for state, number in sorted(counted.items()))}"
     table(title, HEADER, [one.cells() for one in standings])
+    for one in standings:
+        if one.state.startswith(State.FAILED):
+            print(f"{one.run}: {store.run(one.run).failure().message}")
     _ledger(standings, planned, store)
     for note in notes:
         print(f"warning: {note}", file=sys.stderr)
@@ -115,8 +118,7 @@ def _state(folder: RunFolder, place: Place | None) -> str:
         return State.RUNNING
     state = folder.state()
     if state is State.FAILED:
-        failure = folder.failure()
-        return f"{state}: {failure.cause}: {failure.message}"
+        return f"{state}: {folder.failure().cause}"
     ends = [attempt.end for attempt in folder.attempts.all() if attempt.end is not None]
     return f"{state} ({ends[-1].cause})" if state is not State.RUNNING and ends else state
 

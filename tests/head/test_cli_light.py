@@ -186,11 +186,12 @@ def test_status(spec: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert lines[1].split() == ["run", "arm", "seed", "state", "step", "left", "metric", "node", "attempts", "hours"]
     assert [re.split(r"  +", line.rstrip())[1:] for line in lines[2:7]] == [
         ["plain", "0", "done", "300 in 60 s", "0.5"],
-        ["plain", "1", "failed: user_error: a sentence"],
+        ["plain", "1", "failed: user_error"],
         ["plain", "2", "interrupted", "7 of 300"],
         ["more", "0", "running", "7 of 300", socket.gethostname(), "1"],
         ["more", "1", "missing"],
     ]
+    assert f"\n{failed}: a sentence\n" in out
 
 
 @pytest.mark.parametrize(("name", "content"), [("record.json", "{"), ("progress.json", "[]"), ("failure.json", "{}")])
