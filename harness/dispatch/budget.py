@@ -67,10 +67,17 @@ class Budget:
         known = [self._predicted[run.id] for run in task if run.id in self._predicted]
         return SLACK * resources.gpus * sum(known) if len(known) == len(task) else limit
 
-    def affordable(self, tasks: Sequence[list[PlannedRun]], resources: Resources, open_: Iterable[Submission]) -> int:
-        """How many of these jobs, from the first, can be promised their hours."""
+    def affordable(
+        self, tasks: Sequence[list[PlannedRun]], asked: Sequence[Resources], open_: Iterable[Submission]
+    ) -> int:
+        """How many of these jobs, from the first, can be promised their hours.
+
+        Args:
+            asked: what a task's jobs ask for: of its training, and of its evaluation where that is a job of its own.
+            open_: the submissions that are not closed.
+        """
         left = self.gpu_hours - self.used() - self._promised(open_)
-        each = max(self.allowance(task, resources) for task in tasks) if tasks else 0.0
+        each = max((sum(self.allowance(task, one) for one in asked) for task in tasks), default=0.0)
         return len(tasks) if not each else max(min(int(left / each), len(tasks)), 0)
 
     def _promised(self, submissions: Iterable[Submission]) -> float:

@@ -7,48 +7,28 @@ jobs. A scheduler that does not answer means that nothing is known, and nothing 
 
 from __future__ import annotations
 
-import shlex
-import sys
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Iterator, Mapping
 
 from harness.dispatch.budget import Budget
 from harness.dispatch.conduct import Progress
 from harness.dispatch.placement import Place, Placements
-from harness.dispatch.policy import fitted, hopeless, resources_for
-from harness.dispatch.scheduler import Batch, HeldBackError, RefusedError, Scheduler, UnreachableError, UnsureError
+from harness.dispatch.policy import hopeless
+from harness.dispatch.scheduler import HeldBackError, Scheduler, UnreachableError, UnsureError
 from harness.dispatch.snapshot import snapshot
-from harness.dispatch.submissions import Intent, Phase, Submission, Submissions
-from harness.errors import DispatchError
-from harness.fence import Attempt
+from harness.dispatch.submissions import Submissions
+from harness.dispatch.submitting import Submitter, attempts_since
 from harness.plan import Plan, PlannedRun
 from harness.record import Failure
-from harness.request import Request, is_complete, read_request
+from harness.request import is_complete, read_request
 from harness.settings import Settings
-from harness.spec.profile import Profile, Resources
-from harness.store import RunFolder, Store
+from harness.spec.profile import Profile
+from harness.store import Store
 
 FASTEST_S, SLOWEST_S = 1.0, 30.0
 """Between cycles: fast while things change, slower and slower while they do not."""
 LAST_LOOKS = 15
-MANY_TEACHERS = 16
-"""With more, students wait for all of them, lest there be an array for each."""
-WRITERS = 16
-"""Threads that prepare run folders: on a network file system each write is a round trip."""
-
-
-@dataclass
-class _Group:
-    """Runs that ask for the same and so go into one array."""
-
-    phase: Phase
-    resources: Resources
-    after: tuple[str, ...]
-    runs: list[PlannedRun] = field(default_factory=list)
+"""Looks at jobs whose runs are done, for the causes of their attempts."""
 
 
 class Sweep:
@@ -63,15 +43,14 @@ class Sweep:
         scheduler: Scheduler,
         budget: Budget | None = None,
     ) -> None:
-        self._plan, self._store, self._settings = plan, store, settings
+        self._plan, self._store = plan, store
         self._profile, self._scheduler = profile, scheduler
         self._submissions = Submissions(store)
         self._placements = Placements(store, self._submissions, scheduler)
-        self._budget = budget
+        self._submitter = Submitter(plan.name, settings, profile, scheduler, self._placements)
+        self._submitter.budget = budget
         self._open = {run.id for run in plan.runs.values() if not self._complete(run)}
         self._failed: dict[str, Failure] = {}
-        self._since: dict[str, int] = {}
-        """By run that this command submits: attempts before do not count."""
         self._notes: tuple[str, ...] = ()
         self._held_until, self._held_for_s = 0.0, FASTEST_S
         self._watched: set[str] = set()
@@ -97,6 +76,8 @@ class Sweep:
             self.cycle()
             yield self.progress()
             after = self._signature()
+            if self._submitter.held_back and not self._placements.active:
+                break  # nothing will come back of what was promised
             pause = FASTEST_S if after != before else min(pause * 1.5, SLOWEST_S)
             before = after
             until = time.monotonic() + pause
@@ -162,7 +143,9 @@ class Sweep:
         self._placements.settle(ours)
 
     def _judge_one(self, run: str, place: Place) -> None:
-        since, attempts = self._attempts(self._store.run(run))
+        folder = self._store.run(run)
+        since = read_request(folder).since
+        attempts = attempts_since(folder, since)
         failure = hopeless(attempts, self._profile.retry, place.submission.intent.resources)
         last = attempts[-1].end if attempts else None
         if last is not None and last.cause in ("cancelled", "interrupted"):
@@ -171,20 +154,12 @@ class Sweep:
             message = f"its job has ended ({last.message}); the same command goes on from the checkpoint"
             failure = Failure(cause=last.cause, message=message, attempt=0, ended_at=last.ended_at)
         if failure is None:
-            self._since[run] = since
+            self._submitter.since[run] = since
         else:
             self._give_up(run, failure)
 
     def _is_ours(self, place: Place) -> bool:
         return place.submission.intent.ablation == self._plan.name
-
-    def _attempts(self, folder: RunFolder) -> tuple[int, list[Attempt]]:
-        """The attempts that count, and the number of those before."""
-        since = read_request(folder).since
-        return since, self._attempts_since(folder, since)
-
-    def _attempts_since(self, folder: RunFolder, since: int) -> list[Attempt]:
-        return [attempt for attempt in folder.attempts.all() if attempt.start.number > since]
 
     def _give_up(self, run: str, failure: Failure) -> None:
         self._open.discard(run)
@@ -195,11 +170,12 @@ class Sweep:
         if not idle or time.monotonic() < self._held_until:
             return
         self._check_profile()
+        self._submitter.held_back = 0
+        code, awaited = snapshot(self._store.root / "code"), {run.teacher for run in self._plan.runs.values()}
         try:
             for teachers in (True, False):  # students name the jobs that they wait for
-                chosen = [run for run in idle if (run.role == "teacher" or self._teaches(run)) == teachers]
-                for group in self._groups(chosen):
-                    self._submit_group(group)
+                chosen = [run for run in idle if (run.id in awaited) == teachers and not self._is_orphan(run)]
+                self._submitter.submit(chosen, self._open, code)
             self._held_for_s = FASTEST_S
         except HeldBackError as error:
             self._held_for_s = min(self._held_for_s * 2, 10 * SLOWEST_S)
@@ -207,28 +183,14 @@ class Sweep:
             self._note(f"{error}; tried again in {self._held_for_s:.0f} s")
         except (UnsureError, UnreachableError) as error:
             self._note(str(error))
-
-    def _teaches(self, run: PlannedRun) -> bool:
-        return any(other.teacher == run.id for other in self._plan.runs.values())
+        if self._submitter.held_back:
+            self._note(f"{self._submitter.held_back} jobs are held back by the budget")
 
     def _check_profile(self) -> None:
         from harness.dispatch.feasible import check
 
-        if not self._since and not self._placements.active:  # once, before anything is submitted
+        if not self._submitter.since and not self._placements.active:  # once, before anything is submitted
             check(self._profile, self._scheduler)
-
-    def _groups(self, runs: Iterable[PlannedRun]) -> list[_Group]:
-        groups: dict[tuple[Phase, Resources, tuple[str, ...]], _Group] = {}
-        ready = [(run, self._after(run)) for run in runs if not self._is_orphan(run)]
-        distinct = {after for _, after in ready if after}
-        merged = tuple(sorted({job.partition("_")[0] for after in distinct for job in after}))
-        for run, after in ready:
-            if after and len(distinct) > MANY_TEACHERS:
-                after = merged
-            phase, resources = self._needs(run)
-            key = (phase, resources, after)
-            groups.setdefault(key, _Group(phase, resources, after)).runs.append(run)
-        return list(groups.values())
 
     def _is_orphan(self, run: PlannedRun) -> bool:
         """Whether a run's teacher has failed: then so has the run. One that is held back is waited for."""
@@ -239,113 +201,6 @@ class Sweep:
             self._give_up(run.id, Failure(cause="never_started", message=message, attempt=0, ended_at=time.time()))
             return True
         return run.teacher in self._open and run.teacher not in self._placements.active
-
-    def _after(self, run: PlannedRun) -> tuple[str, ...]:
-        if run.teacher is None or run.teacher not in self._open:
-            return ()
-        place = self._placements.training(run.teacher)
-        return (place.id,) if place is not None and place.id else ()
-
-    def _needs(self, run: PlannedRun) -> tuple[Phase, Resources]:
-        folder, profile = self._store.run(run.id), self._profile
-        own = Resources.model_validate({name: getattr(profile, name) for name in Resources.model_fields})
-        phase: Phase = "run" if profile.evaluation is None else "evaluate" if folder.weights.exists() else "train"
-        asked = profile.evaluation if phase == "evaluate" and profile.evaluation else own
-        if not folder.request.exists():
-            return phase, asked
-        attempts = self._attempts(folder)[1] if run.id in self._since else []
-        return phase, resources_for(attempts, asked, profile.retry)
-
-    def _submit_group(self, group: _Group) -> None:
-        """An array, or several where it is too large for one; halves of it where SLURM takes no more jobs."""
-        tasks = _packed(group.runs, self._profile.pack)
-        size = min(self._scheduler.limits().max_array, len(tasks))
-        while tasks:
-            part = self._affordable(tasks[:size], group)
-            if not part:
-                return
-            try:
-                self._submit_array(group, part)
-            except HeldBackError:
-                if size == 1:
-                    raise
-                size = max(size // 2, 1)
-                continue
-            tasks = tasks[len(part) :]
-
-    def _affordable(self, tasks: list[list[PlannedRun]], group: _Group) -> list[list[PlannedRun]]:
-        if self._budget is None:
-            return tasks
-        count = self._budget.affordable(tasks, group.resources, self._submissions.open())
-        if count < len(tasks):
-            self._note(f"{len(tasks) - count} jobs are held back by the budget of {self._budget.gpu_hours:g} GPU-hours")
-        return tasks[:count]
-
-    def _submit_array(self, group: _Group, tasks: list[list[PlannedRun]]) -> None:
-        submission = self._write_ahead(group.phase, group.resources, tasks)
-        self._sent(submission, group.after)
-        if group.phase == "train" and self._profile.evaluation is not None:
-            follower = self._write_ahead("evaluate", self._profile.evaluation, tasks, training=submission)
-            with suppress(HeldBackError):  # then it is submitted once the training has ended
-                self._sent(follower, (), corresponding=submission.array)
-
-    def _write_ahead(
-        self,
-        phase: Phase,
-        resources: Resources,
-        tasks: Sequence[Sequence[PlannedRun]],
-        training: Submission | None = None,
-    ) -> Submission:
-        """Everything that jobs will read is on disk before the scheduler hears of them."""
-        allowance = self._budget.allowance(tasks[0], resources) if self._budget else None
-        intent = Intent.of(
-            self._plan.name,
-            phase,
-            [[run.id for run in task] for task in tasks],
-            resources=resources,
-            profile=self._profile,
-            store=self._store.root.resolve(),
-            code=snapshot(self._store.root / "code"),
-            allowance_gpu_hours=allowance,
-            training=training.intent.id if training else "",
-        )
-        if training is None:
-            runs = [run for task in tasks for run in task]
-            with ThreadPoolExecutor(WRITERS) as writers:
-                list(writers.map(lambda run: self._prepare(run, intent), runs))
-        return self._submissions.add(intent)
-
-    def _prepare(self, run: PlannedRun, intent: Intent) -> None:
-        folder = self._store.run(run.id)
-        since = self._since.setdefault(run.id, folder.attempts.newest())
-        experiment = fitted(run.experiment, self._attempts_since(folder, since), intent.resources.processes)
-        settings = Settings.model_validate({**dict(self._settings), "store": intent.store})
-        request = Request.of(experiment, run.id, run.teacher, settings, intent.resources.cpus_per_task)
-        table: dict[str, Any] = request.model_dump(mode="json")
-        folder.prepare(run.identity, table | {"submission": intent.id, "since": since, "phase": intent.phase})
-
-    def _sent(self, submission: Submission, after: tuple[str, ...], corresponding: str | None = None) -> None:
-        """Hand a submission to the scheduler.
-
-        Raises:
-            HeldBackError, RefusedError: it was not accepted; it is withdrawn.
-            UnsureError: it may have been accepted; the next cycles look for it.
-        """
-        try:
-            array = self._scheduler.submit(batch_of(submission, after, corresponding))
-        except DispatchError as error:
-            # Whatever was answered: it may have been accepted all the same.
-            try:
-                found = self._scheduler.find([submission.intent.name])
-            except UnreachableError as silent:
-                raise UnsureError(error.what, where=submission.intent.name, fix="it is looked for") from silent
-            if submission.intent.name not in found:
-                if isinstance(error, HeldBackError | RefusedError):
-                    submission.close(f"withdrawn: {error}")
-                raise
-            array = found[submission.intent.name]
-        submission.accept(array)
-        self._placements.add(submission)
 
     def _complete(self, run: PlannedRun) -> bool:
         folder = self._store.run(run.id)
@@ -360,30 +215,3 @@ class Sweep:
 
     def _note(self, text: str) -> None:
         self._notes = (*self._notes, text)
-
-
-def batch_of(submission: Submission, after: tuple[str, ...] = (), corresponding: str | None = None) -> Batch:
-    """What the scheduler is asked for."""
-    intent = submission.intent
-    return Batch(
-        name=intent.name,
-        folder=submission.folder.resolve(),
-        command=command_of(intent, submission),
-        tasks=len(intent.tasks),
-        resources=intent.resources,
-        profile=intent.profile,
-        after=after,
-        corresponding=corresponding,
-    )
-
-
-def command_of(intent: Intent, submission: Submission) -> str:
-    """The shell command of a job: the snapshot comes first on sys.path, and the working folder not at all."""
-    python = intent.profile.python or shlex.quote(sys.executable)
-    code, folder = shlex.quote(str(intent.code.resolve())), shlex.quote(str(submission.folder.resolve()))
-    path = f'PYTHONPATH={code}"${{PYTHONPATH:+:$PYTHONPATH}}"'
-    return f"env PYTHONSAFEPATH=1 PYTHONUNBUFFERED=1 {path} {python} -m harness.dispatch.node {folder}"
-
-
-def _packed(runs: Sequence[PlannedRun], size: int) -> list[list[PlannedRun]]:
-    return [list(runs[start : start + size]) for start in range(0, len(runs), size)]

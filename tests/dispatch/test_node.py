@@ -19,7 +19,7 @@ from harness.dispatch.local import Ended
 from harness.dispatch.node import Supervisor
 from harness.dispatch.placement import Placements
 from harness.dispatch.submissions import Intent, Submission, Submissions
-from harness.dispatch.sweep import batch_of
+from harness.dispatch.submitting import batch_of
 from harness.plan import Plan
 from harness.record import Failure
 from harness.request import Request
