@@ -10,17 +10,15 @@ Exit status: 0 every run is done, 1 some are not, 2 the submission or its store 
 from __future__ import annotations
 
 import os
-import re
 import signal
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from harness.dispatch.job import Leaving, out_of_memory, reason, restart, scontrol
 from harness.dispatch.local import Ended, LocalWorkers
 from harness.dispatch.policy import hopeless
 from harness.dispatch.ranks import RankWorkers
@@ -37,22 +35,8 @@ SUPERSEDED = 76
 """Exit status of a worker whose run a newer attempt has taken over; as in `harness.worker`, which imports torch."""
 POLL_S = 0.5
 ALLOWANCE_EVERY_S = 10.0
-_ASK_TIMEOUT_S = 20
 _STOPPING = (signal.SIGTERM, signal.SIGUSR2, signal.SIGINT)
 """SIGTERM comes with preemption and scancel, SIGUSR2 before the time limit."""
-_SIGNAL_MARGIN_S = 75
-"""SLURM sends the signal before the time limit up to a minute early."""
-
-
-@dataclass(frozen=True)
-class _Leaving:
-    """Why a job leaves before its runs are done."""
-
-    cause: Cause | None
-    """None where it cannot be told here: accounting can, or the job itself when it starts again."""
-    goes_on: bool
-    """Whether it has to queue itself again."""
-    message: str = "checkpoint written"
 
 
 class Supervisor:
@@ -65,7 +49,7 @@ class Supervisor:
         self._job = this_job()
         self._started = time.time()
         self._signalled = False
-        self._leaving: _Leaving | None = None
+        self._leaving: Leaving | None = None
         """Why the workers were asked to leave, once they were."""
         self._superseded = False
         self._waiting = [run for run in self._intent.tasks[task] if self._is_mine(run)]
@@ -157,7 +141,7 @@ class Supervisor:
         self._running.pop(ended.run_id, None)
         folder = self._folder(ended.run_id)
         if ended.status == SUPERSEDED:
-            self._superseded, self._leaving = True, _Leaving("superseded", False)
+            self._superseded, self._leaving = True, Leaving("superseded", False)
             self._workers.stop()
         elif -ended.status in _STOPPING:  # SLURM signals every process of a job, those too that do not mind it yet
             self._signalled = True
@@ -168,7 +152,7 @@ class Supervisor:
         """A worker that went without a word: say how, and try again at once where that may be of use."""
         if self._rank:
             return
-        cause: Cause = "out_of_memory_host" if status == -signal.SIGKILL and _out_of_memory() else "crashed"
+        cause: Cause = "out_of_memory_host" if status == -signal.SIGKILL and out_of_memory() else "crashed"
         how = f"signal {-status}" if status < 0 else f"exit status {status}"
         self._end(folder, cause, f"its process died by {how}")
         if cause == "crashed" and self._leaving is None and self._hope(folder):
@@ -188,7 +172,7 @@ class Supervisor:
     def _end(self, folder: RunFolder, cause: Cause, message: str) -> None:
         """State the cause for this job's attempts that have left none themselves."""
         for start in folder.attempts.open():
-            if start.job == self._job and start.restart == _restart():
+            if start.job == self._job and start.restart == restart():
                 folder.attempts.end(start.number, cause, message, step=int(folder.read_progress().get("step", 0)))
 
     def _mind(self) -> None:
@@ -196,11 +180,11 @@ class Supervisor:
         if self._leaving is not None:
             return
         if self._task in self._submission.settled():  # `harness cancel` says so before SLURM signals
-            self._leaving = _Leaving("cancelled", False)
+            self._leaving = Leaving("cancelled", False)
         elif self._signalled:
-            self._leaving = _reason(self._job, self._intent.profile.grace_s)
+            self._leaving = reason(self._job, self._intent.profile.grace_s)
         elif self._is_spent():
-            self._leaving = _Leaving("interrupted", False, "its share of the GPU-hours is used up")
+            self._leaving = Leaving("interrupted", False, "its share of the GPU-hours is used up")
         if self._leaving is not None:
             print(f"harness: leaving ({self._leaving.cause or 'SLURM ends the job'})", file=sys.stderr, flush=True)
             self._workers.stop()
@@ -228,13 +212,13 @@ class Supervisor:
             return
         left = [run for run in self._all if not self._is_done(run)]
         if leaving.cause is None:
-            self._submission.note_leaving(self._task, _restart())
+            self._submission.note_leaving(self._task, restart())
         else:
             for run in left:
                 self._end(self._folder(run), leaving.cause, leaving.message)
         going_on = leaving.goes_on and self._intent.profile.requeue
         if going_on and any(self._hope(self._folder(run)) for run in left):
-            _scontrol("requeue", self._job)
+            scontrol("requeue", self._job)
 
     def _tell_of_earlier(self) -> None:
         """SLURM has started the job again: attempts that it had asked to leave, without saying why, were preempted."""
@@ -251,11 +235,7 @@ class Supervisor:
 
 
 def _is_earlier(start: AttemptStart, job: str) -> bool:
-    return start.job == job and start.restart < _restart()
-
-
-def _restart() -> int:
-    return int(os.environ.get("SLURM_RESTART_COUNT", "0"))
+    return start.job == job and start.restart < restart()
 
 
 @contextmanager
@@ -266,55 +246,6 @@ def _signals(handler: Callable[..., None]) -> Iterator[None]:
     finally:
         for number, before in previous.items():
             signal.signal(number, before)
-
-
-def _reason(job: str, grace_s: int) -> _Leaving:
-    """Why the job was signalled, as the controller tells."""
-    told = dict(re.findall(r"(\w+)=(\S+)", _scontrol("--oneliner", "show", "job", job)))
-    if not told:
-        return _Leaving(None, True)
-    if told.get("JobState") == "CANCELLED":
-        return _Leaving("cancelled", False)
-    if told.get("JobState") != "RUNNING":
-        # COMPLETING is all that it says: cancelled, or to be queued again, which SLURM does by itself.
-        return _Leaving(None, False)
-    end, preempted = told.get("EndTime", ""), told.get("PreemptTime", "None") != "None"
-    if not preempted and end.isdecimal() and int(end) - time.time() < grace_s + _SIGNAL_MARGIN_S:
-        return _Leaving("timed_out", True)
-    return _Leaving("preempted", True)
-
-
-def _scontrol(*arguments: str) -> str:
-    environment = {**os.environ, "SLURM_TIME_FORMAT": "%s"}
-    command = ["scontrol", *arguments]
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=_ASK_TIMEOUT_S, env=environment)
-    except (OSError, subprocess.SubprocessError) as error:
-        print(f"harness: {' '.join(command)}: {error}", file=sys.stderr)
-        return ""
-    if done.returncode:
-        print(f"harness: {' '.join(command)}: {done.stderr.strip()}", file=sys.stderr)
-    return done.stdout
-
-
-def _out_of_memory() -> bool:
-    """Whether the kernel has killed a process of this job's cgroup for memory."""
-    try:
-        lines = Path("/proc/self/cgroup").read_text(encoding="ascii").splitlines()
-    except OSError:
-        return False
-    for line in lines:
-        _, controllers, path = line.split(":", 2)
-        if not controllers:
-            file = Path(f"/sys/fs/cgroup{path}/memory.events")
-        elif "memory" in controllers.split(","):
-            file = Path(f"/sys/fs/cgroup/memory{path}/memory.oom_control")
-        else:
-            continue
-        with suppress(OSError):
-            if re.search(r"^oom_kill [1-9]", file.read_text(encoding="ascii"), re.MULTILINE):
-                return True
-    return False
 
 
 def main(folder: Path) -> int:

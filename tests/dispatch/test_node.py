@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from harness.dispatch import node
+from harness.dispatch import job, node
 from harness.dispatch.local import Ended
 from harness.dispatch.node import Supervisor
 from harness.dispatch.placement import Placements
@@ -59,7 +59,8 @@ def scontrol(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         asked.append(" ".join(arguments))
         return "JobId=12 JobState=RUNNING PreemptTime=1000 EndTime=99999999999 "
 
-    monkeypatch.setattr(node, "_scontrol", answer)
+    monkeypatch.setattr(node, "scontrol", answer)
+    monkeypatch.setattr(job, "scontrol", answer)
     return asked
 
 
@@ -197,7 +198,7 @@ def test_a_worker_that_always_dies_is_left(store: Store) -> None:
 
 
 def test_memory_is_told_apart(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(node, "_out_of_memory", lambda: True)
+    monkeypatch.setattr(node, "out_of_memory", lambda: True)
     _, workers = carried_out(submitted(store), store, [killed], [done], [done])
     assert workers.started.count(RUNS[0]) == 1, "it needs more memory, which this job does not have"
     assert causes(store.run(RUNS[0])) == ["out_of_memory_host"]
@@ -229,7 +230,8 @@ def test_why_it_has_to_leave(
         asked.append(arguments[0])
         return answer.format(soon=int(time.time()) + 100)
 
-    monkeypatch.setattr(node, "_scontrol", scontrol)
+    monkeypatch.setattr(node, "scontrol", scontrol)
+    monkeypatch.setattr(job, "scontrol", scontrol)
     carried_out(submitted(store), store, [until_asked], [done], [done])
     assert causes(store.run(RUNS[0])) == [cause]
     assert ("requeue" in asked) == again
@@ -239,7 +241,7 @@ def test_why_it_has_to_leave(
 def test_a_job_that_slurm_ends_tells_why_when_it_starts_again(
     store: Store, monkeypatch: pytest.MonkeyPatch, again: bool
 ) -> None:
-    monkeypatch.setattr(node, "_scontrol", lambda *_: "JobState=COMPLETING")
+    monkeypatch.setattr(job, "scontrol", lambda *_: "JobState=COMPLETING")
     submission = submitted(store)
     carried_out(submission, store, [until_asked], [done], [done])
     assert causes(store.run(RUNS[0])) == [""]
@@ -279,7 +281,8 @@ def test_a_time_limit_too_short_for_any_progress_does_not_go_on_for_ever(
         asked.append(arguments[0])
         return f"JobState=RUNNING PreemptTime=None EndTime={int(time.time()) + 100}"
 
-    monkeypatch.setattr(node, "_scontrol", scontrol)
+    monkeypatch.setattr(node, "scontrol", scontrol)
+    monkeypatch.setattr(job, "scontrol", scontrol)
     submission = submitted(store, retry={"attempts": 3})
     for restart in range(5):
         monkeypatch.setenv("SLURM_RESTART_COUNT", str(restart))
