@@ -49,19 +49,6 @@ MODEL: dict[str, Any] = {
 }
 """Towers whose cost stands as ViT-B/16's at 77 tokens: the image tower takes about six times the text tower's."""
 
-UNTRIMMED = """
-import sys
-from pathlib import Path
-from harness.models.towers import Towers
-made = Towers.__init__
-def untrimmed(self, *arguments, **named):
-    made(self, *arguments, **named)
-    self.trims = False
-Towers.__init__ = untrimmed
-from harness import worker
-sys.exit(worker.main(Path(sys.argv[1])))
-"""
-
 
 @dataclass(frozen=True)
 class Setting:
@@ -199,20 +186,19 @@ def trained(
 ) -> list[float]:
     """Seconds of each counted step of a run by the harness, in a process of its own."""
     experiment = base(setting, seed, every_s) | (tables or {})
+    experiment["resources"] = experiment["resources"] | {"trim_text": "auto" if trims else "off"}
     file = setting.folder / f"{name}.toml"
     file.write_text(toml(experiment))
-    run_dir = carried_out(file, setting.folder / "stores" / name, trims)
+    run_dir = carried_out(file, setting.folder / "stores" / name)
     lines = (run_dir / "metrics.jsonl").read_text().splitlines()
     return differences([json.loads(line)["time"] for line in lines])
 
 
-def carried_out(file: Path, store: Path, trims: bool) -> Path:
+def carried_out(file: Path, store: Path) -> Path:
     """Train the runs of an experiment file in a store of their own; the folder of its own run."""
-    code = ["-m", "harness.worker"] if trims else ["-c", UNTRIMMED]
     *teachers, own = json.loads(run([sys.executable, "-c", PREPARE.format(file=str(file))], store))
-    for folder in teachers:
+    for folder in (*teachers, own):
         run([sys.executable, "-m", "harness.worker", folder])
-    run([sys.executable, *code, own])
     return Path(own)
 
 

@@ -203,6 +203,21 @@ def preview(
 
 
 @app.command()
+def profile(
+    spec: Spec,
+    set_: Set,
+    arm: Annotated[str | None, typer.Option(help="Default: the baseline.")] = None,
+    steps: Annotated[int, typer.Option(min=1, help="How many steps are measured.")] = 10,
+    trace: Annotated[Path | None, typer.Option(metavar="FILE", help="Write a Chrome trace of the operations.")] = None,
+) -> None:
+    """Take a few steps of an arm and say where the time goes: data, towers, mining, loss, optimiser."""
+    from harness.cli.profile import profile as measured
+
+    project = _project(spec.parent)
+    print(measured(project.plan(spec, set_), project, arm, steps, trace))
+
+
+@app.command()
 def compare(runs: Annotated[list[str], typer.Argument(metavar="RUN...", help="Ids of finished runs.")]) -> None:
     """Show side by side what differs between runs, and their metrics."""
     from harness.report import compare as compared

@@ -8,7 +8,6 @@ bit for bit (tests/node/test_resume.py). `python -m tests.training.test_golden` 
 from __future__ import annotations
 
 import json
-import sys
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -54,4 +53,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -1,0 +1,93 @@
+"""`harness profile`: a few steps of an arm, and where their time goes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from harness.errors import SpecError
+from harness.plan import Plan
+from harness.project import Project
+from harness.request import Request
+from harness.spec.explain import nearest
+
+WARM = 2
+"""Steps before the clock is read."""
+
+
+def profile(plan: Plan, project: Project, arm: str | None, steps: int, trace: Path | None) -> str:
+    """Take a few steps of an arm's first run, here and in one process, and say where the time went.
+
+    Nothing is written into the run's folder.
+
+    Args:
+        arm: its name; default: the baseline.
+        steps: how many steps are measured, after two that are not.
+        trace: where to write the operations of the measured steps, for chrome://tracing or ui.perfetto.dev.
+
+    Raises:
+        SpecError: there is no such arm, or its teacher has not been trained.
+    """
+    name = arm or plan.ablation.baseline
+    if not (ids := plan.ids(name)):
+        raise SpecError(
+            f"there is no arm {name!r}", where=plan.name, fix=nearest(name, [one.name for one in plan.arms])
+        )
+    run = plan.runs[next(iter(ids.values()))]
+    if run.teacher is not None and not project.store.run(run.teacher).weights.exists():
+        fix = "`harness run` trains it first"
+        raise SpecError(f"the teacher, run {run.teacher}, has not been trained", where=plan.name, fix=fix)
+    if run.steps < WARM + steps:
+        fix = f"use --steps {max(run.steps - WARM, 1)}"
+        raise SpecError(f"the run takes {run.steps} steps, too few to profile {steps}", where=plan.name, fix=fix)
+    request = Request.of(run.experiment, run.id, run.teacher, project.settings, threads=1)
+    return _measured(request, steps, trace)
+
+
+def _measured(request: Request, steps: int, trace: Path | None) -> str:
+    from contextlib import nullcontext
+    from itertools import islice
+
+    import torch
+
+    from harness.building import Workshop
+    from harness.checkpoint import Progress
+    from harness.data.dataset import open_dataset
+    from harness.data.inspection import inspect_data
+    from harness.dispatch.local import cores
+    from harness.distributed import World
+    from harness.models import build_towers
+    from harness.models.fitting import choose_device
+    from harness.training.clock import PartsClock
+
+    experiment = request.experiment
+    torch.set_num_threads(cores())
+    device = choose_device(experiment.resources, 0)
+    towers = build_towers(experiment.model, seed=experiment.seed).to(device)
+    data, clock = request.stored.data, PartsClock(device)
+    fingerprint = inspect_data(experiment.data, data).fingerprint
+    shop = Workshop(request, open_dataset(experiment.data, data), fingerprint, towers, World(), clock)
+    trainer, _ = shop.build()
+    trainer.calibrate()
+    taken = trainer.run(Progress(0, 0.0, 1))
+    for _ in islice(taken, WARM):
+        pass
+    clock.seconds.clear()
+    trainer.speed.read()
+    operations = torch.profiler.profile() if trace is not None else None
+    with operations or nullcontext():
+        at = [step.at for step in islice(taken, steps)]
+    if operations is not None and trace is not None:
+        operations.export_chrome_trace(str(trace))
+    speed = trainer.speed.read()
+    whole = steps * experiment.train.global_batch_size / speed["images_per_s"]
+    return _table(clock.seconds, whole, len(at), speed)
+
+
+def _table(seconds: dict[str, float], whole: float, steps: int, speed: dict[str, float]) -> str:
+    """The parts of a step, longest first."""
+    rows = [*sorted(seconds.items(), key=lambda part: -part[1]), ("the rest", whole - sum(seconds.values()))]
+    lines = [f"{'part of a step':<24}{'ms':>10}{'share':>8}"]
+    lines += [f"{name:<24}{1000 * one / steps:>10.1f}{one / whole:>8.1%}" for name, one in rows]
+    lines.append(f"{'all':<24}{1000 * whole / steps:>10.1f}{1:>8.1%}")
+    lines += ["", *(f"{name}: {value:,.3g}" for name, value in speed.items())]
+    return "\n".join(lines)
