@@ -40,7 +40,8 @@ def _of(attempt: Attempt, folder: RunFolder) -> Used:
 def _last_sign(folder: RunFolder, attempt: Attempt) -> float:
     """When an attempt without an end was last heard of."""
     at = folder.read_progress()
-    return float(at["time"]) if at.get("attempt") == attempt.start.number else attempt.start.started_at
+    started = attempt.start.started_at
+    return float(at.get("time", started)) if at.get("attempt") == attempt.start.number else started
 
 
 class Budget:

@@ -14,14 +14,14 @@ import re
 import secrets
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from harness.errors import StoreError
-from harness.files import read_json, write_json, write_text
+from harness.files import read_json, unwritable, write_json, write_text
 from harness.spec.profile import Profile, Resources
 from harness.store import Store, exclusive
 
@@ -125,8 +125,17 @@ class Submissions:
 
     @contextmanager
     def settling(self) -> Iterator[None]:
-        """Hold the right to submit and to settle: one command at a time on a store."""
-        with exclusive(self._root / "lock", wait=True):
+        """Hold the right to submit and to settle: one command at a time on a store.
+
+        Raises:
+            StoreError: the store cannot be written.
+        """
+        file = self._root / "lock"
+        with ExitStack() as stack:
+            try:
+                stack.enter_context(exclusive(file, wait=True))
+            except OSError as error:
+                raise unwritable(file, error) from error
             yield
 
     def add(self, intent: Intent) -> Submission:
@@ -143,7 +152,7 @@ class Submissions:
         """Those about which something is still to be done, oldest first."""
         try:
             names = sorted(name for name in os.listdir(self._root) if name not in self._closed)
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return []
         return [submission for name in names if (submission := self._one(name)) is not None]
 
