@@ -6,9 +6,11 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from harness.plan import Plan
+from harness.request import read_request
 from harness.store import RunFolder, State, Store
 
 WATCH_S = 2.0
@@ -93,9 +95,12 @@ def plan_json(planned: Plan, store: Store) -> dict[str, Any]:
 
 
 def log(folder: RunFolder, *, follow: bool) -> None:
-    """Print a run's log, and what is added to it while the run is alive if `follow`."""
+    """Print a run's log, and what is added to it while the run is alive if `follow`; one that queues is waited for."""
+    job = _jobs_folder(folder)
+    while follow and job is not None and not folder.log.exists() and not (job / "closed.json").exists():
+        time.sleep(0.5)
     if not folder.log.exists():
-        print(f"run {folder.id} has written nothing yet")
+        print(f"run {folder.id} has written nothing yet" + (f"; what its job printed is in {job}" if job else ""))
         return
     with folder.log.open(encoding="utf-8", errors="replace") as stream:
         while True:
@@ -103,6 +108,14 @@ def log(folder: RunFolder, *, follow: bool) -> None:
             if not follow or not _is_alive(folder):
                 return
             time.sleep(0.5)
+
+
+def _jobs_folder(folder: RunFolder) -> Path | None:
+    """The folder of the submission that has the run, where a job prints what is no run's own log."""
+    if not folder.request.exists():
+        return None
+    submission = read_request(folder).submission
+    return folder.path.parents[1] / "submissions" / submission if submission else None
 
 
 def _is_alive(folder: RunFolder) -> bool:

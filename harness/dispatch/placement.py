@@ -222,6 +222,6 @@ def _never_started(place: Place, job: Job | None) -> str:
         return f"job {place.id} left no trace"
     where = f" on {job.node}" if job.node else ""
     if job.state == "CANCELLED":
-        return f"job {place.id} was cancelled before it started"
+        return f"job {place.id} was cancelled before a run of it began"
     look = f"see {place.submission.folder}"
     return f"job {place.id} ended{where} ({job.state}) before it began: can that node see the store and Python? {look}"

@@ -15,7 +15,7 @@ from harness.dispatch.slurm import Slurm
 from harness.project import Project
 from harness.store import Store
 from tests.dispatch.made import MadeScheduler, attempted, causes
-from tests.head.made import SMALL, write
+from tests.head.made import SMALL, record, write
 
 PLAIN = """
 question = "Does it help?"
@@ -131,6 +131,17 @@ def test_cancelling_and_asking_again(spec: Path, slurm: MadeScheduler, capsys: p
     submitted(capsys, spec)
     assert len(slurm.jobs) == 8
     assert causes(store_of(spec).run(run)) == ["cancelled"]
+
+
+def test_logs_of_a_run_that_queues(spec: Path, slurm: MadeScheduler, capsys: pytest.CaptureFixture[str]) -> None:
+    submitted(capsys, spec)
+    folder = store_of(spec).run(slurm.runs_of("1_0")[0])
+    _, out, _ = harness(capsys, "logs", folder.id)
+    job = slurm.batches["1"].folder
+    assert out == f"run {folder.id} has written nothing yet; what its job printed is in {job}\n"
+    folder.log.write_text("at work\n")
+    folder.finish(record(folder.id))
+    assert harness(capsys, "logs", folder.id, "-f")[1] == "at work\n"
 
 
 def test_arms_that_vanished(spec: Path, slurm: MadeScheduler, capsys: pytest.CaptureFixture[str]) -> None:
