@@ -12,7 +12,7 @@ WORKERS ?= 2
 # Without its bytecode cache, every process would compile torch and open_clip anew: seconds each.
 unexport PYTHONDONTWRITEBYTECODE
 .NOTPARALLEL:
-.PHONY: help demo test test-slow test-slurm demo-slurm test-all check format generate lock clean
+.PHONY: help demo test test-slow test-slurm demo-slurm chaos test-all check format generate lock clean
 
 help: ## these lines
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | while IFS='	' read -r name text; do \
@@ -33,6 +33,9 @@ test-slow: $(INSTALLED) ## the slow tests and those in a browser (Debian's chrom
 
 test-slurm: $(INSTALLED) ## the tests on a real SLURM of this machine (as root; Debian's slurm-wlm, slurmdbd, mariadb-server)
 	@$(ONE_THREAD) slurm/testcluster/cluster with $(BIN)/python -m pytest -m slurm --timeout 1800 tests/slurm $(ARGS)
+
+chaos: $(INSTALLED) ## 200 runs on the test cluster under fire (ARGS="--seed 7" repeats one)
+	@$(ONE_THREAD) slurm/testcluster/cluster with $(BIN)/python -m tests.slurm.chaos $(ARGS)
 
 test-all: test test-slow ## all tests
 
