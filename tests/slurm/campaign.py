@@ -65,13 +65,14 @@ pack = {pack}
 attempts = 12 # faults come thick and fast here
 """
 SBATCH = """#!/bin/sh
-# Once for each time that it is armed: the job is accepted, and the answer is lost.
-if mv "{armed}" "{armed}.fired.$$" 2>/dev/null; then
-    "{sbatch}" "$@" >> "{armed}.accepted"
-    echo "sbatch: error: Batch job submission failed: Socket timed out on send/recv operation" >&2
-    exit 1
-fi
-exec "{sbatch}" "$@"
+# Once for each time that it is armed: the job is accepted, and the answer is lost, or the command is killed around it.
+if ! mv "{armed}" "{armed}.fired.$$" 2>/dev/null; then exec "{sbatch}" "$@"; fi
+how=$(cat "{armed}.fired.$$")
+if [ "$how" = before ]; then kill -9 $(cat "{folder}/head.pid"); exit 1; fi
+"{sbatch}" "$@" >> "{armed}.accepted"
+if [ "$how" = after ]; then kill -9 $(cat "{folder}/head.pid"); fi
+echo "sbatch: error: Batch job submission failed: Socket timed out on send/recv operation" >&2
+exit 1
 """
 
 
@@ -83,20 +84,33 @@ class Campaign:
     cluster: Cluster
     steps: int
     seeds: int = 0
+    straight: Path | None = None
+    """A store with the same runs undisturbed, where another campaign has made it."""
 
     @classmethod
     def create(
-        cls, folder: Path, cluster: Cluster, *, seeds: int, steps: int = 40, pack: int = 1, parallelism: int = 3
+        cls,
+        folder: Path,
+        cluster: Cluster,
+        *,
+        seeds: int = 1,
+        steps: int = 40,
+        pack: int = 1,
+        parallelism: int = 2,
+        profile: str = "",
     ) -> Campaign:
-        """Write the files."""
+        """Write the files; `profile`: lines before the profile's own, in place of those of the same key."""
         (folder / "bin").mkdir(parents=True)
         made = cls(folder, cluster, steps)
         made.grow(seeds)
         (folder / "teacher.toml").write_text(TEACHER)
         (folder / "model.json").write_text(json.dumps(CONFIG))
-        made.profile.write_text(PROFILE.format(pack=pack, parallelism=parallelism))
+        given = {line.partition(" =")[0] for line in profile.splitlines()}
+        own = PROFILE.format(pack=pack, parallelism=parallelism).splitlines()
+        kept = [line for line in own if line.partition(" =")[0] not in given]
+        made.profile.write_text("\n".join([*profile.splitlines(), *kept, ""]))
         sbatch = folder / "bin/sbatch"
-        sbatch.write_text(SBATCH.format(armed=made.armed, sbatch=shutil.which("sbatch")))
+        sbatch.write_text(SBATCH.format(armed=made.armed, folder=folder, sbatch=shutil.which("sbatch")))
         sbatch.chmod(0o755)
         return made
 
@@ -124,7 +138,7 @@ class Campaign:
 
     @property
     def reference(self) -> Store:
-        return Store(self.folder / "reference")
+        return Store(self.straight or self.folder / "reference")
 
     def environment(self, store: Store) -> dict[str, str]:
         """The variables of a command of the harness."""
@@ -144,9 +158,26 @@ class Campaign:
         """Start `harness run` on the cluster; its words are added to head.log."""
         words = [sys.executable, "-m", "harness", "run", self.spec.name, "--on", self.profile.name, *options]
         with (self.folder / "head.log").open("ab") as log:
-            return subprocess.Popen(
+            process = subprocess.Popen(
                 words, cwd=self.folder, env=self.environment(self.store), stdout=log, stderr=log, start_new_session=True
             )
+        (self.folder / "head.pid").write_text(str(process.pid))
+        return process
+
+    @property
+    def log(self) -> str:
+        """What the head processes said."""
+        file = self.folder / "head.log"
+        return file.read_text(errors="replace") if file.exists() else ""
+
+    def finish(self, *options: str, status: int = 0) -> str:
+        """Carry it out to the end; returns what the head said."""
+        process = self.head(*options)
+        try:
+            assert process.wait(timeout=900) == status, self.log
+        finally:
+            process.kill()
+        return self.log
 
     def carry_out_reference(self) -> None:
         """The same ablation undisturbed, by processes of this machine with one thread each."""

@@ -18,7 +18,6 @@ from tests.slurm.campaign import ARMS, Campaign, check_attempts, check_results, 
 from tests.slurm.cluster import Cluster
 from tests.slurm.faults import KINDS, Mischief, sequence
 
-
 GROWTH = 3
 """Runs of each arm that are added where a campaign is done before its faults are."""
 
@@ -102,7 +101,7 @@ def main() -> None:
     parser.add_argument("--faults", type=int, default=60)
     parser.add_argument("--seed", type=int, default=random.randrange(2**32))
     parser.add_argument("--pack", type=int, default=4, help="runs of a job (default: 4)")
-    parser.add_argument("--parallelism", type=int, default=3, help="jobs at a time (default: 3)")
+    parser.add_argument("--parallelism", type=int, default=2, help="jobs of an array at a time (default: 2)")
     parser.add_argument("--limit-min", type=float, default=120)
     given = parser.parse_args()
     folder = Path(tempfile.mkdtemp(prefix="chaos-"))

@@ -44,7 +44,10 @@ class Cluster:
 
     def states(self, job: str) -> list[str]:
         """A job's states as squeue tells them: one, or one for each task of an array; none where it is forgotten."""
-        return self.ask("squeue", "-h", "-t", "all", "-r", "-j", job, "-o", "%T", check=False).splitlines()
+        command = ["squeue", "-h", "-t", "all", "-r", "-j", job, "-o", "%T"]
+        return subprocess.run(
+            command, env=self.environment, capture_output=True, text=True, timeout=120, check=False
+        ).stdout.split()
 
     def accounted(self, job: str) -> list[str]:
         """The states of all executions of a job as sacct tells them."""

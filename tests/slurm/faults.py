@@ -135,7 +135,7 @@ class Mischief:
         with _frozen([victim.pid for victim in old]):
             self.cluster.daemon("kill", node)
             self._wait_until_down(node)
-            end = time.monotonic() + 60
+            end = time.monotonic() + 180
             while time.monotonic() < end and not any(one.folder.attempts.newest() > one.number for one in old):
                 time.sleep(0.2)
             time.sleep(1)

@@ -1,0 +1,190 @@
+"""What sweeps cost: the head's time and calls as functions of runs, and what a job's start costs on a real SLURM.
+
+    python -m benchmarks.dispatch simulated --runs 1000 10000 100000
+    slurm/testcluster/cluster with .venv/bin/python -m benchmarks.dispatch submission --runs 1000
+    slurm/testcluster/cluster with .venv/bin/python -m benchmarks.dispatch jobs --runs 16
+
+`simulated`: one user of 50 under a quota, on the cluster of tests/dispatch/simulated.py. Head time is that of all
+cycles together, without what the simulated jobs do. `submission`: `harness run --detach` of runs that wait, and
+`status` of them. `jobs`: the same runs by this dispatch, one and several to a job, and by plain submitit map_array, on
+the same nodes: seconds from a job's start to its first step, and training's and evaluation's share of the allocated
+time.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterable
+from pathlib import Path
+
+from harness.dispatch import sweep
+from harness.dispatch.scheduler import Batch
+from harness.dispatch.submissions import load
+from harness.dispatch.sweep import Sweep
+from harness.settings import Settings
+from harness.spec.profile import Profile
+from harness.store import RunFolder, Store
+from tests.dispatch.made import complete
+from tests.dispatch.simulated import SimulatedCluster
+from tests.head.made import ablation, plan_of
+from tests.slurm.campaign import ARMS, Campaign
+from tests.slurm.cluster import Cluster, until
+
+SLOTS = 100_000
+PACKED = 8
+
+
+def simulated(runs: int) -> None:
+    """One sweep to its end."""
+    with tempfile.TemporaryDirectory() as folder:
+        store = Store(Path(folder) / "store")
+        begun = time.perf_counter()
+        plan = plan_of(ablation({"a": {}}, seeds=runs))
+        planned = time.perf_counter() - begun
+        in_jobs = 0.0
+
+        def carry_out(batch: Batch, task: int) -> None:
+            nonlocal in_jobs
+            begun = time.perf_counter()
+            for run in load(batch.folder).intent.tasks[task]:
+                complete(plan, store, run)
+            in_jobs += time.perf_counter() - begun
+
+        cluster = SimulatedCluster(carry_out, slots=SLOTS, quota=10_000, max_array=1000)
+        profile = Profile.model_validate({"gpus_per_task": 1, "mem_gb": 8, "partitions": ["gpu"]})
+        conductor = Sweep(plan, store, Settings(store=store.root), profile, cluster)
+        begun, cycles = time.perf_counter(), 0
+        while conductor.progress().done < runs:
+            conductor.cycle()
+            cycles += 1
+        head = time.perf_counter() - begun - in_jobs
+        assert set(cluster.accepted.values()) == {1}
+    calls = ", ".join(f"{name} {count}" for name, count in sorted(cluster.calls.items()))
+    each = 1000 * head / runs
+    print(f"{runs} runs: plan {planned:.1f} s, head {head:.1f} s ({each:.2f} ms a run) in {cycles} cycles; {calls}")
+
+
+def submission(cluster: Cluster, runs: int) -> None:
+    """Submit runs that wait, look at them, cancel them."""
+    with tempfile.TemporaryDirectory() as folder:
+        campaign = Campaign.create(Path(folder) / "campaign", cluster, seeds=-(-runs // ARMS))
+        for node in ("n1", "n2", "n3"):
+            cluster.ask("scontrol", "update", f"NodeName={node}", "State=DRAIN", "Reason=benchmark")
+        command = ("run", campaign.spec.name, "--on", campaign.profile.name, "--detach")
+        _timed(f"run --detach of {runs} runs", campaign, *command)
+        jobs = len(cluster.ask("squeue", "-h", "-r", "-o", "%i").splitlines())
+        print(f"{jobs} jobs wait in {len(cluster.ask('squeue', '-h', '-o', '%F').splitlines())} arrays")
+        for _ in range(3):
+            _timed(f"status of {runs} runs", campaign, "status", campaign.spec.name)
+        _timed(f"cancel of {runs} runs", campaign, "cancel", campaign.spec.name)
+
+
+def _timed(what: str, campaign: Campaign, *command: str) -> None:
+    begun, before = time.perf_counter(), os.times()
+    ended = campaign.command(*command)
+    wall, after = time.perf_counter() - begun, os.times()
+    busy = after.children_user + after.children_system - before.children_user - before.children_system
+    assert ended.returncode == 0, ended.stderr + ended.stdout
+    print(f"{what}: {wall:.2f} s, of which {busy:.2f} s on a processor", flush=True)
+
+
+def jobs(cluster: Cluster, runs: int) -> None:
+    """The same runs by this dispatch and by plain submitit."""
+    for pack in (1, PACKED):
+        with tempfile.TemporaryDirectory() as folder:
+            campaign = _alone(Path(folder), cluster, runs, pack)
+            campaign.finish()
+            _starts(f"harness, {pack} run{'s'[: pack > 1]} a job", cluster, campaign.runs())
+    with tempfile.TemporaryDirectory() as folder:
+        campaign = _alone(Path(folder), cluster, runs, 1)
+        for node in ("n1", "n2", "n3"):
+            cluster.ask("scontrol", "update", f"NodeName={node}", "State=DRAIN", "Reason=benchmark")
+        ended = campaign.command("run", campaign.spec.name, "--on", campaign.profile.name, "--detach")
+        assert ended.returncode == 0, ended.stderr
+        cluster.tidy()  # the folders are ready; the jobs are gone
+        for folder_of_run in campaign.runs():
+            request = json.loads(folder_of_run.request.read_text()) | {"submission": "", "phase": "run"}
+            folder_of_run.request.write_text(json.dumps(request))
+        _map_array(cluster, Path(folder), campaign.runs())
+        _starts("submitit map_array, 1 run a job", cluster, campaign.runs())
+
+
+def _alone(folder: Path, cluster: Cluster, runs: int, pack: int) -> Campaign:
+    """A campaign without mining, so without a teacher that others wait for."""
+    campaign = Campaign.create(folder / "campaign", cluster, seeds=-(-runs // 3), pack=pack, parallelism=2)
+    text = campaign.spec.read_text()
+    campaign.spec.write_text(
+        text[: text.index("[experiment.teacher]")] + text[text.index("[arms]") : text.index("[arms.fff]")]
+    )
+    return campaign
+
+
+def _map_array(cluster: Cluster, folder: Path, folders: Iterable[RunFolder]) -> None:
+    """What a researcher would write without the harness's dispatch."""
+    code = (
+        "import sys, submitit; from pathlib import Path; from harness import worker\n"
+        "executor = submitit.SlurmExecutor(sys.argv[1])\n"
+        "executor.update_parameters(partition='main', cpus_per_task=1, mem='2G', time=5, array_parallelism=2)\n"
+        "for job in executor.map_array(worker.main, [Path(name) for name in sys.argv[2:]]): job.result()\n"
+    )
+    command = [sys.executable, "-c", code, str(folder / "submitit"), *(str(one.path) for one in folders)]
+    environment = cluster.environment | {"OMP_NUM_THREADS": "1"}
+    subprocess.run(command, env=environment, check=True, stdout=subprocess.DEVNULL)
+
+
+def _starts(name: str, cluster: Cluster, folders: Iterable[RunFolder]) -> None:
+    """Print how long jobs took to their first step, and what share of their time was training and evaluation."""
+    first: dict[str, float] = {}
+    busy = 0.0
+    for folder in folders:
+        attempt = folder.attempts.all()[-1].start
+        begun = folder.step_metrics()[0].time
+        first[attempt.job] = min(first.get(attempt.job, begun), begun)
+        cost = folder.record().cost
+        busy += cost.duration_s + cost.evaluation_s
+    arrays = ",".join({job.partition("_")[0] for job in first})
+    allocated = until(lambda: _allocated(cluster, arrays, len(first)), "the accounts")
+    starts = [first[job] - allocated[job][0] for job in first]
+    held = sum(end - start for start, end in allocated.values())
+    median = statistics.median(starts)
+    print(
+        f"{name}: {len(first)} jobs, first step after {median:.1f} s (median), busy {100 * busy / held:.0f} %",
+        flush=True,
+    )
+
+
+def _allocated(cluster: Cluster, arrays: str, expected: int) -> dict[str, tuple[float, float]]:
+    """Start and end of each job by the accounts; nothing before all have ended."""
+    command = ["sacct", "-n", "-X", "-P", "-j", arrays, "-o", "JobID,Start,End"]
+    environment = cluster.environment | {"SLURM_TIME_FORMAT": "%s"}
+    listed = subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout
+    rows = [line.split("|") for line in listed.splitlines()]
+    found = {job: (float(start), float(end)) for job, start, end in rows if start.isdecimal() and end.isdecimal()}
+    return found if len(found) == expected else {}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", choices=["simulated", "submission", "jobs"])
+    parser.add_argument("--runs", type=int, nargs="+", default=[1000])
+    given = parser.parse_args()
+    if given.what == "simulated":
+        sweep.FASTEST_S = 0.0
+        for runs in given.runs:
+            simulated(runs)
+        return
+    cluster = Cluster(Path(os.environ["SLURM_CONF"]).parent)
+    cluster.tidy()
+    (submission if given.what == "submission" else jobs)(cluster, given.runs[0])
+    cluster.tidy()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,165 @@
+"""`harness run --on slurm/...` on the real thing: to the reference's numbers, through each failure on its own."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+from pathlib import Path
+
+import pytest
+
+import harness
+from tests.slurm.campaign import Campaign, check_attempts, check_results, check_submissions, intents_of
+from tests.slurm.cluster import Cluster, until
+from tests.slurm.faults import Mischief
+
+pytestmark = pytest.mark.slurm
+RUNS = 5
+"""Four arms with a seed, and a teacher."""
+
+
+@pytest.fixture(scope="module")
+def straight(_cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A store with the campaign's runs undisturbed."""
+    campaign = Campaign.create(tmp_path_factory.mktemp("straight") / "campaign", _cluster)
+    campaign.carry_out_reference()
+    return campaign.reference.root
+
+
+def create(folder: Path, cluster: Cluster, straight: Path, *, pack: int = 1, profile: str = "") -> Campaign:
+    campaign = Campaign.create(folder / "campaign", cluster, pack=pack, profile=profile)
+    campaign.straight = straight
+    return campaign
+
+
+def running(campaign: Campaign) -> Mischief:
+    """Waits until a run is at work."""
+    mischief = Mischief(campaign)
+    until(mischief.victims, f"a run at work: {campaign.log}")
+    return mischief
+
+
+def test_a_sweep_of_packed_runs_ends_in_the_same_numbers(cluster: Cluster, straight: Path, tmp_path: Path) -> None:
+    campaign = create(tmp_path, cluster, straight, pack=2)
+    said = campaign.finish()
+    assert "clip" in said
+    assert check_results(campaign) == RUNS
+    assert check_attempts(campaign) == {"completed": RUNS}
+    assert check_submissions(campaign) == len(intents_of(campaign.store))
+    again = campaign.command("run", campaign.spec.name, "--on", campaign.profile.name)
+    assert again.returncode == 0
+    assert check_submissions(campaign) == len(intents_of(campaign.store)), "a finished sweep submits nothing"
+    told = campaign.command("status", campaign.spec.name)
+    assert "done" in told.stdout, told.stdout + told.stderr
+
+
+def test_detached_jobs_end_without_anybody(cluster: Cluster, straight: Path, tmp_path: Path) -> None:
+    campaign = create(tmp_path, cluster, straight)
+    begun = campaign.command("run", campaign.spec.name, "--on", campaign.profile.name, "--detach")
+    assert begun.returncode == 0, begun.stderr
+    until(lambda: not cluster.ask("squeue", "-h"), "the queue to empty", patience_s=900)
+    assert check_results(campaign) == RUNS
+    told = campaign.command("run", campaign.spec.name, "--on", campaign.profile.name)
+    assert told.returncode == 0, told.stderr
+    assert check_attempts(campaign) == {"completed": RUNS}
+
+
+@pytest.mark.parametrize("when", ["before", "after", "lie"])
+def test_a_head_that_dies_around_sbatch_doubles_nothing(
+    cluster: Cluster, straight: Path, tmp_path: Path, when: str
+) -> None:
+    campaign = create(tmp_path, cluster, straight, pack=4)
+    campaign.armed.write_text(when)
+    killed = campaign.finish(status=0 if when == "lie" else -signal.SIGKILL)
+    if when != "lie":
+        campaign.finish()
+    assert not campaign.armed.exists(), killed
+    assert check_results(campaign) == RUNS
+    assert check_attempts(campaign) == {"completed": RUNS}
+    check_submissions(campaign)
+    accepted = campaign.folder / "armed.accepted"
+    assert accepted.exists() == (when != "before")
+
+
+def test_a_cancelled_job_is_told_and_goes_on_when_asked(cluster: Cluster, straight: Path, tmp_path: Path) -> None:
+    campaign = create(tmp_path, cluster, straight)
+    head = campaign.head()
+    victim = running(campaign).victims()[0]
+    cluster.ask("scancel", victim.job)
+    assert head.wait(timeout=900) != 0
+    assert "cancelled" in campaign.log
+    campaign.finish()
+    assert check_results(campaign) == RUNS
+    causes = check_attempts(campaign)
+    assert causes["cancelled"] >= 1 or causes["completed"] == RUNS
+
+
+def test_a_job_without_enough_memory_gets_more(cluster: Cluster, straight: Path, tmp_path: Path) -> None:
+    campaign = create(tmp_path, cluster, straight, pack=5, profile="mem_gb = 0.25")
+    text = campaign.profile.read_text()
+    campaign.profile.write_text(text.replace("[retry]", "[retry]\nmem_factor = 8.0"))
+    campaign.finish()
+    assert check_results(campaign) == RUNS
+    assert check_attempts(campaign)["out_of_memory_host"] >= 1
+
+
+def test_code_that_is_edited_after_submission_changes_nothing(
+    cluster: Cluster, straight: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checkout = tmp_path / "checkout"
+    shutil.copytree(Path(harness.__file__).parent, checkout / "harness", ignore=shutil.ignore_patterns("__pycache__"))
+    monkeypatch.setenv("PYTHONPATH", str(checkout))
+    campaign = create(tmp_path, cluster, straight, pack=5)
+    nodes = ("n1", "n2", "n3")
+    for node in nodes:
+        cluster.ask("scontrol", "update", f"NodeName={node}", "State=DRAIN", "Reason=edit")
+    begun = campaign.command("run", campaign.spec.name, "--on", campaign.profile.name, "--detach")
+    assert begun.returncode == 0, begun.stderr
+    for file in ("worker.py", "train.py", "dispatch/node.py"):
+        (checkout / "harness" / file).write_text("raise RuntimeError('edited')\n")
+    monkeypatch.delenv("PYTHONPATH")
+    for node in nodes:
+        cluster.ask("scontrol", "update", f"NodeName={node}", "State=RESUME")
+    until(lambda: not cluster.ask("squeue", "-h"), "the queue to empty", patience_s=900)
+    assert check_results(campaign) == RUNS
+
+
+def test_a_quota_of_jobs_only_takes_longer(cluster: Cluster, straight: Path, tmp_path: Path) -> None:
+    campaign = Campaign.create(tmp_path / "campaign", cluster, seeds=2, profile='qos = "few"')  # 9 runs, 5 jobs
+    campaign.finish()
+    campaign.carry_out_reference()
+    assert check_results(campaign) == 9
+    assert check_attempts(campaign) == {"completed": 9}
+    check_submissions(campaign)
+
+
+@pytest.mark.parametrize(
+    ("line", "known"),
+    [('partitions = ["nowhere"]', "main"), ('account = "nobody"', "research"), ("gpus_per_task = 9", "2")],
+)
+def test_what_the_cluster_has_not_is_one_sentence(
+    cluster: Cluster, straight: Path, tmp_path: Path, line: str, known: str
+) -> None:
+    campaign = create(tmp_path, cluster, straight, profile=line)
+    said = campaign.finish(status=2)
+    assert known in said
+    assert "Traceback" not in said
+    assert not cluster.ask("squeue", "-h")
+
+
+def test_without_accounting_the_same_ends_are_reached(
+    without_accounting: Cluster, straight: Path, tmp_path: Path
+) -> None:
+    campaign = create(tmp_path, without_accounting, straight, pack=2)
+    head = campaign.head()
+    mischief = running(campaign)
+    victim = mischief.victims()[0]
+    os.kill(victim.pid, signal.SIGKILL)
+    other = until(lambda: [one for one in mischief.victims() if one.pid != victim.pid], "another run at work")[0]
+    without_accounting.ask("scontrol", "requeue", other.job)
+    assert head.wait(timeout=900) == 0, campaign.log
+    assert check_results(campaign) == RUNS
+    causes = check_attempts(campaign)
+    assert causes["crashed"] >= 1
+    assert causes["preempted"] + causes["crashed"] >= 2
