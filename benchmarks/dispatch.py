@@ -4,11 +4,11 @@
     slurm/testcluster/cluster with .venv/bin/python -m benchmarks.dispatch submission --runs 1000
     slurm/testcluster/cluster with .venv/bin/python -m benchmarks.dispatch jobs --runs 16
 
-`simulated`: one user of 50 under a quota, on the cluster of tests/dispatch/simulated.py. Head time is that of all
-cycles together, without what the simulated jobs do. `submission`: `harness run --detach` of runs that wait, and
-`status` of them. `jobs`: the same runs by this dispatch, one and several to a job, and by plain submitit map_array, on
-the same nodes: seconds from a job's start to its first step, and training's and evaluation's share of the allocated
-time.
+`simulated`: one user of 50 under a quota, on the cluster of tests/dispatch/simulated.py. Head time is what all cycles
+together take of a processor, without what the simulated jobs do. `submission`: `harness run --detach` of runs that
+wait, and `status` of them. `jobs`: the same runs by this dispatch, one and several to a job, and by plain submitit
+map_array, on the same nodes: seconds from a job's start to its first step, and training's and evaluation's share of the
+allocated time.
 """
 
 from __future__ import annotations
@@ -45,26 +45,26 @@ def simulated(runs: int) -> None:
     """One sweep to its end."""
     with tempfile.TemporaryDirectory() as folder:
         store = Store(Path(folder) / "store")
-        begun = time.perf_counter()
+        begun = time.process_time()
         plan = plan_of(ablation({"a": {}}, seeds=runs))
-        planned = time.perf_counter() - begun
+        planned = time.process_time() - begun
         in_jobs = 0.0
 
         def carry_out(batch: Batch, task: int) -> None:
             nonlocal in_jobs
-            begun = time.perf_counter()
+            begun = time.process_time()
             for run in load(batch.folder).intent.tasks[task]:
                 complete(plan, store, run)
-            in_jobs += time.perf_counter() - begun
+            in_jobs += time.process_time() - begun
 
         cluster = SimulatedCluster(carry_out, slots=SLOTS, quota=10_000, max_array=1000)
         profile = Profile.model_validate({"gpus_per_task": 1, "mem_gb": 8, "partitions": ["gpu"]})
         conductor = Sweep(plan, store, Settings(store=store.root), profile, cluster)
-        begun, cycles = time.perf_counter(), 0
+        begun, cycles = time.process_time(), 0
         while conductor.progress().done < runs:
             conductor.cycle()
             cycles += 1
-        head = time.perf_counter() - begun - in_jobs
+        head = time.process_time() - begun - in_jobs
         assert set(cluster.accepted.values()) == {1}
     calls = ", ".join(f"{name} {count}" for name, count in sorted(cluster.calls.items()))
     each = 1000 * head / runs

@@ -125,7 +125,7 @@ def test_code_that_is_edited_after_submission_changes_nothing(
     assert check_results(campaign) == RUNS
 
 
-def test_a_quota_of_jobs_only_takes_longer(cluster: Cluster, straight: Path, tmp_path: Path) -> None:
+def test_a_quota_of_jobs_only_takes_longer(cluster: Cluster, tmp_path: Path) -> None:
     campaign = Campaign.create(tmp_path / "campaign", cluster, seeds=2, profile='qos = "few"')  # 9 runs, 5 jobs
     campaign.finish()
     campaign.carry_out_reference()
@@ -138,10 +138,8 @@ def test_a_quota_of_jobs_only_takes_longer(cluster: Cluster, straight: Path, tmp
     ("line", "known"),
     [('partitions = ["nowhere"]', "main"), ('account = "nobody"', "research"), ("gpus_per_task = 9", "2")],
 )
-def test_what_the_cluster_has_not_is_one_sentence(
-    cluster: Cluster, straight: Path, tmp_path: Path, line: str, known: str
-) -> None:
-    campaign = create(tmp_path, cluster, straight, profile=line)
+def test_what_the_cluster_has_not_is_one_sentence(cluster: Cluster, tmp_path: Path, line: str, known: str) -> None:
+    campaign = Campaign.create(tmp_path / "campaign", cluster, profile=line)
     said = campaign.finish(status=2)
     assert known in said
     assert "Traceback" not in said
