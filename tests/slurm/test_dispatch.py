@@ -41,7 +41,7 @@ def running(campaign: Campaign) -> Mischief:
 
 
 def test_a_sweep_of_packed_runs_ends_in_the_same_numbers(cluster: Cluster, straight: Path, tmp_path: Path) -> None:
-    campaign = create(tmp_path, cluster, straight, pack=2)
+    campaign = create(tmp_path, cluster, straight, pack=4)
     said = campaign.finish()
     assert "clip" in said
     assert check_results(campaign) == RUNS
