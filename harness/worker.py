@@ -70,7 +70,7 @@ def _attempt(folder: RunFolder, here: Place, number: int, stop: Stop) -> int:
             attempt = Attempt(folder, request, number, stop, world)
             finished = attempt.train()
         if not finished:
-            if folder.is_paused():
+            if here.rank > 0 or folder.is_paused():  # whether it is a pause or a stop is the first one's to say
                 return DONE
             return _failed(folder, here, number, "interrupted", "stopped on request", STOPPED)
         if here.rank == 0 and request.phase != "train":
@@ -93,7 +93,7 @@ def _failed(folder: RunFolder, here: Place, attempt: int, cause: Cause, message:
     print(f"harness: {message}", file=sys.stderr)
     failure = Failure(cause=cause, message=message, attempt=attempt, ended_at=time.time())
     if here.rank > 0:
-        if status != STOPPED and not folder.failure_file.exists():
+        if not folder.failure_file.exists():
             folder.fail(failure)
         return status
     folder.attempts.check(attempt)

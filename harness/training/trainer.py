@@ -157,13 +157,19 @@ class Trainer:
         with self._clock("optimiser"):
             norm = nn.utils.clip_grad_norm_(self._parameters, self._train.grad_clip or math.inf)
             value, norm_value = torch.stack([loss.double(), norm.double()]).tolist()  # the step's one wait for a GPU
-            self._check_finite(value, norm_value, step, batch, logs)
-            spike = student.watch(step + 1, value, batch.everyone)
+            try:
+                self._check_finite(value, norm_value, step, batch, logs)
+                spike = student.watch(step + 1, value, batch.everyone)
+            except TrainingError:
+                self._undo()
+                raise
             logs |= student.precision.step(student.optimiser)
             student.objective.clamp_()
             if student.average is not None:
                 student.average.update()
-        return logs | {"loss": value, "lr": self._train.optimiser.lr * share, "grad_norm": norm_value}, spike
+        logs |= {"loss": value, "lr": self._train.optimiser.lr * share}
+        # A scaled gradient that has overflowed has no norm; its step was left out, and loss_scale tells of it.
+        return logs | ({"grad_norm": norm_value} if math.isfinite(norm_value) else {}), spike
 
     def _backward(self, step: int, batch: Batch) -> tuple[Tensor, Logs]:
         """Gradients of the global loss on all parameters; the loss and its terms."""
@@ -192,12 +198,15 @@ class Trainer:
         if math.isfinite(loss) and (math.isfinite(norm) or self._student.precision.scales):
             return
         what = "gradient" if math.isfinite(loss) else "loss"
-        self._encoder.forget()
-        for buffer, before in zip(self._student.objective.buffers(), self._state_before, strict=True):
-            buffer.copy_(before)
         terms = [name for name, term in logs.items() if not math.isfinite(float(term))] or [what]
         samples = ", ".join(map(str, batch.everyone[:8].tolist()))
         raise TrainingError(
             f"the {what} is not finite at step {step + 1} (terms: {', '.join(terms)}; samples {samples}, ...)",
             fix="lower train.optimiser.lr, set train.grad_clip, or look at the samples; the last checkpoint is good",
         )
+
+    def _undo(self) -> None:
+        """Bring what the step has moved already, running statistics, back to where it was before."""
+        self._encoder.forget()
+        for buffer, before in zip(self._student.objective.buffers(), self._state_before, strict=True):
+            buffer.copy_(before)

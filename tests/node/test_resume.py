@@ -35,6 +35,35 @@ ARMS: dict[str, dict[str, Any]] = {
         }
     },
 }
+ACCUMULATED = {"log_every": 1, "micro_batch_size": 4}
+ARMS["float16, average, accumulated"] = {
+    "train": {
+        "duration": f"{STEPS} steps",
+        "global_batch_size": 16,
+        "virtual_batch_size": 4,
+        "precision": "float16",
+        "ema_decay": 0.9,
+        "grad_clip": 1.0,
+        "schedule": "constant",
+        "cooldown": "3 steps",
+    },
+    "resources": ACCUMULATED,
+}
+LONG: dict[str, dict[str, Any]] = {
+    "softmax, raw": {},
+    "softmax, sampled": {"captions": SAMPLE},
+    "softmax, mixed share": {"captions": {**SAMPLE, "pseudo_share": 0.5}},
+    "softmax, several positives": {"captions": ALL, "loss": {"kind": "supcon_out"}, "mining": MINING},
+    "sigmoid": {"loss": {"kind": "sigmoid"}},
+    "fff": {"captions": ALL, "loss": {"kind": "multi_positive_sigmoid"}, "mining": MINING},
+    "gated": {"captions": {"source": "captioner", "count": 1}, "loss": {"kind": "alip"}},
+    "geometry": {"loss": {"kind": "cyclip"}},
+    "teacher": {"loss": {"kind": "otter"}},
+    "float16, average, accumulated": {
+        "train": {"virtual_batch_size": 4, "precision": "float16", "ema_decay": 0.9, "grad_clip": 1.0},
+        "resources": ACCUMULATED,
+    },
+}
 
 
 class StopAfter(threading.Event):
@@ -70,19 +99,18 @@ def final(folder: RunFolder) -> tuple[dict[str, torch.Tensor], list[dict[str, fl
     return weights, lines, folder.record().evaluations
 
 
-@pytest.mark.parametrize("arm", ARMS)
-def test_interrupted_run_ends_bitwise_equal(arm: str, root: Path, tmp_path: Path) -> None:
-    one = experiment(**ARMS[arm])
+def assert_resumes(fields: dict[str, Any], stops: list[int], root: Path, aside: Path) -> None:
+    """A run that is stopped after each of `stops` ends as one that is not."""
+    one = experiment(**fields)
     _, run = planned(root, one)
     teach(root, run.teacher, one)
     straight = prepared(root, run)
     assert worker.main(straight.path) == worker.DONE
     reference = final(straight)
 
-    straight.path.rename(tmp_path / "aside")  # the same id again, in the same store, with the same teacher
+    straight.path.rename(aside / "aside")  # the same id again, in the same store, with the same teacher
     folder = prepared(root, run)
-    stops = np.random.default_rng(len(arm)).choice(np.arange(1, STEPS - 1), size=2, replace=False)
-    for steps in sorted(stops.tolist()):
+    for steps in sorted(stops):
         done = int(folder.read_progress().get("step", 0))
         with folder.claimed():
             attempt = Attempt(folder, load_request(folder), 1, StopAfter(steps - done))
@@ -91,11 +119,26 @@ def test_interrupted_run_ends_bitwise_equal(arm: str, root: Path, tmp_path: Path
     assert worker.main(folder.path) == worker.DONE
 
     weights, lines, evaluations = final(folder)
-    assert [len(lines), lines[-1]["loss"]] == [STEPS, reference[1][-1]["loss"]]
+    assert [len(lines), lines[-1]["loss"]] == [run.steps, reference[1][-1]["loss"]]
     assert lines == reference[1]
     assert evaluations == reference[2]
     assert weights.keys() == reference[0].keys()
     assert all(torch.equal(weights[name], reference[0][name]) for name in weights)
+
+
+@pytest.mark.parametrize("arm", ARMS)
+def test_interrupted_run_ends_bitwise_equal(arm: str, root: Path, tmp_path: Path) -> None:
+    stops = np.random.default_rng(len(arm)).choice(np.arange(1, STEPS - 1), size=2, replace=False)
+    assert_resumes(ARMS[arm], stops.tolist(), root, tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("arm", LONG)
+def test_stopped_at_twenty_random_steps(arm: str, root: Path, tmp_path: Path) -> None:
+    stops = np.random.default_rng(len(arm)).choice(np.arange(1, 39), size=20, replace=False)
+    fields = LONG[arm]
+    recipe = {"duration": "40 steps", "global_batch_size": 16, "optimiser": {"lr": 1e-2}} | fields.get("train", {})
+    assert_resumes(fields | {"train": recipe}, stops.tolist(), root, tmp_path)
 
 
 def test_seeds_differ_and_repeat(root: Path) -> None:
