@@ -6,14 +6,16 @@ import json
 import sys
 import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from harness.cli.show import WATCH_S, seconds, table
-from harness.dispatch.budget import Used, used
+from harness.dispatch.budget import Used, held
 from harness.dispatch.placement import Place
+from harness.fence import Attempt
 from harness.plan import Plan
+from harness.record import Record
 from harness.store import RunFolder, State, Store
 
 HEADER = ["run", "arm", "seed", "state", "step", "left", "metric", "node", "attempts", "hours"]
@@ -89,24 +91,24 @@ def _standing(folder: RunFolder, name: tuple[str, str], primary: str, place: Pla
         return Standing(folder.id, arm, seed, State.MISSING)
     attempts = folder.attempts.all()
     host = attempts[-1].start.host if attempts else ""
-    state, at = _state(folder, place), folder.read_progress()
-    running = state == State.RUNNING
+    state, at = _state(folder, place, attempts), folder.read_progress()
+    running, record = state == State.RUNNING, folder.record() if state == State.DONE else None
     return Standing(
         folder.id,
         arm,
         seed,
         state,
-        step=_step(folder, state, at),
+        step=_step(record, at),
         left=_left(at) if running else "",
-        metric=_metric(folder, primary, state),
+        metric=_metric(folder, record, primary),
         node=(place.job.node if place is not None and place.job is not None and running else host) or host,
         attempts=len(attempts),
-        used=used(folder),
+        used=held(folder, attempts),
         clock=float(at.get("time", 0.0)) - time.time() if running else 0.0,
     )
 
 
-def _state(folder: RunFolder, place: Place | None) -> str:
+def _state(folder: RunFolder, place: Place | None, attempts: Sequence[Attempt]) -> str:
     """The folder's word first, then the job's."""
     if folder.record_file.exists():
         return State.DONE
@@ -119,13 +121,12 @@ def _state(folder: RunFolder, place: Place | None) -> str:
     state = folder.state()
     if state is State.FAILED:
         return f"{state}: {folder.failure().cause}"
-    ends = [attempt.end for attempt in folder.attempts.all() if attempt.end is not None]
+    ends = [attempt.end for attempt in attempts if attempt.end is not None]
     return f"{state} ({ends[-1].cause})" if state is not State.RUNNING and ends else state
 
 
-def _step(folder: RunFolder, state: str, at: Mapping[str, Any]) -> str:
-    if state == State.DONE:
-        record = folder.record()
+def _step(record: Record | None, at: Mapping[str, Any]) -> str:
+    if record is not None:
         return f"{record.steps} in {seconds(record.cost.duration_s)}"
     return f"{at['step']} of {at['steps']}" if at.keys() >= {"step", "steps"} else ""
 
@@ -136,10 +137,10 @@ def _left(at: Mapping[str, Any]) -> str:
     return seconds((at["steps"] - at["step"]) * at["elapsed_s"] / at["step"])
 
 
-def _metric(folder: RunFolder, name: str, state: str) -> str:
+def _metric(folder: RunFolder, record: Record | None, name: str) -> str:
     """The latest value of the primary metric."""
-    if state == State.DONE:
-        metric = folder.record().metric(name)
+    if record is not None:
+        metric = record.metric(name)
         return f"{metric.value:.4g}" if metric is not None else ""
     value = _last_logged(folder, name)
     return "" if value is None else f"{value:.4g}"

@@ -28,7 +28,12 @@ class Used:
 
 def used(folder: RunFolder) -> Used:
     """What all attempts at a run have held so far, each by its own node's clock."""
-    return sum((_of(attempt, folder) for attempt in folder.attempts.all()), Used())
+    return held(folder, folder.attempts.all())
+
+
+def held(folder: RunFolder, attempts: Iterable[Attempt]) -> Used:
+    """What these attempts at the run in `folder` have held so far."""
+    return sum((_of(attempt, folder) for attempt in attempts), Used())
 
 
 def _of(attempt: Attempt, folder: RunFolder) -> Used:
