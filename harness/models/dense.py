@@ -10,7 +10,6 @@ import torch
 from open_clip.model import CLIP
 from open_clip.transformer import VisionTransformer
 from torch import Tensor, nn
-from torch.nn import functional as F  # noqa: N812
 
 __all__ = ["image_tokens", "text_tokens", "token_mask", "why_no_tokens"]
 
@@ -60,8 +59,3 @@ def text_tokens(model: CLIP, tokens: Tensor) -> Tensor:
         hidden = hidden @ model.text_projection
     ends = hidden[torch.arange(len(tokens), device=tokens.device), tokens.argmax(dim=1)]
     return torch.cat([ends[:, None], hidden], dim=1)
-
-
-def padded(features: Tensor, positions: int) -> Tensor:
-    """Unit rows of features [M, l, d], with zeros up to `positions` [M, positions, d]."""
-    return F.pad(F.normalize(features.float(), dim=-1), (0, 0, 0, positions - features.shape[1]))

@@ -22,7 +22,7 @@ from torch.nn import functional as F  # noqa: N812
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from harness.errors import ModelError
-from harness.models.dense import image_tokens, padded, text_tokens, why_no_tokens
+from harness.models.dense import image_tokens, text_tokens, why_no_tokens
 from harness.models.tokens import TokenCache
 from harness.spec.explain import nearest
 from harness.spec.model import Model, shipped_names
@@ -138,14 +138,16 @@ class Towers(nn.Module):
 
         Features of padding (`dense.token_mask`) are zero or without meaning.
         """
-        model, positions = self.model, 1 + tokens.shape[1]
-        assert isinstance(model, CLIP)
         if not self.trims:
-            return padded(text_tokens(model, tokens.to(self.device)), positions)
+            return self._unit_tokens(tokens)
         groups = length_groups(tokens.argmax(dim=1) + 1, tokens.shape[1])
-        parts = ((tokens[group, :length].to(self.device), group) for length, group in groups)
-        encoded = [padded(text_tokens(model, part), positions) for part, _ in parts]
+        parts = (self._unit_tokens(tokens[group, :length]) for length, group in groups)
+        encoded = [F.pad(part, (0, 0, 0, 1 + tokens.shape[1] - part.shape[1])) for part in parts]
         return torch.cat(encoded)[torch.cat([group for _, group in groups]).argsort().to(self.device)]
+
+    def _unit_tokens(self, tokens: Tensor) -> Tensor:
+        assert isinstance(self.model, CLIP)
+        return F.normalize(_full(text_tokens(self.model, tokens.to(self.device))), dim=-1)
 
     def require_tokens(self) -> None:
         """Make sure that the towers give token features.

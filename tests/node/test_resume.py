@@ -15,6 +15,7 @@ from harness.attempt import Attempt, load_request
 from harness.store import RunFolder, State
 from harness.training.speed import TIMINGS
 from tests.node.small import STEPS, experiment, planned, prepared
+from tests.training.made import VIT_MODEL
 
 ALL = {"source": "captioner", "count": 2, "mixing": "all"}
 SAMPLE = {"source": "captioner", "count": 2, "mixing": "sample"}
@@ -26,6 +27,7 @@ ARMS: dict[str, dict[str, Any]] = {
     "fff": {"captions": ALL, "loss": {"kind": "multi_positive_sigmoid"}, "mining": MINING},
     "alip": {"captions": {"source": "captioner", "count": 1}, "loss": {"kind": "alip"}},
     "soft_teacher": {"loss": {"kind": "soft_teacher"}},
+    "filip": {"loss": {"kind": "filip"}, "model": VIT_MODEL},
     "grouped": {
         "train": {
             "duration": f"{STEPS} steps",

@@ -25,6 +25,12 @@ ARMS: dict[str, dict[str, Any]] = {
         "loss": {"kind": "sigmoid", "slotwise": True},
         "captions": FFF["captions"],
     },
+    "tokens": {
+        "model": VIT_MODEL,
+        "train": train(),
+        "loss": {"kind": "filip"},
+        "captions": FFF["captions"],
+    },
     "fff with mining": {"model": VIT_MODEL, "train": train(), **FFF},
     "ghost batch norm, average": {
         "model": {"name": "resnet", "config": CONFIG},
