@@ -46,17 +46,24 @@ def plan(spec: str | Path | Ablation) -> Plan:
     return Project.at(_folder(spec)).plan(spec)
 
 
-def run(spec: str | Path | Ablation, *, on: Literal["local", "inline"] = "local", jobs: int | None = None) -> bool:
+def run(spec: str | Path | Ablation, *, on: str = "local", jobs: int | None = None) -> bool:
     """Train and evaluate every missing run once; whether all of them are done.
+
+    Args:
+        on: `local` (processes of this machine), `inline` (this process), or the file of a cluster profile.
+        jobs: runs at a time on this machine.
 
     Raises:
         harness.errors.HarnessError: the spec is not valid, or its data cannot be read.
     """
-    from harness.cli import running
+    from harness.cli import cluster, running
     from harness.project import Project
 
     project = Project.at(_folder(spec))
-    return running.carry_out(project.plan(spec), project, running.workers(on, jobs, project.settings))
+    plan = project.plan(spec)
+    if cluster.is_profile(on):
+        return cluster.carry_out(plan, project, cluster.sweep(plan, project, on, None, False))
+    return running.carry_out(plan, project, running.workers(on, jobs, project.settings))
 
 
 def report(

@@ -7,7 +7,6 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from harness.cli.running import prepare_data, watch_over
-from harness.cli.show import seconds
 from harness.cost import predicted_hours
 from harness.dispatch.budget import Budget
 from harness.dispatch.placement import Place, Placements
@@ -87,6 +86,14 @@ def look(store: Store) -> tuple[dict[str, Place], tuple[str, ...]]:
     return placements.active, placements.notes
 
 
+def refuse_what_jobs_have(plan: Plan, store: Store) -> None:
+    """Raise DispatchError where jobs of a cluster have runs of the plan: they must not run here as well."""
+    active, _ = look(store)
+    if mine := active.keys() & plan.runs.keys():
+        fix = "go on with `--on` their profile, or cancel them first with `harness cancel`"
+        raise DispatchError(f"{len(mine)} runs of it are in jobs of SLURM", where=plan.name, fix=fix)
+
+
 def cancel(runs: Collection[str], store: Store) -> int:
     """Cancel the jobs of these runs; returns how many there were."""
     active, notes = look(store)
@@ -150,8 +157,3 @@ def _confirmed(question: str) -> bool:
     import typer
 
     return typer.confirm(question, default=False)
-
-
-def hours(amount: float) -> str:
-    """Hours for people."""
-    return seconds(amount * 3600) if amount < 1 else f"{amount:.1f} h"

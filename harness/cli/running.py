@@ -116,12 +116,14 @@ def wrap_up(plan: Plan, project: Project) -> None:
         print(f"warning: {error}; the records are safe", file=sys.stderr)
 
 
-def detach(spec: Path, assignments: Sequence[str], on: str | None, jobs: int | None, project: Project) -> None:
-    """Start the same command in the background."""
+def detach(
+    spec: Path, assignments: Sequence[str], on: str | None, jobs: int | None, project: Project, more: Sequence[str] = ()
+) -> None:
+    """Start the same command in the background; `more` are further arguments of it."""
     command = [sys.executable, "-m", "harness", "run", str(spec.resolve())]
     command += [part for assignment in assignments for part in ("--set", assignment)]
     command += ["--on", on] if on else []
-    command += ["--jobs", str(jobs)] if jobs else []
+    command += [*(["--jobs", str(jobs)] if jobs else []), *more]
     log = project.store.root / f"{spec.stem}.log"
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("a") as stream:

@@ -95,24 +95,24 @@ def run(
     yes: Annotated[bool, typer.Option("--yes", help="Submit as much as fits into the budget, without asking.")] = False,
 ) -> None:
     """Train and evaluate every missing run once, then print the table. Ctrl-C stops cleanly; run again to go on."""
-    from harness.cli import running
+    from harness.cli import cluster, running
 
     project = _project(spec.parent)
     planned = project.plan(spec, set_)
     target = on or project.settings.profile
-    if target.endswith(".toml"):
-        from harness.cli import cluster
-
+    if cluster.is_profile(target):
         sweep = cluster.sweep(planned, project, target, max_gpu_hours, yes)
         if detach:
             if not cluster.submit(sweep, spec):
-                running.detach(spec, set_, target, jobs, project)
+                budget = [] if max_gpu_hours is None else ["--max-gpu-hours", str(max_gpu_hours), "--yes"]
+                running.detach(spec, set_, target, jobs, project, budget)
             return
         finished = cluster.carry_out(planned, project, sweep)
     elif detach:
         running.detach(spec, set_, on, jobs, project)
         return
     else:
+        cluster.refuse_what_jobs_have(planned, project.store)
         finished = running.carry_out(planned, project, running.workers(target, jobs, project.settings))
     running.wrap_up(planned, project)
     raise typer.Exit(0 if finished else 1)

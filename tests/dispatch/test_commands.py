@@ -157,6 +157,33 @@ def test_arms_that_vanished(spec: Path, slurm: MadeScheduler, capsys: pytest.Cap
     assert "no job has a run that the spec does not ask for" in out
 
 
+def test_what_jobs_have_does_not_run_here_as_well(
+    spec: Path, slurm: MadeScheduler, capsys: pytest.CaptureFixture[str]
+) -> None:
+    submitted(capsys, spec)
+    code, _, err = harness(capsys, "run", spec)
+    assert code == 2
+    assert err.startswith("harness: ablation: 4 runs of it are in jobs of SLURM; go on with `--on` their profile")
+
+
+def test_what_is_held_back_goes_on_in_the_background_within_its_budget(
+    spec: Path, slurm: MadeScheduler, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun: list[list[str]] = []
+
+    class Begun:
+        pid = 1
+
+        def __init__(self, command: list[str], **_: object) -> None:
+            begun.append(command)
+
+    monkeypatch.setattr("harness.cli.running.subprocess.Popen", Begun)
+    out = submitted(capsys, spec, "--max-gpu-hours", "1", "--yes")
+    assert "2 jobs are held back by the budget" in out
+    assert len(slurm.jobs) == 2
+    assert begun[0][3:] == ["run", str(spec), "--on", "mine.toml", "--max-gpu-hours", "1.0", "--yes"]
+
+
 def test_bad_profiles_and_no_slurm(
     spec: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -20,12 +20,12 @@ from harness.store import RunFolder
 
 def work(run_dir: Path) -> int:
     folder = RunFolder(run_dir)
+    stopped: list[int] = []
+    signal.signal(signal.SIGTERM, lambda number, _: stopped.append(number))  # first: a test stops it once it is claimed
     with folder.claimed():
         attempts = folder.path / "tries"
         with attempts.open("a") as stream:
             stream.write(f"{os.getpid()} {os.environ['OMP_NUM_THREADS']}\n")
-        stopped: list[int] = []
-        signal.signal(signal.SIGTERM, lambda number, _: stopped.append(number))
         print("at work", flush=True)
         action = (folder.path / "do").read_text()
         if action == "die always" or (action == "die" and len(attempts.read_text().splitlines()) == 1):
