@@ -262,6 +262,26 @@ def sync(spec: Spec, set_: Set) -> None:
 
 
 @app.command()
+def references(
+    files: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="FILE...", help="clip_benchmark's JSON or CSV, a paper's table as TOML.", show_default=False
+        ),
+    ],
+    arm: Annotated[
+        list[str],
+        typer.Option("--arm", metavar="[ROW=]ARM", help="The arm that numbers stand beside.", default_factory=list),
+    ],
+) -> None:
+    """Print others' results as [[references]] of an ablation, each with how it was measured as far as known."""
+    from harness.external import arm_names, as_toml, assigned, read_external
+
+    found = [one for file in files for one in read_external(file)]
+    print(as_toml(assigned(found, arm_names(arm))), end="")
+
+
+@app.command()
 def ui(port: Annotated[int, typer.Option(help="Port on this machine.")] = 5000) -> None:
     """Open the MLflow UI on the project's tracking store."""
     import os
