@@ -24,6 +24,7 @@ from harness.report.fairness import Differences, Flag, flags
 from harness.report.layouts import grid_table, suite_table
 from harness.report.numbers import clean
 from harness.report.results import TRAINING, Results
+from harness.report.samples import sample_table
 from harness.report.table import Table
 from harness.report.tables import arms_table, claims_table, references_table
 
@@ -93,7 +94,8 @@ class Document:
         suite = suite_table(self.results, self.shown)
         effects = effects_table(self.primary, self.effects)
         tables = (claims_table(self.results, self.verdicts), references_table(self.results, self.column))
-        return _present((arms_table(self.results, self.shown), *grids, suite, effects, *tables))
+        samples = sample_table(self.results, self.primary)
+        return _present((arms_table(self.results, self.shown), samples, *grids, suite, effects, *tables))
 
     @cached_property
     def changes(self) -> Table | None:
