@@ -11,6 +11,7 @@ store/runs/<id>/
     weights.pt       the final model
     record.json      what came out: its presence means done
     failure.json     why the last attempt did not complete
+    gallery.json     a few images with the captions that mining gave them
     outcomes/        per-sample outcomes of evaluation sets
     log.txt          what the worker printed
     attempts/        who began each attempt, and how it ended (see `harness.fence`)
@@ -101,6 +102,7 @@ class RunFolder:
     failure_file = _File("failure.json")
     spikes = _File("spikes.jsonl")
     outcomes = _File("outcomes")
+    gallery = _File("gallery.json")
     log = _File("log.txt")
     lock = _File("lock")
 

@@ -10,6 +10,7 @@ from harness.project import Project
 from harness.request import Request
 from harness.spec.explain import nearest
 from harness.spec.mining import ThresholdMining
+from harness.store import RunFolder
 
 
 def preview(plan: Plan, project: Project, arm: str | None, batches: int, out: Path) -> Path:
@@ -27,7 +28,7 @@ def preview(plan: Plan, project: Project, arm: str | None, batches: int, out: Pa
         raise SpecError(f"the teacher, run {run.teacher}, has not been trained", where=plan.name, fix=fix)
     request = Request.of(run.experiment, run.id, run.teacher, project.settings, threads=1)
     path = out / f"{plan.name}-preview.html"
-    _write(path, request, batches)
+    _write(path, request, batches, project.store.run(run.id))
     return path
 
 
@@ -40,15 +41,16 @@ def _mining_run(plan: Plan, arm: str | None) -> PlannedRun:
     return plan.runs[next(iter(plan.ids(arm or mining[0]).values()))]
 
 
-def _write(path: Path, request: Request, count: int) -> None:
+def _write(path: Path, request: Request, count: int, folder: RunFolder) -> None:
     import torch
 
     from harness.batches import BatchSource
     from harness.data.dataset import open_dataset
     from harness.data.inspection import inspect_data
     from harness.miner import build_miner
-    from harness.mining.preview import PreviewBatch, write_preview
+    from harness.mining.preview import write_preview
     from harness.models import build_towers
+    from harness.showing import leave_gallery, preview_batch
     from harness.teaching import features_for
 
     experiment = request.experiment
@@ -58,18 +60,7 @@ def _write(path: Path, request: Request, count: int) -> None:
     features = features_for(request, dataset, fingerprint, torch.device("cpu"))
     source = BatchSource(experiment, dataset, build_towers(experiment.model), features)
     miner = build_miner(experiment.mining, source, experiment.captions)
-    keys, shown = dataset.keys, []
-    for batch, _ in zip(source.batches(0), range(count), strict=False):
-        truth, informative = miner.truth_of(batch) or (None, None)
-        shown.append(
-            PreviewBatch(
-                keys=[keys[sample] for sample in batch.samples],
-                pictures=[dataset.image(sample) for sample in batch.samples.tolist()],
-                captions=source.texts(batch.samples, batch.chosen),
-                owner=batch.chosen.owner,
-                mined=miner.mined(batch),
-                truth=truth,
-                informative=informative,
-            )
-        )
-    write_preview(path, shown)
+    first = zip(source.batches(0), range(count), strict=False)
+    write_preview(path, [preview_batch(source, miner, batch) for batch, _ in first])
+    if folder.path.exists():  # so that reports have it
+        leave_gallery(folder, source, miner)

@@ -15,12 +15,15 @@ import torch
 from PIL import Image
 
 from harness.files import write_text
+from harness.gallery import Card, Gallery, MinedCaption
 from harness.mining.positives import CLAUSES, GROUND_TRUTH, Mined
 from harness.mining.score import score
 
 _TEMPLATES = Path(__file__).parent / "templates"
 _SHOWN = 24
 """Mined captions shown per image; the rest is counted."""
+_LISTED = 5
+"""Mined captions listed per image of a gallery."""
 _SIDE = 160
 """Longest side of a picture in pixels."""
 
@@ -101,6 +104,29 @@ def write_preview(path: Path, batches: Sequence[PreviewBatch], about: Mapping[st
     )
     sections = [_section(batch) for batch in batches]
     write_text(path, environment.get_template("preview.html").render(about=about or {}, sections=sections))
+
+
+def gallery_of(batch: PreviewBatch, most: int = 6) -> Gallery:
+    """The `most` images of a batch for which mining found most, each with a few of the captions it found."""
+    section = _section(batch)
+    ranked = sorted(section.cards, key=lambda card: -(len(card.mined) + card.more))[:most]
+    cards = tuple(
+        Card(
+            key=card.key,
+            picture=section.pictures[card.image],
+            own=tuple(line.text for line in card.own),
+            mined=tuple(_mined_caption(line, section.pictures) for line in card.mined[:_LISTED]),
+            more=card.more + max(len(card.mined) - _LISTED, 0),
+        )
+        for card in ranked
+    )
+    return Gallery(images=section.images, changed=len(section.cards), figures=tuple(section.figures), cards=cards)
+
+
+def _mined_caption(line: _Line, pictures: Sequence[str]) -> MinedCaption:
+    return MinedCaption(
+        text=line.text, key=line.key, picture=pictures[line.image], clauses=line.clauses, verdict=line.verdict
+    )
 
 
 def _section(batch: PreviewBatch) -> _Section:

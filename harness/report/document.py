@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 from functools import cached_property
 
+from harness.gallery import Gallery, read_gallery
 from harness.report.answer import Answer, Verdict, answer, verdicts
 from harness.report.budgets import budget_table
 from harness.report.comparison import Column, compare_arms
@@ -28,6 +29,7 @@ from harness.report.samples import sample_table
 from harness.report.table import Table
 from harness.report.tables import arms_table, claims_table, references_table
 
+MOST_GALLERIES = 3
 MOST_GRIDS = 4
 """Shown metrics that get a grid of their own."""
 
@@ -101,6 +103,20 @@ class Document:
     def changes(self) -> Table | None:
         """What the arms change."""
         return changes_table(self.results, self.differences)
+
+    @cached_property
+    def galleries(self) -> tuple[tuple[str, Gallery], ...]:
+        """What mining found, of a few arms: the best ones first, each as one of its runs left it."""
+        ranked = dict.fromkeys([*(arm.arm for arm in self.primary.comparable), *self.results.by_arm])
+        found: list[tuple[str, Gallery]] = []
+        for arm in ranked:
+            left = (read_gallery(run.folder.gallery) for run in self.results.by_arm[arm])
+            gallery = next((one for one in left if one is not None and one.cards), None)
+            if gallery is not None:
+                found.append((self.results.labels[arm], gallery))
+            if len(found) == MOST_GALLERIES:
+                break
+        return tuple(found)
 
     @cached_property
     def sets(self) -> tuple[Table, ...]:

@@ -21,6 +21,8 @@ from harness.report.table import Entry, Head, Table
 TEMPLATES = Path(__file__).parent / "templates"
 LEADING = ("forest", "seeds")
 """Figures that stand beside the table of arms."""
+GALLERY_FIGURES = ("positives per image", "mined per image", "mining precision", "mining recall")
+"""What is said of a gallery's batch; the rest stands in the training metrics."""
 _NEGATIVE = re.compile(r"(?<![\w.)-])-(?=\d)")
 _SEPARATOR = re.compile(r"([/_])")
 
@@ -39,6 +41,7 @@ def as_html(document: Document) -> str:
         lstrip_blocks=True,
     )
     environment.filters["number"] = _number
+    environment.filters["plain"] = clean
     environment.filters["breakable"] = _breakable
     environment.filters["rows"] = _rows
     return environment.get_template("report.html").render(
@@ -50,6 +53,7 @@ def as_html(document: Document) -> str:
         protocols=[tuple(map(clean, one[:2])) + one[2:] for one in protocol_texts(results)],
         as_of=_as_of(results),
         version=__version__,
+        shown_figures=GALLERY_FIGURES,
     )
 
 

@@ -7,11 +7,13 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
 from PIL import Image
 
+from harness.gallery import read_gallery, write_gallery
 from harness.mining import Thresholds, mine
-from harness.mining.preview import PreviewBatch, write_preview
+from harness.mining.preview import PreviewBatch, gallery_of, write_preview
 
 SCRIPT = "<script>alert(1)</script>"
 
@@ -98,3 +100,24 @@ def test_long_lists_are_cut_and_counted(tmp_path: Path) -> None:
     page = Page((tmp_path / "gallery.html").read_text())
     assert page.cards["i1-0"].count("image-image") == 24
     assert page.cards["i1-0"][-1] == "and 15 more"
+
+
+def test_a_gallery_holds_the_images_for_which_most_was_found_and_reads_back(tmp_path: Path) -> None:
+    found = gallery_of(batch(), most=2)
+    assert (found.images, found.changed, len(found.cards)) == (4, 3, 2)
+    first = found.cards[0]
+    assert first.key == "shard/0"
+    assert [(one.text, one.key, one.clauses, one.verdict) for one in first.mined] == [
+        (f"a {SCRIPT} disc", "shard/1", ("image-image",), "false")
+    ]
+    write_gallery(tmp_path / "gallery.json", found)
+    assert read_gallery(tmp_path / "gallery.json") == found
+
+
+@pytest.mark.parametrize("damage", ['{"images": 1', '{"images": 4}', "[]", "javascript"])
+def test_a_gallery_that_cannot_be_shown_is_none(tmp_path: Path, damage: str) -> None:
+    file = tmp_path / "gallery.json"
+    assert read_gallery(file) is None
+    text = gallery_of(batch()).model_dump_json()
+    file.write_text(text.replace("data:image/jpeg;base64,", "javascript:", 1) if damage == "javascript" else damage)
+    assert read_gallery(file) is None
