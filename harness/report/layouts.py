@@ -160,17 +160,18 @@ def _oriented(design: Design) -> tuple[str, str]:
     return (first, second) if len(design.factors[first]) <= len(design.factors[second]) else (second, first)
 
 
-def _place(column: Column) -> tuple[int, bool]:
+def _place(column: Column) -> tuple[int, bool, bool]:
     """Text retrieval before image retrieval, the sets that papers print last at the end, declared order within."""
     set_name, _, metric = column.metric.partition("/")
     directions = ["", *_DIRECTIONS]
     direction = next((found for found in _DIRECTIONS if metric.startswith(found)), "")
-    return directions.index(direction), set_name in _LAST
+    return directions.index(direction), metric == "average", set_name.partition("@")[0] in _LAST
 
 
 def _head(metric: str) -> Head:
     set_name, _, name = metric.partition("/")
-    printed = _PRINTED.get(set_name, set_name)
+    known, _, protocol = set_name.partition("@")
+    printed = _PRINTED.get(known, known) + (f" ({protocol})" if protocol else "")
     for direction, short in _DIRECTIONS.items():
         if name.startswith(f"{direction}_recall@"):
             return Head(f"R@{name.rpartition('@')[2]}", group=f"{printed}, {short}")
