@@ -177,10 +177,11 @@ def report(
     ] = None,
 ) -> None:
     """Answer the ablation's question with numbers, intervals and plots, from the records that are there."""
-    from harness.report import collect, render, write_report
+    from harness.report import collect, refuse_nothing, render, write_report
 
     project = _project(spec.parent)
     results = collect(project.plan(spec, set_, provisional=True), project.store)
+    refuse_nothing(results)
     if format_ == "html" or out is not None:
         print(write_report(results, format_ or "html", out or project.store.reports))
     else:

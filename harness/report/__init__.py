@@ -11,10 +11,10 @@ from harness.report.document import Document
 from harness.report.latex import as_latex
 from harness.report.machine import as_csv, as_json
 from harness.report.markdown import as_markdown
-from harness.report.results import Results, collect
+from harness.report.results import Results, collect, refuse_nothing
 from harness.report.terminal import as_terminal
 
-__all__ = ["SUFFIXES", "Format", "Results", "collect", "compare", "render", "write_report"]
+__all__ = ["SUFFIXES", "Format", "Results", "collect", "compare", "refuse_nothing", "render", "write_report"]
 
 Format = Literal["terminal", "md", "html", "latex", "csv", "json"]
 

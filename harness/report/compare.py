@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from harness.errors import SpecError
 from harness.record import Record
 from harness.report.numbers import NOTHING, heading, minutes, plain, value
 from harness.report.results import TRAINING, Measured, measurements
@@ -19,7 +21,14 @@ Compared = tuple[str, Record, Mapping[str, Any]]
 
 
 def compare(runs: Sequence[Compared]) -> str:
-    """Spec differences, metrics with standard errors, and cost of `runs`, a column for each."""
+    """Spec differences, metrics with standard errors, and cost of `runs`, a column for each.
+
+    Raises:
+        SpecError: two of them go by one name.
+    """
+    names = Counter(name for name, _, _ in runs)
+    if twice := next((name for name, number in names.items() if number > 1), None):
+        raise SpecError(f"two of the runs to compare are called {twice!r}", where="RUN", fix="name each run once")
     tables = [_spec_table(runs), _metrics_table(runs), _cost_table(runs)]
     return "\n\n".join(plain_table(table) for table in tables) + "\n"
 

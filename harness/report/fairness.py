@@ -39,8 +39,10 @@ def flags(results: Results, columns: Sequence[Column], differences: Differences)
         *_short_runs(results),
         *_amounts(results, differences),
         *_data(results, differences),
+        *_precision(results, differences),
         *_versions(results),
         *_seeds(results, columns),
+        *_references(results),
     ]
     return sorted(found, key=lambda flag: flag.level != "warning")
 
@@ -87,13 +89,14 @@ def _amounts(results: Results, differences: Differences) -> Iterable[Flag]:
     quantities: dict[str, Callable[[Record], int]] = {
         "samples seen": lambda record: record.samples_seen,
         "steps": lambda record: record.steps,
+        "images a step": lambda record: record.samples_seen // max(record.steps, 1),
     }
     for name, quantity in quantities.items():
         for arms, (baseline, value), why in _unequal(results, differences, quantity):
             said = f"{_listed(arms)}: {value} {name}, the baseline {baseline}"
             if why:
                 yield Flag("note", f"{said} (follows from {', '.join(why)}).")
-            else:
+            elif name != "images a step":  # the samples seen have said it
                 yield Flag("warning", f"{said}, and nothing that the ablation declares explains it.")
 
 
@@ -119,35 +122,54 @@ def _quantities(results: Results, arm: str, quantity: Callable[[Record], int]) -
 
 
 def _data(results: Results, differences: Differences) -> Iterable[Flag]:
-    used: dict[str, set[str]] = defaultdict(set)
+    used: dict[str, set[tuple[str, int]]] = defaultdict(set)
     for run in results.done:
         if run.record is not None:
-            used[run.arm].add(run.record.data.fingerprint)
+            used[run.arm].add((run.record.data.fingerprint, run.record.data.samples))
     expected = used.get(results.plan.ablation.baseline, set())
     other = [arm for arm, found in used.items() if expected and found != expected]
     silent = [arm for arm in other if not any(path.startswith("data.") for path in differences.get(arm, {}))]
     if silent:
         arms = _listed([results.labels[arm] for arm in silent])
-        yield Flag("warning", f"{arms}: trained on other data than the baseline, which is not declared.")
+        counts = [
+            " or ".join(f"{samples:,}" for samples in sorted({samples for arm in some for _, samples in used[arm]}))
+            for some in (silent, [results.plan.ablation.baseline])
+        ]
+        what = f"{counts[0]} samples against {counts[1]}"
+        yield Flag("warning", f"{arms}: trained on other data than the baseline ({what}), which is not declared.")
     for fingerprint, report in results.plan.data.items():
         if total := sum(report.rejected.values()):
             why = ", ".join(f"{number:,} {clean(reason)}" for reason, number in report.rejected.items())
             yield Flag("note", f"Data {fingerprint[:12]}: {count(total, 'sample')} left out ({why}).")
 
 
+def _precision(results: Results, differences: Differences) -> Iterable[Flag]:
+    """Arms that compute otherwise than the baseline; only a declared field can make them."""
+    alike: dict[tuple[str, str], list[str]] = defaultdict(list)
+    for arm, found in differences.items():
+        if "train.precision" in found:
+            before, after = map(str, found["train.precision"])
+            alike[before, after].append(results.labels[arm])
+    for (before, after), arms in alike.items():
+        yield Flag("note", f"{_listed(arms)}: trained in {after}, the baseline in {before} (declared).")
+
+
 def _versions(results: Results) -> Iterable[Flag]:
-    found: dict[str, Counter[str]] = defaultdict(Counter)
+    found: dict[str, dict[str, Counter[str]]] = defaultdict(lambda: defaultdict(Counter))
     for run in results.done:
         if run.record is not None:
-            found["device"][run.record.cost.device] += 1
-            for package, version in run.record.versions.items():
-                found[package][version] += 1
-    for package, versions in found.items():
+            for package, version in {"device": run.record.cost.device, **run.record.versions}.items():
+                found[package][run.arm][version] += 1
+    for package, by_arm in found.items():
+        versions: Counter[str] = sum(by_arm.values(), Counter())
         if len(versions) > 1:
             text = ", ".join(f"{clean(version)} ({count(number, 'run')})" for version, number in versions.items())
+            theirs = by_arm.get(results.plan.ablation.baseline, Counter())
+            apart = [results.labels[arm] for arm, ours in by_arm.items() if theirs and not ours.keys() & theirs.keys()]
+            mixed = f"; {_listed(apart)} with none of the baseline's" if apart else ""
             # a commit changes with every edit of the docs; what can change a result is in the run's id
-            level: Literal["warning", "note"] = "note" if package == "commit" else "warning"
-            yield Flag(level, f"Runs were made with different {clean(package)}: {text}.")
+            level: Literal["warning", "note"] = "note" if package == "commit" and not apart else "warning"
+            yield Flag(level, f"Runs were made with different {clean(package)}: {text}{mixed}.")
 
 
 def _seeds(results: Results, columns: Sequence[Column]) -> Iterable[Flag]:
@@ -156,6 +178,15 @@ def _seeds(results: Results, columns: Sequence[Column]) -> Iterable[Flag]:
     if single:
         whose = "every arm" if len(single) == len(primary.arms) else _listed(single)
         yield Flag("note", f"One seed of {whose}: it has no spread and no interval, and nothing is claimed from it.")
+
+
+def _references(results: Results) -> Iterable[Flag]:
+    references = results.plan.ablation.references
+    unknown = sum(one.protocol == "unknown" for one in references)
+    if unknown:
+        which = "one reported number" if unknown == 1 else f"{unknown} reported numbers"
+        text = f"How {which} of {len(references)} {'was' if unknown == 1 else 'were'} measured is not known"
+        yield Flag("note", f"{text}: beside ours, not under one protocol with them.")
 
 
 def _listed(names: Sequence[str], most: int = 4) -> str:

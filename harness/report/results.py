@@ -105,6 +105,17 @@ class Results:
         return tuple(dict.fromkeys(name for run in self.done if run.record for name in run.record.final))
 
 
+def refuse_nothing(results: Results) -> None:
+    """Refuse a report of nothing: no run has begun.
+
+    Raises:
+        StoreError: so it is.
+    """
+    if all(run.state is State.MISSING for run in results.runs):
+        what = f"there is nothing to report: none of its {len(results.runs)} runs has begun"
+        raise StoreError(what, where=results.plan.name, fix="`harness run` trains and evaluates them")
+
+
 def collect(plan: Plan, store: Store) -> Results:
     """What the store holds of `plan`. A damaged record is a failed run of the report, not its end."""
     known: Protocols = {}

@@ -28,7 +28,14 @@ class Reference(Spec):
     source: str
     """Where it stands: paper, table, row."""
     protocol: str = "unknown"
-    """How it was measured, as far as its source says."""
+    """How it was measured, as far as its source says; `unknown` where it does not."""
+
+    @field_validator("source", "protocol")
+    @classmethod
+    def _stated(cls, text: str) -> str:
+        if not text.strip():
+            raise ValueError('is empty: say where the number stands and how it was measured, "unknown" at the least')
+        return text
 
 
 class Claim(Spec):
@@ -110,6 +117,9 @@ class Ablation(Spec):
         for key, name in named:
             if name not in arms:
                 raise ValueError(f"{key} names {name!r}, which is no arm; {nearest(name, known)}")
+        printed = Counter(self.labels.get(name, name) for name in known)
+        if shared := next((label for label, number in printed.items() if number > 1), None):
+            raise ValueError(f"two arms are printed as {shared!r}: give each a label of its own")
         return self
 
     @property

@@ -140,6 +140,18 @@ def test_axes_that_make_no_sense(axes: Any, combine: Any, exclude: Any, message:
         ({"baseline": "a"}, "there is no arm: add [arms.NAME] tables, or [axes]"),
         ({"axes": {COUNT: [0]}, "exclude": [{COUNT: 0}], "baseline": "a"}, "there is no arm: exclude leaves none"),
         ({"arms": {"clip": {}}, "baseline": "clop"}, "baseline names 'clop', which is no arm; did you mean 'clip'?"),
+        (
+            {"arms": {"a": {}, "b": {"seed": 1}}, "baseline": "a", "labels": {"b": "a"}},
+            "two arms are printed as 'a': give each a label of its own",
+        ),
+        (
+            {
+                "arms": {"a": {}},
+                "baseline": "a",
+                "references": [{"arm": "a", "metric": "x/acc1", "value": 0.1, "source": "T", "protocol": " "}],
+            },
+            "references[0].protocol: is empty: say where",
+        ),
         ({"arms": {"a": {}}, "baseline": "a", "labels": {"b": "B"}}, "labels names 'b', which is no arm; known: a"),
         ({"axes": {COUNT: [1, 1]}, "baseline": "a"}, "two arms are called 'captions.count=1': rename one"),
         ({"axes": {COUNT: ["1", 1]}, "baseline": "a"}, "two arms are called 'captions.count=1'"),

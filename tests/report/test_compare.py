@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import pytest
+
+from harness.errors import SpecError
 from harness.report import compare
 from tests.report.made import evaluations, record_of
 
@@ -52,3 +55,9 @@ def test_three_runs_have_three_columns_and_text_is_taken_literally() -> None:
     text = compare(runs)
     assert "\x1b" not in text
     assert len(lines(text, "path")[0]) == 4
+
+
+def test_two_runs_under_one_name_are_refused() -> None:
+    runs = [("a", record_of("a", {}), ONE), ("b", record_of("b", {}), TWO), ("a", record_of("a", {}), ONE)]
+    with pytest.raises(SpecError, match="two of the runs to compare are called 'a'"):
+        compare(runs)

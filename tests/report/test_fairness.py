@@ -59,7 +59,8 @@ def test_samples_seen_that_follow_from_a_declared_batch_size_are_a_note(tmp_path
 
 def test_other_data_than_the_baseline(tmp_path: Path) -> None:
     (found,) = changed(tmp_path, data=DataReport(fingerprint="other", samples=8000))
-    assert found == ("warning", "b: trained on other data than the baseline, which is not declared.")
+    said = "b: trained on other data than the baseline (8,000 or 8,192 samples against 8,192), which is not declared."
+    assert found == ("warning", said)
 
 
 def test_versions_and_devices_that_differ(tmp_path: Path) -> None:
@@ -100,3 +101,45 @@ def test_long_lists_of_arms_are_cut(tmp_path: Path) -> None:
 
 def _texts(plan: Plan, store: Store) -> list[str]:
     return [text for _, text in remarks(collect(plan, store))]
+
+
+def test_a_batch_and_a_precision_that_the_ablation_declares_are_notes(tmp_path: Path) -> None:
+    arms: dict[str, dict[str, Any]] = {
+        "plain": {},
+        "half": {"train.precision": "bfloat16", "train.global_batch_size": 64, "train.duration": "600 steps"},
+    }
+    table = {"question": "?", "baseline": "plain", "seeds": 1, "primary": "shapes/acc1", "arms": arms}
+    plan, store = plan_of(table), Store(tmp_path)
+    finish(store, plan.cells["plain", 0], {"shapes/acc1": 0.3})
+    finish(store, plan.cells["half", 0], {"shapes/acc1": 0.3}, steps=600)
+    found = remarks(collect(plan, store))
+    why = "(follows from train.duration, train.global_batch_size)."
+    assert ("note", f"half: 64 images a step, the baseline 128 {why}") in found
+    assert ("note", "half: trained in bfloat16, the baseline in float32 (declared).") in found
+    assert not [text for level, text in found if level == "warning"]
+
+
+def test_data_of_which_less_survived(tmp_path: Path) -> None:
+    (found,) = changed(tmp_path, data=DataReport(fingerprint="5a3c9e01b7d2", samples=7000))
+    said = "b: trained on other data than the baseline (7,000 or 8,192 samples against 8,192), which is not declared."
+    assert found == ("warning", said)
+
+
+def test_code_that_goes_with_the_arm_is_a_warning(tmp_path: Path) -> None:
+    plan, store = simple(tmp_path, ARMS)
+    for seed in range(2):
+        finish(store, plan.cells["b", seed], {"shapes/acc1": 0.3}, versions={**VERSIONS, "commit": "9f9f9f9"})
+    assert remarks(collect(plan, store)) == [
+        (
+            "warning",
+            "Runs were made with different commit: 1a2b3c4 (2 runs), 9f9f9f9 (2 runs); b with none of the baseline's.",
+        )
+    ]
+
+
+def test_reported_numbers_whose_protocol_is_not_known(tmp_path: Path) -> None:
+    known = {"arm": "a", "metric": "shapes/acc1", "value": 0.2, "source": "Table 1", "protocol": "7 prompts"}
+    unknown = {"arm": "b", "metric": "shapes/acc1", "value": 0.2, "source": "Table 1"}
+    found = remarks(collect(*simple(tmp_path, ARMS, references=[known, unknown])))
+    said = "How one reported number of 2 was measured is not known: beside ours, not under one protocol with them."
+    assert found == [("note", said)]

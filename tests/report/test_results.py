@@ -4,10 +4,13 @@ import json
 import math
 from pathlib import Path
 
+import pytest
+
+from harness.errors import StoreError
 from harness.plan import Plan
-from harness.report import Results, collect
+from harness.report import Results, collect, refuse_nothing
 from harness.store import State, Store
-from tests.report.made import fail, finish, quickstart, record_of, simple
+from tests.report.made import QUICKSTART, fail, finish, plan_of, quickstart, record_of, simple
 
 
 def test_every_cell_of_the_plan_is_there_in_order(results: Results) -> None:
@@ -87,3 +90,11 @@ def test_a_record_answers_for_its_metrics() -> None:
     metric = record.metric("shapes/acc1")
     assert metric is not None
     assert (metric.value, record.metric("shapes/acc5")) == (0.5, None)
+
+
+def test_a_report_of_nothing_is_refused_and_one_of_failures_is_not(tmp_path: Path) -> None:
+    plan, store = plan_of(QUICKSTART), Store(tmp_path)
+    with pytest.raises(StoreError, match=r"nothing to report: none of its 15 runs has begun.*harness run"):
+        refuse_nothing(collect(plan, store))
+    fail(store, plan.cells["fff", 0], "crashed", "a reason")
+    refuse_nothing(collect(plan, store))
