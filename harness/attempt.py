@@ -23,6 +23,7 @@ from harness.models import build_towers, load_weights
 from harness.models.fitting import choose_device
 from harness.record import Cost, Evaluation, Record
 from harness.request import Request, missing_sets, read_request
+from harness.showing import leave_gallery
 from harness.stopping import Stop
 from harness.store import RunFolder
 from harness.training import Step, Student, Trainer
@@ -81,7 +82,9 @@ class Attempt:
             self._keep(at, trainer, now=True)  # the student is as it was after the last good step
             raise
         self._keep(at, trainer, now=True)  # a kill during evaluation costs no step
-        self._split = trainer.split
+        self._split, self._flops = trainer.split, trainer.speed.flops
+        if self.world.is_first:
+            leave_gallery(self.request, self.dataset, self.data.fingerprint, self.towers, self.folder)
         with _averaged(student):
             if self.world.is_first:
                 checkpoint.save_weights(self.folder.weights, self.towers.model)
@@ -204,6 +207,7 @@ class Attempt:
                 device=provenance.device_name(self.device),
                 threads=self.request.threads,
                 devices=self.world.ranks.size,
+                flops=self._flops * steps if self._flops is not None else None,
                 micro_batch_size=self._split.micro,
                 checkpoint_s=self._checkpoints.stood_still_s,
             ),

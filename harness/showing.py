@@ -2,11 +2,37 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+
+import torch
+from pydantic import ValidationError
+
 from harness.batches import Batch, BatchSource
+from harness.data.dataset import Dataset
+from harness.errors import HarnessError
 from harness.gallery import write_gallery
-from harness.miner import Miner
+from harness.miner import Miner, build_miner
 from harness.mining.preview import PreviewBatch, gallery_of
+from harness.models import Towers
+from harness.request import Request
+from harness.spec.experiment import Experiment
+from harness.spec.mining import ThresholdMining
+from harness.spec.overrides import laid_over
 from harness.store import RunFolder
+from harness.teaching import features_for
+
+MOST_IMAGES = 256
+"""Of a batch that is mined for a gallery: its pictures are all decoded."""
+
+
+def mining_of(
+    request: Request, experiment: Experiment, dataset: Dataset, fingerprint: str, towers: Towers
+) -> tuple[BatchSource, Miner]:
+    """The batches of `experiment`, which mines, and its miner, in this process alone."""
+    assert isinstance(experiment.mining, ThresholdMining)
+    features = features_for(request, dataset, fingerprint, torch.device("cpu"))
+    source = BatchSource(experiment, dataset, towers, features)
+    return source, build_miner(experiment.mining, source, experiment.captions)
 
 
 def preview_batch(source: BatchSource, miner: Miner, batch: Batch) -> PreviewBatch:
@@ -24,10 +50,13 @@ def preview_batch(source: BatchSource, miner: Miner, batch: Batch) -> PreviewBat
     )
 
 
-def leave_gallery(folder: RunFolder, source: BatchSource, miner: Miner) -> None:
-    """Write what mining finds in a run's first batch into its folder, for reports.
-
-    Raises:
-        StoreError: the folder cannot be written.
-    """
-    write_gallery(folder.gallery, gallery_of(preview_batch(source, miner, next(source.batches(0)))))
+def leave_gallery(request: Request, dataset: Dataset, fingerprint: str, towers: Towers, folder: RunFolder) -> None:
+    """Write what mining finds in a batch into the run's folder, for reports. No run is lost for want of a gallery."""
+    experiment = request.experiment
+    if not isinstance(experiment.mining, ThresholdMining):
+        return
+    with suppress(HarnessError, ValidationError):
+        if experiment.train.global_batch_size > MOST_IMAGES:
+            experiment = laid_over(experiment, {"train": {"global_batch_size": MOST_IMAGES}})
+        source, miner = mining_of(request, experiment, dataset, fingerprint, towers)
+        write_gallery(folder.gallery, gallery_of(preview_batch(source, miner, next(source.batches(0)))))

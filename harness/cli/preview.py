@@ -42,25 +42,18 @@ def _mining_run(plan: Plan, arm: str | None) -> PlannedRun:
 
 
 def _write(path: Path, request: Request, count: int, folder: RunFolder) -> None:
-    import torch
-
-    from harness.batches import BatchSource
     from harness.data.dataset import open_dataset
     from harness.data.inspection import inspect_data
-    from harness.miner import build_miner
     from harness.mining.preview import write_preview
     from harness.models import build_towers
-    from harness.showing import leave_gallery, preview_batch
-    from harness.teaching import features_for
+    from harness.showing import leave_gallery, mining_of, preview_batch
 
     experiment = request.experiment
-    assert isinstance(experiment.mining, ThresholdMining)
     dataset = open_dataset(experiment.data, request.stored.data)
     fingerprint = inspect_data(experiment.data, request.stored.data).fingerprint
-    features = features_for(request, dataset, fingerprint, torch.device("cpu"))
-    source = BatchSource(experiment, dataset, build_towers(experiment.model), features)
-    miner = build_miner(experiment.mining, source, experiment.captions)
+    towers = build_towers(experiment.model)
+    source, miner = mining_of(request, experiment, dataset, fingerprint, towers)
     first = zip(source.batches(0), range(count), strict=False)
     write_preview(path, [preview_batch(source, miner, batch) for batch, _ in first])
-    if folder.path.exists():  # so that reports have it
-        leave_gallery(folder, source, miner)
+    if folder.spec.exists():  # so that reports have it
+        leave_gallery(request, dataset, fingerprint, towers, folder)

@@ -53,9 +53,14 @@ class Speed:
             self._waited += time.monotonic() - begun
             if batch is None:
                 return
-            if self._flops is None and peak_flops(self._device):
+            if self._flops is None:
                 self._flops = step_flops(towers, batch)
             yield batch
+
+    @property
+    def flops(self) -> float | None:
+        """Floating point operations of a step on all processes; None before the first batch."""
+        return None if self._flops is None else self._flops * self._processes
 
     def step(self, duration_s: float) -> None:
         """Count a step, which took so long with its waiting."""

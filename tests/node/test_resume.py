@@ -12,6 +12,7 @@ import torch
 
 from harness import worker
 from harness.attempt import Attempt, load_request
+from harness.gallery import read_gallery
 from harness.store import RunFolder, State
 from harness.training.speed import TIMINGS
 from tests.node.small import STEPS, experiment, planned, prepared
@@ -126,6 +127,9 @@ def assert_resumes(fields: dict[str, Any], stops: list[int], root: Path, aside: 
     assert evaluations == reference[2]
     assert weights.keys() == reference[0].keys()
     assert all(torch.equal(weights[name], reference[0][name]) for name in weights)
+    left = read_gallery(folder.gallery)
+    assert (left is not None and len(left.cards) > 0) == ("mining" in ARMS[arm])
+    assert (folder.record().cost.flops or 0) > 0
 
 
 @pytest.mark.parametrize("arm", ARMS)
