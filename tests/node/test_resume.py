@@ -128,7 +128,7 @@ def assert_resumes(fields: dict[str, Any], stops: list[int], root: Path, aside: 
     assert weights.keys() == reference[0].keys()
     assert all(torch.equal(weights[name], reference[0][name]) for name in weights)
     left = read_gallery(folder.gallery)
-    assert (left is not None and len(left.cards) > 0) == ("mining" in ARMS[arm])
+    assert (left is not None and len(left.cards) > 0) == (one.mining.kind != "none")
     assert (folder.record().cost.flops or 0) > 0
 
 
