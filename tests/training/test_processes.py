@@ -22,7 +22,7 @@ from tests.node.small import experiment, planned, prepared
 from tests.training.made import VIT_MODEL, train
 
 STEPS = 6
-TIMEOUT_S = 240
+TIMEOUT_S = 600
 
 
 def ready(root: Path, **changes: object) -> RunFolder:
@@ -40,6 +40,7 @@ def metrics(folder: RunFolder) -> list[dict[str, float]]:
     return [{k: v for k, v in line.values.items() if k not in TIMINGS} for line in folder.step_metrics()]
 
 
+@pytest.mark.slow
 def test_a_run_of_two_processes_equals_one_and_stops_when_asked(tmp_path: Path) -> None:
     alone = ready(tmp_path / "alone")
     assert worker.main(alone.path) == worker.DONE
@@ -101,6 +102,7 @@ def test_torchrun_starts_it(tmp_path: Path) -> None:
     assert folder.record().cost.devices == 2
 
 
+@pytest.mark.slow
 def test_what_one_process_cannot_do_is_said_once(tmp_path: Path) -> None:
     folder = ready(tmp_path, resources={"processes": 3})
     process = started(folder)
