@@ -28,10 +28,10 @@ from harness.search.advisor import Advisor, Trial
 from harness.spec.search import Exploration
 
 WORKERS = 4
-BUDGET = 40.0
+BUDGET = 24.0
 """In full runs."""
 FIRST = {"first_rung": 1, "reduction": 3}
-FRACTIONS = (0.1, 0.25, 0.5)
+FRACTIONS = (0.1, 0.25)
 HELD_BACK = ("digits_noise40", "cancer_noise15", "blobs_noise10", "late_onset", "crossing", "divergence")
 
 

@@ -24,11 +24,11 @@ from harness.spec.search import Choice, FloatRange, IntRange, Parameter
 
 Array = NDArray[np.float64]
 Space = Mapping[str, Parameter]
-CANDIDATES = 1024
-NEAR = 512
+CANDIDATES = 512
+NEAR = 256
 """Candidates around the `BEST` best configurations."""
 BEST = 5
-FITTED = 120
+FITTED = 64
 """Hyperparameters are fitted on so many configurations at most: the best and a draw of the others."""
 _LOG_LENGTH = (np.log(0.05), np.log(20.0))
 _LOG_NOISE = (np.log(1e-4), np.log(1.0))
@@ -89,7 +89,7 @@ def fit(points: Array, values: Array, seed: int) -> Process:
     bounds = [_LOG_LENGTH] * dimensions + [_LOG_SCALE, _LOG_NOISE]
     found = optimize.minimize(
         _loss, start, (points[chosen], values[chosen]), jac=True, method="L-BFGS-B", bounds=bounds,
-        options={"maxiter": 40},
+        options={"maxiter": 20},
     )  # fmt: skip
     lengths, (scale, noise) = np.exp(found.x[:-2]), np.exp(found.x[-2:])
     return Process.at(points, values, lengths, float(scale), float(noise))
