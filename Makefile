@@ -12,7 +12,7 @@ WORKERS ?= 2
 # Without its bytecode cache, every process would compile torch and open_clip anew: seconds each.
 unexport PYTHONDONTWRITEBYTECODE
 .NOTPARALLEL:
-.PHONY: help demo test test-slow test-slurm demo-slurm chaos test-all check format generate lock clean
+.PHONY: help demo demo-search test test-slow test-slurm demo-slurm chaos test-all check format generate lock clean
 
 help: ## these lines
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | while IFS='	' read -r name text; do \
@@ -24,6 +24,9 @@ demo: $(INSTALLED) ## the quickstart ablation: table, HTML report, MLflow runs
 demo-slurm: $(INSTALLED) ## the quickstart on a real SLURM of this machine, in a store of its own: build/demo-slurm
 	@HARNESS_STORE=build/demo-slurm slurm/testcluster/cluster with \
 	    $(BIN)/harness run ablations/quickstart.toml --on slurm/testcluster.toml
+
+demo-search: $(INSTALLED) ## a search on the embedded world: thresholds and mixing ratio, ten minutes on 2 cores
+	@$(BIN)/harness search ablations/searches/thresholds_shapes.toml
 
 test: $(INSTALLED) ## the tests, but for the slow ones and those in a browser (ARGS="-k name" to choose)
 	@$(ONE_THREAD) $(BIN)/python -m pytest -n $(WORKERS) $(ARGS)

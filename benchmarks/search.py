@@ -226,6 +226,24 @@ def measure(folder: Path, table: str, method: str, seeds: Sequence[int]) -> dict
     }
 
 
+def summary(results: Sequence[dict[str, Any]]) -> str:
+    """Regret at the end (mean, half of the 95 % interval, in points) of each method on each table; * is held back."""
+    cells = {(one["method"], one["table"]): one for one in results}
+    tables = list(dict.fromkeys(one["table"] for one in results))
+    ranks: dict[str, list[int]] = {}
+    for table in tables:
+        ordered = sorted((one for one in results if one["table"] == table), key=lambda one: one["regret"])
+        for place, one in enumerate(ordered, 1):
+            ranks.setdefault(one["method"], []).append(place)
+    heads = [f"{table}{'*' if table in HELD_BACK else ''}" for table in tables]
+    lines = ["| method | " + " | ".join(heads) + " | mean rank |", "|---" * (len(tables) + 2) + "|"]
+    for method in sorted(ranks, key=lambda name: np.mean(ranks[name])):
+        found = [cells.get((method, table)) for table in tables]
+        shown = [f"{100 * one['regret']:.2f} ± {100 * one['half']:.2f}" if one else "" for one in found]
+        lines.append(f"| {method} | " + " | ".join(shown) + f" | {np.mean(ranks[method]):.1f} |")
+    return "\n".join(lines)
+
+
 def _half_width(values: np.ndarray[Any, Any]) -> float:
     """Half of the 95 % t-interval of a mean."""
     count = len(values)
@@ -239,8 +257,12 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument("--tables", nargs="+", default=[*tasks(), *FAMILIES])
     parser.add_argument("--methods", nargs="+", default=list(METHODS))
     parser.add_argument("--seeds", type=int, default=10)
+    parser.add_argument("--summary", action="store_true", help="print what OUT.json holds, and search nothing")
     asked = parser.parse_args(arguments)
     results = json.loads(asked.out.read_text()) if asked.out.exists() else []
+    if asked.summary:
+        print(summary(results))
+        return
     for table in asked.tables:
         for method in asked.methods:
             if any((one["table"], one["method"]) == (table, method) for one in results):

@@ -113,7 +113,7 @@ def make_plan(ablation: Ablation, *, name: str, where: str, inspect: Inspect) ->
         DataError: a data set cannot be read.
     """
     plan = Plan(name, ablation, tuple(resolve_arms(ablation, where)))
-    planner = _Planner(plan, inspect)
+    planner = Planner(plan, inspect)
     owners: dict[str, str] = {}
     for arm in plan.arms:
         for seed in ablation.seed_list:
@@ -163,7 +163,7 @@ def _share_a_key(path: str, key: str) -> bool:
     return (bool(key) and (f"{path}.").startswith(f"{key}.")) or f"{key}.".startswith(f"{path}.")
 
 
-class _Planner:
+class Planner:
     """Adds runs to a plan, teachers first, each id once.
 
     Arms share the objects of the sections that they do not change, so what was found out for one is kept by object.
@@ -177,6 +177,12 @@ class _Planner:
         self._inspected: dict[str, DataReport] = {}
 
     def add(self, experiment: Experiment, role: str, where: str) -> PlannedRun:
+        """The run of `experiment` in the plan, its teacher before it.
+
+        Raises:
+            SpecError: a batch is larger than the data, or the duration is shorter than a step.
+            DataError: its data cannot be read.
+        """
         report = self._report(experiment.data)
         teacher = self._teacher(experiment, where)
         identity = identify(experiment, fingerprint=report.fingerprint, teacher=teacher_id(experiment, teacher))

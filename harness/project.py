@@ -8,7 +8,7 @@ from pathlib import Path
 
 from harness.errors import DataError
 from harness.identity import digest
-from harness.plan import Plan, make_plan
+from harness.plan import Plan, Planner, make_plan
 from harness.record import DataReport
 from harness.settings import Settings, load_settings
 from harness.spec.ablation import Ablation
@@ -34,10 +34,18 @@ class Project:
         settings = load_settings(start)
         return cls(settings, Store(settings.store))
 
-    def plan(self, spec: str | Path | Ablation, assignments: Sequence[str] = (), *, provisional: bool = False) -> Plan:
+    def plan(
+        self,
+        spec: str | Path | Ablation,
+        assignments: Sequence[str] = (),
+        *,
+        provisional: bool = False,
+        name: str | None = None,
+    ) -> Plan:
         """The plan of an ablation: a TOML file, or an object of the Python API.
 
         Args:
+            name: what it is called; default: its file's stem.
             provisional: plan although data is not on this machine; such runs have provisional ids.
 
         Raises:
@@ -45,10 +53,14 @@ class Project:
             DataError: its data cannot be read.
         """
         ablation = spec if isinstance(spec, Ablation) else load(spec, assignments)
-        name = "ablation" if isinstance(spec, Ablation) else Path(spec).stem
+        name = name or ("ablation" if isinstance(spec, Ablation) else Path(spec).stem)
         where = name if isinstance(spec, Ablation) else str(spec)
         inspect = self._inspect_or_guess if provisional else self._inspect
         return make_plan(ablation, name=name, where=where, inspect=inspect)
+
+    def planner(self, plan: Plan) -> Planner:
+        """Adds runs to `plan` one by one, as a search finds them."""
+        return Planner(plan, self._inspect)
 
     def _inspect(self, data: Data) -> DataReport:
         from harness.data.inspection import inspect_data

@@ -119,6 +119,27 @@ def run(
 
 
 @app.command()
+def search(
+    spec: Annotated[Path, typer.Argument(metavar="SPEC", help="A search file (TOML).", show_default=False)],
+    set_: Set,
+    on: Annotated[str | None, typer.Option("--on", metavar="PROFILE", help="`local` processes or `inline`.")] = None,
+    jobs: Annotated[int | None, typer.Option("--jobs", min=1, help="Runs at a time on this machine.")] = None,
+    storage: Annotated[
+        str | None, typer.Option("--storage", metavar="URL", help="Database for Optuna; default: a journal.")
+    ] = None,
+    export: Annotated[
+        Path | None, typer.Option("--export", metavar="FILE", help="Write the winner as an experiment file.")
+    ] = None,
+) -> None:
+    """Search fields of an experiment with Optuna over the same runs that ablations use. Run again to go on."""
+    from harness.cli import searching
+
+    project = _project(spec.parent)
+    finished = searching.search(spec, set_, project, on or project.settings.profile, jobs, storage, export)
+    raise typer.Exit(0 if finished else 1)
+
+
+@app.command()
 def status(
     spec: Spec,
     set_: Set,
@@ -178,8 +199,15 @@ def report(
 ) -> None:
     """Answer the ablation's question with numbers, intervals and plots, from the records that are there."""
     from harness.report import collect, refuse_nothing, render, write_report
+    from harness.spec.load import is_search
 
     project = _project(spec.parent)
+    if is_search(spec):
+        from harness.cli import searching
+
+        page = out or (project.store.reports if format_ == "html" else None)
+        searching.report(spec, set_, project, page)
+        return
     results = collect(project.plan(spec, set_, provisional=True), project.store)
     refuse_nothing(results)
     if format_ == "html" or out is not None:

@@ -93,7 +93,7 @@ class Conductor:
         Args:
             until: pause there with a checkpoint; `add` it again to go on.
         """
-        if run.id not in self._plan.runs:
+        if all(one.id != run.id for one in self._order):
             self._order.append(run)
         self._plan.runs[run.id] = run
         self._until.pop(run.id, None)
@@ -102,6 +102,14 @@ class Conductor:
         self._failed.pop(run.id, None)
         if not self._complete(run):
             self._open.add(run.id)
+
+    def is_open(self, run_id: str) -> bool:
+        """Whether a run is still to be carried out, here or by another process."""
+        return run_id in self._open
+
+    def failure(self, run_id: str) -> str | None:
+        """Why a run was given up; None if it was not."""
+        return self._failed[run_id].message if run_id in self._failed else None
 
     def progress(self) -> Progress:
         """Where everything stands."""

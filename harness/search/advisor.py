@@ -108,12 +108,17 @@ class Advisor:
 
     def next(self) -> Job | None:
         """The next thing to train: a paused configuration, or a new one; None where no new one can be found."""
-        if isinstance(self.search.pruner, LadderPolicy):
-            number = ladder.to_promote(self.search.pruner, self._losses(), self._paused(), self.length)
-            if number is not None:
-                return self.resume(number, self._next_rung(self.trials[number]))
+        number = self.promotable()
+        if number is not None:
+            return self.resume(number, self._next_rung(self.trials[number]))
         trial = self.ask()
         return None if trial is None else Job(trial.number, trial.limit)
+
+    def promotable(self) -> int | None:
+        """The configuration that a ladder lets go on to its next rung; None if there is none."""
+        if not isinstance(self.search.pruner, LadderPolicy):
+            return None
+        return ladder.to_promote(self.search.pruner, self._losses(), self._paused(), self.length)
 
     def ask(self) -> Trial | None:
         """A configuration that was not tried yet; None where 1,000 random draws find none that can be run."""

@@ -138,7 +138,7 @@ class Budget(Spec):
     gpu_hours: float | None = Field(None, gt=0)
     """Training, in hours of one device (of one worker, where there is no GPU)."""
     duration_min: float | None = Field(None, gt=0)
-    """Minutes since the driver was first started; what runs then is paused with a checkpoint."""
+    """Minutes after the first start of the search in which configurations begin; what runs then comes to its end."""
 
     @model_validator(mode="after")
     def _is_one(self) -> Budget:

@@ -1,0 +1,407 @@
+"""The driver: one process that owns a search. It asks the advisor, has runs carried out, and tells what came out.
+
+Runs are those of ablations: same folders, same ids, same workers. Nodes know nothing of the study: they write metrics
+to their run folder, and look there whether they are to pause. Every event is on disk before it is acted on, and the
+study is made of the events: a driver that was killed goes on where it was, with the same next configuration.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass, field
+from statistics import fmean
+from typing import TYPE_CHECKING, Any
+
+from harness.dispatch.conduct import Conductor, Progress, Workers
+from harness.errors import StoreError
+from harness.plan import PlannedRun
+from harness.project import Project
+from harness.search.advisor import Advisor, Job, Trial
+from harness.search.configurations import Configurations
+from harness.search.place import Event, SearchFolder
+from harness.spec.search import Search
+from harness.spec.strategy import LadderPolicy
+from harness.store import RunFolder
+
+if TYPE_CHECKING:
+    from optuna.storages import BaseStorage
+
+
+@dataclass
+class Active:
+    """A trial in training."""
+
+    trial: Trial
+    runs: list[PlannedRun]
+    asked_for: int | None = None
+    """The evaluation at which its runs were asked to pause."""
+    seen: dict[str, int] = field(default_factory=dict)
+    """Size of each run's metrics when they were last read."""
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """Where a search stands."""
+
+    trials: int
+    running: int
+    complete: int
+    stopped: int
+    failed: int
+    spent_runs: float
+    """Training so far, in runs of the full length."""
+    best: float | None
+    closing: bool
+    conducting: Progress
+
+
+class Driver:
+    """Drives one search."""
+
+    def __init__(
+        self,
+        search: Search,
+        name: str,
+        project: Project,
+        workers: Callable[[], Workers],
+        *,
+        storage: str | None = None,
+        only_look: bool = False,
+    ) -> None:
+        """Read where the search stands.
+
+        Args:
+            workers: makes the workers that carry runs out.
+            storage: URL of a database for Optuna's study; by default a journal in the store.
+            only_look: write nothing, for a report beside a driver that may be alive.
+
+        Raises:
+            StoreError: the search's folder is damaged.
+        """
+        self.search, self.project = search, project
+        self.folder = SearchFolder(project.store.root, name)
+        self.configurations = Configurations(search, name, project)
+        self.active: dict[int, Active] = {}
+        self._workers, self._jobs = workers, 1
+        self._had: dict[str, tuple[int, float]] = {}
+        """Steps and seconds that runs had before this search touched them."""
+        self._runs: dict[int, list[str]] = {}
+        self._started_at, self._closing, self._stopping, self._ended = time.time(), False, False, False
+        self._conductor: Conductor | None = None
+        self.folder.check(search)
+        events = self.folder.events(only_look=only_look)
+        kept = None if only_look else _storage(storage, name) if storage else _journal(self.folder)
+        self.advisor = Advisor(
+            search,
+            self.configurations.length,
+            name=name,
+            storage=kept,
+            feasible=self.configurations.why_not,
+        )
+        for event in events:
+            self._replay(event)
+        if not events and not only_look:
+            self._note("started", time=self._started_at)
+            self._warm_start()
+
+    # -- the loop ---------------------------------------------------------------------------------------------------
+
+    def carry_out(self) -> Iterator[Snapshot]:
+        """Search until the budget is used up; yields a snapshot a few times a second."""
+        while not self._stopping and not self._ended:
+            workers = self._workers()
+            self._jobs = workers.jobs
+            self._conductor = Conductor(self.configurations.plan, self.project.store, self.project.settings, workers)
+            for active in self.active.values():  # living trials of a driver that was killed
+                self._carry_on(active)
+            self._step()
+            for progress in self._conductor.conduct():
+                self._step()
+                yield self.snapshot(progress)
+
+    def stop(self) -> None:
+        """Begin nothing more, and let the running runs write a checkpoint and leave."""
+        self._stopping = True
+        if self._conductor is not None:
+            self._conductor.stop()
+
+    def snapshot(self, progress: Progress) -> Snapshot:
+        """Where the search stands."""
+        trials = [one for one in self.advisor.trials.values() if one.status != "skipped"]
+        count = {status: sum(one.status == status for one in trials) for status in ("complete", "stopped", "failed")}
+        best = self.advisor.best()
+        return Snapshot(
+            trials=len(trials),
+            running=len(self.active),
+            spent_runs=self.spent_steps() / self.configurations.steps,
+            best=best.final[0] if best and best.final else None,
+            closing=self._closing,
+            conducting=progress,
+            **count,
+        )
+
+    @property
+    def is_over(self) -> bool:
+        """Whether the budget is used up and everything has come to its end."""
+        return self._ended
+
+    def run_ids(self, number: int) -> list[str]:
+        """The runs of a trial, a seed each."""
+        return self._runs.get(number, [])
+
+    # -- what to do -------------------------------------------------------------------------------------------------
+
+    def _step(self) -> None:
+        """Tell what has happened, and find the next things to do."""
+        for number in list(self.active):
+            self._look(self.active[number])
+        while not self._stopping and not self._ended and self._open_runs() < self._jobs:
+            before = len(self.active)
+            self._fill()
+            if len(self.active) == before and (self.active or self._ended):
+                return
+            for number in list(self.active):  # what is already in the store is done at once
+                self._look(self.active[number])
+
+    def _fill(self) -> None:
+        if not self._closing and self._has_room():
+            known = set(self.advisor.trials)
+            job = self.advisor.next()
+            self._note_new(known)
+            if job is not None:
+                if job.number in known:
+                    self._note("resumed", number=job.number, until=job.until)
+                self._begin(job)
+                return
+        if self.active:  # what stops early may make room again
+            return
+        self._closing = True
+        jobs = self.advisor.closing(self._jobs)
+        for job in jobs:
+            self._note("resumed", number=job.number, until=job.until)
+            self._begin(job)
+        if not jobs:
+            self.advisor.end()
+            self._note("ended")
+            self._ended = True
+
+    def _note_new(self, known: set[int]) -> None:
+        """Write down the trials that the advisor has begun or skipped."""
+        for number, trial in self.advisor.trials.items():
+            if number in known:
+                continue
+            event: Event = {"values": trial.values, "attrs": self.advisor.attrs(number)}
+            if trial.status != "skipped":
+                event["had"] = {run.id: self._progress(run.id) for run in self.configurations.runs(trial.values)}
+            self._note("asked", number=number, **event)
+            self._hold(number, event)
+            if trial.status == "skipped":
+                self._note("skipped", number=number, why=trial.source)
+
+    def _begin(self, job: Job) -> None:
+        trial = self.advisor.trials[job.number]
+        active = self.active[job.number] = Active(trial, self.configurations.runs(trial.values))
+        self._carry_on(active)
+
+    def _carry_on(self, active: Active) -> None:
+        """Have the runs of a trial carried out, to its limit if it has one."""
+        assert self._conductor is not None
+        active.asked_for = active.trial.limit
+        for run in active.runs:
+            if run.teacher is not None:
+                self._conductor.add(self.configurations.plan.runs[run.teacher])
+            limit = active.trial.limit
+            self._conductor.add(run, None if limit is None else self.configurations.level_step(run, limit))
+
+    def _has_room(self) -> bool:
+        """Whether the budget has room for one more configuration beside what runs and what the end will take."""
+        budget, full = self.search.budget, self.configurations.steps * len(self.search.seed_list)
+        begun = sum(one.status != "skipped" and one.source == "sampled" for one in self.advisor.trials.values())
+        if budget.trials is not None and begun >= budget.trials and not self._may_promote():
+            return False
+        if budget.duration_min is not None and time.time() - self._started_at > budget.duration_min * 60:
+            return False
+        if budget.gpu_hours is not None and self._spent_s() > budget.gpu_hours * 3600:
+            return False
+        ahead = (
+            self.spent_steps() + full * (1 + self._reserved()) + sum(self._left(one) for one in self.active.values())
+        )
+        limits = [budget.steps, budget.runs and budget.runs * self.configurations.steps]
+        return all(limit is None or ahead <= limit for limit in limits)
+
+    def _may_promote(self) -> bool:
+        """Whether a ladder has somebody to promote although no new configuration may begin."""
+        return isinstance(self.search.pruner, LadderPolicy) and self.advisor.promotable() is not None
+
+    def _reserved(self) -> int:
+        """Full runs that the end will take: only what is stopped early has to be finished."""
+        return 0 if self.search.pruner.kind in ("none", "wilcoxon") else self.search.finish
+
+    def _left(self, active: Active) -> int:
+        return sum(run.steps - self._progress(run.id)[0] for run in active.runs)
+
+    def _open_runs(self) -> int:
+        return sum(not self._is_over(run) for active in self.active.values() for run in active.runs)
+
+    def _is_over(self, run: PlannedRun) -> bool:
+        folder = self._run(run.id)
+        return folder.record_file.exists() or (folder.is_paused() and not folder.is_locked())
+
+    # -- what has happened ------------------------------------------------------------------------------------------
+
+    def _look(self, active: Active) -> None:
+        """Tell the advisor what a trial's runs have written, and the runs what the advisor decided."""
+        trial = active.trial
+        if self._has_news(active):
+            self._report(active)
+        if trial.limit is not None and trial.limit != active.asked_for:
+            active.asked_for = trial.limit
+            for run in active.runs:
+                if not self._is_over(run):
+                    self._run(run.id).pause_at(self.configurations.level_step(run, trial.limit))
+        failed = [run for run in active.runs if self._failure(run) is not None]
+        if failed:
+            self._settle("failed", trial.number, why=self._failure(failed[0]))
+        elif all(self._is_complete(run) for run in active.runs):
+            records = [self._run(run.id).record() for run in active.runs]
+            columns = zip(*(self.configurations.objectives(record) for record in records), strict=True)
+            final = [fmean(column) for column in columns]
+            self._settle("complete", trial.number, final=final, violation=self.configurations.violation(records))
+        elif trial.limit is not None and all(self._is_over(run) for run in active.runs) and trial.curve:
+            self._settle("paused", trial.number)
+
+    def _is_complete(self, run: PlannedRun) -> bool:
+        folder = self._run(run.id)
+        return folder.record_file.exists() and (self._conductor is None or not self._conductor.is_open(run.id))
+
+    def _has_news(self, active: Active) -> bool:
+        sizes = {}
+        for run in active.runs:
+            with suppress(OSError):
+                sizes[run.id] = self._run(run.id).metrics.stat().st_size
+        news = sizes != active.seen
+        active.seen = sizes
+        return news
+
+    def _report(self, active: Active) -> None:
+        """Report evaluations that all seeds of a trial have, in order."""
+        if self.advisor.decides_over_seeds:
+            return
+        curves = [self.configurations.curve(run, self._run(run.id)) for run in active.runs]
+        for level in sorted(set.intersection(*map(set, curves))):
+            if level not in active.trial.curve and (active.trial.limit is None or level <= active.trial.limit):
+                value = fmean(curve[level] for curve in curves)
+                self._note("report", number=active.trial.number, level=level, value=value)
+                self.advisor.report(active.trial.number, level, value)
+
+    def _failure(self, run: PlannedRun) -> str | None:
+        """Why a run has failed by its own fault; a run that was preempted or killed goes on and is none."""
+        return None if self._conductor is None else self._conductor.failure(run.id)
+
+    def _settle(self, event: str, number: int, **more: Any) -> None:
+        self._note(event, number=number, **more)
+        self._apply({"event": event, "number": number, **more})
+        self.active.pop(number)
+
+    def _apply(self, event: Event) -> None:
+        number = event["number"]
+        match event["event"]:
+            case "failed":
+                self.advisor.fail(number, str(event["why"]))
+            case "complete":
+                self.advisor.complete(number, event["final"], event["violation"])
+            case "paused":
+                self.advisor.pause(number)
+
+    # -- events -----------------------------------------------------------------------------------------------------
+
+    def _note(self, event: str, **more: Any) -> None:
+        self.folder.append({"event": event, **more})
+
+    def _replay(self, event: Event) -> None:
+        """Do again what an event tells of."""
+        match event["event"]:
+            case "started":
+                self._started_at = float(event["time"])
+            case "asked":
+                self.advisor.asked(event["number"], event["values"], _before_told(event["attrs"]))
+                self._hold(event["number"], event)
+                if "had" in event:
+                    trial = self.advisor.trials[event["number"]]
+                    self.active[trial.number] = Active(trial, self.configurations.runs(trial.values))
+            case "skipped":
+                self.advisor.skip(event["number"], event["why"])
+            case "known":
+                trial = self.advisor.known(event["values"], event["final"], {})
+                self._runs[trial.number] = event["runs"]
+            case "report":
+                self.advisor.report(event["number"], event["level"], event["value"])
+            case "resumed":
+                self.advisor.resume(event["number"], event["until"])
+                trial = self.advisor.trials[event["number"]]
+                self.active[trial.number] = Active(trial, self.configurations.runs(trial.values))
+            case "ended":
+                self.advisor.end()
+            case _:
+                self._apply(event)
+                self.active.pop(event["number"], None)
+
+    def _hold(self, number: int, event: Event) -> None:
+        had = event.get("had", {})
+        self._runs[number] = list(had)
+        for run_id, (steps, seconds) in had.items():
+            self._had.setdefault(run_id, (steps, seconds))
+
+    def _warm_start(self) -> None:
+        if not self.search.warm_start:
+            return
+        for known in self.configurations.known():
+            self._note("known", values=known.values, final=known.final, runs=known.runs)
+            trial = self.advisor.known(known.values, known.final, {})
+            self._runs[trial.number] = list(known.runs)
+
+    # -- costs ------------------------------------------------------------------------------------------------------
+
+    def spent_steps(self) -> int:
+        """Optimiser steps that this search has had taken."""
+        return sum(self._progress(run_id)[0] - steps for run_id, (steps, _) in self._had.items())
+
+    def _spent_s(self) -> float:
+        return sum(self._progress(run_id)[1] - seconds for run_id, (_, seconds) in self._had.items())
+
+    def _progress(self, run_id: str) -> tuple[int, float]:
+        """Steps and seconds of training of a run so far."""
+        try:
+            at = self._run(run_id).read_progress()
+        except StoreError:
+            return 0, 0.0
+        return int(at.get("step", 0)), float(at.get("elapsed_s", 0.0))
+
+    def _run(self, run_id: str) -> RunFolder:
+        return self.project.store.run(run_id)
+
+
+def _before_told(attrs: dict[str, Any]) -> dict[str, Any]:
+    """What the sampler noted when it was asked; rungs that a pruner noted are noted again as reports are replayed."""
+    return {key: value for key, value in attrs.items() if not key.startswith("completed_rung")}
+
+
+def _journal(folder: SearchFolder) -> BaseStorage:
+    """Optuna's journal in the search's folder, empty; an absolute path, as a relative one can hang after a kill."""
+    from optuna.storages import JournalStorage
+    from optuna.storages.journal import JournalFileBackend
+
+    folder.path.mkdir(parents=True, exist_ok=True)
+    return JournalStorage(JournalFileBackend(str(folder.fresh_journal())))
+
+
+def _storage(url: str, name: str) -> BaseStorage:
+    """A database of Optuna, without the study: it is written anew."""
+    import optuna
+
+    storage = optuna.storages.RDBStorage(url)
+    if any(one.study_name == name for one in storage.get_all_studies()):
+        optuna.delete_study(study_name=name, storage=storage)
+    return storage

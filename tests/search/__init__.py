@@ -1,0 +1,1 @@
+"""Search: policies, studies and the driver."""

@@ -1,0 +1,141 @@
+"""A small search, and workers that make up curves instead of training: an evaluation for every look."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from harness.data.embedded import materialise
+from harness.dispatch.local import Ended
+from harness.project import Project
+from harness.record import Cost, DataReport, Evaluation, Record
+from harness.request import evaluation_key, read_request
+from harness.search.advisor import Trial
+from harness.search.driver import Driver, Snapshot
+from harness.spec.experiment import Experiment
+from harness.spec.search import Search
+from harness.store import RunFolder
+from tests.node.small import experiment, project
+
+STEPS, EVERY = 8, 1
+LR, SHARE = "train.optimiser.lr", "train.optimiser.beta1"
+
+
+def search(**changes: Any) -> Search:
+    """Two fields of a run of eight evaluations."""
+    base = experiment(
+        evaluation={"sets": ["shapes"], "every": f"{EVERY} steps"},
+        train={"duration": f"{STEPS} steps", "global_batch_size": 16, "schedule": "constant"},
+    )
+    table: dict[str, Any] = {
+        "question": "Which learning rate?",
+        "experiment": base,
+        "space": {
+            LR: {"kind": "float", "low": 1e-4, "high": 1e-1, "log": True},
+            SHARE: {"kind": "float", "low": 0.5, "high": 0.95},
+        },
+        "objectives": [{"metric": "shapes/acc1"}],
+        "budget": {"trials": 12},
+        "sampler": {"kind": "random"},
+        "finish": 1,
+    }
+    return Search.model_validate(table | changes)
+
+
+def truth(one: Experiment, step: int) -> float:
+    """The accuracy of a made run after `step`: best near a learning rate of 0.01 and a beta1 of 0.8."""
+    rate, beta = one.train.optimiser.lr, one.train.optimiser.beta1
+    best = 0.9 - 0.1 * abs(rate - 0.01) / 0.01 - abs(beta - 0.8)
+    return max(best - 0.5 * 0.6**step, 0.01)
+
+
+class MadeWorkers:
+    """Every run takes one evaluation further at each look; pauses and stops are minded as the trainer minds them."""
+
+    def __init__(self, jobs: int = 3, deaths: set[int] | None = None) -> None:
+        self.jobs, self.threads = jobs, 1
+        self._running: list[RunFolder] = []
+        self._deaths = deaths or set()
+        """Looks at which the first running process dies without a word."""
+        self._looks = 0
+        self.started: list[str] = []
+
+    def start(self, folder: Path) -> None:
+        self._running.append(RunFolder(folder))
+        self.started.append(folder.name)
+
+    def ended(self, timeout_s: float) -> list[Ended]:
+        self._looks += 1
+        if self._looks in self._deaths and self._running:
+            return [Ended(self._running.pop(0).id, -9)]
+        over = [folder for folder in self._running if self._advance(folder)]
+        self._running = [folder for folder in self._running if folder not in over]
+        return [Ended(folder.id, 0) for folder in over]
+
+    def stop(self) -> None:
+        self._running.clear()
+
+    def close(self) -> None:
+        self._running.clear()
+
+    def _advance(self, folder: RunFolder) -> bool:
+        one = read_request(folder).experiment
+        step = int(folder.read_progress().get("step", 0)) + 1
+        if step < STEPS:
+            folder.append_metrics(step, {"shapes/acc1": truth(one, step)})
+        progress = f'{{"step": {step}, "steps": {STEPS}, "elapsed_s": {step}.0}}'
+        folder.progress.write_text(progress)
+        if folder.is_paused():
+            return True
+        if step >= STEPS:
+            folder.finish(record(folder, one))
+        return step >= STEPS
+
+
+def record(folder: RunFolder, one: Experiment) -> Record:
+    metrics = {"acc1": {"value": truth(one, STEPS), "samples": 36}}
+    key = evaluation_key(one.evaluation, "shapes")
+    table = {"set": "shapes", "task": "zeroshot_classification", "protocol_id": "p", "request": key, "protocol": {}}
+    return Record(
+        run_id=folder.id,
+        attempts=1,
+        started_at=1.0,
+        ended_at=2.0,
+        steps=STEPS,
+        samples_seen=STEPS * 16,
+        epochs=1.0,
+        data=DataReport(fingerprint="f", samples=96),
+        final={"loss": 1.0},
+        evaluations=(Evaluation.model_validate(table | {"metrics": metrics}),),
+        cost=Cost(
+            duration_s=8.0, evaluation_s=1.0, images_per_s=16.0, peak_memory_gb=1.0, device="cpu", threads=1
+        ),
+        versions={},
+    )  # fmt: skip
+
+
+def here(root: Path) -> Project:
+    """A project under `root` with the small world generated."""
+    made = project(root)
+    materialise(experiment().data, made.store.data)
+    return made
+
+
+def driver(one: Search, at: Project, workers: MadeWorkers | None = None) -> Driver:
+    return Driver(one, "made", at, lambda: workers or MadeWorkers())
+
+
+def carried_out(one: Driver, looks: int | None = None) -> list[Snapshot]:
+    """The snapshots of a search, or of its first `looks` looks: after them it is as if it had been killed."""
+    found: list[Snapshot] = []
+    steps: Iterator[Snapshot] = one.carry_out()
+    for snapshot in steps:
+        found.append(snapshot)
+        if looks is not None and len(found) >= looks:
+            break
+    return found
+
+
+def tried(one: Driver) -> list[Trial]:
+    return [trial for trial in one.advisor.trials.values() if trial.status != "skipped"]

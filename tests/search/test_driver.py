@@ -1,0 +1,216 @@
+"""The driver over made-up runs: nothing lost, nothing doubled, no trial left running, whatever dies."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import optuna
+import pytest
+
+from harness.errors import StoreError
+from harness.project import Project
+from harness.search.driver import Driver
+from harness.search.page import as_html
+from harness.search.report import render
+from harness.spec.strategy import LadderPolicy
+from tests.search.made import LR, SHARE, STEPS, MadeWorkers, carried_out, driver, here, search, tried
+
+STRATEGIES: dict[str, dict[str, Any]] = {
+    "random": {},
+    "quasi_random": {"sampler": {"kind": "quasi_random"}},
+    "tpe": {"sampler": {"kind": "tpe", "startup": 3}},
+    "gp": {"sampler": {"kind": "gp", "startup": 3}},
+    "cma_es": {"sampler": {"kind": "cma_es"}},
+    "nsga2": {"sampler": {"kind": "nsga2", "population": 4}},
+    "median": {"pruner": {"kind": "median", "startup": 2, "warmup": 1}},
+    "percentile": {"pruner": {"kind": "percentile", "startup": 2, "warmup": 1}},
+    "asha": {"pruner": {"kind": "asha"}},
+    "hyperband": {"pruner": {"kind": "hyperband"}},
+    "patience": {"pruner": {"kind": "patience", "patience": 1, "min_delta": 0.2}},
+    "fastbo": {"sampler": {"kind": "gp", "startup": 3}, "pruner": {"kind": "fastbo", "efficient_below": 0.1}},
+    "ladder": {"sampler": {"kind": "gp", "startup": 3}, "pruner": {"kind": "ladder", "first_rung": 1}},
+}
+STOPPING = ("median", "percentile", "asha", "hyperband", "patience", "fastbo", "ladder")
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The small world, generated once; each search has a store of its own beside it."""
+    root = tmp_path_factory.mktemp("search")
+    here(root)
+    return root
+
+
+@pytest.fixture
+def at(world: Path, tmp_path: Path) -> Project:
+    (tmp_path / "store").mkdir()
+    (tmp_path / "store" / "data").symlink_to(world / "store" / "data")
+    return here(tmp_path)
+
+
+def journal(one: Driver) -> optuna.Study:
+    storage = optuna.storages.JournalStorage(optuna.storages.journal.JournalFileBackend(str(one.folder.journal)))
+    return optuna.load_study(study_name="made", storage=storage)
+
+
+def study_equals_records(one: Driver) -> None:
+    """Optuna's journal, the events and the run folders tell the same."""
+    study = journal(one)
+    assert not [trial for trial in study.trials if trial.state is optuna.trial.TrialState.RUNNING]
+    for trial in tried(one):
+        frozen = study.trials[trial.number]
+        assert frozen.params == trial.values
+        if trial.final is not None and frozen.state is optuna.trial.TrialState.COMPLETE and not trial.notes:
+            assert frozen.values == pytest.approx(trial.final)
+        (run,) = [one.project.store.run(run_id) for run_id in one.run_ids(trial.number)]
+        assert run.record_file.exists() == (trial.final is not None)
+        if trial.final is not None:
+            assert trial.final == one.configurations.objectives(run.record())
+
+
+@pytest.mark.parametrize("name", STRATEGIES)
+def test_a_search_ends_within_its_budget_and_selects_at_full_length(name: str, at: Project) -> None:
+    one = driver(search(**STRATEGIES[name]), at)
+    carried_out(one)
+    assert one.is_over
+    assert len(tried(one)) == 12
+    ids = [run_id for trial in tried(one) for run_id in one.run_ids(trial.number)]
+    assert len(set(ids)) == 12
+    winner = one.advisor.best()
+    assert winner is not None
+    assert winner.final is not None
+    stopped = [trial for trial in tried(one) if trial.status == "stopped"]
+    assert bool(stopped) == (name in STOPPING)
+    assert one.spent_steps() == sum(int(at.store.run(run_id).read_progress()["step"]) for run_id in ids)
+    if stopped:
+        assert one.spent_steps() < 12 * STEPS
+    study_equals_records(one)
+    assert winner.values[LR] > 0
+    assert "Best at full length: shapes/acc1" in render(one)
+    if name == "ladder":
+        page = as_html(one)
+        assert page.count("<figure>") == page.count("</svg>") >= 6
+        assert "<script" not in page
+
+
+@pytest.mark.parametrize("name", ["tpe", "gp", "asha", "fastbo", "ladder", "nsga2", "cma_es"])
+def test_killed_at_any_look_it_goes_on_to_as_many_trials(name: str, at: Project) -> None:
+    one = driver(search(**STRATEGIES[name]), at)
+    for looks in (1, 3, 5, 2):
+        carried_out(one, looks)
+        one = driver(search(**STRATEGIES[name]), at)
+    carried_out(one)
+    assert one.is_over
+    assert len(tried(one)) == 12
+    assert [trial.number for trial in one.advisor.trials.values()] == list(range(len(one.advisor.trials)))
+    study_equals_records(one)
+    again = driver(search(**STRATEGIES[name]), at)
+    assert {n: t.values for n, t in again.advisor.trials.items()} == {
+        n: t.values for n, t in one.advisor.trials.items()
+    }
+    workers = MadeWorkers()
+    over = driver(search(**STRATEGIES[name]), at, workers)
+    carried_out(over)
+    assert not workers.started
+
+
+def test_a_process_that_dies_is_started_again_and_is_no_failure(at: Project) -> None:
+    workers = MadeWorkers(deaths={2, 5, 9})
+    one = driver(search(), at, workers)
+    carried_out(one)
+    assert [trial.status for trial in tried(one)] == ["complete"] * 12
+    assert len(workers.started) == 15
+
+
+def test_the_same_seed_chooses_the_same_configurations(at: Project, world: Path, tmp_path: Path) -> None:
+    one = driver(search(**STRATEGIES["gp"]), at, MadeWorkers(jobs=1))
+    carried_out(one)
+    other = Project(at.settings.model_copy(update={"store": tmp_path / "other"}), type(at.store)(tmp_path / "other"))
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "data").symlink_to(world / "store" / "data")
+    two = driver(search(**STRATEGIES["gp"]), other, MadeWorkers(jobs=1))
+    carried_out(two)
+    assert [trial.values for trial in tried(one)] == [trial.values for trial in tried(two)]
+
+
+def test_a_torn_event_and_a_damaged_journal_are_mended_and_said(at: Project) -> None:
+    one = driver(search(), at)
+    carried_out(one, 6)
+    with one.folder.log.open("ab") as stream:
+        stream.write(b'{"event": "ask')
+    with one.folder.journal.open("ab") as stream:
+        stream.write(b'{"op_code": 5, "wor')
+    again = driver(search(), at)
+    assert len(again.folder.repaired) == 2
+    assert "torn" in again.folder.repaired[0]
+    assert "rebuilt" in again.folder.repaired[1]
+    carried_out(again)
+    assert len(tried(again)) == 12
+    study_equals_records(again)
+
+
+def test_a_line_damaged_in_the_middle_is_one_sentence(at: Project) -> None:
+    one = driver(search(), at)
+    carried_out(one, 3)
+    lines = one.folder.log.read_text().splitlines()
+    one.folder.log.write_text("\n".join([lines[0], "{", *lines[1:]]) + "\n")
+    with pytest.raises(StoreError, match="line 2 is damaged"):
+        driver(search(), at)
+
+
+def test_another_search_under_the_same_name_is_refused_with_the_difference(at: Project) -> None:
+    with driver(search(), at).folder.held(search()):
+        pass
+    other = search(sampler={"kind": "tpe"})
+    with pytest.raises(StoreError, match=r"sampler.kind was 'random' and is 'tpe'"):
+        driver(other, at)
+    driver(search(budget={"trials": 20}), at)
+
+
+def test_a_second_driver_is_refused(at: Project) -> None:
+    one = driver(search(), at)
+    with one.folder.held(search()), pytest.raises(StoreError, match="drives this search"):  # noqa: SIM117
+        with driver(search(), at).folder.held(search()):
+            pass
+
+
+def test_finished_runs_of_the_store_are_a_warm_start(at: Project) -> None:
+    carried_out(driver(search(), at))
+    two = Driver(search(budget={"trials": 2}), "second", at, MadeWorkers)
+    assert sum(trial.source == "warm start" for trial in two.advisor.trials.values()) == 12
+    narrow = search(space={LR: {"kind": "float", "low": 1e-4, "high": 1e-3}, SHARE: search().space[SHARE]})
+    three = Driver(narrow, "third", at, MadeWorkers)
+    warm = [trial for trial in three.advisor.trials.values() if trial.source == "warm start"]
+    assert all(trial.values[LR] <= 1e-3 for trial in warm)
+    assert len(warm) < 12
+
+
+def test_a_budget_in_steps_is_never_exceeded(at: Project) -> None:
+    one = driver(search(budget={"steps": 60}, pruner={"kind": "asha"}), at)
+    carried_out(one)
+    assert one.spent_steps() <= 60
+    assert len(tried(one)) > 60 // STEPS
+
+
+def test_two_objectives_have_a_front(at: Project) -> None:
+    objectives = [{"metric": "shapes/acc1"}, {"metric": "cost/duration_s", "goal": "minimise"}]
+    one = driver(search(objectives=objectives, sampler={"kind": "nsga2", "population": 4}), at)
+    carried_out(one)
+    assert "on the front of 12" in render(one)
+
+
+def test_constraints_keep_a_configuration_from_winning(at: Project) -> None:
+    one = driver(search(constraints={"peak_memory_gb": 0.5}), at)
+    carried_out(one)
+    assert one.advisor.best() is None
+    assert all(trial.violation == pytest.approx(1.0) for trial in tried(one))
+
+
+def test_ladder_climbs_from_checkpoints(at: Project) -> None:
+    one = driver(search(**STRATEGIES["ladder"]), at)
+    carried_out(one)
+    assert isinstance(one.search.pruner, LadderPolicy)
+    reached = sorted(trial.reached for trial in tried(one))
+    assert reached[0] == 1
+    assert reached[-1] == STEPS
