@@ -33,7 +33,14 @@ def search(
     storage: str | None,
     out: Path | None,
 ) -> bool:
-    """Carry a search out, or go on with it; whether it came to its end."""
+    """Carry a search out, or go on with it; whether it came to its end.
+
+    Raises:
+        SpecError: the search is not valid, or is to run on a cluster's profile.
+    """
+    if on.endswith(".toml"):
+        fix = "use --on local, on a node of your own allocation if you like"
+        raise SpecError("a search does not submit jobs yet", where=f"--on {on}", fix=fix)
     one, name = load_search(spec, assignments), spec.stem
     _prepare(one, project)
     with SearchFolder(project.store.root, name).held(one):

@@ -95,7 +95,7 @@ class Driver:
         kept = None if only_look else _storage(storage, name) if storage else _journal(self.folder)
         self.advisor = Advisor(
             search,
-            self.configurations.length,
+            len(search.seed_list) if search.pruner.kind == "wilcoxon" else self.configurations.length,
             name=name,
             storage=kept,
             feasible=self.configurations.why_not,
@@ -208,11 +208,15 @@ class Driver:
     def _carry_on(self, active: Active) -> None:
         """Have the runs of a trial carried out, to its limit if it has one."""
         assert self._conductor is not None
-        active.asked_for = active.trial.limit
-        for run in active.runs:
+        limit = active.asked_for = active.trial.limit
+        left = [run for run in active.runs if limit is None or not self._is_at(run, limit)]
+        if self.advisor.decides_over_seeds:  # one seed after the other: a bad configuration costs few of them
+            left = [run for run in left if not self._run(run.id).record_file.exists()][:1]
+        for run in left:
+            if self._conductor.is_open(run.id):
+                continue
             if run.teacher is not None:
                 self._conductor.add(self.configurations.plan.runs[run.teacher])
-            limit = active.trial.limit
             self._conductor.add(run, None if limit is None else self.configurations.level_step(run, limit))
 
     def _has_room(self) -> bool:
@@ -243,23 +247,26 @@ class Driver:
         return sum(run.steps - self._progress(run.id)[0] for run in active.runs)
 
     def _open_runs(self) -> int:
-        return sum(not self._is_over(run) for active in self.active.values() for run in active.runs)
+        runs = [run for active in self.active.values() for run in active.runs]
+        return sum(self._conductor is not None and self._conductor.is_open(run.id) for run in runs)
 
-    def _is_over(self, run: PlannedRun) -> bool:
+    def _is_at(self, run: PlannedRun, limit: int) -> bool:
+        """Whether a run has got as far as `limit` and nobody works on it."""
         folder = self._run(run.id)
-        return folder.record_file.exists() or (folder.is_paused() and not folder.is_locked())
+        far = self._progress(run.id)[0] >= self.configurations.level_step(run, limit)
+        return folder.record_file.exists() or (far and not folder.is_locked())
 
     # -- what has happened ------------------------------------------------------------------------------------------
 
     def _look(self, active: Active) -> None:
         """Tell the advisor what a trial's runs have written, and the runs what the advisor decided."""
         trial = active.trial
-        if self._has_news(active):
+        if self.advisor.decides_over_seeds or self._has_news(active):
             self._report(active)
         if trial.limit is not None and trial.limit != active.asked_for:
             active.asked_for = trial.limit
             for run in active.runs:
-                if not self._is_over(run):
+                if not self._run(run.id).record_file.exists():
                     self._run(run.id).pause_at(self.configurations.level_step(run, trial.limit))
         failed = [run for run in active.runs if self._failure(run) is not None]
         if failed:
@@ -269,8 +276,17 @@ class Driver:
             columns = zip(*(self.configurations.objectives(record) for record in records), strict=True)
             final = [fmean(column) for column in columns]
             self._settle("complete", trial.number, final=final, violation=self.configurations.violation(records))
-        elif trial.limit is not None and all(self._is_over(run) for run in active.runs) and trial.curve:
+        elif trial.limit is not None and self._has_paused(active, trial.limit):
             self._settle("paused", trial.number)
+        elif self.advisor.decides_over_seeds:
+            self._carry_on(active)
+
+    def _has_paused(self, active: Active, limit: int) -> bool:
+        """Whether all runs of a trial are where they were to pause, and the conductor has noticed."""
+        if self.advisor.decides_over_seeds:  # the seeds after those that decided were not begun
+            return True
+        waits = self._conductor is not None and any(self._conductor.is_open(run.id) for run in active.runs)
+        return active.trial.reached >= limit and not waits and all(self._is_at(run, limit) for run in active.runs)
 
     def _is_complete(self, run: PlannedRun) -> bool:
         folder = self._run(run.id)
@@ -288,6 +304,7 @@ class Driver:
     def _report(self, active: Active) -> None:
         """Report evaluations that all seeds of a trial have, in order."""
         if self.advisor.decides_over_seeds:
+            self._report_seeds(active)
             return
         curves = [self.configurations.curve(run, self._run(run.id)) for run in active.runs]
         for level in sorted(set.intersection(*map(set, curves))):
@@ -295,6 +312,17 @@ class Driver:
                 value = fmean(curve[level] for curve in curves)
                 self._note("report", number=active.trial.number, level=level, value=value)
                 self.advisor.report(active.trial.number, level, value)
+
+    def _report_seeds(self, active: Active) -> None:
+        """Report the value of each seed that is done, in order: level n is the n-th seed."""
+        for level, run in enumerate(active.runs, 1):
+            folder, trial = self._run(run.id), active.trial
+            if trial.limit is not None or not folder.record_file.exists():
+                return
+            if level not in trial.curve:
+                value = self.configurations.objectives(folder.record())[0]
+                self._note("report", number=trial.number, level=level, value=value)
+                self.advisor.report(trial.number, level, value)
 
     def _failure(self, run: PlannedRun) -> str | None:
         """Why a run has failed by its own fault; a run that was preempted or killed goes on and is none."""

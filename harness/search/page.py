@@ -13,8 +13,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from harness.files import write_text
+from harness.report.frames import WIDTH
 from harness.report.page import TEMPLATES
-from harness.report.plots import WIDTH, Picture
+from harness.report.plots import Picture
 from harness.report.svg import MUTED, RC, series_colour, to_svg
 from harness.search.advisor import Trial
 from harness.search.driver import Driver

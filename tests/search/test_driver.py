@@ -207,6 +207,16 @@ def test_constraints_keep_a_configuration_from_winning(at: Project) -> None:
     assert all(trial.violation == pytest.approx(1.0) for trial in tried(one))
 
 
+def test_wilcoxon_leaves_out_seeds_of_what_loses(at: Project) -> None:
+    wilcoxon = {"kind": "wilcoxon", "p": 0.2, "startup": 2}
+    one = driver(search(seeds=6, pruner=wilcoxon, budget={"trials": 5}), at)
+    carried_out(one)
+    done = [sum(at.store.run(run_id).record_file.exists() for run_id in one.run_ids(t.number)) for t in tried(one)]
+    assert done[0] == 6
+    assert min(done) < 6
+    assert {trial.status for trial in tried(one)} == {"complete", "stopped"}
+
+
 def test_ladder_climbs_from_checkpoints(at: Project) -> None:
     one = driver(search(**STRATEGIES["ladder"]), at)
     carried_out(one)
