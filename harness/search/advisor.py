@@ -16,7 +16,14 @@ from typing import TYPE_CHECKING, Any, Literal
 from harness.search import fastbo, gp, ladder
 from harness.search.samplers import decoded, distributions, encoded, pruner, quasi_random, quietly, sampler
 from harness.spec.search import Exploration, Search, draws
-from harness.spec.strategy import FastBOPolicy, GPSampler, LadderPolicy, QuasiRandomSampler, WilcoxonPruner
+from harness.spec.strategy import (
+    FastBOPolicy,
+    GPSampler,
+    LadderPolicy,
+    PatiencePruner,
+    QuasiRandomSampler,
+    WilcoxonPruner,
+)
 
 if TYPE_CHECKING:
     from optuna.storages import BaseStorage
@@ -195,6 +202,9 @@ class Advisor:
                 self._follow(policy, trial)
             case LadderPolicy():
                 pass
+            case PatiencePruner() as patience:
+                if trial.limit is None and level < self.length and self._stalls(patience, trial):
+                    trial.limit = level
             case _:
                 if trial.limit is None and level < self.length and live.should_prune():
                     trial.limit = level
@@ -351,6 +361,12 @@ class Advisor:
                 trial.limit = efficient if efficient < self.length else None
             case fastbo.Continue():
                 pass
+
+    def _stalls(self, spec: PatiencePruner, trial: Trial) -> bool:
+        """Whether the last evaluations were no better than those before. Optuna's asks whether they were worse."""
+        losses = [self.loss(trial.curve[level]) for level in sorted(trial.curve)]
+        before, after = losses[: -spec.patience - 1], losses[-spec.patience - 1 :]
+        return bool(before) and min(after) > min(before) - spec.min_delta
 
     def _to_saturation(self, policy: FastBOPolicy, workers: int) -> list[Job]:
         """The best configurations, resumed to their saturation points where they are not there."""

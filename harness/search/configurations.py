@@ -38,10 +38,10 @@ class Configurations:
 
     def __init__(self, search: Search, name: str, project: Project) -> None:
         self.search, self.name, self.project = search, name, project
-        self.plan = self._empty()
+        self.plan = self.empty_plan()
         self._planner = project.planner(self.plan)
         base = laid_over(search.experiment, expand(search.base))
-        self._looked_at = self._empty()
+        self._looked_at = self.empty_plan()
         self._scout = project.planner(self._looked_at)
         self.steps = self._scout.add(base, "arm", name).steps
         """Optimiser steps of a full run of the base."""
@@ -49,7 +49,7 @@ class Configurations:
         """Evaluations of a full run."""
         self._conditions = feasible_in(search)
 
-    def _empty(self) -> Plan:
+    def empty_plan(self) -> Plan:
         """A plan without a run; its ablation names the base."""
         metric = self.search.objectives[0].metric
         base = {"question": self.search.question, "experiment": self.search.experiment, "base": self.search.base}

@@ -113,7 +113,9 @@ class Driver:
         while not self._stopping and not self._ended:
             workers = self._workers()
             self._jobs = workers.jobs
-            self._conductor = Conductor(self.configurations.plan, self.project.store, self.project.settings, workers)
+            # A conductor carries out all of its plan: this one begins empty, lest it go on with what was stopped.
+            plan = self.configurations.empty_plan()
+            self._conductor = Conductor(plan, self.project.store, self.project.settings, workers)
             for active in self.active.values():  # living trials of a driver that was killed
                 self._carry_on(active)
             self._step()

@@ -17,7 +17,6 @@ from harness.spec.strategy import (
     HyperbandPruner,
     MedianPruner,
     NSGA2Sampler,
-    PatiencePruner,
     PercentilePruner,
     Pruner,
     QuasiRandomSampler,
@@ -128,8 +127,6 @@ def pruner(spec: Pruner, length: int) -> BasePruner:
             )
         case WilcoxonPruner():
             return pruners.WilcoxonPruner(p_threshold=spec.p, n_startup_steps=spec.startup)
-        case PatiencePruner():
-            return pruners.PatientPruner(None, patience=spec.patience, min_delta=spec.min_delta)
         case _:
             return pruners.NopPruner()
 
@@ -143,7 +140,8 @@ def quasi_random(spec: QuasiRandomSampler, space: Space, seed: int, number: int)
     point = np.zeros(0)
     if numeric:
         sequence = made(len(numeric), rng=np.random.default_rng(seed))
-        sequence.fast_forward(number)
+        if number:  # scipy's Sobol cannot skip nothing
+            sequence.fast_forward(number)
         point = sequence.random(1)[0]
     places = dict(zip(numeric, point.tolist(), strict=True))
     generator = random.Random(f"{seed}/{number}")

@@ -135,9 +135,9 @@ class PatiencePruner(Spec):
 
     kind: Literal["patience"] = "patience"
     patience: int = Field(3, ge=0)
-    """Evaluations without an improvement."""
+    """Evaluations without an improvement that are borne; the next one ends the run."""
     min_delta: float = Field(0.0, ge=0)
-    """What counts as an improvement."""
+    """How much better the metric has to become to count as an improvement."""
 
 
 class FastBOPolicy(Spec):

@@ -105,6 +105,10 @@ def test_killed_at_any_look_it_goes_on_to_as_many_trials(name: str, at: Project)
     assert len(tried(one)) == 12
     assert [trial.number for trial in one.advisor.trials.values()] == list(range(len(one.advisor.trials)))
     study_equals_records(one)
+    if name == "ladder":  # nobody is trained further than its rung
+        for trial in tried(one):
+            (run_id,) = one.run_ids(trial.number)
+            assert at.store.run(run_id).read_progress()["step"] == trial.reached
     again = driver(search(**STRATEGIES[name]), at)
     assert {n: t.values for n, t in again.advisor.trials.items()} == {
         n: t.values for n, t in one.advisor.trials.items()
