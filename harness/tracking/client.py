@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 from harness.errors import TrackingError
 from harness.files import replacing
 from harness.tracking.known import STAMP
+from harness.tracking.model import FOLDER, model_folder
 from harness.tracking.places import LATER, database_file, redacted
 from harness.tracking.projection import Entry, Input, Point, line_points, lines_digest
 
@@ -235,6 +236,9 @@ class Experiment:
             self._client.log_inputs(run.info.run_id, datasets=[_dataset_input(entry.data)])
         for file in entry.files:
             self._client.log_artifact(run.info.run_id, str(file))
+        if entry.model is not None:
+            with model_folder(entry.model, run.info.run_id) as folder:
+                self._client.log_artifacts(run.info.run_id, str(folder), FOLDER)
 
     def _finish(self, run: Run, tags: Mapping[str, str]) -> None:
         """Write all tags, the stamp among them: from now on the run is known to be whole."""

@@ -21,8 +21,9 @@ from harness.plan import Arm, Plan, PlannedRun
 from harness.record import DataReport, Record, StepMetrics
 from harness.spec.experiment import flatten
 from harness.store import RunFolder, State, Store
+from harness.tracking.model import Logged
 
-VERSION = 1
+VERSION = 2
 """Raise it when the same files should look otherwise in MLflow: everything is then looked at once more."""
 NAME_LIMIT = 250
 VALUE_LIMIT = 5000
@@ -49,6 +50,8 @@ class Cell:
     """None for a run that only teaches others."""
     seed: int | None
     colour: str
+    is_first: bool
+    """Whether it is its arm's first seed, or a teacher."""
     stamp: str
     """Digest of all that its entry is made from."""
 
@@ -94,6 +97,8 @@ class Entry:
     """Final metrics."""
     data: Input | None = None
     files: Sequence[Path] = ()
+    model: Logged | None = None
+    """The model that came out, to be loaded back."""
     moves: bool = False
     """Whether its final metrics change as runs finish (means over seeds); those of a run do not."""
 
@@ -114,7 +119,8 @@ def cells_of(plan: Plan, store: Store, skipped: list[str]) -> list[Cell]:
             continue
         colour = colours[name] if name is not None else BASELINE_COLOUR
         facts = [VERSION, run.id, run.role, name, arm.label if arm else None, seed, colour, state, _content(folder)]
-        cells.append(Cell(run, folder, state, arm, seed, colour, digest(facts)))
+        first = seed in (None, plan.ablation.seed_list[0])
+        cells.append(Cell(run, folder, state, arm, seed, colour, first, digest(facts)))
     return cells
 
 
@@ -160,6 +166,7 @@ def run_entry(cell: Cell) -> Entry:
         points=_final_points(record, lines) if record else (),
         data=_input(cell, record.data) if record else None,
         files=[file for file in files if file.exists()],
+        model=_model(cell) if done else None,
     )
 
 
@@ -340,6 +347,12 @@ def _input(cell: Cell, data: DataReport) -> Input:
     source = json.dumps({"fingerprint": data.fingerprint, **spec.science(defaults=True)}, sort_keys=True)
     profile = json.dumps({"samples": data.samples, "rejected": data.rejected}, sort_keys=True)
     return Input(spec.kind, data.fingerprint[:36], source, profile)
+
+
+def _model(cell: Cell) -> Logged | None:
+    """The model of an arm's first seed and of a teacher: one for each arm, since weights are large."""
+    weights = cell.folder.weights
+    return Logged(weights, cell.run.experiment.model) if cell.is_first and weights.exists() else None
 
 
 def _begun(cells: Sequence[Cell]) -> list[float]:
