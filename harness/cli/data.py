@@ -28,6 +28,10 @@ Set = Annotated[
 Shard = Annotated[
     str, typer.Option("--shard", metavar="I/N", help="Do the I-th of N parts (from 0); others do the rest.")
 ]
+On = Annotated[
+    str | None, typer.Option("--on", metavar="PROFILE", help="A cluster profile (slurm/NAME.toml): an array of jobs.")
+]
+Jobs = Annotated[int, typer.Option("--jobs", min=1, help="With --on: how many jobs, a shard each.")]
 Device = Annotated[str | None, typer.Option(help="Default: a GPU if there is one.")]
 
 
@@ -102,6 +106,8 @@ def features(
     shard: Shard = "0/1",
     device: Device = None,
     workers: Annotated[int, typer.Option(min=0, help="Threads that decode images; 0: one for each core.")] = 0,
+    on: On = None,
+    jobs: Jobs = 8,
     estimate: Annotated[bool, typer.Option("--estimate", help="Only say what it will take.")] = False,
     verify: Annotated[bool, typer.Option("--verify", help="Only compare what is there with its digests.")] = False,
 ) -> None:
@@ -111,6 +117,11 @@ def features(
     from harness.features.growing import verify as compare
 
     project = _project(spec)
+    if on is not None:
+        from harness.cli.shards import on_cluster
+
+        on_cluster(on, project.store, "features", spec, set_, [], jobs)
+        return
     for one in taught.taught_by_plan(project.plan(spec, set_), project):
         wanted = one.wanted
         if verify:
@@ -127,6 +138,73 @@ def features(
         if not estimate:
             done = extraction.compute(part, lambda text: print(text, file=sys.stderr))
             print(f"{wanted.folder}: {'done' if done else f'shard {shard} done, others are not'}")
+
+
+@data_app.command()
+def caption(
+    spec: Spec,
+    captioner: Annotated[
+        Path, typer.Argument(metavar="CAPTIONER", help="A TOML file: model, count, method...", show_default=False)
+    ],
+    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Folder of the new caption source.")],
+    set_: Set,
+    shard: Shard = "0/1",
+    device: Device = None,
+    on: On = None,
+    jobs: Jobs = 8,
+) -> None:
+    """Caption every image with an image-to-text model: resumable, in shards, as a source to join by key."""
+    from harness.captioning import CaptionFolder, load_captioner
+    from harness.captioning import caption as carry_out
+    from harness.cli.taught import chosen_device
+    from harness.data.dataset import open_dataset
+    from harness.spec.load import load_captioner_spec
+
+    project, data = _files(spec, set_)
+    settings, part = load_captioner_spec(captioner), part_of(shard)
+    bare = type(data).model_validate(data.model_dump() | {"pseudo": {}})
+    folder = CaptionFolder(out, settings, open_dataset(bare, project.store.data))
+    folder.begin()
+    if on is not None:
+        from harness.cli.shards import on_cluster
+
+        more = [str(captioner.resolve()), "--out", str(out.resolve())]
+        on_cluster(on, project.store, "caption", spec, set_, more, jobs)
+        return
+    if folder.missing(part):
+        model = load_captioner(settings, chosen_device(device))
+        done, empty = carry_out(folder, model, part, lambda text: print(text, file=sys.stderr))
+        print(f"{done:,} samples captioned{f', {empty:,} of them with nothing' if empty else ''}")
+    left = len(folder.missing())
+    name = "".join(letter if letter.isalnum() else "_" for letter in out.name)
+    ready = f'declare it: data.pseudo.{name} = {{ path = "{out}", raw = "raw" }}'
+    print(f"{out}: {ready if not left else f'{left} of {folder.parts} parts are left to other shards'}")
+
+
+@data_app.command()
+def analyze(
+    spec: Spec,
+    set_: Set,
+    out: Annotated[Path | None, typer.Option("--out", metavar="DIR", help="Default: store/reports.")] = None,
+    queries: Annotated[int, typer.Option(min=2, help="Captions and images whose neighbours are looked for.")] = 2000,
+    device: Device = None,
+    workers: Annotated[int, typer.Option(min=0, help="Threads that decode images; 0: one for each core.")] = 0,
+) -> None:
+    """Show what the captions are like, as FFF's Figures 2 to 5: a page with plots, thresholds and galleries."""
+    from harness.analysis import Options, analyse, write_page
+    from harness.cli import taught
+    from harness.dispatch.local import cores
+
+    project, used = _project(spec), taught.chosen_device(device)
+    for number, one in enumerate(taught.taught_by_plan(project.plan(spec, set_), project, every_source=True)):
+        while not one.wanted.is_done:
+            extraction = one.extraction(used, workers or cores())
+            print(said_of(extraction.estimate(), one.wanted.folder, 1), file=sys.stderr)
+            extraction.compute(said=lambda text: print(text, file=sys.stderr))
+        found = analyse(one.wanted, Options(queries=queries), used)
+        page = (out or project.store.reports) / f"{spec.stem}-data{f'-{number}' if number else ''}.html"
+        write_page(page, found, one.wanted.dataset, spec.stem)
+        print(page)
 
 
 def said_of(estimate: Estimate, folder: Path, shards: int) -> str:

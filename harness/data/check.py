@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from harness.data.candidates import Candidate, Rejected
-from harness.data.inspection import FilesOf
+from harness.data.inspection import FilesOf, caption_files, files_of_source
 from harness.data.look import look_at_image, odd_caption, odd_image, words
 from harness.data.pictures import BadImageError
 from harness.data.reading import Reading
@@ -57,6 +57,9 @@ class Findings:
     overlap: dict[str, NDArray[np.float64]] = field(default_factory=dict)
     """By source: pairs, sum of the word overlap with the raw caption, the same with the sample before."""
 
+    absent: list[str] = field(default_factory=list)
+    """Sources whose files are not there."""
+
     def add(self, other: Findings) -> None:
         """Take in what another file holds."""
         self.samples += other.samples
@@ -86,9 +89,9 @@ def check_data(data: FileData, cache: Path, workers: int, said: Callable[[str], 
     Raises:
         DataError: files are missing, or a source's files cannot be used at all.
     """
-    unfiltered = type(data).model_validate(data.model_dump() | {"quarantine": None})
-    files = FilesOf.find(unfiltered, cache)
     total = Findings()
+    unfiltered = _unfiltered(data, cache, total.absent)
+    files = FilesOf.find(unfiltered, cache)
     cache.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".check.", dir=cache) as work:
         reading = Reading.begin(unfiltered, files, Path(work), unpack=False)
@@ -101,6 +104,18 @@ def check_data(data: FileData, cache: Path, workers: int, said: Callable[[str], 
         total.rejected["duplicate key"] += repeated
         total.samples -= repeated
     return total
+
+
+def _unfiltered(data: FileData, cache: Path, absent: list[str]) -> FileData:
+    """`data` without its quarantine list and the sources whose files are not there (yet), which `absent` takes in."""
+    pseudo = dict(data.pseudo)
+    for name, source in caption_files(data).items():
+        try:
+            files_of_source(source, cache)
+        except DataError as error:
+            absent.append(f"source {name!r} was not checked: {error}")
+            del pseudo[name]
+    return type(data).model_validate({**dict(data), "pseudo": pseudo, "quarantine": None})
 
 
 def _all(reading: Reading, workers: int) -> Iterator[Findings]:
@@ -268,7 +283,7 @@ MIN_PAIRS = 200
 
 def warnings(found: Findings) -> list[str]:
     """What a person should look at before training."""
-    told = []
+    told = list(found.absent)
     for source, (pairs, own, shifted) in found.overlap.items():
         if pairs >= MIN_PAIRS and own <= 1.05 * shifted:
             told.append(

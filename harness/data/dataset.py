@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from bisect import bisect_right
 from collections import OrderedDict
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -70,6 +71,10 @@ class Dataset:
     def keys(self) -> list[str]:
         """The key of each sample."""
         return [str(key) for key in self._column("key").to_pylist()]
+
+    def keys_of(self, samples: Iterable[int]) -> list[str]:
+        """The keys of some samples."""
+        return [str(self._cell(sample, "key")) for sample in samples]
 
     @property
     def sizes(self) -> NDArray[np.int64]:

@@ -11,6 +11,7 @@ import os
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from harness.data.captioned import check_finished
 from harness.data.patterns import expand
 from harness.data.remote import is_url, mirrored
 from harness.errors import DataError
@@ -92,7 +93,7 @@ class FilesOf(NamedTuple):
         Raises:
             DataError: one is missing.
         """
-        captions = {name: _caption_files(source, cache) for name, source in caption_files(data).items()}
+        captions = {name: files_of_source(source, cache) for name, source in caption_files(data).items()}
         match data:
             case WebdatasetData():
                 shards = located(data.shards, cache, "data.shards", (".tar",))
@@ -123,8 +124,14 @@ def located(pattern: str, cache: Path, key: str, suffixes: tuple[str, ...]) -> l
 _CAPTION_SUFFIXES = (".parquet", ".jsonl", ".csv", ".tsv", ".txt", ".tar")
 
 
-def _caption_files(source: CaptionFile, cache: Path) -> tuple[list[Path], Path | None]:
+def files_of_source(source: CaptionFile, cache: Path) -> tuple[list[Path], Path | None]:
+    """The files of a source, and the table that its text lines are aligned with.
+
+    Raises:
+        DataError: they are missing, or still being made.
+    """
     rows = located(source.rows, cache, "rows", ())[0] if source.rows else None
+    check_finished(Path(source.path))
     return located(source.path, cache, "path", _CAPTION_SUFFIXES), rows
 
 

@@ -132,7 +132,7 @@ def _mined_caption(line: _Line, pictures: Sequence[str]) -> MinedCaption:
 def _section(batch: PreviewBatch) -> _Section:
     cards = [_card(batch, image) for image in batch.mined.images]
     changed = [card for card in cards if card.mined or any(line.dropped for line in card.own)]
-    pictures = [_data_uri(picture) for picture in batch.pictures]
+    pictures = [data_uri(picture) for picture in batch.pictures]
     return _Section(_figures(batch), pictures, changed, len(cards))
 
 
@@ -175,7 +175,7 @@ def _verdict(batch: PreviewBatch, image: int, caption: int) -> str:
     return "true" if batch.truth[image, caption] else "false"
 
 
-def _data_uri(picture: Image.Image) -> str:
+def data_uri(picture: Image.Image) -> str:
     """The picture as a data URI; small ones without loss, large ones scaled down."""
     small = picture.convert("RGB")
     small.thumbnail((_SIDE, _SIDE))

@@ -13,6 +13,7 @@ from pydantic import ValidationError
 
 from harness.errors import SpecError
 from harness.spec.ablation import Ablation
+from harness.spec.captioner import ImageCaptioner
 from harness.spec.data import PATH_FIELDS
 from harness.spec.experiment import Experiment
 from harness.spec.explain import Problem, explain, problems, sentence
@@ -113,6 +114,22 @@ def _validated_search(file: Path, table: Table, base: Experiment) -> Search:
         return Search.model_validate({**table, "experiment": base})
     except ValidationError as error:
         raise explain(error, Search, where=str(file)) from None
+
+
+def load_captioner_spec(path: Path) -> ImageCaptioner:
+    """The captioner in a TOML file; folders and checkpoints that it names are relative to the file.
+
+    Raises:
+        SpecError: the file is missing or not valid.
+    """
+    place, table = _Place.of(path), dict(_read(path))
+    for field in ("model", "weights"):
+        if isinstance(stated := table.get(field), str) and Path(place.path(stated)).exists():
+            table[field] = place.path(stated)
+    try:
+        return ImageCaptioner.model_validate(table)
+    except ValidationError as error:
+        raise explain(error, ImageCaptioner, where=str(path)) from None
 
 
 def load_experiment(path: str | Path) -> Experiment:

@@ -1,0 +1,57 @@
+"""`--on slurm/NAME.toml --jobs N` of `harness data`: the same command as an array of jobs, a shard for each."""
+
+from __future__ import annotations
+
+import hashlib
+import shlex
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from harness.dispatch.scheduler import Batch, Scheduler
+from harness.spec.profile import Profile, Resources
+from harness.store import Store
+
+
+def submit_shards(
+    scheduler: Scheduler, profile: Profile, store: Store, verb: str, arguments: Sequence[str], jobs: int
+) -> str:
+    """Submit `harness data VERB ARGUMENTS --shard I/jobs` for every I; the array's id.
+
+    Shards that are submitted twice do no harm: each makes only what is missing, and the same whoever makes it.
+
+    Raises:
+        DispatchError: SLURM refuses, or cannot be reached.
+    """
+    words = [profile.python or sys.executable, "-m", "harness", "data", verb, *arguments]
+    command = f'{shlex.join(words)} --shard "$SLURM_ARRAY_TASK_ID/{jobs}"'
+    told = hashlib.sha256(command.encode()).hexdigest()[:8]
+    # A shard is one process, however many the profile gives a training run.
+    stated = {name: value for name, value in profile.model_dump().items() if name in Resources.model_fields}
+    batch = Batch(
+        name=f"data-{verb}-{told}",
+        folder=(store.root / "jobs" / f"data-{verb}-{told}").resolve(),
+        command=command,
+        tasks=jobs,
+        resources=Resources.model_validate(stated | {"nodes": 1, "tasks_per_node": 1}),
+        profile=profile,
+    )
+    return scheduler.submit(batch)
+
+
+def on_cluster(
+    target: str, store: Store, verb: str, spec: Path, assignments: Sequence[str], more: Sequence[str], jobs: int
+) -> None:
+    """Submit the shards to the cluster of the profile `target`, and say how to look at them.
+
+    Raises:
+        SpecError: the profile is not valid.
+        DispatchError: SLURM refuses, or there is none here.
+    """
+    from harness.dispatch.slurm import Slurm
+    from harness.spec.profile import load_profile
+
+    sets = [word for assignment in assignments for word in ("--set", assignment)]
+    arguments = [str(spec.resolve()), *more, *sets]
+    array = submit_shards(Slurm(), load_profile(target), store, verb, arguments, jobs)
+    print(f"array {array} of {jobs} jobs; `squeue --job {array}` shows it, and the same command goes on where it ended")
