@@ -68,7 +68,7 @@ def make(folder: Path, samples: int, batch: int, steps: int) -> None:
     shutil.copytree(source / "eval", folder / "eval")
     shutil.rmtree(folder / "world")
     save("git", folder / "captioner")
-    (folder / "captioner.toml").write_text('model = "captioner"\ncount = 2\nmax_tokens = 8\nmin_tokens = 3\n')
+    (folder / "captioner.toml").write_text('model = "captioner"\ncount = 2\nmax_tokens = 16\nmin_tokens = 12\n')
     (folder / "model.json").write_text(json.dumps(MODEL))
     (folder / "data.toml").write_text(f'{DATA}[train]\nduration = "{steps} steps"\nglobal_batch_size = {batch}\n')
     (folder / "teacher.toml").write_text(TEACHER)

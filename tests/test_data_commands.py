@@ -38,7 +38,7 @@ def test_from_raw_shards_to_a_training_run(tmp_path: Path) -> None:
     assert "<svg" in page.read_text()
     told = json.loads(page.with_suffix(".json").read_text())
     assert set(told["sources"]) == {"raw", "inside", "beside", "tiny"}
-    ran = harness("run", "mine.toml", "--jobs", "1", "--set", "seed=0")
+    ran = harness("run", "mine.toml", "--jobs", "1")
     assert "shapes/acc1" in ran
     manifest = json.loads(harness("data", "manifest", "mine.toml"))
     assert manifest["samples"] == 599

@@ -195,7 +195,7 @@ class _Analyser:
         behind = torch.nonzero((scores > own + _MARGIN).any(dim=1)).squeeze(1).tolist()
         told = []
         for place in behind[:: max(1, len(behind) // self._options.shown)][: self._options.shown]:
-            best = scores[place].topk(3)
+            best = scores[place].topk(min(3, len(samples)))
             others = [
                 (self._first(name, int(samples[other])), value)
                 for value, other in zip(best.values.tolist(), best.indices.tolist(), strict=True)

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from harness.features.growing import Halves
+from harness.mining.similarity import margin
 
 BLOCK = 16384
 """Rows of the large operand at a time."""
@@ -111,13 +112,15 @@ def sums(rows: Tensor, starts: Ints) -> Tensor:
 def ranks(image: Tensor, text: Tensor) -> Ints:
     """Rank of each image's own caption among those of the batch [N], 1 the best: one more than are more similar.
 
+    A caption counts as more similar where it is so by more than rounding, so equal captions never do.
+
     Args:
         image: [N, e].
         text: one caption for each image [N, e].
     """
     scores = image @ text.T
     own = scores.diagonal().unsqueeze(1)
-    better: Ints = (scores > own).sum(dim=1).cpu().numpy()
+    better: Ints = (scores > own + 2 * margin(image)).sum(dim=1).cpu().numpy()
     return better + 1
 
 

@@ -8,7 +8,9 @@ from dataclasses import dataclass
 import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.figure import Figure
+from matplotlib.ticker import NullFormatter
 
 from harness.analysis.analyse import Analysis
 from harness.analysis.measures import Floats
@@ -93,6 +95,7 @@ def _frequencies(found: Analysis) -> Drawn:
         ranks = np.arange(1, len(one.frequencies) + 1)
         axes.plot(ranks, one.frequencies, color=series_colour(place), linewidth=1.6, label=name)
     axes.set_yscale("log")
+    _plain(axes.yaxis)
     said = "; ".join(f"{name}: {one.frequencies[0]:,} times at most" for name, one in found.sources.items())
     return _done(
         figure, axes, "frequencies", "Common captions", f"How often they occur (FFF, Figure 2c). {said}.", said
@@ -106,6 +109,7 @@ def _ranks(found: Analysis) -> Drawn:
         shares = np.arange(1, len(ordered) + 1) / len(ordered)
         axes.step(ordered, shares, where="post", color=series_colour(place), linewidth=1.6, label=name)
     axes.set_xscale("log")
+    _plain(axes.xaxis)
     said = "; ".join(f"{name}: first for {np.mean(one.ranks == 1):.1%}" for name, one in found.sources.items())
     caption = f"Among the captions of up to 1,000 images (FFF, Figure 3c). {said}."
     return _done(figure, axes, "ranks", "Rank of the true caption", caption, said)
@@ -119,6 +123,12 @@ def _panel(x: str, y: str) -> tuple[Figure, Axes]:
     axes.grid(axis="y")
     axes.set_axisbelow(True)
     return figure, axes
+
+
+def _plain(axis: Axis) -> None:
+    """Numbers as 100 instead of powers, which are mathematics, and no labels in between."""
+    axis.set_major_formatter("{x:g}")
+    axis.set_minor_formatter(NullFormatter())
 
 
 def _done(figure: Figure, axes: Axes, key: str, title: str, caption: str, said: str) -> Drawn:

@@ -7,7 +7,8 @@ from safetensors or through torch's restricted unpickler.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -89,6 +90,7 @@ class TransformersCaptioner:
 def _from_transformers(settings: ImageCaptioner) -> tuple[Any, Any, Any]:
     """Model, processor of images (and prompts), tokenizer."""
     import transformers
+    from transformers.models.auto import modeling_auto
 
     local: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
     name, where = settings.model, f"model {settings.model!r}"
@@ -96,13 +98,13 @@ def _from_transformers(settings: ImageCaptioner) -> tuple[Any, Any, Any]:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             config = transformers.AutoConfig.from_pretrained(name, **local)
-            known = transformers.AutoModelForImageTextToText._model_mapping
+            known = modeling_auto.MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
             if config.model_type == "vision-encoder-decoder":
                 kind: Any = transformers.VisionEncoderDecoderModel
                 processor: Any = transformers.AutoImageProcessor.from_pretrained(name, **local)
                 tokenizer: Any = transformers.AutoTokenizer.from_pretrained(name, **local)
-            elif type(config) in known:
-                kind = known[type(config)]
+            elif config.model_type in known:
+                kind = transformers.AutoModelForImageTextToText
                 processor = transformers.AutoProcessor.from_pretrained(name, **local)
                 tokenizer = processor.tokenizer
             else:
@@ -119,14 +121,13 @@ def _from_transformers(settings: ImageCaptioner) -> tuple[Any, Any, Any]:
 
 
 class CoCaCaptioner:
-    """CoCa of open_clip. Its beam search gives a single caption; several are drawn."""
+    """CoCa of open_clip, sampled here: open_clip's own `generate` needs classes that transformers 5 has no more."""
 
     def __init__(self, settings: ImageCaptioner, device: torch.device) -> None:
-        if settings.method == "beam" and settings.count > 1:
-            fix = 'set method = "sample" or count = 1'
-            raise ModelError("CoCa's beam search gives one caption an image", where="captioner", fix=fix)
+        if settings.method == "beam":
+            raise ModelError("CoCa is sampled", where="method", fix='set method = "sample"')
         if settings.prompt:
-            raise ModelError("CoCa takes no prompt here", where="captioner.prompt", fix="leave it out")
+            raise ModelError("CoCa takes no prompt here", where="prompt", fix="leave it out")
         from harness.models import build_towers
         from harness.spec.model import Model
 
@@ -137,38 +138,53 @@ class CoCaCaptioner:
 
     def captions(self, images: Sequence[Image.Image], seed: int) -> list[list[str]]:
         """As in Captioner."""
+        count = self._settings.count
         pixels = torch.stack([self._preprocess(image) for image in images])
-        pixels = pixels.to(self._device, _DTYPES[self._settings.precision])
         with torch.inference_mode(), _seeded(seed, self._device):
-            drawn = [self._drawn(pixels) for _ in range(self._settings.count)]
-        return [list(texts) for texts in zip(*drawn, strict=True)]
+            _, seen = self._model.visual(pixels.to(self._device, _DTYPES[self._settings.precision]))
+            tokens = self._drawn(seen.repeat_interleave(count, dim=0))
+        return _grouped([_text(row) for row in tokens.tolist()], count)
 
-    def _drawn(self, pixels: torch.Tensor) -> list[str]:
-        from open_clip import decode
-
+    def _drawn(self, seen: torch.Tensor) -> torch.Tensor:
+        """Token ids [N, L] for the image embeddings `seen` [N, T, d], token by token until every row has ended."""
         settings = self._settings
-        how: dict[str, Any] = {"generation_type": "beam_search", "num_beams": settings.beams, "num_beam_groups": 1}
-        if settings.method == "sample":
-            how = {"generation_type": "top_p", "top_p": settings.top_p, "temperature": settings.temperature}
-        tokens = self._model.generate(pixels, seq_len=settings.max_tokens, min_seq_len=settings.min_tokens, **how)
-        texts = (str(decode(row)).partition("<end_of_text>")[0] for row in tokens.cpu())
-        return [" ".join(text.replace("<start_of_text>", "").split()) for text in texts]
+        rows = torch.full((len(seen), 1), START, device=self._device)
+        while rows.shape[1] <= settings.max_tokens and not (rows == END).any(dim=1).all():
+            _, said = self._model.text(rows)
+            logits = self._model.text_decoder(seen, said)[:, -1].float() / settings.temperature
+            if rows.shape[1] <= settings.min_tokens:
+                logits[:, END] = -torch.inf
+            rows = torch.cat([rows, nucleus(logits, settings.top_p)], dim=1)
+        return rows
+
+
+START, END = 49406, 49407
+"""Of CLIP's tokenizer, which every CoCa of open_clip has."""
+
+
+def nucleus(logits: torch.Tensor, top_p: float) -> torch.Tensor:
+    """One token for each row of `logits` [N, V], of the smallest set with probability `top_p` (Holtzman et al. 2020).
+    [N, 1]."""
+    ordered, token = logits.softmax(dim=1).sort(dim=1, descending=True)
+    before = ordered.cumsum(dim=1) - ordered
+    kept = ordered.masked_fill(before >= top_p, 0.0)
+    return token.gather(1, torch.multinomial(kept, 1))
+
+
+def _text(row: list[int]) -> str:
+    from open_clip import decode
+
+    ended = row[1 : row.index(END)] if END in row else row[1:]
+    return " ".join(str(decode(torch.tensor(ended))).split())
 
 
 def _grouped(texts: list[str], count: int) -> list[list[str]]:
     return [texts[start : start + count] for start in range(0, len(texts), count)]
 
 
-class _seeded:  # noqa: N801
+@contextmanager
+def _seeded(seed: int, device: torch.device) -> Iterator[None]:
     """Torch's generators seeded inside, and as they were outside."""
-
-    def __init__(self, seed: int, device: torch.device) -> None:
-        self._seed = seed
-        self._fork = torch.random.fork_rng(devices=[device] if device.type == "cuda" else [])
-
-    def __enter__(self) -> None:
-        self._fork.__enter__()
-        torch.manual_seed(self._seed)
-
-    def __exit__(self, *raised: Any) -> None:
-        self._fork.__exit__(*raised)
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        torch.manual_seed(seed)
+        yield

@@ -20,7 +20,7 @@ from PIL import Image
 from pydantic import ValidationError
 
 from harness.captioning import CaptionFolder, caption, carry, load_captioner
-from harness.captioning.models import CoCaCaptioner
+from harness.captioning.models import CoCaCaptioner, nucleus
 from harness.data.dataset import open_dataset
 from harness.data.inspection import inspect_data
 from harness.errors import DataError, ModelError
@@ -138,10 +138,19 @@ def test_coca_of_open_clip(monkeypatch: pytest.MonkeyPatch) -> None:
     assert found == coca.captions(images, 1)
     assert [len(texts) for texts in found] == [2, 2, 2]
     assert not any("<" in text and "_of_text>" in text for texts in found for text in texts)
-    with pytest.raises(ModelError, match="beam search gives one caption"):
+    with pytest.raises(ModelError, match="CoCa is sampled"):
         load_captioner(ImageCaptioner.model_validate(fields | {"method": "beam"}), CPU)
-    best = load_captioner(ImageCaptioner.model_validate(fields | {"method": "beam", "count": 1, "beams": 2}), CPU)
-    assert [len(texts) for texts in best.captions(images, 1)] == [1, 1, 1]
+
+
+def test_nucleus_sampling_draws_from_the_smallest_set_with_its_probability() -> None:
+    shares = torch.tensor([0.1, 0.5, 0.05, 0.35])
+    torch.manual_seed(0)
+    for top_p, allowed in ((0.4, {1}), (0.49, {1}), (0.6, {1, 3}), (0.9, {0, 1, 3}), (1.0, {0, 1, 2, 3})):
+        drawn = nucleus(shares.log().expand(4000, 4), top_p).squeeze(1)
+        assert set(drawn.tolist()) == allowed
+        kept = torch.where(torch.isin(torch.arange(4), torch.tensor(sorted(allowed))), shares, 0)
+        frequency = torch.bincount(drawn, minlength=4) / 4000
+        assert torch.allclose(frequency, kept / kept.sum(), atol=0.04)
 
 
 def test_models_that_are_not_there_or_bring_code_are_refused(tmp_path: Path) -> None:
