@@ -49,7 +49,9 @@ def test_numbers_agree_with_the_features_and_the_page_stands_alone(tmp_path: Pat
     foreign = scores[~torch.eye(48, dtype=torch.bool)]
     threshold = found.sources["raw"].quantiles[0.9]["image_text"]
     assert (foreign > threshold).double().mean() == pytest.approx(0.1, abs=0.01)
-    assert found.sources["raw"].passing["image_text"] == pytest.approx((foreign > 0.27).double().mean(), abs=1e-3)
+    assert found.sources["raw"].passing["image_text"] == pytest.approx(
+        float((foreign > 0.27).double().mean()), abs=1e-3
+    )
 
     write_page(tmp_path / "page.html", found, dataset, "<script>alert(1)</script>")
     page = (tmp_path / "page.html").read_text()
