@@ -112,7 +112,7 @@ def ours(dataset: Dataset, workers: int) -> Iterator[torch.Tensor]:
 
 
 def transform() -> Callable[[Image.Image], torch.Tensor]:
-    from torchvision import transforms as tv
+    from torchvision import transforms as tv  # type: ignore[import-untyped]
 
     crop = tv.RandomResizedCrop(SIZE, scale=(0.5, 1.0), interpolation=tv.InterpolationMode.BICUBIC)
     return tv.Compose([crop, tv.RandomHorizontalFlip(), tv.ToTensor()])  # type: ignore[no-any-return]

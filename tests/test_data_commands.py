@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.made_set import make
 from harness.store import Store
+from tests.data.hand_made import make
 
 
 @pytest.mark.slow

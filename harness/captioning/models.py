@@ -6,6 +6,7 @@ from safetensors or through torch's restricted unpickler.
 
 from __future__ import annotations
 
+import importlib
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -89,9 +90,9 @@ class TransformersCaptioner:
 
 def _from_transformers(settings: ImageCaptioner) -> tuple[Any, Any, Any]:
     """Model, processor of images (and prompts), tokenizer."""
-    import transformers
     from transformers.models.auto import modeling_auto
 
+    transformers: Any = importlib.import_module("transformers")  # typed in parts only
     local: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
     name, where = settings.model, f"model {settings.model!r}"
     try:

@@ -17,7 +17,8 @@ Halves = npt.NDArray[np.float16]
 
 def features(seed: int, rows: int, width: int = 8) -> Halves:
     made = np.random.default_rng(seed).normal(size=(rows, width))
-    return (made / np.linalg.norm(made, axis=1, keepdims=True)).astype(np.float16)
+    unit: Halves = (made / np.linalg.norm(made, axis=1, keepdims=True)).astype(np.float16)
+    return unit
 
 
 def exact(rows: Halves) -> npt.NDArray[np.float64]:

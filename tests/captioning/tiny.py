@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+import importlib
 from pathlib import Path
 from typing import Any
 
 import tokenizers
 import torch
-import transformers as hf
+
+hf: Any = importlib.import_module("transformers")  # typed in parts only
 
 WORDS = ["a", "red", "blue", "circle", "square", "on", "white", "black", "small", "large"]
 SPECIAL = ["[PAD]", "[BOS]", "[EOS]", "[UNK]", "<image>"]
 VOCABULARY = len(SPECIAL) + len(WORDS)
 IDS: dict[str, Any] = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
-_VISION = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2,
+_VISION: dict[str, Any] = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2,
            "image_size": 32, "patch_size": 16}  # fmt: skip
-_TEXT = {"vocab_size": VOCABULARY, "hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1,
+_TEXT: dict[str, Any] = {"vocab_size": VOCABULARY, "hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1,
          "num_attention_heads": 2, "max_position_embeddings": 64, **IDS}  # fmt: skip
 
 

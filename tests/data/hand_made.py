@@ -1,6 +1,6 @@
 """A hand-made data set in the state that data comes in: raw shards, captions beside them, some of it damaged.
 
-    python benchmarks/made_set.py DIR --samples 20000
+    python -m tests.data.hand_made DIR --samples 20000
 
 writes into DIR shards as img2dataset leaves them (pictures of the embedded world, one caption source in KEY.json, one
 shard cut short, some images damaged), a second source as JSON lines by URL, a tiny captioner with random weights for
