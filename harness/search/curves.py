@@ -15,16 +15,19 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
 
 Array = NDArray[np.float64]
-POWERS = tuple(float(power) for power in np.geomspace(0.02, 5.0, 48))
-"""Grid of c in POW3."""
-RATES = tuple(float(rate) for rate in np.geomspace(0.02, 200.0, 64))
-"""Grid of a in EXP3, in units of 1 / (the full length)."""
+SHAPES: dict[str, Array] = {
+    "POW3": np.geomspace(0.02, 5.0, 32),
+    "EXP3": np.geomspace(0.02, 200.0, 40),
+    "LOG2": np.ones(1),
+}
+"""Grids of c in POW3 and of a in EXP3, the latter in units of 1 / (the full length)."""
+FINER, REFINEMENTS = 12, 2
+"""Points of the grids around the best, and how often they are laid."""
 LEAST_VARIANCE = 1e-10
 """Of the residuals: curves without noise fit exactly."""
 
@@ -83,18 +86,37 @@ def fit(levels: Sequence[float], errors: Sequence[float], length: float) -> Curv
 
 
 def _best(name: str, x: Array, y: Array, length: float) -> Family:
-    """The least squares fit of a family: over its grid of shapes, the line in its regressor, kept from rising."""
-    shapes = _shapes(name)
-    regressors = _regressors(name, tuple(x.tolist()), length)
+    """The least squares fit of a family: over the grid of its shapes, then twice over a finer one around the best."""
+    shapes = SHAPES[name]
+    squares, best = _on_grid(name, x, y, shapes, length)
+    for _ in range(REFINEMENTS if len(shapes) > 1 else 0):
+        low, high = shapes[max(best.place - 1, 0)], shapes[min(best.place + 1, len(shapes) - 1)]
+        shapes = np.geomspace(low, high, FINER)
+        squares, best = _on_grid(name, x, y, shapes, length)
+    return Family(name, best.offset, best.slope, float(shapes[best.place]), squares)
+
+
+@dataclass(frozen=True)
+class _Line:
+    """The best line of a grid of shapes."""
+
+    place: int
+    offset: float
+    slope: float
+
+
+def _on_grid(name: str, x: Array, y: Array, shapes: Array, length: float) -> tuple[float, _Line]:
+    """The sum of squares and the line of the best shape: with the shape fixed, a line in its regressor."""
+    regressors = _regressor(name)(x[None], shapes[:, None], length)
     centred = regressors - regressors.mean(1, keepdims=True)
     spread = (centred**2).sum(1)
     slopes = np.where(spread > 0, centred @ (y - y.mean()) / np.maximum(spread, 1e-300), 0.0)
     if name == "EXP3":  # exp(-a x + b) is positive: it can only fall
         slopes = np.maximum(slopes, 0.0)
     squares = ((y - y.mean() - slopes[:, None] * centred) ** 2).sum(1)
-    best = int(np.argmin(squares))
-    offset = float(y.mean() - slopes[best] * regressors[best].mean())
-    return Family(name, offset, float(slopes[best]), shapes[best], float(squares[best]))
+    place = int(np.argmin(squares))
+    line = _Line(place, float(y.mean() - slopes[place] * regressors[place].mean()), float(slopes[place]))
+    return float(squares[place]), line
 
 
 def _weights(families: Sequence[Family], count: int) -> tuple[float, ...]:
@@ -105,32 +127,21 @@ def _weights(families: Sequence[Family], count: int) -> tuple[float, ...]:
     return tuple(likelihood / sum(likelihoods) for likelihood in likelihoods)
 
 
-def _shapes(name: str) -> tuple[float, ...]:
-    return {"POW3": POWERS, "EXP3": RATES, "LOG2": (0.0,)}[name]
-
-
-@lru_cache(maxsize=512)
-def _regressors(name: str, levels: tuple[float, ...], length: float) -> Array:
-    """The regressor of every shape at the levels, `[shapes, levels]`: runs are evaluated at the same points."""
-    x = np.asarray(levels, float)
-    return np.stack([_regressor(name)(x, shape, length) for shape in _shapes(name)])
-
-
 def _values(family: Family, levels: Array, length: float) -> Array:
     return family.offset + family.slope * _regressor(family.name)(levels, family.shape, length)
 
 
-def _regressor(name: str) -> Callable[[Array, float, float], Array]:
+def _regressor(name: str) -> Callable[[Array, Array | float, float], Array]:
     return {"POW3": _power, "EXP3": _exponential, "LOG2": _logarithm}[name]
 
 
-def _power(x: Array, shape: float, length: float) -> Array:
+def _power(x: Array, shape: Array | float, length: float) -> Array:
     return np.asarray((x / length) ** -shape, float)
 
 
-def _exponential(x: Array, shape: float, length: float) -> Array:
+def _exponential(x: Array, shape: Array | float, length: float) -> Array:
     return np.asarray(np.exp(-shape * x / length), float)
 
 
-def _logarithm(x: Array, shape: float, length: float) -> Array:  # noqa: ARG001
+def _logarithm(x: Array, shape: Array | float, length: float) -> Array:  # noqa: ARG001
     return np.asarray(np.log(x / length), float)

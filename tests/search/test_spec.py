@@ -47,7 +47,7 @@ BAD = {
     ('["infonce", "sigmoid"]', '["infonce"]'): "between two or more",
     ('["infonce", "sigmoid"]', '["infonce", "sigmoit"]'): "did you mean 'sigmoid'",
     ("shapes/acc1", "shape/acc1"): "did you mean 'shapes'",
-    ("shapes/acc1", "shapes/acc"): "did you mean 'acc1'",
+    ("shapes/acc1", "shapes/ac1"): "did you mean 'acc1'",
     ("shapes/acc1", "cost/duration"): "did you mean 'duration_s'",
     ("runs = 5", "runs = 0.5"): "smaller than one run",
     ("runs = 5", ""): "budget: says nothing",
