@@ -193,8 +193,8 @@ class Advisor:
         if level in trial.curve:
             return
         trial.curve[level] = value
-        if trial.told is not None or self._frozen(number).state.is_finished():
-            return
+        if len(self.search.objectives) > 1 or trial.told is not None or self._frozen(number).state.is_finished():
+            return  # Optuna takes no intermediate values there
         live = self._live(number)
         live.report(value, level)
         match self.search.pruner:
