@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import statistics
+import warnings
 from collections.abc import Sequence
 
 from harness.report.table import Entry, Table, numbers, words
@@ -99,7 +100,9 @@ def importances(driver: Driver) -> dict[str, float]:
         params = encoded(driver.search.space, driver.advisor.trials[number].values)
         study.add_trial(optuna.trial.create_trial(value=loss, params=params, distributions=space))
     try:
-        found = optuna.importance.get_param_importances(study)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # few configurations, many of them equal: the table's note says so
+            found = optuna.importance.get_param_importances(study)
     except (ValueError, RuntimeError):  # all configurations are worth the same
         return {}
     return {path: share for path, share in found.items() if math.isfinite(share)}
