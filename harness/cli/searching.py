@@ -15,7 +15,6 @@ from harness.errors import SpecError, TrackingError
 from harness.project import Project
 from harness.search.driver import Driver, Snapshot
 from harness.search.outcome import as_ablation, confirmation, export
-from harness.search.page import write_page
 from harness.search.place import SearchFolder
 from harness.search.report import render
 from harness.spec.load import load_search
@@ -54,6 +53,8 @@ def search(
         return False
     _confirm(driver, project, on, jobs)
     print(render(driver))
+    from harness.search.page import write_page  # it needs matplotlib: a second
+
     print(f"Report: {write_page(driver, project.store.reports)}")
     _track(driver, project)
     if out is not None:
@@ -64,6 +65,8 @@ def search(
 def report(spec: Path, assignments: list[str], project: Project, out: Path | None) -> None:
     """Print where a search stands, or write its page."""
     driver = _driver(load_search(spec, assignments), spec.stem, project, "local", 1, None, only_look=True)
+    from harness.search.page import write_page
+
     print(write_page(driver, out) if out is not None else render(driver))
 
 

@@ -17,13 +17,12 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 from harness.errors import TrackingError
 from harness.spec.model import Model
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
     from PIL.Image import Image
 
     from harness.models import Towers
@@ -71,6 +70,7 @@ class Encoder:
         Raises:
             TrackingError: the input is neither.
         """
+        import numpy as np
         import PIL.Image
         import torch
 
