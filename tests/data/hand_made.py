@@ -93,7 +93,7 @@ def _copied(shard: Path, target: Path) -> list[dict[str, object]]:
         beside.append({"url": url, "alt": members["txt"].decode(), "captions": row.pop("captioner_b")})
         members["json"] = json.dumps(row | {"url": url}).encode()
         if number % 500 == 250:
-            members["png"] = members["png"][:-20]
+            members["png"] = members["png"][: len(members["png"]) // 2]
     target.parent.mkdir(parents=True, exist_ok=True)
     write_tar(target, samples.items())
     return beside
