@@ -186,8 +186,9 @@ class Placements:
             waited = place.submission.intent.phase == "evaluate" and not folder.weights.exists()
             if waited or folder.record_file.exists() or not folder.path.exists():
                 continue
-            cause: Cause = "cancelled" if job is not None and job.state == "CANCELLED" else "never_started"
-            folder.attempts.end(folder.attempts.begin(job=place.id), cause, _never_started(place, job))
+            told: Cause = "crashed" if job is None else cause_of(job)
+            cause: Cause = "never_started" if told == "crashed" else told
+            folder.attempts.end(folder.attempts.begin(job=place.id), cause, _never_started(place, job, cause))
 
     def _note(self, text: str) -> None:
         self.notes = (*self.notes, text)
@@ -217,11 +218,13 @@ def _state(folder: RunFolder, start: AttemptStart, job: Job | None, asked_to_lea
         folder.attempts.end(start.number, cause, message, step=step, ended_at=job.ended_at)
 
 
-def _never_started(place: Place, job: Job | None) -> str:
+def _never_started(place: Place, job: Job | None, cause: Cause) -> str:
     if job is None:
         return f"job {place.id} left no trace"
     where = f" on {job.node}" if job.node else ""
     if job.state == "CANCELLED":
         return f"job {place.id} was cancelled before a run of it began"
+    if cause != "never_started":
+        return f"job {place.id} ended{where} ({job.state}) before a run of it began"
     look = f"see {place.submission.folder}"
     return f"job {place.id} ended{where} ({job.state}) before it began: can that node see the store and Python? {look}"

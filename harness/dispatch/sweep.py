@@ -200,7 +200,11 @@ class Sweep:
             message = f"its teacher, run {run.teacher}, failed: {failure.message}"
             self._give_up(run.id, Failure(cause="never_started", message=message, attempt=0, ended_at=time.time()))
             return True
-        return run.teacher in self._open and run.teacher not in self._placements.active
+        if run.teacher not in self._open:
+            return False
+        # Whether the teacher's job was accepted may not be known yet: a student that cannot name it must not start.
+        place = self._placements.active.get(run.teacher)
+        return place is None or not place.id
 
     def _complete(self, run: PlannedRun) -> bool:
         folder = self._store.run(run.id)

@@ -16,7 +16,7 @@ from harness.plan import Plan
 from harness.record import Cause
 from harness.request import read_request
 from harness.settings import Settings
-from harness.spec.profile import Profile
+from harness.spec.profile import Profile, Retry
 from harness.store import Store
 from tests.dispatch.made import MadeScheduler, attempted, causes, complete
 from tests.head.made import MINING, ablation, plan_of
@@ -145,6 +145,43 @@ def test_an_intent_that_slurm_never_heard_of(
     assert len(slurm.jobs) == 3
     withdrawn = list((store.root / "submissions").glob("*/closed.json"))
     assert len(withdrawn) == 1, "a job of it that starts after all leaves at once"
+
+
+def test_students_wait_for_a_teacher_whose_job_is_not_known(
+    store: Store, slurm: MadeScheduler, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A command died around the teacher's sbatch: students could not name its job, and would find no teacher."""
+
+    def die(_batch: Batch) -> None:
+        raise KeyboardInterrupt
+
+    slurm.answer = die
+    with pytest.raises(KeyboardInterrupt):
+        started(PLAN, store, slurm).cycle()
+    slurm.answer = lambda _batch: None
+    one = started(PLAN, store, slurm)
+    one.cycle()
+    assert not set(B) & jobs_by_run(slurm).keys()
+    monkeypatch.setattr(placement, "ADOPTION_S", 0.0)
+    one.cycle()
+    (teacher,) = jobs_by_run(slurm)[TEACHER]
+    for run in B:
+        (job,) = jobs_by_run(slurm)[run]
+        assert slurm.batches[job.partition("_")[0]].after == (teacher,)
+
+
+def test_a_job_killed_for_memory_before_it_began_gets_more(store: Store, slurm: MadeScheduler) -> None:
+    from dataclasses import replace
+
+    plan = plan_of(ablation({"a": {}}, seeds=1))
+    one = started(plan, store, slurm)
+    one.cycle()
+    slurm.end("1_0", "FAILED", reason="9:0")
+    slurm.jobs["1_0"] = replace(slurm.jobs["1_0"], memory_share=1.5)
+    one.cycle()
+    (run,) = plan.runs
+    assert [attempt.end.cause for attempt in store.run(run).attempts.all() if attempt.end] == ["out_of_memory_host"]
+    assert slurm.batches["2"].resources.mem_gb == 8 * Retry().mem_factor
 
 
 def test_arrays_are_split_and_held_back_at_quotas(store: Store, slurm: MadeScheduler) -> None:
