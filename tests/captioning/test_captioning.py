@@ -208,7 +208,7 @@ def test_kill_9_at_random_moments_loses_and_doubles_nothing(tmp_path: Path) -> N
     print(f"seed {seed}")
     chance = random.Random(seed)
     kills = 0
-    for _ in range(6):
+    for _ in range(4):
         process = start("killed")
         assert process.stdout is not None
         for _ in range(chance.randrange(1, 3)):
@@ -216,7 +216,7 @@ def test_kill_9_at_random_moments_loses_and_doubles_nothing(tmp_path: Path) -> N
         time.sleep(chance.random() * 0.01)
         process.kill()
         kills += process.wait(600) == -9
-    assert kills >= 2
+    assert kills >= 1
     assert start("killed").wait(600) == 0
     made = [tmp_path / "whole", tmp_path / "killed"]
     whole, killed = ({file.name: file.read_bytes() for file in path.glob("[!.]*")} for path in made)

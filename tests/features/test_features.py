@@ -148,7 +148,7 @@ def test_kill_9_at_random_moments_changes_nothing(tmp_path: Path) -> None:
     print(f"seed {seed}")
     chance = random.Random(seed)
     kills = 0
-    for _ in range(8):
+    for _ in range(5):
         process = start("killed")
         assert process.stdout is not None
         for _ in range(chance.randrange(1, 12)):
@@ -156,6 +156,6 @@ def test_kill_9_at_random_moments_changes_nothing(tmp_path: Path) -> None:
         time.sleep(chance.random() * 0.02)
         process.kill()
         kills += process.wait(600) == -9
-    assert kills >= 3
+    assert kills >= 2
     assert start("killed").wait(600) == 0
     assert arrays(tmp_path / "killed") == arrays(tmp_path / "whole")
