@@ -147,9 +147,14 @@ class Placements:
         return pending
 
     def _needs_history(self, place: Place) -> bool:
+        """Whether an attempt left no word, or none began: the queue alone does not tell who ran out of memory."""
         folders = [self._store.run(run) for run in place.runs]
-        opened = [start for folder in folders for start in folder.attempts.open() if start.job == place.id]
-        return bool(opened) or (place.job is None and not all(folder.record_file.exists() for folder in folders))
+        if any(start.job == place.id for folder in folders for start in folder.attempts.open()):
+            return True
+        if all(folder.record_file.exists() for folder in folders):
+            return False
+        begun = any(attempt.start.job == place.id for folder in folders for attempt in folder.attempts.all())
+        return place.job is None or not begun
 
     def _history(self, arrays: set[str]) -> tuple[dict[str, list[Job]], bool]:
         """Executions by job; and whether accounting is silent, and is still waited for."""
