@@ -85,11 +85,10 @@ class Attempt:
         self._split, self._flops = trainer.split, trainer.speed.flops
         if self.world.is_first:
             leave_gallery(self.request, self.dataset, self.data.fingerprint, self.towers, self.folder)
-        with _averaged(student):
-            if self.world.is_first:
-                checkpoint.save_weights(self.folder.weights, self.towers.model)
         if student.average is not None:
             self.towers.model.load_state_dict(student.average.state_dict())
+        if self.world.is_first:
+            checkpoint.save_weights(self.folder.weights, self.towers.model)
         return True
 
     def build(self) -> tuple[Trainer, Student]:

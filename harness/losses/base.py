@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -189,5 +189,8 @@ class Objective(nn.Module, ABC):
         """Keep the scale at or under its maximum; call it after each optimiser step."""
         self.log_scale.clamp_(max=self.max_log_scale)
 
-    def calibrate(self, batches: Sequence[PairBatch]) -> None:
-        """Set what has to be estimated on the first batches, before training; most losses have nothing."""
+    def calibrate(self, batches: Iterable[PairBatch]) -> None:
+        """Set what has to be estimated on the first batches, before training.
+
+        Most losses have nothing and draw none of `batches`, which are made as they are drawn.
+        """

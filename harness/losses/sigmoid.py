@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 
 import torch
 from torch import Tensor, nn
@@ -29,7 +29,7 @@ class _SigmoidFamily(Objective):
         return self.sweep.ranks.agreed(self.bias).to(dtype), {"logit_bias": self.bias.detach().clone()}
 
     @torch.no_grad()
-    def calibrate(self, batches: Sequence[PairBatch]) -> None:
+    def calibrate(self, batches: Iterable[PairBatch]) -> None:
         """With `logit_bias = "calibrated"`, set the bias to where dL/db = 0 on `batches`; else do nothing."""
         if self.calibrated:
             self.bias.fill_(calibrated_bias(batches, float(self.log_scale.exp()), self.sweep))
@@ -61,7 +61,7 @@ class SigmoidObjective(_SigmoidFamily):
         return {"pairs": torch.stack(slots).mean() / len(batch.image)}, logs
 
 
-def calibrated_bias(batches: Sequence[PairBatch], scale: float, sweep: Sweep) -> float:
+def calibrated_bias(batches: Iterable[PairBatch], scale: float, sweep: Sweep) -> float:
     """The bias b with sum sigmoid(scale s_ij + b) = number of positives, over all pairs of all `batches`.
 
     That is dL/db = 0, and the left side is monotone in b, so bisection finds it. The scores are read once, into a

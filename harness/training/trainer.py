@@ -143,8 +143,8 @@ class Trainer:
         self._student.towers.train()
         with torch.no_grad():
             batches = zip(range(CALIBRATION_BATCHES), self._source.batches(0), strict=False)
-            self._student.objective.calibrate(
-                [self._pairs(self._encoder.look(step, batch), batch)[0] for step, batch in batches]
+            self._student.objective.calibrate(  # which looks at them only where it has something to estimate
+                self._pairs(self._encoder.look(step, batch), batch)[0] for step, batch in batches
             )
 
     def _step(self, step: int, batch: Batch) -> tuple[Logs, Spike | None]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import replace
 
 import pytest
@@ -268,3 +269,15 @@ def test_batches_that_do_not_fit_a_loss() -> None:
         build_objective(Sigmoid(slotwise=True))(replace(batch, slot=torch.zeros_like(batch.slot)))
     with pytest.raises(ValueError, match="no teacher"):
         build_objective(OTTER())(replace(batch, teacher_image=None))
+
+
+def test_a_loss_with_nothing_to_estimate_has_no_batch_encoded() -> None:
+    drawn = 0
+
+    def batches() -> Iterator[PairBatch]:
+        nonlocal drawn
+        drawn += 1
+        yield from ()
+
+    build_objective(InfoNCE()).calibrate(batches())
+    assert drawn == 0
