@@ -30,6 +30,7 @@ from harness.errors import DispatchError
 from harness.files import read_json, write_json
 from harness.losses.ranks import Ranks
 from harness.models.fitting import choose_device
+from harness.signals import STOPPING, handled
 from harness.spec.resources import Resources
 
 STOPPED = 75
@@ -147,7 +148,7 @@ def start_processes(here: Place, folder: Path) -> int:
         subprocess.Popen(command, env={**os.environ, **shared, "RANK": str(here.rank + one), "LOCAL_RANK": str(one)})
         for one in range(here.starts)
     ]
-    with _passed_on(children):
+    with handled(STOPPING, lambda number, _: _send(children, number)):
         return _watched(children)
 
 
@@ -185,18 +186,6 @@ def _send(children: list[subprocess.Popen[bytes]], number: int) -> None:
         if child.poll() is None:
             with suppress(ProcessLookupError):
                 child.send_signal(number)
-
-
-@contextmanager
-def _passed_on(children: list[subprocess.Popen[bytes]]) -> Iterator[None]:
-    """Requests to stop go on to the processes."""
-    numbers = (signal.SIGTERM, signal.SIGUSR2, signal.SIGINT)
-    before = {number: signal.signal(number, lambda got, _: _send(children, got)) for number in numbers}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def _store(here: Place, folder: Path) -> TCPStore:

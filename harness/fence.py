@@ -85,7 +85,11 @@ class Attempts:
 
     def all(self) -> list[Attempt]:
         """Every attempt, oldest first."""
-        return [Attempt(self._start(number), self._end(number)) for number in sorted(self._numbers())]
+        return self.since(0)
+
+    def since(self, number: int) -> list[Attempt]:
+        """The attempts after attempt `number`, oldest first."""
+        return [Attempt(self._start(one), self._end(one)) for one in sorted(self._numbers()) if one > number]
 
     def open(self) -> list[AttemptStart]:
         """Attempts that run, or died without a word."""
@@ -127,7 +131,7 @@ def _of_this_process(number: int) -> AttemptStart:
     return AttemptStart(
         number=number,
         job=this_job(),
-        restart=int(os.environ.get("SLURM_RESTART_COUNT", "0")),
+        restart=restarts(),
         host=os.environ.get("SLURMD_NODENAME") or socket.gethostname(),
         pid=os.getpid(),
         started_at=time.time(),
@@ -152,3 +156,8 @@ def this_job() -> str:
     """The SLURM job of this process, `123` or `123_4`; empty outside of one."""
     array, task = os.environ.get("SLURM_ARRAY_JOB_ID"), os.environ.get("SLURM_ARRAY_TASK_ID")
     return f"{array}_{task}" if array and task else os.environ.get("SLURM_JOB_ID", "")
+
+
+def restarts() -> int:
+    """How often SLURM had queued the job of this process again before."""
+    return int(os.environ.get("SLURM_RESTART_COUNT", "0"))

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import signal
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TypeAlias
 
 from harness.distributed import watch_parent
+from harness.signals import STOPPING, handled
 
 Stop: TypeAlias = threading.Event
 """Set by a signal; the loop looks at it after each step."""
@@ -18,11 +18,6 @@ Stop: TypeAlias = threading.Event
 def stop_signals() -> Iterator[Stop]:
     """A flag that requests to stop set, for the time of the block."""
     stop = Stop()
-    numbers = (signal.SIGTERM, signal.SIGUSR2, signal.SIGINT)
-    previous = {number: signal.signal(number, lambda *_: stop.set()) for number in numbers}
-    watch_parent(stop)
-    try:
+    with handled(STOPPING, lambda *_: stop.set()):
+        watch_parent(stop)
         yield stop
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)

@@ -14,7 +14,7 @@ from harness.errors import DataError, SpecError
 from harness.files import write_json
 from harness.project import Project
 from harness.record import Evaluation as Measured
-from harness.request import Request, on_this_machine
+from harness.request import Request, on_this_machine, read_request
 from harness.spec.evaluation import Evaluation
 from harness.spec.experiment import Experiment
 from harness.spec.explain import problems, sentence
@@ -98,7 +98,7 @@ def _of_run(project: Project, checkpoint: str) -> tuple[Request, Model, Path]:
     if Path(checkpoint).is_file():
         raise SpecError("a weights file does not name its model", where="--model", fix="add --model NAME of open_clip")
     folder = project.store.find(checkpoint)
-    stored = Request.model_validate_json(folder.request.read_text(encoding="utf-8"))
+    stored = read_request(folder)
     request = Request.of(stored.experiment, folder.id, stored.teacher_run, project.settings, stored.threads)
     model = Model.model_validate(stored.experiment.model.model_dump() | {"weights": None})
     return request, model, folder.weights

@@ -19,6 +19,7 @@ from harness.errors import SpecError, TrackingError
 from harness.plan import Plan
 from harness.project import Project
 from harness.settings import Settings
+from harness.signals import handled
 from harness.store import Holder, RunFolder, Store
 
 LINE_EVERY_S = 15.0
@@ -75,7 +76,7 @@ def watch_over(plan: Plan, store: Store, conductor: Conducting, stopping: str) -
     started = time.monotonic()
     last = conductor.progress()
     if last.done < last.total:
-        with _clean_stop(conductor, stopping), store.conducting(plan.name), _display(plan) as show:
+        with clean_stop(conductor.stop, stopping), store.conducting(plan.name), _display(plan) as show:
             for last in conductor.conduct():
                 show(last, time.monotonic() - started)
     for run_id, failure in last.failed.items():
@@ -164,20 +165,16 @@ def _ask_to_stop(asked: Sequence[Holder], workers: Sequence[Holder], jobs: int) 
 
 
 @contextmanager
-def _clean_stop(conductor: Conducting, stopping: str) -> Iterator[None]:
-    """The first Ctrl-C (or SIGTERM) asks the conductor to come to an end; the second leaves at once."""
+def clean_stop(stop: Callable[[], None], stopping: str) -> Iterator[None]:
+    """The first Ctrl-C (or SIGTERM) says `stopping` and calls `stop`; the second leaves at once."""
 
-    def stop(_number: int, _frame: object) -> None:
+    def first(_number: int, _frame: object) -> None:
         print(f"\n{stopping}", file=sys.stderr)
-        conductor.stop()
+        stop()
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
-    previous = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
+    with handled((signal.SIGINT, signal.SIGTERM), first):
         yield
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
 
 
 class _Lines:

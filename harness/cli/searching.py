@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import signal
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 from harness.cli import running
@@ -46,7 +43,7 @@ def search(
         driver = _driver(one, name, project, on, jobs, storage)
         for sentence in driver.folder.repaired:
             print(f"repaired: {sentence}", file=sys.stderr)
-        with _clean_stop(driver):
+        with running.clean_stop(driver.stop, running.STOPPING):
             _watch(driver)
     if not driver.is_over:
         print("stopped; the same command goes on where it was", file=sys.stderr)
@@ -144,20 +141,3 @@ def _export(driver: Driver, spec: Path, out: Path) -> None:
         raise SpecError("no configuration has a result at full length", where=str(spec), fix="raise the budget")
     export(driver.search, winner, spec, out)
     print(f"The winner: {out}")
-
-
-@contextmanager
-def _clean_stop(driver: Driver) -> Iterator[None]:
-    """The first Ctrl-C (or SIGTERM) asks the workers to leave; the second leaves at once."""
-
-    def stop(_number: int, _frame: object) -> None:
-        print(f"\n{running.STOPPING}", file=sys.stderr)
-        driver.stop()
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-
-    previous = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)

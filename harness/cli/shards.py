@@ -27,13 +27,12 @@ def submit_shards(
     command = f'{shlex.join(words)} --shard "$SLURM_ARRAY_TASK_ID/{jobs}"'
     told = hashlib.sha256(command.encode()).hexdigest()[:8]
     # A shard is one process, however many the profile gives a training run.
-    stated = {name: value for name, value in profile.model_dump().items() if name in Resources.model_fields}
     batch = Batch(
         name=f"data-{verb}-{told}",
         folder=(store.root / "jobs" / f"data-{verb}-{told}").resolve(),
         command=command,
         tasks=jobs,
-        resources=Resources.model_validate(stated | {"nodes": 1, "tasks_per_node": 1}),
+        resources=Resources.model_validate({**dict(profile.resources), "nodes": 1, "tasks_per_node": 1}),
         profile=profile,
     )
     return scheduler.submit(batch)

@@ -1,4 +1,4 @@
-"""What a job can find out about itself: why it was signalled, whether it ran out of memory, how often it started."""
+"""What a job can find out about itself: why it was signalled, and whether it ran out of memory."""
 
 from __future__ import annotations
 
@@ -27,11 +27,6 @@ class Leaving:
     goes_on: bool
     """Whether it has to queue itself again."""
     message: str = "checkpoint written"
-
-
-def restart() -> int:
-    """How often SLURM had queued this job again before."""
-    return int(os.environ.get("SLURM_RESTART_COUNT", "0"))
 
 
 def reason(job: str, grace_s: int) -> Leaving:

@@ -13,21 +13,20 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from harness.dispatch.job import Leaving, out_of_memory, reason, restart, scontrol
+from harness.dispatch.job import Leaving, out_of_memory, reason, scontrol
 from harness.dispatch.local import Ended, LocalWorkers
 from harness.dispatch.policy import hopeless
 from harness.dispatch.ranks import RankWorkers
 from harness.dispatch.submissions import Submission, load
 from harness.errors import HarnessError
-from harness.fence import this_job
+from harness.fence import restarts, this_job
 from harness.files import read_json, write_json
 from harness.record import AttemptStart, Cause
 from harness.request import is_complete, read_request
+from harness.signals import STOPPING, handled
 from harness.store import RunFolder, Store
 
 DONE, SOME_ARE_NOT, UNSEEN = 0, 1, 2
@@ -35,8 +34,6 @@ SUPERSEDED = 76
 """Exit status of a worker whose run a newer attempt has taken over; as in `harness.worker`, which imports torch."""
 POLL_S = 0.5
 ALLOWANCE_EVERY_S = 10.0
-_STOPPING = (signal.SIGTERM, signal.SIGUSR2, signal.SIGINT)
-"""SIGTERM comes with preemption and scancel, SIGUSR2 before the time limit."""
 
 
 class Supervisor:
@@ -63,7 +60,7 @@ class Supervisor:
 
     def work(self) -> int:
         """Carry the runs out; returns the exit status."""
-        with _signals(self._signal):
+        with handled(STOPPING, self._signal):
             while self._running or (self._waiting and self._leaving is None):
                 self._start_ready()
                 for ended in self._workers.ended(POLL_S):
@@ -143,7 +140,7 @@ class Supervisor:
         if ended.status == SUPERSEDED:
             self._superseded, self._leaving = True, Leaving("superseded", False)
             self._workers.stop()
-        elif -ended.status in _STOPPING:  # SLURM signals every process of a job, those too that do not mind it yet
+        elif -ended.status in STOPPING:  # SLURM signals every process of a job, those too that do not mind it yet
             self._signalled = True
         elif not self._is_done(ended.run_id) and not folder.failure_file.exists():
             self._died(folder, ended.status)
@@ -160,8 +157,7 @@ class Supervisor:
 
     def _hope(self, folder: RunFolder) -> bool:
         since = read_request(folder).since
-        attempts = [attempt for attempt in folder.attempts.all() if attempt.start.number > since]
-        return hopeless(attempts, self._intent.profile.retry, self._intent.resources) is None
+        return hopeless(folder.attempts.since(since), self._intent.profile.retry, self._intent.resources) is None
 
     def _never_started(self, run: str, reason: str) -> None:
         if self._rank == 0:
@@ -172,7 +168,7 @@ class Supervisor:
     def _end(self, folder: RunFolder, cause: Cause, message: str) -> None:
         """State the cause for this job's attempts that have left none themselves."""
         for start in folder.attempts.open():
-            if start.job == self._job and start.restart == restart():
+            if start.job == self._job and start.restart == restarts():
                 folder.attempts.end(start.number, cause, message, step=int(folder.read_progress().get("step", 0)))
 
     def _mind(self) -> None:
@@ -212,7 +208,7 @@ class Supervisor:
             return
         left = [run for run in self._all if not self._is_done(run)]
         if leaving.cause is None:
-            self._submission.note_leaving(self._task, restart())
+            self._submission.note_leaving(self._task, restarts())
         else:
             for run in left:
                 self._end(self._folder(run), leaving.cause, leaving.message)
@@ -235,17 +231,7 @@ class Supervisor:
 
 
 def _is_earlier(start: AttemptStart, job: str) -> bool:
-    return start.job == job and start.restart < restart()
-
-
-@contextmanager
-def _signals(handler: Callable[..., None]) -> Iterator[None]:
-    previous = {number: signal.signal(number, handler) for number in _STOPPING}
-    try:
-        yield
-    finally:
-        for number, before in previous.items():
-            signal.signal(number, before)
+    return start.job == job and start.restart < restarts()
 
 
 def main(folder: Path) -> int:

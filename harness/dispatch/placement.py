@@ -149,12 +149,10 @@ class Placements:
     def _needs_history(self, place: Place) -> bool:
         """Whether an attempt left no word, or none began: the queue alone does not tell who ran out of memory."""
         folders = [self._store.run(run) for run in place.runs]
-        if any(start.job == place.id for folder in folders for start in folder.attempts.open()):
+        attempts = [attempt for folder in folders for attempt in folder.attempts.all() if attempt.start.job == place.id]
+        if any(attempt.end is None for attempt in attempts):
             return True
-        if all(folder.record_file.exists() for folder in folders):
-            return False
-        begun = any(attempt.start.job == place.id for folder in folders for attempt in folder.attempts.all())
-        return place.job is None or not begun
+        return (place.job is None or not attempts) and not all(folder.record_file.exists() for folder in folders)
 
     def _history(self, arrays: set[str]) -> tuple[dict[str, list[Job]], bool]:
         """Executions by job; and whether accounting is silent, and is still waited for."""

@@ -17,12 +17,11 @@ from harness.dispatch.policy import fitted, resources_for
 from harness.dispatch.scheduler import Batch, HeldBackError, RefusedError, Scheduler, UnreachableError, UnsureError
 from harness.dispatch.submissions import Intent, Phase, Submission, Submissions
 from harness.errors import DispatchError
-from harness.fence import Attempt
 from harness.plan import PlannedRun
 from harness.request import Request
 from harness.settings import Settings
 from harness.spec.profile import Profile, Resources
-from harness.store import RunFolder, Store
+from harness.store import Store
 
 MANY_TEACHERS = 16
 """With more, students wait for all of them, lest there be an array for each."""
@@ -148,7 +147,7 @@ class Submitter:
     def _prepare(self, run: PlannedRun, intent: Intent) -> None:
         folder = self._store.run(run.id)
         since = self.since.setdefault(run.id, folder.attempts.newest())
-        experiment = fitted(run.experiment, attempts_since(folder, since), intent.resources.processes)
+        experiment = fitted(run.experiment, folder.attempts.since(since), intent.resources.processes)
         settings = Settings.model_validate({**dict(self._settings), "store": intent.store})
         request = Request.of(experiment, run.id, run.teacher, settings, intent.resources.cpus_per_task)
         table: dict[str, Any] = request.model_dump(mode="json")
@@ -185,11 +184,10 @@ class Submitter:
 
     def _needs(self, run: PlannedRun) -> tuple[Phase, Resources]:
         folder, profile = self._store.run(run.id), self._profile
-        own = Resources.model_validate({name: getattr(profile, name) for name in Resources.model_fields})
         phase: Phase = "run" if profile.evaluation is None else "evaluate" if folder.weights.exists() else "train"
-        asked = profile.evaluation if phase == "evaluate" and profile.evaluation else own
+        asked = profile.evaluation if phase == "evaluate" and profile.evaluation else profile.resources
         since = self.since.get(run.id)
-        return phase, asked if since is None else resources_for(attempts_since(folder, since), asked, profile.retry)
+        return phase, asked if since is None else resources_for(folder.attempts.since(since), asked, profile.retry)
 
 
 def batch_of(submission: Submission, after: tuple[str, ...] = (), corresponding: str | None = None) -> Batch:
@@ -213,11 +211,6 @@ def command_of(intent: Intent, submission: Submission) -> str:
     code, folder = shlex.quote(str(intent.code.resolve())), shlex.quote(str(submission.folder.resolve()))
     path = f'PYTHONPATH={code}"${{PYTHONPATH:+:$PYTHONPATH}}"'
     return f"env PYTHONSAFEPATH=1 PYTHONUNBUFFERED=1 {path} {python} -m harness.dispatch.node {folder}"
-
-
-def attempts_since(folder: RunFolder, since: int) -> list[Attempt]:
-    """The attempts at a run after number `since`."""
-    return [attempt for attempt in folder.attempts.all() if attempt.start.number > since]
 
 
 def _packed(runs: Sequence[PlannedRun], size: int) -> list[list[PlannedRun]]:

@@ -17,7 +17,7 @@ from harness.dispatch.policy import hopeless
 from harness.dispatch.scheduler import HeldBackError, Scheduler, UnreachableError, UnsureError
 from harness.dispatch.snapshot import snapshot
 from harness.dispatch.submissions import Submissions
-from harness.dispatch.submitting import Submitter, attempts_since
+from harness.dispatch.submitting import Submitter
 from harness.plan import Plan, PlannedRun
 from harness.record import Failure
 from harness.request import is_complete, read_request
@@ -145,7 +145,7 @@ class Sweep:
     def _judge_one(self, run: str, place: Place) -> None:
         folder = self._store.run(run)
         since = read_request(folder).since
-        attempts = attempts_since(folder, since)
+        attempts = folder.attempts.since(since)
         failure = hopeless(attempts, self._profile.retry, place.submission.intent.resources)
         last = attempts[-1].end if attempts else None
         if last is not None and last.cause in ("cancelled", "interrupted"):

@@ -11,9 +11,10 @@ from pydantic import Field, field_validator, model_validator
 from harness.spec.axes import Axes, Combine, check_axes, named_cells
 from harness.spec.axes import level_name as level_name
 from harness.spec.base import Spec
-from harness.spec.experiment import SEEDS, Experiment
+from harness.spec.experiment import Experiment
 from harness.spec.explain import nearest
 from harness.spec.overrides import Table, expand, merge
+from harness.spec.seeds import Seeds, listed
 
 
 class Reference(Spec):
@@ -80,7 +81,7 @@ class Ablation(Spec):
     level of each."""
     exclude: tuple[Table, ...] = ()
     """Combinations of axes that make no arm: dotted paths and a level, or a list of levels, each."""
-    seeds: int | tuple[int, ...] = 3
+    seeds: Seeds = 3
     """Replicates: a number n (seeds 0 to n-1), or the seeds themselves."""
     primary: str
     """The metric that answers the question: `set/metric`."""
@@ -92,14 +93,6 @@ class Ablation(Spec):
     """Statements that the report gives a verdict on."""
     notes: str = ""
     """Anything a reader of the report should know."""
-
-    @field_validator("seeds")
-    @classmethod
-    def _some_seeds(cls, seeds: int | tuple[int, ...]) -> int | tuple[int, ...]:
-        listed = range(seeds) if isinstance(seeds, int) else seeds
-        if not listed or len(set(listed)) != len(listed) or min(listed) < 0 or max(listed) >= SEEDS:
-            raise ValueError(f"give at least one seed; seeds are different, not negative and below {SEEDS}")
-        return seeds
 
     @model_validator(mode="after")
     def _names_exist(self) -> Ablation:
@@ -125,7 +118,7 @@ class Ablation(Spec):
     @property
     def seed_list(self) -> tuple[int, ...]:
         """The seeds of the replicates."""
-        return tuple(range(self.seeds)) if isinstance(self.seeds, int) else self.seeds
+        return listed(self.seeds)
 
     def variants(self) -> Iterator[tuple[str, Table]]:
         """Every arm as (name, the nested table of fields that it changes), in declared order."""

@@ -99,6 +99,11 @@ class Profile(Resources):
     sbatch: dict[str, str] = {}
     """Further options of sbatch, by name without dashes: `reservation`, `mail-type`."""
 
+    @property
+    def resources(self) -> Resources:
+        """What a training job asks for, and nothing else."""
+        return Resources.model_validate({name: value for name, value in self if name in Resources.model_fields})
+
     @field_validator("setup", mode="before")
     @classmethod
     def _lines(cls, value: Any) -> Any:

@@ -14,9 +14,10 @@ from harness.spec.axes import level_name
 from harness.spec.base import Spec
 from harness.spec.conditions import Condition, parse_condition
 from harness.spec.evaluation import set_name
-from harness.spec.experiment import SEEDS, Experiment, flatten
+from harness.spec.experiment import Experiment, flatten
 from harness.spec.explain import nearest, problems
 from harness.spec.overrides import Table, expand, laid_over
+from harness.spec.seeds import Seeds, listed
 from harness.spec.strategy import FastBOPolicy, NoPruner, Pruner, Sampler, TPESampler, WilcoxonPruner
 
 COSTS = ("duration_s", "evaluation_s", "images_per_s", "peak_memory_gb")
@@ -198,7 +199,7 @@ class Search(Exploration):
     conditions: tuple[str, ...] = ()
     """What a configuration has to fulfil: comparisons of fields and numbers, as in
     `"mining.image_text_guard < mining.image_text"`."""
-    seeds: int | tuple[int, ...] = 1
+    seeds: Seeds = 1
     """Runs of each configuration: a number n (seeds 0 to n-1), or the seeds themselves. Its value is their mean."""
     budget: Budget
     """What the search may use."""
@@ -208,14 +209,6 @@ class Search(Exploration):
     """The winner against a reference on fresh seeds."""
     notes: str = ""
     """Anything a reader of the report should know."""
-
-    @field_validator("seeds")
-    @classmethod
-    def _some_seeds(cls, seeds: int | tuple[int, ...]) -> int | tuple[int, ...]:
-        listed = range(seeds) if isinstance(seeds, int) else seeds
-        if not listed or len(set(listed)) != len(listed) or min(listed) < 0 or max(listed) >= SEEDS:
-            raise ValueError(f"give at least one seed; seeds are different, not negative and below {SEEDS}")
-        return seeds
 
     @model_validator(mode="after")
     def _can_be_carried_out(self) -> Search:
@@ -238,7 +231,7 @@ class Search(Exploration):
     @property
     def seed_list(self) -> tuple[int, ...]:
         """The seeds of each configuration."""
-        return tuple(range(self.seeds)) if isinstance(self.seeds, int) else self.seeds
+        return listed(self.seeds)
 
     @property
     def parsed_conditions(self) -> tuple[Condition, ...]:

@@ -457,7 +457,7 @@ def test_a_run_in_this_process_passes_ctrl_c_on(store: Store, monkeypatch: pytes
     monkeypatch.setitem(sys.modules, "harness.worker", fake)
     monkeypatch.setattr(harness, "worker", fake, raising=False)
     one = Conductor(SEVERAL, store, Settings(store=store.root), InlineWorkers())
-    with running._clean_stop(one, running.STOPPING):
+    with running.clean_stop(one.stop, running.STOPPING):
         *_, last = one.conduct()
     assert (len(begun), last.done, last.failed) == (1, 0, {})
 

@@ -1,0 +1,22 @@
+"""Signals handled for the time of a block."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+STOPPING = (signal.SIGTERM, signal.SIGUSR2, signal.SIGINT)
+"""Requests to stop: of a scheduler (preemption, cancelling), before a time limit, and Ctrl-C."""
+
+
+@contextmanager
+def handled(numbers: Collection[signal.Signals], handler: Callable[[int, FrameType | None], object]) -> Iterator[None]:
+    """Have `handler` called for these signals; afterwards those of before are back."""
+    before = {number: signal.signal(number, handler) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, previous in before.items():
+            signal.signal(number, previous)
