@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import jinja2
 import numpy as np
 from markupsafe import Markup
 
@@ -17,7 +16,7 @@ from harness.errors import DataError
 from harness.features.distinct import RAW_NAME
 from harness.files import write_json, write_text
 from harness.mining.preview import data_uri
-from harness.report.page import TEMPLATES as REPORT
+from harness.report.page import templates
 
 _TEMPLATES = Path(__file__).parent / "templates"
 _NEAR = (0.9, 0.95, 0.98)
@@ -29,22 +28,18 @@ def write_page(path: Path, found: Analysis, dataset: Dataset, title: str) -> Non
     Raises:
         StoreError: they cannot be written.
     """
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(_TEMPLATES),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
     told = numbers(found)
     drawn = [(one, Markup(one.svg)) for one in figures(found)]  # made by this code, its text escaped: see report.svg
-    text = environment.get_template("analysis.html").render(
-        title=title,
-        style=Markup((REPORT / "report.css").read_text(encoding="utf-8")),
-        told=told,
-        figures=drawn,
-        sources=found.sources,
-        **_galleries(found, dataset),
+    text = (
+        templates(_TEMPLATES)
+        .get_template("analysis.html")
+        .render(
+            title=title,
+            told=told,
+            figures=drawn,
+            sources=found.sources,
+            **_galleries(found, dataset),
+        )
     )
     write_text(path, text)
     write_json(path.with_suffix(".json"), told)

@@ -8,7 +8,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import jinja2
 import numpy as np
 import numpy.typing as npt
 import torch
@@ -18,6 +17,7 @@ from harness.files import write_text
 from harness.gallery import Card, Gallery, MinedCaption
 from harness.mining.positives import CLAUSES, GROUND_TRUTH, Mined
 from harness.mining.score import score
+from harness.pages import environment
 
 _TEMPLATES = Path(__file__).parent / "templates"
 _SHOWN = 24
@@ -95,15 +95,8 @@ def write_preview(path: Path, batches: Sequence[PreviewBatch], about: Mapping[st
     Raises:
         StoreError: `path` cannot be written.
     """
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(_TEMPLATES),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
     sections = [_section(batch) for batch in batches]
-    write_text(path, environment.get_template("preview.html").render(about=about or {}, sections=sections))
+    write_text(path, environment(_TEMPLATES).get_template("preview.html").render(about=about or {}, sections=sections))
 
 
 def gallery_of(batch: PreviewBatch, most: int = 6) -> Gallery:

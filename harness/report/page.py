@@ -11,6 +11,7 @@ import jinja2
 from markupsafe import Markup, escape
 
 from harness import __version__
+from harness.pages import environment
 from harness.report.detail import protocol_texts
 from harness.report.document import Document
 from harness.report.numbers import clean, count
@@ -33,28 +34,28 @@ def as_html(document: Document) -> str:
     # the SVG is made by this code, and its text escaped: see svg.py
     drawn = Gallery(document).pictures() if results.done else []
     pictures = [(picture, Markup(picture.svg)) for picture in drawn]
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(TEMPLATES),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
+    return (
+        templates()
+        .get_template("report.html")
+        .render(
+            document=document,
+            progress=f"{len(results.done)} of {count(len(results.runs), 'run')} done",
+            leading=[one for one in pictures if one[0].key in LEADING],
+            further=[one for one in pictures if one[0].key not in LEADING],
+            protocols=[tuple(map(clean, one[:2])) + one[2:] for one in protocol_texts(results)],
+            as_of=_as_of(results),
+            version=__version__,
+            shown_figures=GALLERY_FIGURES,
+        )
     )
-    environment.filters["number"] = _number
-    environment.filters["plain"] = clean
-    environment.filters["breakable"] = _breakable
-    environment.filters["rows"] = _rows
-    return environment.get_template("report.html").render(
-        document=document,
-        progress=f"{len(results.done)} of {count(len(results.runs), 'run')} done",
-        leading=[one for one in pictures if one[0].key in LEADING],
-        further=[one for one in pictures if one[0].key not in LEADING],
-        style=Markup((TEMPLATES / "report.css").read_text(encoding="utf-8")),
-        protocols=[tuple(map(clean, one[:2])) + one[2:] for one in protocol_texts(results)],
-        as_of=_as_of(results),
-        version=__version__,
-        shown_figures=GALLERY_FIGURES,
-    )
+
+
+def templates(*more: Path) -> jinja2.Environment:
+    """The templates here and in the folders `more`, which may extend them: one shell, one look for every page."""
+    found = environment(TEMPLATES, *more)
+    found.globals["style"] = Markup((TEMPLATES / "report.css").read_text(encoding="utf-8"))
+    found.filters |= {"number": _number, "plain": clean, "breakable": _breakable, "rows": _rows}
+    return found
 
 
 def _rows(table: Table) -> Iterator[tuple[str, list[tuple[str, str]]]]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import jinja2
 import matplotlib as mpl
 import numpy as np
 from markupsafe import Markup
@@ -14,7 +13,7 @@ from matplotlib.figure import Figure
 
 from harness.files import write_text
 from harness.report.frames import WIDTH
-from harness.report.page import TEMPLATES
+from harness.report.page import templates
 from harness.report.plots import Picture
 from harness.report.svg import MUTED, RC, series_colour, to_svg
 from harness.search.advisor import Trial
@@ -36,20 +35,20 @@ def write_page(driver: Driver, folder: Path) -> Path:
 
 def as_html(driver: Driver) -> str:
     """The page; text from specs is escaped by the template engine."""
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(TEMPLATES), autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True
-    )
     tables = [best_table(driver), importance_table(driver), decisions_table(driver), cost_table(driver)]
     with mpl.rc_context(RC):
         pictures = [(one, Markup(one.svg)) for one in _pictures(driver)]
-    return environment.get_template("search.html").render(
-        name=driver.folder.path.name,
-        question=driver.search.question,
-        answer=answer(driver),
-        notes=driver.search.notes,
-        tables=[table for table in tables if table is not None],
-        pictures=pictures,
-        style=Markup((TEMPLATES / "report.css").read_text(encoding="utf-8")),
+    return (
+        templates()
+        .get_template("search.html")
+        .render(
+            name=driver.folder.path.name,
+            question=driver.search.question,
+            answer=answer(driver),
+            notes=driver.search.notes,
+            tables=[table for table in tables if table is not None],
+            pictures=pictures,
+        )
     )
 
 
