@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import multiprocessing
 import tempfile
 from array import array
@@ -17,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from harness.data.candidates import Candidate, Rejected
+from harness.data.hashing import hash64
 from harness.data.inspection import FilesOf, caption_files, files_of_source
 from harness.data.look import look_at_image, odd_caption, odd_image, words
 from harness.data.pictures import BadImageError
@@ -180,7 +180,7 @@ class _Pass:
 
     def _image(self, candidate: Candidate) -> None:
         found = self._found
-        key = _hash(candidate.key)
+        key = hash64(candidate.key.encode())
         look = look_at_image(candidate)
         found.hashes.setdefault("key", _no_hashes()).append(key)
         found.hashes.setdefault("image", _no_hashes()).append(look.digest)
@@ -203,7 +203,7 @@ class _Pass:
     def _caption(self, source: str, text: str) -> None:
         found, count = self._found, words(text)
         found.captions[source] += 1
-        found.hashes.setdefault(source, _no_hashes()).append(_hash(text))
+        found.hashes.setdefault(source, _no_hashes()).append(hash64(text.encode()))
         lengths = found.lengths.setdefault(source, np.zeros(_LONGEST + 1, dtype=np.int64))
         lengths[min(count, _LONGEST)] += 1
         for what in odd_caption(text, count):
@@ -225,10 +225,6 @@ class _Pass:
 
 def _jaccard(one: set[str], other: set[str]) -> float:
     return len(one & other) / max(len(one | other), 1)
-
-
-def _hash(text: str) -> int:
-    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little")
 
 
 def _no_hashes() -> array[int]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import io
 import re
 from typing import NamedTuple
@@ -11,6 +10,7 @@ from PIL import Image
 
 from harness.data import pictures
 from harness.data.candidates import Candidate
+from harness.data.hashing import hash64
 from harness.data.pictures import BadImageError
 
 CONTEXT_TOKENS = 77
@@ -50,7 +50,7 @@ def look_at_image(candidate: Candidate) -> ImageLook:
     """
     pictures.check(candidate.head, candidate.size, candidate.read, "header")
     content = candidate.read(0, candidate.size)
-    digest = int.from_bytes(hashlib.blake2b(content, digest_size=8).digest(), "little")
+    digest = hash64(content)
     try:
         with Image.open(io.BytesIO(content), formats=pictures.FORMATS) as image:
             mode, form, (width, height) = image.mode, str(image.format), image.size

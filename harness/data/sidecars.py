@@ -5,7 +5,6 @@ The captions are copied once into an Arrow file that is memory-mapped; what is h
 
 from __future__ import annotations
 
-import hashlib
 from array import array
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
@@ -20,6 +19,7 @@ from numpy.typing import NDArray
 
 from harness.data import arrow
 from harness.data.candidates import RejectedError, captions_in_cell, split_captions
+from harness.data.hashing import hash64
 from harness.data.members import Texts, by_extension, key_of
 from harness.data.rows import rows
 from harness.data.tar import Archive
@@ -122,7 +122,7 @@ class _Table:
         with replacing(file) as aside, pa.OSFile(str(aside), "wb") as sink, pa.ipc.new_file(sink, _SCHEMA) as writer:
             batch: list[Entry] = []
             for entry in entries:
-                hashes.append(_hash(entry.id))
+                hashes.append(hash64(entry.id.encode()))
                 batch.append(entry)
                 if len(batch) == _ROWS_PER_BATCH:
                     writer.write_batch(_arrow(batch))
@@ -146,8 +146,9 @@ class _Table:
 
     def find(self, wanted: str) -> Entry | None:
         """The first row with this id."""
-        place = int(np.searchsorted(self._hashes, np.uint64(_hash(wanted))))
-        while place < self.rows and int(self._hashes[place]) == _hash(wanted):
+        sought = hash64(wanted.encode())
+        place = int(np.searchsorted(self._hashes, np.uint64(sought)))
+        while place < self.rows and int(self._hashes[place]) == sought:
             row = int(self._order[place])
             if self._cell(row, "id") == wanted:
                 self._used[row] = True
@@ -173,10 +174,6 @@ def _arrow(batch: list[Entry]) -> Any:
     raw = pa.array([entry.raw for entry in batch], pa.large_string())
     columns = [arrow.strings([entry.id for entry in batch]), arrow.string_lists([entry.captions for entry in batch])]
     return pa.RecordBatch.from_arrays([*columns, raw], schema=_SCHEMA)
-
-
-def _hash(text: str) -> int:
-    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little")
 
 
 def _entries(

@@ -3,11 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
-import random
 import subprocess
-import sys
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -29,6 +25,7 @@ from harness.spec.captioner import ImageCaptioner
 from harness.spec.data import WebdatasetData
 from tests.captioning.tiny import WORDS, save
 from tests.data.made import encoded, picture, sample, two_shards, write_tar
+from tests.killing import kill_9, script
 
 CPU = torch.device("cpu")
 
@@ -199,24 +196,10 @@ caption(folder(Path(sys.argv[1]), sys.argv[2]), Echo(), (0, 1), lambda text: pri
 @pytest.mark.slow
 def test_kill_9_at_random_moments_loses_and_doubles_nothing(tmp_path: Path) -> None:
     def start(name: str) -> subprocess.Popen[str]:
-        environment = {**os.environ, "PYTHONPATH": os.getcwd()}
-        command = [sys.executable, "-c", SCRIPT, str(tmp_path), name]
-        return subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment)
+        return script(SCRIPT, str(tmp_path), name)
 
     assert start("whole").wait(600) == 0
-    seed = random.randrange(2**32)
-    print(f"seed {seed}")
-    chance = random.Random(seed)
-    kills = 0
-    for _ in range(4):
-        process = start("killed")
-        assert process.stdout is not None
-        for _ in range(chance.randrange(1, 3)):
-            process.stdout.readline()
-        time.sleep(chance.random() * 0.01)
-        process.kill()
-        kills += process.wait(600) == -9
-    assert kills >= 1
+    assert kill_9(lambda: start("killed"), times=4, lines=3, pause_s=0.01) >= 1
     assert start("killed").wait(600) == 0
     made = [tmp_path / "whole", tmp_path / "killed"]
     whole, killed = ({file.name: file.read_bytes() for file in path.glob("[!.]*")} for path in made)

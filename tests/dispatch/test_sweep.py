@@ -46,6 +46,18 @@ def started(plan: Plan, store: Store, slurm: MadeScheduler, **profile: Any) -> S
     return Sweep(plan, store, Settings(store=store.root), Profile.model_validate(table), slurm)
 
 
+def die_before_sbatch(plan: Plan, store: Store, slurm: MadeScheduler) -> None:
+    """A command that is killed when its intent is on disk and SLURM has heard nothing."""
+
+    def die(_batch: Batch) -> None:
+        raise KeyboardInterrupt
+
+    slurm.answer = die
+    with pytest.raises(KeyboardInterrupt):
+        started(plan, store, slurm).cycle()
+    slurm.answer = lambda _batch: None
+
+
 def jobs_by_run(slurm: MadeScheduler) -> dict[str, list[str]]:
     found: dict[str, list[str]] = {}
     for job in slurm.jobs:
@@ -130,13 +142,7 @@ def test_a_command_killed_around_sbatch(store: Store, slurm: MadeScheduler, monk
 def test_an_intent_that_slurm_never_heard_of(
     store: Store, slurm: MadeScheduler, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def die(_batch: Batch) -> None:
-        raise KeyboardInterrupt
-
-    slurm.answer = die
-    with pytest.raises(KeyboardInterrupt):
-        started(ALONE, store, slurm).cycle()
-    slurm.answer = lambda _batch: None
+    die_before_sbatch(ALONE, store, slurm)
     one = started(ALONE, store, slurm)
     one.cycle()
     assert slurm.jobs == {}, "its sbatch may still be on its way"
@@ -151,14 +157,7 @@ def test_students_wait_for_a_teacher_whose_job_is_not_known(
     store: Store, slurm: MadeScheduler, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A command died around the teacher's sbatch: students could not name its job, and would find no teacher."""
-
-    def die(_batch: Batch) -> None:
-        raise KeyboardInterrupt
-
-    slurm.answer = die
-    with pytest.raises(KeyboardInterrupt):
-        started(PLAN, store, slurm).cycle()
-    slurm.answer = lambda _batch: None
+    die_before_sbatch(PLAN, store, slurm)
     one = started(PLAN, store, slurm)
     one.cycle()
     assert not set(B) & jobs_by_run(slurm).keys()

@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import os
-import random
 import subprocess
-import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +20,7 @@ from harness.models import Towers, build_towers
 from harness.spec.captions import Captions
 from harness.spec.data import ShapesData
 from harness.spec.model import Model
+from tests.killing import kill_9, script
 from tests.node.small import CONFIG
 
 DATA = ShapesData(train_samples=96, test_samples=36)
@@ -138,24 +135,9 @@ extraction(Path(sys.argv[2]), open_dataset(DATA, Path(sys.argv[1]))).compute(sai
 @pytest.mark.slow
 def test_kill_9_at_random_moments_changes_nothing(tmp_path: Path) -> None:
     def start(folder: str) -> subprocess.Popen[str]:
-        command = [sys.executable, "-c", SCRIPT, str(tmp_path / "data"), str(tmp_path / folder)]
-        return subprocess.Popen(
-            command, stdout=subprocess.PIPE, text=True, env={**os.environ, "PYTHONPATH": os.getcwd()}
-        )
+        return script(SCRIPT, str(tmp_path / "data"), str(tmp_path / folder))
 
     assert start("whole").wait(600) == 0
-    seed = random.randrange(2**32)
-    print(f"seed {seed}")
-    chance = random.Random(seed)
-    kills = 0
-    for _ in range(5):
-        process = start("killed")
-        assert process.stdout is not None
-        for _ in range(chance.randrange(1, 12)):
-            process.stdout.readline()
-        time.sleep(chance.random() * 0.02)
-        process.kill()
-        kills += process.wait(600) == -9
-    assert kills >= 2
+    assert kill_9(lambda: start("killed"), times=5, lines=12, pause_s=0.02) >= 2
     assert start("killed").wait(600) == 0
     assert arrays(tmp_path / "killed") == arrays(tmp_path / "whole")

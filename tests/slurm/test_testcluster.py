@@ -76,7 +76,7 @@ def test_a_requeued_job_starts_again_under_its_number(cluster: Cluster) -> None:
     cluster.ask("scontrol", "requeue", job)
     cluster.wait(job, "PENDING")
     cluster.wait(job, "RUNNING")
-    until(lambda: cluster.accounted(job) == ["REQUEUED", "RUNNING"], "two executions in the accounts")
+    assert until(lambda: cluster.accounted(job) == ["REQUEUED", "RUNNING"], "two executions in the accounts")
 
 
 def test_a_job_of_a_dead_node_lives_on_beside_its_successor(cluster: Cluster, tmp_path: Path) -> None:

@@ -38,11 +38,12 @@ def test_a_run_that_diverges_is_stopped() -> None:
 
 @pytest.mark.parametrize("losses", [falling(2000), [5.0] * 300, [-loss for loss in falling(300)]])
 def test_others_are_not(losses: list[float]) -> None:
-    watched(losses)
+    assert watched(losses) == []
 
 
 def test_a_shift_of_the_objective_is_no_divergence() -> None:
-    watched(falling(400) + [loss + 1 for loss in falling(800)[400:]])
+    spikes = watched(falling(400) + [loss + 1 for loss in falling(800)[400:]])
+    assert spikes[0].step == 401
 
 
 def test_a_resumed_watch_judges_alike() -> None:
