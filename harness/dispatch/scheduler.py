@@ -72,6 +72,11 @@ class Job:
     memory_share: float = 0.0
     """Largest memory of one of its processes, as a share of what it asked for; 0 where it is not known."""
 
+    @property
+    def is_stuck(self) -> bool:
+        """Whether SLURM could not launch it and holds it until somebody releases it."""
+        return self.phase == "pending" and self.reason.replace("_", " ").startswith("launch failed requeued held")
+
 
 @dataclass(frozen=True)
 class Limits:
@@ -154,6 +159,13 @@ class Scheduler(Protocol):
 
     def cancel(self, jobs: Collection[str]) -> None:
         """End jobs that wait, and ask running ones to stop.
+
+        Raises:
+            UnreachableError: it does not answer.
+        """
+
+    def release(self, jobs: Collection[str]) -> None:
+        """Let jobs wait for a node again that are held.
 
         Raises:
             UnreachableError: it does not answer.

@@ -128,6 +128,11 @@ class Slurm:
         for start in range(0, len(ids), 500):
             _ask(["scancel", *ids[start : start + 500]], forgive=r"Invalid job id|already completing|already completed")
 
+    def release(self, jobs: Collection[str]) -> None:
+        """Let jobs wait for a node again that are held."""
+        if jobs:
+            _ask(["scontrol", "release", *sorted(jobs)], forgive=r"Invalid job id|already|Job is no longer")
+
 
 def _ask(command: list[str], *, forgive: str | None = None) -> str:
     """What a command of SLURM prints.

@@ -8,7 +8,9 @@ jobs. A scheduler that does not answer means that nothing is known, and nothing 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
+from collections import Counter
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import suppress
 
 from harness.dispatch.budget import Budget
 from harness.dispatch.conduct import Progress
@@ -27,6 +29,8 @@ from harness.store import Store
 
 FASTEST_S, SLOWEST_S = 1.0, 30.0
 """Between cycles: fast while things change, slower and slower while they do not."""
+RELEASES = 3
+"""How often a command releases a job that SLURM failed to launch: each failure may take a node out of service."""
 LAST_LOOKS = 15
 """Looks at jobs whose runs are done, for the causes of their attempts."""
 
@@ -55,6 +59,8 @@ class Sweep:
         self._held_until, self._held_for_s = 0.0, FASTEST_S
         self._watched: set[str] = set()
         """Runs that this command has seen in the hands of a job."""
+        self._released: Counter[str] = Counter()
+        """By job: how often it was let go on after a failed launch."""
         self._stopping = False
 
     def progress(self) -> Progress:
@@ -129,6 +135,7 @@ class Sweep:
                 return
             self._notes = self._placements.notes
             self._judge(settled)
+            self._release()
             self._submit()
             self._watched |= self._placements.active.keys()
 
@@ -157,6 +164,22 @@ class Sweep:
             self._submitter.since[run] = since
         else:
             self._give_up(run, failure)
+
+    def _release(self) -> None:
+        """Let jobs go on that SLURM holds since it failed to launch them: nothing else ever would."""
+        active = self._placements.active
+        stuck = {
+            place.id for run, place in active.items() if run in self._plan.runs and place.job and place.job.is_stuck
+        }
+        chosen = {job for job in stuck if self._released[job] < RELEASES}
+        if chosen:
+            self._note(f"SLURM failed to launch {_listed(chosen)}: released")
+            self._released.update(chosen)
+            with suppress(UnreachableError):
+                self._scheduler.release(chosen)
+        if left := stuck - chosen:
+            fix = "look at the nodes, then `scontrol release JOB`"
+            self._note(f"SLURM failed {RELEASES} times to launch {_listed(left)}, and holds it: {fix}")
 
     def _is_ours(self, place: Place) -> bool:
         return place.submission.intent.ablation == self._plan.name
@@ -219,3 +242,8 @@ class Sweep:
 
     def _note(self, text: str) -> None:
         self._notes = (*self._notes, text)
+
+
+def _listed(jobs: Collection[str]) -> str:
+    some = sorted(jobs)
+    return "job " + ", ".join(some[:5]) + (f" and {len(some) - 5} more" if len(some) > 5 else "")

@@ -88,6 +88,15 @@ class MadeScheduler:
         for job in jobs:
             self.end(job, "CANCELLED")
 
+    def release(self, jobs: Collection[str]) -> None:
+        self._asked("release")
+        for job in jobs:
+            self.jobs[job] = replace(self.jobs[job], reason="Priority")
+
+    def hold(self, job: str) -> None:
+        """SLURM fails to launch a job."""
+        self.jobs[job] = replace(self.jobs[job], reason="launch failed requeued held")
+
     def end(self, job: str, state: str, *, reason: str = "0:0", node: str = "n1", forget: bool = False) -> None:
         """A job ends in that state; `forget`: squeue does not show it any more."""
         ended = replace(self.jobs[job], phase="ended", state=state, reason=reason, node=node, ended_at=100.0)

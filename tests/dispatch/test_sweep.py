@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -396,6 +397,32 @@ def test_progress_is_never_given_up(store: Store, slurm: MadeScheduler) -> None:
     one.cycle()
     assert len(slurm.batches) == 12
     assert one.progress().failed == {}
+
+
+def test_a_job_that_slurm_failed_to_launch_is_released_a_few_times(store: Store, slurm: MadeScheduler) -> None:
+    plan = plan_of(ablation({"a": {}}, seeds=1))
+    one = started(plan, store, slurm)
+    one.cycle()
+    for _ in range(3):
+        slurm.hold("1_0")
+        one.cycle()
+        assert slurm.jobs["1_0"].reason == "Priority"
+        assert "SLURM failed to launch job 1_0: released" in one.progress().notes
+    slurm.hold("1_0")
+    one.cycle()
+    assert slurm.jobs["1_0"].is_stuck
+    assert "failed 3 times to launch job 1_0" in one.progress().notes[-1]
+    assert one.progress().failed == {}
+    assert len(slurm.batches) == 1
+
+
+def test_jobs_that_a_person_holds_stay_held(store: Store, slurm: MadeScheduler) -> None:
+    one = started(plan_of(ablation({"a": {}}, seeds=1)), store, slurm)
+    one.cycle()
+    slurm.jobs["1_0"] = replace(slurm.jobs["1_0"], reason="JobHeldUser")
+    one.cycle()
+    assert slurm.jobs["1_0"].reason == "JobHeldUser"
+    assert "release" not in slurm.calls
 
 
 def test_memory_grows_to_its_limit(store: Store, slurm: MadeScheduler) -> None:

@@ -7,6 +7,7 @@ import subprocess
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -61,13 +62,27 @@ class Cluster:
             found = self.states(job)
             return found if found and set(found) <= set(states) else []
 
-        return until(reached, f"job {job} {' or '.join(states)}: {self.states(job)}")
+        return until(reached, lambda: f"job {job} {' or '.join(states)}: {self.ask('squeue', '-t', 'all', '-j', job)}")
+
+    def save(self, job: str) -> None:
+        """Wait until the controller has written a job's present state to disk: seconds after a change."""
+        for turn in range(2):  # what is being written when the first begins may be older
+            written = self._state_written_at()
+            self.ask("scontrol", "update", f"JobId={job}", f"Comment=saved-{turn}")
+            until(partial(self._is_state_newer, written), "the controller's state on disk")
+
+    def _state_written_at(self) -> int:
+        file = self.root / "state/job_state"
+        return file.stat().st_mtime_ns if file.exists() else 0
+
+    def _is_state_newer(self, than: int) -> bool:
+        return self._state_written_at() > than
 
     def nodes(self, *states: str) -> None:
         """Wait until every node is in one of these states."""
         until(
             lambda: set(self.ask("sinfo", "-h", "-N", "-o", "%T").split()) <= set(states),
-            f"nodes {states}: {self.ask('sinfo', '-N')}",
+            lambda: f"nodes {states}: {self.ask('sinfo', '-N')}",
         )
 
     def tidy(self) -> None:
@@ -96,10 +111,13 @@ def statuses(root: Path) -> dict[str, str]:
     return dict(line.split() for line in lines)
 
 
-def until(found: Callable[[], _Found], what: str, *, patience_s: float = PATIENCE_S, every_s: float = 0.3) -> _Found:
-    """Wait until `found` gives something true, and return it."""
+def until(
+    found: Callable[[], _Found], what: str | Callable[[], str], *, patience_s: float = PATIENCE_S, every_s: float = 0.3
+) -> _Found:
+    """Wait until `found` gives something true, and return it; `what` is said where that never happens."""
     end = time.monotonic() + patience_s
     while not (value := found()):
-        assert time.monotonic() < end, f"waited {patience_s:.0f} s in vain for {what}"
+        if time.monotonic() > end:
+            raise AssertionError(f"waited {patience_s:.0f} s in vain for {what if isinstance(what, str) else what()}")
         time.sleep(every_s)
     return value

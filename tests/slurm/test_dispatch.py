@@ -36,7 +36,7 @@ def create(folder: Path, cluster: Cluster, straight: Path, *, pack: int = 1, pro
 def running(campaign: Campaign) -> Mischief:
     """Waits until a run is at work."""
     mischief = Mischief(campaign)
-    until(mischief.victims, f"a run at work: {campaign.log}")
+    until(mischief.victims, lambda: f"a run at work: {campaign.log}")
     return mischief
 
 
@@ -161,3 +161,21 @@ def test_without_accounting_the_same_ends_are_reached(
     causes = check_attempts(campaign)
     assert causes["crashed"] >= 1
     assert causes["preempted"] + causes["crashed"] >= 2
+
+
+def test_a_job_that_slurm_failed_to_launch_goes_on(cluster: Cluster, straight: Path, tmp_path: Path) -> None:
+    campaign = create(tmp_path, cluster, straight, pack=5)
+    latest = int(cluster.submit("true"))
+    # Where its folder on the node should be there is a file: the node can't launch it, and SLURM holds it for ever.
+    spool = [cluster.root / "spool" / node for node in ("n1", "n2", "n3")]
+    blocks = [folder / f"job{number:05}" for folder in spool for number in range(latest + 1, latest + 5)]
+    for block in blocks:
+        block.touch()
+    begun = campaign.command("run", campaign.spec.name, "--on", campaign.profile.name, "--detach")
+    assert begun.returncode == 0, begun.stderr
+    until(lambda: "launch failed requeued held" in cluster.ask("squeue", "-h", "-o", "%r"), "a failed launch")
+    for block in blocks:
+        block.unlink()
+    campaign.finish()
+    assert "released" in campaign.log
+    assert check_results(campaign) == RUNS
