@@ -245,7 +245,7 @@ def base(setting: Setting, seed: int, every_s: float) -> dict[str, Any]:
 def write_teacher(setting: Setting) -> None:
     """A teacher: any weights serve, since only time is measured."""
     few = base(setting, 0, 1e6)
-    few["train"]["duration"] = "2 steps"
+    few["train"] |= {"duration": "2 steps", "warmup": "0 steps"}
     (setting.folder / "teacher.toml").write_text(toml(few))
 
 
