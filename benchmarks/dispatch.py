@@ -6,9 +6,9 @@
 
 `simulated`: one user of 50 under a quota, on the cluster of tests/dispatch/simulated.py. Head time is what all cycles
 together take of a processor, without what the simulated jobs do. `submission`: `harness run --detach` of runs that
-wait, and `status` of them. `jobs`: the same runs by this dispatch, one and several to a job, and by plain submitit
-map_array, on the same nodes: seconds from a job's start to its first step, and training's and evaluation's share of the
-allocated time.
+wait, and `status` of them. `jobs`: the same runs by this dispatch, one and several to a job, by plain submitit's
+map_array and by Hydra's submitit launcher (in build/peers/hydra, made on first use), on the same nodes: seconds from a
+job's start to its first step, and training's and evaluation's share of the allocated time.
 """
 
 from __future__ import annotations
@@ -24,6 +24,9 @@ import time
 from collections.abc import Iterable
 from pathlib import Path
 
+import torch
+
+import harness
 from harness.dispatch import sweep
 from harness.dispatch.scheduler import Batch
 from harness.dispatch.submissions import load
@@ -102,18 +105,25 @@ def jobs(cluster: Cluster, runs: int) -> None:
             campaign = _alone(Path(folder), cluster, runs, pack)
             campaign.finish()
             _starts(f"harness, {pack} run{'s'[: pack > 1]} a job", cluster, campaign.runs())
-    with tempfile.TemporaryDirectory() as folder:
-        campaign = _alone(Path(folder), cluster, runs, 1)
-        for node in ("n1", "n2", "n3"):
-            cluster.ask("scontrol", "update", f"NodeName={node}", "State=DRAIN", "Reason=benchmark")
-        ended = campaign.command("run", campaign.spec.name, "--on", campaign.profile.name, "--detach")
-        assert ended.returncode == 0, ended.stderr
-        cluster.tidy()  # the folders are ready; the jobs are gone
-        for folder_of_run in campaign.runs():
-            request = json.loads(folder_of_run.request.read_text()) | {"submission": "", "phase": "run"}
-            folder_of_run.request.write_text(json.dumps(request))
-        _map_array(cluster, Path(folder), campaign.runs())
-        _starts("submitit map_array, 1 run a job", cluster, campaign.runs())
+    for name, peer in {"submitit map_array": _map_array, "Hydra's submitit launcher": _hydra}.items():
+        with tempfile.TemporaryDirectory() as folder:
+            folders = _prepared(Path(folder), cluster, runs)
+            peer(cluster, Path(folder), folders)
+            _starts(f"{name}, 1 run a job", cluster, folders)
+
+
+def _prepared(folder: Path, cluster: Cluster, runs: int) -> list[RunFolder]:
+    """Run folders as the dispatch leaves them to nodes, without its jobs."""
+    campaign = _alone(folder, cluster, runs, 1)
+    for node in ("n1", "n2", "n3"):
+        cluster.ask("scontrol", "update", f"NodeName={node}", "State=DRAIN", "Reason=benchmark")
+    ended = campaign.command("run", campaign.spec.name, "--on", campaign.profile.name, "--detach")
+    assert ended.returncode == 0, ended.stderr
+    cluster.tidy()
+    for one in campaign.runs():
+        request = json.loads(one.request.read_text()) | {"submission": "", "phase": "run"}
+        one.request.write_text(json.dumps(request))
+    return campaign.runs()
 
 
 def _alone(folder: Path, cluster: Cluster, runs: int, pack: int) -> Campaign:
@@ -137,6 +147,46 @@ def _map_array(cluster: Cluster, folder: Path, folders: Iterable[RunFolder]) -> 
     command = [sys.executable, "-c", code, str(folder / "submitit"), *(str(one.path) for one in folders)]
     environment = cluster.environment | {"OMP_NUM_THREADS": "1"}
     subprocess.run(command, env=environment, check=True, stdout=subprocess.DEVNULL)
+
+
+HYDRA = """
+import hydra
+from pathlib import Path
+
+@hydra.main(version_base=None, config_path=None)
+def main(config):
+    from harness import worker
+    worker.main(Path(config.run))
+
+main()
+"""
+
+
+def _hydra(cluster: Cluster, folder: Path, folders: Iterable[RunFolder]) -> None:
+    """What a researcher would write with Hydra: a multirun over the run folders."""
+    (folder / "app.py").write_text(HYDRA)
+    launcher = {"partition": "main", "cpus_per_task": 1, "mem_gb": 2, "timeout_min": 5, "array_parallelism": 2}
+    options = [f"hydra.launcher.{name}={value}" for name, value in launcher.items()]
+    over = [f"hydra.sweep.dir={folder / 'multirun'}", f"+run={','.join(str(one.path) for one in folders)}"]
+    command = [str(_hydra_python()), str(folder / "app.py"), "-m", "hydra/launcher=submitit_slurm", *options, *over]
+    environment = cluster.environment | {"OMP_NUM_THREADS": "1"}
+    subprocess.run(command, env=environment, check=True, cwd=folder, stdout=subprocess.DEVNULL)
+
+
+def _hydra_python() -> Path:
+    """Python with Hydra's launcher, in an environment of its own that sees this one's packages too."""
+    place = Path("build/peers/hydra").resolve()
+    python = place / "bin/python"
+    if not (place / "made").exists():
+        uv = str(Path(sys.executable).parent / "uv")
+        subprocess.run([uv, "venv", "--quiet", "--clear", "--python", sys.executable, str(place)], check=True)
+        install = [uv, "pip", "install", "--quiet", "--python", str(python)]
+        subprocess.run([*install, "hydra-core==1.3.8", "hydra-submitit-launcher==1.2.0"], check=True)
+        packages = place / "lib" / f"python{sys.version_info[0]}.{sys.version_info[1]}" / "site-packages"
+        ours = Path(torch.__file__).parent.parent
+        (packages / "ours.pth").write_text(f"{ours}\n{Path(harness.__file__).parent.parent}\n")
+        (place / "made").touch()
+    return python
 
 
 def _starts(name: str, cluster: Cluster, folders: Iterable[RunFolder]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import signal
+from datetime import datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ import pytest
 import harness
 from tests.slurm.campaign import Campaign, check_attempts, check_results, check_submissions, intents_of
 from tests.slurm.cluster import Cluster, until
-from tests.slurm.faults import Mischief
+from tests.slurm.faults import Mischief, Victim
 
 pytestmark = pytest.mark.slurm
 RUNS = 5
@@ -179,3 +180,36 @@ def test_a_job_that_slurm_failed_to_launch_goes_on(cluster: Cluster, straight: P
     campaign.finish()
     assert "released" in campaign.log
     assert check_results(campaign) == RUNS
+
+
+def test_runs_on_two_nodes_go_on_after_a_requeue_and_a_time_limit(cluster: Cluster, tmp_path: Path) -> None:
+    undisturbed, campaign = (_on_two_nodes(tmp_path / name, cluster) for name in ("straight", "campaign"))
+    undisturbed.finish()
+    campaign.straight = undisturbed.store.root
+    head = campaign.head()
+    (victim, *_) = running(campaign).victims()
+    cluster.ask("scontrol", "requeue", victim.job)
+    newer = until(lambda: _later(campaign, victim.number), lambda: f"a second attempt: {campaign.log}")
+    assert newer is not None
+    end = datetime.now() + timedelta(seconds=5)
+    cluster.ask("scontrol", "update", f"JobId={newer.job}", f"EndTime={end:%Y-%m-%dT%H:%M:%S}")
+    assert head.wait(timeout=900) == 0, campaign.log
+    assert check_results(campaign) == 1
+    causes = check_attempts(campaign)
+    assert causes["completed"] == 1
+    assert sum(causes.values()) >= 2, "it was queued again"
+    assert campaign.runs()[0].record().cost.devices == 2
+
+
+def _on_two_nodes(folder: Path, cluster: Cluster) -> Campaign:
+    """A campaign of one long run, a process on each of two nodes."""
+    campaign = Campaign.create(folder, cluster, steps=300, profile="nodes = 2")
+    text = campaign.spec.read_text().replace("global_batch_size = 16", "global_batch_size = 16, virtual_batch_size = 8")
+    arms = text.index("[arms]")
+    campaign.spec.write_text(text[: text.index("[experiment.teacher]")] + text[arms : text.index("sigmoid =")])
+    return campaign
+
+
+def _later(campaign: Campaign, number: int) -> Victim | None:
+    """An attempt at work after that of this number."""
+    return next((one for one in Mischief(campaign).victims() if one.number > number), None)
