@@ -11,12 +11,14 @@ preempts jobs of `main` and `cheap` (n3). Needs root, and Debian's slurm-wlm, sl
 from __future__ import annotations
 
 import argparse
+import fcntl
 import os
 import shutil
 import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import IO
 
 import daemons
 from configuration import NAME, NODES, Configuration, create
@@ -48,7 +50,26 @@ def up(root: Path, accounting: bool, settings: tuple[str, ...]) -> Configuration
 
 
 def with_cluster(root: Path, command: list[str]) -> int:
-    """Run a command on a cluster of its own, or on the one that is up; returns its exit status."""
+    """Run a command on a cluster of its own, or on the one that is up; returns its exit status.
+
+    One at a time: the first of two would end the cluster under the other. A command inside of another is let through.
+    """
+    root.parent.mkdir(parents=True, exist_ok=True)
+    with root.with_name(f"{root.name}.lock").open("a") as lock:  # beside the folder, which each start makes anew
+        if os.environ.get("SLURM_CONF") != str(root / "slurm.conf"):
+            _take(lock, root)
+        return _with_cluster(root, command)
+
+
+def _take(lock: IO[str], root: Path) -> None:
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        print(f"{NAME}: another command is on the cluster in {root}: waiting for its end", file=sys.stderr)
+        fcntl.flock(lock, fcntl.LOCK_EX)
+
+
+def _with_cluster(root: Path, command: list[str]) -> int:
     was_up = Configuration.load(root) is not None
     made = up(root, True, ())
     try:
