@@ -179,9 +179,15 @@ class RunFolder:
         """Write why an attempt ended early."""
         write_json(self.failure_file, failure.model_dump(mode="json"))
 
-    def pause_at(self, step: int) -> None:
-        """Ask the training loop to write a checkpoint and leave at `step`, or at once if it is past that."""
-        write_json(self.pause, {"step": step})
+    def pause_at(self, step: int | None) -> None:
+        """Ask the training loop to write a checkpoint and leave at `step`, or at once if it is past that.
+
+        None: to go on to the end.
+        """
+        if step is None:
+            self.pause.unlink(missing_ok=True)
+        else:
+            write_json(self.pause, {"step": step})
 
     def pause_step(self) -> int | None:
         """The step that training is not to go beyond for now; None if there is no such limit."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 
 from harness.cli.running import prepare_data, watch_over
@@ -43,6 +43,20 @@ def sweep(plan: Plan, project: Project, target: str, max_gpu_hours: float | None
         budget = Budget(max_gpu_hours, plan, project.store, predicted_hours(plan, project.store))
         _agree(budget, profile, plan, project.store, yes)
     return Sweep(plan, project.store, project.settings, profile, scheduler, budget)
+
+
+def one_by_one(project: Project, target: str, jobs: int | None) -> Callable[[Plan], Sweep]:
+    """Makes what carries the runs of a search out on the cluster of a profile: a job each, `jobs` at a time.
+
+    Raises:
+        SpecError: the profile is not valid.
+        DispatchError: there is no SLURM here.
+    """
+    profile = load_profile(target)
+    scheduler = Slurm()
+    at_a_time = jobs or profile.array_parallelism
+    alone = Profile.model_validate({**dict(profile), "pack": 1, "at_a_time": 1, "array_parallelism": at_a_time})
+    return lambda plan: Sweep(plan, project.store, project.settings, alone, scheduler)
 
 
 def carry_out(plan: Plan, project: Project, one: Sweep) -> bool:
@@ -86,12 +100,12 @@ def look(store: Store) -> tuple[dict[str, Place], tuple[str, ...]]:
     return placements.active, placements.notes
 
 
-def refuse_what_jobs_have(plan: Plan, store: Store) -> None:
-    """Raise DispatchError where jobs of a cluster have runs of the plan: they must not run here as well."""
+def refuse_what_jobs_have(runs: Collection[str], name: str, store: Store) -> None:
+    """Raise DispatchError where jobs of a cluster have some of the runs: they must not run here as well."""
     active, _ = look(store)
-    if mine := active.keys() & plan.runs.keys():
+    if mine := active.keys() & set(runs):
         fix = "go on with `--on` their profile, or cancel them first with `harness cancel`"
-        raise DispatchError(f"{len(mine)} runs of it are in jobs of SLURM", where=plan.name, fix=fix)
+        raise DispatchError(f"{len(mine)} runs of it are in jobs of SLURM", where=name, fix=fix)
 
 
 def cancel(runs: Collection[str], store: Store) -> int:

@@ -9,10 +9,9 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Protocol
 
 from harness.cli.show import seconds
-from harness.dispatch.conduct import Conductor, Progress, Workers
+from harness.dispatch.conduct import Conducting, Conductor, Progress, Workers
 from harness.dispatch.inline import InlineWorkers
 from harness.dispatch.local import LocalWorkers, job_count, send
 from harness.errors import SpecError, TrackingError
@@ -56,19 +55,6 @@ def carry_out(plan: Plan, project: Project, at: Workers) -> bool:
     if last.done + len(last.failed) < last.total:
         print("stopped; the same command goes on from the checkpoints", file=sys.stderr)
     return last.done == last.total
-
-
-class Conducting(Protocol):
-    """What carries a plan out: with processes of this machine, or on a cluster."""
-
-    def progress(self) -> Progress:
-        """Where everything stands."""
-
-    def conduct(self) -> Iterator[Progress]:
-        """Carry the plan out; yields snapshots, the last one at the end."""
-
-    def stop(self) -> None:
-        """Come to an end soon."""
 
 
 def watch_over(plan: Plan, store: Store, conductor: Conducting, stopping: str) -> Progress:

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
-from harness.cli import running
+from harness.cli import cluster, running
 from harness.cli.show import seconds
+from harness.dispatch.conduct import Conducting, Conductor
+from harness.dispatch.local import send
 from harness.errors import SpecError, TrackingError
+from harness.plan import Plan
 from harness.project import Project
+from harness.search.configurations import plan_name
 from harness.search.driver import Driver, Snapshot
 from harness.search.outcome import as_ablation, confirmation, export
 from harness.search.place import SearchFolder
@@ -18,6 +24,8 @@ from harness.spec.load import load_search
 from harness.spec.search import Search
 
 LINE_EVERY_S = 15.0
+LEAVING_S = 60.0
+"""How long a driver that was asked to stop is waited for: runs of this machine write a checkpoint first."""
 
 
 def search(
@@ -32,19 +40,22 @@ def search(
     """Carry a search out, or go on with it; whether it came to its end.
 
     Raises:
-        SpecError: the search is not valid, or is to run on a cluster's profile.
+        SpecError: the search or the cluster's profile is not valid.
+        DispatchError: there is no SLURM here, or jobs of one have runs that are to be carried out here.
     """
-    if on.endswith(".toml"):
-        fix = "use --on local, on a node of your own allocation if you like"
-        raise SpecError("a search does not submit jobs yet", where=f"--on {on}", fix=fix)
     one, name = load_search(spec, assignments), spec.stem
+    conductor = _conductor(project, on, jobs)
     _prepare(one, project)
-    with SearchFolder(project.store.root, name).held(one):
-        driver = _driver(one, name, project, on, jobs, storage)
+    with SearchFolder(project.store.root, name).held(one), project.store.conducting(plan_name(name)):
+        driver = Driver(one, name, project, conductor, storage=storage)
         for sentence in driver.folder.repaired:
             print(f"repaired: {sentence}", file=sys.stderr)
-        with running.clean_stop(driver.stop, running.STOPPING):
+        if not cluster.is_profile(on):
+            cluster.refuse_what_jobs_have(driver.active_runs(), name, project.store)
+        with running.clean_stop(driver.stop, cluster.STOPPING if cluster.is_profile(on) else running.STOPPING):
             _watch(driver)
+        if cluster.is_profile(on) and driver.is_over:
+            cluster.one_by_one(project, on, jobs)(driver.configurations.empty_plan()).wrap_up()
     if not driver.is_over:
         print("stopped; the same command goes on where it was", file=sys.stderr)
         return False
@@ -61,30 +72,53 @@ def search(
 
 def report(spec: Path, assignments: list[str], project: Project, out: Path | None) -> None:
     """Print where a search stands, or write its page."""
-    driver = _driver(load_search(spec, assignments), spec.stem, project, "local", 1, None, only_look=True)
+    driver = _onlooker(spec, assignments, project)
     from harness.search.page import write_page
 
     print(write_page(driver, out) if out is not None else render(driver))
 
 
-def _driver(
-    one: Search,
-    name: str,
-    project: Project,
-    on: str,
-    jobs: int | None,
-    storage: str | None,
-    *,
-    only_look: bool = False,
-) -> Driver:
-    return Driver(
-        one,
-        name,
-        project,
-        lambda: running.workers(on, jobs, project.settings),
-        storage=storage,
-        only_look=only_look,
-    )
+def begun(spec: Path, assignments: list[str], project: Project) -> Plan:
+    """The configurations that a search has begun, each an arm.
+
+    Raises:
+        StoreError: there is none yet.
+    """
+    driver = _onlooker(spec, assignments, project)
+    trials = [one for one in driver.advisor.trials.values() if one.status != "skipped"]
+    return project.plan(as_ablation(driver.search, trials), name=spec.stem)
+
+
+def cancel(spec: Path, assignments: list[str], project: Project) -> None:
+    """Ask a search to stop, then the runs and jobs that it leaves behind."""
+    drivers = project.store.conductors(plan_name(spec.stem))
+    for driver in drivers:  # first, or it would fill the places of jobs that are cancelled
+        if driver.is_here:
+            send(driver.pid, signal.SIGTERM)
+        else:
+            print(f"process {driver.pid} drives it on {driver.host}: cancel it there", file=sys.stderr)
+    until = time.monotonic() + LEAVING_S
+    while any(one.is_here for one in project.store.conductors(plan_name(spec.stem))) and time.monotonic() < until:
+        time.sleep(0.2)
+    plan = begun(spec, assignments, project)
+    jobs = cluster.cancel(plan.runs, project.store)
+    if drivers and not jobs:
+        print("asked the search to stop; its running runs write a checkpoint first")
+    else:
+        running.cancel(plan, project.store, jobs)
+
+
+def _onlooker(spec: Path, assignments: list[str], project: Project) -> Driver:
+    search, conductor = load_search(spec, assignments), _conductor(project, "local", 1)
+    return Driver(search, spec.stem, project, conductor, only_look=True)
+
+
+def _conductor(project: Project, on: str, jobs: int | None) -> Callable[[Plan], Conducting]:
+    """Makes what carries runs out: processes of this machine, or jobs of a cluster."""
+    if cluster.is_profile(on):
+        return cluster.one_by_one(project, on, jobs)
+    store, settings = project.store, project.settings
+    return lambda plan: Conductor(plan, store, settings, running.workers(on, jobs, settings))
 
 
 def _prepare(one: Search, project: Project) -> None:
@@ -95,16 +129,21 @@ def _prepare(one: Search, project: Project) -> None:
 
 def _watch(driver: Driver) -> None:
     started, last, trials = time.monotonic(), -LINE_EVERY_S, -1
+    said: tuple[str, ...] = ()
     for snapshot in driver.carry_out():
         elapsed = time.monotonic() - started
         if elapsed - last >= LINE_EVERY_S or snapshot.trials != trials:
             print(f"[{seconds(elapsed)}] {_line(snapshot)}", flush=True)
             last, trials = elapsed, snapshot.trials
+        for note in snapshot.conducting.notes if snapshot.conducting.notes != said else ():
+            print(f"  {note}", flush=True)
+        said = snapshot.conducting.notes
 
 
 def _line(at: Snapshot) -> str:
     parts = [f"{at.trials} configurations ({at.complete} to the end, {at.stopped} stopped, {at.running} running)"]
     parts += [f"{at.failed} failed"] if at.failed else []
+    parts += [f"{at.conducting.waiting} runs wait in the queue"] if at.conducting.waiting else []
     parts += [f"{at.spent_runs:.1f} full runs of training"]
     parts += [f"best {at.best:.4f}"] if at.best is not None else []
     parts += ["closing"] if at.closing else []
@@ -117,7 +156,10 @@ def _confirm(driver: Driver, project: Project, on: str, jobs: int | None) -> Non
     if winner is None or not driver.search.confirm.seeds:
         return
     plan = project.plan(confirmation(driver.search, winner), name=f"{driver.folder.path.name}-confirmed")
-    running.carry_out(plan, project, running.workers(on, jobs, project.settings))
+    if cluster.is_profile(on):
+        cluster.carry_out(plan, project, cluster.sweep(plan, project, on, None, False))
+    else:
+        running.carry_out(plan, project, running.workers(on, jobs, project.settings))
     running.wrap_up(plan, project)
 
 

@@ -112,7 +112,7 @@ def run(
         running.detach(spec, set_, on, jobs, project)
         return
     else:
-        cluster.refuse_what_jobs_have(planned, project.store)
+        cluster.refuse_what_jobs_have(planned.runs, planned.name, project.store)
         finished = running.carry_out(planned, project, running.workers(target, jobs, project.settings))
     running.wrap_up(planned, project)
     raise typer.Exit(0 if finished else 1)
@@ -122,8 +122,12 @@ def run(
 def search(
     spec: Annotated[Path, typer.Argument(metavar="SPEC", help="A search file (TOML).", show_default=False)],
     set_: Set,
-    on: Annotated[str | None, typer.Option("--on", metavar="PROFILE", help="`local` processes or `inline`.")] = None,
-    jobs: Annotated[int | None, typer.Option("--jobs", min=1, help="Runs at a time on this machine.")] = None,
+    on: Annotated[
+        str | None, typer.Option("--on", metavar="PROFILE", help="`local` processes, `inline`, or slurm/NAME.toml.")
+    ] = None,
+    jobs: Annotated[
+        int | None, typer.Option("--jobs", min=1, help="Runs at a time, on this machine or in jobs of a cluster.")
+    ] = None,
     storage: Annotated[
         str | None, typer.Option("--storage", metavar="URL", help="Database for Optuna; default: a journal.")
     ] = None,
@@ -145,11 +149,17 @@ def status(
     set_: Set,
     watch: Annotated[bool, typer.Option("--watch", help="Refresh until everything is done.")] = False,
 ) -> None:
-    """Show where every run of a spec stands."""
+    """Show where every run of a spec stands; of a search, every run that it has begun."""
     from harness.cli import standing
+    from harness.spec.load import is_search
 
     project = _project(spec.parent)
-    planned = project.plan(spec, set_, provisional=True)
+    if is_search(spec):
+        from harness.cli import searching
+
+        planned = searching.begun(spec, set_, project)
+    else:
+        planned = project.plan(spec, set_, provisional=True)
     if watch:
         standing.watch(planned, project.store)
     else:
@@ -164,12 +174,18 @@ def cancel(
 ) -> None:
     """Ask the running runs of a spec, or one run, to write a checkpoint and stop; jobs that wait are cancelled."""
     from harness.cli import cluster, running
+    from harness.spec.load import is_search
 
     if not spec.endswith(".toml"):
         store = _project().store
         running.cancel_run(store.find(spec), cluster.cancel([store.find(spec).id], store))
         return
     project = _project(Path(spec).parent)
+    if is_search(spec):
+        from harness.cli import searching
+
+        searching.cancel(Path(spec), set_, project)
+        return
     planned = project.plan(Path(spec), set_, provisional=True)
     if vanished:
         cancelled = cluster.cancel(cluster.vanished(planned, project.store), project.store)

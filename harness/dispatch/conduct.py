@@ -67,10 +67,43 @@ class Progress:
     """What a person should know."""
 
 
+class Conducting(Protocol):
+    """Carries a plan out, with processes of this machine or with jobs of a cluster. The plan may grow meanwhile."""
+
+    jobs: int
+    """How many runs it carries out at a time, where somebody chooses them one by one."""
+
+    def add(self, run: PlannedRun, until: int | None = None) -> None:
+        """Carry out one more run, which the plan may not have had; its teacher has to be in the plan.
+
+        Args:
+            until: pause after that step, with a checkpoint; `add` it again to go on.
+        """
+
+    def pause(self, run_id: str, step: int) -> None:
+        """Have a run that was added leave with a checkpoint after `step`, or at once if it is past that."""
+
+    def is_open(self, run_id: str) -> bool:
+        """Whether a run is still to be carried out, here or by another process."""
+
+    def failure(self, run_id: str) -> Failure | None:
+        """Why a run was given up; None if it was not."""
+
+    def progress(self) -> Progress:
+        """Where everything stands."""
+
+    def conduct(self) -> Iterator[Progress]:
+        """Carry the plan out; yields a snapshot a few times a second, and one at the end."""
+
+    def stop(self) -> None:
+        """Come to an end soon; what was begun can be gone on with."""
+
+
 class Conductor:
     """Carries one plan out with one set of workers."""
 
     def __init__(self, plan: Plan, store: Store, settings: Settings, workers: Workers) -> None:
+        self.jobs = workers.jobs
         self._plan, self._store, self._settings, self._workers = plan, store, settings, workers
         self._crashes: dict[str, int] = {}
         self._running: dict[str, int] = {}
@@ -78,7 +111,7 @@ class Conductor:
         self._failed: dict[str, Failure] = {}
         self._stopping = False
         self._until: dict[str, int] = {}
-        """The step at which a run is to pause."""
+        """The step after which a run is to pause."""
         self._elsewhere: tuple[str, ...] = ()
         self._looked_at = -OTHERS_EVERY_S
         self._open = {run.id for run in plan.runs.values() if not self._complete(run)}
@@ -88,28 +121,31 @@ class Conductor:
         self._gpus = gpu_count()
 
     def add(self, run: PlannedRun, until: int | None = None) -> None:
-        """Carry out one more run, which the plan may not have had; its teacher has to be in the plan.
-
-        Args:
-            until: pause there with a checkpoint; `add` it again to go on.
-        """
+        """Carry out one more run."""
         if all(one.id != run.id for one in self._order):
             self._order.append(run)
         self._plan.runs[run.id] = run
         self._until.pop(run.id, None)
         if until is not None:
             self._until[run.id] = until
+        if (folder := self._store.run(run.id)).is_locked():
+            folder.pause_at(until)  # a worker that outlived its command has another limit
         self._failed.pop(run.id, None)
         if not self._complete(run):
             self._open.add(run.id)
+
+    def pause(self, run_id: str, step: int) -> None:
+        """Have a run leave with a checkpoint after `step`."""
+        self._until[run_id] = step  # also for the worker that takes the place of one that dies
+        self._store.run(run_id).pause_at(step)
 
     def is_open(self, run_id: str) -> bool:
         """Whether a run is still to be carried out, here or by another process."""
         return run_id in self._open
 
-    def failure(self, run_id: str) -> str | None:
+    def failure(self, run_id: str) -> Failure | None:
         """Why a run was given up; None if it was not."""
-        return self._failed[run_id].message if run_id in self._failed else None
+        return self._failed.get(run_id)
 
     def progress(self) -> Progress:
         """Where everything stands."""
@@ -158,15 +194,14 @@ class Conductor:
         gpu = slot % self._gpus if self._gpus else None
         request = Request.of(run.experiment, run.id, run.teacher, self._settings, self._workers.threads, gpu)
         folder.prepare(run.identity, request.model_dump(mode="json"))
-        if run.id in self._until:
-            folder.pause_at(self._until[run.id])
+        folder.pause_at(self._until.get(run.id))
         self._workers.start(folder.path)
         self._running[run.id] = slot
 
     def _settle(self, ended: Ended) -> None:
         self._running.pop(ended.run_id, None)
         run, folder = self._plan.runs[ended.run_id], self._store.run(ended.run_id)
-        if self._complete(run) or folder.is_paused():
+        if self._complete(run) or (run.id in self._until and folder.is_paused()):
             self._open.discard(run.id)
         elif folder.failure_file.exists():
             failure = folder.failure()

@@ -4,7 +4,8 @@ It carries the job's runs out as worker processes, stands by while they train, a
 the time limit, or when the job is preempted, it has them write a checkpoint and queues the job again, so that nothing
 has to be alive on the head. It imports no torch: where a worker dies for memory, it lives and can tell.
 
-Exit status: 0 every run is done, 1 some are not, 2 the submission or its store cannot be seen from this node.
+Exit status: 0 every run is done, or paused where a search asked it to, 1 some are not, 2 the submission or its store
+cannot be seen from this node.
 """
 
 from __future__ import annotations
@@ -70,7 +71,9 @@ class Supervisor:
             self._workers.close()
             if self._rank == 0:
                 self._conclude()
-        return DONE if all(self._is_done(run) for run in self._all) else SOME_ARE_NOT
+        # One that only trains and has paused is not done: its evaluation must not start.
+        over = self._is_over if self._intent.phase == "run" else self._is_done
+        return DONE if all(over(run) for run in self._all) else SOME_ARE_NOT
 
     def _hire(self) -> LocalWorkers | RankWorkers:
         resources, profile = self._intent.resources, self._intent.profile
@@ -88,7 +91,7 @@ class Supervisor:
         """Whether this submission still has the run, and something is left to do."""
         try:
             owner = read_request(self._folder(run)).submission
-            return owner in (self._intent.id, self._intent.training) and not self._is_done(run)
+            return owner in (self._intent.id, self._intent.training) and not self._is_over(run)
         except HarnessError as error:
             print(f"harness: {error}", file=sys.stderr)
             return False
@@ -98,6 +101,10 @@ class Supervisor:
         if self._intent.phase == "train" and folder.weights.exists():
             return True
         return is_complete(folder, read_request(folder).experiment.evaluation)
+
+    def _is_over(self, run: str) -> bool:
+        """Whether nothing is left to do: it is done, or as far as a search wants it for now."""
+        return self._is_done(run) or self._folder(run).is_paused()
 
     def _start_ready(self) -> None:
         at_a_time = 1 if self._intent.resources.processes > 1 else self._intent.profile.at_a_time
@@ -142,6 +149,8 @@ class Supervisor:
             self._workers.stop()
         elif -ended.status in STOPPING:  # SLURM signals every process of a job, those too that do not mind it yet
             self._signalled = True
+        elif ended.status == DONE and folder.is_paused():
+            pass  # it has its checkpoint, and has said so
         elif not self._is_done(ended.run_id) and not folder.failure_file.exists():
             self._died(folder, ended.status)
 
@@ -206,7 +215,7 @@ class Supervisor:
         leaving = self._leaving
         if leaving is None or self._superseded:
             return
-        left = [run for run in self._all if not self._is_done(run)]
+        left = [run for run in self._all if not self._is_over(run)]
         if leaving.cause is None:
             self._submission.note_leaving(self._task, restarts())
         else:

@@ -52,6 +52,8 @@ class Submitter:
         self.budget: Budget | None = None
         self.since: dict[str, int] = {}
         """By run that this command submits: attempts before do not count."""
+        self.until: dict[str, int | None] = {}
+        """By run: the step after which it is to pause; None for the end."""
         self.held_back = 0
         """Jobs for which the budget did not suffice."""
 
@@ -152,6 +154,7 @@ class Submitter:
         request = Request.of(experiment, run.id, run.teacher, settings, intent.resources.cpus_per_task)
         table: dict[str, Any] = request.model_dump(mode="json")
         folder.prepare(run.identity, table | {"submission": intent.id, "since": since, "phase": intent.phase})
+        folder.pause_at(self.until.get(run.id))
 
     def _sent(self, submission: Submission, after: tuple[str, ...], corresponding: str | None = None) -> None:
         """Hand a submission to the scheduler.

@@ -1,5 +1,7 @@
 """Carry a plan out on a cluster: submit what is missing, look where it stands, try again what died.
 
+The plan may grow meanwhile, as a search finds configurations: what is added is submitted with the next cycle, at once.
+
 Everything that counts is on disk, so that any command on any login node goes on from where things are, and none has to
 stay alive: jobs end well by themselves. Each cycle reads the run folders first, then asks the scheduler once for all
 jobs. A scheduler that does not answer means that nothing is known, and nothing is done.
@@ -31,6 +33,10 @@ FASTEST_S, SLOWEST_S = 1.0, 30.0
 """Between cycles: fast while things change, slower and slower while they do not."""
 RELEASES = 3
 """How often a command releases a job that SLURM failed to launch: each failure may take a node out of service."""
+FEW, FEW_EVERY_S = 64, 0.2
+"""So few open runs are looked at between the cycles too, in their folders: a search fills the place of one at once."""
+JOBS = 4
+"""Runs that a search has in jobs at a time where neither the command nor the profile says."""
 LAST_LOOKS = 15
 """Looks at jobs whose runs are done, for the causes of their attempts."""
 
@@ -47,6 +53,7 @@ class Sweep:
         scheduler: Scheduler,
         budget: Budget | None = None,
     ) -> None:
+        self.jobs = profile.array_parallelism or JOBS
         self._plan, self._store = plan, store
         self._profile, self._scheduler = profile, scheduler
         self._submissions = Submissions(store)
@@ -61,7 +68,28 @@ class Sweep:
         """Runs that this command has seen in the hands of a job."""
         self._released: Counter[str] = Counter()
         """By job: how often it was let go on after a failed launch."""
-        self._stopping = False
+        self._stopping, self._is_due = False, False
+
+    def add(self, run: PlannedRun, until: int | None = None) -> None:
+        """Carry out one more run."""
+        self._plan.runs[run.id] = run
+        self._failed.pop(run.id, None)
+        self._limit(run.id, until)
+        if not self._is_over(run):
+            self._open.add(run.id)
+            self._is_due = True
+
+    def pause(self, run_id: str, step: int) -> None:
+        """Have a run leave with a checkpoint after `step`."""
+        self._limit(run_id, step)
+
+    def is_open(self, run_id: str) -> bool:
+        """Whether a run is still to be carried out."""
+        return run_id in self._open
+
+    def failure(self, run_id: str) -> Failure | None:
+        """Why a run was given up; None if it was not."""
+        return self._failed.get(run_id)
 
     def progress(self) -> Progress:
         """Where everything stands."""
@@ -86,11 +114,20 @@ class Sweep:
                 break  # nothing will come back of what was promised
             pause = FASTEST_S if after != before else min(pause * 1.5, SLOWEST_S)
             before = after
-            until = time.monotonic() + pause
-            while self._open and not self._stopping and time.monotonic() < until:
-                time.sleep(min(FASTEST_S, pause))
-                yield self.progress()
+            yield from self._wait(pause)
         yield self.progress()
+
+    def _wait(self, pause_s: float) -> Iterator[Progress]:
+        """Until the next cycle: after `pause_s`, or after FASTEST_S where a run was added that no job has."""
+        begun, few = time.monotonic(), len(self._open) <= FEW
+        while self._open and not self._stopping:
+            passed = time.monotonic() - begun
+            if passed >= (min(FASTEST_S, pause_s) if self._is_due else pause_s):
+                return
+            time.sleep(min(FEW_EVERY_S if few else FASTEST_S, pause_s))
+            if few:
+                self._close()
+            yield self.progress()
 
     def wrap_up(self) -> None:
         """Look until the jobs of finished runs are over too, a little while: each attempt has its cause then."""
@@ -125,8 +162,8 @@ class Sweep:
         Raises:
             RefusedError: SLURM refuses what the profile asks for.
         """
-        self._notes = ()
-        self._open = {run for run in self._open if not self._complete(self._plan.runs[run])}
+        self._notes, self._is_due = (), False
+        self._close()
         with self._submissions.settling():
             try:
                 settled = self._placements.look()
@@ -141,11 +178,9 @@ class Sweep:
 
     def _judge(self, ended: Mapping[str, Place]) -> None:
         """Give up what is not worth another attempt; the rest is submitted again."""
+        self._close()
         for run in self._open & ended.keys():
-            if self._complete(self._plan.runs[run]):
-                self._open.discard(run)
-            else:
-                self._judge_one(run, ended[run])
+            self._judge_one(run, ended[run])
         ours = [place for run, place in ended.items() if run in self._plan.runs or self._is_ours(place)]
         self._placements.settle(ours)
 
@@ -228,6 +263,22 @@ class Sweep:
         # Whether the teacher's job was accepted may not be known yet: a student that cannot name it must not start.
         place = self._placements.active.get(run.teacher)
         return place is None or not place.id
+
+    def _close(self) -> None:
+        """Runs that are where they were to get are no longer open, whether or not their jobs are over."""
+        self._open = {run for run in self._open if not self._is_over(self._plan.runs[run])}
+
+    def _is_over(self, run: PlannedRun) -> bool:
+        if self._complete(run):
+            return True
+        folder, limit = self._store.run(run.id), self._submitter.until.get(run.id)
+        return limit is not None and folder.read_progress().get("step", -1) >= limit and not folder.is_locked()
+
+    def _limit(self, run_id: str, step: int | None) -> None:
+        """The step after which a run is to pause: for jobs that are yet to be submitted, and for one that has it."""
+        self._submitter.until[run_id] = step
+        if (folder := self._store.run(run_id)).spec.exists():
+            folder.pause_at(step)
 
     def _complete(self, run: PlannedRun) -> bool:
         folder = self._store.run(run.id)

@@ -50,13 +50,13 @@ class Configurations:
         self._conditions = feasible_in(search)
 
     def empty_plan(self) -> Plan:
-        """A plan without a run; its ablation names the base."""
+        """A plan without a run; its ablation names the base, and jobs of a cluster are named after it."""
         metric = self.search.objectives[0].metric
         base = {"question": self.search.question, "experiment": self.search.experiment, "base": self.search.base}
         ablation = Ablation.model_validate(
             {**base, "baseline": BASE, "arms": {BASE: {}}, "seeds": 1, "primary": metric}
         )
-        return Plan(self.name, ablation, ())
+        return Plan(plan_name(self.name), ablation, ())
 
     def runs(self, values: Mapping[str, Any]) -> list[PlannedRun]:
         """The runs of a configuration, one for each seed, with their teachers in the plan."""
@@ -170,6 +170,11 @@ class Configurations:
         if found < 1:
             raise SpecError(f"{every} is less than one step", where=f"{self.name}: evaluation.every", fix="raise it")
         return found
+
+
+def plan_name(search: str) -> str:
+    """The name under which a search's runs are conducted: an ablation's file may be called like the search's."""
+    return f"search-{search}"
 
 
 def _at(table: Any, path: str) -> Any:

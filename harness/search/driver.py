@@ -14,10 +14,11 @@ from dataclasses import dataclass, field
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
-from harness.dispatch.conduct import Conductor, Progress, Workers
+from harness.dispatch.conduct import Conducting, Progress
 from harness.errors import StoreError
-from harness.plan import PlannedRun
+from harness.plan import Plan, PlannedRun
 from harness.project import Project
+from harness.record import Failure
 from harness.search.advisor import Advisor, Job, Trial
 from harness.search.configurations import Configurations
 from harness.search.place import Event, SearchFolder
@@ -65,7 +66,7 @@ class Driver:
         search: Search,
         name: str,
         project: Project,
-        workers: Callable[[], Workers],
+        conductor: Callable[[Plan], Conducting],
         *,
         storage: str | None = None,
         only_look: bool = False,
@@ -73,7 +74,7 @@ class Driver:
         """Read where the search stands.
 
         Args:
-            workers: makes the workers that carry runs out.
+            conductor: makes what carries runs out, here or on a cluster, from an empty plan that will grow.
             storage: URL of a database for Optuna's study; by default a journal in the store.
             only_look: write nothing, for a report beside a driver that may be alive.
 
@@ -84,12 +85,12 @@ class Driver:
         self.folder = SearchFolder(project.store.root, name)
         self.configurations = Configurations(search, name, project)
         self.active: dict[int, Active] = {}
-        self._workers, self._jobs = workers, 1
+        self._make_conductor = conductor
         self._had: dict[str, tuple[int, float]] = {}
         """Steps and seconds that runs had before this search touched them."""
         self._runs: dict[int, list[str]] = {}
         self._started_at, self._closing, self._stopping, self._ended = time.time(), False, False, False
-        self._conductor: Conductor | None = None
+        self._conductor: Conducting | None = None
         self.folder.check(search)
         events = self.folder.events(only_look=only_look)
         kept = None if only_look else _storage(storage, name) if storage else _journal(self.folder)
@@ -111,17 +112,16 @@ class Driver:
     def carry_out(self) -> Iterator[Snapshot]:
         """Search until the budget is used up; yields a snapshot a few times a second."""
         while not self._stopping and not self._ended:
-            workers = self._workers()
-            self._jobs = workers.jobs
             # A conductor carries out all of its plan: this one begins empty, lest it go on with what was stopped.
-            plan = self.configurations.empty_plan()
-            self._conductor = Conductor(plan, self.project.store, self.project.settings, workers)
+            self._conductor = self._make_conductor(self.configurations.empty_plan())
             for active in self.active.values():  # living trials of a driver that was killed
                 self._carry_on(active)
             self._step()
             for progress in self._conductor.conduct():
                 self._step()
                 yield self.snapshot(progress)
+            # What a person has ended goes on when a person asks for it.
+            self._stopping |= any(self._ended_by_a_person(run) for one in self.active.values() for run in one.runs)
 
     def stop(self) -> None:
         """Begin nothing more, and let the running runs write a checkpoint and leave."""
@@ -149,6 +149,10 @@ class Driver:
         """Whether the budget is used up and everything has come to its end."""
         return self._ended
 
+    def active_runs(self) -> list[str]:
+        """The runs of trials in training."""
+        return [run.id for active in self.active.values() for run in active.runs]
+
     def run_ids(self, number: int) -> list[str]:
         """The runs of a trial, a seed each."""
         return self._runs.get(number, [])
@@ -159,7 +163,7 @@ class Driver:
         """Tell what has happened, and find the next things to do."""
         for number in list(self.active):
             self._look(self.active[number])
-        while not self._stopping and not self._ended and self._open_runs() < self._jobs:
+        while not self._stopping and not self._ended and self._open_runs() < self._jobs():
             before = len(self.active)
             self._fill()
             if len(self.active) == before and (self.active or self._ended):
@@ -180,7 +184,7 @@ class Driver:
         if self.active:  # what stops early may make room again
             return
         self._closing = True
-        jobs = self.advisor.closing(self._jobs)
+        jobs = self.advisor.closing(self._jobs())
         for job in jobs:
             self._note("resumed", number=job.number, until=job.until)
             self._begin(job)
@@ -215,9 +219,9 @@ class Driver:
         if self.advisor.decides_over_seeds:  # one seed after the other: a bad configuration costs few of them
             left = [run for run in left if not self._run(run.id).record_file.exists()][:1]
         for run in left:
-            if self._conductor.is_open(run.id):
+            if self._conductor.is_open(run.id) or self._ended_by_a_person(run):
                 continue
-            if run.teacher is not None:
+            if run.teacher is not None and self._conductor.failure(run.teacher) is None:
                 self._conductor.add(self.configurations.plan.runs[run.teacher])
             self._conductor.add(run, None if limit is None else self.configurations.level_step(run, limit))
 
@@ -268,8 +272,8 @@ class Driver:
         if trial.limit is not None and trial.limit != active.asked_for:
             active.asked_for = trial.limit
             for run in active.runs:
-                if not self._run(run.id).record_file.exists():
-                    self._run(run.id).pause_at(self.configurations.level_step(run, trial.limit))
+                if self._conductor is not None and not self._run(run.id).record_file.exists():
+                    self._conductor.pause(run.id, self.configurations.level_step(run, trial.limit))
         failed = [run for run in active.runs if self._failure(run) is not None]
         if failed:
             self._settle("failed", trial.number, why=self._failure(failed[0]))
@@ -328,7 +332,19 @@ class Driver:
 
     def _failure(self, run: PlannedRun) -> str | None:
         """Why a run has failed by its own fault; a run that was preempted or killed goes on and is none."""
+        failure = self._given_up(run)
+        return None if failure is None or self._ended_by_a_person(run) else failure.message
+
+    def _ended_by_a_person(self, run: PlannedRun) -> bool:
+        """Whether a run's job was cancelled: it can be gone on with, and its trial has not failed."""
+        failure = self._given_up(run)
+        return failure is not None and failure.cause in ("cancelled", "interrupted")
+
+    def _given_up(self, run: PlannedRun) -> Failure | None:
         return None if self._conductor is None else self._conductor.failure(run.id)
+
+    def _jobs(self) -> int:
+        return 1 if self._conductor is None else self._conductor.jobs
 
     def _settle(self, event: str, number: int, **more: Any) -> None:
         self._note(event, number=number, **more)

@@ -2,24 +2,51 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import optuna
+import pytest
+
 from harness.data.embedded import materialise
+from harness.dispatch.conduct import Conductor
 from harness.dispatch.local import Ended
+from harness.dispatch.scheduler import Job
+from harness.dispatch.sweep import Sweep
+from harness.plan import Plan
 from harness.project import Project
 from harness.record import Cost, DataReport, Evaluation, Record
 from harness.request import evaluation_key, read_request
 from harness.search.advisor import Trial
 from harness.search.driver import Driver, Snapshot
 from harness.spec.experiment import Experiment
+from harness.spec.profile import Profile
 from harness.spec.search import Search
 from harness.store import RunFolder
+from tests.dispatch.made import MadeScheduler, attempted
 from tests.node.small import experiment, project
 
 STEPS, EVERY = 8, 1
 LR, SHARE = "train.optimiser.lr", "train.optimiser.beta1"
+
+
+STRATEGIES: dict[str, dict[str, Any]] = {
+    "random": {},
+    "quasi_random": {"sampler": {"kind": "quasi_random"}},
+    "tpe": {"sampler": {"kind": "tpe", "startup": 3}},
+    "gp": {"sampler": {"kind": "gp", "startup": 3}},
+    "cma_es": {"sampler": {"kind": "cma_es"}},
+    "nsga2": {"sampler": {"kind": "nsga2", "population": 4}},
+    "median": {"pruner": {"kind": "median", "startup": 2, "warmup": 1}},
+    "percentile": {"pruner": {"kind": "percentile", "startup": 2, "warmup": 1}},
+    "asha": {"pruner": {"kind": "asha"}},
+    "hyperband": {"pruner": {"kind": "hyperband"}},
+    "patience": {"pruner": {"kind": "patience", "patience": 1, "min_delta": 0.2}},
+    "fastbo": {"sampler": {"kind": "gp", "startup": 3}, "pruner": {"kind": "fastbo", "efficient_below": 0.1}},
+    "ladder": {"sampler": {"kind": "gp", "startup": 3}, "pruner": {"kind": "ladder", "first_rung": 1}},
+}
 
 
 def search(**changes: Any) -> Search:
@@ -69,7 +96,7 @@ class MadeWorkers:
         self._looks += 1
         if self._looks in self._deaths and self._running:
             return [Ended(self._running.pop(0).id, -9)]
-        over = [folder for folder in self._running if self._advance(folder)]
+        over = [folder for folder in self._running if advance(folder)]
         self._running = [folder for folder in self._running if folder not in over]
         return [Ended(folder.id, 0) for folder in over]
 
@@ -79,18 +106,49 @@ class MadeWorkers:
     def close(self) -> None:
         self._running.clear()
 
-    def _advance(self, folder: RunFolder) -> bool:
-        one = read_request(folder).experiment
-        step = int(folder.read_progress().get("step", 0)) + 1
-        if step < STEPS:
-            folder.append_metrics(step, {"shapes/acc1": truth(one, step)})
-        progress = f'{{"step": {step}, "steps": {STEPS}, "elapsed_s": {step}.0}}'
-        folder.progress.write_text(progress)
-        if folder.is_paused():
-            return True
-        if step >= STEPS:
-            folder.finish(record(folder, one))
-        return step >= STEPS
+
+@dataclass
+class MadeCluster(MadeScheduler):
+    """A job begins at one look at the queue, and at each further one its run takes one evaluation further."""
+
+    deaths: set[int] = field(default_factory=set)
+    """Looks at which the node of the first running job dies."""
+    looks: int = 0
+
+    def queue(self) -> Sequence[Job]:
+        self.looks += 1
+        living = [job for job in self.jobs.values() if job.phase != "ended"]
+        for job in living:
+            if job.phase == "pending":
+                self.run(job.id)
+            elif self.looks in self.deaths and job.id == living[0].id:
+                attempted(self._folder(job), job.id)
+                self.end(job.id, "NODE_FAIL")
+            elif advance(self._folder(job)):
+                attempted(self._folder(job), job.id, "completed", step=int(self._folder(job).read_progress()["step"]))
+                self.end(job.id, "COMPLETED")
+        return super().queue()
+
+    def _folder(self, job: Job) -> RunFolder:
+        (run,) = self.runs_of(job.id)
+        return RunFolder(self.batches[job.id.partition("_")[0]].folder.parents[1] / "runs" / run)
+
+    def jobs_of(self, run: str) -> list[str]:
+        return [job for job in self.jobs if run in self.runs_of(job)]
+
+
+def advance(folder: RunFolder) -> bool:
+    """One evaluation further; whether the run is over, or paused where it was to."""
+    one = read_request(folder).experiment
+    step = int(folder.read_progress().get("step", 0)) + 1
+    if step < STEPS:
+        folder.append_metrics(step, {"shapes/acc1": truth(one, step)})
+    folder.progress.write_text(f'{{"step": {step}, "steps": {STEPS}, "elapsed_s": {step}.0}}')
+    if folder.is_paused():
+        return True
+    if step >= STEPS:
+        folder.finish(record(folder, one))
+    return step >= STEPS
 
 
 def record(folder: RunFolder, one: Experiment) -> Record:
@@ -123,7 +181,18 @@ def here(root: Path) -> Project:
 
 
 def driver(one: Search, at: Project, workers: MadeWorkers | None = None) -> Driver:
-    return Driver(one, "made", at, lambda: workers or MadeWorkers())
+    return Driver(one, "made", at, here_with(at, workers))
+
+
+def here_with(at: Project, workers: MadeWorkers | None = None) -> Callable[[Plan], Conductor]:
+    """Carries runs out with made workers."""
+    return lambda plan: Conductor(plan, at.store, at.settings, workers or MadeWorkers())
+
+
+def on(cluster: MadeCluster, one: Search, at: Project, jobs: int = 3) -> Driver:
+    """The driver of a search on a made cluster, as a fresh command makes it."""
+    profile = Profile.model_validate({"mem_gb": 8, "partitions": ["cpu"], "array_parallelism": jobs})
+    return Driver(one, "made", at, lambda plan: Sweep(plan, at.store, at.settings, profile, cluster))
 
 
 def carried_out(one: Driver, looks: int | None = None) -> list[Snapshot]:
@@ -139,3 +208,23 @@ def carried_out(one: Driver, looks: int | None = None) -> list[Snapshot]:
 
 def tried(one: Driver) -> list[Trial]:
     return [trial for trial in one.advisor.trials.values() if trial.status != "skipped"]
+
+
+def journal(one: Driver) -> optuna.Study:
+    storage = optuna.storages.JournalStorage(optuna.storages.journal.JournalFileBackend(str(one.folder.journal)))
+    return optuna.load_study(study_name="made", storage=storage)
+
+
+def study_equals_records(one: Driver) -> None:
+    """Optuna's journal, the events and the run folders tell the same."""
+    study = journal(one)
+    assert not [trial for trial in study.trials if trial.state is optuna.trial.TrialState.RUNNING]
+    for trial in tried(one):
+        frozen = study.trials[trial.number]
+        assert frozen.params == trial.values
+        if trial.final is not None and frozen.state is optuna.trial.TrialState.COMPLETE and not trial.notes:
+            assert frozen.values == pytest.approx(trial.final)
+        (run,) = [one.project.store.run(run_id) for run_id in one.run_ids(trial.number)]
+        assert run.record_file.exists() == (trial.final is not None)
+        if trial.final is not None:
+            assert trial.final == one.configurations.objectives(run.record())

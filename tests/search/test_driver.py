@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
-import optuna
 import pytest
 
 from harness.errors import StoreError
@@ -14,59 +12,21 @@ from harness.search.driver import Driver
 from harness.search.page import as_html
 from harness.search.report import render
 from harness.spec.strategy import LadderPolicy
-from tests.search.made import LR, SHARE, STEPS, MadeWorkers, carried_out, driver, here, search, tried
+from tests.search.made import (
+    LR,
+    SHARE,
+    STEPS,
+    STRATEGIES,
+    MadeWorkers,
+    carried_out,
+    driver,
+    here_with,
+    search,
+    study_equals_records,
+    tried,
+)
 
-STRATEGIES: dict[str, dict[str, Any]] = {
-    "random": {},
-    "quasi_random": {"sampler": {"kind": "quasi_random"}},
-    "tpe": {"sampler": {"kind": "tpe", "startup": 3}},
-    "gp": {"sampler": {"kind": "gp", "startup": 3}},
-    "cma_es": {"sampler": {"kind": "cma_es"}},
-    "nsga2": {"sampler": {"kind": "nsga2", "population": 4}},
-    "median": {"pruner": {"kind": "median", "startup": 2, "warmup": 1}},
-    "percentile": {"pruner": {"kind": "percentile", "startup": 2, "warmup": 1}},
-    "asha": {"pruner": {"kind": "asha"}},
-    "hyperband": {"pruner": {"kind": "hyperband"}},
-    "patience": {"pruner": {"kind": "patience", "patience": 1, "min_delta": 0.2}},
-    "fastbo": {"sampler": {"kind": "gp", "startup": 3}, "pruner": {"kind": "fastbo", "efficient_below": 0.1}},
-    "ladder": {"sampler": {"kind": "gp", "startup": 3}, "pruner": {"kind": "ladder", "first_rung": 1}},
-}
 STOPPING = ("median", "percentile", "asha", "hyperband", "patience", "fastbo", "ladder")
-
-
-@pytest.fixture(scope="module")
-def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The small world, generated once; each search has a store of its own beside it."""
-    root = tmp_path_factory.mktemp("search")
-    here(root)
-    return root
-
-
-@pytest.fixture
-def at(world: Path, tmp_path: Path) -> Project:
-    (tmp_path / "store").mkdir()
-    (tmp_path / "store" / "data").symlink_to(world / "store" / "data")
-    return here(tmp_path)
-
-
-def journal(one: Driver) -> optuna.Study:
-    storage = optuna.storages.JournalStorage(optuna.storages.journal.JournalFileBackend(str(one.folder.journal)))
-    return optuna.load_study(study_name="made", storage=storage)
-
-
-def study_equals_records(one: Driver) -> None:
-    """Optuna's journal, the events and the run folders tell the same."""
-    study = journal(one)
-    assert not [trial for trial in study.trials if trial.state is optuna.trial.TrialState.RUNNING]
-    for trial in tried(one):
-        frozen = study.trials[trial.number]
-        assert frozen.params == trial.values
-        if trial.final is not None and frozen.state is optuna.trial.TrialState.COMPLETE and not trial.notes:
-            assert frozen.values == pytest.approx(trial.final)
-        (run,) = [one.project.store.run(run_id) for run_id in one.run_ids(trial.number)]
-        assert run.record_file.exists() == (trial.final is not None)
-        if trial.final is not None:
-            assert trial.final == one.configurations.objectives(run.record())
 
 
 @pytest.mark.parametrize("name", STRATEGIES)
@@ -127,6 +87,16 @@ def test_a_process_that_dies_is_started_again_and_is_no_failure(at: Project) -> 
     assert len(workers.started) == 15
 
 
+@pytest.mark.parametrize("name", STOPPING)
+def test_a_worker_in_place_of_one_that_died_minds_the_pause_too(name: str, at: Project) -> None:
+    one = driver(search(**STRATEGIES[name]), at, MadeWorkers(deaths=set(range(2, 200, 3))))
+    carried_out(one)
+    assert one.is_over
+    for trial in tried(one):
+        (run_id,) = one.run_ids(trial.number)
+        assert at.store.run(run_id).read_progress()["step"] <= trial.reached + 1
+
+
 def test_the_same_seed_chooses_the_same_configurations(at: Project, world: Path, tmp_path: Path) -> None:
     one = driver(search(**STRATEGIES["gp"]), at, MadeWorkers(jobs=1))
     carried_out(one)
@@ -181,10 +151,10 @@ def test_a_second_driver_is_refused(at: Project) -> None:
 
 def test_finished_runs_of_the_store_are_a_warm_start(at: Project) -> None:
     carried_out(driver(search(), at))
-    two = Driver(search(budget={"trials": 2}), "second", at, MadeWorkers)
+    two = Driver(search(budget={"trials": 2}), "second", at, here_with(at))
     assert sum(trial.source == "warm start" for trial in two.advisor.trials.values()) == 12
     narrow = search(space={LR: {"kind": "float", "low": 1e-4, "high": 1e-3}, SHARE: search().space[SHARE]})
-    three = Driver(narrow, "third", at, MadeWorkers)
+    three = Driver(narrow, "third", at, here_with(at))
     warm = [trial for trial in three.advisor.trials.values() if trial.source == "warm start"]
     assert all(trial.values[LR] <= 1e-3 for trial in warm)
     assert len(warm) < 12

@@ -14,7 +14,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, Self
 
 import torch
 
@@ -88,6 +88,7 @@ class Campaign:
     seeds: int = 0
     straight: Path | None = None
     """A store with the same runs undisturbed, where another campaign has made it."""
+    verb: ClassVar[str] = "run"
 
     @classmethod
     def create(
@@ -100,7 +101,7 @@ class Campaign:
         pack: int = 1,
         parallelism: int = 2,
         profile: str = "",
-    ) -> Campaign:
+    ) -> Self:
         """Write the files; `profile`: lines before the profile's own, in place of those of the same key."""
         (folder / "bin").mkdir(parents=True)
         made = cls(folder, cluster, steps)
@@ -157,8 +158,8 @@ class Campaign:
         )
 
     def head(self, *options: str) -> subprocess.Popen[bytes]:
-        """Start `harness run` on the cluster; its words are added to head.log."""
-        words = [sys.executable, "-m", "harness", "run", self.spec.name, "--on", self.profile.name, *options]
+        """Start `harness run` (or its verb) on the cluster; its words are added to head.log."""
+        words = [sys.executable, "-m", "harness", self.verb, self.spec.name, "--on", self.profile.name, *options]
         with (self.folder / "head.log").open("ab") as log:
             process = subprocess.Popen(
                 words, cwd=self.folder, env=self.environment(self.store), stdout=log, stderr=log, start_new_session=True

@@ -12,6 +12,7 @@ import signal
 import subprocess
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 from tests.slurm.campaign import ARMS, Campaign, check_attempts, check_results, check_submissions
@@ -49,15 +50,15 @@ class Head:
             self._process.wait()
 
 
-def carry_out(campaign: Campaign, seed: int, faults: int, limit_s: float) -> Mischief:
-    """Carry the campaign out while faults strike, and check what has to hold."""
+def carry_out(campaign: Campaign, seed: int, faults: int, limit_s: float, *, kinds: Sequence[str] = KINDS) -> Mischief:
+    """Carry the campaign out while faults of these kinds strike."""
     print(f"seed {seed}: {faults} faults", flush=True)
     mischief, chance, head = Mischief(campaign), random.Random(seed + 1), Head(campaign)
     end = time.monotonic() + limit_s
     finished: dict[str, int] = {}
     campaign.armed.touch()  # the first sbatch of all
     try:
-        for kind, pause in sequence(seed, faults):
+        for kind, pause in sequence(seed, faults, kinds):
             until = time.monotonic() + pause
             while time.monotonic() < until or not mischief.strike(kind, chance, head.kill):
                 if head.tend():  # faster than its faults: there is more to do

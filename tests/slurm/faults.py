@@ -212,12 +212,12 @@ def is_running(pid: int) -> bool:
     return state not in "ZX"
 
 
-def sequence(seed: int, count: int) -> list[tuple[str, float]]:
+def sequence(seed: int, count: int, kinds: Sequence[str] = KINDS) -> list[tuple[str, float]]:
     """The faults of a seed and the seconds before each: every kind in turn, in an order of its own each time."""
     chance = random.Random(seed)
     faults: list[tuple[str, float]] = []
     while len(faults) < count:
-        order = list(KINDS)
+        order = list(kinds)
         chance.shuffle(order)
         faults += [(kind, chance.uniform(1, 8)) for kind in order]
     return faults[:count]
