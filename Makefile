@@ -12,11 +12,11 @@ WORKERS ?= 2
 # Without its bytecode cache, every process would compile torch and open_clip anew: seconds each.
 unexport PYTHONDONTWRITEBYTECODE
 .NOTPARALLEL:
-.PHONY: help demo demo-search test test-slow test-slurm demo-slurm chaos test-all check format generate lock clean
+.PHONY: help demo demo-search test test-slow test-slurm demo-slurm chaos chaos-search test-all check format generate lock clean
 
 help: ## these lines
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | while IFS='	' read -r name text; do \
-	    printf '  make %-10s %s\n' "$$name" "$$text"; done
+	    printf '  make %-12s %s\n' "$$name" "$$text"; done
 
 demo: $(INSTALLED) ## the quickstart ablation: table, HTML report, MLflow runs
 	@$(BIN)/harness run ablations/quickstart.toml
@@ -39,6 +39,9 @@ test-slurm: $(INSTALLED) ## the tests on a real SLURM of this machine (as root; 
 
 chaos: $(INSTALLED) ## 200 runs on the test cluster under fire (ARGS="--seed 7" repeats one)
 	@$(ONE_THREAD) slurm/testcluster/cluster with $(BIN)/python -m tests.slurm.chaos $(ARGS)
+
+chaos-search: $(INSTALLED) ## a search of 60 trials on the test cluster under fire (ARGS="--seed 7" repeats one)
+	@$(ONE_THREAD) slurm/testcluster/cluster with $(BIN)/python -m tests.slurm.searching $(ARGS)
 
 test-all: test test-slow ## all tests
 

@@ -108,6 +108,11 @@ def done(folder: RunFolder) -> int:
     return 0
 
 
+def paused(folder: RunFolder) -> int:
+    attempted(folder, JOB, "completed", step=5)
+    return 0
+
+
 def user_error(folder: RunFolder) -> int:
     attempted(folder, JOB, "user_error", message="no such file")
     return 2
@@ -189,6 +194,22 @@ def test_a_killed_worker_is_tried_again_in_place(store: Store) -> None:
     assert workers.started == [RUNS[0]] * 3 + RUNS[1:]
     assert causes(store.run(RUNS[0])) == ["crashed", "crashed", "completed"]
     assert store.run(RUNS[0]).attempts.all()[0].end.message == "its process died by signal 9"  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize(("phase", "status"), [("run", node.DONE), ("train", node.SOME_ARE_NOT)])
+def test_a_run_that_pauses_where_it_was_asked_to_is_left_so(store: Store, phase: str, status: int) -> None:
+    """And so it is when SLURM starts its job again. One that only trains has nothing to evaluate yet."""
+    submission = submitted(store, phase=phase)
+    store.run(RUNS[0]).pause_at(5)
+    acts: list[Act] = [paused, done, done]
+    found, workers = carried_out(submission, store, *([act] for act in acts))
+    assert (found, workers.started) == (status, RUNS)
+    assert causes(store.run(RUNS[0])) == ["completed"]
+    found, workers = carried_out(submission, store, *([act] for act in acts))
+    assert (found, workers.started) == (node.DONE, [])
+    store.run(RUNS[0]).pause_at(300)
+    _, workers = carried_out(submission, store, [done])
+    assert workers.started == RUNS[:1], "it was let go on in the meantime"
 
 
 def test_a_worker_that_always_dies_is_left(store: Store) -> None:

@@ -89,6 +89,7 @@ class Campaign:
     straight: Path | None = None
     """A store with the same runs undisturbed, where another campaign has made it."""
     verb: ClassVar[str] = "run"
+    stem: ClassVar[str] = "ablation"
 
     @classmethod
     def create(
@@ -124,7 +125,7 @@ class Campaign:
 
     @property
     def spec(self) -> Path:
-        return self.folder / "ablation.toml"
+        return self.folder / f"{self.stem}.toml"
 
     @property
     def profile(self) -> Path:

@@ -75,6 +75,7 @@ class Hunt(Campaign):
     """A campaign whose head searches: `seeds` counts its trials."""
 
     verb: ClassVar[str] = "search"
+    stem: ClassVar[str] = "search"
 
     def grow(self, seeds: int) -> None:
         """Ask for so many more trials."""
