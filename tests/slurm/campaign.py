@@ -193,6 +193,10 @@ class Campaign:
         """The run folders that there are."""
         return self.store.runs()
 
+    def targets(self) -> list[RunFolder]:
+        """Those that faults may strike."""
+        return self.runs()
+
 
 def result(folder: RunFolder) -> dict[str, Any]:
     """Everything of a run that must not depend on what happened on the way."""

@@ -152,7 +152,7 @@ class Mischief:
     def victims(self) -> list[Victim]:
         """Attempts at work: a living process that has reported a step."""
         found = []
-        for folder in self.campaign.runs():
+        for folder in self.campaign.targets():
             if folder.record_file.exists():
                 continue
             for start in folder.attempts.open():

@@ -22,6 +22,7 @@ from harness.cli.running import prepare_data
 from harness.dispatch.conduct import Conductor
 from harness.dispatch.local import LocalWorkers
 from harness.project import Project
+from harness.request import read_request
 from harness.search.advisor import Trial
 from harness.search.driver import Driver
 from harness.search.outcome import as_ablation
@@ -82,6 +83,10 @@ class Hunt(Campaign):
         self.seeds += seeds
         self.spec.write_text(SEARCH.format(trials=self.seeds))
         (self.folder / "base.toml").write_text(BASE.format(steps=self.steps, every=self.steps // RUNGS))
+
+    def targets(self) -> list[RunFolder]:
+        """Trials: while their teacher is trained, there is one run at work only."""
+        return [folder for folder in self.runs() if read_request(folder).teacher_run]
 
     def driver(self) -> Driver:
         """The search as its folder tells."""
