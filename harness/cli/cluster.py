@@ -20,7 +20,7 @@ from harness.project import Project
 from harness.spec.profile import Profile, load_profile
 from harness.store import Store
 
-STOPPING = "leaving: jobs go on by themselves; `harness status` and `harness run` find them again"
+STOPPING = "leaving: jobs go on by themselves; `harness status` and the same command find them again"
 
 
 def is_profile(target: str) -> bool:

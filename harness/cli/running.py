@@ -87,6 +87,11 @@ def wrap_up(plan: Plan, project: Project) -> None:
     print(render(results, "terminal"))
     page = write_report(results, "html", project.store.reports)
     print(f"Report: {page}")
+    track(plan, project, page)
+
+
+def track(plan: Plan, project: Project, page: Path) -> None:
+    """Import the records of a plan and the page of its report into MLflow; trouble is a warning."""
     uri = project.settings.tracking
     if uri is None:
         return

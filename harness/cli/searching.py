@@ -12,7 +12,7 @@ from harness.cli import cluster, running
 from harness.cli.show import seconds
 from harness.dispatch.conduct import Conducting, Conductor
 from harness.dispatch.local import send
-from harness.errors import SpecError, TrackingError
+from harness.errors import SpecError
 from harness.plan import Plan
 from harness.project import Project
 from harness.search.configurations import plan_name
@@ -50,24 +50,40 @@ def search(
         driver = Driver(one, name, project, conductor, storage=storage)
         for sentence in driver.folder.repaired:
             print(f"repaired: {sentence}", file=sys.stderr)
-        if not cluster.is_profile(on):
-            cluster.refuse_what_jobs_have(driver.active_runs(), name, project.store)
-        with running.clean_stop(driver.stop, cluster.STOPPING if cluster.is_profile(on) else running.STOPPING):
-            _watch(driver)
-        if cluster.is_profile(on) and driver.is_over:
-            cluster.one_by_one(project, on, jobs)(driver.configurations.empty_plan()).wrap_up()
+        _drive(driver, project, on, jobs)
     if not driver.is_over:
         print("stopped; the same command goes on where it was", file=sys.stderr)
         return False
     _confirm(driver, project, on, jobs)
-    print(render(driver))
-    from harness.search.page import write_page  # it needs matplotlib: a second
-
-    print(f"Report: {write_page(driver, project.store.reports)}")
-    _track(driver, project)
+    _conclude(driver, project)
     if out is not None:
         _export(driver, spec, out)
     return True
+
+
+def _drive(driver: Driver, project: Project, on: str, jobs: int | None) -> None:
+    """Search until the budget is used up, or until somebody stops it."""
+    if not cluster.is_profile(on):
+        cluster.refuse_what_jobs_have(driver.active_runs(), driver.folder.path.name, project.store)
+        with running.clean_stop(driver.stop, running.STOPPING):
+            _watch(driver)
+        return
+    with running.clean_stop(driver.stop, cluster.STOPPING):
+        _watch(driver)
+    if driver.is_over:
+        cluster.one_by_one(project, on, jobs)(driver.configurations.empty_plan()).wrap_up()
+
+
+def _conclude(driver: Driver, project: Project) -> None:
+    """Print what came out, write the page, import the records into MLflow."""
+    print(render(driver))
+    from harness.search.page import write_page  # it needs matplotlib: a second
+
+    page = write_page(driver, project.store.reports)
+    print(f"Report: {page}")
+    if trials := [one for one in driver.advisor.trials.values() if one.status != "skipped" and one.curve]:
+        plan = project.plan(as_ablation(driver.search, trials), name=driver.folder.path.name)
+        running.track(plan, project, page)
 
 
 def report(spec: Path, assignments: list[str], project: Project, out: Path | None) -> None:
@@ -161,20 +177,6 @@ def _confirm(driver: Driver, project: Project, on: str, jobs: int | None) -> Non
     else:
         running.carry_out(plan, project, running.workers(on, jobs, project.settings))
     running.wrap_up(plan, project)
-
-
-def _track(driver: Driver, project: Project) -> None:
-    uri = project.settings.tracking
-    trials = [one for one in driver.advisor.trials.values() if one.status != "skipped" and one.curve]
-    if uri is None or not trials:
-        return
-    from harness.tracking import sync
-
-    plan = project.plan(as_ablation(driver.search, trials), name=driver.folder.path.name)
-    try:
-        sync(plan, project.store, uri, limit_s=running.SYNC_LIMIT_S)
-    except TrackingError as error:
-        print(f"warning: {error}; the records are safe", file=sys.stderr)
 
 
 def _export(driver: Driver, spec: Path, out: Path) -> None:

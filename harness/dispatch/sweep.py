@@ -33,7 +33,7 @@ FASTEST_S, SLOWEST_S = 1.0, 30.0
 """Between cycles: fast while things change, slower and slower while they do not."""
 RELEASES = 3
 """How often a command releases a job that SLURM failed to launch: each failure may take a node out of service."""
-FEW, FEW_EVERY_S = 64, 0.2
+FEW, FEW_EVERY_S = 32, 0.3
 """So few open runs are looked at between the cycles too, in their folders: a search fills the place of one at once."""
 JOBS = 4
 """Runs that a search has in jobs at a time where neither the command nor the profile says."""
@@ -118,13 +118,13 @@ class Sweep:
         yield self.progress()
 
     def _wait(self, pause_s: float) -> Iterator[Progress]:
-        """Until the next cycle: after `pause_s`, or after FASTEST_S where a run was added that no job has."""
+        """Until the next cycle: after `pause_s`, or soon where a run was added."""
         begun, few = time.monotonic(), len(self._open) <= FEW
+        look_s = min(FEW_EVERY_S if few else FASTEST_S, pause_s)
         while self._open and not self._stopping:
-            passed = time.monotonic() - begun
-            if passed >= (min(FASTEST_S, pause_s) if self._is_due else pause_s):
+            if time.monotonic() - begun >= (look_s if self._is_due else pause_s):
                 return
-            time.sleep(min(FEW_EVERY_S if few else FASTEST_S, pause_s))
+            time.sleep(look_s)
             if few:
                 self._close()
             yield self.progress()
