@@ -90,15 +90,15 @@ def wrap_up(plan: Plan, project: Project) -> None:
     track(plan, project, page)
 
 
-def track(plan: Plan, project: Project, page: Path) -> None:
-    """Import the records of a plan and the page of its report into MLflow; trouble is a warning."""
+def track(plan: Plan, project: Project, page: Path, *, under_report: bool = False) -> None:
+    """Import the records of a plan and the page of its report into MLflow, as `sync` does; trouble is a warning."""
     uri = project.settings.tracking
     if uri is None:
         return
     from harness.tracking import sync
 
     try:
-        done = sync(plan, project.store, uri, pages=[page], limit_s=SYNC_LIMIT_S)
+        done = sync(plan, project.store, uri, pages=[page], under_report=under_report, limit_s=SYNC_LIMIT_S)
         print("MLflow: `harness ui` opens the runs in the browser" + ("" if "sqlite" in uri else f" ({uri})"))
         for reason in done.skipped:
             print(f"warning: not in MLflow: {reason}", file=sys.stderr)

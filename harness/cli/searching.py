@@ -83,7 +83,7 @@ def _conclude(driver: Driver, project: Project) -> None:
     print(f"Report: {page}")
     if trials := [one for one in driver.advisor.trials.values() if one.status != "skipped" and one.curve]:
         plan = project.plan(as_ablation(driver.search, trials), name=driver.folder.path.name)
-        running.track(plan, project, page)
+        running.track(plan, project, page, under_report=True)
 
 
 def report(spec: Path, assignments: list[str], project: Project, out: Path | None) -> None:

@@ -13,6 +13,7 @@ from harness.cli.data import data_app
 from harness.errors import SpecError
 
 if TYPE_CHECKING:
+    from harness.plan import Plan
     from harness.project import Project
 
 app = typer.Typer(
@@ -43,6 +44,17 @@ def _project(start: Path | None = None) -> Project:
     from harness.project import Project
 
     return Project.at(start)
+
+
+def _planned(spec: Path, set_: list[str], project: Project, *, provisional: bool) -> tuple[bool, Plan]:
+    """Whether it is a search, and the plan of a spec: of a search, what it has begun."""
+    from harness.spec.load import is_search
+
+    if is_search(spec):
+        from harness.cli import searching
+
+        return True, searching.begun(spec, set_, project)
+    return False, project.plan(spec, set_, provisional=provisional)
 
 
 @app.command()
@@ -151,15 +163,9 @@ def status(
 ) -> None:
     """Show where every run of a spec stands; of a search, every run that it has begun."""
     from harness.cli import standing
-    from harness.spec.load import is_search
 
     project = _project(spec.parent)
-    if is_search(spec):
-        from harness.cli import searching
-
-        planned = searching.begun(spec, set_, project)
-    else:
-        planned = project.plan(spec, set_, provisional=True)
+    _, planned = _planned(spec, set_, project, provisional=True)
     if watch:
         standing.watch(planned, project.store)
     else:
@@ -302,7 +308,8 @@ def sync(spec: Spec, set_: Set) -> None:
     project = _project(spec.parent)
     if project.settings.tracking is None:
         raise SpecError('tracking is off (tracking_uri = "none")', where="harness.toml", fix="set a URI")
-    result = import_records(project.plan(spec, set_), project.store, project.settings.tracking)
+    searched, planned = _planned(spec, set_, project, provisional=False)
+    result = import_records(planned, project.store, project.settings.tracking, under_report=searched)
     print(f"{result.imported} runs imported, {result.unchanged} unchanged, into {project.settings.tracking}")
 
 

@@ -197,11 +197,11 @@ def arm_entry(plan: Plan, arm: Arm, cells: Sequence[Cell], records: Sequence[Rec
     )
 
 
-def report_entry(pages: Sequence[Path], stamps: Iterable[str]) -> Entry:
+def report_entry(pages: Sequence[Path], stamps: Iterable[str], name: str) -> Entry:
     """The entry that carries the report's files; it is new when a run is."""
     tags = {"harness.role": "report", "harness.planned": "yes", "mlflow.source.name": "harness"}
     stamp = digest([VERSION, "report", [page.name for page in pages], *stamps])
-    return Entry("report", "report", "FINISHED", None, None, stamp, tags=tags, files=pages, moves=True)
+    return Entry("report", name[:NAME_LIMIT], "FINISHED", None, None, stamp, tags=tags, files=pages, moves=True)
 
 
 def allowed_names(names: Iterable[str]) -> dict[str, str]:

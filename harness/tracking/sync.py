@@ -56,6 +56,7 @@ def sync(
     report: Say | None = None,
     *,
     pages: Sequence[Path] = (),
+    under_report: bool = False,
     again: bool = False,
     limit_s: float = float("inf"),
 ) -> SyncResult:
@@ -67,13 +68,14 @@ def sync(
     Args:
         report: told one line for each run.
         pages: files of the report, attached to a run of their own.
+        under_report: make the arms children of that run, as the trials of a search are.
         again: look at everything once more, whatever is known to be there.
         limit_s: begin no further run after that many seconds.
 
     Raises:
         TrackingError: `uri` is no usable store, is dead or too slow, or refuses the records.
     """
-    job = _Import(plan, store, uri, tuple(pages), again, time.monotonic() + limit_s, report)
+    job = _Import(plan, store, uri, tuple(pages), under_report, again, time.monotonic() + limit_s, report)
     if not job.has_news():
         return job.result()
     probe(uri)
@@ -135,6 +137,7 @@ class _Import:
     store: Store
     uri: str
     pages: tuple[Path, ...]
+    under_report: bool
     again: bool
     until: float
     """On the monotonic clock."""
@@ -166,11 +169,12 @@ class _Import:
         if known_birth(self.uri, self.store, self.plan.name) not in (None, experiment.birth):
             self.known = frozenset()  # the server was emptied since the ledger was written
         try:
+            above = self._put(experiment, self._report(), None) if self.under_report else None
             for arm, cells in self.groups:
-                self._put_arm(experiment, arm, cells)
+                self._put_arm(experiment, arm, cells, above)
             self._put_runs(experiment, [cell for cell in self.present if cell.arm is None], None)
-            if self.pages:
-                self._put(experiment, report_entry(self.pages, self._arm_stamps()), None)
+            if self.pages and above is None:
+                self._put(experiment, self._report(), None)
             self._sweep(experiment)
         except _TimeIsUpError:
             pass
@@ -178,17 +182,21 @@ class _Import:
             self._remember(experiment)
 
     def _wanted(self) -> frozenset[str]:
-        pages = [report_entry(self.pages, self._arm_stamps()).stamp] if self.pages else []
+        pages = [self._report().stamp] if self.pages or self.under_report else []
         return frozenset([*(cell.stamp for cell in self.present), *self._arm_stamps(), *pages])
+
+    def _report(self) -> Entry:
+        name = self.plan.name if self.under_report else "report"
+        return report_entry(self.pages, self._arm_stamps(), name)
 
     def _arm_stamps(self) -> list[str]:
         return [arm_stamp(self.plan, cells) for _, cells in self.groups]
 
-    def _put_arm(self, experiment: Experiment, arm: Arm, cells: Sequence[Cell]) -> None:
+    def _put_arm(self, experiment: Experiment, arm: Arm, cells: Sequence[Cell], above: str | None) -> None:
         started = [cell for cell in cells if cell.state is not State.MISSING]
         if not {arm_stamp(self.plan, cells), *(cell.stamp for cell in started)} <= self.known:
             entry = arm_entry(self.plan, arm, cells, _records(started))
-            self._put_runs(experiment, started, self._put(experiment, entry, None))
+            self._put_runs(experiment, started, self._put(experiment, entry, above))
 
     def _put_runs(self, experiment: Experiment, cells: Sequence[Cell], parent: str | None) -> None:
         for cell in cells:

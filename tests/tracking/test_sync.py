@@ -356,3 +356,16 @@ print(json.dumps([result.imported, result.unchanged]))
     outputs = [process.communicate() for process in processes]
     assert [process.returncode for process in processes] == [0] * count, [error for _, error in outputs]
     return [output for output, _ in outputs]
+
+
+def test_a_search_is_one_run_with_its_trials_below(finished: Place, tmp_path: Path) -> None:
+    page = tmp_path / "search.html"
+    page.write_text("<p>best</p>")
+    for _ in range(2):
+        sync(finished.plan, finished.store, finished.uri, pages=[page], under_report=True)
+    named = "SELECT run_uuid FROM runs WHERE lifecycle_stage = 'active' AND name = 'quickstart'"
+    ((top,),) = rows(finished.database, named)
+    children = "SELECT count(*) FROM tags WHERE key = 'mlflow.parentRunId' AND value = ?"
+    assert rows(finished.database, children, str(top)) == [(len(ARMS),)]
+    assert rows(finished.database, "SELECT count(*) FROM runs") == [(8,)]
+    assert ("search.html", "<p>best</p>") in finished.content()["files"]
