@@ -13,6 +13,8 @@ from harness.record import Metric
 
 SCORES_AT_ONCE = 2**21
 """Scores of one block: 8 MiB, small enough for the caches and large enough for the matrix product."""
+BYTE = 255
+"""Rows of one block at most: so many truths are counted in a byte."""
 SCORES_KEPT = 2**27
 """Scores that are kept at most: 512 MiB, which is enough for COCO's 5,000 images and 25,000 captions."""
 DEFINITIONS = {
@@ -87,45 +89,62 @@ def retrieval_metrics(
 
 
 def _ranks_of_one_product(image_features: Tensor, captions: Captions) -> Ranks:
-    kept = image_features.new_empty(len(image_features), len(captions.features))
-    captions_of_images = []
-    for rows in _blocks(len(kept), len(captions.text)):
-        torch.mm(image_features[rows], captions.features.T, out=kept[rows])
-        captions_of_images.append(_first_caption_rank(kept[rows], rows, captions))
+    kept = image_features @ captions.features.T
     own = kept[captions.owner, captions.text]
-    ahead = torch.zeros_like(captions.owner, dtype=torch.int32)
+    target, best = _best_captions(own, captions.owner, len(kept))
+    images_ahead = torch.zeros_like(captions.owner, dtype=torch.int32)
+    captions_ahead = []
     for rows in _blocks(len(kept), len(captions.text)):
-        ahead += _images_ahead(captions.of_captions(kept[rows]), own, rows, captions.owner)
-    return Ranks(ahead + 1, torch.cat(captions_of_images))
+        scores = captions.of_captions(kept[rows])
+        bounds = captions.owner.new_tensor([rows.start, rows.stop])
+        first, last = torch.searchsorted(captions.owner, bounds).tolist()
+        images_ahead += _images_ahead(scores, own, rows, captions.owner, slice(first, last))
+        captions_ahead.append(_captions_ahead(scores, best[rows], target[rows], slice(first, last)))
+    return Ranks(images_ahead + 1, torch.cat(captions_ahead) + 1)
 
 
-def _images_ahead(scores: Tensor, own: Tensor, rows: slice, owner: Tensor) -> Tensor:
+def _images_ahead(scores: Tensor, own: Tensor, rows: slice, owner: Tensor, here: slice) -> Tensor:
     """How many of the images `rows` come before each caption's own, [M], for `scores` [rows, M] and `own` [M].
 
     An equal score is ahead where its image has the lower index. Owners ascend, so that one comparison of a score is
-    enough for all captions but those of these very images.
+    enough for all captions but those of these very images, `here`.
     """
-    bounds = owner.new_tensor([rows.start, rows.stop])
-    first, last = torch.searchsorted(owner, bounds).tolist()
-    here = slice(first, last)
     index = torch.arange(rows.start, rows.stop, device=owner.device)
     equal = (scores[:, here] == own[here]) & (index[:, None] < owner[here])
     parts = [
-        scores[:, :first] > own[:first],
+        scores[:, : here.start] > own[: here.start],
         (scores[:, here] > own[here]) | equal,
-        scores[:, last:] >= own[last:],
+        scores[:, here.stop :] >= own[here.stop :],
     ]
     return torch.cat([_count(part, dim=0) for part in parts])
+
+
+def _captions_ahead(scores: Tensor, best: Tensor, target: Tensor, here: slice) -> Tensor:
+    """How many captions come before `target` [rows], whose scores are `best` [rows], in each row of `scores` [rows, M].
+
+    As in `_images_ahead`: the targets are among the captions `here`, so that one comparison is enough elsewhere.
+    """
+    index = torch.arange(here.start, here.stop, device=target.device)
+    equal = (scores[:, here] == best[:, None]) & (index < target[:, None])
+    parts = [
+        scores[:, : here.start] >= best[:, None],
+        (scores[:, here] > best[:, None]) | equal,
+        scores[:, here.stop :] > best[:, None],
+    ]
+    return torch.stack([_count(part, dim=1) for part in parts]).sum(dim=0, dtype=torch.int32)
 
 
 def _first_caption_rank(scores: Tensor, rows: slice, captions: Captions) -> Tensor:
     """Rank of the first own caption of each of the images `rows`, for scores [rows, U] of the different texts."""
     scores = captions.of_captions(scores)
-    return _ahead(scores, _best_caption(scores, rows, captions.owner)) + 1
+    among = torch.nonzero((captions.owner >= rows.start) & (captions.owner < rows.stop)).squeeze(1)
+    row = captions.owner[among] - rows.start
+    target, _ = _best_captions(scores[row, among], row, len(scores))
+    return _ahead(scores, among[target]) + 1
 
 
 def _blocks(queries: int, candidates: int) -> Iterator[slice]:
-    rows = max(1, SCORES_AT_ONCE // candidates)
+    rows = max(1, min(BYTE, SCORES_AT_ONCE // candidates))
     return (slice(start, min(start + rows, queries)) for start in range(0, queries, rows))
 
 
@@ -143,15 +162,16 @@ def _ahead(scores: Tensor, target: Tensor) -> Tensor:
 
 
 def _count(holds: Tensor, dim: int) -> Tensor:
-    """How many are true, int32. Summed as bytes: the default int64 of booleans is several times slower here."""
-    return holds.view(torch.uint8).sum(dim=dim, dtype=torch.int32)
+    """How many are true, int32. A sum of bytes stays one while it fits: the default int64 is many times slower."""
+    kept = torch.uint8 if holds.shape[dim] <= BYTE else torch.int32
+    return holds.view(torch.uint8).sum(dim=dim, dtype=kept).to(torch.int32)
 
 
-def _best_caption(scores: Tensor, rows: slice, owner: Tensor) -> Tensor:
-    """For each image in `rows`, which of its captions comes first: highest score, then lowest index. [rows]."""
-    captions = torch.nonzero((owner >= rows.start) & (owner < rows.stop)).squeeze(1)
-    row = owner[captions] - rows.start
-    own = scores[row, captions]
-    best = scores.new_full((len(scores),), -torch.inf).scatter_reduce(0, row, own, "amax")
-    at = captions.masked_fill(own < best[row], scores.shape[1])
-    return captions.new_full((len(scores),), scores.shape[1]).scatter_reduce(0, row, at, "amin")
+def _best_captions(own: Tensor, owner: Tensor, images: int) -> tuple[Tensor, Tensor]:
+    """Which caption of each image comes first (highest score, then lowest place) and its score, [N] each.
+
+    `own` [M] is each caption's score with its own image, `owner` [M]; every image has a caption.
+    """
+    best = own.new_full((images,), -torch.inf).scatter_reduce(0, owner, own, "amax")
+    place = torch.arange(len(own), device=own.device).masked_fill(own < best[owner], len(own))
+    return place.new_full((images,), len(own)).scatter_reduce(0, owner, place, "amin"), best
