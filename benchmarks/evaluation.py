@@ -11,13 +11,11 @@ clip-benchmark gets the open_clip model that is inside the harness's towers, so 
 from __future__ import annotations
 
 import argparse
-import io
 import logging
 import multiprocessing
 import os
 import resource
 import sys
-import tarfile
 import tempfile
 import time
 import warnings
@@ -27,12 +25,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import open_clip
 import torch
 from clip_benchmark.datasets.builder import build_dataset
 from clip_benchmark.metrics import zeroshot_classification, zeroshot_retrieval
-from PIL import Image
+from evaluation_sets import CAPTIONS, THINGS, WORDS, write_classification, write_retrieval
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
@@ -48,8 +45,8 @@ from harness.spec.model import Model
 
 CPU = torch.device("cpu")
 RECALL_K = (1, 5, 10)
-WORDS = ("red", "green", "blue", "old", "new", "small", "large", "round", "wet", "dry")
-THINGS = ("cat", "dog", "fox", "owl", "ant", "horse", "car", "boat", "tree", "house")
+SIDE = 256
+"""Pixels of the pictures on disk."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +54,6 @@ class Sizes:
     """What is measured, and on how much."""
 
     images: int
-    captions_per_image: int
     width: int
     classes: int
     set_images: int
@@ -96,7 +92,7 @@ def features(sizes: Sizes) -> tuple[Tensor, Tensor, Tensor]:
     """Unit features of images and captions that resemble their image, and the captions' owners."""
     generator = torch.Generator().manual_seed(0)
     images = torch.randn(sizes.images, sizes.width, generator=generator)
-    owner = torch.arange(sizes.images).repeat_interleave(sizes.captions_per_image)
+    owner = torch.arange(sizes.images).repeat_interleave(CAPTIONS)
     noise = 4 * torch.randn(len(owner), sizes.width, generator=generator)
     return normalize(images, dim=-1), normalize(images[owner] + noise, dim=-1), owner
 
@@ -118,8 +114,8 @@ def retrieval_theirs(sizes: Sizes) -> Measured:
     """clip-benchmark's evaluate behind its feature pass, which a model that hands out known features stands for."""
     images, texts, _ = features(sizes)
     rows = [images[i : i + 64] for i in range(0, len(images), 64)]
-    batches = [(row, [["x"] * sizes.captions_per_image] * len(row)) for row in rows]
-    parts = iter(torch.split(texts, 64 * sizes.captions_per_image))
+    batches = [(row, [["x"] * CAPTIONS] * len(row)) for row in rows]
+    parts = iter(torch.split(texts, 64 * CAPTIONS))
 
     class Known(nn.Module):
         def encode_image(self, batch: Tensor) -> Tensor:
@@ -197,46 +193,10 @@ def set_theirs(sizes: Sizes, kind: str) -> Measured:
 
 def written(sizes: Sizes, kind: str) -> Path:
     if kind == "retrieval":
-        return write_retrieval(sizes)
+        return write_retrieval(sizes.folder / "pictures", sizes.set_images, SIDE)
     names = [f"{WORDS[i % 10]} {THINGS[i // 10 % 10]} {i}" for i in range(sizes.classes)]
-    return write_classification(sizes.folder, names, sizes.set_images)
-
-
-def write_classification(folder: Path, names: list[str], images: int) -> Path:
-    path = folder / "things"
-    write_shard(path, images, "cls", lambda i: str(i % len(names)))
-    (path / "classnames.txt").write_text("\n".join(names))
-    prompts = [f"a {word} photo of a {{c}}." for word in (*WORDS, *THINGS)]
-    (path / "zeroshot_classification_templates.txt").write_text("\n".join(prompts))
-    return path
-
-
-def write_retrieval(sizes: Sizes) -> Path:
-    path = sizes.folder / "pictures"
-    captions = sizes.captions_per_image
-
-    def text(i: int) -> str:
-        chosen = np.random.default_rng(i).choice(WORDS + THINGS, (captions, 9))
-        return "\n".join(f"{' '.join(words)} {i} {j}" for j, words in enumerate(chosen))
-
-    write_shard(path, sizes.set_images, "txt", text)
-    (path / "dataset_type.txt").write_text("retrieval")
-    return path
-
-
-def write_shard(path: Path, images: int, suffix: str, text: Callable[[int], str]) -> None:
-    (path / "test").mkdir(parents=True, exist_ok=True)
-    (path / "test" / "nshards.txt").write_text("1")
-    pixels = np.random.default_rng(0)
-    with tarfile.open(path / "test" / "0.tar", "w") as archive:
-        for i in range(images):
-            stream = io.BytesIO()
-            small = Image.fromarray(pixels.integers(0, 256, (8, 8, 3), dtype=np.uint8))
-            small.resize((256, 256)).save(stream, "JPEG")
-            for name, content in ((f"{i:06d}.jpg", stream.getvalue()), (f"{i:06d}.{suffix}", text(i).encode())):
-                info = tarfile.TarInfo(name)
-                info.size = len(content)
-                archive.addfile(info, io.BytesIO(content))
+    templates = [f"a {word} photo of a {{c}}." for word in (*WORDS, *THINGS)]
+    return write_classification(sizes.folder / "things", names, templates, sizes.set_images, SIDE)
 
 
 def watched(function: Callable[[], dict[str, float]]) -> Measured:
@@ -280,11 +240,11 @@ def main() -> None:
     options = parser.parse_args()
     images, classes = (5000, 1000) if options.full else (options.images, options.classes)
     with tempfile.TemporaryDirectory() as folder:
-        sizes = Sizes(images, 5, 512, classes, options.set_images, options.threads, Path(folder))
+        sizes = Sizes(images, 512, classes, options.set_images, options.threads, Path(folder))
         print(f"torch {torch.__version__}, {options.threads} threads, {os.cpu_count()} cores\n")
         print("| what | clip-benchmark CPU s | here CPU s | ratio | clip-benchmark MB | here MB | largest difference |")
         print("|---|---|---|---|---|---|---|")
-        name = f"retrieval recall@{{1,5,10}}, {images:,} x {images * 5:,} features of {sizes.width}"
+        name = f"retrieval recall@{{1,5,10}}, {images:,} x {images * CAPTIONS:,} features of {sizes.width}"
         print(row(name, apart(retrieval_ours, sizes), apart(retrieval_theirs, sizes)), flush=True)
         name = f"zero-shot classifier, {classes} classes x 80 templates"
         print(row(name, apart(classifier_ours, sizes), apart(classifier_theirs, sizes)), flush=True)

@@ -64,13 +64,13 @@ class Words:
         first, last = self._tokenizer.sot_token_id, self._tokenizer.eot_token_id
         found = np.zeros((len(texts), self._tokenizer.context_length or 0), dtype=np.int32)
         for row, text in zip(found, texts, strict=True):
-            ids = [first, *self._ids(text)][: len(row) - 1] + [last]
+            ids = [*[first, *self._ids(text)][: len(row) - 1], last]
             row[: len(ids)] = ids
         return found
 
     def _ids(self, text: str) -> list[int]:
         if _PLAIN.fullmatch(text) is None:
-            return self._tokenizer.encode(text)
+            return list(self._tokenizer.encode(text))
         return [number for word in text.split() for number in self._word(word)]
 
     def _word(self, word: str) -> list[int]:

@@ -8,7 +8,7 @@ from pydantic import Field, field_validator
 
 from harness.spec.base import Spec
 from harness.spec.protocols import VARIANTS, NamedProtocol, NamedTemplates, TextNormalisation, parted, set_name
-from harness.spec.suites import SUITES
+from harness.spec.suites import MULTILABEL_SETS, RETRIEVAL_SETS, SUITES
 from harness.units import Duration
 
 __all__ = ["Evaluation", "Precision", "TextNormalisation", "check_template", "set_name"]
@@ -111,6 +111,20 @@ class Evaluation(Spec):
 def is_suite(reference: str) -> bool:
     """Whether a reference names a suite, under whatever protocol."""
     return parted(reference)[0] in SUITES
+
+
+def standing_metric(reference: str) -> str:
+    """The `set/metric` that is read first of a reference: a suite's average, a set's metric by what it is for."""
+    base, protocol = parted(reference)
+    name, base = set_name(reference), set_name(base)
+    if is_suite(reference):
+        suite = SUITES[base]
+        # a suite with sets that are not measured here never has an average
+        return standing_metric(members(reference)[0]) if suite.elsewhere else f"{name}/average"
+    if base in RETRIEVAL_SETS or base.endswith("retrieval"):
+        return f"{name}/image_retrieval_recall@1"
+    is_multilabel = base in MULTILABEL_SETS and protocol is None
+    return f"{name}/{'mean_average_precision' if is_multilabel else 'acc1'}"
 
 
 def members(suite: str) -> tuple[str, ...]:

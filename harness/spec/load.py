@@ -15,6 +15,7 @@ from harness.errors import SpecError
 from harness.spec.ablation import Ablation
 from harness.spec.captioner import ImageCaptioner
 from harness.spec.data import PATH_FIELDS
+from harness.spec.evaluation import standing_metric
 from harness.spec.experiment import Experiment
 from harness.spec.explain import Problem, explain, problems, sentence
 from harness.spec.overrides import Table, Whole, expand, laid_over, merge, parse_assignment
@@ -70,7 +71,8 @@ def load(path: str | Path, assignments: Sequence[str] = ()) -> Ablation:
         return _ablation(file, table, assignments)
     experiment = load_experiment(file)
     changes = _assigned(assignments, experiment, {})
-    primary = f"{experiment.evaluation.sets[0]}/acc1" if experiment.evaluation.sets else "train/loss"
+    sets = experiment.evaluation.sets
+    primary = standing_metric(sets[0]) if sets else "train/loss"
     ablation = {"question": f"How does {file.stem} do?", "base": changes, "baseline": ONLY_ARM, "primary": primary}
     return _validated(file, ablation | {"arms": {ONLY_ARM: {}}, "seeds": (experiment.seed,)}, experiment)
 

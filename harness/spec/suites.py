@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 
 _PER_CLASS = ("pets", "flowers", "caltech101", "fgvc_aircraft")
-_MULTILABEL = ("voc2007_multilabel",)
+MULTILABEL_SETS = ("voc2007_multilabel",)
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class Suite:
 def _suite(*members: str, **elsewhere: str) -> Suite:
     names = [PurePosixPath(member).name for member in members]
     metrics = {name: "mean_per_class_recall" for name in names if name in _PER_CLASS}
-    metrics |= {name: "mean_average_precision" for name in names if name in _MULTILABEL}
+    metrics |= {name: "mean_average_precision" for name in names if name in MULTILABEL_SETS}
     metrics |= {name: "mean_recall@1" for name in names if name in RETRIEVAL_SETS}
     return Suite(members, metrics, elsewhere)
 
