@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from harness.report.comparison import ArmValue, Column, difference_between
-from harness.report.numbers import count, difference, higher_is_better, mean, p_value, unit
+from harness.report.numbers import count, difference, higher_is_better, mean, named, p_value, unit
 from harness.report.results import Results
 from harness.spec.ablation import Claim
 from harness.statistics import CONFIDENCE, Difference, more_seeds
@@ -74,7 +74,7 @@ def is_shown(arm: ArmValue) -> bool:
 
 
 def _sentence(results: Results, column: Column, ranked: Sequence[ArmValue]) -> str:
-    labels, metric, baseline = results.labels, column.metric, results.plan.ablation.baseline
+    labels, metric, baseline = _names(results), column.metric, results.plan.ablation.baseline
     best = ranked[0]
     assert best.summary is not None
     level = f"{mean(metric, best.summary)}{unit(metric)}"
@@ -95,15 +95,16 @@ def _sentence(results: Results, column: Column, ranked: Sequence[ArmValue]) -> s
 def _better(results: Results, column: Column, best: ArmValue, level: str) -> str:
     assert best.difference is not None
     delta = difference(column.metric, best.difference, with_points=True)
-    baseline = results.labels[results.plan.ablation.baseline]
+    baseline = _names(results)[results.plan.ablation.baseline]
     proof = f"{count(best.difference.n, 'seed')}, Holm p {_p(best)}"
-    return f"{results.labels[best.arm]} is best in {column.metric}: {level}, {delta} against {baseline} ({proof})."
+    return f"{_names(results)[best.arm]} is best in {column.metric}: {level}, {delta} against {baseline} ({proof})."
 
 
 def _not_better(
     results: Results, column: Column, others: Sequence[ArmValue], best: ArmValue, shown: Sequence[ArmValue]
 ) -> str:
-    labels, baseline = results.labels, results.labels[results.plan.ablation.baseline]
+    labels = _names(results)
+    baseline = labels[results.plan.ablation.baseline]
     top = others[0]
     assert top.difference is not None
     delta = difference(column.metric, top.difference, with_points=True)
@@ -114,7 +115,8 @@ def _not_better(
         return f"No arm is shown to be better than {baseline}, which has the best mean; {close}."
     seeds = count(top.difference.n, "seed")
     told = f"{labels[top.arm]} has the best mean, {delta}, but cannot be told apart from {baseline} with {seeds}"
-    also = f"; {', '.join(labels[arm.arm] for arm in shown)} can" if shown else ""
+    more = f" and {len(shown) - 3} more" if len(shown) > 3 else ""
+    also = f"; {', '.join(labels[arm.arm] for arm in shown[:3])}{more} can" if shown else ""
     return f"{told}{needed(top.difference)}{also}."
 
 
@@ -135,6 +137,8 @@ def _counted(gains: list[float], others: int) -> str:
     parts = [(better, "better than the baseline"), (worse, "worse than the baseline")]
     said = [f"{number} {'is' if number == 1 else 'are'} shown to be {how}" for number, how in parts if number]
     unsettled = others - better - worse
+    if unsettled == others:
+        return f"Not one of the {others} other arms can be told apart from the baseline"
     said += [f"{unsettled} cannot be told apart from it"] if unsettled else []
     return f"Of {others} other arms, {', '.join(said)}"
 
@@ -143,11 +147,17 @@ def _runner_up(results: Results, column: Column, best: ArmValue, second: ArmValu
     delta = difference_between(column, best.arm, second.arm)
     if second.arm == results.plan.ablation.baseline or delta is None or delta.interval is None:
         return []
-    names = f"{results.labels[best.arm]} and the runner-up {results.labels[second.arm]}"
+    labels = _names(results)
+    names = f"{labels[best.arm]} and the runner-up {labels[second.arm]}"
     how = difference(column.metric, delta, with_points=True)
     if delta.interval.excludes_zero:
         return [f"{names} differ by {how}."]
     return [f"{names} cannot be told apart: {how}{needed(delta)}."]
+
+
+def _names(results: Results) -> dict[str, str]:
+    """What arms are called in sentences."""
+    return {arm: named(label) for arm, label in results.labels.items()}
 
 
 def _verdict(claim: Claim, column: Column) -> Verdict:

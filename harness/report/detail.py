@@ -21,11 +21,13 @@ from harness.report.numbers import (
     plain,
     value,
 )
-from harness.report.pareto import PRICES, offers
+from harness.report.pareto import COMPUTE, HOURS, offers
 from harness.report.results import Results, RunResult
 from harness.report.table import Entry, Head, Table, numbers, words
 from harness.report.tables import EMPTY, why_empty
 
+SHORT = 12
+"""Digits of a fingerprint that are printed; the JSON has them all."""
 ONE_SIDED = 6
 """Fields that only one of two arms has are listed one by one up to this number of a section."""
 
@@ -47,15 +49,19 @@ def changes_table(results: Results, differences: Differences) -> Table | None:
 def set_table(results: Results, set_name: str, columns: Sequence[Column]) -> Table:
     """All metrics of one evaluation set: mean over seeds, its spread, and the standard error over samples."""
     rows = []
-    for arm in results.by_arm:
+    protocols = {arm: columns[0].arms[arm].protocol_id for arm in results.by_arm}
+    mixed = len({one for one in protocols.values() if one}) > 1
+    for arm, protocol in protocols.items():
         entries = [_detail_entry(results, column, arm) for column in columns]
-        protocol = columns[0].arms[arm].protocol_id
-        rows.append((Entry(results.labels[arm]), *entries, Entry(protocol) if protocol else EMPTY))
+        last = [Entry(protocol) if protocol else EMPTY] if mixed else []
+        rows.append((Entry(results.labels[arm]), *entries, *last))
     samples = sorted({arm.samples for column in columns for arm in column.arms.values() if arm.samples is not None})
     caption = f"{set_name}: every metric"
-    heads = (Head("Arm", numeric=False), *numbers(*(_short(column.metric) for column in columns)), *words("protocol"))
+    heads = (Head("Arm", numeric=False), *numbers(*(_short(column.metric) for column in columns)))
+    heads += words("protocol") if mixed else ()
     measured_on = f", of {' or '.join(f'{n:,}' for n in samples)}" if samples else ""
     note = f"Mean ± standard deviation over seeds; in brackets the standard error over evaluation samples{measured_on}."
+    note += "" if mixed else f" Protocol {columns[0].protocol_id}."
     return Table(f"set-{set_name}", caption, heads, tuple(rows), (note,))
 
 
@@ -83,13 +89,13 @@ def cost_table(results: Results, column: Column) -> Table | None:
     records = {arm: [run.record for run in runs if run.record] for arm, runs in results.by_arm.items()}
     if not results.done:
         return None
-    base = records[results.plan.ablation.baseline]
-    front = {offer.arm for offer in offers(results, column, PRICES[0]) if offer.on_front}
+    base, unit = records[results.plan.ablation.baseline], _compute_unit(records)
+    front = {offer.arm for offer in offers(results, column, HOURS) if offer.on_front}
     rows = tuple(
-        (Entry(results.labels[arm]), *_cost_entries(found, base), Entry("yes" if arm in front else NOTHING))
+        (Entry(results.labels[arm]), *_cost_entries(found, base, unit[0]), Entry("yes" if arm in front else NOTHING))
         for arm, found in records.items()
     )
-    heads = numbers("training", "× baseline", "device-hours", "PFLOPs", "evaluation", "images/s", "memory (GB)")
+    heads = numbers("training", "× baseline", "device-hours", unit[1], "evaluation", "images/s", "memory (GB)")
     heads += numbers("steps", "samples seen")
     total = sum(run.record.cost.duration_s + run.record.cost.evaluation_s for run in results.done if run.record)
     notes = (
@@ -134,7 +140,7 @@ def data_table(results: Results) -> Table:
     """The data sets, by fingerprint."""
     rows = tuple(
         (
-            Entry(fingerprint),
+            Entry(fingerprint[:SHORT]),
             Entry(f"{report.samples:,}"),
             Entry(f"{sum(report.rejected.values()):,}"),
             Entry(_left_out(report)),
@@ -211,7 +217,7 @@ def _plain_mean(results: Results, column: Column, arm: str) -> Entry:
     return Entry(mean(column.metric, one.summary))
 
 
-def _cost_entries(records: list[Record], base: list[Record]) -> list[Entry]:
+def _cost_entries(records: list[Record], base: list[Record], flops: float) -> list[Entry]:
     if not records:
         return [EMPTY] * 10
     duration = fmean(record.cost.duration_s for record in records)
@@ -220,7 +226,7 @@ def _cost_entries(records: list[Record], base: list[Record]) -> list[Entry]:
         Entry(minutes(duration)),
         Entry(f"{ratio:.2f}") if ratio is not None else EMPTY,
         Entry(plain(fmean(record.cost.device_hours for record in records))),
-        _compute(records),
+        _compute(records, flops),
         Entry(minutes(fmean(record.cost.evaluation_s for record in records))),
         Entry(f"{fmean(record.cost.images_per_s for record in records):,.0f}"),
         Entry(f"{max(record.cost.peak_memory_gb for record in records):.2f}"),
@@ -230,9 +236,13 @@ def _cost_entries(records: list[Record], base: list[Record]) -> list[Entry]:
     ]
 
 
-def _compute(records: list[Record]) -> Entry:
+def _compute(records: list[Record], unit: float) -> Entry:
     known = [record.cost.flops for record in records if record.cost.flops is not None]
-    return Entry(plain(fmean(known) / 1e15)) if len(known) == len(records) else EMPTY
+    return Entry(plain(fmean(known) / unit)) if len(known) == len(records) else EMPTY
+
+
+def _compute_unit(records: Mapping[str, list[Record]]) -> tuple[float, str]:
+    return COMPUTE.unit(record.cost.flops or 0.0 for found in records.values() for record in found)
 
 
 def _run_row(results: Results, run: RunResult) -> tuple[Entry, ...]:
@@ -246,7 +256,7 @@ def _run_row(results: Results, run: RunResult) -> tuple[Entry, ...]:
         Entry(f"{record.epochs:.2f}"),
         Entry(f"{record.samples_seen:,}"),
         Entry(str(record.attempts)),
-        Entry(clean(record.data.fingerprint)),
+        Entry(clean(record.data.fingerprint[:SHORT])),
         Entry(run.planned.teacher or NOTHING, muted=run.planned.teacher is None),
     )
 

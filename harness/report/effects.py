@@ -105,7 +105,7 @@ def effects_sentence(column: Column, found: list[FactorEffect]) -> str:
     if len({name for one in found for name in one.effect.factors}) < 2 or not mains:
         return ""
     top = mains[0]
-    said = f"{top.name} matters most ({100 * top.effect.share:.0f} % of the variation among runs)"
+    said = f"The factor {top.name} matters most ({100 * top.effect.share:.0f} % of the variation among runs)"
     others = [f"{one.name} {100 * one.effect.share:.0f} %" for one in mains[1:]]
     said += f", then {', '.join(others)}" if others else ""
     between = [one for one in found if len(one.effect.factors) == 2 and one.is_shown]

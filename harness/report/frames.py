@@ -45,7 +45,7 @@ def row_text(axes: Axes, place: int, left: str, right: str) -> None:
     """Write the name of a row and what it says at its ends."""
     x, y = axes.get_yaxis_transform(), place - 0.42
     axes.text(0.0, y, shortened(left, 46), color=INK, fontsize=10.5, va="center", transform=x)
-    axes.text(1.0, y, right, color=MUTED, fontsize=10, ha="right", va="center", transform=x)
+    axes.text(1.0, y, right.replace("-", "−"), color=MUTED, fontsize=10, ha="right", va="center", transform=x)
 
 
 def dot(axes: Axes, x: float, place: int, style: Style, *, filled: bool) -> None:

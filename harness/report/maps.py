@@ -27,19 +27,19 @@ def pareto_figure(
     legend = [shortened(labels[offer.arm], LEGEND_WIDTH) for offer in offers]
     figure, axes = panel(legend)
     scale = 100 if is_share(metric) else 1
+    size, unit = price.unit(offer.price for offer in offers)
     front = [offer for offer in offers if offer.on_front]
-    axes.step(
-        [offer.price for offer in front], [scale * offer.quality for offer in front], where="post", color=MUTED, lw=1
-    )
+    costs, qualities = [offer.price / size for offer in front], [scale * offer.quality for offer in front]
+    axes.step(costs, qualities, where="post", color=MUTED, lw=1)
     for offer, text in zip(offers, legend, strict=True):
         look = style(offer.arm)
         face = look.colour if offer.on_front else "none"
-        point = ([offer.price], [scale * offer.quality])
+        point = ([offer.price / size], [scale * offer.quality])
         axes.plot(*point, look.marker, color=look.colour, markerfacecolor=face, markersize=8, ls="none", label=text)
     prices = [offer.price for offer in offers]
     if min(prices) > 0 and max(prices) / min(prices) > 20:
         axes.set_xscale("log")
-    axes.set_xlabel(f"{price.name} ({price.unit})")
+    axes.set_xlabel(f"{price.name} ({unit})")
     axes.margins(x=0.08, y=0.1)
     return figure, axes, legend
 

@@ -8,6 +8,7 @@ from functools import cache
 from harness.statistics import Difference, Interval, Summary
 
 NOTHING = "–"
+_WORD = re.compile(r"[\w.=-]*")
 _SHARE = re.compile(r"(^|_)(acc\d*|recall|precision|accuracy|share|fraction)(_|@|$)")
 
 
@@ -47,7 +48,9 @@ def mean(metric: str, summary: Summary) -> str:
     """Mean and standard deviation over seeds: `61.4 ± 1.2`."""
     if summary.sd is None:
         return value(metric, summary.mean)
-    return f"{value(metric, summary.mean)} ± {value(metric, summary.sd)}"
+    is_plain = not is_share(metric) and 0.001 <= abs(summary.mean) < 1e7
+    spread = f"{summary.sd:,.{_decimals(summary.mean)}f}" if is_plain else value(metric, summary.sd)
+    return f"{value(metric, summary.mean)} ± {spread}"
 
 
 def signed(metric: str, number: float) -> str:
@@ -78,11 +81,14 @@ def p_value(p: float | None) -> str:
 
 def plain(number: float) -> str:
     """A number of no known scale, with about four digits."""
-    size = abs(number)
-    if number != 0 and (size < 0.001 or size >= 1e7):
+    if number != 0 and (abs(number) < 0.001 or abs(number) >= 1e7):
         return f"{number:.3g}"
-    decimals = 3 if size < 10 else 2 if size < 100 else 1 if size < 1000 else 0
-    return f"{number:,.{decimals}f}"
+    return f"{number:,.{_decimals(number)}f}"
+
+
+def _decimals(number: float) -> int:
+    size = abs(number)
+    return 3 if size < 10 else 2 if size < 100 else 1 if size < 1000 else 0
 
 
 def minutes(seconds: float) -> str:
@@ -95,6 +101,11 @@ def minutes(seconds: float) -> str:
 def count(number: int, noun: str, plural: str = "") -> str:
     """`1 seed`, `3 seeds`."""
     return f"{number:,} {noun if number == 1 else plural or noun + 's'}"
+
+
+def named(label: str) -> str:
+    """What an arm is called inside a sentence: in quotation marks unless it is one word."""
+    return label if _WORD.fullmatch(label) else f"“{label}”"
 
 
 def clean(text: str) -> str:

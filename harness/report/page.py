@@ -25,7 +25,7 @@ LEADING = ("forest", "seeds")
 GALLERY_FIGURES = ("positives per image", "mined per image", "mining precision", "mining recall")
 """What is said of a gallery's batch; the rest stands in the training metrics."""
 _NEGATIVE = re.compile(r"(?<![\w.)-])-(?=\d)")
-_SEPARATOR = re.compile(r"([/_])")
+_SEPARATOR = re.compile(r"([/_])(?=\w{3})")
 
 
 def as_html(document: Document) -> str:
@@ -54,7 +54,13 @@ def templates(*more: Path) -> jinja2.Environment:
     """The templates here and in the folders `more`, which may extend them: one shell, one look for every page."""
     found = environment(TEMPLATES, *more)
     found.globals["style"] = Markup((TEMPLATES / "report.css").read_text(encoding="utf-8"))
-    found.filters |= {"number": _number, "plain": clean, "breakable": _breakable, "rows": _rows}
+    found.filters |= {
+        "number": _number,
+        "plain": clean,
+        "breakable": _breakable,
+        "heading": _heading_classes,
+        "rows": _rows,
+    }
     return found
 
 
@@ -69,6 +75,10 @@ def _classes(entry: Entry, head: Head) -> str:
     names = [("number", head.numeric), ("best", entry.best), ("muted", entry.muted)]
     names += [(name, not head.numeric and len(entry.text) > length) for name, length in (("prose", 12), ("long", 32))]
     return " ".join(name for name, holds in names if holds)
+
+
+def _heading_classes(head: Head) -> str:
+    return " ".join(name for name, holds in (("number", head.numeric), ("wide", len(head.text) > 24)) if holds)
 
 
 def _number(text: str) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from statistics import fmean
 
@@ -17,15 +17,22 @@ class Price:
 
     key: str
     name: str
-    unit: str
+    units: tuple[tuple[float, str], ...]
+    """What it is told in, the largest first: how much of `of` one of them is, and its name."""
     of: Callable[[Record], float | None]
 
+    def unit(self, prices: Iterable[float]) -> tuple[float, str]:
+        """The unit in which the largest of `prices` is 1 or more, with its size."""
+        largest = max(prices, default=0.0)
+        return next((one for one in self.units if largest >= one[0]), self.units[-1])
 
-PRICES = (
-    Price("hours", "Training time of all devices", "device-hours", lambda record: record.cost.device_hours),
-    Price("flops", "Training compute", "PFLOPs", lambda record: record.cost.flops and record.cost.flops / 1e15),
-    Price("seconds", "Time for an image", "ms", lambda record: 1000 / record.cost.images_per_s),
-)
+
+_FLOPS = ((1e18, "EFLOPs"), (1e15, "PFLOPs"), (1e12, "TFLOPs"), (1e9, "GFLOPs"))
+_TIME = ((1.0, "device-hours"), (1 / 60, "device-minutes"), (1 / 3600, "device-seconds"))
+HOURS = Price("hours", "Training time of all devices", _TIME, lambda record: record.cost.device_hours)
+COMPUTE = Price("flops", "Training compute", _FLOPS, lambda record: record.cost.flops)
+SPEED = Price("seconds", "Time for an image", ((1.0, "ms"),), lambda record: 1000 / record.cost.images_per_s)
+PRICES = (HOURS, COMPUTE, SPEED)
 """Lower is cheaper in each; time for an image is the inverse of images per second."""
 
 

@@ -28,7 +28,7 @@ from harness.report.frames import (
     unit_text,
 )
 from harness.report.maps import heat_figure, pareto_figure
-from harness.report.numbers import difference, is_share, mean, value
+from harness.report.numbers import difference, is_share, mean, named, value
 from harness.report.pareto import PRICES, Offer, Price, offers
 from harness.report.results import TRAINING, Results
 from harness.report.svg import BASELINE, INK, MUTED, RC, SERIES, series_colour, to_svg
@@ -172,10 +172,11 @@ class Gallery:
         shown = [offer for offer in arms if offer.arm in self.styles or offer.on_front][:MOST_OFFERS]
         figure, axes, legend = pareto_figure(shown, price, self.metric, self.results.labels, self._style)
         self._finish(figure, axes, self.metric, legend)
+        size, unit = price.unit(one.price for one in arms)
         said = "; ".join(
-            f"{self._label(one.arm)}: {one.price:.3g} {price.unit}, {value(self.metric, one.quality)}" for one in arms
+            f"{self._label(one.arm)}: {one.price / size:.3g} {unit}, {value(self.metric, one.quality)}" for one in arms
         )
-        front = ", ".join(self._label(one.arm) for one in arms if one.on_front)
+        front = ", ".join(named(self._label(one.arm)) for one in arms if one.on_front)
         caption = (
             f"Filled and joined: no other arm is at least as good for less ({front}). Means over seeds, as measured."
         )

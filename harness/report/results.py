@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -15,6 +16,8 @@ from harness.record import Record
 from harness.report.numbers import clean
 from harness.store import RunFolder, State, Store
 
+_NUMBER = re.compile(r"(\d+)")
+_PACE = ("data_wait", "images_per_s")
 TRAINING = "train"
 """The last values of training metrics are called `train/NAME`."""
 
@@ -90,19 +93,20 @@ class Results:
 
     @cached_property
     def sets(self) -> dict[str, tuple[str, ...]]:
-        """Every measured metric, by evaluation set, in the records' order."""
+        """Every measured metric, by evaluation set, by name: recall@5 before recall@10."""
         names: dict[str, dict[str, None]] = {}
         for run in self.done:
             for name in run.measured:
                 set_name, _, metric = name.partition("/")
                 if set_name != TRAINING:
                     names.setdefault(set_name, {})[metric] = None
-        return {set_name: tuple(metrics) for set_name, metrics in names.items()}
+        return {set_name: tuple(sorted(metrics, key=_natural)) for set_name, metrics in names.items()}
 
     @cached_property
     def finals(self) -> tuple[str, ...]:
-        """Every training metric that a record has a last value of."""
-        return tuple(dict.fromkeys(name for run in self.done if run.record for name in run.record.final))
+        """Every training metric that a record has a last value of, losses first, the machine's pace last."""
+        found = dict.fromkeys(name for run in self.done if run.record for name in run.record.final)
+        return tuple(sorted(found, key=lambda name: (name in _PACE, name.partition("/")[0] != "loss")))
 
 
 def refuse_nothing(results: Results) -> None:
@@ -148,6 +152,10 @@ def measurements(record: Record) -> dict[str, Measured]:
         for name, metric in evaluation.metrics.items()
     }
     return found | {f"{TRAINING}/{name}": Measured(number) for name, number in record.final.items()}
+
+
+def _natural(name: str) -> list[tuple[int, str]]:
+    return [(int(part), "") if part.isdecimal() else (0, part) for part in _NUMBER.split(name)]
 
 
 def most_common(items: list[str]) -> str | None:

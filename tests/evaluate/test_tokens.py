@@ -9,8 +9,33 @@ from open_clip.tokenizer import SimpleTokenizer
 from harness.models.tokens import TokenCache, can_split
 
 WORDS = st.sampled_from(
-    ["a", "photo", "of", "Dog's", "they'll", "<end_of_text>", "<START_OF_TEXT>x", "&amp;", "&lt;b", "x&y", "don't", "'S"]
-    + ["3.5mm", "café", "cafÃ©", "“quoted”", "ﬁne", "ＡＢＣ", "naïve_name", "…", "e\u0301", "\x1b[36;1m", "<br>", "--", "\x7f"]
+    [
+        "a",
+        "photo",
+        "of",
+        "Dog's",
+        "they'll",
+        "<end_of_text>",
+        "<START_OF_TEXT>x",
+        "&amp;",
+        "&lt;b",
+        "x&y",
+        "don't",
+        "'S",
+        "3.5mm",
+        "café",
+        "cafÃ©",
+        "“quoted”",
+        "ﬁne",
+        "ＡＢＣ",
+        "naïve_name",
+        "…",
+        "é",
+        "\x1b[36;1m",
+        "<br>",
+        "--",
+        "\x7f",
+    ]
 )
 SPACES = st.sampled_from([" ", "  ", "\n", "\t", "\r\n", "\u00a0", "\u2028", "\x1c", " _ "])
 TEXTS = st.lists(st.one_of(WORDS, SPACES, st.text(max_size=6)), max_size=30).map("".join)

@@ -99,6 +99,6 @@ def test_prices_are_hours_of_all_devices_operations_and_time_for_an_image(tmp_pa
     document = longer(tmp_path)
     found = {price.key: offers(document.results, document.primary, price) for price in PRICES}
     assert [offer.price for offer in found["hours"]] == pytest.approx([2 * 60 / 3600, 2 * 180 / 3600])
-    assert [offer.price for offer in found["flops"]] == pytest.approx([2, 4])
+    assert [offer.price for offer in found["flops"]] == pytest.approx([2e15, 4e15])
     assert [offer.price for offer in found["seconds"]] == pytest.approx([60e3 / 38400, 180e3 / 38400])
     assert all(offer.on_front for offer in found["hours"])

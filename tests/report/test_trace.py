@@ -157,7 +157,7 @@ def check_text(reports: Reports, records: Records, arms: Rows) -> None:
     """The answer, and the plain table of the terminal."""
     (best,) = [one for one in exported_metric(records, PRIMARY)["arms"] if one["arm"] == "all"]
     delta = with_interval(PRIMARY, best["difference"], " points")
-    said = f"{with_spread(PRIMARY, best['values'].values())} %, {delta} against CLIP, raw captions"
+    said = f"{with_spread(PRIMARY, best['values'].values())} %, {delta} against “CLIP, raw captions”"
     assert f"{said} (3 seeds, Holm p {p_value(best['holm_p'])})." in json.loads(reports["json"])["answer"]["sentence"]
     assert printed(PRIMARY, best["summary"]["mean"]) in said
     for format in ("terminal", *TABLES):

@@ -160,9 +160,13 @@ def cells(records: Records, export: Mapping[str, Any]) -> dict[str, Rows]:
 
 def printed(metric: str, number: float) -> str:
     """A share in per cent with one decimal, everything else with about four digits."""
-    if any(part in metric for part in SHARES):
+    if is_share(metric):
         return f"{100 * number:.1f}"
     return plain(number)
+
+
+def is_share(metric: str) -> bool:
+    return any(part in metric for part in SHARES)
 
 
 def plain(number: float) -> str:
@@ -176,7 +180,11 @@ def seconds(time: float) -> str:
 
 def with_spread(metric: str, values: Iterable[float]) -> str:
     found = summary(list(values))
-    return printed(metric, found["mean"]) + ("" if found["sd"] is None else f" ± {printed(metric, found['sd'])}")
+    text = printed(metric, found["mean"])
+    if found["sd"] is None:
+        return text
+    places = len(text.partition(".")[2])
+    return f"{text} ± {found['sd'] * (100 if is_share(metric) else 1):,.{places}f}"
 
 
 def with_interval(metric: str, delta: Mapping[str, Any], unit: str = "") -> str:
@@ -230,9 +238,7 @@ def _reference(records: Records, reference: Mapping[str, Any]) -> list[str]:
 
 def _set(records: Records, name: str) -> Rows:
     metrics = [metric for metric in records.metrics() if metric.startswith(f"{name}/")]
-    return [
-        ["", *(_with_error(metric, records.entries(arm, metric)) for metric in metrics), ""] for arm in records.by_arm
-    ]
+    return [["", *(_with_error(metric, records.entries(arm, metric)) for metric in metrics)] for arm in records.by_arm]
 
 
 def _with_error(metric: str, entries: Mapping[int, Mapping[str, Any]]) -> str:
@@ -243,6 +249,7 @@ def _with_error(metric: str, entries: Mapping[int, Mapping[str, Any]]) -> str:
 
 def _training(records: Records) -> Rows:
     metrics = [metric for metric in records.metrics() if metric.startswith("train/")]
+    metrics.sort(key=lambda metric: metric != "train/loss")
     values = {arm: [list(records.values(arm, metric).values()) for metric in metrics] for arm in records.by_arm}
     return [
         ["", *(with_spread(metric, one) if one else "–" for metric, one in zip(metrics, found, strict=True))]
