@@ -107,6 +107,16 @@ def test_equal_captions_tie_exactly(images: int, width: int, seed: int) -> None:
     assert ranks.text_retrieval.tolist() == list(range(1, images + 1))
 
 
+@pytest.mark.parametrize("kept", [0, 2**27])
+def test_counts_are_not_cut_at_what_a_byte_holds(kept: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Caption i lies opposite to image i and at right angles to all others, so that these are ahead of it."""
+    monkeypatch.setattr(retrieval, "SCORES_KEPT", kept)
+    images = torch.eye(700)
+    ranks = ranks_of(images, -images, torch.arange(700))
+    assert set(ranks.image_retrieval.tolist()) == {700}
+    assert set(ranks.text_retrieval.tolist()) == {700}
+
+
 def test_any_caption_of_an_image_counts() -> None:
     """The best of an image's captions decides, however bad the others are."""
     images = torch.eye(3)
@@ -134,6 +144,7 @@ def test_scaling_does_not_matter_and_order_of_images_does_not_either() -> None:
 def test_scores_at_once_bound_the_blocks() -> None:
     blocks = list(retrieval._blocks(queries=25_000, candidates=5_000))
     assert max(block.stop - block.start for block in blocks) * 5_000 <= retrieval.SCORES_AT_ONCE
+    assert max(block.stop - block.start for block in retrieval._blocks(queries=9_999, candidates=2)) == retrieval.BYTE
     covered = np.concatenate([np.arange(block.start, block.stop) for block in blocks])
     assert (covered == np.arange(25_000)).all()
     assert len(list(retrieval._blocks(queries=3, candidates=retrieval.SCORES_AT_ONCE + 1))) == 3

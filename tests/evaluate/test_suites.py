@@ -16,7 +16,8 @@ from harness.evaluate.layout import describe, locate
 from harness.record import Evaluation as Measured
 from harness.record import Metric
 from harness.request import evaluation_key, missing_sets, on_this_machine
-from harness.spec.evaluation import Evaluation
+from harness.spec.evaluation import Evaluation, standing_metric
+from harness.spec.load import load
 from harness.spec.protocols import set_name
 from harness.spec.suites import SUITES
 from tests.evaluate.worlds import write_set
@@ -55,6 +56,34 @@ def test_a_suite_stands_for_its_sets_and_a_protocol_adds_what_it_changes() -> No
     assert spec.under("flickr30k@alip").prefix == "a photo of"
     assert spec.under("flickr30k@flair").split == "val"
     assert spec.under("pets") is spec
+
+
+@pytest.mark.parametrize(
+    ("reference", "metric"),
+    [
+        ("shapes", "shapes/acc1"),
+        ("vtab/pets", "pets/acc1"),
+        ("../data/my_set", "my_set/acc1"),
+        ("vtab/pets@linear_probe", "pets@linear_probe/acc1"),
+        ("wds/mscoco_captions@alip", "mscoco_captions@alip/image_retrieval_recall@1"),
+        ("shapes_retrieval", "shapes_retrieval/image_retrieval_recall@1"),
+        ("voc2007_multilabel", "voc2007_multilabel/mean_average_precision"),
+        ("fff11", "fff11/average"),
+        ("retrieval@alip", "retrieval@alip/average"),
+        ("datacomp", "imagenet1k/acc1"),  # it has no average here
+    ],
+)
+def test_a_set_is_read_first_by_the_metric_of_its_kind_under_the_name_that_records_have(
+    reference: str, metric: str
+) -> None:
+    assert standing_metric(reference) == metric
+
+
+def test_an_experiment_is_judged_by_its_first_set(tmp_path: Path) -> None:
+    file = tmp_path / "mine.toml"
+    for sets, metric in ((["vtab/pets", "shapes"], "pets/acc1"), ([], "train/loss")):
+        file.write_text(f"[evaluation]\nsets = {json.dumps(sets)}\n")
+        assert load(file).primary == metric
 
 
 def test_a_stated_set_takes_the_place_of_the_suites() -> None:

@@ -67,6 +67,18 @@ def test_the_runner_up_is_compared_with_the_best(tmp_path: Path) -> None:
     assert details[1].startswith("b and the runner-up c cannot be told apart: +0.3 points [")
 
 
+def test_where_nothing_can_be_told_apart_it_is_said_in_one_go(tmp_path: Path) -> None:
+    found = document(tmp_path, {"a": BASE, "b": [0.20, 0.25, 0.19], "c": [0.19, 0.24, 0.2]})
+    assert found.answer.details[0].startswith("Not one of the 2 other arms can be told apart from the baseline (")
+
+
+def test_an_arm_called_in_several_words_stands_in_quotation_marks(tmp_path: Path) -> None:
+    labels = {"a": "raw captions", "b": "mined, raw captions"}
+    sentence = document(tmp_path, {"a": BASE, "b": [0.30, 0.33, 0.32]}, labels=labels).answer.sentence
+    assert sentence.startswith("“mined, raw captions” is best")
+    assert "against “raw captions” (" in sentence
+
+
 def test_a_lower_loss_is_the_better_one(tmp_path: Path) -> None:
     arms = {"a": [2.0, 2.2, 2.1], "b": [1.5, 1.72, 1.61]}
     found = document(tmp_path, arms, metric="shapes/loss")

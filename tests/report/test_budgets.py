@@ -12,7 +12,7 @@ from harness.record import Cost
 from harness.report import collect
 from harness.report.budgets import at, budget_table
 from harness.report.document import Document
-from harness.report.pareto import PRICES, offers, pareto_front
+from harness.report.pareto import COMPUTE, HOURS, PRICES, Price, offers, pareto_front
 from harness.store import Store
 from tests.report.made import finish, plan_of
 
@@ -102,3 +102,18 @@ def test_prices_are_hours_of_all_devices_operations_and_time_for_an_image(tmp_pa
     assert [offer.price for offer in found["flops"]] == pytest.approx([2e15, 4e15])
     assert [offer.price for offer in found["seconds"]] == pytest.approx([60e3 / 38400, 180e3 / 38400])
     assert all(offer.on_front for offer in found["hours"])
+
+
+@pytest.mark.parametrize(
+    ("price", "largest", "unit"),
+    [
+        (HOURS, 3.0, "device-hours"),
+        (HOURS, 0.5, "device-minutes"),
+        (HOURS, 0.01, "device-seconds"),
+        (COMPUTE, 4e15, "PFLOPs"),
+        (COMPUTE, 9e11, "GFLOPs"),
+        (COMPUTE, 0.0, "GFLOPs"),
+    ],
+)
+def test_a_price_is_told_in_a_unit_that_fits(price: Price, largest: float, unit: str) -> None:
+    assert price.unit([largest / 7, largest])[1] == unit

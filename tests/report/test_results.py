@@ -80,9 +80,15 @@ def test_a_record_that_shares_its_protocol_is_the_same_record(tmp_path: Path) ->
     assert [run.record for run in collect(plan, store).runs] == written
 
 
-def test_sets_and_final_metrics_are_listed_in_the_records_order(results: Results) -> None:
-    assert results.sets["shapes"] == ("acc1", "acc5", "mean_per_class_recall")
-    assert set(results.finals) == {"loss", "logit_scale", "positives_per_image", "mining_precision", "mining_recall"}
+def test_metrics_are_listed_as_people_count_and_losses_before_the_rest(tmp_path: Path) -> None:
+    plan, store = simple(tmp_path, {"a": [math.nan]})
+    metrics = {f"shapes_retrieval/text_retrieval_recall@{k}": 0.1 for k in (1, 10, 5)} | {"shapes/acc1": 0.5}
+    finish(
+        store, plan.cells["a", 0], metrics, final={"grad_norm": 1.0, "images_per_s": 9.0, "loss": 2.0, "loss/a": 1.0}
+    )
+    results = collect(plan, store)
+    assert results.sets["shapes_retrieval"] == tuple(f"text_retrieval_recall@{k}" for k in (1, 5, 10))
+    assert results.finals == ("loss", "loss/a", "grad_norm", "images_per_s")
 
 
 def test_a_record_answers_for_its_metrics() -> None:
