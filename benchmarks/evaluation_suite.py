@@ -54,6 +54,8 @@ CONFIG: dict[str, Any] = {
 }
 
 
+INSTALLED = {**os.environ, "PYTHONDONTWRITEBYTECODE": ""}
+"""With compiled modules, as any installation has them; `weights` leaves most of them behind."""
 TOLERANCE = 1e-6
 """Of a metric: the two sides have to say the same."""
 
@@ -174,7 +176,7 @@ def in_python(side: str, folder: Path) -> Ran:
     start = time.perf_counter()
     command = [sys.executable, __file__, "--side", side, "--folder", str(folder)]
     with (folder / f"{side}.log").open("w") as log:
-        process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT)
+        process = subprocess.Popen(command, env=INSTALLED, stdout=log, stderr=subprocess.STDOUT)
         _, status, usage = os.wait4(process.pid, 0)
     seconds = time.perf_counter() - start
     if status != 0:

@@ -36,10 +36,11 @@ def design_of(ablation: Ablation) -> Design:
     if not ablation.axes or ablation.combine == "zip":
         return Design({}, {}, False)
     names = list(ablation.arms) or [""]
+    words = {path: {_key(level): told(level, levels) for level in levels} for path, levels in ablation.axes.items()}
     places = {}
     for name in names:
         for cell, levels in named_cells(ablation.axes, ablation.combine, ablation.exclude):
-            place = {path: told(levels[path], ablation.axes[path]) for path in ablation.axes}
+            place = {path: words[path][_key(levels[path])] for path in ablation.axes}
             arm = ", ".join(part for part in (name, cell) if part)
             places[arm] = ({ARMS: clean(ablation.labels.get(name, name))} if name else {}) | place
     used = {factor: tuple(dict.fromkeys(place[factor] for place in places.values())) for factor in _first(places)}
@@ -60,6 +61,10 @@ def told(level: Any, levels: Sequence[Any]) -> str:
 def factor_name(factor: str) -> str:
     """A factor as it is printed: `mining.kind` is the choice of mining."""
     return clean(factor.removesuffix(".kind"))
+
+
+def _key(level: Any) -> str:
+    return json.dumps(level, sort_keys=True, default=str)
 
 
 def _first(places: Mapping[str, Mapping[str, str]]) -> Mapping[str, str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from harness.report.comparison import Column
-from harness.report.design import Design, design_of, factor_name
+from harness.report.design import Design, factor_name
 from harness.report.numbers import NOTHING, difference, is_share, p_value, points
 from harness.report.results import Results
 from harness.report.table import Entry, Head, Table, numbers
@@ -47,7 +47,7 @@ class FactorEffect:
 
 def factor_effects(results: Results, column: Column) -> list[FactorEffect]:
     """Effects of the axes on a metric, largest share of the variation first within mains and interactions."""
-    design = design_of(results.plan.ablation)
+    design = results.design
     if sum(map(len, design.factors.values())) > MOST_LEVELS or not design.factors:
         return []
     cells = [

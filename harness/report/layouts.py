@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from statistics import fmean
 
 from harness.report.comparison import Column
-from harness.report.design import ARMS, Design, design_of, factor_name
+from harness.report.design import ARMS, Design, factor_name
 from harness.report.numbers import NOTHING, difference, heading, is_share, mean, signed, value
 from harness.report.results import Results
 from harness.report.table import Entry, Head, Table, numbers
@@ -41,7 +41,7 @@ _DIRECTIONS = {"text_retrieval": "text", "image_retrieval": "image"}
 
 def grid_table(results: Results, column: Column) -> Table | None:
     """One or two factors laid out as rows and columns, with what others reported beneath; None for other designs."""
-    design = design_of(results.plan.ablation)
+    design = results.design
     if not design.is_product or not 1 <= len(design.factors) <= 2:
         return None
     rows, columns = _oriented(design)

@@ -12,7 +12,6 @@ from matplotlib.figure import Figure
 from harness.report.answer import is_shown
 from harness.report.comparison import ArmValue, Column
 from harness.report.curves import Curve, read_curves
-from harness.report.design import design_of
 from harness.report.document import Document
 from harness.report.factors import Factor, factors
 from harness.report.frames import (
@@ -158,7 +157,7 @@ class Gallery:
         return self._picture(figure, f"factor-{place}", f"Effect of {factor.axis}", caption, said)
 
     def _heat(self) -> Picture | None:
-        drawn = heat_figure(self.column, design_of(self.document.ablation))
+        drawn = heat_figure(self.column, self.results.design)
         if drawn is None:
             return None
         caption = f"{self.metric}{unit_text(self.metric)}: mean over seeds, deeper is higher."

@@ -13,6 +13,7 @@ from harness.averages import averages
 from harness.errors import StoreError
 from harness.plan import Plan, PlannedRun
 from harness.record import Record
+from harness.report.design import Design, design_of
 from harness.report.numbers import clean
 from harness.store import RunFolder, State, Store
 
@@ -85,6 +86,11 @@ class Results:
     def labels(self) -> dict[str, str]:
         """What each arm is called in print."""
         return {arm.name: clean(arm.label) for arm in self.plan.arms}
+
+    @cached_property
+    def design(self) -> Design:
+        """Which factors the arms are made of."""
+        return design_of(self.plan.ablation)
 
     @cached_property
     def done(self) -> tuple[RunResult, ...]:

@@ -8,7 +8,7 @@ error.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from statistics import fmean
@@ -18,6 +18,8 @@ from numpy.typing import NDArray
 from scipy import special
 
 Array = NDArray[np.float64]
+Term = tuple[str, ...]
+"""One factor, or the two of an interaction."""
 
 
 @dataclass(frozen=True)
@@ -53,13 +55,12 @@ def effects(cells: Sequence[Cell]) -> list[Effect]:
     if not factors or len(cells) < 3:
         return []
     values = np.array([cell.value for cell in cells])
-    terms = [(name,) for name in factors] + list(combinations(factors, 2))
-    blocks: dict[tuple[str, ...], Array] = {term: _columns(cells, term) for term in terms}
-    seeds = _indicators([str(cell.seed) for cell in cells])
-    full_rank, residual = _fit([seeds, *blocks.values()], values)
-    error_df = len(values) - full_rank if seeds.shape[1] > 1 else 0
+    terms: list[Term] = [*((name,) for name in factors), *combinations(factors, 2)]
+    fits = _Fits(cells, terms, values)
+    full_rank, residual = fits.of(terms)
+    error_df = len(values) - full_rank if fits.seeds.shape[1] > 1 else 0
     total = float(np.sum((values - values.mean()) ** 2))
-    found = (_effect(term, blocks, seeds, values, (residual, error_df), total) for term in terms)
+    found = (_effect(term, terms, fits, (residual, error_df), total) for term in terms)
     return [effect for effect in found if effect.df > 0]
 
 
@@ -81,17 +82,29 @@ def level_means(cells: Sequence[Cell], factor: str) -> dict[str, dict[int, float
     return {level: {seed: fmean(values) for seed, values in seeds.items()} for level, seeds in gathered.items()}
 
 
-def _effect(
-    term: tuple[str, ...],
-    blocks: Mapping[tuple[str, ...], Array],
-    seeds: Array,
-    values: Array,
-    error: tuple[float, int],
-    total: float,
-) -> Effect:
-    beside = [seeds, *_beside(term, blocks)]
-    rank_without, left_without = _fit(beside, values)
-    rank_with, left_with = _fit([*beside, blocks[term]], values)
+class _Fits:
+    """Models of seeds and terms, each fitted once."""
+
+    def __init__(self, cells: Sequence[Cell], terms: Sequence[Term], values: Array) -> None:
+        self.seeds = _indicators([str(cell.seed) for cell in cells])
+        self._columns = {term: _columns(cells, term) for term in terms}
+        self._values = values
+        self._known: dict[frozenset[Term], tuple[int, float]] = {}
+
+    def of(self, terms: Sequence[Term]) -> tuple[int, float]:
+        """Rank of the model of a constant, the seeds and `terms`, and the sum of squares that it leaves."""
+        # the combinations of two factors' levels span both factors
+        needed = [term for term in terms if not any(set(term) < set(other) for other in terms)]
+        key = frozenset(needed)
+        if key not in self._known:
+            self._known[key] = _fit([self.seeds, *(self._columns[term] for term in needed)], self._values)
+        return self._known[key]
+
+
+def _effect(term: Term, terms: Sequence[Term], fits: _Fits, error: tuple[float, int], total: float) -> Effect:
+    beside = [other for other in terms if not set(term) <= set(other)]
+    rank_without, left_without = fits.of(beside)
+    rank_with, left_with = fits.of([*beside, term])
     explained, df = max(left_without - left_with, 0.0), rank_with - rank_without
     residual, error_df = error
     share = explained / total if total > 0 else 0.0
@@ -101,12 +114,7 @@ def _effect(
     return Effect(term, df, explained, share, f, float(special.fdtrc(df, error_df, f)))
 
 
-def _beside(term: tuple[str, ...], blocks: Mapping[tuple[str, ...], Array]) -> Iterator[Array]:
-    """The columns of all terms that do not contain `term`."""
-    return (columns for other, columns in blocks.items() if not set(term) <= set(other))
-
-
-def _columns(cells: Sequence[Cell], term: tuple[str, ...]) -> Array:
+def _columns(cells: Sequence[Cell], term: Term) -> Array:
     """Indicators of the (combinations of) levels that occur [n, levels]; they span the terms that they contain."""
     return _indicators([repr([cell.levels[name] for name in term]) for cell in cells])
 
