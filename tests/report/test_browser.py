@@ -15,10 +15,12 @@ from selenium.webdriver.chrome.service import Service
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 
+from harness.gallery import write_gallery
 from harness.report import collect, render
 from harness.store import Store
 from tests.report.made import LEVELS, QUICKSTART, fail, fill, plan_of
 from tests.report.test_escaping import NASTY
+from tests.report.test_gallery import gallery
 
 pytestmark = pytest.mark.browser
 FLAGS = (
@@ -31,7 +33,7 @@ FLAGS = (
     "--disable-component-update",
     "--disable-sync",
 )
-PHONE, DESKTOP = 375, 1280
+PHONE, DESKTOP = 390, 1280
 WIDER = """
 const scrolls = node => node && (['auto', 'scroll'].includes(getComputedStyle(node).overflowX)
     || scrolls(node.parentElement));
@@ -43,12 +45,13 @@ return [...document.querySelectorAll('body *')]
 
 @pytest.fixture(scope="module")
 def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A report with everything in it: missing runs, claims, figures, and text that attacks it."""
+    """A report with everything in it: missing runs, claims, figures, mined captions, and text that attacks it."""
     labels = {**QUICKSTART["labels"], "sampled": NASTY}  # type: ignore[dict-item]
     plan = plan_of({**QUICKSTART, "labels": labels, "notes": NASTY})
     store = Store(tmp_path_factory.mktemp("store"))
     fill(plan, store, LEVELS, skip=[("fff", 2), ("raw_mined", 1)])
     fail(store, plan.cells["fff", 2], "crashed", NASTY)
+    write_gallery(store.run(plan.cells["fff", 0]).gallery, gallery(f"{NASTY} {'x' * 90}"))
     file = tmp_path_factory.mktemp("report") / "quickstart.html"
     file.write_text(render(collect(plan, store), "html"), encoding="utf-8")
     return file
@@ -116,6 +119,7 @@ def test_only_tables_scroll_sideways(browser: Chrome, page: Path, width: int, sc
     show(browser, page, width, scheme)
     assert browser.execute_script("return document.documentElement.scrollWidth") <= width
     assert browser.execute_script(WIDER) == []
+    assert browser.find_element(By.CSS_SELECTOR, ".cards article").is_displayed()
 
 
 def test_figures_are_readable_on_a_phone(browser: Chrome, page: Path) -> None:
