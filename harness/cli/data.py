@@ -23,7 +23,13 @@ Spec = Annotated[
 ]
 Set = Annotated[
     list[str],
-    typer.Option("--set", metavar="KEY=VALUE", help="Change a field of the base experiment.", default_factory=list),
+    typer.Option(
+        "--set",
+        metavar="KEY=VALUE",
+        help="Change a field of the base experiment.",
+        default_factory=list,
+        show_default=False,
+    ),
 ]
 Shard = Annotated[
     str, typer.Option("--shard", metavar="I/N", help="Do the I-th of N parts (from 0); others do the rest.")

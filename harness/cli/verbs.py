@@ -34,7 +34,13 @@ Specs = Annotated[
 ]
 Set = Annotated[
     list[str],
-    typer.Option("--set", metavar="KEY=VALUE", help="Change a field of the base experiment.", default_factory=list),
+    typer.Option(
+        "--set",
+        metavar="KEY=VALUE",
+        help="Change a field of the base experiment.",
+        default_factory=list,
+        show_default=False,
+    ),
 ]
 RunId = Annotated[str, typer.Argument(metavar="RUN", help="A run's id, or its first digits.", show_default=False)]
 Format = Literal["md", "html", "latex", "csv", "json"]
@@ -289,7 +295,12 @@ def evaluate(
     suite: Annotated[list[str], typer.Option("--suite", metavar="NAME", help="A suite, or a set: name or path.")],
     protocol: Annotated[
         list[str],
-        typer.Option(metavar="NAME", help="Also measure as prior work did: slip, alip...", default_factory=list),
+        typer.Option(
+            metavar="NAME",
+            help="Also measure as prior work did: slip, alip...",
+            default_factory=list,
+            show_default=False,
+        ),
     ],
     model: Annotated[str | None, typer.Option(help="open_clip model of weights files.")] = None,
     out: Annotated[Path | None, typer.Option("--out", metavar="FILE", help="Write JSON there too.")] = None,
@@ -323,7 +334,13 @@ def references(
     ],
     arm: Annotated[
         list[str],
-        typer.Option("--arm", metavar="[ROW=]ARM", help="The arm that numbers stand beside.", default_factory=list),
+        typer.Option(
+            "--arm",
+            metavar="[ROW=]ARM",
+            help="The arm that numbers stand beside.",
+            default_factory=list,
+            show_default=False,
+        ),
     ],
 ) -> None:
     """Print others' results as [[references]] of an ablation, each with how it was measured as far as known."""
