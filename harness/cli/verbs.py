@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from harness.cli.data import data_app
+from harness.cli.data import Set, Spec, data_app
 from harness.errors import SpecError
 
 if TYPE_CHECKING:
@@ -26,21 +26,8 @@ app = typer.Typer(
 
 app.add_typer(data_app, name="data")
 
-Spec = Annotated[
-    Path, typer.Argument(metavar="SPEC", help="An ablation or experiment file (TOML).", show_default=False)
-]
 Specs = Annotated[
     list[Path], typer.Argument(metavar="SPEC...", help="Ablation or experiment files (TOML).", show_default=False)
-]
-Set = Annotated[
-    list[str],
-    typer.Option(
-        "--set",
-        metavar="KEY=VALUE",
-        help="Change a field of the base experiment.",
-        default_factory=list,
-        show_default=False,
-    ),
 ]
 RunId = Annotated[str, typer.Argument(metavar="RUN", help="A run's id, or its first digits.", show_default=False)]
 Format = Literal["md", "html", "latex", "csv", "json"]
