@@ -34,11 +34,15 @@ class Towers(Protocol):
     def tokenize(self) -> Callable[[list[str]], Tensor]:
         """From M texts to tokens [M, L], int64."""
 
+    @property
+    def trims(self) -> bool:
+        """Whether text features stay as they are when tokens behind the end of a text, its largest id, are cut off."""
+
     def encode_image(self, images: Tensor, /) -> Tensor:
         """From images [N, 3, H, W] to features [N, d]; normalised or not."""
 
     def encode_text(self, tokens: Tensor, /) -> Tensor:
-        """From tokens [M, L] to features [M, d]; normalised or not."""
+        """From tokens [M, L], or fewer where it `trims`, to features [M, d]; normalised or not."""
 
     def modules(self) -> Iterator[nn.Module]:
         """Every module whose training flag matters; an nn.Module has this method."""
@@ -70,6 +74,17 @@ def distinct(texts: Sequence[str]) -> tuple[list[str], Tensor]:
     """
     place = {text: index for index, text in enumerate(dict.fromkeys(texts))}
     return list(place), torch.tensor([place[text] for text in texts])
+
+
+def filled(order: Tensor, lengths: Tensor, budget: int) -> Iterator[Tensor]:
+    """`order` [M] cut into batches of at most `budget` tokens, or of one text; `lengths` [M] ascend along it."""
+    start = 0
+    while start < len(order):
+        # of the texts from here on, as many as fit when each is as long as the last of them
+        ascending = lengths[order[start : start + budget]]
+        fitting = int((ascending * torch.arange(1, len(ascending) + 1) <= budget).sum())
+        yield order[start : start + max(1, fitting)]
+        start += max(1, fitting)
 
 
 class Encoder:
@@ -119,11 +134,16 @@ class Encoder:
     def texts(self, texts: Sequence[str]) -> Tensor:
         """Unit features [M, d], float32, of `texts`.
 
-        Batches hold texts of like length, so that towers which cut off padding have the most of it to cut.
+        Batches hold texts of like length without their padding, where the model allows that, and so many of them that
+        there are as many tokens as in `batch_size` texts of full length.
         """
         tokens = self._model.tokenize(list(texts))
-        order = torch.argsort((tokens != 0).sum(dim=1), stable=True)
-        batches = torch.split(tokens[order], self._batch_size)
+        context = tokens.shape[1]
+        lengths = tokens.argmax(dim=1) + 1 if self._model.trims else tokens.new_full((len(tokens),), context)
+        order = torch.argsort(lengths, stable=True)
+        batches = (
+            tokens[rows, : int(lengths[rows[-1]])] for rows in filled(order, lengths, self._batch_size * context)
+        )
         features = torch.cat([self._features(self._model.encode_text, batch, "text") for batch in batches])
         return features[torch.argsort(order).to(features.device)]
 

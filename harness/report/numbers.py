@@ -41,7 +41,8 @@ def heading(metric: str) -> str:
 
 def value(metric: str, number: float) -> str:
     """One value without its unit."""
-    return f"{100 * number:.1f}" if is_share(metric) else plain(number)
+    # adding zero makes -0.0 of a small negative number 0.0
+    return f"{round(100 * number, 1) + 0.0:.1f}" if is_share(metric) else plain(number)
 
 
 def mean(metric: str, summary: Summary) -> str:
@@ -83,7 +84,8 @@ def plain(number: float) -> str:
     """A number of no known scale, with about four digits."""
     if number != 0 and (abs(number) < 0.001 or abs(number) >= 1e7):
         return f"{number:.3g}"
-    return f"{number:,.{_decimals(number)}f}"
+    decimals = _decimals(number)
+    return f"{round(number, decimals) + 0.0:,.{decimals}f}"
 
 
 def _decimals(number: float) -> int:

@@ -87,6 +87,7 @@ class TinyClip(nn.Module):
     """A tiny open_clip model with dropout before its towers, so that training mode would show."""
 
     transform_name = "32 px, bicubic, centre crop, OpenAI mean and std"
+    trims = False
 
     def __init__(self, seed: int = 0) -> None:
         super().__init__()

@@ -79,6 +79,11 @@ def test_an_arm_called_in_several_words_stands_in_quotation_marks(tmp_path: Path
     assert "against “raw captions” (" in sentence
 
 
+def test_nothing_is_no_negative_number(tmp_path: Path) -> None:
+    found = document(tmp_path, {"a": [0.2000, 0.2100, 0.2200], "b": [0.1999, 0.2098, 0.2199]})
+    assert "+0.0 points [0.0, 0.0]" in found.answer.sentence
+
+
 def test_a_lower_loss_is_the_better_one(tmp_path: Path) -> None:
     arms = {"a": [2.0, 2.2, 2.1], "b": [1.5, 1.72, 1.61]}
     found = document(tmp_path, arms, metric="shapes/loss")

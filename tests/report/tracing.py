@@ -161,7 +161,7 @@ def cells(records: Records, export: Mapping[str, Any]) -> dict[str, Rows]:
 def printed(metric: str, number: float) -> str:
     """A share in per cent with one decimal, everything else with about four digits."""
     if is_share(metric):
-        return f"{100 * number:.1f}"
+        return f"{100 * number:.1f}".replace("-0.0", "0.0")
     return plain(number)
 
 
