@@ -1,6 +1,6 @@
 """What sweeps cost: the head's time and calls as functions of runs, and what a job's start costs on a real SLURM.
 
-    python -m benchmarks.dispatch simulated --runs 1000 10000 100000
+    TMPDIR=/dev/shm python -m benchmarks.dispatch simulated --runs 1000 10000 100000
     slurm/testcluster/cluster with .venv/bin/python -m benchmarks.dispatch submission --runs 1000
     slurm/testcluster/cluster with .venv/bin/python -m benchmarks.dispatch jobs --runs 16
 
@@ -69,9 +69,9 @@ def simulated(runs: int) -> None:
             cycles += 1
         head = time.process_time() - begun - in_jobs
         assert set(cluster.accepted.values()) == {1}
-    calls = ", ".join(f"{name} {count}" for name, count in sorted(cluster.calls.items()))
-    each = 1000 * head / runs
-    print(f"{runs} runs: plan {planned:.1f} s, head {head:.1f} s ({each:.2f} ms a run) in {cycles} cycles; {calls}")
+        calls = ", ".join(f"{name} {count}" for name, count in sorted(cluster.calls.items()))
+        told = f"plan {planned:.1f} s, head {head:.1f} s ({1000 * head / runs:.2f} ms a run)"
+        print(f"{runs} runs: {told} in {cycles} cycles; {calls}", flush=True)  # removing the files takes long
 
 
 def submission(cluster: Cluster, runs: int) -> None:
