@@ -180,7 +180,7 @@ class Mischief:
     def check_causes(self) -> None:
         """Those that a fault hit completed or have its cause; none failed by itself.
 
-        An attempt that began while a fault was striking may share its fate without being among those it was seen to hit.
+        One that began while a fault was striking may share its fate without being among those it was seen to hit.
         """
         for folder in self.campaign.runs():
             for attempt in folder.attempts.all():
