@@ -224,7 +224,8 @@ class Sweep:
         self._failed[run] = failure
 
     def _submit(self) -> None:
-        idle = [run for run in self._plan.runs.values() if run.id in self._open - self._placements.active.keys()]
+        unplaced = self._open - self._placements.active.keys()
+        idle = [run for run in self._plan.runs.values() if run.id in unplaced]
         if not idle or time.monotonic() < self._held_until:
             return
         self._check_profile()
