@@ -88,6 +88,8 @@ class Driver:
         self._make_conductor = conductor
         self._had: dict[str, tuple[int, float]] = {}
         """Steps and seconds that runs had before this search touched them."""
+        self._still: dict[str, tuple[int, float]] = {}
+        """Those of runs that nobody trains for now."""
         self._runs: dict[int, list[str]] = {}
         self._started_at, self._closing, self._stopping, self._ended = time.time(), False, False, False
         self._conductor: Conducting | None = None
@@ -412,10 +414,22 @@ class Driver:
 
     def spent_steps(self) -> int:
         """Optimiser steps that this search has had taken."""
-        return sum(self._progress(run_id)[0] - steps for run_id, (steps, _) in self._had.items())
+        return sum(now[0] - before[0] for before, now in self._spent())
 
     def _spent_s(self) -> float:
-        return sum(self._progress(run_id)[1] - seconds for run_id, (_, seconds) in self._had.items())
+        return sum(now[1] - before[1] for before, now in self._spent())
+
+    def _spent(self) -> Iterator[tuple[tuple[int, float], tuple[int, float]]]:
+        """Steps and seconds of each run before this search and now; what stands still is read once."""
+        moving = set(self.active_runs())
+        for run_id, before in self._had.items():
+            if run_id in moving:
+                self._still.pop(run_id, None)
+                yield before, self._progress(run_id)
+            else:
+                if run_id not in self._still:
+                    self._still[run_id] = self._progress(run_id)
+                yield before, self._still[run_id]
 
     def _progress(self, run_id: str) -> tuple[int, float]:
         """Steps and seconds of training of a run so far."""
