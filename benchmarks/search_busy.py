@@ -35,7 +35,7 @@ question = "How busy are the workers?"
 experiment = "base.toml"
 finish = 1
 [space]
-"train.duration" = {{ kind = "choice", of = ["50 steps", "150 steps", "450 steps"] }}
+"train.duration" = {{ kind = "choice", of = ["50 steps", "150 steps", "300 steps"] }}
 "train.optimiser.lr" = {{ kind = "float", low = 1e-4, high = 1e-1, log = true }}
 [[objectives]]
 metric = "shapes/acc1"
@@ -57,7 +57,7 @@ def search(cluster: Cluster, folder: Path, trials: int) -> list[Trial]:
     hunt = Hunt.create(folder / "campaign", cluster, seeds=trials, parallelism=WORKERS)
     hunt.spec.write_text(SEARCH.format(trials=trials))
     (hunt.folder / "base.toml").write_text(BASE)
-    hunt.finish()
+    assert hunt.head().wait() == 0, hunt.log
     found = tried(hunt.driver())
     tell("search", cluster, hunt.store)
     return found
@@ -120,7 +120,7 @@ def main() -> None:
     parser.add_argument("--trials", type=int, default=24)
     given = parser.parse_args()
     cluster = Cluster(Path(os.environ["SLURM_CONF"]).parent)
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         cluster.tidy()
         trials = search(cluster, Path(folder), given.trials)
         cluster.tidy()
