@@ -14,8 +14,8 @@ from tests.slurm.cluster import Cluster, until
 from tests.slurm.searching import WORKERS, Hunt, check, check_study
 
 FAULTS = ("kill_worker", "kill_head", "requeue", "preempt", "sbatch_lies")
-LIMIT_S = 900.0
-"""Five times what it takes on two idle cores."""
+LIMIT_S = 1200.0
+"""It took 7 minutes beside work that loaded the two cores tenfold."""
 
 
 @pytest.mark.slurm
