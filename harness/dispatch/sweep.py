@@ -178,9 +178,11 @@ class Sweep:
 
     def _judge(self, ended: Mapping[str, Place]) -> None:
         """Give up what is not worth another attempt; the rest is submitted again."""
-        self._close()
         for run in self._open & ended.keys():
-            self._judge_one(run, ended[run])
+            if self._is_over(self._plan.runs[run]):
+                self._open.discard(run)
+            else:
+                self._judge_one(run, ended[run])
         ours = [place for run, place in ended.items() if run in self._plan.runs or self._is_ours(place)]
         self._placements.settle(ours)
 
