@@ -1,9 +1,10 @@
 """Search strategies on tables of real learning curves: what is chosen, at equal cost.
 
-    python benchmarks/search.py CURVES OUT.json [--tables NAME...] [--methods NAME...] [--seeds 10] [--jobs 1]
+    python benchmarks/search.py CURVES OUT.json [--tables NAME...] [--methods NAME...] [--seeds 10]
+    python benchmarks/search.py CURVES OUT.json --summary [--plot FILE.png]
 
 Four simulated workers train configurations of a table (see `search_curves`) epoch by epoch; a method gets the budget of
-`BUDGET` full runs and is scored, at every multiple of a full run, by the error at full length of the configuration that
+24 full runs and is scored, at every multiple of a full run, by the error at full length of the configuration that
 it would select (not by the best number that it has seen, which stands beside). The strategies are the harness's own
 code (`harness.search.advisor`); tables of HELD_BACK were not looked at while `ladder` was made.
 """
@@ -11,41 +12,24 @@ code (`harness.search.advisor`); tables of HELD_BACK were not looked at while `l
 from __future__ import annotations
 
 import argparse
-import heapq
 import json
 import sys
-import time
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from scipy import stats
-from search_curves import FAMILIES, Curves, load, tasks
+from search_curves import load, names
+from search_simulation import Method, Simulation
 
-from harness.search.advisor import Advisor, Trial
-from harness.spec.search import Exploration
-
-WORKERS = 4
-BUDGET = 24.0
-"""In full runs."""
+Score = Callable[[dict[str, Any]], float]
 FIRST = {"first_rung": 1, "reduction": 3}
 FRACTIONS = (0.1, 0.25)
+SPENT = (4, 8, 16, 24)
+"""Full runs after which methods are ranked."""
+SHOWN = ("random", "TPE", "GP", "TPE + ASHA", "FastBO", "Syne Tune BOHB", "ladder, TPE")
 HELD_BACK = ("digits_noise40", "cancer_noise15", "blobs_noise10", "late_onset", "crossing", "divergence")
-
-
-@dataclass(frozen=True)
-class Method:
-    """A strategy and how it selects."""
-
-    sampler: str
-    pruner: dict[str, Any] = field(default_factory=lambda: {"kind": "none"})
-    fraction: float = 1.0
-    """Runs end after this share of the epochs."""
-    by_best_seen: bool = False
-    """Whether it selects the best value seen at any fidelity, as FastBO's paper does."""
-    finish: int = 2
 
 
 METHODS = {
@@ -63,147 +47,9 @@ METHODS = {
     "ladder, GP": Method("gp", {"kind": "ladder"}),
     "ladder, TPE": Method("tpe", {"kind": "ladder"}),
     "ladder, random": Method("random", {"kind": "ladder"}),
+    "Syne Tune ASHA": Method("syne-tune ASHA"),
+    "Syne Tune BOHB": Method("syne-tune BOHB"),
 } | {f"GP at {fraction:.0%}": Method("gp", fraction=fraction) for fraction in FRACTIONS}
-
-
-@dataclass
-class Outcome:
-    """One search: at each multiple of a full run the selected configuration's error at full length, and best seen."""
-
-    selected: list[float]
-    seen: list[float]
-    trials: int
-    spent: float
-    """Full runs."""
-    stops: list[int]
-    """Epochs at which configurations were last left."""
-    asking_s: float
-
-
-class Simulation:
-    """Workers that train a table's cells epoch by epoch, in simulated time (an epoch is one unit)."""
-
-    def __init__(self, curves: Curves, method: Method, seed: int) -> None:
-        self.curves, self.method = curves, method
-        self.length = max(round(method.fraction * curves.epochs), 1)
-        space = {f"p.{axis}": {"kind": "int", "low": 0, "high": n - 1} for axis, n in enumerate(curves.shape)}
-        exploration = Exploration.model_validate(
-            {
-                "space": space,
-                "objectives": [{"metric": "table/error", "goal": "minimise"}],
-                "sampler": {"kind": method.sampler},
-                "pruner": method.pruner,
-                "finish": method.finish,
-                "seed": seed,
-            }
-        )
-        self.advisor = Advisor(exploration, self.length)
-        self.spent, self.asking_s = 0.0, 0.0
-        self.trained: dict[tuple[int, ...], int] = {}
-        """Epochs that each cell has been trained for: a cell that is suggested again costs nothing."""
-        self.selected: list[float] = []
-        self.seen: list[float] = []
-        self._free = 0
-
-    def run(self) -> Outcome:
-        """Search until the budget is used up."""
-        events: list[tuple[float, int]] = []
-        running: dict[int, int] = {}
-        time_s = 0.0
-        closing = False
-        waiting: list[int] = []
-        while True:
-            while len(running) < WORKERS:
-                if not closing and self._room(len(running)) and self._free < 2000:
-                    begun = time.perf_counter()
-                    job = self.advisor.next()
-                    self.asking_s += time.perf_counter() - begun
-                    if job is None:
-                        closing = True
-                        continue
-                    number = job.number
-                elif waiting:
-                    number = waiting.pop()
-                else:
-                    closing = True
-                    if running:
-                        break
-                    waiting = [job.number for job in self.advisor.closing(WORKERS)]
-                    if not waiting:
-                        self._mark(final=True)
-                        return self._outcome()
-                    continue
-                running[number] = self.advisor.trials[number].reached
-                heapq.heappush(events, (time_s, number))
-                time_s = self._advance(events, running)
-            if running:
-                time_s = self._advance(events, running)
-
-    def _room(self, running: int) -> bool:
-        """Whether a new run, and what is reserved for the end, fit into the budget."""
-        reserve = (running + self.method.finish) * 0.5
-        return self.spent / self.curves.epochs + reserve < BUDGET
-
-    def _advance(self, events: list[tuple[float, int]], running: dict[int, int]) -> float:
-        """The next epoch that ends: what the advisor makes of it."""
-        now, number = heapq.heappop(events)
-        trial = self.advisor.trials[number]
-        cell = tuple(trial.values.values())
-        level = running[number]
-        cost = 0.0
-        if level > trial.reached:
-            self._report(trial, level, cell)
-        if trial.limit is not None and trial.reached >= trial.limit:
-            self.advisor.pause(number)
-            del running[number]
-            return now
-        if trial.reached >= self.length:
-            self.advisor.complete(number, [float(self.curves.errors[cell][self.length - 1])])
-            del running[number]
-            return now
-        level += 1
-        if self.trained.get(cell, 0) < level:
-            self.trained[cell], cost = level, 1.0
-            self.spent += 1
-            self._free = 0
-        else:
-            self._free += 1
-        running[number] = level
-        heapq.heappush(events, (now + cost, number))
-        return now
-
-    def _report(self, trial: Trial, level: int, cell: tuple[int, ...]) -> None:
-        self.advisor.report(trial.number, level, float(self.curves.errors[cell][level - 1]))
-        self._mark()
-
-    def _mark(self, *, final: bool = False) -> None:
-        """Note what would be selected, at each multiple of a full run that has been spent."""
-        due = min(int(self.spent // self.curves.epochs), int(BUDGET))
-        if len(self.selected) >= due and not final:
-            return
-        chosen = self._choice()
-        seen = min((min(one.curve.values()) for one in self.advisor.trials.values() if one.curve), default=1.0)
-        error = 1.0 if chosen is None else float(self.curves.errors[tuple(chosen.values.values())][-1])
-        if final:
-            del self.selected[int(BUDGET) - 1 :], self.seen[int(BUDGET) - 1 :]
-            due = int(BUDGET)
-        self.selected += [error] * (due - len(self.selected))
-        self.seen += [seen] * (due - len(self.seen))
-
-    def _choice(self) -> Trial | None:
-        tried = [trial for trial in self.advisor.trials.values() if trial.curve]
-        if self.method.by_best_seen:
-            return min(tried, key=lambda trial: min(trial.curve.values()), default=None)
-        finished = [trial for trial in tried if trial.final is not None]
-        pool = finished or tried
-        known = self.advisor.forecasts()
-        return min(pool, key=lambda trial: known[trial.number], default=None)
-
-    def _outcome(self) -> Outcome:
-        tried = [trial for trial in self.advisor.trials.values() if trial.curve]
-        stops = [int(one.notes.get("efficient", one.reached)) for one in tried]
-        spent = self.spent / self.curves.epochs
-        return Outcome(self.selected, self.seen, len(tried), spent, stops, self.asking_s)
 
 
 def measure(folder: Path, table: str, method: str, seeds: Sequence[int]) -> dict[str, Any]:
@@ -215,6 +61,8 @@ def measure(folder: Path, table: str, method: str, seeds: Sequence[int]) -> dict
     return {
         "table": table,
         "method": method,
+        "epochs": curves.epochs,
+        "best": curves.best,
         "selected": selected.tolist(),
         "seen": [one.seen for one in outcomes],
         "regret": float(regret[:, -1].mean()),
@@ -227,21 +75,92 @@ def measure(folder: Path, table: str, method: str, seeds: Sequence[int]) -> dict
 
 
 def summary(results: Sequence[dict[str, Any]]) -> str:
-    """Regret at the end (mean, half of the 95 % interval, in points) of each method on each table; * is held back."""
-    cells = {(one["method"], one["table"]): one for one in results}
+    """Regret at the end by table, in points; then how each method ranks on the way, and how it went about it."""
     tables = list(dict.fromkeys(one["table"] for one in results))
-    ranks: dict[str, list[int]] = {}
-    for table in tables:
-        ordered = sorted((one for one in results if one["table"] == table), key=lambda one: one["regret"])
-        for place, one in enumerate(ordered, 1):
-            ranks.setdefault(one["method"], []).append(place)
+    methods = sorted({one["method"] for one in results}, key=lambda name: _mean_rank(results, name, _selected(-1)))
+    cells = {(one["method"], one["table"]): one for one in results}
     heads = [f"{table}{'*' if table in HELD_BACK else ''}" for table in tables]
-    lines = ["| method | " + " | ".join(heads) + " | mean rank |", "|---" * (len(tables) + 2) + "|"]
-    for method in sorted(ranks, key=lambda name: np.mean(ranks[name])):
-        found = [cells.get((method, table)) for table in tables]
-        shown = [f"{100 * one['regret']:.2f} ± {100 * one['half']:.2f}" if one else "" for one in found]
-        lines.append(f"| {method} | " + " | ".join(shown) + f" | {np.mean(ranks[method]):.1f} |")
+    lines = _table(
+        ["method", *heads, "mean rank"],
+        [[m, *(_cell(cells.get((m, t))) for t in tables), _rank(results, m, _selected(-1))] for m in methods],
+    )
+    scores = [*(_selected(spent - 1) for spent in SPENT), _seen]
+    lines += [
+        "",
+        *_table(
+            [
+                "method",
+                *(f"rank at {spent}" for spent in SPENT),
+                "rank by best seen",
+                "trials",
+                "left at",
+                "asking, ms",
+            ],
+            [[m, *(_rank(results, m, score) for score in scores), *_ways(results, m)] for m in methods],
+        ),
+    ]
     return "\n".join(lines)
+
+
+def _selected(place: int) -> Score:
+    return lambda one: float(np.mean(one["selected"], axis=0)[place])
+
+
+def _seen(one: dict[str, Any]) -> float:
+    return float(np.mean(one["seen"], axis=0)[-1])
+
+
+def _mean_rank(results: Sequence[dict[str, Any]], method: str, score: Score) -> float:
+    """Over the tables that it was tried on; ties share their ranks."""
+    ranks = []
+    for mine in (one for one in results if one["method"] == method):
+        beside = [score(one) for one in results if one["table"] == mine["table"]]
+        ranks.append(stats.rankdata(beside)[beside.index(score(mine))])
+    return float(np.mean(ranks))
+
+
+def _rank(results: Sequence[dict[str, Any]], method: str, score: Score) -> str:
+    return f"{_mean_rank(results, method, score):.1f}"
+
+
+def _cell(one: dict[str, Any] | None) -> str:
+    return f"{100 * one['regret']:.2f} ± {100 * one['half']:.2f}" if one else ""
+
+
+def _ways(results: Sequence[dict[str, Any]], method: str) -> list[str]:
+    """Configurations tried, the share of the epochs at which they were left, and the time of a suggestion."""
+    mine = [one for one in results if one["method"] == method]
+    trials = np.mean([one["trials"] for one in mine])
+    left = np.mean([one["stop"] / one["epochs"] for one in mine])
+    asking = np.mean([one["asking_s"] / one["trials"] for one in mine])
+    return [f"{trials:.0f}", f"{left:.0%}", f"{1000 * asking:.0f}"]
+
+
+def _table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    return ["| " + " | ".join(row) + " |" for row in (heads, ["---"] * len(heads), *rows)]
+
+
+def plot(results: Sequence[dict[str, Any]], file: Path) -> None:
+    """Regret by cost of the methods of SHOWN, a panel for each table; bands are 95 % intervals over seeds."""
+    from matplotlib import pyplot
+
+    tables = list(dict.fromkeys(one["table"] for one in results))
+    figure, panels = pyplot.subplots(-(-len(tables) // 3), 3, figsize=(11, 2.8 * -(-len(tables) // 3)), squeeze=False)
+    for panel, table in zip(panels.flat, tables, strict=False):
+        for place, name in enumerate(SHOWN):
+            for one in (one for one in results if (one["method"], one["table"]) == (name, table)):
+                regret = 100 * (np.array(one["selected"]) - one["best"])
+                middle, half = regret.mean(0), np.array([_half_width(column) for column in regret.T])
+                spent = np.arange(1, len(middle) + 1)
+                panel.plot(spent, middle, color=f"C{place}", label=name, linewidth=1.3)
+                panel.fill_between(spent, middle - half, middle + half, color=f"C{place}", alpha=0.12, linewidth=0)
+        panel.set(title=table, yscale="symlog", xlabel="full runs spent", ylabel="regret, points")
+        panel.set_ylim(0, None)
+    for panel in panels.flat[len(tables) :]:
+        panel.axis("off")
+    figure.legend(*panels.flat[0].get_legend_handles_labels(), loc="lower right", frameon=False)
+    figure.tight_layout()
+    figure.savefig(file)
 
 
 def _half_width(values: np.ndarray[Any, Any]) -> float:
@@ -254,14 +173,18 @@ def main(arguments: Sequence[str]) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("curves", type=Path)
     parser.add_argument("out", type=Path)
-    parser.add_argument("--tables", nargs="+", default=[*tasks(), *FAMILIES])
+    parser.add_argument("--tables", nargs="+", default=names())
     parser.add_argument("--methods", nargs="+", default=list(METHODS))
     parser.add_argument("--seeds", type=int, default=10)
     parser.add_argument("--summary", action="store_true", help="print what OUT.json holds, and search nothing")
+    parser.add_argument("--plot", type=Path, help="draw what OUT.json holds, and search nothing")
     asked = parser.parse_args(arguments)
     results = json.loads(asked.out.read_text()) if asked.out.exists() else []
+    if asked.plot:
+        plot(results, asked.plot)
     if asked.summary:
         print(summary(results))
+    if asked.plot or asked.summary:
         return
     for table in asked.tables:
         for method in asked.methods:

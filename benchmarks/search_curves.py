@@ -4,7 +4,8 @@
 
 A table is a grid over four settings of scikit-learn's MLP (learning rate, width, weight decay, batch size), each cell
 trained for 50 epochs by `partial_fit`; its value is the validation error after every epoch. Labels of the training part
-are wrong at a declared rate, as captions are: so curves turn up again, and an early value can mislead.
+are wrong at a declared rate, as captions are: so curves turn up again, and an early value can mislead. One more
+table is of this project's own runs (see `search_world`).
 
 The made families lie outside POW3, EXP3 and LOG2: a late onset (a plateau, then a fall), crossing (fast learners end
 higher), divergence (a fall, then a blow-up).
@@ -20,6 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import search_world
 from numpy.typing import NDArray
 from sklearn.datasets import load_breast_cancer, load_digits, make_classification
 from sklearn.neural_network import MLPClassifier
@@ -93,8 +95,9 @@ def _blobs() -> _Task:
     return _Task(StandardScaler().fit_transform(features), labels, 700, 0.1)
 
 
-def train(name: str) -> Curves:
+def _trained(name: str) -> Array:
     """Train a table: 1,000 classifiers for 50 epochs each."""
+    warnings.simplefilter("ignore")
     task = tasks()[name]()
     generator = np.random.default_rng(0)
     order = generator.permutation(len(task.labels))
@@ -107,7 +110,7 @@ def train(name: str) -> Curves:
     for cell in itertools.product(*map(range, SHAPE)):
         settings = LEARNING_RATES[cell[0]], WIDTHS[cell[1]], DECAYS[cell[2]], BATCHES[cell[3]]
         errors[cell] = _curve(settings, task.images[seen], labels, task.images[held], task.labels[held], classes)
-    return Curves(name, errors)
+    return errors
 
 
 def _curve(
@@ -167,6 +170,13 @@ def made(family: str, seed: int = 0) -> Curves:
 
 
 FAMILIES = ("late_onset", "crossing", "divergence")
+WORLD = "world"
+"""The embedded world, trained by the harness itself: see `search_world`."""
+
+
+def names() -> tuple[str, ...]:
+    """Every table."""
+    return (*tasks(), WORLD, *FAMILIES)
 
 
 def load(folder: Path, name: str) -> Curves:
@@ -176,14 +186,11 @@ def load(folder: Path, name: str) -> Curves:
     file = folder / f"{name}.npy"
     if not file.exists():
         folder.mkdir(parents=True, exist_ok=True)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            curves = train(name)
-        np.save(file, curves.errors)
+        np.save(file, search_world.train(folder) if name == WORLD else _trained(name))
     return Curves(name, np.load(file))
 
 
 if __name__ == "__main__":
-    for one in [*tasks(), *FAMILIES]:
+    for one in names():
         curves = load(Path(sys.argv[1]), one)
         print(f"{one}: best {curves.best:.4f}, median {np.median(curves.errors[..., -1]):.4f}", flush=True)
