@@ -35,6 +35,8 @@ Feasible = Callable[[Mapping[str, Any]], str | None]
 """Why a configuration cannot be run; None if it can."""
 REDRAWS = 10
 """Infeasible suggestions in a row before a feasible configuration is drawn at random."""
+REPEATS = 2
+"""Suggestions that were made before, likewise: on a space of choices a sampler that has settled says the same for ever."""
 RANDOM_DRAWS = 1000
 VIOLATION = "violation"
 
@@ -129,13 +131,15 @@ class Advisor:
 
     def ask(self) -> Trial | None:
         """A configuration that was not tried yet; None where 1,000 random draws find none that can be run."""
-        for _ in range(REDRAWS):
+        draws_left, repeats_left = REDRAWS, REPEATS
+        while draws_left and repeats_left:
             trial = self._suggested()
             tried = any(one.values == trial.values for one in self._tried() if one is not trial)
             why = "suggested before" if tried else self._feasible(trial.values)
             if why is None:
                 return trial
             self.skip(trial.number, why)
+            draws_left, repeats_left = draws_left - 1, repeats_left - tried
         values = self._drawn()
         return None if values is None else self._enqueued(values)
 
