@@ -1,6 +1,6 @@
 """A table of real training for the search benchmark: the embedded world over a grid of settings.
 
-Forty-five runs and their teacher: `python benchmarks/search_curves.py FOLDER` has them trained and goes on where it ended.
+Forty-five runs and their teacher: `python benchmarks/search_curves.py FOLDER` trains what is missing.
 The runs are those of `search_world.toml`, carried out by `harness run`; the table is 1 - acc1 after every evaluation.
 """
 

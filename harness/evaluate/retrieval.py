@@ -60,7 +60,7 @@ def retrieval_ranks(image_features: Tensor, captions: Captions) -> Ranks:
     """
     ascending = bool((captions.owner.diff() >= 0).all())
     if ascending and len(image_features) * len(captions.features) <= SCORES_KEPT:
-        return _ranks_of_one_product(image_features, captions)
+        return ranks_of_scores(image_features @ captions.features.T, captions)
     images_of_captions = []
     for rows in _blocks(len(captions.text), len(image_features)):
         scores = captions.features[captions.text[rows]] @ image_features.T
@@ -88,18 +88,18 @@ def retrieval_metrics(
     return metrics
 
 
-def _ranks_of_one_product(image_features: Tensor, captions: Captions) -> Ranks:
-    kept = image_features @ captions.features.T
-    own = kept[captions.owner, captions.text]
-    target, best = _best_captions(own, captions.owner, len(kept))
+def ranks_of_scores(scores: Tensor, captions: Captions) -> Ranks:
+    """Ranks from the scores [N, U] of all images and different texts; owners of captions ascend."""
+    own = scores[captions.owner, captions.text]
+    target, best = _best_captions(own, captions.owner, len(scores))
     images_ahead = torch.zeros_like(captions.owner, dtype=torch.int32)
     captions_ahead = []
-    for rows in _blocks(len(kept), len(captions.text)):
-        scores = captions.of_captions(kept[rows])
+    for rows in _blocks(len(scores), len(captions.text)):
+        block = captions.of_captions(scores[rows])
         bounds = captions.owner.new_tensor([rows.start, rows.stop])
         first, last = torch.searchsorted(captions.owner, bounds).tolist()
-        images_ahead += _images_ahead(scores, own, rows, captions.owner, slice(first, last))
-        captions_ahead.append(_captions_ahead(scores, best[rows], target[rows], slice(first, last)))
+        images_ahead += _images_ahead(block, own, rows, captions.owner, slice(first, last))
+        captions_ahead.append(_captions_ahead(block, best[rows], target[rows], slice(first, last)))
     return Ranks(images_ahead + 1, torch.cat(captions_ahead) + 1)
 
 

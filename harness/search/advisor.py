@@ -36,7 +36,7 @@ Feasible = Callable[[Mapping[str, Any]], str | None]
 REDRAWS = 10
 """Infeasible suggestions in a row before a feasible configuration is drawn at random."""
 REPEATS = 2
-"""Suggestions that were made before, likewise: on a space of choices a sampler that has settled says the same for ever."""
+"""Suggestions that were made before, likewise: a sampler that has settled on a choice says it for ever."""
 RANDOM_DRAWS = 1000
 VIOLATION = "violation"
 
