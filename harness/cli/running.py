@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Literal
 
 from harness.cli.show import seconds
 from harness.dispatch.conduct import Conducting, Conductor, Progress, Workers
@@ -109,14 +110,20 @@ def track(plan: Plan, project: Project, page: Path, *, under_report: bool = Fals
 
 
 def detach(
-    spec: Path, assignments: Sequence[str], on: str | None, jobs: int | None, project: Project, more: Sequence[str] = ()
+    spec: Path,
+    assignments: Sequence[str],
+    on: str | None,
+    jobs: int | None,
+    project: Project,
+    more: Sequence[str] = (),
+    verb: Literal["run", "search"] = "run",
 ) -> None:
     """Start the same command in the background; `more` are further arguments of it."""
-    command = [sys.executable, "-m", "harness", "run", str(spec.resolve())]
+    command = [sys.executable, "-m", "harness", verb, str(spec.resolve())]
     command += [part for assignment in assignments for part in ("--set", assignment)]
     command += ["--on", on] if on else []
     command += [*(["--jobs", str(jobs)] if jobs else []), *more]
-    log = project.store.root / f"{spec.stem}.log"
+    log = project.store.root / f"{'' if verb == 'run' else 'search-'}{spec.stem}.log"
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("a") as stream:
         process = subprocess.Popen(

@@ -12,7 +12,7 @@ from harness.cli import cluster, running
 from harness.cli.show import seconds
 from harness.dispatch.conduct import Conducting, Conductor
 from harness.dispatch.local import send
-from harness.errors import SpecError
+from harness.errors import SpecError, StoreError
 from harness.plan import Plan
 from harness.project import Project
 from harness.search.configurations import plan_name
@@ -61,6 +61,28 @@ def search(
     return True
 
 
+def detach(
+    spec: Path,
+    assignments: list[str],
+    project: Project,
+    on: str,
+    jobs: int | None,
+    storage: str | None,
+    out: Path | None,
+) -> None:
+    """Start the search in the background, if it is one that can be carried out.
+
+    Raises:
+        SpecError: the search or the cluster's profile is not valid.
+        StoreError: another search has this name.
+    """
+    _prepare(load_search(spec, assignments), project)
+    _onlooker(spec, assignments, project)
+    _conductor(project, on, jobs)
+    more = [*(["--storage", storage] if storage else []), *(["--export", str(out.resolve())] if out else [])]
+    running.detach(spec, assignments, on, jobs, project, more, "search")
+
+
 def _drive(driver: Driver, project: Project, on: str, jobs: int | None) -> None:
     """Search until the budget is used up, or until somebody stops it."""
     if not cluster.is_profile(on):
@@ -102,7 +124,14 @@ def begun(spec: Path, assignments: list[str], project: Project) -> Plan:
     """
     driver = _onlooker(spec, assignments, project)
     trials = [one for one in driver.advisor.trials.values() if one.status != "skipped"]
+    if not trials:
+        raise StoreError("the search has no configuration yet", where=str(spec), fix="`harness search` begins it")
     return project.plan(as_ablation(driver.search, trials), name=spec.stem)
+
+
+def is_alive(spec: Path, project: Project) -> bool:
+    """Whether a driver owns the search."""
+    return bool(project.store.conductors(plan_name(spec.stem)))
 
 
 def cancel(spec: Path, assignments: list[str], project: Project) -> None:

@@ -6,7 +6,7 @@ import json
 import sys
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -75,12 +75,26 @@ def status(planned: Plan, store: Store) -> list[Standing]:
 
 def watch(planned: Plan, store: Store) -> None:
     """Print the status again and again until every run is done or failed."""
+    for _ in _looks():
+        if all(one.state.startswith((State.DONE, State.FAILED)) for one in status(planned, store)):
+            return
+
+
+def watch_growing(plan: Callable[[], Plan], store: Store, grows: Callable[[], bool]) -> None:
+    """Print the status again and again until nobody adds runs to the plan any more and none of them moves."""
+    for _ in _looks():
+        over = not grows()  # asked first: what the last one added is shown
+        if not any(one.state.startswith((State.RUNNING, "pending")) for one in status(plan(), store)) and over:
+            return
+
+
+def _looks() -> Iterator[None]:
+    """Each on a clean screen, less and less often."""
     pause = WATCH_S
     while True:
         if sys.stdout.isatty():
             print("\x1b[2J\x1b[H", end="")
-        if all(one.state.startswith((State.DONE, State.FAILED)) for one in status(planned, store)):
-            return
+        yield
         time.sleep(pause)
         pause = min(pause * 1.2, 15.0)  # each look is a squeue
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -139,12 +140,17 @@ def search(
     export: Annotated[
         Path | None, typer.Option("--export", metavar="FILE", help="Write the winner as an experiment file.")
     ] = None,
+    detach: Annotated[bool, typer.Option("--detach", help="Go on in the background.")] = False,
 ) -> None:
     """Search fields of an experiment with Optuna over the same runs that ablations use. Run again to go on."""
     from harness.cli import searching
 
     project = _project(spec.parent)
-    finished = searching.search(spec, set_, project, on or project.settings.profile, jobs, storage, export)
+    target = on or project.settings.profile
+    if detach:
+        searching.detach(spec, set_, project, target, jobs, storage, export)
+        return
+    finished = searching.search(spec, set_, project, target, jobs, storage, export)
     raise typer.Exit(0 if finished else 1)
 
 
@@ -155,14 +161,17 @@ def status(
     watch: Annotated[bool, typer.Option("--watch", help="Refresh until everything is done.")] = False,
 ) -> None:
     """Show where every run of a spec stands; of a search, every run that it has begun."""
-    from harness.cli import standing
+    from harness.cli import searching, standing
 
     project = _project(spec.parent)
-    _, planned = _planned(spec, set_, project, provisional=True)
-    if watch:
-        standing.watch(planned, project.store)
-    else:
+    searched, planned = _planned(spec, set_, project, provisional=True)
+    if not watch:
         standing.status(planned, project.store)
+    elif searched:
+        driven = partial(searching.is_alive, spec, project)
+        standing.watch_growing(partial(searching.begun, spec, set_, project), project.store, driven)
+    else:
+        standing.watch(planned, project.store)
 
 
 @app.command()

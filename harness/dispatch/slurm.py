@@ -23,6 +23,7 @@ from harness.dispatch.scheduler import (
 from harness.errors import DispatchError
 
 QUERY_TIMEOUT_S = 60
+ASKED_AGAIN = "a sweep that runs asks again by itself; else try again when SLURM answers"
 SUBMIT_TIMEOUT_S = 180
 """sbatch itself tries again for a while when the controller is busy; one that hangs longer may have been accepted."""
 _FIELDS = ("JobID", "JobName", "State", "NodeList", "ExitCode", "Start", "End", "MaxRSS", "ReqMem")
@@ -146,12 +147,12 @@ def _ask(command: list[str], *, forgive: str | None = None) -> str:
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=QUERY_TIMEOUT_S, env=environment)
     except subprocess.TimeoutExpired as error:
-        raise UnreachableError(f"{command[0]} does not answer", fix="it is asked again later") from error
+        raise UnreachableError(f"{command[0]} does not answer", fix=ASKED_AGAIN) from error
     except OSError as error:
         raise UnreachableError(f"{command[0]} cannot be started ({error.strerror})") from error
     if done.returncode and not (forgive and re.search(forgive, done.stderr)):
         said = done.stderr.strip().splitlines() or [f"exit status {done.returncode}"]
-        raise UnreachableError(f"{command[0]} fails ({said[-1]})", fix="it is asked again later")
+        raise UnreachableError(f"{command[0]} fails ({said[-1]})", fix=ASKED_AGAIN)
     return done.stdout
 
 

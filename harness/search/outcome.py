@@ -8,7 +8,7 @@ from typing import Any
 
 import tomlkit
 
-from harness.errors import SpecError, StoreError
+from harness.errors import SpecError
 from harness.files import write_text
 from harness.search.advisor import Trial
 from harness.spec.ablation import Ablation
@@ -47,10 +47,8 @@ def confirmation(search: Search, winner: Trial) -> Ablation:
 
 
 def as_ablation(search: Search, trials: Iterable[Trial]) -> Ablation:
-    """A search's configurations as arms, so that whatever knows ablations (MLflow, `compare`) knows them."""
+    """A search's configurations, one at least, as arms: whatever knows ablations (MLflow, `compare`) knows them."""
     arms = {f"configuration {trial.number}": expand(trial.values) for trial in trials}
-    if not arms:
-        raise StoreError("the search has no configuration yet", where=search.question, fix="`harness search` begins it")
     return Ablation.model_validate(
         {
             "question": search.question,

@@ -111,8 +111,8 @@ def importances(driver: Driver) -> dict[str, float]:
 def cost_table(driver: Driver) -> Table:
     """What was trained, beside the bill for training every configuration to its end."""
     tried = [one for one in driver.advisor.trials.values() if one.status != "skipped" and one.source == "sampled"]
-    full = driver.configurations.steps * len(driver.search.seed_list)
-    spent, bill = driver.spent_steps(), full * len(tried)
+    bill = sum(run.steps for one in tried for run in driver.configurations.runs(one.values))
+    spent = driver.spent_steps()
     rows = [
         ("configurations", f"{len(tried)}"),
         ("trained to the end", f"{sum(one.final is not None for one in tried)}"),
