@@ -25,7 +25,7 @@ METRIC = "shapes/acc1"
 def train(folder: Path) -> NDArray[np.float64]:
     """Carry out what is missing of the runs, in a store below `folder`; errors [lr, quantile, share, evaluation]."""
     store = Store(folder / "world_store")
-    command = [sys.executable, "-m", "harness", "run", str(SPEC), "--jobs", "1"]
+    command = [sys.executable, "-m", "harness", "run", str(SPEC), "--jobs", "2"]
     settings = {"HARNESS_STORE": str(store.root.resolve()), "HARNESS_TRACKING_URI": "none"}
     subprocess.run(command, env=os.environ | settings, check=True)
     plan = Project(Settings(store=store.root), store).plan(SPEC)
