@@ -20,7 +20,7 @@ from harness.files import read_json, write_json
 from harness.identity import identify, teacher_id
 from harness.measuring import Measuring
 from harness.models import build_towers, load_weights
-from harness.models.fitting import choose_device
+from harness.models.fitting import choose_device, fit_out
 from harness.record import Cost, Evaluation, Record
 from harness.request import Request, missing_sets, read_request
 from harness.showing import leave_gallery
@@ -59,12 +59,18 @@ class Attempt:
         self._check_identity()
         self.dataset = open_dataset(self.experiment.data, request.stored.data)
         self.towers = build_towers(self.experiment.model, seed=self.experiment.seed).to(self.device)
-        self.measuring = Measuring(request, self.towers, self.device)
+        self.measuring = Measuring(request, self.towers, self.device, self.world)
         self.measuring.prepare()
         self._reported = 0.0
 
     def train(self) -> bool:
-        """Train to the end, from the last checkpoint if there is one; False when asked to stop before."""
+        """Train to the end, from the last checkpoint if there is one; False when asked to stop before.
+
+        A run that is trained and not evaluated yet is only made ready for that, by as many processes as there are.
+        """
+        if self.world.told(self.folder.is_trained()):
+            self._take_up()
+            return True
         trainer, student = self.build()
         self._checkpoints = self._keeping(student)
         at = self._resumed(trainer)
@@ -82,12 +88,12 @@ class Attempt:
             self._keep(at, trainer, now=True)  # the student is as it was after the last good step
             raise
         self._keep(at, trainer, now=True)  # a kill during evaluation costs no step
-        self._split, self._flops = trainer.split, trainer.speed.flops
         if self.world.is_first:
             leave_gallery(self.request, self.dataset, self.data.fingerprint, self.towers, self.folder)
         if student.average is not None:
             self.towers.model.load_state_dict(student.average.state_dict())
         if self.world.is_first:
+            self.folder.note_training(self._training_cost(trainer))
             checkpoint.save_weights(self.folder.weights, self.towers.model)
         return True
 
@@ -97,20 +103,33 @@ class Attempt:
         return shop.build()
 
     def evaluate(self) -> None:
-        """Measure the trained model on every set and write the record: the run is done."""
+        """Measure the trained model on every set and write the record: the run is done. Every process's to do."""
         begun = time.monotonic()
         evaluations = self.measuring.measured(self.experiment.evaluation.references, self.folder.outcomes)
-        self.folder.finish(self._record(evaluations, time.monotonic() - begun))
-        checkpoint.remove(self.folder.checkpoint)
+        if self.world.is_first:
+            self.folder.finish(self._record(evaluations, time.monotonic() - begun))
+            checkpoint.remove(self.folder.checkpoint)
 
     def evaluate_again(self) -> None:
-        """Measure a finished run on the sets that it has not been measured on, and add them to its record."""
+        """Measure a finished run on the sets that it has not been measured on, and add them to its record.
+
+        Every process's to do.
+        """
         record = self.folder.record()
-        missing = missing_sets(self.experiment.evaluation, record)
+        missing = self.world.told(missing_sets(self.experiment.evaluation, record))
         if missing:
             load_weights(self.towers.model, self.folder.weights)
             evaluations = record.evaluations + self.measuring.measured(missing, self.folder.outcomes)
-            self.folder.finish(Record.model_validate({**dict(record), "evaluations": evaluations}))
+            if self.world.is_first:
+                self.folder.finish(Record.model_validate({**dict(record), "evaluations": evaluations}))
+
+    def _take_up(self) -> None:
+        """Make ready to evaluate what an earlier attempt, or a job that only trains, has trained."""
+        fit_out(self.towers, self.experiment.resources)
+        load_weights(self.towers.model, self.folder.weights)
+        if self.world.is_first:
+            now = {"attempt": self.number, "pid": os.getpid(), "time": time.time()}
+            write_json(self.folder.progress, self.folder.read_progress() | now)
 
     def _check_identity(self) -> None:
         """Data that changed since the plan would make another run of this one."""
@@ -148,20 +167,27 @@ class Attempt:
             self._saved = time.monotonic()
 
     def _log(self, step: Step, trainer: Trainer, student: Student) -> None:
-        """Write the step's metrics, where a line is due, and what stands out. The first process's to do."""
+        """Write the step's metrics, where a line is due, and what stands out.
+
+        Evaluation is every process's to do, the rest the first one's.
+        """
+        at = step.at.step
+        values = self._values(step, trainer) if self.world.is_first else {}
+        evaluated = self._curve(at, trainer, student)
         if not self.world.is_first:
             return
-        at = step.at.step
-        values: dict[str, float] = {}
-        if at % self.experiment.resources.log_every == 0 or at in (1, trainer.steps):
-            values |= {name: float(value) for name, value in step.logs.items()} | trainer.speed.read()
-        evaluated = self._curve(at, trainer, student)
         if values or evaluated:
             self.folder.append_metrics(at, values | evaluated)
         if step.spike is not None:
             self.folder.append_spike(asdict(step.spike))
         if evaluated or time.time() - self._reported > PROGRESS_EVERY_S:
             self._report(step.at, trainer)
+
+    def _values(self, step: Step, trainer: Trainer) -> dict[str, float]:
+        """What the step itself can tell, where a line is due."""
+        if step.at.step % self.experiment.resources.log_every and step.at.step not in (1, trainer.steps):
+            return {}
+        return {name: float(value) for name, value in step.logs.items()} | trainer.speed.read()
 
     def _curve(self, at: int, trainer: Trainer, student: Student) -> dict[str, float]:
         """The metrics on the evaluation sets after step `at`, where that is due."""
@@ -183,10 +209,27 @@ class Attempt:
         if limit is not None and at.step >= limit:
             self.stop.set()
 
+    def _training_cost(self, trainer: Trainer) -> Cost:
+        """What the training has cost on the processes that trained; another number of them may evaluate."""
+        steps, duration_s = trainer.steps, float(self.folder.read_progress()["elapsed_s"])
+        flops = trainer.speed.flops
+        return Cost(
+            duration_s=duration_s,
+            evaluation_s=0.0,
+            images_per_s=steps * self.experiment.train.global_batch_size / duration_s,
+            peak_memory_gb=provenance.peak_memory_gb(self.device),
+            device=provenance.device_name(self.device),
+            threads=self.request.threads,
+            devices=self.world.ranks.size,
+            flops=flops * steps if flops is not None else None,
+            micro_batch_size=trainer.split.micro,
+            checkpoint_s=self._checkpoints.stood_still_s,
+        )
+
     def _record(self, evaluations: tuple[Evaluation, ...], evaluation_s: float) -> Record:
-        lines = self.folder.step_metrics()
+        lines, training = self.folder.step_metrics(), self.folder.training()
         steps, batch = lines[-1].step, self.experiment.train.global_batch_size
-        duration_s = float(self.folder.read_progress()["elapsed_s"])
+        peak = max(training.peak_memory_gb, provenance.peak_memory_gb(self.device))
         return Record(
             run_id=self.folder.id,
             attempts=self.number,
@@ -198,18 +241,7 @@ class Attempt:
             data=self.data,
             final=lines[-1].values,
             evaluations=evaluations,
-            cost=Cost(
-                duration_s=duration_s,
-                evaluation_s=evaluation_s,
-                images_per_s=steps * batch / duration_s,
-                peak_memory_gb=provenance.peak_memory_gb(self.device),
-                device=provenance.device_name(self.device),
-                threads=self.request.threads,
-                devices=self.world.ranks.size,
-                flops=self._flops * steps if self._flops is not None else None,
-                micro_batch_size=self._split.micro,
-                checkpoint_s=self._checkpoints.stood_still_s,
-            ),
+            cost=Cost.model_validate({**dict(training), "evaluation_s": evaluation_s, "peak_memory_gb": peak}),
             versions=provenance.versions(),
         )
 

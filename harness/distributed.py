@@ -21,6 +21,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 import torch.distributed as dist
@@ -36,13 +37,16 @@ from harness.spec.resources import Resources
 STOPPED = 75
 """Exit status of a process that stopped on request."""
 PATIENCE = timedelta(hours=2)
-"""How long a process waits for another: the first one may be evaluating."""
+"""How long a process waits for another with tensors of its own in hand."""
+LONG_PATIENCE = timedelta(hours=48)
+"""How long a process waits for a word of another: the first one may be fitting a linear probe on its own."""
 MEETING_S = 600.0
 """How long processes wait for each other at the start."""
 GRACE_S = 60.0
 """How long processes may take to leave when one of them has died."""
 MEETING = "HARNESS_MEETING"
 """Variable with the name of the meeting, by which the processes of one attempt tell their address file from others'."""
+_Word = TypeVar("_Word")
 
 
 @dataclass(frozen=True)
@@ -107,6 +111,22 @@ class World:
         dist.all_reduce(flag, dist.ReduceOp.MAX, group=self.control)
         return bool(flag.item())
 
+    def told(self, word: _Word) -> _Word:
+        """The first process's `word`, in all of them."""
+        if self.ranks.size == 1:
+            return word
+        words: list[_Word] = [word]
+        dist.broadcast_object_list(words, group_src=0, group=self.control)
+        return words[0]
+
+    def heard(self, word: _Word) -> list[_Word]:
+        """Everybody's `word`, in all of them, in the order of ranks."""
+        if self.ranks.size == 1:
+            return [word]
+        words = [word] * self.ranks.size
+        dist.all_gather_object(words, word, group=self.control)
+        return words
+
 
 @contextmanager
 def joined(here: Place, folder: Path, resources: Resources) -> Iterator[World]:
@@ -124,7 +144,7 @@ def joined(here: Place, folder: Path, resources: Resources) -> Iterator[World]:
     store = _store(here, folder)
     backend = "nccl" if device.type == "cuda" else "gloo"
     dist.init_process_group(backend, store=store, rank=here.rank, world_size=here.size, timeout=PATIENCE)
-    control = dist.new_group(backend="gloo") if backend == "nccl" else dist.group.WORLD
+    control = dist.new_group(backend="gloo", timeout=LONG_PATIENCE)
     if here.meeting and here.rank == 0:
         _meeting_file(here, folder).unlink(missing_ok=True)
     try:

@@ -14,6 +14,8 @@ HarnessError
 
 from __future__ import annotations
 
+from functools import partial
+
 __all__ = [
     "CheckpointError",
     "DataError",
@@ -38,6 +40,10 @@ class HarnessError(Exception):
     def __str__(self) -> str:
         head = f"{self.where}: {self.what}" if self.where else self.what
         return f"{head}; {self.fix}" if self.fix else head
+
+    def __reduce__(self) -> tuple[partial[HarnessError], tuple[str]]:
+        """For pickle, which would hand over all three by their place: one process may fail for another."""
+        return partial(type(self), where=self.where, fix=self.fix), (self.what,)
 
 
 class SpecError(HarnessError):

@@ -8,6 +8,7 @@ import open_clip
 import torch
 
 from harness.data.embedded import embedded_sets
+from harness.distributed import World
 from harness.errors import DataError
 from harness.evaluate.cache import FeatureCache, weights_digest
 from harness.evaluate.layout import TRAIN, VALIDATION, locate
@@ -27,10 +28,14 @@ BATCH = 256
 
 
 class Measuring:
-    """Measures towers on evaluation sets under the request's evaluation spec."""
+    """Measures towers on evaluation sets under the request's evaluation spec.
 
-    def __init__(self, request: Request, towers: Towers, device: torch.device) -> None:
+    The processes of `world` measure together: each calls the same, and the first has the numbers.
+    """
+
+    def __init__(self, request: Request, towers: Towers, device: torch.device, world: World | None = None) -> None:
         self._request, self._towers, self._device = request, towers, device
+        self._world = world or World()
         self._spec = request.experiment.evaluation
         self._sets: dict[tuple[str, str], EvaluationSet] = {}
         self._repeated: Evaluator | None = None
@@ -44,7 +49,7 @@ class Measuring:
         self._evaluator(self._spec.references, cache_bytes=0)
 
     def measured(self, references: tuple[str, ...], outcomes: Path | None = None) -> tuple[Evaluation, ...]:
-        """The numbers of every set.
+        """The numbers of every set; none in other processes than the first.
 
         Args:
             references: names or paths, as specs give them.
@@ -53,7 +58,12 @@ class Measuring:
         Raises:
             DataError: a set is missing or damaged.
         """
-        results = self._evaluator(references, cache_bytes=0, cache=self._feature_cache())()
+        cache = self._feature_cache() if self._world.is_first else None
+        evaluator = self._evaluator(references, cache_bytes=0, cache=cache)
+        results = evaluator()
+        self._say_share(evaluator)
+        if not self._world.is_first:
+            return ()
         if outcomes is not None:
             for result in results:
                 write_outcomes(outcomes / f"{result.outcomes.set}.parquet", result.outcomes)
@@ -63,7 +73,10 @@ class Measuring:
         )
 
     def curve(self) -> dict[str, float]:
-        """The metrics of the towers as they are now, `set/metric` each; images are decoded the first time only."""
+        """The metrics of the towers as they are now, `set/metric` each; none in other processes than the first.
+
+        Images are decoded the first time only.
+        """
         if self._repeated is None:
             self._repeated = self._evaluator(self._zero_shot(), cache_bytes=CACHE_BYTES)
         return {
@@ -86,7 +99,15 @@ class Measuring:
             device=self._device,
             cache_bytes=cache_bytes,
             cache=cache,
+            world=self._world,
         )
+
+    def _say_share(self, evaluator: Evaluator) -> None:
+        """One line a process, so that a log tells whether all have worked."""
+        ranks, encoded = self._world.ranks, evaluator.encoded
+        if ranks.size > 1:
+            who = f"harness: process {ranks.rank + 1} of {ranks.size} has encoded"
+            print(f"{who} {encoded['image']} images and {encoded['text']} texts", flush=True)
 
     def _feature_cache(self) -> FeatureCache:
         spec, model = self._spec, self._request.experiment.model

@@ -9,6 +9,7 @@ store/runs/<id>/
     spikes.jsonl     a line for each step whose loss stood out, with its samples
     checkpoint.pt    state to go on from; checkpoint-<step>.pt are those before it, where several are kept
     weights.pt       the final model
+    training.json    what its training has cost, until the evaluation is done
     record.json      what came out: its presence means done
     failure.json     why the last attempt did not complete
     gallery.json     a few images with the captions that mining gave them
@@ -42,14 +43,14 @@ from harness.errors import StoreError
 from harness.fence import Attempts
 from harness.files import check_fences, fenced, read_json, unwritable, write_json, write_text
 from harness.identity import Identity, check_same
-from harness.record import Failure, Record, StepMetrics
+from harness.record import Cost, Failure, Record, StepMetrics
 
 SPEC_VERSION = 1
 CLAIM_WAIT_S = 1.0
 """Whoever looks whether a lock is held holds it for an instant; a claim does not give up for that."""
 TAKEOVER_WAIT_S = 20.0
 """How long a superseded attempt is waited for. After that the fence alone keeps it from writing."""
-_Part = TypeVar("_Part", Record, Failure)
+_Part = TypeVar("_Part", Record, Failure, Cost)
 
 
 class Holder(NamedTuple):
@@ -98,6 +99,7 @@ class RunFolder:
     metrics = _File("metrics.jsonl")
     checkpoint = _File("checkpoint.pt")
     weights = _File("weights.pt")
+    training_file = _File("training.json")
     record_file = _File("record.json")
     failure_file = _File("failure.json")
     spikes = _File("spikes.jsonl")
@@ -170,9 +172,26 @@ class RunFolder:
         """Why the last attempt did not complete."""
         return _parsed(Failure, self.failure_file)
 
+    def note_training(self, cost: Cost) -> None:
+        """Write what the training has cost; the evaluation may be somebody else's."""
+        write_json(self.training_file, cost.model_dump(mode="json"))
+
+    def training(self) -> Cost:
+        """What the training has cost, until the record says so.
+
+        Raises:
+            StoreError: it is not noted, or damaged.
+        """
+        return _parsed(Cost, self.training_file)
+
+    def is_trained(self) -> bool:
+        """Whether only the evaluation is missing."""
+        return self.weights.exists() and self.training_file.exists()
+
     def finish(self, record: Record) -> None:
         """Write the record: from now on the run is done."""
         write_json(self.record_file, record.model_dump(mode="json"))
+        self.training_file.unlink(missing_ok=True)
         self.failure_file.unlink(missing_ok=True)
 
     def fail(self, failure: Failure) -> None:

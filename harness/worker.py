@@ -62,19 +62,20 @@ def _fenced(folder: RunFolder, here: Place, number: int, stop: Stop) -> int:
 def _attempt(folder: RunFolder, here: Place, number: int, stop: Stop) -> int:
     try:
         request = load_request(folder)
-        if folder.record_file.exists():
-            if here.rank == 0:
-                Attempt(folder, request, number, stop).evaluate_again()
-            return DONE
         with joined(here, folder.path, request.experiment.resources) as world:
+            # What the first process reads counts: another one's node may still show it older files.
+            request, is_done = world.told((request, folder.record_file.exists()))
             attempt = Attempt(folder, request, number, stop, world)
+            if is_done:
+                attempt.evaluate_again()
+                return DONE
             finished = attempt.train()
+            if finished and request.phase != "train":
+                attempt.evaluate()
         if not finished:
             if here.rank > 0 or folder.is_paused():  # whether it is a pause or a stop is the first one's to say
                 return DONE
             return _failed(folder, here, number, "interrupted", "stopped on request", STOPPED)
-        if here.rank == 0 and request.phase != "train":
-            attempt.evaluate()
         return DONE
     except SupersededError:
         raise

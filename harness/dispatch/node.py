@@ -116,8 +116,7 @@ class Supervisor:
                 self._never_started(run, reason)
                 continue
             self._running[run] = min(set(range(at_a_time)) - set(self._running.values()))
-            if self._rank == 0:
-                self._request(run)
+            self._request(run)  # the same in every task, each of whose workers reads it at once
             self._workers.start(self._folder(run).path)
 
     def _not_ready(self, run: str) -> str | None:

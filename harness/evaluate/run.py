@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from harness import record
+from harness.distributed import World
 from harness.evaluate.cache import FeatureCache
 from harness.evaluate.layout import Task
 from harness.evaluate.linear_probe import Training, probe, probe_metrics
@@ -61,11 +62,11 @@ class Job:
         return "linear_probe" if self.training else self.set.task
 
     @property
-    def digests(self) -> list[str]:
-        """Of every set whose images it needs."""
+    def parts(self) -> list[EvaluationSet]:
+        """Every set whose images it needs."""
         training = self.training
         parts = [self.set, *([training.train, training.validation] if training else [])]
-        return [part.digest for part in parts if part is not None]
+        return [part for part in parts if part is not None]
 
 
 class Evaluator:
@@ -74,6 +75,9 @@ class Evaluator:
     Built once: checks the sets against the spec, and keeps preprocessed images of small sets. Calling it
     leaves random state, training modes and weights of the model as they were, so training goes on as if it had not
     been called. Sets that are measured in several ways are encoded once.
+
+    The processes of a run call it together, with the same sets and weights, and share the encoding; the first one alone
+    computes the numbers.
     """
 
     def __init__(
@@ -86,18 +90,20 @@ class Evaluator:
         device: torch.device,
         cache_bytes: int = CACHE_BYTES,
         cache: FeatureCache | None = None,
+        world: World | None = None,
     ) -> None:
         """Raises DataError where a classification set has no templates and the spec gives none.
 
         Args:
             spec: how sets are measured that are no jobs of their own.
-            cache: for features of weights that do not change.
+            cache: for features of weights that do not change; only the first process's is asked.
+            world: the processes that measure together; none for this one alone.
         """
         self._model, self._device = model, device
         jobs = [each if isinstance(each, Job) else Job(each, spec) for each in sets]
         self._jobs = [(job, protocol(job.set, job.spec, model.transform_name, job.training)) for job in jobs]
         self._weights: dict[tuple[tuple[str, ...], tuple[str, ...], TextNormalisation], Tensor] = {}
-        needed = Counter(digest for job in jobs for digest in job.digests)
+        needed = Counter(part.digest for job in jobs for part in job.parts)
         self._encoder = Encoder(
             model,
             batch_size=batch_size,
@@ -106,18 +112,29 @@ class Evaluator:
             cache_bytes=cache_bytes,
             repeated=[digest for digest, times in needed.items() if times > 1],
             cache=cache,
+            sets=[part for job in jobs for part in job.parts],
+            world=world,
         )
 
+    @property
+    def encoded(self) -> Mapping[str, int]:
+        """How many images (`image`) and texts (`text`) this process has put through the towers."""
+        return self._encoder.encoded
+
     def __call__(self) -> tuple[Result, ...]:
-        """The results of every set, in their order.
+        """The results of every set, in their order; none in other processes than the first.
 
         Raises:
-            DataError: an image cannot be decoded.
+            DataError: an image cannot be decoded, by any process.
             TrainingError: the model's features are not finite.
         """
         try:
             with undisturbed(self._model, self._device):
-                return tuple(self._result(job, how) for job, how in self._jobs)
+                if not self._encoder.leads:
+                    self._encoder.follow()
+                    return ()
+                with self._encoder.leading():
+                    return tuple(self._result(job, how) for job, how in self._jobs)
         finally:
             self._weights.clear()
             self._encoder.forget()

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Protocol
 
@@ -11,9 +12,11 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from harness.errors import TrainingError
+from harness.distributed import World
+from harness.errors import DataError, TrainingError
 from harness.evaluate.cache import FeatureCache
 from harness.evaluate.sets import EvaluationSet
+from harness.evaluate.spread import Crew, Images, Order, Texts
 from harness.spec.evaluation import Precision
 
 CACHE_BYTES = 512 * 2**20
@@ -92,6 +95,9 @@ class Encoder:
 
     Preprocessed images of sets that fit into `cache_bytes` together are decoded once and kept. Features of sets
     in `repeated` are kept until `forget`, and those of a `cache` on disk are only computed where it has none.
+
+    Of several processes the first asks for features, inside `leading`, and has those of all; the others `follow`. Each
+    takes some of the batches that one process would make, so that features are the same however many there are.
     """
 
     def __init__(
@@ -104,20 +110,37 @@ class Encoder:
         cache_bytes: int = CACHE_BYTES,
         repeated: Collection[str] = (),
         cache: FeatureCache | None = None,
+        sets: Iterable[EvaluationSet] = (),
+        world: World | None = None,
     ) -> None:
+        """`sets`: those that the first of several processes may ask for."""
         self._model, self._batch_size, self._device = model, batch_size, device
         self._repeated, self._cache, self._known = frozenset(repeated), cache, dict[str, Tensor]()
         self._precision, self._free_bytes = precision, cache_bytes
         self._pixels: dict[str, list[Tensor]] = {}
+        self._sets, self._crew = {one.digest: one for one in sets}, Crew(world or World(), device)
+        self.leading, self.leads = self._crew.leading, self._crew.leads
+        self.encoded: Counter[str] = Counter()
+        """How many images and texts this process has put through the towers."""
 
     def images(self, evaluation_set: EvaluationSet) -> Tensor:
         """Unit features [N, d], float32, of a set's images in its order."""
         if (known := self._known.get(evaluation_set.digest)) is not None:
             return known
-        features = self.cached(f"images {evaluation_set.digest}", lambda: self._encoded(evaluation_set))
+        self._sets[evaluation_set.digest] = evaluation_set
+        order = Images(evaluation_set.digest, len(evaluation_set), evaluation_set.name)
+        features = self.cached(f"images {evaluation_set.digest}", lambda: self._ordered(order))
         if evaluation_set.digest in self._repeated:
             self._known[evaluation_set.digest] = features
         return features
+
+    def texts(self, texts: Sequence[str]) -> Tensor:
+        """Unit features [M, d], float32, of `texts`.
+
+        Batches hold texts of like length without their padding, where the model allows that, and so many of them that
+        there are as many tokens as in `batch_size` texts of full length.
+        """
+        return self._ordered(Texts(tuple(texts)))
 
     def forget(self) -> None:
         """The weights may change from here on."""
@@ -127,24 +150,50 @@ class Encoder:
         """`compute()`, or what the cache on disk has of it under the name `what`."""
         return compute() if self._cache is None else self._cache.get(what, compute).to(self._device)
 
-    def _encoded(self, evaluation_set: EvaluationSet) -> Tensor:
-        batches = self._batches(evaluation_set)
-        return torch.cat([self._features(self._model.encode_image, batch, "image") for batch in batches])
+    def follow(self) -> None:
+        """Encode this process's share of whatever the first one asks for, until it ends.
 
-    def texts(self, texts: Sequence[str]) -> Tensor:
-        """Unit features [M, d], float32, of `texts`.
-
-        Batches hold texts of like length without their padding, where the model allows that, and so many of them that
-        there are as many tokens as in `batch_size` texts of full length.
+        Raises:
+            Exception: what ended the first process, or any other.
         """
-        tokens = self._model.tokenize(list(texts))
+        for order in self._crew.orders():
+            self._carried_out(order)
+
+    def _ordered(self, order: Order) -> Tensor:
+        self._crew.order(order)
+        return self._carried_out(order)
+
+    def _carried_out(self, order: Order) -> Tensor:
+        match order:
+            case Images():
+                return self._encoded_images(order)
+            case Texts():
+                return self._encoded_texts(order.texts)
+
+    def _encoded_images(self, order: Images) -> Tensor:
+        def encode(batches: range) -> list[Tensor]:
+            if order.digest not in self._sets:
+                fix = "copy the set anew to every node"
+                raise DataError("the processes of the run see different samples", where=order.name, fix=fix)
+            found = self._batches(self._sets[order.digest], batches)
+            return [self._features(self._model.encode_image, batch, "image") for batch in found]
+
+        return self._crew.gathered(-(-order.count // self._batch_size), encode)
+
+    def _encoded_texts(self, texts: tuple[str, ...]) -> Tensor:
+        def tokenize(part: range) -> list[Tensor]:
+            return [self._model.tokenize(list(texts[part.start : part.stop]))] if part else []
+
+        def encode(part: range) -> list[Tensor]:
+            taken = (tokens[batches[index], : int(lengths[batches[index][-1]])] for index in part)
+            return [self._features(self._model.encode_text, batch, "text") for batch in taken]
+
+        tokens = self._crew.gathered(len(texts), tokenize, cpu=True)
         context = tokens.shape[1]
         lengths = tokens.argmax(dim=1) + 1 if self._model.trims else tokens.new_full((len(tokens),), context)
         order = torch.argsort(lengths, stable=True)
-        batches = (
-            tokens[rows, : int(lengths[rows[-1]])] for rows in filled(order, lengths, self._batch_size * context)
-        )
-        features = torch.cat([self._features(self._model.encode_text, batch, "text") for batch in batches])
+        batches = list(filled(order, lengths, self._batch_size * context))
+        features = self._crew.gathered(len(batches), encode)
         return features[torch.argsort(order).to(features.device)]
 
     def _features(self, encode: Callable[[Tensor], Tensor], batch: Tensor, tower: str) -> Tensor:
@@ -158,38 +207,40 @@ class Encoder:
                 where="evaluation",
                 fix="lower train.lr or clip gradients",
             )
+        self.encoded[tower] += len(batch)
         return nn.functional.normalize(features.float(), dim=-1)
 
-    def _batches(self, evaluation_set: EvaluationSet) -> Iterator[Tensor]:
-        """Preprocessed images [<= batch_size, 3, H, W]."""
+    def _batches(self, evaluation_set: EvaluationSet, part: range) -> Iterator[Tensor]:
+        """Preprocessed images [<= batch_size, 3, H, W] of this process's batches, always the same of a set."""
         if evaluation_set.digest in self._pixels:
             yield from self._pixels[evaluation_set.digest]
             return
         kept: list[Tensor] | None = []
-        for batch in self._decoded(evaluation_set):
-            needed = batch[0].nbytes * len(evaluation_set)
+        images = min(part.stop * self._batch_size, len(evaluation_set)) - part.start * self._batch_size
+        for batch in self._decoded(evaluation_set, part):
+            needed = batch[0].nbytes * images
             kept = None if kept is None or needed > self._free_bytes else [*kept, batch]
             yield batch
         if kept is not None:
             self._pixels[evaluation_set.digest] = kept
             self._free_bytes -= sum(batch.nbytes for batch in kept)
 
-    def _decoded(self, evaluation_set: EvaluationSet) -> Iterator[Tensor]:
+    def _decoded(self, evaluation_set: EvaluationSet, part: range) -> Iterator[Tensor]:
         """Batches decoded by threads, one batch ahead of the model."""
         preprocess = self._model.preprocess
 
         def load(index: int) -> Tensor:
             return preprocess(evaluation_set.image(index))
 
-        def submit(start: int) -> list[Future[Tensor]]:
-            end = min(start + self._batch_size, len(evaluation_set))
-            return [pool.submit(load, index) for index in range(start, end)]
+        def submit(batch: int) -> list[Future[Tensor]]:
+            start, end = batch * self._batch_size, (batch + 1) * self._batch_size
+            return [pool.submit(load, index) for index in range(start, min(end, len(evaluation_set)))]
 
         with ThreadPoolExecutor(torch.get_num_threads(), thread_name_prefix="decode") as pool:
             try:
-                ahead = submit(0)
-                for start in range(0, len(evaluation_set), self._batch_size):
-                    current, ahead = ahead, submit(start + self._batch_size)
+                ahead = submit(part.start) if part else []
+                for batch in part:
+                    current, ahead = ahead, submit(batch + 1) if batch + 1 in part else []
                     yield torch.stack([future.result() for future in current])
             finally:
                 pool.shutdown(cancel_futures=True)

@@ -9,20 +9,26 @@ import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
+from threading import Event
 
 import pytest
 import torch
 
 from harness import worker
+from harness.attempt import Attempt, load_request
 from harness.distributed import Place, place
 from harness.errors import DispatchError
+from harness.files import read_json, write_json
 from harness.store import RunFolder, State
 from harness.training.speed import TIMINGS
+from tests.evaluate.worlds import classification_files, classification_members, write_set
 from tests.node.small import experiment, planned, prepared
 from tests.training.made import VIT_MODEL, train
 
 STEPS = 6
 TIMEOUT_S = 600
+SEVERAL_BATCHES = {"kind": "shapes", "train_samples": 96, "test_samples": 600}
+"""An evaluation set of three batches."""
 
 
 def ready(root: Path, **changes: object) -> RunFolder:
@@ -73,9 +79,11 @@ def test_a_request_to_stop_reaches_all(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_when_one_dies_the_others_end_and_the_run_goes_on_later(tmp_path: Path) -> None:
+@pytest.mark.parametrize("every", [None, "1 steps"])  # most of the time is spent on evaluation then
+def test_when_one_dies_the_others_end_and_the_run_goes_on_later(every: str | None, tmp_path: Path) -> None:
     resources = {"processes": 2, "checkpoint_every_steps": 2}
-    folder = ready(tmp_path, resources=resources, train=train(100_000))
+    evaluation = {"sets": ("shapes",), "every": every}
+    folder = ready(tmp_path, resources=resources, train=train(100_000), evaluation=evaluation, data=SEVERAL_BATCHES)
     process = started(folder)
     until = time.monotonic() + TIMEOUT_S
     while not folder.checkpoint.exists() and time.monotonic() < until:
@@ -87,6 +95,62 @@ def test_when_one_dies_the_others_end_and_the_run_goes_on_later(tmp_path: Path) 
     assert folder.failure().cause == "crashed"
     assert not folder.is_locked()
     assert folder.checkpoint.exists()
+
+
+def as_asked(folder: RunFolder, **request: object) -> RunFolder:
+    """The run with another way of carrying it out."""
+    write_json(folder.request, read_json(folder.request) | request)
+    return folder
+
+
+@pytest.mark.slow
+def test_processes_evaluate_together_and_training_does_not_notice(tmp_path: Path) -> None:
+    recipe = train(STEPS, ema_decay=0.9)
+    resources = {"processes": 2, "log_every": 1, "checkpoint_every_steps": 2, "keep_checkpoints": 9}
+    every = {"sets": ("shapes", "shapes_retrieval"), "every": "2 steps"}
+    changes = {"train": recipe, "data": SEVERAL_BATCHES, "resources": resources}
+    curve = as_asked(ready(tmp_path / "curve", evaluation=every, **changes), phase="train")
+    assert started(curve).wait(TIMEOUT_S) == worker.DONE
+    plain = ready(tmp_path / "plain", evaluation={"sets": ("shapes",)}, **changes)
+    assert started(plain).wait(TIMEOUT_S) == worker.DONE
+
+    lines = metrics(curve)
+    measured = {step: lines[step - 1] for step in (2, 4)}
+    assert [{k: v for k, v in line.items() if "/" not in k} for line in lines] == metrics(plain)
+    ours, theirs = (torch.load(one.weights, weights_only=True)["state_dict"] for one in (curve, plain))
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+
+    # What both measured along the way is what one process measures on the weights of that step.
+    alone = Attempt(as_asked(curve, processes=1, phase="run"), load_request(curve), 2, Event())
+    for step, line in measured.items():
+        state = torch.load(curve.path / f"checkpoint-{step:09d}.pt", weights_only=True)
+        alone.towers.model.load_state_dict(state["average"])
+        found = alone.measuring.curve()
+        assert found == {name: line[name] for name in found}
+        assert {"shapes/acc1", "shapes_retrieval/image_retrieval_recall@5"} <= found.keys()
+
+    assert worker.main(curve.path) == worker.DONE  # one process evaluates what two have trained
+    assert curve.record().cost.devices == 2
+    as_asked(plain, experiment=read_json(curve.request)["experiment"])
+    assert started(plain).wait(TIMEOUT_S) == worker.DONE  # and two add a set to a finished run
+    assert plain.record().evaluations == curve.record().evaluations
+    assert len(plain.record().evaluations) == 2
+
+
+@pytest.mark.slow
+def test_an_image_that_one_process_cannot_decode_is_told_by_all(tmp_path: Path) -> None:
+    spoilt = tmp_path / "spoilt"
+    members = [*classification_members([0, 1]), ("s2.png", b"no image"), ("s2.cls", b"0")]
+    write_set(spoilt, [members], classification_files(2))
+    for every in (None, "2 steps"):
+        evaluation = {"sets": (str(spoilt),), "every": every}
+        folder = ready(tmp_path / str(every), resources={"processes": 2}, evaluation=evaluation)
+        process = started(folder)
+        said = process.communicate(timeout=TIMEOUT_S)[1]
+        assert process.returncode == worker.USER_ERROR
+        assert folder.failure().cause == "user_error"
+        assert 'the image of sample "s2" cannot be decoded' in folder.failure().message
+        assert "Traceback" not in said
 
 
 @pytest.mark.slow
