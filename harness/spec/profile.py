@@ -24,13 +24,13 @@ class Resources(_Part):
     nodes: int = Field(1, ge=1)
     """Nodes of a run."""
     tasks_per_node: int = Field(1, ge=1)
-    """Training processes of a run on each node; one for each GPU."""
+    """Processes of a run on each node, one for each GPU. They train together, and evaluate together."""
     gpus_per_task: int = Field(0, ge=0)
-    """GPUs of a training process: 1, or 0 for runs on the processor."""
+    """GPUs of a process: 1, or 0 for runs on the processor."""
     gpu_type: str | None = Field(None, pattern=r"^[A-Za-z0-9_.-]+$")
     """Type of the GPUs as the cluster calls it (`a100`). Default: any."""
     cpus_per_task: int = Field(1, ge=1)
-    """Processor cores of a training process, with those of its loader workers."""
+    """Processor cores of a process, with those of its loader workers."""
     mem_gb: float | None = Field(None, gt=0)
     """Memory of a job on each node, in GiB. Default: the partition's."""
     time_limit_min: int = Field(60, ge=1)
@@ -52,7 +52,7 @@ class Resources(_Part):
 
     @property
     def processes(self) -> int:
-        """Training processes of a run."""
+        """Processes of a run."""
         return self.nodes * self.tasks_per_node
 
 
@@ -87,7 +87,8 @@ class Profile(Resources):
     requeue: bool = True
     """Whether a job that was preempted, or reached its time limit, queues again by itself and goes on."""
     evaluation: Resources | None = None
-    """Resources to evaluate with, in a job of its own after the training. Default: the training job evaluates."""
+    """Resources to evaluate with, in a job of its own after the training: as many processes as it has tasks share the
+    images and texts, however many have trained. Default: the training job's processes evaluate."""
     retry: Retry = Field(default_factory=Retry)
     """What is done about attempts that end early."""
     python: str | None = None

@@ -201,12 +201,35 @@ def test_runs_on_two_nodes_go_on_after_a_requeue_and_a_time_limit(cluster: Clust
     assert campaign.runs()[0].record().cost.devices == 2
 
 
-def _on_two_nodes(folder: Path, cluster: Cluster) -> Campaign:
-    """A campaign of one long run, a process on each of two nodes."""
-    campaign = Campaign.create(folder, cluster, steps=300, profile="nodes = 2")
-    text = campaign.spec.read_text().replace("global_batch_size = 16", "global_batch_size = 16, virtual_batch_size = 8")
+def test_the_tasks_of_an_evaluation_stage_measure_together(cluster: Cluster, tmp_path: Path) -> None:
+    campaign = _of_one_run(Campaign.create(tmp_path / "campaign", cluster))
+    campaign.spec.write_text(campaign.spec.read_text().replace("test_samples = 36", "test_samples = 600"))
+    stage = ["[evaluation]", 'partitions = ["main"]', "nodes = 2", "mem_gb = 2", "time_limit_min = 5"]
+    campaign.profile.write_text(campaign.profile.read_text() + "\n".join(stage))
+    campaign.finish()
+    assert check_attempts(campaign) == {"completed": 2}, "one that trains, one that evaluates"
+    (run,) = campaign.runs()
+    log = run.log.read_text()
+    assert "process 1 of 2 has encoded 256 images" in log
+    assert "process 2 of 2 has encoded 344 images" in log
+    assert run.record().cost.devices == 1, "those that trained"
+    campaign.carry_out_reference()
+    assert check_results(campaign) == 1
+
+
+def _of_one_run(campaign: Campaign) -> Campaign:
+    """Its spec without teacher and all arms but the first."""
+    text = campaign.spec.read_text()
     arms = text.index("[arms]")
     campaign.spec.write_text(text[: text.index("[experiment.teacher]")] + text[arms : text.index("sigmoid =")])
+    return campaign
+
+
+def _on_two_nodes(folder: Path, cluster: Cluster) -> Campaign:
+    """A campaign of one long run, a process on each of two nodes."""
+    campaign = _of_one_run(Campaign.create(folder, cluster, steps=300, profile="nodes = 2"))
+    text = campaign.spec.read_text().replace("global_batch_size = 16", "global_batch_size = 16, virtual_batch_size = 8")
+    campaign.spec.write_text(text)
     return campaign
 
 
