@@ -154,8 +154,8 @@ def joined(here: Place, folder: Path, resources: Resources) -> Iterator[World]:
         dist.destroy_process_group()
 
 
-def start_processes(here: Place, folder: Path) -> int:
-    """Start this machine's processes of a run and watch over them; the worst of their exit statuses.
+def start_processes(here: Place, folder: Path, module: str = "harness.worker") -> int:
+    """Start this machine's processes, `python -m MODULE FOLDER`, and watch over them; the worst of their exit statuses.
 
     Requests to stop are passed on. When a process dies, the others are asked to leave, and ended if they do not.
     """
@@ -163,7 +163,7 @@ def start_processes(here: Place, folder: Path) -> int:
     if here.starts == here.size:
         _meeting_file(here, folder).unlink(missing_ok=True)  # of an old process of the same number
         shared |= {"GLOO_SOCKET_IFNAME": "lo"}
-    command = [sys.executable, "-m", "harness.worker", str(folder)]
+    command = [sys.executable, "-m", module, str(folder)]
     children = [
         subprocess.Popen(command, env={**os.environ, **shared, "RANK": str(here.rank + one), "LOCAL_RANK": str(one)})
         for one in range(here.starts)

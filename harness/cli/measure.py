@@ -35,9 +35,16 @@ def asked(suites: Sequence[str], protocols: Sequence[str]) -> Evaluation:
 
 
 def measure(
-    project: Project, checkpoints: Sequence[str], evaluation: Evaluation, model: str | None, out: Path | None
+    project: Project,
+    checkpoints: Sequence[str],
+    evaluation: Evaluation,
+    model: str | None,
+    out: Path | None,
+    processes: int | None = None,
 ) -> None:
     """Print the metrics of runs' final weights, or of weights files of the open_clip model `model`.
+
+    `processes` of this machine measure together; by default one for each GPU.
 
     Raises:
         SpecError: a weights file without a model name, or two checkpoints under one name.
@@ -53,7 +60,7 @@ def measure(
     found = {}
     for name, place in named(checkpoints).items():
         request, spec, weights = _of_file(project, Path(place), model) if model else _of_run(project, place)
-        found[name] = _measured(request, spec, weights, here)
+        found[name] = _measured(request, spec, weights, here, processes)
         for one in (*found[name], *averages(found[name])):
             _print(name if len(checkpoints) > 1 else "", one)
     for suite, absent in holes(evaluation.sets, here_names(found)).items():
@@ -110,18 +117,17 @@ def _of_file(project: Project, file: Path, model: str) -> tuple[Request, Model, 
     return request, spec, file
 
 
-def _measured(request: Request, model: Model, weights: Path, evaluation: Evaluation) -> tuple[Measured, ...]:
+def _measured(
+    request: Request, model: Model, weights: Path, evaluation: Evaluation, processes: int | None
+) -> tuple[Measured, ...]:
     import torch
 
-    from harness.measuring import Measuring
-    from harness.models import build_towers, load_weights
+    from harness.measurement import Measurement
 
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    towers = build_towers(model)
-    load_weights(towers.model, weights)
     experiment = Experiment.model_validate({**dict(request.experiment), "evaluation": evaluation})
     asked_for = Request.model_validate({**dict(request), "experiment": experiment})
-    return Measuring(asked_for, towers.to(device), device).measured(evaluation.sets)
+    measurement = Measurement(request=asked_for, model=model, weights=weights)
+    return measurement.carried_out_by(processes or max(torch.cuda.device_count(), 1))
 
 
 def _spread(standard_error: float | None) -> str:

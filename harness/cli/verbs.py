@@ -300,11 +300,14 @@ def evaluate(
     ],
     model: Annotated[str | None, typer.Option(help="open_clip model of weights files.")] = None,
     out: Annotated[Path | None, typer.Option("--out", metavar="FILE", help="Write JSON there too.")] = None,
+    processes: Annotated[
+        int | None, typer.Option(min=1, help="Processes that measure together. Default: one for each GPU.")
+    ] = None,
 ) -> None:
     """Measure checkpoints on evaluation sets and print the metrics with their protocol."""
     from harness.cli.measure import asked, measure
 
-    measure(_project(), checkpoints, asked(suite, protocol), model, out)
+    measure(_project(), checkpoints, asked(suite, protocol), model, out, processes)
 
 
 @app.command()

@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
+import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
 
+from harness.checkpoint import save_weights
 from harness.cli.measure import asked, measure, named
 from harness.errors import DataError, SpecError
+from harness.files import read_json
+from harness.models import build_towers
 from harness.project import Project
 from harness.settings import Settings
 from harness.spec.evaluation import Evaluation
 from harness.store import Store
+from tests.evaluate.worlds import classification_files, retrieval_set, write_set
+from tests.node import small
+from tests.node.small import experiment, planned, prepared
 
 
 def project(root: Path) -> Project:
@@ -51,3 +60,35 @@ def test_a_weights_file_without_its_model(tmp_path: Path) -> None:
     file.write_bytes(b"")
     with pytest.raises(SpecError, match="does not name its model"):
         measure(project(tmp_path), [str(file)], Evaluation(sets=("./somewhere",)), None, None)
+
+
+@pytest.fixture
+def _one_thread(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """In this process and in those that it starts: features depend on the number of threads."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("_one_thread")
+def test_processes_measure_together(tmp_path: Path) -> None:
+    one = experiment(resources={"device": "cpu"})
+    _, run = planned(tmp_path, one)
+    folder = prepared(tmp_path, run)
+    save_weights(folder.weights, build_towers(one.model, seed=0).model)
+    pictures = retrieval_set(tmp_path / "pictures", images=300)  # two batches
+    wanted, here = Evaluation(sets=(str(pictures),)), small.project(tmp_path)
+    for processes in (2, 1):
+        measure(here, [run.id], wanted, None, tmp_path / f"{processes}.json", processes)
+        shutil.rmtree(here.store.evaluation_features)
+    together, alone = (read_json(tmp_path / f"{processes}.json") for processes in (2, 1))
+    assert together == alone
+    assert len(together[run.id]) == 1
+
+    members = [("s0.png", b"no image"), ("s0.cls", b"0")]
+    spoilt = write_set(tmp_path / "spoilt", [members], classification_files(2))
+    with pytest.raises(DataError, match='the image of sample "s0" cannot be decoded'):
+        measure(here, [run.id], Evaluation(sets=(str(spoilt),)), None, None, 2)
