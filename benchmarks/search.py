@@ -46,7 +46,9 @@ METHODS = {
     "FastBO, relative thresholds": Method("gp", {"kind": "fastbo", "thresholds": "relative"}, by_best_seen=True),
     "ladder, GP": Method("gp", {"kind": "ladder"}),
     "ladder, TPE": Method("tpe", {"kind": "ladder"}),
-    "ladder, random": Method("random", {"kind": "ladder"}),
+    "ladder without probes, GP": Method("gp", {"kind": "ladder", "probes": 0}),
+    "ladder without probes, TPE": Method("tpe", {"kind": "ladder", "probes": 0}),
+    "ladder without probes, random": Method("random", {"kind": "ladder", "probes": 0}),
     "Syne Tune ASHA": Method("syne-tune ASHA"),
     "Syne Tune BOHB": Method("syne-tune BOHB"),
 } | {f"GP at {fraction:.0%}": Method("gp", fraction=fraction) for fraction in FRACTIONS}

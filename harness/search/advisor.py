@@ -393,10 +393,12 @@ class Advisor:
         return [self.trials[number] for number in ranked[: self.search.finish]]
 
     def _next_rung(self, trial: Trial) -> int | None:
-        assert isinstance(self.search.pruner, LadderPolicy)
-        return self._until(
-            next(level for level in ladder.rungs(self.search.pruner, self.length) if level > trial.reached)
-        )
+        policy = self.search.pruner
+        assert isinstance(policy, LadderPolicy)
+        if sum(one.source != "warm start" for one in self._tried()) <= policy.probes:  # it is one itself
+            return None
+        levels = ladder.telling(policy, self._losses(), self.length)
+        return self._until(next(level for level in levels if level > trial.reached))
 
     def _until(self, level: int) -> int | None:
         return level if level < self.length else None

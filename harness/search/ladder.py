@@ -1,8 +1,9 @@
 """The ladder: who goes on to the next rung, and what every configuration will be worth at the full length.
 
 Promotion is that of asynchronous successive halving (Li et al., MLSys 2020, Algorithm 2): a paused configuration goes
-on when it is among the best 1 / reduction of those that have reached its rung. The forecast is this project's: gains
-from rung to rung are learnt from those that climbed them, so that the sampler sees all configurations at one fidelity.
+on when it is among the best 1 / reduction of those that have reached its rung. Probes and forecast are this project's:
+the first configurations are trained to the end, and rungs that order them otherwise are left out; gains from rung to
+rung are learnt from those that climbed them, so that the sampler sees all configurations at one fidelity.
 """
 
 from __future__ import annotations
@@ -11,11 +12,14 @@ import itertools
 from collections.abc import Mapping, Sequence
 
 import numpy as np
+from scipy import stats
 
 from harness.spec.strategy import LadderPolicy
 
 Losses = Mapping[int, float]
 """Lower is better, by evaluation."""
+LEAST_PROBES = 4
+"""Fewer probes say nothing about a rung."""
 LEAST_PAIRS = 4
 """Fewer configurations that climbed a rung tell their mean gain only, no slope."""
 
@@ -36,13 +40,37 @@ def to_promote(policy: LadderPolicy, seen: Mapping[int, Losses], paused: Mapping
         seen: losses of each configuration by its number.
         paused: the rung at which each paused configuration waits.
     """
-    for rung in reversed(rungs(policy, length)[:-1]):
+    for rung in reversed(telling(policy, seen, length)[:-1]):
         reached = sorted((losses[rung], number) for number, losses in seen.items() if rung in losses)
         best = reached[: len(reached) // policy.reduction]
         for _, number in best:
             if paused.get(number) == rung:
                 return number
     return None
+
+
+def telling(policy: LadderPolicy, seen: Mapping[int, Losses], length: int) -> tuple[int, ...]:
+    """The rungs at which a configuration may be paused, and the full length.
+
+    A rung that orders the probes otherwise than the full length does is none of them: Spearman's rank correlation is
+    below `trust`. Probes are the first that were evaluated at every rung up to the end. Until LEAST_PROBES of them are
+    known, all rungs are taken.
+    """
+    levels = rungs(policy, length)
+    complete = [losses for _, losses in sorted(seen.items()) if losses.keys() >= set(levels)]
+    probes = complete[: policy.probes]
+    if len(probes) < LEAST_PROBES:
+        return levels
+    ends = [losses[length] for losses in probes]
+    agreeing = [one for one in levels[:-1] if _agreement([losses[one] for losses in probes], ends) >= policy.trust]
+    return (*agreeing, length)
+
+
+def _agreement(early: Sequence[float], late: Sequence[float]) -> float:
+    """Spearman's rank correlation; 0 where one side does not vary."""
+    if np.ptp(early) == 0 or np.ptp(late) == 0:
+        return 0.0
+    return float(stats.spearmanr(early, late).statistic)
 
 
 def forecasts(policy: LadderPolicy, seen: Mapping[int, Losses], length: int) -> dict[int, float]:

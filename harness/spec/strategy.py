@@ -173,10 +173,12 @@ class FastBOPolicy(Spec):
 class LadderPolicy(Spec):
     """Successive halving by pausing, with a sampler that is told what each configuration will be worth at the end.
 
-    A configuration is trained to the first rung and paused. Whoever is among the best 1 / `reduction` of a rung goes on
-    to the next from its checkpoint; else a new configuration begins. The sampler sees every configuration at the full
-    length: its last value, put forward by what those that went further gained from there. At the end the most
-    promising are trained to the full length. A strategy of this project; see docs/search.md.
+    The first configurations are probes: trained to the end, they show which rungs tell how runs end, and only those
+    pause anybody. A later configuration is trained to the first such rung and paused. Whoever is among the best
+    1 / `reduction` of a rung goes on to the next from its checkpoint; else a new configuration begins. The sampler sees
+    every configuration at the full length: its last value, put forward by what those that went further gained from
+    there. At the end the most promising are trained to the full length. A strategy of this project; see
+    docs/search.md.
     """
 
     kind: Literal["ladder"] = "ladder"
@@ -184,6 +186,10 @@ class LadderPolicy(Spec):
     """Evaluations before the first pause; the next rungs are `reduction` times as far each."""
     reduction: int = Field(3, ge=2)
     """How many compete for one place in the next rung."""
+    probes: int = Field(6, ge=0)
+    """How many configurations are trained to the full length first, to learn which rungs tell how runs end."""
+    trust: float = Field(0.7, ge=-1, le=1)
+    """Least rank correlation of a rung with the end, over the probes; a rung below it pauses nobody."""
 
 
 Pruner = Annotated[

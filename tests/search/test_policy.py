@@ -157,6 +157,24 @@ def test_one_in_three_climbs_and_the_highest_rung_goes_first() -> None:
     assert ladder.to_promote(policy, seen | higher, paused, 9) == 3
 
 
+def test_a_rung_that_orders_the_probes_otherwise_pauses_nobody() -> None:
+    policy = LadderPolicy(first_rung=1, probes=4, trust=0.7)
+    ends = {1: 0.4, 2: 0.3, 5: 0.2, 6: 0.1}
+    crossing = {number: {1: 1 - end, 3: end + 0.1, 9: end} for number, end in ends.items()}
+    assert ladder.telling(policy, crossing, 9) == (3, 9)
+    assert ladder.telling(policy, {number: crossing[number] for number in (1, 2, 5)}, 9) == (1, 3, 9)  # too few
+    assert ladder.telling(LadderPolicy(first_rung=1, probes=0), crossing, 9) == (1, 3, 9)
+    assert ladder.telling(policy, crossing | {7: {1: 0.1, 3: 0.9, 9: 0.1}}, 9) == (3, 9)  # no probe: it came later
+    assert ladder.telling(policy, {0: {9: 0.5}} | crossing, 9) == (3, 9)  # a warm start, without a curve
+    paused = {number: {1: 0.01 * number} for number in range(10, 20)}
+    assert ladder.to_promote(policy, crossing | paused, dict.fromkeys(paused, 1), 9) is None
+
+
+def test_equal_probes_say_nothing_for_a_rung() -> None:
+    equal = {number: {1: 0.5, 3: 0.5, 9: 0.1 * number} for number in range(4)}
+    assert ladder.telling(LadderPolicy(first_rung=1, probes=4), equal, 9) == (9,)
+
+
 def test_forecasts_learn_gains_from_those_that_climbed() -> None:
     policy = LadderPolicy(first_rung=1, reduction=3)
     climbed = {number: {1: 0.1 * number, 3: 0.05 * number + 0.01} for number in range(1, 6)}

@@ -54,6 +54,7 @@ kind = "tpe"
 startup = 4
 [pruner]
 kind = "ladder"
+probes = 0
 first_rung = 1
 """
 BASE = """
