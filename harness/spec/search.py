@@ -18,7 +18,7 @@ from harness.spec.experiment import Experiment, flatten
 from harness.spec.explain import nearest, problems
 from harness.spec.overrides import Table, expand, laid_over
 from harness.spec.seeds import Seeds, listed
-from harness.spec.strategy import FastBOPolicy, NoPruner, Pruner, Sampler, TPESampler, WilcoxonPruner
+from harness.spec.strategy import FastBOPolicy, GPSampler, NoPruner, Pruner, Sampler, WilcoxonPruner
 
 COSTS = ("duration_s", "evaluation_s", "images_per_s", "peak_memory_gb")
 """`cost/NAME`: what a record says about what a run used."""
@@ -168,7 +168,7 @@ class Exploration(Spec):
     """One, or several for a front (quality against cost)."""
     constraints: Constraints = Field(default_factory=Constraints)
     """What a run may use."""
-    sampler: Sampler = Field(default_factory=TPESampler)
+    sampler: Sampler = Field(default_factory=GPSampler)
     """How configurations are chosen."""
     pruner: Pruner = Field(default_factory=NoPruner)
     """How far each of them is trained."""

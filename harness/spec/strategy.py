@@ -34,7 +34,7 @@ class TPESampler(Spec):
 
 
 class GPSampler(Spec):
-    """Gaussian process with expected improvement, as Optuna has it: fitted on finished configurations only."""
+    """Gaussian process with expected improvement on finished configurations; Optuna's for several objectives."""
 
     kind: Literal["gp"] = "gp"
     startup: int = Field(10, ge=1)
