@@ -154,13 +154,17 @@ class Supervisor:
             self._died(folder, ended.status)
 
     def _died(self, folder: RunFolder, status: int) -> None:
-        """A worker that went without a word: say how, and try again at once where that may be of use."""
+        """A worker that went without a word: say how, and try again at once where that may be of use.
+
+        One of several processes of a run is not tried again here: the others have left, and only a new job brings them.
+        """
         if self._rank:
             return
         cause: Cause = "out_of_memory_host" if status == -signal.SIGKILL and out_of_memory() else "crashed"
         how = f"signal {-status}" if status < 0 else f"exit status {status}"
         self._end(folder, cause, f"its process died by {how}")
-        if cause == "crashed" and self._leaving is None and self._hope(folder):
+        alone = self._intent.resources.processes == 1
+        if cause == "crashed" and alone and self._leaving is None and self._hope(folder):
             self._waiting.insert(0, folder.id)
 
     def _hope(self, folder: RunFolder) -> bool:

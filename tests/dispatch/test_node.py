@@ -196,6 +196,12 @@ def test_a_killed_worker_is_tried_again_in_place(store: Store) -> None:
     assert store.run(RUNS[0]).attempts.all()[0].end.message == "its process died by signal 9"  # type: ignore[union-attr]
 
 
+def test_one_of_several_processes_is_left_to_a_new_job(store: Store) -> None:
+    status, workers = carried_out(submitted(store, tasks_per_node=2), store, [killed, done], [done], [done])
+    assert (status, workers.started) == (node.SOME_ARE_NOT, RUNS)
+    assert causes(store.run(RUNS[0])) == ["crashed"]
+
+
 @pytest.mark.parametrize(("phase", "status"), [("run", node.DONE), ("train", node.SOME_ARE_NOT)])
 def test_a_run_that_pauses_where_it_was_asked_to_is_left_so(store: Store, phase: str, status: int) -> None:
     """And so it is when SLURM starts its job again. One that only trains has nothing to evaluate yet."""
