@@ -161,13 +161,15 @@ def status(
     watch: Annotated[bool, typer.Option("--watch", help="Refresh until everything is done.")] = False,
 ) -> None:
     """Show where every run of a spec stands; of a search, every run that it has begun."""
-    from harness.cli import searching, standing
+    from harness.cli import standing
 
     project = _project(spec.parent)
     searched, planned = _planned(spec, set_, project, provisional=True)
     if not watch:
         standing.status(planned, project.store)
     elif searched:
+        from harness.cli import searching
+
         driven = partial(searching.is_alive, spec, project)
         standing.watch_growing(partial(searching.begun, spec, set_, project), project.store, driven)
     else:
