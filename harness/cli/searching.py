@@ -6,6 +6,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 from harness.cli import cluster, running
@@ -28,59 +29,59 @@ LEAVING_S = 60.0
 """How long a driver that was asked to stop is waited for: runs of this machine write a checkpoint first."""
 
 
-def search(
-    spec: Path,
-    assignments: list[str],
-    project: Project,
-    on: str,
-    jobs: int | None,
-    storage: str | None,
-    out: Path | None,
-) -> bool:
+@dataclass(frozen=True)
+class Asked:
+    """What the command line says."""
+
+    spec: Path
+    assignments: list[str]
+    project: Project
+    on: str
+    """Processes of this machine, or a cluster's profile."""
+    jobs: int | None
+    storage: str | None
+    out: Path | None
+    """Where the winner is written as an experiment."""
+
+
+def search(asked: Asked) -> bool:
     """Carry a search out, or go on with it; whether it came to its end.
 
     Raises:
         SpecError: the search or the cluster's profile is not valid.
         DispatchError: there is no SLURM here, or jobs of one have runs that are to be carried out here.
     """
-    one, name = load_search(spec, assignments), spec.stem
-    conductor = _conductor(project, on, jobs)
+    one, name, project = load_search(asked.spec, asked.assignments), asked.spec.stem, asked.project
+    conductor = _conductor(project, asked.on, asked.jobs)
     _prepare(one, project)
     with SearchFolder(project.store.root, name).held(one), project.store.conducting(plan_name(name)):
-        driver = Driver(one, name, project, conductor, storage=storage)
+        driver = Driver(one, name, project, conductor, storage=asked.storage)
         for sentence in driver.folder.repaired:
             print(f"repaired: {sentence}", file=sys.stderr)
-        _drive(driver, project, on, jobs)
+        _drive(driver, project, asked.on, asked.jobs)
     if not driver.is_over:
         print("stopped; the same command goes on where it was", file=sys.stderr)
         return False
-    _confirm(driver, project, on, jobs)
+    _confirm(driver, project, asked.on, asked.jobs)
     _conclude(driver, project)
-    if out is not None:
-        _export(driver, spec, out)
+    if asked.out is not None:
+        _export(driver, asked.spec, asked.out)
     return True
 
 
-def detach(
-    spec: Path,
-    assignments: list[str],
-    project: Project,
-    on: str,
-    jobs: int | None,
-    storage: str | None,
-    out: Path | None,
-) -> None:
+def detach(asked: Asked) -> None:
     """Start the search in the background, if it is one that can be carried out.
 
     Raises:
         SpecError: the search or the cluster's profile is not valid.
         StoreError: another search has this name.
     """
-    _prepare(load_search(spec, assignments), project)
-    _onlooker(spec, assignments, project)
-    _conductor(project, on, jobs)
-    more = [*(["--storage", storage] if storage else []), *(["--export", str(out.resolve())] if out else [])]
-    running.detach(spec, assignments, on, jobs, project, more, "search")
+    _prepare(load_search(asked.spec, asked.assignments), asked.project)
+    _onlooker(asked.spec, asked.assignments, asked.project)
+    _conductor(asked.project, asked.on, asked.jobs)
+    more = ["--storage", asked.storage] if asked.storage else []
+    more += ["--export", str(asked.out.resolve())] if asked.out else []
+    running.detach(asked.spec, asked.assignments, asked.on, asked.jobs, asked.project, more, "search")
 
 
 def _drive(driver: Driver, project: Project, on: str, jobs: int | None) -> None:

@@ -146,12 +146,11 @@ def search(
     from harness.cli import searching
 
     project = _project(spec.parent)
-    target = on or project.settings.profile
+    asked = searching.Asked(spec, set_, project, on or project.settings.profile, jobs, storage, export)
     if detach:
-        searching.detach(spec, set_, project, target, jobs, storage, export)
-        return
-    finished = searching.search(spec, set_, project, target, jobs, storage, export)
-    raise typer.Exit(0 if finished else 1)
+        searching.detach(asked)
+    elif not searching.search(asked):
+        raise typer.Exit(1)
 
 
 @app.command()
