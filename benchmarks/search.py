@@ -28,7 +28,7 @@ FIRST = {"first_rung": 1, "reduction": 3}
 FRACTIONS = (0.1, 0.25)
 SPENT = (4, 8, 16, 24)
 """Full runs after which methods are ranked."""
-SHOWN = ("random", "TPE", "GP", "TPE + ASHA", "FastBO", "Syne Tune BOHB", "ladder, TPE")
+SHOWN = ("random", "GP", "TPE + ASHA", "FastBO", "FastBO, selected at full length", "Syne Tune ASHA", "ladder, GP")
 HELD_BACK = ("digits_noise40", "cancer_noise15", "blobs_noise10", "late_onset", "crossing", "divergence")
 
 
