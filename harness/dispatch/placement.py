@@ -7,7 +7,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from harness.dispatch.policy import cause_of
+from harness.dispatch.policy import cause_of, was_killed
 from harness.dispatch.scheduler import Job, Scheduler, UnreachableError
 from harness.dispatch.submissions import Submission, Submissions
 from harness.record import AttemptStart, Cause
@@ -17,6 +17,8 @@ ADOPTION_S = 60.0
 """How long a submission that sbatch gave no answer to is looked for before it is withdrawn."""
 PATIENCE_S = 900.0
 """How long a dead accounting is waited for before a job that it alone knows about is taken as lost."""
+LAG_S = 10.0
+"""How long a killed job's accounts may lag behind its end: what its steps held tells whether it was for memory."""
 
 
 @dataclass(frozen=True)
@@ -50,6 +52,8 @@ class Placements:
         self._told: set[str] = set()
         """Jobs whose attempts all have their cause."""
         self._silent_since: float | None = None
+        self._killed_since: dict[str, float] = {}
+        """When jobs that were killed, nobody knows yet for what, were first seen ended."""
 
     def look(self) -> dict[str, Place]:
         """Look anew; returns the runs whose jobs are over, with the last of them, causes stated.
@@ -133,7 +137,7 @@ class Placements:
                 submission.close("withdrawn: the scheduler does not know it")
 
     def _tell(self, over: Sequence[Place]) -> set[str]:
-        """State how the attempts of jobs that are over ended; returns the jobs that only a silent accounting knows."""
+        """State how the attempts of jobs that are over ended; returns the jobs of which the accounts are waited for."""
         untold = [place for place in over if place.id not in self._told]
         lacking = [place for place in untold if self._needs_history(place)]
         history, silent = self._history({place.submission.array or "" for place in lacking})
@@ -142,9 +146,20 @@ class Placements:
             if silent and place in lacking and place.job is None:
                 pending.add(place.id)
                 continue
-            self._tell_one(place, history.get(place.id, []) or ([place.job] if place.job else []))
+            executions = history.get(place.id, []) or ([place.job] if place.job else [])
+            if place in lacking and self._lags(place, executions):
+                pending.add(place.id)
+                continue
+            self._tell_one(place, executions)
             self._told.add(place.id)
         return pending
+
+    def _lags(self, place: Place, executions: Sequence[Job]) -> bool:
+        """Whether a job was killed just now, and its accounts may say for what before long."""
+        if not executions or not was_killed(executions[-1]) or cause_of(executions[-1]) != "crashed":
+            return False
+        since = self._killed_since.setdefault(place.id, time.monotonic())
+        return time.monotonic() - since < LAG_S
 
     def _needs_history(self, place: Place) -> bool:
         """Whether an attempt left no word, or none began: the queue alone does not tell who ran out of memory."""

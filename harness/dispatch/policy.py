@@ -29,9 +29,14 @@ _MEMORY_SHARE = 0.9
 
 def cause_of(job: Job) -> Cause:
     """Why an attempt ended that left no word itself, as SLURM tells."""
-    if job.state == "FAILED" and job.reason.endswith((":9", "9:0")) and job.memory_share >= _MEMORY_SHARE:
+    if was_killed(job) and job.memory_share >= _MEMORY_SHARE:
         return "out_of_memory_host"
     return _STATES.get(job.state, "crashed")
+
+
+def was_killed(job: Job) -> bool:
+    """Whether a job ended by a signal 9: somebody's, or SLURM's for memory."""
+    return job.state == "FAILED" and job.reason.endswith((":9", "9:0"))
 
 
 def hopeless(attempts: Sequence[Attempt], retry: Retry, resources: Resources) -> Failure | None:

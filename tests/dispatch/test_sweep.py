@@ -189,6 +189,29 @@ def test_a_job_killed_for_memory_before_it_began_gets_more(
     assert slurm.batches["2"].resources.mem_gb == 8 * Retry().mem_factor
 
 
+def test_the_accounts_of_a_killed_job_may_come_late(
+    store: Store, slurm: MadeScheduler, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else it would be tried again with too little memory, until it is given up."""
+    from dataclasses import replace
+
+    plan = plan_of(ablation({"a": {}}, seeds=1))
+    one = started(plan, store, slurm)
+    one.cycle()
+    slurm.end("1_0", "FAILED", reason="9:0")
+    one.cycle()
+    (run,) = plan.runs
+    assert store.run(run).attempts.all() == []
+    slurm.jobs["1_0"] = replace(slurm.jobs["1_0"], memory_share=1.5)
+    one.cycle()
+    assert [attempt.end.cause for attempt in store.run(run).attempts.all() if attempt.end] == ["out_of_memory_host"]
+    slurm.end("2_0", "FAILED", reason="9:0")
+    monkeypatch.setattr(placement, "LAG_S", 0.0)  # the time is up: it was not for memory
+    one.cycle()
+    causes = [attempt.end.cause for attempt in store.run(run).attempts.all() if attempt.end]
+    assert causes == ["out_of_memory_host", "never_started"]
+
+
 def test_arrays_are_split_and_held_back_at_quotas(store: Store, slurm: MadeScheduler) -> None:
     slurm.max_array, slurm.most_jobs = 4, 10
     plan = plan_of(ablation({"a": {}}, seeds=25))
