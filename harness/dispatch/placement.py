@@ -139,15 +139,12 @@ class Placements:
     def _tell(self, over: Sequence[Place]) -> set[str]:
         """State how the attempts of jobs that are over ended; returns the jobs of which the accounts are waited for."""
         untold = [place for place in over if place.id not in self._told]
-        lacking = [place for place in untold if self._needs_history(place)]
-        history, silent = self._history({place.submission.array or "" for place in lacking})
+        lacking = {place.id: place for place in untold if self._needs_history(place)}
+        history, silent = self._history({place.submission.array or "" for place in lacking.values()})
         pending: set[str] = set()
         for place in untold:
-            if silent and place in lacking and place.job is None:
-                pending.add(place.id)
-                continue
             executions = history.get(place.id, []) or ([place.job] if place.job else [])
-            if place in lacking and self._lags(place, executions):
+            if place.id in lacking and ((silent and place.job is None) or self._lags(place, executions)):
                 pending.add(place.id)
                 continue
             self._tell_one(place, executions)
