@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -103,14 +102,12 @@ class Evaluator:
         jobs = [each if isinstance(each, Job) else Job(each, spec) for each in sets]
         self._jobs = [(job, protocol(job.set, job.spec, model.transform_name, job.training)) for job in jobs]
         self._weights: dict[tuple[tuple[str, ...], tuple[str, ...], TextNormalisation], Tensor] = {}
-        needed = Counter(part.digest for job in jobs for part in job.parts)
         self._encoder = Encoder(
             model,
             batch_size=batch_size,
             device=device,
             precision=spec.precision,
             cache_bytes=cache_bytes,
-            repeated=[digest for digest, times in needed.items() if times > 1],
             cache=cache,
             sets=[part for job in jobs for part in job.parts],
             world=world,

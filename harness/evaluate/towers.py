@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Protocol
 
@@ -93,8 +93,8 @@ def filled(order: Tensor, lengths: Tensor, budget: int) -> Iterator[Tensor]:
 class Encoder:
     """Unit features of one model whose weights may change between calls.
 
-    Preprocessed images of sets that fit into `cache_bytes` together are decoded once and kept. Features of sets
-    in `repeated` are kept until `forget`, and those of a `cache` on disk are only computed where it has none.
+    Preprocessed images of sets that fit into `cache_bytes` together are decoded once and kept. Features of sets that
+    are asked for again stay until `forget`, and those of a `cache` on disk are only computed where it has none.
 
     Of several processes the first asks for features, inside `leading`, and has those of all; the others `follow`. Each
     takes some of the batches that one process would make, so that features are the same however many there are.
@@ -108,14 +108,14 @@ class Encoder:
         device: torch.device,
         precision: Precision = "float32",
         cache_bytes: int = CACHE_BYTES,
-        repeated: Collection[str] = (),
         cache: FeatureCache | None = None,
-        sets: Iterable[EvaluationSet] = (),
+        sets: Sequence[EvaluationSet] = (),
         world: World | None = None,
     ) -> None:
-        """`sets`: those that the first of several processes may ask for."""
+        """`sets`: those that will be asked for, each as often as that."""
         self._model, self._batch_size, self._device = model, batch_size, device
-        self._repeated, self._cache, self._known = frozenset(repeated), cache, dict[str, Tensor]()
+        self._asked_for = Counter(one.digest for one in sets)
+        self._cache, self._known = cache, dict[str, Tensor]()
         self._precision, self._free_bytes = precision, cache_bytes
         self._pixels: dict[str, list[Tensor]] = {}
         self._sets, self._crew = {one.digest: one for one in sets}, Crew(world or World(), device)
@@ -130,7 +130,7 @@ class Encoder:
         self._sets[evaluation_set.digest] = evaluation_set
         order = Images(evaluation_set.digest, len(evaluation_set), evaluation_set.name)
         features = self.cached(f"images {evaluation_set.digest}", lambda: self._ordered(order))
-        if evaluation_set.digest in self._repeated:
+        if self._asked_for[evaluation_set.digest] > 1:
             self._known[evaluation_set.digest] = features
         return features
 
