@@ -116,14 +116,21 @@ def detach(
     jobs: int | None,
     project: Project,
     more: Sequence[str] = (),
+    *,
     verb: Literal["run", "search"] = "run",
+    name: str = "",
 ) -> None:
-    """Start the same command in the background; `more` are further arguments of it."""
+    """Start the same command in the background.
+
+    Args:
+        more: further arguments of it.
+        name: what its log is called; by default as the spec.
+    """
     command = [sys.executable, "-m", "harness", verb, str(spec.resolve())]
     command += [part for assignment in assignments for part in ("--set", assignment)]
     command += ["--on", on] if on else []
     command += [*(["--jobs", str(jobs)] if jobs else []), *more]
-    log = project.store.root / f"{'' if verb == 'run' else 'search-'}{spec.stem}.log"
+    log = project.store.root / f"{name or spec.stem}.log"
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("a") as stream:
         process = subprocess.Popen(

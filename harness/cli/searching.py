@@ -81,7 +81,8 @@ def detach(asked: Asked) -> None:
     _conductor(asked.project, asked.on, asked.jobs)
     more = ["--storage", asked.storage] if asked.storage else []
     more += ["--export", str(asked.out.resolve())] if asked.out else []
-    running.detach(asked.spec, asked.assignments, asked.on, asked.jobs, asked.project, more, "search")
+    name = plan_name(asked.spec.stem)
+    running.detach(asked.spec, asked.assignments, asked.on, asked.jobs, asked.project, more, verb="search", name=name)
 
 
 def _drive(driver: Driver, project: Project, on: str, jobs: int | None) -> None:

@@ -161,18 +161,20 @@ def status(
 ) -> None:
     """Show where every run of a spec stands; of a search, every run that it has begun."""
     from harness.cli import standing
+    from harness.spec.load import is_search
 
     project = _project(spec.parent)
-    searched, planned = _planned(spec, set_, project, provisional=True)
-    if not watch:
-        standing.status(planned, project.store)
-    elif searched:
+    if watch and is_search(spec):
         from harness.cli import searching
 
         driven = partial(searching.is_alive, spec, project)
         standing.watch_growing(partial(searching.begun, spec, set_, project), project.store, driven)
-    else:
+        return
+    _, planned = _planned(spec, set_, project, provisional=True)
+    if watch:
         standing.watch(planned, project.store)
+    else:
+        standing.status(planned, project.store)
 
 
 @app.command()
