@@ -55,7 +55,7 @@ class SyneTune:
         """The error after an epoch; may set the trial's limit."""
         trial = self.trials[number]
         trial.curve[level] = value
-        if trial.status == "stopped" or number not in self._theirs:
+        if number not in self._theirs:  # it was stopped, and goes on for its value at full length
             return
         decision = self._scheduler.on_trial_result(self._theirs[number], {"error": value, "epoch": level})
         if decision == "STOP" and level < self._length:

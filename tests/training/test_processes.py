@@ -43,6 +43,16 @@ def started(folder: RunFolder, **environment: str) -> subprocess.Popen[str]:
     return subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env={**os.environ, **own})
 
 
+def user_error(folder: RunFolder) -> str:
+    """The sentence in which a run ends by a mistake of the user's."""
+    process = started(folder)
+    said = process.communicate(timeout=TIMEOUT_S)[1]
+    assert process.returncode == worker.USER_ERROR
+    assert folder.failure().cause == "user_error"
+    assert "Traceback" not in said
+    return folder.failure().message
+
+
 def metrics(folder: RunFolder) -> list[dict[str, float]]:
     return [{k: v for k, v in line.values.items() if k not in TIMINGS} for line in folder.step_metrics()]
 
@@ -144,12 +154,7 @@ def test_an_image_that_one_process_cannot_decode_is_told_by_all(tmp_path: Path) 
     write_set(spoilt, [members], classification_files(2))
     evaluation = {"sets": (str(spoilt),), "every": "2 steps"}
     folder = ready(tmp_path, resources={"processes": 2}, evaluation=evaluation)
-    process = started(folder)
-    said = process.communicate(timeout=TIMEOUT_S)[1]
-    assert process.returncode == worker.USER_ERROR
-    assert folder.failure().cause == "user_error"
-    assert 'the image of sample "s2" cannot be decoded' in folder.failure().message
-    assert "Traceback" not in said
+    assert 'the image of sample "s2" cannot be decoded' in user_error(folder)
 
 
 @pytest.mark.slow
@@ -165,12 +170,7 @@ def test_torchrun_starts_it(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_what_one_process_cannot_do_is_said_once(tmp_path: Path) -> None:
     folder = ready(tmp_path, resources={"processes": 3})
-    process = started(folder)
-    said = process.communicate(timeout=TIMEOUT_S)[1]
-    assert process.returncode == worker.USER_ERROR
-    assert folder.failure().cause == "user_error"
-    assert "3 processes cannot share a batch of 16; use 2 processes" in folder.failure().message
-    assert "Traceback" not in said
+    assert "3 processes cannot share a batch of 16; use 2 processes" in user_error(folder)
 
 
 SLURM = {"SLURM_JOB_ID": "7", "SLURM_STEP_ID": "0"}
