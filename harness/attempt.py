@@ -12,6 +12,7 @@ import torch
 from harness import checkpoint, provenance
 from harness.building import Workshop
 from harness.checkpoint import Checkpoints, Progress
+from harness.completeness import missing_sets
 from harness.data.dataset import open_dataset
 from harness.data.inspection import inspect_data
 from harness.distributed import World
@@ -22,7 +23,7 @@ from harness.measuring import Measuring
 from harness.models import build_towers, load_weights
 from harness.models.fitting import choose_device, fit_out
 from harness.record import Cost, Evaluation, Record
-from harness.request import Request, missing_sets, read_request
+from harness.request import Request, read_request
 from harness.showing import leave_gallery
 from harness.stopping import Stop
 from harness.store import RunFolder

@@ -10,7 +10,6 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from harness.errors import StoreError
 from harness.files import read_json
 from harness.identity import digest
-from harness.record import Record
 from harness.settings import Settings
 from harness.spec.base import plain
 from harness.spec.evaluation import ADDRESSING, Evaluation, set_name
@@ -108,17 +107,6 @@ def evaluation_key(spec: Evaluation, reference: str) -> str:
     """What was asked for one evaluation set: its name and the options that change its numbers."""
     options = {name: value for name, value in spec.under(reference).science().items() if name not in ADDRESSING}
     return digest({"set": set_name(reference), "options": options})
-
-
-def missing_sets(spec: Evaluation, record: Record) -> tuple[str, ...]:
-    """The evaluation sets that `spec` asks for and a finished run has not been measured on."""
-    measured = {evaluation.request for evaluation in record.evaluations}
-    return tuple(reference for reference in spec.references if evaluation_key(spec, reference) not in measured)
-
-
-def is_complete(folder: RunFolder, evaluation: Evaluation) -> bool:
-    """Whether a run is trained and measured on every set of `evaluation`."""
-    return folder.record_file.exists() and not missing_sets(evaluation, folder.record())
 
 
 def on_this_machine(evaluation: Evaluation, evaluation_root: Path | None) -> Evaluation:

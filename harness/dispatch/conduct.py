@@ -13,10 +13,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
+from harness.completeness import Completeness, broken_promise
 from harness.dispatch.local import Ended, gpu_count
 from harness.plan import Plan, PlannedRun
 from harness.record import Failure
-from harness.request import Request, is_complete, on_this_machine
+from harness.request import Request
 from harness.settings import Settings
 from harness.store import RunFolder, Store
 
@@ -105,6 +106,7 @@ class Conductor:
     def __init__(self, plan: Plan, store: Store, settings: Settings, workers: Workers) -> None:
         self.jobs = workers.jobs
         self._plan, self._store, self._settings, self._workers = plan, store, settings, workers
+        self._completeness = Completeness(store, settings)
         self._crashes: dict[str, int] = {}
         self._running: dict[str, int] = {}
         """The slot of each running run, 0 to jobs - 1; it decides which GPU the run gets."""
@@ -114,7 +116,7 @@ class Conductor:
         """The step after which a run is to pause."""
         self._elsewhere: tuple[str, ...] = ()
         self._looked_at = -OTHERS_EVERY_S
-        self._open = {run.id for run in plan.runs.values() if not self._complete(run)}
+        self._open = {run.id for run in plan.runs.values() if not self._completeness.is_complete(run)}
         # Runs that others wait for come first, or workers would idle at the end until the teacher is done.
         awaited = {run.teacher for run in plan.runs.values()}
         self._order = sorted(plan.runs.values(), key=lambda run: run.id not in awaited)
@@ -131,7 +133,7 @@ class Conductor:
         if (folder := self._store.run(run.id)).is_locked():
             folder.pause_at(until)  # a worker that outlived its command has another limit
         self._failed.pop(run.id, None)
-        if not self._complete(run):
+        if not self._completeness.is_complete(run):
             self._open.add(run.id)
 
     def pause(self, run_id: str, step: int) -> None:
@@ -187,7 +189,7 @@ class Conductor:
 
     def _start(self, run: PlannedRun) -> None:
         folder = self._store.run(run.id)
-        if self._complete(run):  # by another process, since runs were last looked at
+        if self._completeness.is_complete(run):  # by another process, since runs were last looked at
             self._open.discard(run.id)
             return
         slot = min(set(range(self._workers.jobs)) - set(self._running.values()))
@@ -201,13 +203,15 @@ class Conductor:
     def _settle(self, ended: Ended) -> None:
         self._running.pop(ended.run_id, None)
         run, folder = self._plan.runs[ended.run_id], self._store.run(ended.run_id)
-        if self._complete(run) or (run.id in self._until and folder.is_paused()):
+        if self._completeness.is_complete(run) or (run.id in self._until and folder.is_paused()):
             self._open.discard(run.id)
         elif folder.failure_file.exists():
             failure = folder.failure()
             if failure.cause != "interrupted":
                 self._open.discard(run.id)
                 self._failed[run.id] = failure
+        elif (why := broken_promise(folder, self._completeness.missing(run), run.steps)) is not None:
+            self._give_up(run.id, why)
         elif not self._stopping and not folder.is_locked():
             self._retry(folder, ended.status)
 
@@ -227,14 +231,7 @@ class Conductor:
             return
         self._looked_at = time.monotonic()
         for run_id in self._open - self._running.keys():
-            if self._complete(self._plan.runs[run_id]):
+            if self._completeness.is_complete(self._plan.runs[run_id]):
                 self._open.discard(run_id)
         others = sorted(self._open - self._running.keys())
         self._elsewhere = tuple(run_id for run_id in others if self._store.run(run_id).is_locked())
-
-    def _complete(self, run: PlannedRun) -> bool:
-        folder = self._store.run(run.id)
-        if not folder.record_file.exists():
-            return False
-        folder.check(run.identity)
-        return is_complete(folder, on_this_machine(run.experiment.evaluation, self._settings.evaluation_root))

@@ -17,6 +17,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from harness.completeness import is_complete
 from harness.dispatch.job import Leaving, out_of_memory, reason, scontrol
 from harness.dispatch.local import Ended, LocalWorkers
 from harness.dispatch.policy import hopeless
@@ -26,7 +27,7 @@ from harness.errors import HarnessError
 from harness.fence import restarts, this_job
 from harness.files import read_json, write_json
 from harness.record import AttemptStart, Cause
-from harness.request import is_complete, read_request
+from harness.request import read_request
 from harness.signals import STOPPING, handled
 from harness.store import RunFolder, Store
 
@@ -100,7 +101,7 @@ class Supervisor:
         folder = self._folder(run)
         if self._intent.phase == "train" and folder.weights.exists():
             return True
-        return is_complete(folder, read_request(folder).experiment.evaluation)
+        return is_complete(folder)
 
     def _is_over(self, run: str) -> bool:
         """Whether nothing is left to do: it is done, or as far as a search wants it for now."""

@@ -7,6 +7,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from harness.completeness import is_complete
 from harness.dispatch.policy import cause_of, was_killed
 from harness.dispatch.scheduler import Job, Scheduler, UnreachableError
 from harness.dispatch.submissions import Submission, Submissions
@@ -164,7 +165,7 @@ class Placements:
         attempts = [attempt for folder in folders for attempt in folder.attempts.all() if attempt.start.job == place.id]
         if any(attempt.end is None for attempt in attempts):
             return True
-        return (place.job is None or not attempts) and not all(folder.record_file.exists() for folder in folders)
+        return (place.job is None or not attempts) and not all(map(is_complete, folders))
 
     def _history(self, arrays: set[str]) -> tuple[dict[str, list[Job]], bool]:
         """Executions by job; and whether accounting is silent, and is still waited for."""
@@ -199,7 +200,7 @@ class Placements:
         for run in place.runs:
             folder = self._store.run(run)
             waited = place.submission.intent.phase == "evaluate" and not folder.weights.exists()
-            if waited or folder.record_file.exists() or not folder.path.exists():
+            if waited or is_complete(folder) or not folder.path.exists():
                 continue
             told: Cause = "crashed" if job is None else cause_of(job)
             cause: Cause = "never_started" if told == "crashed" else told
@@ -221,7 +222,7 @@ def _execution(executions: Sequence[Job], start: AttemptStart) -> Job | None:
 def _state(folder: RunFolder, start: AttemptStart, job: Job | None, asked_to_leave: bool) -> None:
     step = int(folder.read_progress().get("step", 0))
     newest = folder.attempts.newest()
-    if folder.record_file.exists() and start.number == newest:
+    if start.number == newest and is_complete(folder):
         folder.attempts.end(start.number, "completed", "", step=step)
     elif job is None:
         # It left no word and nobody counted. A job that was asked to leave and never started again was cancelled.

@@ -11,9 +11,10 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import suppress
 
+from harness.completeness import Completeness, Missing, broken_promise
 from harness.dispatch.budget import Budget
 from harness.dispatch.conduct import Progress
 from harness.dispatch.placement import Place, Placements
@@ -24,13 +25,15 @@ from harness.dispatch.submissions import Submissions
 from harness.dispatch.submitting import Submitter
 from harness.plan import Plan, PlannedRun
 from harness.record import Failure
-from harness.request import is_complete, read_request
+from harness.request import read_request
 from harness.settings import Settings
 from harness.spec.profile import Profile
 from harness.store import Store
 
 FASTEST_S, SLOWEST_S = 1.0, 30.0
 """Between cycles: fast while things change, slower and slower while they do not."""
+FRUITLESS = 10
+"""How often a command submits a run without any progress, whatever its jobs say about it."""
 RELEASES = 3
 """How often a command releases a job that SLURM failed to launch: each failure may take a node out of service."""
 FEW, FEW_EVERY_S = 32, 0.3
@@ -55,17 +58,20 @@ class Sweep:
     ) -> None:
         self.jobs = profile.array_parallelism or JOBS
         self._plan, self._store = plan, store
+        self._completeness = Completeness(store, settings)
         self._profile, self._scheduler = profile, scheduler
         self._submissions = Submissions(store)
         self._placements = Placements(store, self._submissions, scheduler)
         self._submitter = Submitter(plan.name, settings, profile, scheduler, self._placements)
         self._submitter.budget = budget
-        self._open = {run.id for run in plan.runs.values() if not self._complete(run)}
+        self._open = {run.id for run in plan.runs.values() if not self._completeness.is_complete(run)}
         self._failed: dict[str, Failure] = {}
         self._notes: tuple[str, ...] = ()
         self._held_until, self._held_for_s = 0.0, FASTEST_S
         self._watched: set[str] = set()
         """Runs that this command has seen in the hands of a job."""
+        self._submitted: dict[str, tuple[Missing, int, int]] = {}
+        """By run: what was missing and the step reached when it was last submitted, and how often in that state."""
         self._released: Counter[str] = Counter()
         """By job: how often it was let go on after a failed launch."""
         self._stopping, self._is_due = False, False
@@ -227,7 +233,7 @@ class Sweep:
 
     def _submit(self) -> None:
         unplaced = self._open - self._placements.active.keys()
-        idle = [run for run in self._plan.runs.values() if run.id in unplaced]
+        idle = [run for run in self._plan.runs.values() if run.id in unplaced and self._is_of_use(run)]
         if not idle or time.monotonic() < self._held_until:
             return
         self._check_profile()
@@ -237,6 +243,7 @@ class Sweep:
             for teachers in (True, False):  # students name the jobs that they wait for
                 chosen = [run for run in idle if (run.id in awaited) == teachers and not self._is_orphan(run)]
                 self._submitter.submit(chosen, self._open, code)
+                self._count(run for run in chosen if run.id in self._placements.active)
             self._held_for_s = FASTEST_S
         except HeldBackError as error:
             self._held_for_s = min(self._held_for_s * 2, 10 * SLOWEST_S)
@@ -246,6 +253,29 @@ class Sweep:
             self._note(str(error))
         if self._submitter.held_back:
             self._note(f"{self._submitter.held_back} jobs are held back by the budget")
+
+    def _is_of_use(self, run: PlannedRun) -> bool:
+        """Whether to submit `run`; gives it up where that has changed nothing before.
+
+        This does not depend on why its jobs ended: whatever the cause, known or not, a sweep comes to an end.
+        """
+        left, step = self._completeness.missing(run), self._step(run.id)
+        why = broken_promise(self._store.run(run.id), left, run.steps)
+        before, at, times = self._submitted.get(run.id, (left, step, 0))
+        if why is None and (before, at) == (left, step) and times >= FRUITLESS:
+            why = f"submitted {times} times without progress, still without {left}; see `harness logs {run.id}`"
+        if why is not None:
+            self._give_up(run.id, Failure(cause="never_started", message=why, attempt=0, ended_at=time.time()))
+        return why is None
+
+    def _count(self, submitted: Iterable[PlannedRun]) -> None:
+        for run in submitted:
+            left, step = self._completeness.missing(run), self._step(run.id)
+            before, at, times = self._submitted.get(run.id, (left, step, 0))
+            self._submitted[run.id] = (left, step, times + 1 if (before, at) == (left, step) else 1)
+
+    def _step(self, run_id: str) -> int:
+        return int(self._store.run(run_id).read_progress().get("step", 0))
 
     def _check_profile(self) -> None:
         from harness.dispatch.feasible import check
@@ -272,7 +302,7 @@ class Sweep:
         self._open = {run for run in self._open if not self._is_over(self._plan.runs[run])}
 
     def _is_over(self, run: PlannedRun) -> bool:
-        if self._complete(run):
+        if self._completeness.is_complete(run):
             return True
         folder, limit = self._store.run(run.id), self._submitter.until.get(run.id)
         return limit is not None and folder.read_progress().get("step", -1) >= limit and not folder.is_locked()
@@ -282,13 +312,6 @@ class Sweep:
         self._submitter.until[run_id] = step
         if (folder := self._store.run(run_id)).spec.exists():
             folder.pause_at(step)
-
-    def _complete(self, run: PlannedRun) -> bool:
-        folder = self._store.run(run.id)
-        if not folder.record_file.exists():
-            return False
-        folder.check(run.identity)
-        return is_complete(folder, run.experiment.evaluation)
 
     def _signature(self) -> tuple[object, ...]:
         phases = {run: place.job.phase if place.job else "" for run, place in self._placements.active.items()}

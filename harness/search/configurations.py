@@ -178,8 +178,9 @@ def plan_name(search: str) -> str:
 
 
 def _at(table: Any, path: str) -> Any:
+    """The value at a dotted path; None where the table has another shape there."""
     for part in path.split("."):
-        table = table[part]
+        table = table.get(part) if isinstance(table, Mapping) else None
     return table
 
 

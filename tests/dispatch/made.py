@@ -121,12 +121,13 @@ class MadeScheduler:
             raise UnreachableError(f"{what} does not answer")
 
 
-def complete(plan: Plan, store: Store, run_id: str) -> None:
-    """A run is done."""
+def complete(plan: Plan, store: Store, run_id: str, sets: Sequence[str] | None = None) -> None:
+    """A run is done, measured on its evaluation sets or on `sets`."""
     run, folder = plan.runs[run_id], store.run(run_id)
     evaluation = run.experiment.evaluation
+    names = evaluation.sets if sets is None else sets
     folder.weights.touch()
-    folder.finish(record(run_id, requests={name: evaluation_key(evaluation, name) for name in evaluation.sets}))
+    folder.finish(record(run_id, requests={name: evaluation_key(evaluation, name) for name in names}))
 
 
 def attempted(

@@ -422,6 +422,85 @@ def test_progress_is_never_given_up(store: Store, slurm: MadeScheduler) -> None:
     assert one.progress().failed == {}
 
 
+ABSENT = plan_of(ablation({"a": {}}, seeds=1, base={"evaluation": {"sets": ["shapes", "retrieval"]}}))
+"""Asks for a suite, none of whose sets is on this machine."""
+
+
+def test_sets_of_a_suite_that_are_absent_are_not_waited_for(store: Store, slurm: MadeScheduler) -> None:
+    (run,) = ABSENT.runs.values()
+    one = started(ABSENT, store, slurm)
+    one.cycle()
+    assert read_request(store.run(run.id)).experiment.evaluation.sets == ("shapes",)
+    slurm.run("1_0")
+    attempted(store.run(run.id), "1_0", "completed", step=300)
+    complete(ABSENT, store, run.id, ["shapes"])
+    slurm.end("1_0", "COMPLETED")
+    for _ in range(3):
+        one.cycle()
+        started(ABSENT, store, slurm).cycle()
+    assert (one.progress().done, len(slurm.batches)) == (1, 1)
+
+
+@pytest.mark.parametrize("sets", [["shapes", "more"], ["shapes"]])
+def test_a_run_that_ended_well_is_never_submitted_for_the_same_work(
+    store: Store, slurm: MadeScheduler, sets: list[str]
+) -> None:
+    """Whatever this code believes to be missing: its job was asked for it, and says that it is done."""
+    plan = plan_of(ablation({"a": {}}, seeds=1, base={"evaluation": {"sets": ["shapes", "more"]}}))
+    (run,) = plan.runs
+    one = started(plan, store, slurm)
+    one.cycle()
+    attempted(store.run(run), "1_0", "completed", step=300)
+    complete(plan, store, run, sets)
+    slurm.end("1_0", "COMPLETED")
+    for _ in range(3):
+        one.cycle()
+        started(plan, store, slurm).cycle()
+    assert len(slurm.batches) == 1
+    failed = [failure.message for failure in one.progress().failed.values()]
+    told = f"attempt 1 completed without results on more; see {store.run(run).log}"
+    assert failed == ([told] if sets == ["shapes"] else [])
+
+
+def test_a_new_set_is_measured_by_a_job_that_was_not_asked_before(store: Store, slurm: MadeScheduler) -> None:
+    started(ALONE, store, slurm).cycle()
+    for task, run in enumerate(ALONE.runs):
+        attempted(store.run(run), f"1_{task}", "completed", step=300)
+        complete(ALONE, store, run)
+        slurm.end(f"1_{task}", "COMPLETED")
+    more = plan_of(ablation({"a": {}}, seeds=3, base={"evaluation": {"sets": ["shapes", "more"]}}))
+    one = started(more, store, slurm)
+    one.cycle()
+    assert len(slurm.batches) == 2
+    for number in range(2, 2 + Retry().attempts):  # its jobs die before they start: `setup = ["exit 1"]`
+        for task in range(3):
+            slurm.end(f"{number}_{task}", "FAILED", reason="1:0")
+        one.cycle()
+    failed = one.progress().failed
+    assert failed.keys() == more.runs.keys()
+    assert all("no progress in" in failure.message for failure in failed.values())
+    assert set(causes(store.run(next(iter(more.runs))))[1:]) == {"never_started"}
+    assert len(slurm.batches) == 1 + Retry().attempts
+
+
+def test_a_sweep_that_submits_without_progress_stops(
+    store: Store, slurm: MadeScheduler, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The last brake: it needs no cause of any attempt."""
+    monkeypatch.setattr(sweep, "hopeless", lambda *_: None)
+    plan = plan_of(ablation({"a": {}}, seeds=1))
+    (run,) = plan.runs
+    one = started(plan, store, slurm)
+    for number in range(1, 3 * sweep.FRUITLESS):
+        one.cycle()
+        if len(slurm.batches) == number:
+            slurm.end(f"{number}_0", "PREEMPTED")
+    assert len(slurm.batches) == sweep.FRUITLESS
+    (failure,) = one.progress().failed.values()
+    assert "without progress, still without trained weights" in failure.message
+    assert run in failure.message
+
+
 def test_a_job_that_slurm_failed_to_launch_is_released_a_few_times(store: Store, slurm: MadeScheduler) -> None:
     plan = plan_of(ablation({"a": {}}, seeds=1))
     one = started(plan, store, slurm)

@@ -11,11 +11,12 @@ from clip_benchmark.datasets.builder import dataset_collection
 from pydantic import ValidationError
 
 from harness.averages import averages, holes
+from harness.completeness import missing_sets
 from harness.evaluate.conventions import conventional_classnames, conventional_templates
 from harness.evaluate.layout import describe, locate
 from harness.record import Evaluation as Measured
 from harness.record import Metric
-from harness.request import evaluation_key, missing_sets, on_this_machine
+from harness.request import evaluation_key, on_this_machine
 from harness.spec.evaluation import Evaluation, standing_metric
 from harness.spec.load import load
 from harness.spec.protocols import set_name

@@ -18,6 +18,7 @@ import pytest
 
 import harness
 from harness.cli import running
+from harness.completeness import Completeness
 from harness.dispatch import conduct, local
 from harness.dispatch.conduct import Conductor, Progress
 from harness.dispatch.inline import InlineWorkers
@@ -287,18 +288,18 @@ def test_a_plan_of_thousands_is_not_looked_at_all_the_time(store: Store, monkeyp
     """Ten thousand runs looked at four times a second would take a core from training."""
     monkeypatch.setattr(conduct, "OTHERS_EVERY_S", 1000.0)
     looks: list[str] = []
-    locked, complete = RunFolder.is_locked, Conductor._complete
+    locked, complete = RunFolder.is_locked, Completeness.is_complete
 
     def is_locked(folder: RunFolder) -> bool:
         looks.append(folder.id)
         return locked(folder)
 
-    def is_complete(one: Conductor, run: PlannedRun) -> bool:
+    def is_complete(one: Completeness, run: PlannedRun) -> bool:
         looks.append(run.id)
         return complete(one, run)
 
     monkeypatch.setattr(RunFolder, "is_locked", is_locked)
-    monkeypatch.setattr(Conductor, "_complete", is_complete)
+    monkeypatch.setattr(Completeness, "is_complete", is_complete)
     axes = {"train.optimiser.lr": [number / 1000 for number in range(1, 101)]}
     plan = plan_of(ablation(axes=axes, baseline="train.optimiser.lr=0.001", seeds=1))
     carried_out(conductor(plan, store)[0])

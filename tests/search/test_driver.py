@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -158,6 +159,22 @@ def test_finished_runs_of_the_store_are_a_warm_start(at: Project) -> None:
     warm = [trial for trial in three.advisor.trials.values() if trial.source == "warm start"]
     assert all(trial.values[LR] <= 1e-3 for trial in warm)
     assert len(warm) < 12
+
+
+@pytest.mark.parametrize("guard", ["off", 0.1, {"quantile": 0.05}, None])
+def test_finished_runs_of_another_shape_are_no_warm_start(at: Project, guard: Any) -> None:
+    """A field of the space may be a word, a number, out of range or absent in runs that others have made."""
+    mining: dict[str, Any] = {"kind": "threshold", "image_text": {"quantile": 0.9}, "image_text_guard": guard}
+    loss = {"kind": "multi_positive_sigmoid"}
+    others = search(budget={"trials": 1}, base={"mining": mining if guard else {"kind": "none"}, "loss": loss})
+    carried_out(driver(others, at))
+    path = "mining.image_text_guard.quantile"
+    own = search(
+        budget={"trials": 1},
+        base={"mining": {"kind": "threshold", "image_text": {"quantile": 0.9}}, "loss": loss},
+        space={path: {"kind": "float", "low": 0.1, "high": 0.8}},
+    )
+    assert list(Driver(own, "own", at, here_with(at)).configurations.known()) == []
 
 
 def test_a_budget_in_steps_is_never_exceeded(at: Project) -> None:

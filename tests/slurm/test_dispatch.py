@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import signal
+from collections import Counter
 from datetime import datetime, timedelta
 from pathlib import Path
 
@@ -216,6 +217,27 @@ def test_the_tasks_of_an_evaluation_stage_measure_together(cluster: Cluster, tmp
     assert run.record().cost.devices == 1, "those that trained"
     campaign.carry_out_reference()
     assert check_results(campaign) == 1
+
+
+def test_a_suite_of_which_sets_are_absent_ends(cluster: Cluster, tmp_path: Path) -> None:
+    """Nothing waits for sets that `check` lets go: one submission for each run, and the second command submits none."""
+    campaign = Campaign.create(tmp_path / "campaign", cluster, pack=1)
+    campaign.spec.write_text(campaign.spec.read_text().replace('sets = ["shapes"]', 'sets = ["shapes", "retrieval"]'))
+    told = campaign.command("check", campaign.spec.name)
+    assert "flickr30k" in told.stdout, told.stdout + told.stderr
+    campaign.finish()
+    assert check_attempts(campaign) == {"completed": RUNS}
+    submitted = _submitted(campaign)
+    assert submitted == dict.fromkeys(submitted, 1)
+    again = campaign.command("run", campaign.spec.name, "--on", campaign.profile.name)
+    assert again.returncode == 0, again.stderr
+    assert _submitted(campaign) == submitted
+    assert len(submitted) == RUNS
+
+
+def _submitted(campaign: Campaign) -> Counter[str]:
+    """How often each run was submitted."""
+    return Counter(run for intent in intents_of(campaign.store).values() for task in intent["tasks"] for run in task)
 
 
 def _of_one_run(campaign: Campaign) -> Campaign:
