@@ -56,7 +56,7 @@ format: $(INSTALLED) ## format the code and mend what the linter can
 	@$(BIN)/ruff check --fix .
 
 generate: $(INSTALLED) ## write schemas/ and docs/specs.md from the models
-	@$(BIN)/python -m harness.reference
+	@$(BIN)/python -m harness.docs.reference
 
 lock: $(INSTALLED) ## resolve pyproject.toml's dependencies anew into requirements.lock
 	@$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --extra dev --upgrade \

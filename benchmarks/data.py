@@ -27,15 +27,15 @@ import torch
 from PIL import Image
 
 from harness.analysis import Options, analyse
-from harness.data.dataset import Dataset, open_dataset
-from harness.data.layout import write_shards
-from harness.data.loader import ImageBatches
-from harness.data.order import epoch_order
+from harness.config.augment import CropAugment
+from harness.config.data import WebdatasetData
+from harness.config.model import Model
+from harness.data.dataset.dataset import Dataset, open_dataset
+from harness.data.dataset.loader import ImageBatches
+from harness.data.dataset.order import epoch_order
+from harness.data.synthetic.layout import write_shards
 from harness.features.compute import Extraction, Wanted
 from harness.models import build_towers
-from harness.spec.augment import CropAugment
-from harness.spec.data import WebdatasetData
-from harness.spec.model import Model
 
 SIZE, BATCH = 224, 64
 WORDS = ("a", "red", "blue", "green", "dog", "cat", "car", "tree", "house", "near", "under", "big", "old", "photo")

@@ -27,13 +27,13 @@ from pathlib import Path
 import torch
 
 import harness
-from harness.dispatch import sweep
-from harness.dispatch.scheduler import Batch
-from harness.dispatch.submissions import load
-from harness.dispatch.sweep import Sweep
-from harness.settings import Settings
-from harness.spec.profile import Profile
-from harness.store import RunFolder, Store
+from harness.config.profile import Profile
+from harness.execute.slurm import executor as sweep
+from harness.execute.slurm.executor import Sweep
+from harness.execute.slurm.scheduler import Batch
+from harness.execute.slurm.submission_log import load
+from harness.runs.settings import Settings
+from harness.runs.store import RunFolder, Store
 from tests.dispatch.made import complete
 from tests.dispatch.simulated import SimulatedCluster
 from tests.head.made import ablation, plan_of

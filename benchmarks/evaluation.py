@@ -33,15 +33,15 @@ from evaluation_sets import CAPTIONS, THINGS, WORDS, write_classification, write
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
-from harness.evaluate.protocol import templates
-from harness.evaluate.retrieval import Captions, retrieval_metrics, retrieval_ranks
-from harness.evaluate.run import Evaluator
-from harness.evaluate.sets import read_set
-from harness.evaluate.towers import Encoder
-from harness.evaluate.zero_shot import classifier
+from harness.config.evaluation import Evaluation
+from harness.config.model import Model
+from harness.evaluation.evaluator import Evaluator
+from harness.evaluation.protocol import templates
+from harness.evaluation.retrieval import Captions, retrieval_metrics, retrieval_ranks
+from harness.evaluation.sets import read_set
+from harness.evaluation.towers import Encoder
+from harness.evaluation.zero_shot import classifier
 from harness.models import Towers, build_towers
-from harness.spec.evaluation import Evaluation
-from harness.spec.model import Model
 
 CPU = torch.device("cpu")
 RECALL_K = (1, 5, 10)

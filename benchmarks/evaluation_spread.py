@@ -24,13 +24,13 @@ import torch
 import torch.distributed as dist
 from evaluation_sets import THINGS, WORDS, write_classification, write_retrieval
 
-from harness.distributed import World
-from harness.evaluate.run import Evaluator, Result
-from harness.evaluate.sets import read_set
-from harness.losses.ranks import Ranks
+from harness.config.evaluation import Evaluation
+from harness.config.model import Model
+from harness.evaluation.evaluator import Evaluator, Result
+from harness.evaluation.sets import read_set
 from harness.models import build_towers
-from harness.spec.evaluation import Evaluation
-from harness.spec.model import Model
+from harness.parallel.process_group import World
+from harness.parallel.ranks import Ranks
 
 BATCH = 64
 MODEL = Model(

@@ -106,7 +106,7 @@ def weights(folder: Path) -> None:
 
 
 def model() -> Any:
-    from harness.spec.model import Model
+    from harness.config.model import Model
 
     return Model(name="made", config=CONFIG)
 
@@ -115,22 +115,22 @@ def ours(folder: Path) -> None:
     """What `harness eval --suite fff11 --suite retrieval` does, for a model that open_clip does not know by name."""
     import torch
 
-    from harness.averages import averages
-    from harness.evaluate.retrieval import ranks_of_scores, retrieval_metrics, retrieval_ranks
-    from harness.measuring import Measuring
+    from harness.config.evaluation import Evaluation
+    from harness.config.experiment import Experiment
+    from harness.evaluation.retrieval import ranks_of_scores, retrieval_metrics, retrieval_ranks
+    from harness.evaluation.suite_averages import averages
     from harness.models import build_towers, load_weights
-    from harness.request import Request
-    from harness.settings import Settings
-    from harness.spec.evaluation import Evaluation
-    from harness.spec.experiment import Experiment
+    from harness.node.run_evaluation import Measuring
+    from harness.runs.request import Request
+    from harness.runs.settings import Settings
 
     ranking: list[Seconds] = []
     counting: list[Seconds] = []
     metrics: list[Seconds] = []
     counted = {
-        "harness.evaluate.retrieval.ranks_of_scores": timed(ranks_of_scores, counting),
-        "harness.evaluate.run.retrieval_ranks": timed(retrieval_ranks, ranking),
-        "harness.evaluate.run.retrieval_metrics": timed(retrieval_metrics, metrics),
+        "harness.evaluation.retrieval.ranks_of_scores": timed(ranks_of_scores, counting),
+        "harness.evaluation.evaluator.retrieval_ranks": timed(retrieval_ranks, ranking),
+        "harness.evaluation.evaluator.retrieval_metrics": timed(retrieval_metrics, metrics),
     }
     for name, function in counted.items():
         mock.patch(name, function).start()

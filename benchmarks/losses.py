@@ -38,10 +38,10 @@ import torch.nn.functional as F  # noqa: N812
 from pydantic import TypeAdapter
 from torch import Tensor
 
+from harness.config.loss import Loss
 from harness.losses import PairBatch, Positives, build_objective
-from harness.losses import chunked as strips
+from harness.losses import chunks as strips
 from harness.mining import Thresholds, mine
-from harness.spec.loss import Loss
 
 WIDTH, TEACHER_WIDTH = 512, 768
 THRESHOLDS = Thresholds(

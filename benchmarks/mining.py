@@ -27,8 +27,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from harness.config.mining import Quantile, ThresholdMining
 from harness.mining import Thresholds, mine, resolve_thresholds
-from harness.spec.mining import Quantile, ThresholdMining
 
 WIDTH = 768
 SPEC = ThresholdMining(

@@ -21,8 +21,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 
+from harness.config.loss import MultiPositiveSigmoid, Sigmoid
 from harness.losses import PairBatch, build_objective
-from harness.spec.loss import MultiPositiveSigmoid, Sigmoid
 
 Loss = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
 """(images [N, d], texts [N, d], log of the scale, bias) -> loss."""

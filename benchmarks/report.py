@@ -20,10 +20,10 @@ from pathlib import Path
 
 import numpy as np
 
-from harness.data.inspection import inspect_data
-from harness.plan import make_plan
-from harness.spec.load import load
-from harness.store import Store
+from harness.config.load import load
+from harness.data.sources.inspection import inspect_data
+from harness.planning.plan import make_plan
+from harness.runs.store import Store
 from tests.report.made import fill
 
 FORMATS = ("terminal", "html", "md", "latex", "csv", "json")

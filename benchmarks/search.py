@@ -6,7 +6,7 @@
 Four simulated workers train configurations of a table (see `search_curves`) epoch by epoch; a method gets the budget of
 24 full runs and is scored, at every multiple of a full run, by the error at full length of the configuration that
 it would select (not by the best number that it has seen, which stands beside). The strategies are the harness's own
-code (`harness.search.advisor`); tables of HELD_BACK were not looked at while `ladder` was made, but for
+code (`harness.searching.study`); tables of HELD_BACK were not looked at while `ladder` was made, but for
 its probes.
 """
 

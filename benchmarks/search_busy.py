@@ -20,13 +20,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from harness.cli.cluster import one_by_one
-from harness.cli.running import prepare_data
-from harness.project import Project
-from harness.search.advisor import Trial
-from harness.search.outcome import as_ablation
-from harness.settings import Settings
-from harness.spec.load import load_search
-from harness.store import Store
+from harness.cli.run import prepare_data
+from harness.config.load import load_search
+from harness.planning.workspace import Project
+from harness.runs.settings import Settings
+from harness.runs.store import Store
+from harness.searching.study import Trial
+from harness.searching.winner import as_ablation
 from tests.slurm.cluster import Cluster, until
 from tests.slurm.searching import WORKERS, Hunt, tried
 

@@ -11,8 +11,8 @@ from typing import Any, Protocol
 from search_curves import Curves
 from search_peers import SyneTune
 
-from harness.search.advisor import Advisor, Job, Trial
-from harness.spec.search import Exploration
+from harness.config.search import Exploration
+from harness.searching.study import Advisor, Job, Trial
 
 WORKERS = 4
 BUDGET = 24.0
@@ -22,7 +22,7 @@ REPEATS = 2000
 
 
 class Strategy(Protocol):
-    """What the simulation asks and tells; `harness.search.advisor.Advisor` is one."""
+    """What the simulation asks and tells; `harness.searching.study.Advisor` is one."""
 
     @property
     def trials(self) -> Mapping[int, Trial]:

@@ -14,9 +14,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from harness.project import Project
-from harness.settings import Settings
-from harness.store import RunFolder, Store
+from harness.planning.workspace import Project
+from harness.runs.settings import Settings
+from harness.runs.store import RunFolder, Store
 
 SPEC = Path(__file__).with_suffix(".toml")
 METRIC = "shapes/acc1"

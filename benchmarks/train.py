@@ -33,7 +33,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from harness.data.layout import write_shards
+from harness.data.synthetic.layout import write_shards
 
 ROOT = Path(__file__).resolve().parent.parent
 PEER = ROOT / "build" / "peers" / "open_clip_train"

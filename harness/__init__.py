@@ -7,7 +7,7 @@
     harness.run(ablation, jobs=2)
     print(harness.report(ablation))
 
-Specs are the models of `harness.spec`; the command `harness` is a thin layer over the same functions.
+Specs are the models of `harness.config`; the command `harness` is a thin layer over the same functions.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
-    from harness.plan import Plan
-    from harness.spec.ablation import Ablation
+    from harness.config.ablation import Ablation
+    from harness.planning.plan import Plan
 
 __version__ = "0.1.0"
 __all__ = ["__version__", "load", "plan", "report", "run"]
@@ -28,20 +28,20 @@ def load(path: str | Path, assignments: Sequence[str] = ()) -> Ablation:
     """The ablation in a TOML file, `assignments` (`"train.duration=300 steps"`) laid over its base experiment.
 
     Raises:
-        harness.errors.SpecError: the file is missing or not valid.
+        harness.base.errors.SpecError: the file is missing or not valid.
     """
-    from harness.spec.load import load as load_file
+    from harness.config.load import load as load_file
 
     return load_file(path, assignments)
 
 
 def plan(spec: str | Path | Ablation) -> Plan:
-    """Every run that `spec` needs; see `harness.plan.Plan`.
+    """Every run that `spec` needs; see `harness.planning.plan.Plan`.
 
     Raises:
-        harness.errors.HarnessError: the spec is not valid, or its data cannot be read.
+        harness.base.errors.HarnessError: the spec is not valid, or its data cannot be read.
     """
-    from harness.project import Project
+    from harness.planning.workspace import Project
 
     return Project.at(_folder(spec)).plan(spec)
 
@@ -54,10 +54,11 @@ def run(spec: str | Path | Ablation, *, on: str = "local", jobs: int | None = No
         jobs: runs at a time on this machine.
 
     Raises:
-        harness.errors.HarnessError: the spec is not valid, or its data cannot be read.
+        harness.base.errors.HarnessError: the spec is not valid, or its data cannot be read.
     """
-    from harness.cli import cluster, running
-    from harness.project import Project
+    from harness.cli import cluster
+    from harness.cli import run as running
+    from harness.planning.workspace import Project
 
     project = Project.at(_folder(spec))
     plan = project.plan(spec)
@@ -72,10 +73,10 @@ def report(
     """The report on the records that are there, as text of that format.
 
     Raises:
-        harness.errors.HarnessError: the spec is not valid, or a record is damaged.
+        harness.base.errors.HarnessError: the spec is not valid, or a record is damaged.
     """
-    from harness.project import Project
-    from harness.report import collect, render
+    from harness.planning.workspace import Project
+    from harness.reporting import collect, render
 
     project = Project.at(_folder(spec))
     return render(collect(project.plan(spec), project.store), format)

@@ -1,8 +1,8 @@
 """The node side: `python -m harness.worker RUN_DIR` carries one run out, whatever started it and wherever it runs.
 
-Inline, local process, batch job, requeued job and debugging are this same command, and so is each of several processes
-that share a run's batches (see `harness.distributed`). It needs nothing but the file system: it reads spec.json and
-request.json, and leaves metrics, checkpoints, weights and a record in the folder.
+Inline runs, local processes, batch jobs, requeued jobs and debugging all use this command, and so does each of several
+processes that share a run's batches (see `harness.parallel.process_group`). It needs nothing but the file system: it
+reads spec.json and request.json, and leaves metrics, checkpoints, weights and a record in the folder.
 Exit status: 0 done or paused where it was asked to, 2 a mistake of the user, 75 stopped on request (run it again to go
 on), 76 a newer attempt has taken over, 1 anything else. With HARNESS_SCHEDULED set a scheduler has given the run to
 this process: an attempt that is still alive elsewhere is superseded.
@@ -18,12 +18,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from harness.attempt import Attempt, load_request
-from harness.distributed import Place, joined, place, start_processes
-from harness.errors import HarnessError, SupersededError
-from harness.record import Cause, Failure
-from harness.stopping import Stop, stop_signals
-from harness.store import RunFolder
+from harness.base.errors import HarnessError, SupersededError
+from harness.node.attempt import Attempt, load_request
+from harness.node.stop import Stop, stop_signals
+from harness.parallel.process_group import Place, joined, place, start_processes
+from harness.runs.record import Cause, Failure
+from harness.runs.store import RunFolder
 
 DONE, BROKEN, USER_ERROR, STOPPED, SUPERSEDED = 0, 1, 2, 75, 76
 OTHERS_WORD_S = 2.0

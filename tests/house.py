@@ -1,8 +1,8 @@
-"""The house in figures: `python -m tests.house` prints rooms, arrows between them, circles, levels, and names used twice.
+"""The house in figures: `python -m tests.house` prints rooms, arrows, circles, levels, and class names used twice.
 
 A room is a folder or a loose module directly below `harness/`. An arrow is an import from one room into another, be it
-at the top of a file or inside a function. A level is the longest way down from a room. A name is used twice where two
-modules define a public class of that name, or two public functions or constants of one room have it.
+at the top of a file or inside a function. A level is the longest way down from a room. A class name is used
+twice where two modules define a public class of that name.
 """
 
 from __future__ import annotations

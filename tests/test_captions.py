@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 from scipy import stats
 
-from harness.captions import RAW, check_available, choose, choose_batch, texts
-from harness.errors import DataError
-from harness.spec.captions import Captions
+from harness.base.errors import DataError
+from harness.config.captions import Captions
+from harness.data.dataset.caption_choice import RAW, check_available, choose, choose_batch, texts
 
 
 def sampled(**fields: Any) -> Captions:

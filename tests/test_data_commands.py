@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from harness.store import Store
+from harness.runs.store import Store
 from tests.data.hand_made import make
 
 

@@ -14,7 +14,7 @@ from harness.doctor import places as places_module
 from harness.doctor.machine import gpu, processor, shared_memory, slurm
 from harness.doctor.places import evaluation_sets, filesystem, store, tracking
 from harness.doctor.software import checkout, defects, pairing, python, requirements
-from harness.settings import Settings
+from harness.runs.settings import Settings
 
 Fake = Callable[[str, str], None]
 

@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 from clip_benchmark import cli as clip_benchmark
 
-from harness.errors import SpecError
-from harness.external import arm_names, as_toml, assigned, read_external
-from harness.spec.ablation import Reference
+from harness.base.errors import SpecError
+from harness.config.ablation import Reference
+from harness.reporting.references import arm_names, as_toml, assigned, read_external
 
 
 def result(path: Path, **changes: Any) -> Path:

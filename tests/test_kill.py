@@ -16,7 +16,7 @@ import psutil
 import pytest
 import torch
 
-from harness.store import State, Store
+from harness.runs.store import State, Store
 from harness.training.speed import TIMINGS
 from tests.node.small import CONFIG
 

@@ -17,12 +17,12 @@ from clip_benchmark.metrics import zeroshot_classification, zeroshot_retrieval
 from open_clip.loss import ClipLoss, SigLipLoss
 from PIL import Image
 
-from harness.evaluate.sets import read_set
+from harness.config.loss import InfoNCE, Sigmoid
+from harness.config.model import Model
+from harness.evaluation.sets import read_set
 from harness.losses import PairBatch, build_objective
 from harness.models import build_towers, load_weights
-from harness.spec.loss import InfoNCE, Sigmoid
-from harness.spec.model import Model
-from harness.store import Store
+from harness.runs.store import Store
 from tests.node.small import CONFIG
 
 COLOURS = {"red": (220, 30, 30), "green": (30, 200, 30), "blue": (30, 30, 220), "grey": (128, 128, 128)}
@@ -163,7 +163,7 @@ def test_losses_equal_open_clips_on_the_same_features(ran: Path) -> None:
 
 
 def metric(record: object, name: str) -> float:
-    from harness.record import Record
+    from harness.runs.record import Record
 
     assert isinstance(record, Record)
     found = record.metric(name)

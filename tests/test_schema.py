@@ -12,13 +12,13 @@ from typing import Any
 import pytest
 from jsonschema import Draft202012Validator
 
-from harness.errors import SpecError
-from harness.plan import resolve_arms
-from harness.reference import generated
-from harness.schema import schemas
-from harness.settings import Settings
-from harness.spec.experiment import Experiment, flatten
-from harness.spec.load import load
+from harness.base.errors import SpecError
+from harness.config.experiment import Experiment, flatten
+from harness.config.load import load
+from harness.docs.reference import generated
+from harness.docs.schema import schemas
+from harness.planning.plan import resolve_arms
+from harness.runs.settings import Settings
 
 ROOT = Path(__file__).parents[1]
 SPECS = sorted([*ROOT.glob("experiments/*.toml"), *ROOT.glob("ablations/*.toml"), ROOT / "harness.toml"])

@@ -13,7 +13,7 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.version import Version
 
-from harness import reference
+from harness.docs import reference
 
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
@@ -114,11 +114,11 @@ def test_the_head_imports_nothing_heavy() -> None:
     files = sorted((ROOT / "harness/cli").glob("[a-z]*.py"))
     modules = [f"harness.cli.{file.stem}" for file in files if file.stem not in later]
     modules += [
-        "harness.cost",
+        "harness.planning.estimate",
         "harness.doctor",
         "harness.plan",
-        "harness.project",
-        "harness.reference",
+        "harness.planning.workspace",
+        "harness.docs.reference",
         "harness.report",
     ]
     code = f"import sys, {', '.join(modules)}; print(*sorted(set(sys.modules) & {HEAVY!r}))"

@@ -8,17 +8,17 @@ from typing import get_args
 
 import pytest
 
-from harness.identity import digest
-from harness.plan import Plan, make_plan, resolve_arms
-from harness.record import DataReport
-from harness.spec.ablation import Ablation
-from harness.spec.augment import FFFAugment
-from harness.spec.data import Data, WebdatasetData
-from harness.spec.evaluation import set_name
-from harness.spec.experiment import OpenClipTeacher
-from harness.spec.load import load, load_experiment
-from harness.spec.loss import Loss, MultiPositiveSigmoid
-from harness.spec.mining import ThresholdMining
+from harness.config.ablation import Ablation
+from harness.config.augment import FFFAugment
+from harness.config.data import Data, WebdatasetData
+from harness.config.evaluation import set_name
+from harness.config.experiment import OpenClipTeacher
+from harness.config.load import load, load_experiment
+from harness.config.loss import Loss, MultiPositiveSigmoid
+from harness.config.mining import ThresholdMining
+from harness.planning.plan import Plan, make_plan, resolve_arms
+from harness.runs.identity import digest
+from harness.runs.record import DataReport
 
 ROOT = Path(__file__).parents[1]
 EXPERIMENTS = sorted(ROOT.glob("experiments/*.toml"))

@@ -11,12 +11,12 @@ from torch import Tensor
 
 from harness.analysis import measures
 from harness.analysis.measures import Floats, Ints
+from harness.config.mining import Quantile, ThresholdMining
 from harness.features.compute import Wanted
-from harness.features.distinct import RAW_NAME
-from harness.features.growing import open_array
+from harness.features.dedup import RAW_NAME
 from harness.features.read import SourceFeatures, source_features
+from harness.features.resumable_array import open_array
 from harness.mining import calibration_images, resolve_thresholds
-from harness.spec.mining import Quantile, ThresholdMining
 
 NEIGHBOURS = 100
 BATCH = 1000

@@ -13,7 +13,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from harness.features.growing import Halves
+from harness.features.resumable_array import Halves
 from harness.mining.similarity import margin
 
 BLOCK = 16384

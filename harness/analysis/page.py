@@ -11,12 +11,12 @@ from markupsafe import Markup
 from harness.analysis.analyse import Analysis, OfSource
 from harness.analysis.measures import Floats
 from harness.analysis.plots import figures
-from harness.data.dataset import Dataset
-from harness.errors import DataError
-from harness.features.distinct import RAW_NAME
-from harness.files import write_json, write_text
+from harness.base.errors import DataError
+from harness.base.files import write_json, write_text
+from harness.data.dataset.dataset import Dataset
+from harness.features.dedup import RAW_NAME
 from harness.mining.preview import data_uri
-from harness.report.page import templates
+from harness.reporting.formats.page import templates
 
 _TEMPLATES = Path(__file__).parent / "templates"
 _NEAR = (0.9, 0.95, 0.98)

@@ -14,7 +14,7 @@ from matplotlib.ticker import NullFormatter
 
 from harness.analysis.analyse import Analysis
 from harness.analysis.measures import Floats
-from harness.report.svg import MUTED, RC, series_colour, to_svg
+from harness.reporting.figures.svg import MUTED, RC, series_colour, to_svg
 
 _SIZE = (370 / 72, 250 / 72)
 _BINS = 60

@@ -16,8 +16,8 @@ from typing import Any, Protocol
 import torch
 from PIL import Image
 
-from harness.errors import ModelError
-from harness.spec.captioner import ImageCaptioner
+from harness.base.errors import ModelError
+from harness.config.captioner import ImageCaptioner
 
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
@@ -129,8 +129,8 @@ class CoCaCaptioner:
             raise ModelError("CoCa is sampled", where="method", fix='set method = "sample"')
         if settings.prompt:
             raise ModelError("CoCa takes no prompt here", where="prompt", fix="leave it out")
+        from harness.config.model import Model
         from harness.models import build_towers
-        from harness.spec.model import Model
 
         self._settings, self._device = settings, device
         towers = build_towers(Model(name=settings.model, weights=settings.weights))

@@ -6,7 +6,7 @@ import gc
 import os
 import sys
 
-from harness.errors import HarnessError
+from harness.base.errors import HarnessError
 
 __all__ = ["main"]
 

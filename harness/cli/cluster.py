@@ -6,19 +6,19 @@ import sys
 from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 
-from harness.cli.running import prepare_data, watch_over
-from harness.cost import predicted_hours
-from harness.dispatch.budget import Budget
-from harness.dispatch.placement import Place, Placements
-from harness.dispatch.scheduler import Scheduler, UnreachableError
-from harness.dispatch.slurm import Slurm
-from harness.dispatch.submissions import Submissions
-from harness.dispatch.sweep import Sweep
-from harness.errors import DispatchError, SpecError
-from harness.plan import Plan
-from harness.project import Project
-from harness.spec.profile import Profile, load_profile
-from harness.store import Store
+from harness.base.errors import DispatchError, SpecError
+from harness.cli.run import prepare_data, watch_over
+from harness.config.profile import Profile, load_profile
+from harness.execute.slurm.client import Slurm
+from harness.execute.slurm.executor import Sweep
+from harness.execute.slurm.gpu_hours import Budget
+from harness.execute.slurm.job_tracker import Place, Placements
+from harness.execute.slurm.scheduler import Scheduler, UnreachableError
+from harness.execute.slurm.submission_log import Submissions
+from harness.planning.estimate import predicted_hours
+from harness.planning.plan import Plan
+from harness.planning.workspace import Project
+from harness.runs.store import Store
 
 STOPPING = "leaving: jobs go on by themselves; `harness status` and the same command find them again"
 

@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from harness.errors import SpecError
+from harness.base.errors import SpecError
 
 if TYPE_CHECKING:
+    from harness.config.data import Data, FileData
+    from harness.config.experiment import Experiment
     from harness.features.compute import Estimate
-    from harness.project import Project
-    from harness.spec.data import Data, FileData
-    from harness.spec.experiment import Experiment
+    from harness.planning.workspace import Project
 
 data_app = typer.Typer(no_args_is_help=True, help="Prepare data: fetch, check, caption, teacher features, analysis.")
 
@@ -44,10 +44,10 @@ Device = Annotated[str | None, typer.Option(help="Default: a GPU if there is one
 @data_app.command()
 def fetch(spec: Spec, set_: Set) -> None:
     """Copy what the spec names by URL to this machine; run again to go on."""
-    from harness.data.inspection import caption_files
-    from harness.data.remote import fetch as copy
-    from harness.data.remote import is_url
-    from harness.spec.data import WebdatasetData
+    from harness.config.data import WebdatasetData
+    from harness.data.sources.inspection import caption_files
+    from harness.data.sources.remote import fetch as copy
+    from harness.data.sources.remote import is_url
 
     project, data = _files(spec, set_)
     patterns = [data.shards if isinstance(data, WebdatasetData) else data.path]
@@ -69,8 +69,8 @@ def manifest(
     """Describe the data: files, sizes, survivors and why others did not survive, caption sources, digests."""
     import json
 
-    from harness.data.manifest import manifest as describe
-    from harness.files import write_json
+    from harness.base.files import write_json
+    from harness.data.quality.manifest import manifest as describe
 
     project, data = _files(spec, set_)
     told = describe(data, project.store.data)
@@ -89,11 +89,11 @@ def check(
     workers: Annotated[int, typer.Option(min=0, help="Processes; 0: one for each core.")] = 0,
 ) -> None:
     """Read and decode everything; count what is bad by its reason, and list it in a quarantine list."""
+    from harness.base.files import write_json
     from harness.cli.findings import show
-    from harness.data.check import check_data, report
-    from harness.data.quarantine import write_quarantine
-    from harness.dispatch.local import cores
-    from harness.files import write_json
+    from harness.data.quality.check import check_data, report
+    from harness.data.sources.quarantine import write_quarantine
+    from harness.execute.local.processes import cores
 
     project, data = _files(spec, set_)
     found = check_data(data, project.store.data, workers or cores(), lambda text: print(text, file=sys.stderr))
@@ -118,9 +118,9 @@ def features(
     verify: Annotated[bool, typer.Option("--verify", help="Only compare what is there with its digests.")] = False,
 ) -> None:
     """Compute the teachers' features that a spec's runs read: resumable, in shards, shared by all runs."""
-    from harness.cli import taught
-    from harness.dispatch.local import cores
-    from harness.features.growing import verify as compare
+    from harness.cli import features as taught
+    from harness.execute.local.processes import cores
+    from harness.features.resumable_array import verify as compare
 
     project = _project(spec)
     if on is not None:
@@ -162,9 +162,9 @@ def caption(
     """Caption every image with an image-to-text model: resumable, in shards, as a source to join by key."""
     from harness.captioning import CaptionFolder, load_captioner
     from harness.captioning import caption as carry_out
-    from harness.cli.taught import chosen_device
-    from harness.data.dataset import open_dataset
-    from harness.spec.load import load_captioner_spec
+    from harness.cli.features import chosen_device
+    from harness.config.load import load_captioner_spec
+    from harness.data.dataset.dataset import open_dataset
 
     project, data = _files(spec, set_)
     settings, part = load_captioner_spec(captioner), part_of(shard)
@@ -198,8 +198,8 @@ def analyze(
 ) -> None:
     """Show what the captions are like, as FFF's Figures 2 to 5: a page with plots, thresholds and galleries."""
     from harness.analysis import Options, analyse, write_page
-    from harness.cli import taught
-    from harness.dispatch.local import cores
+    from harness.cli import features as taught
+    from harness.execute.local.processes import cores
 
     project, used = _project(spec), taught.chosen_device(device)
     for number, one in enumerate(taught.taught_by_plan(project.plan(spec, set_), project, every_source=True)):
@@ -215,7 +215,7 @@ def analyze(
 
 def said_of(estimate: Estimate, folder: Path, shards: int) -> str:
     """An estimate in words."""
-    from harness.cli.show import seconds
+    from harness.cli.output import seconds
 
     each = f", in {shards} shards {seconds(estimate.seconds / shards)} each" if shards > 1 else ""
     return (
@@ -230,13 +230,13 @@ def experiment_of(spec: Path, assignments: list[str]) -> tuple[Project, Experime
     Raises:
         SpecError: the spec is not valid.
     """
-    from harness.spec.load import load
+    from harness.config.load import load
 
     return _project(spec), load(spec, assignments).experiment
 
 
 def _project(spec: Path) -> Project:
-    from harness.project import Project
+    from harness.planning.workspace import Project
 
     return Project.at(spec.parent)
 
@@ -248,8 +248,8 @@ def _files(spec: Path, assignments: list[str]) -> tuple[Project, FileData]:
 
 def as_files(data: Data, cache: Path) -> FileData:
     """`data` as the files that it is read from; an embedded world is generated first."""
-    from harness.data.embedded import materialise, train_shards
-    from harness.spec.data import TableData, WebdatasetData
+    from harness.config.data import TableData, WebdatasetData
+    from harness.data.synthetic.embedded import materialise, train_shards
 
     if isinstance(data, WebdatasetData | TableData):
         return data

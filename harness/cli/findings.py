@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from harness.cli.show import table
+from harness.cli.output import table
 
 
 def show(told: dict[str, Any], listed: Path, quarantined: int) -> None:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from harness.errors import SpecError
-from harness.plan import Plan, PlannedRun
-from harness.project import Project
-from harness.request import Request
-from harness.spec.explain import nearest
-from harness.spec.mining import ThresholdMining
-from harness.store import RunFolder
+from harness.base.errors import SpecError
+from harness.config.explain import nearest
+from harness.config.mining import ThresholdMining
+from harness.planning.plan import Plan
+from harness.planning.workspace import Project
+from harness.runs.planned import PlannedRun
+from harness.runs.request import Request
+from harness.runs.store import RunFolder
 
 
 def preview(plan: Plan, project: Project, arm: str | None, batches: int, out: Path) -> Path:
@@ -42,11 +43,11 @@ def _mining_run(plan: Plan, arm: str | None) -> PlannedRun:
 
 
 def _write(path: Path, request: Request, count: int, folder: RunFolder) -> None:
-    from harness.data.dataset import open_dataset
-    from harness.data.inspection import inspect_data
+    from harness.data.dataset.dataset import open_dataset
+    from harness.data.sources.inspection import inspect_data
     from harness.mining.preview import write_preview
     from harness.models import build_towers
-    from harness.showing import leave_gallery, mining_of, preview_batch
+    from harness.node.preview import leave_gallery, mining_of, preview_batch
 
     experiment = request.experiment
     dataset = open_dataset(experiment.data, request.stored.data)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from harness.errors import SpecError
-from harness.plan import Plan
-from harness.project import Project
-from harness.request import Request
-from harness.spec.explain import nearest
+from harness.base.errors import SpecError
+from harness.config.explain import nearest
+from harness.planning.plan import Plan
+from harness.planning.workspace import Project
+from harness.runs.request import Request
 
 WARM = 2
 """Steps before the clock is read."""
@@ -49,15 +49,15 @@ def _measured(request: Request, steps: int, trace: Path | None) -> str:
 
     import torch
 
-    from harness.building import Workshop
-    from harness.checkpoint import Progress
-    from harness.data.dataset import open_dataset
-    from harness.data.inspection import inspect_data
-    from harness.dispatch.local import cores
-    from harness.distributed import World
+    from harness.data.dataset.dataset import open_dataset
+    from harness.data.sources.inspection import inspect_data
+    from harness.execute.local.processes import cores
     from harness.models import build_towers
     from harness.models.fitting import choose_device
-    from harness.training.clock import PartsClock
+    from harness.node.assemble import Workshop
+    from harness.parallel.process_group import World
+    from harness.training.checkpoint import Progress
+    from harness.training.step_timer import PartsClock
 
     experiment = request.experiment
     torch.set_num_threads(cores())

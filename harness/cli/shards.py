@@ -8,9 +8,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from harness.dispatch.scheduler import Batch, Scheduler
-from harness.spec.profile import Profile, Resources
-from harness.store import Store
+from harness.config.profile import Profile, Resources
+from harness.execute.slurm.scheduler import Batch, Scheduler
+from harness.runs.store import Store
 
 
 def submit_shards(
@@ -47,8 +47,8 @@ def on_cluster(
         SpecError: the profile is not valid.
         DispatchError: SLURM refuses, or there is none here.
     """
-    from harness.dispatch.slurm import Slurm
-    from harness.spec.profile import load_profile
+    from harness.config.profile import load_profile
+    from harness.execute.slurm.client import Slurm
 
     sets = [word for assignment in assignments for word in ("--set", assignment)]
     arguments = [str(spec.resolve()), *more, *sets]

@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from harness.base.errors import SpecError
 from harness.cli.data import Set, Spec, data_app
-from harness.errors import SpecError
 
 if TYPE_CHECKING:
-    from harness.plan import Plan
-    from harness.project import Project
+    from harness.planning.plan import Plan
+    from harness.planning.workspace import Project
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -35,17 +35,17 @@ Format = Literal["md", "html", "latex", "csv", "json"]
 
 
 def _project(start: Path | None = None) -> Project:
-    from harness.project import Project
+    from harness.planning.workspace import Project
 
     return Project.at(start)
 
 
 def _planned(spec: Path, set_: list[str], project: Project, *, provisional: bool) -> tuple[bool, Plan]:
     """Whether it is a search, and the plan of a spec: of a search, what it has begun."""
-    from harness.spec.load import is_search
+    from harness.config.load import is_search
 
     if is_search(spec):
-        from harness.cli import searching
+        from harness.cli import search as searching
 
         return True, searching.begun(spec, set_, project)
     return False, project.plan(spec, set_, provisional=provisional)
@@ -54,7 +54,7 @@ def _planned(spec: Path, set_: list[str], project: Project, *, provisional: bool
 @app.command()
 def check(spec: Spec, set_: Set) -> None:
     """Check a spec: every arm, its data, its evaluation sets. Trains nothing."""
-    from harness.checks import problems
+    from harness.planning.preflight import problems
 
     project = _project(spec.parent)
     plan = project.plan(spec, set_, provisional=True)
@@ -72,7 +72,7 @@ def plan(
     as_json: Annotated[bool, typer.Option("--json", help="Print as JSON: one plan, or a list of several.")] = False,
 ) -> None:
     """Show the runs that specs need: what is done, shared, missing, and what it will cost."""
-    from harness.cli import show
+    from harness.cli import output as show
 
     shown = []
     for spec in specs:
@@ -101,7 +101,8 @@ def run(
     yes: Annotated[bool, typer.Option("--yes", help="Submit as much as fits into the budget, without asking.")] = False,
 ) -> None:
     """Train and evaluate every missing run once, then print the table. Ctrl-C stops cleanly; run again to go on."""
-    from harness.cli import cluster, running
+    from harness.cli import cluster
+    from harness.cli import run as running
 
     project = _project(spec.parent)
     planned = project.plan(spec, set_)
@@ -143,7 +144,7 @@ def search(
     detach: Annotated[bool, typer.Option("--detach", help="Go on in the background.")] = False,
 ) -> None:
     """Search fields of an experiment with Optuna over the same runs that ablations use. Run again to go on."""
-    from harness.cli import searching
+    from harness.cli import search as searching
 
     project = _project(spec.parent)
     asked = searching.Asked(spec, set_, project, on or project.settings.profile, jobs, storage, export)
@@ -160,12 +161,12 @@ def status(
     watch: Annotated[bool, typer.Option("--watch", help="Refresh until everything is done.")] = False,
 ) -> None:
     """Show where every run of a spec stands; of a search, every run that it has begun."""
-    from harness.cli import standing
-    from harness.spec.load import is_search
+    from harness.cli import status as standing
+    from harness.config.load import is_search
 
     project = _project(spec.parent)
     if watch and is_search(spec):
-        from harness.cli import searching
+        from harness.cli import search as searching
 
         driven = partial(searching.is_alive, spec, project)
         standing.watch_growing(partial(searching.begun, spec, set_, project), project.store, driven)
@@ -184,8 +185,9 @@ def cancel(
     vanished: Annotated[bool, typer.Option("--vanished", help="Only jobs that the spec no longer asks for.")] = False,
 ) -> None:
     """Ask the running runs of a spec, or one run, to write a checkpoint and stop; jobs that wait are cancelled."""
-    from harness.cli import cluster, running
-    from harness.spec.load import is_search
+    from harness.cli import cluster
+    from harness.cli import run as running
+    from harness.config.load import is_search
 
     if not spec.endswith(".toml"):
         store = _project().store
@@ -193,7 +195,7 @@ def cancel(
         return
     project = _project(Path(spec).parent)
     if is_search(spec):
-        from harness.cli import searching
+        from harness.cli import search as searching
 
         searching.cancel(Path(spec), set_, project)
         return
@@ -210,7 +212,7 @@ def logs(
     run: RunId, follow: Annotated[bool, typer.Option("--follow", "-f", help="Keep printing what is added.")] = False
 ) -> None:
     """Print what a run's workers wrote."""
-    from harness.cli import show
+    from harness.cli import output as show
 
     show.log(_project().store.find(run), follow=follow)
 
@@ -225,12 +227,12 @@ def report(
     ] = None,
 ) -> None:
     """Answer the ablation's question with numbers, intervals and plots, from the records that are there."""
-    from harness.report import collect, refuse_nothing, render, write_report
-    from harness.spec.load import is_search
+    from harness.config.load import is_search
+    from harness.reporting import collect, refuse_nothing, render, write_report
 
     project = _project(spec.parent)
     if is_search(spec):
-        from harness.cli import searching
+        from harness.cli import search as searching
 
         page = out or (project.store.reports if format_ == "html" else None)
         searching.report(spec, set_, project, page)
@@ -276,7 +278,7 @@ def profile(
 @app.command()
 def compare(runs: Annotated[list[str], typer.Argument(metavar="RUN...", help="Ids of finished runs.")]) -> None:
     """Show side by side what differs between runs, and their metrics."""
-    from harness.report import compare as compared
+    from harness.reporting import compare as compared
 
     store = _project().store
     folders = [store.find(run) for run in runs]
@@ -308,7 +310,7 @@ def evaluate(
     ] = None,
 ) -> None:
     """Measure checkpoints on evaluation sets and print the metrics with their protocol."""
-    from harness.cli.measure import asked, measure
+    from harness.cli.evaluate import asked, measure
 
     measure(_project(), checkpoints, asked(suite, protocol), model, out, processes)
 
@@ -346,7 +348,7 @@ def references(
     ],
 ) -> None:
     """Print others' results as [[references]] of an ablation, each with how it was measured as far as known."""
-    from harness.external import arm_names, as_toml, assigned, read_external
+    from harness.reporting.references import arm_names, as_toml, assigned, read_external
 
     found = [one for file in files for one in read_external(file)]
     print(as_toml(assigned(found, arm_names(arm))), end="")
@@ -384,8 +386,8 @@ def schema(
     out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Folder for the files.")] = Path("schemas"),
 ) -> None:
     """Write the JSON Schemas of experiments, ablations and harness.toml; editors complete and check with them."""
-    from harness.files import write_json
-    from harness.schema import schemas
+    from harness.base.files import write_json
+    from harness.docs.schema import schemas
 
     for name, content in schemas().items():
         write_json(out / f"{name}.schema.json", content)

@@ -3,7 +3,7 @@
 What is exported here imports neither torch nor numpy until data has to be read or generated, so the head may ask.
 """
 
-from harness.data.embedded import embedded_names, embedded_sets, materialise
-from harness.data.inspection import inspect_data
+from harness.data.sources.inspection import inspect_data
+from harness.data.synthetic.embedded import embedded_names, embedded_sets, materialise
 
 __all__ = ["embedded_names", "embedded_sets", "inspect_data", "materialise"]

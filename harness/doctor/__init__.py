@@ -6,7 +6,7 @@ from harness.doctor.finding import Finding, Level
 from harness.doctor.machine import gpu, processor, shared_memory, slurm
 from harness.doctor.places import evaluation_sets, store, tracking
 from harness.doctor.software import checkout, defects, pairing, python, requirements
-from harness.settings import Settings
+from harness.runs.settings import Settings
 
 __all__ = ["Finding", "Level", "diagnose"]
 

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import psutil
 
+from harness.base.errors import DataError, TrackingError
 from harness.doctor.finding import Finding
-from harness.errors import DataError, TrackingError
-from harness.evaluate.layout import describe
+from harness.evaluation.layout import describe
 from harness.tracking import probe, redacted
 from harness.tracking.places import database_file
 

@@ -15,15 +15,15 @@ from pathlib import Path
 
 import torch
 
-from harness.captions import RAW
-from harness.data.dataset import Dataset
+from harness.config.captions import Captions
+from harness.data.dataset.caption_choice import RAW
+from harness.data.dataset.dataset import Dataset
 from harness.features.compute import Extraction, Wanted
-from harness.features.distinct import RAW_NAME
+from harness.features.dedup import RAW_NAME
 from harness.features.read import TeacherFeatures, read_features
-from harness.identity import digest
 from harness.models import Towers
-from harness.spec.captions import Captions
-from harness.store import exclusive
+from harness.runs.identity import digest
+from harness.runs.store import exclusive
 
 __all__ = ["TeacherFeatures", "features_folder", "read_features", "teacher_features", "wanted_by"]
 

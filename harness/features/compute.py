@@ -15,9 +15,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from harness.data.dataset import Dataset
-from harness.features.distinct import Distinct, kept_distinct
-from harness.features.growing import GrowingArray, Halves
+from harness.data.dataset.dataset import Dataset
+from harness.features.dedup import Distinct, kept_distinct
+from harness.features.resumable_array import GrowingArray, Halves
 from harness.models import Towers
 
 BATCH = 512

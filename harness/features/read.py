@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from harness.features.compute import Wanted
-from harness.features.distinct import Ints
-from harness.features.growing import Halves, open_array
+from harness.features.dedup import Ints
+from harness.features.resumable_array import Halves, open_array
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class SourceFeatures:
 
 
 class TeacherFeatures:
-    """Features by sample index and by caption (source number of `harness.captions`, position)."""
+    """Features by sample index and by caption (source number of `harness.data.dataset.caption_choice`, position)."""
 
     def __init__(self, image: Halves, sources: Mapping[int, SourceFeatures]) -> None:
         self._image, self._sources = image, sources

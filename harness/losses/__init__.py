@@ -2,6 +2,6 @@
 
 from harness.losses.base import Logs, Objective, PairBatch, Positives, gather_pairs
 from harness.losses.build import build_objective
-from harness.losses.ranks import Ranks
+from harness.parallel.ranks import Ranks
 
 __all__ = ["Logs", "Objective", "PairBatch", "Positives", "Ranks", "build_objective", "gather_pairs"]

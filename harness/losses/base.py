@@ -10,9 +10,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from harness.losses.chunked import Sweep, precise
-from harness.losses.ranks import Ranks
-from harness.spec.loss import LossSpec
+from harness.config.loss import LossSpec
+from harness.losses.chunks import Sweep, precise
+from harness.parallel.ranks import Ranks
 
 __all__ = ["Logs", "Objective", "PairBatch", "Positives", "gather_pairs"]
 

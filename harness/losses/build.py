@@ -2,22 +2,16 @@
 
 from __future__ import annotations
 
+from harness.config import loss as specs
 from harness.losses.base import Objective
-from harness.losses.chunked import Sweep
+from harness.losses.chunks import Sweep
 from harness.losses.gated import ALIPObjective
 from harness.losses.geometry import AlignUniformObjective, CLOOBObjective, CyCLIPObjective
-from harness.losses.ranks import Ranks
 from harness.losses.sigmoid import MultiPositiveSigmoidObjective, SigmoidObjective
-from harness.losses.softmax import (
-    FNCObjective,
-    InfoNCEObjective,
-    MACLObjective,
-    MAFAObjective,
-    MultiPositiveObjective,
-)
+from harness.losses.softmax import FNCObjective, InfoNCEObjective, MACLObjective, MAFAObjective, MultiPositiveObjective
 from harness.losses.teacher import CWCLObjective, OTTERObjective, SoftTeacherObjective
 from harness.losses.tokens import DreamLIPObjective, FILIPObjective
-from harness.spec import loss as specs
+from harness.parallel.ranks import Ranks
 
 __all__ = ["build_objective"]
 

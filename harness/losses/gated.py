@@ -5,10 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from harness.config.loss import ALIP
 from harness.losses.base import Logs, Objective, PairBatch, Positives
-from harness.losses.chunked import Sweep
+from harness.losses.chunks import Sweep
 from harness.losses.softmax import Terms, contrast
-from harness.spec.loss import ALIP
 
 __all__ = ["ALIPObjective"]
 

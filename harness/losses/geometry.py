@@ -8,10 +8,10 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
+from harness.config.loss import CLOOB, AlignUniform, CyCLIP
 from harness.losses.base import Logs, Objective, PairBatch
-from harness.losses.chunked import Sweep, log_normalisers, pair_cosines
+from harness.losses.chunks import Sweep, log_normalisers, pair_cosines
 from harness.losses.softmax import Terms, clip_terms
-from harness.spec.loss import CLOOB, AlignUniform, CyCLIP
 
 __all__ = ["AlignUniformObjective", "CLOOBObjective", "CyCLIPObjective"]
 

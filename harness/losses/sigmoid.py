@@ -7,9 +7,9 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, nn
 
+from harness.config.loss import MultiPositiveSigmoid, Sigmoid
 from harness.losses.base import Logs, Objective, PairBatch, gather_pairs
-from harness.losses.chunked import Sweep, score_histogram, sigmoid_sum
-from harness.spec.loss import MultiPositiveSigmoid, Sigmoid
+from harness.losses.chunks import Sweep, score_histogram, sigmoid_sum
 
 __all__ = ["MultiPositiveSigmoidObjective", "SigmoidObjective", "calibrated_bias"]
 

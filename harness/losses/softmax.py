@@ -8,9 +8,9 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
+from harness.config.loss import FNC, MACL, MAFA, InfoNCE, SoftTargetInfoNCE, SupConIn, SupConOut
 from harness.losses.base import Logs, Objective, PairBatch, Positives
-from harness.losses.chunked import Sweep, log_normalisers, pair_cosines
-from harness.spec.loss import FNC, MACL, MAFA, InfoNCE, SoftTargetInfoNCE, SupConIn, SupConOut
+from harness.losses.chunks import Sweep, log_normalisers, pair_cosines
 
 __all__ = [
     "FNCObjective",

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from harness.losses.chunked import Pairs, Sweep, exclude, merge_log_sums, precise, product, scores
+from harness.losses.chunks import Pairs, Sweep, exclude, merge_log_sums, precise, product, scores
 
 __all__ = ["Affinity", "Plan", "mean_captions", "plan_mean", "soft_mean", "transport_plans", "weighted_mean"]
 

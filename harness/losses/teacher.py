@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from harness.config.loss import CWCL, OTTER, SoftTeacher
 from harness.losses.base import Logs, Objective, PairBatch, Positives
-from harness.losses.chunked import Sweep
+from harness.losses.chunks import Sweep
 from harness.losses.softmax import Terms, contrast
 from harness.losses.targets import Affinity, mean_captions, plan_mean, soft_mean, transport_plans, weighted_mean
-from harness.spec.loss import CWCL, OTTER, SoftTeacher
 
 __all__ = ["CWCLObjective", "OTTERObjective", "SoftTeacherObjective"]
 

@@ -10,10 +10,10 @@ import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
+from harness.config.loss import FILIP, DreamLIP
 from harness.losses.base import Logs, Objective, PairBatch, Positives
-from harness.losses.chunked import Sweep
+from harness.losses.chunks import Sweep
 from harness.losses.softmax import Terms, clip_terms
-from harness.spec.loss import FILIP, DreamLIP
 
 __all__ = ["DreamLIPObjective", "FILIPObjective"]
 

@@ -7,7 +7,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from harness.errors import SpecError
+from harness.base.errors import SpecError
 from harness.mining.similarity import product
 
 

@@ -13,11 +13,11 @@ import numpy.typing as npt
 import torch
 from PIL import Image
 
-from harness.files import write_text
-from harness.gallery import Card, Gallery, MinedCaption
+from harness.base.files import write_text
+from harness.base.html import environment
 from harness.mining.positives import CLAUSES, GROUND_TRUTH, Mined
 from harness.mining.score import score
-from harness.pages import environment
+from harness.runs.gallery import Card, Gallery, MinedCaption
 
 _TEMPLATES = Path(__file__).parent / "templates"
 _SHOWN = 24

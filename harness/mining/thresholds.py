@@ -11,10 +11,10 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from harness.errors import DataError, SpecError
+from harness.base.errors import DataError, SpecError
+from harness.config.mining import Quantile, ThresholdMining
 from harness.mining.similarity import product, slices, tiles
 from harness.mining.texts import CaptionTable, Reduction, TextScores
-from harness.spec.mining import Quantile, ThresholdMining
 
 _PER_UNIT = 2**19
 """Bins of the score histogram per unit of cosine: a quantile is exact to 2e-6. Bins are centred on their multiples,

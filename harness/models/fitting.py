@@ -6,9 +6,9 @@ from typing import Any
 
 import torch
 
-from harness.errors import ModelError
+from harness.base.errors import ModelError
+from harness.config.resources import Resources
 from harness.models.towers import Towers, can_trim
-from harness.spec.resources import Resources
 
 
 def fit_out(towers: Towers, resources: Resources) -> None:

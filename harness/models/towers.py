@@ -21,11 +21,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from harness.errors import ModelError
+from harness.base.errors import ModelError
+from harness.config.explain import nearest
+from harness.config.model import Model, shipped_names
 from harness.models.dense import image_tokens, text_tokens, why_no_tokens
 from harness.models.tokens import TokenCache
-from harness.spec.explain import nearest
-from harness.spec.model import Model, shipped_names
 
 
 class Towers(nn.Module):

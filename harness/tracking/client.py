@@ -15,8 +15,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from harness.errors import TrackingError
-from harness.files import replacing
+from harness.base.errors import TrackingError
+from harness.base.files import replacing
 from harness.tracking.known import STAMP
 from harness.tracking.model import FOLDER, model_folder
 from harness.tracking.places import LATER, database_file, redacted

@@ -11,9 +11,9 @@ from collections.abc import Mapping
 from contextlib import closing
 from typing import Any
 
-from harness.errors import StoreError
-from harness.files import read_json, write_json
-from harness.store import Store
+from harness.base.errors import StoreError
+from harness.base.files import read_json, write_json
+from harness.runs.store import Store
 from harness.tracking.places import database_file, redacted
 
 STAMP = "harness.stamp"

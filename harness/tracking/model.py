@@ -17,8 +17,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
-from harness.errors import TrackingError
-from harness.spec.model import Model
+from harness.base.errors import TrackingError
+from harness.config.model import Model
 
 if TYPE_CHECKING:
     import numpy as np

@@ -17,8 +17,8 @@ from contextlib import closing
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
-from harness.errors import TrackingError
-from harness.store import Store
+from harness.base.errors import TrackingError
+from harness.runs.store import Store
 
 CONNECT_TIMEOUT_S = 2.0
 LATER = "`harness sync SPEC` goes on where it stopped"

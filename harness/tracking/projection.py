@@ -13,14 +13,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from harness.averages import averages
-from harness.errors import StoreError
-from harness.files import read_json
-from harness.identity import digest
-from harness.plan import Arm, Plan, PlannedRun
-from harness.record import DataReport, Record, StepMetrics
-from harness.spec.experiment import flatten
-from harness.store import RunFolder, State, Store
+from harness.base.errors import StoreError
+from harness.base.files import read_json
+from harness.config.experiment import flatten
+from harness.evaluation.suite_averages import averages
+from harness.planning.plan import Arm, Plan
+from harness.runs.identity import digest
+from harness.runs.planned import PlannedRun
+from harness.runs.record import DataReport, Record, StepMetrics
+from harness.runs.store import RunFolder, State, Store
 from harness.tracking.model import Logged
 
 VERSION = 2

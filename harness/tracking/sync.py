@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from harness.errors import StoreError, TrackingError
-from harness.plan import Arm, Plan
-from harness.record import Record
-from harness.store import State, Store, exclusive
+from harness.base.errors import StoreError, TrackingError
+from harness.planning.plan import Arm, Plan
+from harness.runs.record import Record
+from harness.runs.store import State, Store, exclusive
 from harness.tracking.client import KEY, Experiment, create_database, mlflow_session
 from harness.tracking.known import known_birth, known_stamps, remember
 from harness.tracking.places import LATER, artifact_location, database_file, lock_file, probe, redacted

@@ -14,13 +14,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from harness.batches import Batch
-from harness.losses.ranks import Ranks
 from harness.models import Towers
-from harness.training.clock import Clock
+from harness.parallel.ranks import Ranks
+from harness.training.batches import Batch
 from harness.training.norms import RunningStatistics
 from harness.training.precision import Precision
 from harness.training.split import Split
+from harness.training.step_timer import Clock
 
 Features = tuple[Tensor, Tensor]
 """Unit image features [N, d] and text features [M, d]; with those of tokens [N, 1 + p, d] and [M, 1 + L, d]."""

@@ -8,8 +8,8 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor, nn
 
-from harness.errors import TrainingError
-from harness.losses.ranks import Ranks
+from harness.base.errors import TrainingError
+from harness.parallel.ranks import Ranks
 from harness.training.split import Split, smaller
 
 

@@ -10,8 +10,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from harness.losses.ranks import Ranks
 from harness.models import Towers
+from harness.parallel.ranks import Ranks
 
 
 class RunningStatistics:

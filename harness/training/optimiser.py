@@ -9,10 +9,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from harness.errors import ModelError
+from harness.base.errors import ModelError
+from harness.config.model import Lock, Optimiser
 from harness.losses import Objective
 from harness.models import Towers
-from harness.spec.model import Lock, Optimiser
 
 _LAYER = re.compile(r"\.(?:resblocks|blocks|layers?|stages)\.?(\d+)\.")
 _EMBEDDING = re.compile(r"embed|\.conv1\.|\.bn1\.|ln_pre|\.stem|class_token|cls_token|reg_token")

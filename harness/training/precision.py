@@ -8,7 +8,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from harness.errors import TrainingError
+from harness.base.errors import TrainingError
 
 SMALLEST_SCALE = 2.0**-14
 """A loss scale below this means that gradients are not too large for float16 but not finite at all."""

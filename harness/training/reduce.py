@@ -14,7 +14,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from harness.losses.ranks import Ranks
+from harness.parallel.ranks import Ranks
 
 BUCKET_BYTES = 32 * 2**20
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from harness.errors import TrainingError
-from harness.spec.model import Train
+from harness.base.errors import TrainingError
+from harness.config.model import Train
 
 
 @dataclass(frozen=True)

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from harness.batches import Batch
 from harness.models import Towers
-from harness.provenance import peak_memory_gb
+from harness.training.batches import Batch
+from harness.training.provenance import peak_memory_gb
 
 TIMINGS = frozenset({"images_per_s", "data_wait", "mfu", "peak_memory_gb"})
 """Metrics that two runs of one id do not share."""

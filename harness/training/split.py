@@ -15,9 +15,9 @@ from timm.layers.patch_dropout import PatchDropout as TimmPatchDropout
 from timm.layers.patch_dropout import PatchDropoutWithIndices
 from torch import nn
 
-from harness.errors import TrainingError
+from harness.base.errors import TrainingError
+from harness.config.model import Train
 from harness.models.towers import moves
-from harness.spec.model import Train
 
 
 @dataclass(frozen=True)

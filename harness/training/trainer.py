@@ -14,24 +14,24 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from harness.batches import Batch, BatchSource
-from harness.checkpoint import Progress
-from harness.errors import TrainingError
+from harness.base.errors import TrainingError
+from harness.config.model import Train
 from harness.losses import Objective, PairBatch
-from harness.losses.ranks import Ranks
-from harness.miner import Miner
 from harness.models import Towers
-from harness.spec.model import Train
-from harness.training.clock import Clock, no_clock
+from harness.parallel.ranks import Ranks
+from harness.training.batches import Batch, BatchSource
+from harness.training.checkpoint import Progress
+from harness.training.divergence import Spike, Watch
 from harness.training.ema import Average
 from harness.training.encoder import Encoder, Features
+from harness.training.mining_step import Miner
 from harness.training.optimiser import build_optimiser, parameters
 from harness.training.precision import Precision
 from harness.training.reduce import average_gradients
 from harness.training.schedule import Schedule
 from harness.training.speed import Speed
 from harness.training.split import Split
-from harness.training.watch import Spike, Watch
+from harness.training.step_timer import Clock, no_clock
 
 CALIBRATION_BATCHES = 4
 

@@ -11,13 +11,13 @@ import pytest
 import torch
 
 from harness.analysis import Options, analyse, write_page
-from harness.data.dataset import open_dataset
+from harness.config.captions import Captions
+from harness.config.data import ShapesData
+from harness.config.model import Model
+from harness.data.dataset.dataset import open_dataset
 from harness.features import teacher_features
 from harness.features.compute import Wanted
 from harness.models import build_towers
-from harness.spec.captions import Captions
-from harness.spec.data import ShapesData
-from harness.spec.model import Model
 from tests.node.small import CONFIG
 
 CPU = torch.device("cpu")

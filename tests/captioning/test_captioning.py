@@ -15,14 +15,15 @@ import torch
 from PIL import Image
 from pydantic import ValidationError
 
-from harness.captioning import CaptionFolder, caption, carry, load_captioner
+from harness.base.errors import DataError, ModelError
+from harness.captioning import CaptionFolder, caption, load_captioner
+from harness.captioning import caption_shards as carry
 from harness.captioning.models import CoCaCaptioner, nucleus
-from harness.data.captioned import part_file
-from harness.data.dataset import open_dataset
-from harness.data.inspection import inspect_data
-from harness.errors import DataError, ModelError
-from harness.spec.captioner import ImageCaptioner
-from harness.spec.data import WebdatasetData
+from harness.config.captioner import ImageCaptioner
+from harness.config.data import WebdatasetData
+from harness.data.dataset.dataset import open_dataset
+from harness.data.sources.caption_folder import part_file
+from harness.data.sources.inspection import inspect_data
 from tests.captioning.tiny import WORDS, save
 from tests.data.made import encoded, picture, sample, two_shards, write_tar
 from tests.killing import kill_9, script
@@ -114,8 +115,8 @@ def test_models_of_transformers_from_disk(tmp_path: Path, kind: str) -> None:
 
 
 def test_coca_of_open_clip(monkeypatch: pytest.MonkeyPatch) -> None:
+    from harness.config.model import Model
     from harness.models import build_towers
-    from harness.spec.model import Model
 
     text = {"context_length": 16, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 1}
     config = {

@@ -15,9 +15,9 @@ import shutil
 import tarfile
 from pathlib import Path
 
-from harness.data.embedded import home, materialise
-from harness.data.layout import write_tar
-from harness.spec.data import ShapesData
+from harness.config.data import ShapesData
+from harness.data.synthetic.embedded import home, materialise
+from harness.data.synthetic.layout import write_tar
 from tests.captioning.tiny import save
 
 MODEL = {

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from harness.spec.data import ShapesData
+from harness.config.data import ShapesData
 
 SMALL_WORLD = ShapesData(train_samples=96, test_samples=40, shapes=3, colours=2, backgrounds=2, sizes=2)
 

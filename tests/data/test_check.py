@@ -17,13 +17,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from harness.data.check import Findings, check_data, report
-from harness.data.dataset import open_dataset
-from harness.data.inspection import inspect_data
-from harness.data.quarantine import read_quarantine, write_quarantine
-from harness.data.tar import Archive
-from harness.errors import DataError
-from harness.spec.data import FileData, TableData, WebdatasetData
+from harness.base.errors import DataError
+from harness.config.data import FileData, TableData, WebdatasetData
+from harness.data.dataset.dataset import open_dataset
+from harness.data.quality.check import Findings, check_data, report
+from harness.data.sources.inspection import inspect_data
+from harness.data.sources.quarantine import read_quarantine, write_quarantine
+from harness.data.sources.tar import Archive
 from tests.data.made import encoded, picture, sample, two_shards, write_tar
 from tests.data.test_shards import huge_png
 
@@ -217,8 +217,8 @@ def test_bombs_do_not_fill_the_memory(tmp_path: Path) -> None:
         stream.truncate(512 + info.size + 1024)
     write_tar(tmp_path / "c.tar", [("huge", {"png": huge_png(), "txt": b"x"})])
     code = (
-        "import sys, resource; from pathlib import Path; from harness.data.check import check_data;"
-        "from harness.spec.data import WebdatasetData; before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss;"
+        "import sys, resource; from pathlib import Path; from harness.data.quality.check import check_data;"
+        "from harness.config.data import WebdatasetData; before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss;"
         f"found = check_data(WebdatasetData(shards={str(tmp_path)!r}), Path({str(tmp_path / 'cache')!r}), 1, print);"
         "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before, sum(found.rejected.values()))"
     )

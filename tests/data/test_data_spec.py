@@ -3,8 +3,8 @@ from __future__ import annotations
 import pytest
 from pydantic import TypeAdapter, ValidationError
 
-from harness.spec.augment import CropAugment, FFFAugment
-from harness.spec.data import PATH_FIELDS, Data, DigitsData, RawCaptions, ShapesData, TableData, WebdatasetData
+from harness.config.augment import CropAugment, FFFAugment
+from harness.config.data import PATH_FIELDS, Data, DigitsData, RawCaptions, ShapesData, TableData, WebdatasetData
 
 DATA: TypeAdapter[Data] = TypeAdapter(Data)
 

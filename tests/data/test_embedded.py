@@ -17,12 +17,12 @@ import webdataset
 from clip_benchmark.datasets.builder import build_dataset
 from torch.utils.data import DataLoader
 
+from harness.base.errors import StoreError
+from harness.config.data import Data, DigitsData, ShapesData, WebdatasetData
 from harness.data import embedded_names, embedded_sets, inspect_data, materialise
-from harness.data.dataset import open_dataset
-from harness.data.embedded import home
-from harness.data.shapes import all_combinations, draw, evaluation_attributes
-from harness.errors import StoreError
-from harness.spec.data import Data, DigitsData, ShapesData, WebdatasetData
+from harness.data.dataset.dataset import open_dataset
+from harness.data.synthetic.embedded import home
+from harness.data.synthetic.shapes import all_combinations, draw, evaluation_attributes
 from tests.data.made import SMALL_WORLD
 from tests.data.reading import claims_of_shapes
 
@@ -143,7 +143,7 @@ def test_what_changes_the_content_changes_the_place(tmp_path: Path) -> None:
 
 def start(cache: Path) -> subprocess.Popen[bytes]:
     code = (
-        "from pathlib import Path; from harness.data import materialise; from harness.spec.data import ShapesData;"
+        "from pathlib import Path; from harness.data import materialise; from harness.config.data import ShapesData;"
         f"materialise(ShapesData(**{SMALL_WORLD.model_dump(exclude_unset=True)!r}), Path({str(cache)!r}))"
     )
     return subprocess.Popen([sys.executable, "-c", code])
@@ -184,7 +184,7 @@ def test_a_full_disk_leaves_no_set_behind(tmp_path: Path, monkeypatch: pytest.Mo
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("harness.data.generate.save_truth", full)
+    monkeypatch.setattr("harness.data.synthetic.generate.save_truth", full)
     with pytest.raises(StoreError, match="No space left on device"):
         materialise(SMALL_WORLD, tmp_path)
     assert list(tmp_path.iterdir()) == []

@@ -11,10 +11,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from harness.base.errors import DataError
+from harness.config.data import DigitsData, ShapesData, WebdatasetData
 from harness.data import inspect_data
-from harness.errors import DataError
-from harness.record import DataReport
-from harness.spec.data import DigitsData, ShapesData, WebdatasetData
+from harness.runs.record import DataReport
 from tests.data.made import encoded, picture, sample, two_shards, write_tar
 
 
@@ -105,7 +105,7 @@ def test_a_known_set_is_inspected_without_numpy_or_torch(tmp_path: Path) -> None
     inspected(tmp_path / "a", tmp_path / "cache")
     code = (
         "import sys; from pathlib import Path; from harness.data import inspect_data, embedded_names;"
-        "from harness.spec.data import WebdatasetData;"
+        "from harness.config.data import WebdatasetData;"
         f"inspect_data(WebdatasetData(shards={str(tmp_path / 'a')!r}), Path({str(tmp_path / 'cache')!r}));"
         "print([name for name in ('numpy', 'torch', 'pyarrow', 'PIL', 'sklearn') if name in sys.modules])"
     )

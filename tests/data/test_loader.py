@@ -9,14 +9,14 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from harness.data import loader
-from harness.data.dataset import Dataset, open_dataset
-from harness.data.loader import Drawn, ImageBatches
-from harness.data.order import epoch_order
-from harness.data.transforms import augmented
-from harness.errors import DataError
-from harness.spec.augment import Augment, CropAugment, FFFAugment, NoAugment
-from harness.spec.data import WebdatasetData
+from harness.base.errors import DataError
+from harness.config.augment import Augment, CropAugment, FFFAugment, NoAugment
+from harness.config.data import WebdatasetData
+from harness.data.dataset import loader
+from harness.data.dataset.dataset import Dataset, open_dataset
+from harness.data.dataset.loader import Drawn, ImageBatches
+from harness.data.dataset.order import epoch_order
+from harness.data.dataset.transforms import augmented
 from tests.data.made import sample, two_shards, write_tar
 
 AUGMENTS: list[Augment] = [NoAugment(), CropAugment(), FFFAugment()]

@@ -4,7 +4,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from harness.data.order import epoch_order
+from harness.data.dataset.order import epoch_order
 from harness.data.rng import stream
 
 

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from harness.data.patterns import braces, expand
-from harness.errors import DataError
+from harness.base.errors import DataError
+from harness.data.sources.patterns import braces, expand
 
 
 @given(st.integers(0, 999), st.integers(0, 50))

@@ -13,12 +13,12 @@ import pyarrow as pa
 import pyarrow.parquet
 import pytest
 
-from harness.data import remote
-from harness.data.dataset import open_dataset
-from harness.data.inspection import inspect_data
-from harness.data.manifest import manifest
-from harness.errors import DataError
-from harness.spec.data import TableData, WebdatasetData
+from harness.base.errors import DataError
+from harness.config.data import TableData, WebdatasetData
+from harness.data.dataset.dataset import open_dataset
+from harness.data.quality.manifest import manifest
+from harness.data.sources import remote
+from harness.data.sources.inspection import inspect_data
 from tests.data.made import encoded, picture, two_shards
 
 

@@ -10,9 +10,9 @@ import pytest
 import webdataset
 from PIL import Image
 
-from harness.data.dataset import Dataset, open_dataset
-from harness.errors import DataError
-from harness.spec.data import WebdatasetData
+from harness.base.errors import DataError
+from harness.config.data import WebdatasetData
+from harness.data.dataset.dataset import Dataset, open_dataset
 from tests.data.made import encoded, picture, sample, two_shards, write_tar
 
 
@@ -193,7 +193,7 @@ def test_an_index_of_many_batches_reads_like_one_of_one(tmp_path: Path, monkeypa
     samples[4] = ("k4", sample(4, captions=[]))
     shard = write_tar(tmp_path / "a.tar", samples)
     whole = opened(tmp_path / "one", shard)
-    monkeypatch.setattr("harness.data.index.ROWS_PER_BATCH", 3)
+    monkeypatch.setattr("harness.data.dataset.index.ROWS_PER_BATCH", 3)
     parts = opened(tmp_path / "many", shard)
     assert parts.report == whole.report
     assert parts.keys == whole.keys == [f"k{number}" for number in range(11) if number != 4]

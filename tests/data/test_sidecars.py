@@ -11,12 +11,12 @@ import pyarrow as pa
 import pyarrow.parquet
 import pytest
 
-from harness.data.dataset import Dataset, open_dataset
-from harness.data.inspection import indexed
-from harness.data.manifest import manifest
-from harness.errors import DataError
-from harness.spec.data import TableData, WebdatasetData
-from harness.spec.load import load_experiment
+from harness.base.errors import DataError
+from harness.config.data import TableData, WebdatasetData
+from harness.config.load import load_experiment
+from harness.data.dataset.dataset import Dataset, open_dataset
+from harness.data.quality.manifest import manifest
+from harness.data.sources.inspection import indexed
 from tests.data.made import encoded, picture, sample, two_shards, write_tar
 
 KEYS = [f"{s:05d}{n:04d}" for s in range(2) for n in range(6) if (s, n) != (0, 3)]

@@ -10,10 +10,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from harness.data.dataset import Dataset, open_dataset
-from harness.data.inspection import inspect_data
-from harness.errors import DataError
-from harness.spec.data import TableData
+from harness.base.errors import DataError
+from harness.config.data import TableData
+from harness.data.dataset.dataset import Dataset, open_dataset
+from harness.data.sources.inspection import inspect_data
 from tests.data.made import encoded, picture
 
 ROWS: list[dict[str, Any]] = [

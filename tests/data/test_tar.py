@@ -9,8 +9,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from harness.data.tar import Archive, Member
-from harness.errors import DataError
+from harness.base.errors import DataError
+from harness.data.sources.tar import Archive, Member
 
 NAMES = st.text(
     st.characters(codec="utf-8", exclude_characters="\0/", exclude_categories=["Cs"]), min_size=1, max_size=60

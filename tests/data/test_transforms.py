@@ -13,9 +13,9 @@ from PIL import Image
 from torchvision.transforms import RandomResizedCrop  # type: ignore[import-untyped]
 from torchvision.transforms import functional as torchvision_functional
 
-from harness.data import transforms
-from harness.data.transforms import DRAWS, Pixels, augmented, crop_box
-from harness.spec.augment import Augment, CropAugment, FFFAugment, NoAugment
+from harness.config.augment import Augment, CropAugment, FFFAugment, NoAugment
+from harness.data.dataset import transforms
+from harness.data.dataset.transforms import DRAWS, Pixels, augmented, crop_box
 from tests.data.made import picture
 
 SIZES = st.integers(8, 90)

@@ -5,9 +5,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from harness.data.dataset import Dataset, open_dataset
-from harness.data.truth import Truth
-from harness.spec.data import DigitsData, ShapesData
+from harness.config.data import DigitsData, ShapesData
+from harness.data.dataset.dataset import Dataset, open_dataset
+from harness.data.synthetic.truth import Truth
 from tests.data.made import SMALL_WORLD
 from tests.data.reading import claims_of_digits, claims_of_shapes
 

@@ -8,8 +8,9 @@ from itertools import product
 import numpy as np
 import pytest
 
-from harness.data import digits, shapes
-from harness.data.wording import (
+from harness.config.data import Captioner, DigitsData, RawCaptions, ShapesData
+from harness.data.synthetic import digits, shapes
+from harness.data.synthetic.captions import (
     GENERIC,
     SILENT,
     Claims,
@@ -19,7 +20,6 @@ from harness.data.wording import (
     shapes_phrases,
     texts,
 )
-from harness.spec.data import Captioner, DigitsData, RawCaptions, ShapesData
 from tests.data.made import SMALL_WORLD
 from tests.data.reading import claims_of_digits, claims_of_shapes
 

@@ -9,12 +9,12 @@ from typing import Any
 
 import pytest
 
-from harness.dispatch.scheduler import Batch, HeldBackError, Job, Limits, Partition, UnreachableError, UnsureError
-from harness.dispatch.submissions import load
-from harness.plan import Plan
-from harness.record import AttemptEnd, Cause, Failure
-from harness.request import evaluation_key
-from harness.store import RunFolder, Store
+from harness.execute.slurm.scheduler import Batch, HeldBackError, Job, Limits, Partition, UnreachableError, UnsureError
+from harness.execute.slurm.submission_log import load
+from harness.planning.plan import Plan
+from harness.runs.record import AttemptEnd, Cause, Failure
+from harness.runs.request import evaluation_key
+from harness.runs.store import RunFolder, Store
 from tests.head.made import record
 
 

@@ -11,7 +11,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field, replace
 
-from harness.dispatch.scheduler import Batch, HeldBackError, Job, Limits, Partition
+from harness.execute.slurm.scheduler import Batch, HeldBackError, Job, Limits, Partition
 
 USERS = 50
 

@@ -7,17 +7,17 @@ from pathlib import Path
 
 import pytest
 
+from harness.base.errors import SpecError
 from harness.cli import cluster
-from harness.dispatch import sweep
-from harness.dispatch.budget import Budget, used
-from harness.dispatch.submissions import Submissions
-from harness.dispatch.sweep import Sweep
-from harness.errors import SpecError
-from harness.plan import Plan
-from harness.record import AttemptStart
-from harness.settings import Settings
-from harness.spec.profile import Profile
-from harness.store import RunFolder, Store
+from harness.config.profile import Profile
+from harness.execute.slurm import executor as sweep
+from harness.execute.slurm.executor import Sweep
+from harness.execute.slurm.gpu_hours import Budget, used
+from harness.execute.slurm.submission_log import Submissions
+from harness.planning.plan import Plan
+from harness.runs.record import AttemptStart
+from harness.runs.settings import Settings
+from harness.runs.store import RunFolder, Store
 from tests.dispatch.made import MadeScheduler, complete
 from tests.head.made import ablation, plan_of
 

@@ -10,10 +10,10 @@ import pytest
 
 from harness import cli
 from harness.cli import cluster
-from harness.dispatch import sweep
-from harness.dispatch.slurm import Slurm
-from harness.project import Project
-from harness.store import Store
+from harness.execute.slurm import executor as sweep
+from harness.execute.slurm.client import Slurm
+from harness.planning.workspace import Project
+from harness.runs.store import Store
 from tests.dispatch.made import MadeScheduler, attempted, causes
 from tests.head.made import SMALL, record, write
 
@@ -177,7 +177,7 @@ def test_what_is_held_back_goes_on_in_the_background_within_its_budget(
         def __init__(self, command: list[str], **_: object) -> None:
             begun.append(command)
 
-    monkeypatch.setattr("harness.cli.running.subprocess.Popen", Begun)
+    monkeypatch.setattr("harness.cli.run.subprocess.Popen", Begun)
     out = submitted(capsys, spec, "--max-gpu-hours", "1", "--yes")
     assert "2 jobs are held back by the budget" in out
     assert len(slurm.jobs) == 2

@@ -14,18 +14,18 @@ from typing import Any
 
 import pytest
 
-from harness.dispatch import job, node
-from harness.dispatch.local import Ended
-from harness.dispatch.node import Supervisor
-from harness.dispatch.placement import Placements
-from harness.dispatch.submissions import Intent, Submission, Submissions
-from harness.dispatch.submitting import batch_of
-from harness.plan import Plan
-from harness.record import Failure
-from harness.request import Request
-from harness.settings import Settings
-from harness.spec.profile import Profile, Resources
-from harness.store import RunFolder, Store
+from harness.config.profile import Profile, Resources
+from harness.execute.local.processes import Ended
+from harness.execute.slurm import job, node
+from harness.execute.slurm.job_tracker import Placements
+from harness.execute.slurm.node import Supervisor
+from harness.execute.slurm.submission_log import Intent, Submission, Submissions
+from harness.execute.slurm.submitter import batch_of
+from harness.planning.plan import Plan
+from harness.runs.record import Failure
+from harness.runs.request import Request
+from harness.runs.settings import Settings
+from harness.runs.store import RunFolder, Store
 from tests.dispatch.made import MadeScheduler, attempted, causes, complete
 from tests.head.made import MINING, ablation, plan_of
 
@@ -388,7 +388,7 @@ def test_its_share_of_the_budget_ends_it(store: Store, scontrol: list[str], monk
 
 def test_a_store_that_the_node_cannot_see(tmp_path: Path) -> None:
     environment = {**os.environ, "SLURMD_NODENAME": "n7"}
-    command = [sys.executable, "-m", "harness.dispatch.node", str(tmp_path / "nowhere")]
+    command = [sys.executable, "-m", "harness.execute.slurm.node", str(tmp_path / "nowhere")]
     ended = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=120)
     assert ended.returncode == node.UNSEEN
     assert ended.stderr.startswith("harness: on n7: ")

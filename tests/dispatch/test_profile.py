@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from harness.errors import SpecError
-from harness.spec.profile import Profile, load_profile
+from harness.base.errors import SpecError
+from harness.config.profile import Profile, load_profile
 from tests.head.made import is_one_sentence
 
 SHIPPED = sorted((Path(__file__).parents[2] / "slurm").glob("*.toml"))

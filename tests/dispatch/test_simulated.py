@@ -6,14 +6,14 @@ from pathlib import Path
 
 import pytest
 
-from harness.dispatch import sweep
-from harness.dispatch.scheduler import Batch
-from harness.dispatch.submissions import load
-from harness.dispatch.sweep import Sweep
-from harness.plan import Plan
-from harness.settings import Settings
-from harness.spec.profile import Profile
-from harness.store import Store
+from harness.config.profile import Profile
+from harness.execute.slurm import executor as sweep
+from harness.execute.slurm.executor import Sweep
+from harness.execute.slurm.scheduler import Batch
+from harness.execute.slurm.submission_log import load
+from harness.planning.plan import Plan
+from harness.runs.settings import Settings
+from harness.runs.store import Store
 from tests.dispatch.made import complete
 from tests.dispatch.simulated import SimulatedCluster
 from tests.head.made import ablation, plan_of

@@ -10,12 +10,12 @@ from typing import Any
 
 import pytest
 
-from harness.dispatch import slurm
-from harness.dispatch.sbatch import parameters
-from harness.dispatch.scheduler import Batch, HeldBackError, RefusedError, UnreachableError, UnsureError
-from harness.dispatch.slurm import Slurm, expand
-from harness.errors import DispatchError
-from harness.spec.profile import Profile, Resources
+from harness.base.errors import DispatchError
+from harness.config.profile import Profile, Resources
+from harness.execute.slurm import client as slurm
+from harness.execute.slurm.client import Slurm, expand
+from harness.execute.slurm.sbatch import parameters
+from harness.execute.slurm.scheduler import Batch, HeldBackError, RefusedError, UnreachableError, UnsureError
 
 CONFIG = """Configuration data as of 2026-11-24T19:30:00
 AccountingStorageType   = accounting_storage/slurmdbd

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from harness.dispatch.snapshot import snapshot
+from harness.execute.slurm.snapshot import snapshot
 
 
 @pytest.fixture

@@ -8,17 +8,18 @@ from typing import Any
 
 import pytest
 
-from harness.dispatch import placement, sweep
-from harness.dispatch.scheduler import Batch, Job, RefusedError
-from harness.dispatch.submissions import Submissions
-from harness.dispatch.sweep import Sweep
-from harness.errors import SpecError
-from harness.plan import Plan
-from harness.record import Cause
-from harness.request import read_request
-from harness.settings import Settings
-from harness.spec.profile import Profile, Retry
-from harness.store import Store
+from harness.base.errors import SpecError
+from harness.config.profile import Profile, Retry
+from harness.execute.slurm import executor as sweep
+from harness.execute.slurm import job_tracker as placement
+from harness.execute.slurm.executor import Sweep
+from harness.execute.slurm.scheduler import Batch, Job, RefusedError
+from harness.execute.slurm.submission_log import Submissions
+from harness.planning.plan import Plan
+from harness.runs.record import Cause
+from harness.runs.request import read_request
+from harness.runs.settings import Settings
+from harness.runs.store import Store
 from tests.dispatch.made import MadeScheduler, attempted, causes, complete
 from tests.head.made import MINING, ablation, plan_of
 
@@ -129,7 +130,7 @@ def test_a_command_killed_around_sbatch(store: Store, slurm: MadeScheduler, monk
         raise KilledError
 
     with monkeypatch.context() as patch:  # after: the jobs run, though nobody has written down which they are
-        patch.setattr("harness.dispatch.submissions.Submission.accept", die)
+        patch.setattr("harness.execute.slurm.submission_log.Submission.accept", die)
         with pytest.raises(KilledError):
             started(ALONE, store, slurm).cycle()
     assert len(slurm.jobs) == 3
@@ -291,7 +292,7 @@ def test_a_killed_step_that_held_its_memory_ran_out_of_it(store: Store, slurm: M
     """Without cgroups SLURM says FAILED, and no more."""
     from dataclasses import replace
 
-    from harness.dispatch.policy import cause_of
+    from harness.execute.slurm.retry_policy import cause_of
 
     plan = plan_of(ablation({"a": {}}, seeds=1))
     started(plan, store, slurm).cycle()

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from harness.evaluate.cache import FeatureCache, weights_digest
-from harness.evaluate.run import Evaluator, Job, Result
-from harness.evaluate.sets import read_set
-from harness.spec.evaluation import Evaluation
+from harness.config.evaluation import Evaluation
+from harness.evaluation.cache import FeatureCache, weights_digest
+from harness.evaluation.evaluator import Evaluator, Job, Result
+from harness.evaluation.sets import read_set
 from tests.evaluate.worlds import TinyClip, classification_set, retrieval_set
 
 CPU = torch.device("cpu")

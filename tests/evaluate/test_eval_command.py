@@ -9,15 +9,15 @@ from pathlib import Path
 import pytest
 import torch
 
-from harness.checkpoint import save_weights
-from harness.cli.measure import asked, measure, named
-from harness.errors import DataError, SpecError
-from harness.files import read_json
+from harness.base.errors import DataError, SpecError
+from harness.base.files import read_json
+from harness.cli.evaluate import asked, measure, named
+from harness.config.evaluation import Evaluation
 from harness.models import build_towers
-from harness.project import Project
-from harness.settings import Settings
-from harness.spec.evaluation import Evaluation
-from harness.store import Store
+from harness.planning.workspace import Project
+from harness.runs.settings import Settings
+from harness.runs.store import Store
+from harness.training.checkpoint import save_weights
 from tests.evaluate.worlds import classification_files, retrieval_set, write_set
 from tests.node import small
 from tests.node.small import experiment, planned, prepared

@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import balanced_accuracy_score
 
-from harness.evaluate.metrics import clustered_proportion, mean_per_class_recall, proportion
-from harness.record import Metric
+from harness.evaluation.metrics import clustered_proportion, mean_per_class_recall, proportion
+from harness.runs.record import Metric
 
 DRAWS = 4000
 

@@ -9,12 +9,12 @@ from typing import Any
 
 import pytest
 
-from harness.errors import DataError
-from harness.evaluate import protocol as protocols
-from harness.evaluate.layout import Layout
-from harness.evaluate.protocol import CONVENTIONS, protocol, protocol_id, templates
-from harness.evaluate.sets import EvaluationSet
-from harness.spec.evaluation import Evaluation
+from harness.base.errors import DataError
+from harness.config.evaluation import Evaluation
+from harness.evaluation import protocol as protocols
+from harness.evaluation.layout import Layout
+from harness.evaluation.protocol import CONVENTIONS, protocol, protocol_id, templates
+from harness.evaluation.sets import EvaluationSet
 
 PATH = Path("somewhere")
 CLASSIFICATION = EvaluationSet(

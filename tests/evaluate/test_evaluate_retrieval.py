@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from harness.evaluate import retrieval
-from harness.evaluate.retrieval import Captions, Ranks, retrieval_metrics, retrieval_ranks
+from harness.evaluation import retrieval
+from harness.evaluation.retrieval import Captions, Ranks, retrieval_metrics, retrieval_ranks
 
 
 def owners(images: int, captions: int, generator: torch.Generator, shuffled: bool) -> Tensor:

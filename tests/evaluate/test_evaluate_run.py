@@ -13,12 +13,12 @@ from clip_benchmark.datasets.builder import build_dataset
 from clip_benchmark.metrics import zeroshot_classification, zeroshot_retrieval
 from torch import Tensor
 
-from harness import record
-from harness.errors import DataError, StoreError, TrainingError
-from harness.evaluate.outcomes import read_outcomes, write_outcomes
-from harness.evaluate.run import Evaluator, Result, evaluate
-from harness.evaluate.sets import read_set
-from harness.spec.evaluation import Evaluation
+from harness.base.errors import DataError, StoreError, TrainingError
+from harness.config.evaluation import Evaluation
+from harness.evaluation.evaluator import Evaluator, Result, evaluate
+from harness.evaluation.outcomes import read_outcomes, write_outcomes
+from harness.evaluation.sets import read_set
+from harness.runs import record
 
 from .worlds import TinyClip, classification_set, retrieval_set
 

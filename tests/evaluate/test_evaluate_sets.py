@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 from clip_benchmark.datasets.builder import build_dataset
 
-from harness.errors import DataError
-from harness.evaluate.layout import check_templates, describe, locate
-from harness.evaluate.sets import EvaluationSet, read_set
-from harness.spec.evaluation import Evaluation
+from harness.base.errors import DataError
+from harness.config.evaluation import Evaluation
+from harness.evaluation.layout import check_templates, describe, locate
+from harness.evaluation.sets import EvaluationSet, read_set
 
 from .worlds import (
     Member,
@@ -89,7 +89,7 @@ def test_digest_knows_samples_but_not_shards_or_place(tmp_path: Path) -> None:
 def test_description_needs_no_heavy_library(tmp_path: Path) -> None:
     path = classification_set(tmp_path / "things")
     code = (
-        "import sys; from pathlib import Path; from harness.evaluate.layout import describe; "
+        "import sys; from pathlib import Path; from harness.evaluation.layout import describe; "
         f"print(describe(Path({str(path)!r})).name, {{'torch', 'numpy', 'PIL', 'open_clip'}} & set(sys.modules))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

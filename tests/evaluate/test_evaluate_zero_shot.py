@@ -10,9 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import balanced_accuracy_score
 
-from harness.evaluate import zero_shot
-from harness.evaluate.towers import distinct
-from harness.evaluate.zero_shot import classification_metrics, classifier, label_ranks
+from harness.evaluation import zero_shot
+from harness.evaluation.towers import distinct
+from harness.evaluation.zero_shot import classification_metrics, classifier, label_ranks
 
 from .worlds import TinyClip
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from harness.spec.evaluation import Evaluation, set_name
+from harness.config.evaluation import Evaluation, set_name
 
 
 def test_defaults_and_json() -> None:

@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 from sklearn.linear_model import LogisticRegression
 from torch import Tensor
 
-from harness.evaluate.linear_probe import EXPONENTS, Training, _held_out, chosen, fit, probe
-from harness.evaluate.run import Evaluator, Job
-from harness.evaluate.sets import read_set
-from harness.spec.evaluation import Evaluation
+from harness.config.evaluation import Evaluation
+from harness.evaluation.evaluator import Evaluator, Job
+from harness.evaluation.linear_probe import EXPONENTS, Training, _held_out, chosen, fit, probe
+from harness.evaluation.sets import read_set
 from tests.evaluate.worlds import TinyClip, classification_files, classification_members, classification_set, write_set
 
 CPU = torch.device("cpu")

@@ -14,11 +14,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import average_precision_score
 
-from harness.errors import DataError
-from harness.evaluate.multilabel import average_precisions, first_hits
-from harness.evaluate.run import evaluate
-from harness.evaluate.sets import read_set
-from harness.spec.evaluation import Evaluation
+from harness.base.errors import DataError
+from harness.config.evaluation import Evaluation
+from harness.evaluation.evaluator import evaluate
+from harness.evaluation.multilabel import average_precisions, first_hits
+from harness.evaluation.sets import read_set
 from tests.evaluate.worlds import Member, TinyClip, classification_files, picture, write_set
 
 CLASSES = 5

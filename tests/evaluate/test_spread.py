@@ -17,16 +17,16 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from harness.distributed import World
-from harness.errors import DataError, TrainingError
-from harness.evaluate.cache import FeatureCache
-from harness.evaluate.linear_probe import Training
-from harness.evaluate.run import Evaluator, Job, Result
-from harness.evaluate.sets import EvaluationSet, read_set
-from harness.evaluate.towers import Encoder
-from harness.losses.ranks import Ranks
+from harness.base.errors import DataError, TrainingError
+from harness.config.evaluation import Evaluation
+from harness.evaluation.cache import FeatureCache
+from harness.evaluation.evaluator import Evaluator, Job, Result
+from harness.evaluation.linear_probe import Training
+from harness.evaluation.sets import EvaluationSet, read_set
+from harness.evaluation.towers import Encoder
 from harness.models import build_towers
-from harness.spec.evaluation import Evaluation
+from harness.parallel.process_group import World
+from harness.parallel.ranks import Ranks
 from tests.evaluate.test_texts import MODEL, TEXTS
 from tests.evaluate.worlds import (
     TinyClip,

@@ -10,17 +10,17 @@ import pytest
 from clip_benchmark.datasets.builder import dataset_collection
 from pydantic import ValidationError
 
-from harness.averages import averages, holes
-from harness.completeness import missing_sets
-from harness.evaluate.conventions import conventional_classnames, conventional_templates
-from harness.evaluate.layout import describe, locate
-from harness.record import Evaluation as Measured
-from harness.record import Metric
-from harness.request import evaluation_key, on_this_machine
-from harness.spec.evaluation import Evaluation, standing_metric
-from harness.spec.load import load
-from harness.spec.protocols import set_name
-from harness.spec.suites import SUITES
+from harness.config.evaluation import Evaluation, standing_metric
+from harness.config.load import load
+from harness.config.protocols import set_name
+from harness.config.suites import SUITES
+from harness.evaluation.conventions import conventional_classnames, conventional_templates
+from harness.evaluation.layout import describe, locate
+from harness.evaluation.suite_averages import averages, holes
+from harness.runs.completeness import missing_sets
+from harness.runs.record import Evaluation as Measured
+from harness.runs.record import Metric
+from harness.runs.request import evaluation_key, on_this_machine
 from tests.evaluate.worlds import write_set
 from tests.report.made import record_of
 

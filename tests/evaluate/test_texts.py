@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from harness.evaluate.towers import Encoder, filled
+from harness.config.model import Model
+from harness.evaluation.towers import Encoder, filled
 from harness.models import build_towers
-from harness.spec.model import Model
 
 MODEL = Model(
     name="made",

@@ -11,15 +11,16 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from harness.data.dataset import Dataset, open_dataset
-from harness.errors import StoreError
-from harness.features import compute, growing, read_features, teacher_features
+from harness.base.errors import StoreError
+from harness.config.captions import Captions
+from harness.config.data import ShapesData
+from harness.config.model import Model
+from harness.data.dataset.dataset import Dataset, open_dataset
+from harness.features import compute, read_features, teacher_features
+from harness.features import resumable_array as growing
 from harness.features.compute import Extraction, Wanted
-from harness.features.distinct import distinct, numbered
+from harness.features.dedup import distinct, numbered
 from harness.models import Towers, build_towers
-from harness.spec.captions import Captions
-from harness.spec.data import ShapesData
-from harness.spec.model import Model
 from tests.killing import kill_9, script
 from tests.node.small import CONFIG
 

@@ -6,13 +6,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from harness.errors import HarnessError
-from harness.identity import digest
-from harness.plan import Inspect, Plan, make_plan
-from harness.record import Cost, DataReport, Evaluation, Record
-from harness.spec.ablation import Ablation
-from harness.spec.data import Data
-from harness.spec.experiment import Experiment
+from harness.base.errors import HarnessError
+from harness.config.ablation import Ablation
+from harness.config.data import Data
+from harness.config.experiment import Experiment
+from harness.planning.plan import Inspect, Plan, make_plan
+from harness.runs.identity import digest
+from harness.runs.record import Cost, DataReport, Evaluation, Record
 
 SMALL = """
 [captions]

@@ -14,8 +14,8 @@ import types
 from pathlib import Path
 
 import harness
-from harness.record import Failure
-from harness.store import RunFolder
+from harness.runs.record import Failure
+from harness.runs.store import RunFolder
 
 
 def work(run_dir: Path) -> int:
@@ -48,7 +48,7 @@ def put_in_place_of_the_worker() -> None:
 
 
 if __name__ == "__main__":
-    from harness.dispatch import nursery
+    from harness.execute.local import fork_server as nursery
 
     put_in_place_of_the_worker()
     nursery.main()

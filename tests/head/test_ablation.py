@@ -10,9 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from harness.spec.ablation import Ablation
-from harness.spec.axes import check_axes, named_cells
-from harness.spec.explain import explain
+from harness.config.ablation import Ablation
+from harness.config.axes import check_axes, named_cells
+from harness.config.explain import explain
 from tests.head.made import ablation, experiment
 
 COUNT, SCHEDULE = "captions.count", "train.schedule"

@@ -12,12 +12,12 @@ from pathlib import Path
 import pytest
 
 from harness import cli
-from harness.cost import estimate
-from harness.plan import Plan
-from harness.project import Project
-from harness.record import Cause, Failure
-from harness.request import Request, evaluation_key
-from harness.store import Store
+from harness.planning.estimate import estimate
+from harness.planning.plan import Plan
+from harness.planning.workspace import Project
+from harness.runs.record import Cause, Failure
+from harness.runs.request import Request, evaluation_key
+from harness.runs.store import Store
 from tests.head.made import ABLATION, MINING, SMALL, ablation, experiment, plan_of, record, write
 
 HEAVY = ("torch", "torchvision", "open_clip", "mlflow", "optuna", "clip_benchmark", "submitit", "numpy", "pandas",

@@ -17,19 +17,21 @@ from typing import Any
 import pytest
 
 import harness
-from harness.cli import running
-from harness.completeness import Completeness
-from harness.dispatch import conduct, local
-from harness.dispatch.conduct import Conductor, Progress
-from harness.dispatch.inline import InlineWorkers
-from harness.dispatch.local import Ended, LocalWorkers, job_count
-from harness.errors import DispatchError, SpecError, StoreError
-from harness.plan import Plan, PlannedRun
-from harness.project import Project
-from harness.record import Cause, Failure
-from harness.request import evaluation_key
-from harness.settings import Settings
-from harness.store import RunFolder, State, Store
+from harness.base.errors import DispatchError, SpecError, StoreError
+from harness.cli import run as running
+from harness.execute.local import executor as conduct
+from harness.execute.local import processes as local
+from harness.execute.local.executor import Conductor, Progress
+from harness.execute.local.inline import InlineWorkers
+from harness.execute.local.processes import Ended, LocalWorkers, job_count
+from harness.planning.plan import Plan
+from harness.planning.workspace import Project
+from harness.runs.completeness import Completeness
+from harness.runs.planned import PlannedRun
+from harness.runs.record import Cause, Failure
+from harness.runs.request import evaluation_key
+from harness.runs.settings import Settings
+from harness.runs.store import RunFolder, State, Store
 from tests.head.made import MINING, ablation, plan_of, record
 
 MINED = {"mining": MINING, "loss": {"kind": "multi_positive_sigmoid"}}
@@ -466,8 +468,8 @@ def test_a_run_in_this_process_passes_ctrl_c_on(store: Store, monkeypatch: pytes
 COMMAND = """
 import sys
 from pathlib import Path
-from harness.cli import running
-from harness.dispatch import local
+from harness.cli import run as running
+from harness.execute.local import processes as local
 from tests.head import test_conduct
 local.NURSERY = (sys.executable, "-m", "tests.head.nursery")
 project = test_conduct.small_project(Path(sys.argv[1]))

@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 from pydantic import BaseModel, ValidationError
 
-from harness.spec.ablation import Ablation
-from harness.spec.experiment import Experiment
-from harness.spec.explain import explain, nearest, problems
+from harness.config.ablation import Ablation
+from harness.config.experiment import Experiment
+from harness.config.explain import explain, nearest, problems
 from tests.head.made import is_one_sentence
 
 SHARDS = {"kind": "webdataset", "shards": "x.tar"}

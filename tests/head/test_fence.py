@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from harness import store as stores
-from harness.errors import StoreError, SupersededError
-from harness.fence import Attempts
-from harness.files import write_json
-from harness.record import Failure
-from harness.store import RunFolder
+from harness.base.errors import StoreError, SupersededError
+from harness.base.files import write_json
+from harness.runs import store as stores
+from harness.runs.attempts import Attempts
+from harness.runs.record import Failure
+from harness.runs.store import RunFolder
 from tests.head.made import record
 
 

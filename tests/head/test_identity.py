@@ -12,14 +12,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import Field
 
-from harness.errors import StoreError
-from harness.identity import check_same, digest, identify, teacher_id, weights_id
-from harness.spec import base
-from harness.spec.base import Spec, plain
-from harness.spec.captions import Captions
-from harness.spec.experiment import Experiment
-from harness.spec.loss import InfoNCE
-from harness.spec.overrides import expand, laid_over
+from harness.base.errors import StoreError
+from harness.config import base
+from harness.config.base import Spec, plain
+from harness.config.captions import Captions
+from harness.config.experiment import Experiment
+from harness.config.loss import InfoNCE
+from harness.config.overrides import expand, laid_over
+from harness.runs.identity import check_same, digest, identify, teacher_id, weights_id
 from tests.head.made import MINING, ablation, experiment, is_one_sentence, plan_of
 
 SHARDS = {"kind": "webdataset", "shards": "/a/{0..3}.tar"}

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from harness.errors import HarnessError
-from harness.plan import Plan, make_plan
-from harness.spec.experiment import ExperimentTeacher, OpenClipTeacher
-from harness.spec.load import load, load_experiment
+from harness.base.errors import HarnessError
+from harness.config.experiment import ExperimentTeacher, OpenClipTeacher
+from harness.config.load import load, load_experiment
+from harness.planning.plan import Plan, make_plan
 from tests.head.made import ABLATION, SMALL, TEACHER, is_one_sentence, looked_at, write
 
 CONFIG = {"embed_dim": 8, "vision_cfg": {"width": 8}, "text_cfg": {"width": 8}}

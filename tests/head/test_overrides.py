@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from harness.errors import SpecError
-from harness.spec.overrides import Whole, expand, laid_over, merge, parse_assignment
+from harness.base.errors import SpecError
+from harness.config.overrides import Whole, expand, laid_over, merge, parse_assignment
 from tests.head.made import MINING, experiment
 
 flat_tables = st.dictionaries(st.sampled_from(["a.x", "a.y", "a.z.w", "b.x", "c", "d.e.f.g"]), st.integers(0, 3))

@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from harness.errors import SpecError
-from harness.plan import make_plan
-from harness.record import DataReport
-from harness.spec.data import Data
+from harness.base.errors import SpecError
+from harness.config.data import Data
+from harness.planning.plan import make_plan
+from harness.runs.record import DataReport
 from tests.head.made import MINING, ablation, experiment, looked_at, plan_of
 
 MINED = {"mining": MINING, "loss": {"kind": "multi_positive_sigmoid"}}

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from harness.errors import SpecError
-from harness.settings import Settings, load_settings
+from harness.base.errors import SpecError
+from harness.runs.settings import Settings, load_settings
 from tests.head.made import is_one_sentence
 
 

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any, cast
 
 from harness.cli.shards import submit_shards
-from harness.dispatch.scheduler import Batch, Scheduler
-from harness.spec.profile import load_profile
-from harness.store import Store
+from harness.config.profile import load_profile
+from harness.execute.slurm.scheduler import Batch, Scheduler
+from harness.runs.store import Store
 
 
 class Asked:

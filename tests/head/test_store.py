@@ -16,11 +16,11 @@ from pathlib import Path
 
 import pytest
 
-from harness import store as store_module
-from harness.errors import StoreError
-from harness.plan import PlannedRun
-from harness.record import Cause, Failure
-from harness.store import Holder, RunFolder, State, Store, exclusive, holder
+from harness.base.errors import StoreError
+from harness.runs import store as store_module
+from harness.runs.planned import PlannedRun
+from harness.runs.record import Cause, Failure
+from harness.runs.store import Holder, RunFolder, State, Store, exclusive, holder
 from tests.head.made import ablation, is_one_sentence, plan_of, record
 
 PLAN = plan_of(ablation({"plain": {}, "more": {"captions": {"count": 2}}}, seeds=2))
@@ -251,7 +251,7 @@ def test_conducting_commands_announce_themselves(tmp_path: Path) -> None:
 
 
 def test_a_killed_command_conducts_nothing(tmp_path: Path) -> None:
-    code = "import sys, time; from pathlib import Path; from harness.store import Store\n"
+    code = "import sys, time; from pathlib import Path; from harness.runs.store import Store\n"
     code += "with Store(Path(sys.argv[1])).conducting('a'): print('here', flush=True); time.sleep(600)"
     command = subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], stdout=subprocess.PIPE, text=True)
     assert command.stdout is not None

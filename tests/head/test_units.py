@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from harness.units import Duration, Unit
+from harness.base.duration import Duration, Unit
 
 units: st.SearchStrategy[Unit] = st.sampled_from(["epochs", "steps", "samples"])
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
-from harness.spec.loss import Loss
+from harness.config.loss import Loss
 from tests.losses import formulas
 from tests.losses.world import Formula
 

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from harness.errors import SpecError
-from harness.spec.load import load
+from harness.base.errors import SpecError
+from harness.config.load import load
 
 TEACHER = '[teacher]\nkind = "open_clip"\nmodel = "ViT-B-32"\nweights = "openai"\n'
 MINING = '[mining]\nkind = "threshold"\n'

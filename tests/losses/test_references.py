@@ -11,10 +11,9 @@ import torch
 from open_clip.loss import ClipLoss, SigLipLoss
 from pydantic import TypeAdapter
 
-from harness.errors import SpecError
-from harness.losses import PairBatch, Positives, build_objective
-from harness.spec.experiment import Experiment
-from harness.spec.loss import (
+from harness.base.errors import SpecError
+from harness.config.experiment import Experiment
+from harness.config.loss import (
     ALIP,
     FILIP,
     FNC,
@@ -30,6 +29,7 @@ from harness.spec.loss import (
     SupConOut,
     check_loss,
 )
+from harness.losses import PairBatch, Positives, build_objective
 from tests.losses import formulas
 from tests.losses.arms import ARMS
 from tests.losses.world import Shape, formula_of, outcome_of, random_batch

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from harness.errors import SpecError
+from harness.base.errors import SpecError
 from harness.mining import grouped_order
 
 from .reference import features

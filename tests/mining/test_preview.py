@@ -11,9 +11,9 @@ import pytest
 import torch
 from PIL import Image
 
-from harness.gallery import read_gallery, write_gallery
 from harness.mining import Thresholds, mine
 from harness.mining.preview import PreviewBatch, gallery_of, write_preview
+from harness.runs.gallery import read_gallery, write_gallery
 
 SCRIPT = "<script>alert(1)</script>"
 

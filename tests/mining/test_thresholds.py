@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-from harness.errors import DataError, SpecError
+from harness.base.errors import DataError, SpecError
+from harness.config.mining import Quantile, ThresholdMining
 from harness.mining import calibration_images, mine, resolve_thresholds
 from harness.mining.texts import Reduction
-from harness.spec.mining import Quantile, ThresholdMining
 
 from .reference import Batch, Floats, features, similarities
 

@@ -5,14 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from harness.data.embedded import materialise
-from harness.plan import Plan, PlannedRun
-from harness.project import Project
-from harness.request import Request
-from harness.settings import Settings
-from harness.spec.ablation import Ablation
-from harness.spec.experiment import Experiment
-from harness.store import RunFolder, Store
+from harness.config.ablation import Ablation
+from harness.config.experiment import Experiment
+from harness.data.synthetic.embedded import materialise
+from harness.planning.plan import Plan
+from harness.planning.workspace import Project
+from harness.runs.planned import PlannedRun
+from harness.runs.request import Request
+from harness.runs.settings import Settings
+from harness.runs.store import RunFolder, Store
 
 CONFIG = {
     "embed_dim": 16,

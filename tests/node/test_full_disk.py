@@ -10,9 +10,9 @@ import pytest
 import torch
 from torch import nn
 
-from harness import checkpoint
-from harness.checkpoint import Progress
-from harness.errors import StoreError
+from harness.base.errors import StoreError
+from harness.training import checkpoint
+from harness.training.checkpoint import Progress
 
 
 @pytest.fixture

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from harness import worker
-from harness.errors import StoreError
-from harness.store import RunFolder, State
+from harness.base.errors import StoreError
+from harness.runs.store import RunFolder, State
 from tests.node.small import STEPS, experiment, planned, prepared
 
 EVALUATED = {"evaluation": {"sets": ["shapes"], "every": "2 steps"}}

@@ -11,9 +11,9 @@ import pytest
 import torch
 
 from harness import worker
-from harness.attempt import Attempt, load_request
-from harness.gallery import read_gallery
-from harness.store import RunFolder, State
+from harness.node.attempt import Attempt, load_request
+from harness.runs.gallery import read_gallery
+from harness.runs.store import RunFolder, State
 from harness.training.speed import TIMINGS
 from tests.node.small import STEPS, experiment, planned, prepared
 from tests.training.made import VIT_MODEL

@@ -11,9 +11,9 @@ from open_clip.transformer import text_global_pool
 from pydantic import ValidationError
 from torch.nn import functional as F  # noqa: N812
 
-from harness.errors import ModelError
+from harness.base.errors import ModelError
+from harness.config.model import Model
 from harness.models import Towers, build_towers, token_mask
-from harness.spec.model import Model
 from harness.worker import main
 from tests.node.small import CONFIG, experiment, planned, prepared
 

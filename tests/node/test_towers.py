@@ -12,10 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional as F  # noqa: N812
 
-from harness.errors import ModelError
+from harness.base.errors import ModelError
+from harness.config.model import Model
 from harness.models import Towers, build_towers, load_weights
 from harness.models.towers import length_groups
-from harness.spec.model import Model
 from tests.node.small import CONFIG
 
 TEXTS = [

@@ -11,11 +11,11 @@ import torch
 from open_clip.loss import ClipLoss
 from torch import nn
 
-from harness.attempt import Attempt, load_request
-from harness.checkpoint import Progress
-from harness.errors import TrainingError
-from harness.spec.model import Train
+from harness.base.errors import TrainingError
+from harness.config.model import Train
+from harness.node.attempt import Attempt, load_request
 from harness.training import Schedule
+from harness.training.checkpoint import Progress
 from tests.node.small import experiment, planned, prepared
 from tests.node.test_resume import StopAfter
 

@@ -14,8 +14,8 @@ import pytest
 import torch
 
 from harness import worker
-from harness.checkpoint import FORMAT
-from harness.store import RunFolder, State
+from harness.runs.store import RunFolder, State
+from harness.training.checkpoint import FORMAT
 from tests.node.small import experiment, planned, prepared
 
 

@@ -2,9 +2,9 @@ from __future__ import annotations
 
 import pytest
 
-from harness.plan import Plan
-from harness.report import Results, collect
-from harness.store import Store
+from harness.planning.plan import Plan
+from harness.reporting import Results, collect
+from harness.runs.store import Store
 from tests.report.made import quickstart
 
 

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from harness.report import collect
-from harness.report.document import Document
+from harness.reporting import collect
+from harness.reporting.sections.document import Document
 from tests.report.made import simple
 from tests.report.test_comparison import with_protocol
 

@@ -15,9 +15,9 @@ from selenium.webdriver.chrome.service import Service
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 
-from harness.gallery import write_gallery
-from harness.report import collect, render
-from harness.store import Store
+from harness.reporting import collect, render
+from harness.runs.gallery import write_gallery
+from harness.runs.store import Store
 from tests.report.made import LEVELS, QUICKSTART, fail, fill, plan_of
 from tests.report.test_escaping import NASTY
 from tests.report.test_gallery import gallery

@@ -8,12 +8,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from harness.record import Cost
-from harness.report import collect
-from harness.report.budgets import at, budget_table
-from harness.report.document import Document
-from harness.report.pareto import COMPUTE, HOURS, PRICES, Price, offers, pareto_front
-from harness.store import Store
+from harness.reporting import collect
+from harness.reporting.collect.pareto import COMPUTE, HOURS, PRICES, Price, offers, pareto_front
+from harness.reporting.sections.budgets import at, budget_table
+from harness.reporting.sections.document import Document
+from harness.runs.record import Cost
+from harness.runs.store import Store
 from tests.report.made import finish, plan_of
 
 POINTS = st.lists(st.tuples(st.integers(0, 5), st.integers(0, 5)), min_size=1, max_size=8)

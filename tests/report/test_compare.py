@@ -2,8 +2,8 @@ from __future__ import annotations
 
 import pytest
 
-from harness.errors import SpecError
-from harness.report import compare
+from harness.base.errors import SpecError
+from harness.reporting import compare
 from tests.report.made import evaluations, record_of
 
 ONE = {"captions": {"count": 0, "raw": True}, "loss": {"kind": "infonce"}, "seed": 0}

@@ -9,11 +9,11 @@ import pytest
 from scipy import stats
 from statsmodels.stats.multitest import multipletests
 
-from harness.plan import Plan
-from harness.record import Record
-from harness.report import Results, collect, render
-from harness.report.comparison import compare_arms, difference_between
-from harness.store import Store
+from harness.planning.plan import Plan
+from harness.reporting import Results, collect, render
+from harness.reporting.collect.comparison import compare_arms, difference_between
+from harness.runs.record import Record
+from harness.runs.store import Store
 from tests.report.made import evaluations, finish, quickstart, simple
 
 METRIC = "shapes/acc1"

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from harness.report import Results, collect, render
+from harness.reporting import Results, collect, render
 from tests.report.made import fail, simple
 from tests.report.test_formats import Page
 

@@ -3,11 +3,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from harness.plan import Plan
-from harness.record import Cost, DataReport
-from harness.report import Results, collect
-from harness.report.document import Document
-from harness.store import Store
+from harness.planning.plan import Plan
+from harness.reporting import Results, collect
+from harness.reporting.sections.document import Document
+from harness.runs.record import Cost, DataReport
+from harness.runs.store import Store
 from tests.report.made import VERSIONS, fail, finish, plan_of, simple
 
 ARMS = {"a": [0.20, 0.22], "b": [0.30, 0.33]}

@@ -14,9 +14,9 @@ from pathlib import Path
 
 import pytest
 
-from harness.plan import Plan
-from harness.report import SUFFIXES, Format, Results, collect, render, write_report
-from harness.store import Store
+from harness.planning.plan import Plan
+from harness.reporting import SUFFIXES, Format, Results, collect, render, write_report
+from harness.runs.store import Store
 from tests.report.made import LEVELS, QUICKSTART, fail, fill, plan_of, quickstart, simple
 
 VOID = {"meta", "link", "wbr", "br", "img"}

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from harness.gallery import Card, Gallery, MinedCaption, write_gallery
-from harness.report import collect, render
+from harness.reporting import collect, render
+from harness.runs.gallery import Card, Gallery, MinedCaption, write_gallery
 from tests.report.made import quickstart
 from tests.report.test_escaping import NASTY
 

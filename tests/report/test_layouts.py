@@ -9,13 +9,13 @@ from typing import Any
 
 import pytest
 
-from harness.plan import Plan
-from harness.report import collect, render
-from harness.report.design import design_of
-from harness.report.document import Document
-from harness.report.layouts import grid_table, suite_table
-from harness.report.table import Table
-from harness.store import Store
+from harness.planning.plan import Plan
+from harness.reporting import collect, render
+from harness.reporting.collect.design import design_of
+from harness.reporting.formats.table import Table
+from harness.reporting.sections.document import Document
+from harness.reporting.sections.layouts import grid_table, suite_table
+from harness.runs.store import Store
 from tests.report.made import MINED, SIGMOID, finish, plan_of
 
 ARMS = [f"mining.kind={mining}, captions.count={count}" for mining in ("none", "threshold") for count in (0, 1, 5)]
@@ -120,7 +120,7 @@ def test_designs_that_are_no_grid_have_none(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["fff_table4", "fff_table5", "fff_table6", "mining_thresholds", "fff_table1"])
 def test_shipped_designs_name_their_arms(name: str) -> None:
-    from harness.project import Project
+    from harness.planning.workspace import Project
 
     spec = Path("ablations") / f"{name}.toml"
     assert tomllib.loads(spec.read_text(encoding="utf-8"))["question"]

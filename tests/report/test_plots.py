@@ -8,14 +8,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from harness.report import Results, collect
-from harness.report.comparison import compare_arms
-from harness.report.curves import MOST_POINTS, read_curves
-from harness.report.document import Document
-from harness.report.factors import factors
-from harness.report.plots import MOST_ROWS, Gallery, Picture
-from harness.report.svg import SERIES
-from harness.store import Store
+from harness.reporting import Results, collect
+from harness.reporting.collect.comparison import compare_arms
+from harness.reporting.collect.curves import MOST_POINTS, read_curves
+from harness.reporting.collect.factors import factors
+from harness.reporting.figures.plots import MOST_ROWS, Gallery, Picture
+from harness.reporting.figures.svg import SERIES
+from harness.reporting.sections.document import Document
+from harness.runs.store import Store
 from tests.report.made import TEACHER, fill, finish, plan_of, simple
 
 AXES = {

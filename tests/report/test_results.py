@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from harness.errors import StoreError
-from harness.plan import Plan
-from harness.report import Results, collect, refuse_nothing
-from harness.store import State, Store
+from harness.base.errors import StoreError
+from harness.planning.plan import Plan
+from harness.reporting import Results, collect, refuse_nothing
+from harness.runs.store import State, Store
 from tests.report.made import QUICKSTART, fail, finish, plan_of, quickstart, record_of, simple
 
 

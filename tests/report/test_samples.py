@@ -7,12 +7,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from harness.evaluate.outcomes import Outcomes, write_outcomes
-from harness.report import collect, render
-from harness.report.document import Document
-from harness.report.samples import sample_table
+from harness.evaluation.outcomes import Outcomes, write_outcomes
+from harness.reporting import collect, render
+from harness.reporting.sections.document import Document
+from harness.reporting.sections.samples import sample_table
+from harness.runs.store import Store
 from harness.statistics import mcnemar
-from harness.store import Store
 from tests.report.made import finish, plan_of
 
 N = 200

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from harness.report import Format, collect, render
+from harness.reporting import Format, collect, render
 from tests.report.made import quickstart
 from tests.report.tracing import (
     Records,

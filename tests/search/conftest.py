@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from harness.project import Project
+from harness.planning.workspace import Project
 from tests.search.made import here
 
 

@@ -10,21 +10,21 @@ from typing import Any
 import optuna
 import pytest
 
-from harness.data.embedded import materialise
-from harness.dispatch.conduct import Conductor
-from harness.dispatch.local import Ended
-from harness.dispatch.scheduler import Job
-from harness.dispatch.sweep import Sweep
-from harness.plan import Plan
-from harness.project import Project
-from harness.record import Cost, DataReport, Evaluation, Record
-from harness.request import evaluation_key, read_request
-from harness.search.advisor import Trial
-from harness.search.driver import Driver, Snapshot
-from harness.spec.experiment import Experiment
-from harness.spec.profile import Profile
-from harness.spec.search import Search
-from harness.store import RunFolder
+from harness.config.experiment import Experiment
+from harness.config.profile import Profile
+from harness.config.search import Search
+from harness.data.synthetic.embedded import materialise
+from harness.execute.local.executor import Conductor
+from harness.execute.local.processes import Ended
+from harness.execute.slurm.executor import Sweep
+from harness.execute.slurm.scheduler import Job
+from harness.planning.plan import Plan
+from harness.planning.workspace import Project
+from harness.runs.record import Cost, DataReport, Evaluation, Record
+from harness.runs.request import evaluation_key, read_request
+from harness.runs.store import RunFolder
+from harness.searching.driver import Driver, Snapshot
+from harness.searching.study import Trial
 from tests.dispatch.made import MadeScheduler, attempted
 from tests.node.small import experiment, project
 

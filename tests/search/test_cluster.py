@@ -6,11 +6,11 @@ from collections import Counter
 
 import pytest
 
-from harness.dispatch import sweep
-from harness.dispatch.submissions import load
-from harness.project import Project
-from harness.search.driver import Driver
-from harness.store import State
+from harness.execute.slurm import executor as sweep
+from harness.execute.slurm.submission_log import load
+from harness.planning.workspace import Project
+from harness.runs.store import State
+from harness.searching.driver import Driver
 from tests.dispatch.made import causes
 from tests.search.made import (
     STEPS,

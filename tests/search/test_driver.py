@@ -7,12 +7,12 @@ from typing import Any
 
 import pytest
 
-from harness.errors import StoreError
-from harness.project import Project
-from harness.search.driver import Driver
-from harness.search.page import as_html
-from harness.search.report import render
-from harness.spec.strategy import LadderPolicy
+from harness.base.errors import StoreError
+from harness.config.strategy import LadderPolicy
+from harness.planning.workspace import Project
+from harness.searching.driver import Driver
+from harness.searching.page import as_html
+from harness.searching.report import render
 from tests.search.made import (
     LR,
     SHARE,

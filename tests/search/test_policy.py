@@ -12,12 +12,13 @@ from scipy.optimize import curve_fit
 from sklearn.gaussian_process import GaussianProcessRegressor
 from sklearn.gaussian_process.kernels import Matern
 
-from harness.search import gp, ladder
-from harness.search.curves import fit
-from harness.search.fastbo import Continue, StopAt, Terminate, decide, points, promoted, warmup_point
-from harness.search.samplers import at, quasi_random
-from harness.spec.search import FloatRange, IntRange, Parameter
-from harness.spec.strategy import FastBOPolicy, LadderPolicy, QuasiRandomSampler
+from harness.config.search import FloatRange, IntRange, Parameter
+from harness.config.strategy import FastBOPolicy, LadderPolicy, QuasiRandomSampler
+from harness.searching import gp
+from harness.searching import pausing_halving as ladder
+from harness.searching.curves import fit
+from harness.searching.fastbo import Continue, StopAt, Terminate, decide, points, promoted, warmup_point
+from harness.searching.samplers import at, quasi_random
 
 POLICY = FastBOPolicy()
 LENGTH = 50

@@ -9,14 +9,14 @@ from pathlib import Path
 import pytest
 from jsonschema import Draft202012Validator
 
-from harness.errors import SpecError
-from harness.plan import resolve_arms
-from harness.schema import schemas
-from harness.search.advisor import Advisor
-from harness.search.outcome import confirmation, export
-from harness.spec.conditions import parse_condition
-from harness.spec.load import is_search, load_experiment, load_search
-from harness.spec.search import draws
+from harness.base.errors import SpecError
+from harness.config.conditions import parse_condition
+from harness.config.load import is_search, load_experiment, load_search
+from harness.config.search import draws
+from harness.docs.schema import schemas
+from harness.planning.plan import resolve_arms
+from harness.searching.study import Advisor
+from harness.searching.winner import confirmation, export
 from tests.head.made import is_one_sentence, write
 
 ROOT = Path(__file__).parents[2]

@@ -18,7 +18,7 @@ from typing import Any, ClassVar, Self
 
 import torch
 
-from harness.store import RunFolder, Store
+from harness.runs.store import RunFolder, Store
 from harness.training.speed import TIMINGS
 from tests.node.small import CONFIG
 from tests.slurm.cluster import Cluster

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from pathlib import Path
 
-from harness.store import RunFolder
+from harness.runs.store import RunFolder
 from tests.slurm.campaign import Campaign
 from tests.slurm.cluster import Cluster
 

@@ -18,17 +18,17 @@ from typing import ClassVar
 
 import optuna
 
-from harness.cli.running import prepare_data
-from harness.dispatch.conduct import Conductor
-from harness.dispatch.local import LocalWorkers
-from harness.project import Project
-from harness.request import read_request
-from harness.search.advisor import Trial
-from harness.search.driver import Driver
-from harness.search.outcome import as_ablation
-from harness.settings import Settings
-from harness.spec.load import load_search
-from harness.store import RunFolder
+from harness.cli.run import prepare_data
+from harness.config.load import load_search
+from harness.execute.local.executor import Conductor
+from harness.execute.local.processes import LocalWorkers
+from harness.planning.workspace import Project
+from harness.runs.request import read_request
+from harness.runs.settings import Settings
+from harness.runs.store import RunFolder
+from harness.searching.driver import Driver
+from harness.searching.study import Trial
+from harness.searching.winner import as_ablation
 from harness.training.speed import TIMINGS
 from tests.slurm.campaign import Campaign, check_submissions
 from tests.slurm.chaos import carry_out

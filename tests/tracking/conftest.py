@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from harness.plan import Plan
-from harness.store import Store
+from harness.planning.plan import Plan
+from harness.runs.store import Store
 from harness.tracking import prepare, sync
 from tests.tracking.world import content, finish_all, plan_of, sqlite_uri
 

@@ -8,14 +8,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from harness.checkpoint import save_weights
-from harness.errors import TrackingError
+from harness.base.errors import TrackingError
+from harness.config.ablation import Ablation
+from harness.config.model import Model
 from harness.models import build_towers
-from harness.plan import make_plan
-from harness.spec.ablation import Ablation
-from harness.spec.model import Model
-from harness.store import Store
+from harness.planning.plan import make_plan
+from harness.runs.store import Store
 from harness.tracking import sync
+from harness.training.checkpoint import save_weights
 from tests.node.small import CONFIG, experiment
 from tests.tracking.world import DATA, finish
 

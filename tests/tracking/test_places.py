@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from harness.errors import TrackingError
-from harness.store import Store
+from harness.base.errors import TrackingError
+from harness.runs.store import Store
 from harness.tracking.places import artifact_location, database_file, lock_file, probe, redacted, ui_command
 
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from harness.store import State, Store
+from harness.runs.store import State, Store
 from harness.tracking.projection import (
     VALUE_LIMIT,
     allowed_names,

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from harness.errors import TrackingError
+from harness.base.errors import TrackingError
 from harness.tracking import SyncResult, probe, sync, ui_command
 from tests.tracking.conftest import Place
 from tests.tracking.world import content, record_of, rows

@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 
-from harness.errors import TrackingError
-from harness.record import StepMetrics
-from harness.store import Store
+from harness.base.errors import TrackingError
+from harness.runs.record import StepMetrics
+from harness.runs.store import Store
 from harness.tracking import SyncResult, sync
 from tests.tracking.conftest import Place
 from tests.tracking.world import ARMS, START, begin, fail, finish, finish_all, plan_of, record_of, rows, sqlite_uri

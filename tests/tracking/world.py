@@ -9,11 +9,11 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-from harness.plan import Plan, make_plan
-from harness.record import Cost, DataReport, Evaluation, Failure, Metric, Record, StepMetrics
-from harness.spec.ablation import Ablation
-from harness.spec.experiment import Experiment
-from harness.store import RunFolder, Store
+from harness.config.ablation import Ablation
+from harness.config.experiment import Experiment
+from harness.planning.plan import Plan, make_plan
+from harness.runs.record import Cost, DataReport, Evaluation, Failure, Metric, Record, StepMetrics
+from harness.runs.store import RunFolder, Store
 
 START = 1_700_000_000.0
 DATA = DataReport(fingerprint="5a3c9e01b7d2", samples=8192, rejected={"no caption": 12})

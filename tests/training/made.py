@@ -8,12 +8,12 @@ from typing import Any
 
 import torch
 
-from harness.attempt import Attempt, load_request
-from harness.checkpoint import Progress
-from harness.distributed import World
-from harness.losses.ranks import Ranks
-from harness.spec.experiment import Experiment
+from harness.config.experiment import Experiment
+from harness.node.attempt import Attempt, load_request
+from harness.parallel.process_group import World
+from harness.parallel.ranks import Ranks
 from harness.training import Student, Trainer
+from harness.training.checkpoint import Progress
 from tests.node.small import CONFIG, experiment, planned, prepared, project
 
 BATCH = 16
@@ -50,8 +50,8 @@ def attempt(root: Path, one: Experiment, ranks: Ranks | None = None) -> tuple[At
 
 
 def _untrained_teacher(root: Path, run: Any) -> None:
-    from harness.checkpoint import save_weights
     from harness.models import build_towers
+    from harness.training.checkpoint import save_weights
 
     folder = project(root).store.run(run.id)
     if not folder.weights.exists():

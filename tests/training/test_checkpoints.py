@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch import nn
 
-from harness import checkpoint
-from harness.checkpoint import Checkpoints, Progress, copied, older, remove, restore
-from harness.errors import CheckpointError, StoreError
+from harness.base.errors import CheckpointError, StoreError
+from harness.training import checkpoint
+from harness.training.checkpoint import Checkpoints, Progress, copied, older, remove, restore
 
 
 def at(step: int) -> Progress:

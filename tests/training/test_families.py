@@ -10,13 +10,13 @@ import torch
 from pydantic import ValidationError
 from torch import nn
 
-from harness.errors import ModelError
+from harness.base.errors import ModelError
+from harness.config.loss import InfoNCE
+from harness.config.model import Lock, Model, Optimiser
+from harness.config.resources import Resources
 from harness.losses import build_objective
 from harness.models import Towers, build_towers
 from harness.models.fitting import choose_device, fit_out
-from harness.spec.loss import InfoNCE
-from harness.spec.model import Lock, Model, Optimiser
-from harness.spec.resources import Resources
 from harness.training import build_optimiser
 from harness.training.optimiser import lock_towers
 from tests.node.small import CONFIG

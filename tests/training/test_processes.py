@@ -15,11 +15,11 @@ import pytest
 import torch
 
 from harness import worker
-from harness.attempt import Attempt, load_request
-from harness.distributed import Place, place
-from harness.errors import DispatchError
-from harness.files import read_json, write_json
-from harness.store import RunFolder, State
+from harness.base.errors import DispatchError
+from harness.base.files import read_json, write_json
+from harness.node.attempt import Attempt, load_request
+from harness.parallel.process_group import Place, place
+from harness.runs.store import RunFolder, State
 from harness.training.speed import TIMINGS
 from tests.evaluate.worlds import classification_files, classification_members, write_set
 from tests.node.small import experiment, planned, prepared

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from harness.base.errors import SpecError
 from harness.cli.profile import profile
-from harness.errors import SpecError
 from tests.node.small import experiment, planned, prepared, project
 from tests.training.made import VIT_MODEL, train
 

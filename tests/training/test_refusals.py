@@ -11,11 +11,11 @@ import pytest
 import torch
 
 from harness import worker
-from harness.batches import BatchSource
-from harness.checkpoint import Progress
-from harness.errors import DataError, TrainingError
-from harness.store import RunFolder
-from harness.training.watch import Spike
+from harness.base.errors import DataError, TrainingError
+from harness.runs.store import RunFolder
+from harness.training.batches import BatchSource
+from harness.training.checkpoint import Progress
+from harness.training.divergence import Spike
 from tests.node.small import experiment, planned, prepared
 from tests.training.made import VIT_MODEL, attempt, train
 

@@ -9,13 +9,13 @@ import pytest
 import torch
 from torch import nn
 
-from harness.errors import TrainingError
-from harness.losses.ranks import Ranks
+from harness.base.errors import TrainingError
+from harness.config.model import Train
 from harness.models import build_towers
-from harness.spec.model import Train
+from harness.parallel.ranks import Ranks
 from harness.training.memory import largest_that_fits
+from harness.training.micro_batch_probe import try_micro_batch
 from harness.training.split import Split, is_coupled, smaller, split_batch
-from harness.training.trial import try_micro_batch
 from tests.node.small import CONFIG
 from tests.training.made import BATCH, FFF, VIT_MODEL, attempt, experiment, gradients, taken, train
 

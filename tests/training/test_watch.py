@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from harness.errors import TrainingError
-from harness.training.watch import Spike, Watch
+from harness.base.errors import TrainingError
+from harness.training.divergence import Spike, Watch
 
 SAMPLES = np.array([3, 1, 4])
 

@@ -13,7 +13,7 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from harness.losses.ranks import Ranks
+from harness.parallel.ranks import Ranks
 from tests.node.small import CONFIG
 from tests.training.made import FFF, VIT_MODEL, attempt, experiment, gradients, taken, train
 

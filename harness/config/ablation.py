@@ -1,0 +1,135 @@
+"""An ablation: a question, a base experiment, arms that differ from a baseline in what is declared, and replicates."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from functools import cached_property
+
+from pydantic import Field, field_validator, model_validator
+
+from harness.config.axes import Axes, Combine, check_axes, named_cells
+from harness.config.axes import level_name as level_name
+from harness.config.base import Spec
+from harness.config.experiment import Experiment
+from harness.config.explain import nearest
+from harness.config.overrides import Table, expand, merge
+from harness.config.seeds import Seeds, listed
+
+
+class Reference(Spec):
+    """A number that somebody else reported for an arm."""
+
+    arm: str
+    """Name of the arm here."""
+    metric: str
+    """`set/metric`, for example `imagenet1k/acc1`."""
+    value: float
+    """In the metric's own scale, 0 to 1."""
+    source: str
+    """Where it stands: paper, table, row."""
+    protocol: str = "unknown"
+    """How it was measured, as far as its source says; `unknown` where it does not."""
+
+    @field_validator("source", "protocol")
+    @classmethod
+    def _stated(cls, text: str) -> str:
+        if not text.strip():
+            raise ValueError('is empty: say where the number stands and how it was measured, "unknown" at the least')
+        return text
+
+
+class Claim(Spec):
+    """A statement that the ablation tests: `arm` has a higher `metric` than `than`."""
+
+    text: str
+    """The claim in words."""
+    arm: str
+    """The arm that should be better."""
+    than: str
+    """The arm that it should be better than."""
+    metric: str | None = None
+    """`set/metric`; default: the ablation's primary metric."""
+    source: str = ""
+    """Who claims it."""
+
+
+class Ablation(Spec):
+    """A declared comparison of arms.
+
+    Arms are given by name (`[arms.NAME]` with the fields they change), by axes (`[axes]`, dotted path to a list of
+    levels), or by both, which multiplies them. Each arm is run once for each seed.
+    """
+
+    question: str
+    """What is to be found out, in one sentence."""
+    experiment: Experiment
+    """The base that every arm starts from; in TOML the path of an experiment file."""
+    base: Table = Field(default={})
+    """Fields of the base that this ablation changes for all its arms. In TOML: `[base]`."""
+    baseline: str
+    """The arm that the others are compared with. An arm of axes is named `path=level` in the axes' order, joined by
+    `, ` (`captions.count=0, mining.kind=none`); a level that is a table goes by its `kind`."""
+    arms: dict[str, Table] = Field(default={})
+    """Arms by name, each with the fields that it changes. A table whose `kind` differs replaces the base's."""
+    labels: dict[str, str] = Field(default={})
+    """Arms' names as reports print them."""
+    axes: Axes = Field(default={})
+    """Factors: the dotted path of a field and its levels."""
+    combine: Combine = "product"
+    """How axes make arms: all combinations, level by level side by side, or every factor alone around the first
+    level of each."""
+    exclude: tuple[Table, ...] = ()
+    """Combinations of axes that make no arm: dotted paths and a level, or a list of levels, each."""
+    seeds: Seeds = 3
+    """Replicates: a number n (seeds 0 to n-1), or the seeds themselves."""
+    primary: str
+    """The metric that answers the question: `set/metric`."""
+    secondary: tuple[str, ...] = ()
+    """Further metrics for the report's table."""
+    references: tuple[Reference, ...] = ()
+    """Reported numbers to stand beside ours."""
+    claims: tuple[Claim, ...] = ()
+    """Statements that the report gives a verdict on."""
+    notes: str = ""
+    """Anything a reader of the report should know."""
+
+    @model_validator(mode="after")
+    def _names_exist(self) -> Ablation:
+        check_axes(self.axes, self.combine, self.exclude)
+        known = [name for name, _ in self.variants()]
+        if not known:
+            rules = "exclude leaves none" if self.exclude else "add [arms.NAME] tables, or [axes]"
+            raise ValueError(f"there is no arm: {rules}")
+        if twice := next((name for name, number in Counter(known).items() if number > 1), None):
+            raise ValueError(f"two arms are called {twice!r}: rename one, or take a repeated level out of its axis")
+        named = [("baseline", self.baseline)] + [("labels", name) for name in self.labels]
+        named += [("references", reference.arm) for reference in self.references]
+        named += [(f"claims ({claim.text!r})", name) for claim in self.claims for name in (claim.arm, claim.than)]
+        arms = set(known)
+        for key, name in named:
+            if name not in arms:
+                raise ValueError(f"{key} names {name!r}, which is no arm; {nearest(name, known)}")
+        printed = Counter(self.labels.get(name, name) for name in known)
+        if shared := next((label for label, number in printed.items() if number > 1), None):
+            raise ValueError(f"two arms are printed as {shared!r}: give each a label of its own")
+        return self
+
+    @property
+    def seed_list(self) -> tuple[int, ...]:
+        """The seeds of the replicates."""
+        return listed(self.seeds)
+
+    def variants(self) -> Iterator[tuple[str, Table]]:
+        """Every arm as (name, the nested table of fields that it changes), in declared order."""
+        return iter(self._variants)
+
+    @cached_property
+    def _variants(self) -> list[tuple[str, Table]]:
+        cells = [(name, expand(levels)) for name, levels in named_cells(self.axes, self.combine, self.exclude)]
+        named = [
+            (", ".join(part for part in (name, cell) if part), merge(expand(table), levels))
+            for name, table in self.arms.items() or [("", {})]
+            for cell, levels in cells
+        ]
+        return [(name, table) for name, table in named if name]

@@ -1,0 +1,62 @@
+"""What is done to training images; none of it is done to the teacher's or to evaluation images."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from harness.config.base import Spec
+
+
+class NoAugment(Spec):
+    """Resize and centre crop, as in evaluation."""
+
+    kind: Literal["none"] = "none"
+
+
+class CropAugment(Spec):
+    """Random resized crop and horizontal flip."""
+
+    kind: Literal["crop"] = "crop"
+    min_scale: float = Field(0.5, gt=0, le=1)
+    """Least share of the image's area that a crop covers."""
+    max_scale: float = Field(1.0, gt=0, le=1)
+    """Greatest share of the image's area that a crop covers."""
+    flip: float = Field(0.5, ge=0, le=1)
+    """Probability of a horizontal flip."""
+
+    @model_validator(mode="after")
+    def _ordered(self) -> CropAugment:
+        if self.min_scale > self.max_scale:
+            raise ValueError(f"min_scale {self.min_scale:g} is above max_scale {self.max_scale:g}")
+        return self
+
+
+class FFFAugment(CropAugment):
+    """FFF's recipe: random resized crop, flip, colour jitter (.4, .4, .4, .1) and Gaussian blur 0.1-2.0.
+
+    The paper names the parts and their ranges but no probabilities; the defaults are those of SLIP and MoCo v3, from
+    which the recipe comes.
+    """
+
+    kind: Literal["fff"] = "fff"  # type: ignore[assignment]
+    jitter: float = Field(0.8, ge=0, le=1)
+    """Probability of colour jitter."""
+    brightness: float = Field(0.4, ge=0, le=1)
+    """Factors are drawn from 1 - this to 1 + this."""
+    contrast: float = Field(0.4, ge=0, le=1)
+    """Factors are drawn from 1 - this to 1 + this."""
+    saturation: float = Field(0.4, ge=0, le=1)
+    """Factors are drawn from 1 - this to 1 + this."""
+    hue: float = Field(0.1, ge=0, le=0.5)
+    """Shifts are drawn from -this to this, in turns of the colour wheel."""
+    blur: float = Field(0.5, ge=0, le=1)
+    """Probability of a Gaussian blur."""
+    min_sigma: float = Field(0.1, gt=0, le=10)
+    """Least standard deviation of the blur in pixels."""
+    max_sigma: float = Field(2.0, gt=0, le=10)
+    """Greatest standard deviation of the blur in pixels."""
+
+
+Augment = Annotated[NoAugment | CropAugment | FFFAugment, Field(discriminator="kind")]

@@ -1,0 +1,91 @@
+"""Axes: factors with their levels, the cells they make together, and the names of these cells."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Literal
+
+from harness.config.explain import nearest
+from harness.config.overrides import Table
+
+Axes = dict[str, tuple[Any, ...]]
+Combine = Literal["product", "zip", "one_at_a_time"]
+
+
+def check_axes(axes: Axes, combine: Combine, exclude: Sequence[Table]) -> None:
+    """Refuse axes that make no sensible cells.
+
+    Raises:
+        ValueError: an axis has no levels, zipped axes are of unequal lengths, or a rule of `exclude` hits nothing.
+    """
+    for path, levels in axes.items():
+        if not levels:
+            raise ValueError(f"axes.{path} has no levels; list the values that it takes")
+    if combine == "zip" and len({len(levels) for levels in axes.values()}) > 1:
+        lengths = ", ".join(f"{path} has {len(levels)}" for path, levels in axes.items())
+        raise ValueError(f'combine = "zip" needs axes of one length: {lengths}')
+    for number, rule in enumerate(exclude):
+        for path in rule:
+            if path not in axes:
+                known = nearest(path, axes) if axes else "there are no [axes]"
+                raise ValueError(f"exclude[{number}] names {path!r}, which is no axis; {known}")
+        if not rule or not any(_matches(cell, rule) for cell in _combinations(axes, combine)):
+            raise ValueError(f"exclude[{number}] matches no combination of the axes; mend or remove it")
+
+
+def named_cells(axes: Axes, combine: Combine, exclude: Sequence[Table]) -> Iterator[tuple[str, Table]]:
+    """Every cell that is not excluded as (name, its level by path); one cell without a name if there are no axes."""
+    names = {path: _level_names(levels) for path, levels in axes.items()}
+    kept: Axes = {path: tuple(enumerate(levels)) for path, levels in axes.items()}
+    for numbered in _combinations(kept, combine):
+        cell = {path: level for path, (_, level) in numbered.items()}
+        if not any(_matches(cell, rule) for rule in exclude):
+            yield ", ".join(f"{path}={names[path][number]}" for path, (number, _) in numbered.items()), cell
+
+
+def _level_names(levels: Sequence[Any]) -> list[str]:
+    """Levels as they stand in arms' names: tables by their `kind`, in full where two are of one kind."""
+    short = [level_name(level) for level in levels]
+    shared = Counter(short)
+    return [
+        _in_full(level) if isinstance(level, dict) and shared[name] > 1 else name
+        for name, level in zip(short, levels, strict=True)
+    ]
+
+
+def level_name(level: Any) -> str:
+    """A level as it stands in an arm's name: a table by its `kind`, anything else as text."""
+    if isinstance(level, dict):
+        return str(level.get("kind", _in_full(level)))
+    return level if isinstance(level, str) else json.dumps(level, default=str)
+
+
+def _in_full(level: Table) -> str:
+    fields = {key: value for key, value in level.items() if key != "kind"}
+    text = json.dumps(fields, sort_keys=True, default=str)
+    return f"{level['kind']} {text}" if "kind" in level else text
+
+
+def _combinations(axes: Axes, combine: Combine) -> Iterator[Table]:
+    match combine if axes else "product":
+        case "product":
+            for levels in itertools.product(*axes.values()):
+                yield dict(zip(axes, levels, strict=True))
+        case "zip":
+            for levels in zip(*axes.values(), strict=True):
+                yield dict(zip(axes, levels, strict=True))
+        case "one_at_a_time":
+            centre = {name: levels[0] for name, levels in axes.items()}
+            yield centre
+            for name, levels in axes.items():
+                for level in levels[1:]:
+                    yield {**centre, name: level}
+
+
+def _matches(cell: Mapping[str, Any], rule: Table) -> bool:
+    return all(
+        cell[path] in wanted if isinstance(wanted, list) else cell[path] == wanted for path, wanted in rule.items()
+    )

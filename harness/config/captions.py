@@ -1,0 +1,82 @@
+"""Which captions of an image a batch holds: the raw one, pseudo-captions, all of them or one drawn at each visit."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import Field, model_validator
+
+from harness.config.base import Spec
+
+
+class Captions(Spec):
+    """The caption set of every image and how a batch draws on it."""
+
+    source: str | tuple[str, ...] = ()
+    """Names of pseudo-caption sources of the data set (captioners). Several are taken in turn: the first caption of
+    each, then the second of each, up to `count`."""
+    count: int = Field(default=0, ge=0)
+    """Number of pseudo-captions used per image, as the paper's tables count them (the raw caption is not counted).
+    Where the data set has more, the first `count` are used."""
+    raw: bool = True
+    """Whether the raw caption is in the set."""
+    mixing: Literal["all", "sample"] = "all"
+    """`all` puts the whole set into the batch (FFF's batch text augmentation); `sample` draws one caption of the set
+    anew at each visit."""
+    pseudo_share: float | None = Field(default=None, ge=0, le=1)
+    """With `sample`: probability that a pseudo-caption is drawn rather than the raw one; unset, all captions of the
+    set are equally likely."""
+    text: Literal["none", "lower"] = "none"
+    """Normalisation of every caption before the tokenizer."""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Captions:
+        if self.count == 0 and not self.raw:
+            raise ValueError("no caption is left: raw is false and count is 0; set raw = true or count to 1 or more")
+        if self.count > 0 and not any(self.sources):
+            raise ValueError(f"count is {self.count} but no source of pseudo-captions is named; set source")
+        if self.pseudo_share is not None and self.mixing != "sample":
+            raise ValueError('pseudo_share is a probability of drawing, so it needs mixing = "sample"')
+        if len(set(self.sources)) != len(self.sources):
+            raise ValueError(f"source names {', '.join(self.sources)} repeat; name each once")
+        return self
+
+    @property
+    def sources(self) -> tuple[str, ...]:
+        """The sources as a tuple, in the order in which they are taken."""
+        return (self.source,) if isinstance(self.source, str) else self.source
+
+    @property
+    def per_image(self) -> int:
+        """Captions per image in a batch."""
+        return 1 if self.mixing == "sample" else self.raw + self.count
+
+    @property
+    def share(self) -> float:
+        """Probability that a caption drawn by `sample` is a pseudo-caption."""
+        if not self.raw or self.count == 0:
+            return float(self.count > 0)
+        return self.count / (1 + self.count) if self.pseudo_share is None else self.pseudo_share
+
+    def needed(self) -> dict[str, int]:
+        """How many captions of each source an image must have."""
+        turns = len(self.sources)
+        if self.count == 0:
+            return {}
+        return {name: (self.count - number + turns - 1) // turns for number, name in enumerate(self.sources)}
+
+    def science(self, *, defaults: bool = False) -> dict[str, Any]:
+        """As in Spec; specs by which the same captions are seen give the same answer, however they are written."""
+        return super(Captions, self._normal()).science(defaults=defaults)
+
+    def _normal(self) -> Captions:
+        """The plainest spec that chooses the same captions."""
+        raw, count, mixing, share = self.raw, self.count, self.mixing, self.pseudo_share
+        if raw and count and share is not None:
+            raw, count = share < 1, count if share > 0 else 0
+        if not (raw and count) or share == count / (1 + count):
+            share = None
+        if raw + count == 1:
+            mixing = "all"
+        sources = tuple(name for name, number in self.needed().items() if number and count)
+        return Captions(source=sources, count=count, raw=raw, mixing=mixing, pseudo_share=share, text=self.text)

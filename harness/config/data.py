@@ -1,0 +1,199 @@
+"""What is trained on: the embedded worlds, one's own webdataset shards, or a table of image paths."""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Literal
+
+from pydantic import Field, field_validator, model_validator
+
+from harness.config.base import Spec
+from harness.config.sources import PLACE, ColumnSource, PlaceSource
+
+Share = Annotated[float, Field(ge=0, le=1)]
+
+PATH_FIELDS = ("shards", "path", "image_root", "quarantine")
+"""Fields that hold a path; where data lies is no part of a run's identity, its content is."""
+
+
+class RawCaptions(Spec):
+    """How bad the captions that come with the pictures are, as alt-texts of the web are."""
+
+    generic: Share = 0.3
+    """Share of pictures whose caption says nothing about them ("stock photo")."""
+    partial: Share = 0.3
+    """Share of pictures whose caption names a single attribute; all others name the two main ones."""
+    partial_error: Share = 0.1
+    """Probability that the attribute in a partial caption is wrong."""
+    error: Share = 0.2
+    """Probability, for each attribute of a full caption, that it is wrong."""
+
+    @model_validator(mode="after")
+    def _shares_fit(self) -> RawCaptions:
+        if self.generic + self.partial > 1:
+            raise ValueError(f"generic + partial is {self.generic + self.partial:g}, more than the whole; lower one")
+        return self
+
+
+class Captioner(Spec):
+    """A simulated captioner: it looks at the true attributes, leaves some out and gets some wrong."""
+
+    captions: int = Field(5, ge=1, le=20)
+    """Pseudo-captions for each picture."""
+    attribute_probability: Share = 0.6
+    """Probability that an attribute other than the main one is told; the main one always is."""
+    error_rate: Share = 0.08
+    """Probability, for each attribute told, that it is wrong."""
+
+
+class VerboseCaptioner(Captioner):
+    """A simulated captioner that tells more and errs more."""
+
+    attribute_probability: Share = 0.8
+    """Probability that an attribute other than the main one is told; the main one always is."""
+    error_rate: Share = 0.16
+    """Probability, for each attribute told, that it is wrong."""
+
+
+class ShapesData(Spec):
+    """The embedded world: one object a picture, whose shape, colour, background and size are known."""
+
+    kind: Literal["shapes"] = "shapes"
+    train_samples: int = Field(8192, ge=1)
+    """Pictures to train on."""
+    test_samples: int = Field(1500, ge=1)
+    """Pictures of the evaluation set `shapes`, drawn evenly over its classes (shape x colour)."""
+    image_size: int = Field(32, ge=16, le=512)
+    """Side of the square pictures in pixels."""
+    seed: int = Field(0, ge=0, lt=2**32)
+    """Seed of the world. It is part of the data, unlike the seed of a run."""
+    shapes: int = Field(6, ge=2, le=8)
+    """How many shapes there are: circle, square, triangle, star, cross, ring, diamond, moon."""
+    colours: int = Field(6, ge=2, le=8)
+    """How many colours there are: red, green, blue, yellow, purple, orange, pink, brown."""
+    backgrounds: int = Field(4, ge=1, le=6)
+    """How many backgrounds there are: white, black, striped, grey, checkered, dotted."""
+    sizes: int = Field(2, ge=1, le=3)
+    """How many sizes there are: large, small, tiny."""
+    skew: float = Field(0.8, ge=0, le=4)
+    """Shapes and colours are drawn with weight 1 / (rank + 2)^skew, so that every batch has near-duplicates;
+    0 draws them evenly."""
+    pixel_noise: float = Field(12.0, ge=0, le=100)
+    """Standard deviation of the noise on each pixel, in grey levels of 255."""
+    synonyms: Share = 0.15
+    """Probability that a word of a caption is replaced by a synonym ("large" by "big")."""
+    raw: RawCaptions = RawCaptions()
+    """Faults of the raw captions; the full ones name shape and colour."""
+    captioner: Captioner = Captioner()
+    """The pseudo-caption source `captioner`; it always tells the shape."""
+    captioner_b: VerboseCaptioner = VerboseCaptioner()
+    """The pseudo-caption source `captioner_b`: tells more and errs more."""
+
+
+class DigitsData(Spec):
+    """scikit-learn's 1,797 handwritten digits with declared noisy captions: most of a batch are false negatives."""
+
+    kind: Literal["digits"] = "digits"
+    test_samples: int = Field(500, ge=10, le=1000)
+    """Pictures kept for the evaluation set `digits`, evenly over the ten classes; the others are trained on."""
+    image_size: int = Field(32, ge=8, le=512)
+    """Side in pixels that the 8 x 8 originals are enlarged to."""
+    seed: int = Field(0, ge=0, lt=2**32)
+    """Seed of the split and the captions. It is part of the data, unlike the seed of a run."""
+    synonyms: Share = 0.15
+    """Probability that a word of a caption is replaced by a synonym ("seven" by "7")."""
+    raw: RawCaptions = RawCaptions()
+    """Faults of the raw captions; the full ones name digit and parity."""
+    captioner: Captioner = Captioner()
+    """The pseudo-caption source `captioner`; it always tells the digit, and at times whether it is odd or even."""
+    captioner_b: VerboseCaptioner = VerboseCaptioner()
+    """The pseudo-caption source `captioner_b`: tells more and errs more."""
+
+    @property
+    def train_samples(self) -> int:
+        """Pictures to train on."""
+        return 1797 - self.test_samples
+
+
+Verify = Literal["header", "decode"]
+_VERIFY_DOC = """How images are checked once, before the first run. `header` reads each header and end (about 0.1 ms an
+image) and decodes only suspicious ones; `decode` decodes every image (about 2 ms at 256 px). Samples that fail are left
+out, counted and reported."""
+
+
+class _FileData(Spec):
+    verify: Verify = Field("header", description=" ".join(_VERIFY_DOC.split()))
+    quarantine: str | None = None
+    """A quarantine list as `harness data check` writes it: its samples are left out and counted, and a shard that it
+    names is read up to its damage instead of being refused. Relative to the spec file."""
+
+    def irrelevant(self) -> frozenset[str]:
+        """Paths: the content's fingerprint identifies the data wherever it lies."""
+        return frozenset(PATH_FIELDS)
+
+
+class WebdatasetData(_FileData):
+    """Shards as img2dataset and webdataset write them: tar files with KEY.jpg, KEY.txt, KEY.json."""
+
+    kind: Literal["webdataset"] = "webdataset"
+    shards: str
+    """A tar file, a folder of them, a glob or a brace pattern: `cc3m/{00000..00575}.tar`. Relative to the spec file.
+    A URL (`s3://`, `https://`) is copied here once by `harness data fetch`."""
+    raw: str = Field("txt", pattern=PLACE)
+    """Where the raw caption is: the extension of a text member (`txt`) or a key of a json member (`json:caption`)."""
+    pseudo: dict[str, PlaceSource] = Field(default={"captions": "json:captions"})
+    """Pseudo-caption sources: a name for each, and where it is: `json:KEY` (a text or a list of texts), the extension
+    of a text member with one caption a line, either with a `split`, or files beside the shards (`path`). A sample
+    without a caption from one of them is left out and counted; a source that no sample has is ignored until an
+    experiment asks for it."""
+
+    @field_validator("pseudo")
+    @classmethod
+    def _sources(cls, value: dict[str, PlaceSource]) -> dict[str, PlaceSource]:
+        return {_source_name(name): _place(source) for name, source in value.items()}
+
+
+class TableData(_FileData):
+    """CSV, TSV or Parquet tables with a column of images (paths, or whole files as Hugging Face embeds them in Parquet)
+    and one or more columns of captions."""
+
+    kind: Literal["table"] = "table"
+    path: str
+    """The table: `.csv`, `.tsv` or `.parquet`; a folder, glob or brace pattern of `.parquet` files. Relative to the
+    spec file. A URL is copied here once by `harness data fetch`."""
+    image_root: str | None = None
+    """Folder that the image paths are relative to; by default the table's own. Relative to the spec file."""
+    image: str = "image"
+    """Column of image paths, or of image files (`bytes`, or Hugging Face's struct of `bytes` and `path`)."""
+    key: str | None = None
+    """Column of the samples' keys. Default: the image path, so that each image stands in one row; for embedded images
+    the table's name and row."""
+    raw: str = "caption"
+    """Column of raw captions."""
+    pseudo: dict[str, ColumnSource] = Field(default={})
+    """Pseudo-caption sources: a name for each, and its column or columns, with a `split` if they are long texts, or
+    files beside the table (`path`). A cell is one caption, a list (Parquet), or a JSON list of texts. A sample without
+    a caption from one of them is left out and counted."""
+
+    @field_validator("pseudo")
+    @classmethod
+    def _sources(cls, value: dict[str, ColumnSource]) -> dict[str, ColumnSource]:
+        return {_source_name(name): source for name, source in value.items()}
+
+
+def _source_name(name: str) -> str:
+    if name == "raw" or not name.replace("_", "").replace("-", "").isalnum():
+        raise ValueError(f'{name!r} is no name for a source; use letters, digits, "_" and "-", and not "raw"')
+    return name
+
+
+def _place(source: PlaceSource) -> PlaceSource:
+    if isinstance(source, str) and not re.fullmatch(PLACE, source):
+        raise ValueError(f'{source!r} names no place; write "json:KEY" or the extension of a text member')
+    return source
+
+
+FileData = WebdatasetData | TableData
+"""One's own data: what is read from files."""
+
+Data = Annotated[ShapesData | DigitsData | WebdatasetData | TableData, Field(discriminator="kind")]

@@ -1,0 +1,148 @@
+"""What is measured, and how."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, field_validator
+
+from harness.base.duration import Duration
+from harness.config.base import Spec
+from harness.config.protocols import VARIANTS, NamedProtocol, NamedTemplates, TextNormalisation, parted, set_name
+from harness.config.suites import MULTILABEL_SETS, RETRIEVAL_SETS, SUITES
+
+__all__ = ["Evaluation", "Precision", "TextNormalisation", "check_template", "set_name"]
+
+Precision = Literal["float32", "bfloat16"]
+ADDRESSING = ("sets", "every", "protocols")
+"""Fields that say what is measured and when, not how."""
+
+
+class Evaluation(Spec):
+    """Evaluation sets and the protocol that they are measured under."""
+
+    sets: tuple[str, ...] = ()
+    """Evaluation sets: one that comes with embedded data (`shapes`, `shapes_retrieval`, `digits`), a folder under
+    the settings' `evaluation_root`, the path of a folder in clip-benchmark's local layout, or a suite (`fff11`,
+    `retrieval`, `vtab+`, `datacomp`), of which sets that are not on this machine are left out and reported.
+    `SET@PROTOCOL` is the set under one of `protocols`."""
+    protocols: tuple[NamedProtocol, ...] = ()
+    """Also measure well-known sets as prior work did, from the same pass over the images: `slip` (7 prompts on
+    ImageNet), `alip` ("a photo of" before captions), `flair` (validation splits in retrieval), `lowercase`,
+    `linear_probe` (needs `train/` in the set)."""
+    split: str = Field("test", pattern="^[A-Za-z0-9_]+$")
+    """The part of the sets that is measured: the folder that its shards are in."""
+    every: Duration | None = None
+    """Evaluate on this schedule during training too, for example "500 steps". Default: only at the end."""
+    recall_k: tuple[Annotated[int, Field(ge=1)], ...] = (1, 5, 10)
+    """The k of retrieval's recall@k. A k above the number of candidates of a set is left out there."""
+    precision: Precision = "float32"
+    """Of the towers while they encode; features, logits and metrics are float32 at every precision."""
+    templates: NamedTemplates | tuple[str, ...] = "set"
+    """Prompt templates of zero-shot classification: "set" takes the set's own file, "imagenet7" and "imagenet80"
+    are OpenAI's, and a list gives one's own, each with {c} where the class name goes."""
+    prefix: str = ""
+    """Put before every caption in retrieval, with a space between: some prior work uses "a photo of"."""
+    text_normalisation: TextNormalisation = "none"
+    """Applied to prompts and captions before the tokenizer, which may do its own."""
+
+    @field_validator("sets")
+    @classmethod
+    def _sets_have_names(cls, sets: tuple[str, ...]) -> tuple[str, ...]:
+        names = [set_name(reference) for reference in sets]
+        if any(not set_name(parted(reference)[0]) for reference in sets):
+            raise ValueError("an evaluation set without a name; give the name or path of a folder")
+        if twice := sorted({name for name in names if names.count(name) > 1}):
+            raise ValueError(f'two evaluation sets are called "{twice[0]}", so their metrics would have one name')
+        return sets
+
+    @field_validator("recall_k")
+    @classmethod
+    def _recall_k_is_a_set(cls, recall_k: tuple[int, ...]) -> tuple[int, ...]:
+        if not recall_k or len(set(recall_k)) < len(recall_k):
+            raise ValueError(f"recall_k = {list(recall_k)} must name at least one k, and each once")
+        return tuple(sorted(recall_k))
+
+    @field_validator("templates")
+    @classmethod
+    def _templates_name_the_class(cls, templates: str | tuple[str, ...]) -> str | tuple[str, ...]:
+        if isinstance(templates, tuple):
+            if not templates:
+                raise ValueError('templates is empty; write "set" for the set\'s own file')
+            for template in templates:
+                check_template(template)
+        return templates
+
+    @property
+    def references(self) -> tuple[str, ...]:
+        """Every set to measure, suites as their members, and again under each of `protocols` that changes it.
+
+        A set that is stated itself takes the place of the suite's set of that name.
+        """
+        stated = {set_name(reference): reference for reference in self.sets if not is_suite(reference)}
+        found: dict[str, str] = {}
+        for reference in self.sets:
+            for one in members(reference) if is_suite(reference) else (reference,):
+                for each in (one, *self._under_protocols(one)):
+                    found.setdefault(set_name(each), stated.get(set_name(each), each))
+        return tuple(found.values())
+
+    def under(self, reference: str) -> Evaluation:
+        """How the set `reference` is measured: this, changed by the protocol behind its `@`."""
+        _, protocol = parted(reference)
+        if protocol is None:
+            return self
+        variant = VARIANTS[protocol]
+        changes = {
+            "templates": variant.templates,
+            "prefix": variant.prefix,
+            "split": variant.split,
+            "text_normalisation": variant.text_normalisation,
+        }
+        return Evaluation.model_validate(dict(self) | {name: value for name, value in changes.items() if value})
+
+    def _under_protocols(self, reference: str) -> list[str]:
+        if parted(reference)[1] is not None:
+            return []
+        name = set_name(reference)
+        return [f"{reference}@{protocol}" for protocol in self.protocols if VARIANTS[protocol].changes(name)]
+
+
+def is_suite(reference: str) -> bool:
+    """Whether a reference names a suite, under whatever protocol."""
+    return parted(reference)[0] in SUITES
+
+
+def standing_metric(reference: str) -> str:
+    """The `set/metric` that is read first of a reference: a suite's average, a set's metric by what it is for."""
+    base, protocol = parted(reference)
+    name, base = set_name(reference), set_name(base)
+    if is_suite(reference):
+        suite = SUITES[base]
+        # a suite with sets that are not measured here never has an average
+        return standing_metric(members(reference)[0]) if suite.elsewhere else f"{name}/average"
+    if base in RETRIEVAL_SETS or base.endswith("retrieval"):
+        return f"{name}/image_retrieval_recall@1"
+    is_multilabel = base in MULTILABEL_SETS and protocol is None
+    return f"{name}/{'mean_average_precision' if is_multilabel else 'acc1'}"
+
+
+def members(suite: str) -> tuple[str, ...]:
+    """The sets of a suite; of `SUITE@PROTOCOL` those that the protocol changes are named with it."""
+    name, protocol = parted(suite)
+    sets = SUITES[name].members
+    if protocol is None:
+        return sets
+    return tuple(f"{one}@{protocol}" if VARIANTS[protocol].changes(set_name(one)) else one for one in sets)
+
+
+def check_template(template: str) -> None:
+    """Refuse a prompt template that cannot take a class name.
+
+    Raises:
+        ValueError: `template` has no {c}, or other braces.
+    """
+    if "{c}" not in template:
+        raise ValueError(f'template "{template}" has no {{c}} where the class name goes')
+    if "{" in (rest := template.replace("{c}", "")) or "}" in rest:
+        raise ValueError(f'template "{template}" has braces other than {{c}}')

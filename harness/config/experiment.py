@@ -1,0 +1,154 @@
+"""An experiment: everything that one training run needs, in one frozen value."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, model_validator
+
+from harness.base.errors import SpecError
+from harness.config.base import Spec
+from harness.config.batches import GroupedBatches
+from harness.config.captions import Captions
+from harness.config.data import Data, DigitsData, ShapesData, TableData, WebdatasetData
+from harness.config.evaluation import Evaluation
+from harness.config.explain import nearest
+from harness.config.loss import InfoNCE, Loss, check_loss
+from harness.config.mining import Mining, NoMining
+from harness.config.model import Model, Train
+from harness.config.resources import Resources
+
+SEEDS = 2**31
+"""Seeds are below this: the trainer makes 64-bit seeds of seed and step."""
+
+
+class ExperimentTeacher(Spec):
+    """The teacher is the final checkpoint of another experiment, which the plan trains first."""
+
+    kind: Literal["experiment"] = "experiment"
+    experiment: Experiment
+    """The teacher's experiment; in TOML `path = "teacher.toml"`. Its own `seed` is used for every student."""
+
+
+class OpenClipTeacher(Spec):
+    """The teacher is a pre-trained model of open_clip."""
+
+    kind: Literal["open_clip"] = "open_clip"
+    model: str
+    """A model name of open_clip, for example `ViT-L-14`."""
+    weights: str
+    """An open_clip tag (`openai`, `laion2b_s32b_b82k`) or the path of a checkpoint."""
+
+
+Teacher = Annotated[ExperimentTeacher | OpenClipTeacher, Field(discriminator="kind")]
+
+
+class Experiment(Spec):
+    """One training run but for its seed's replicates: data, captions, teacher, mining, loss, model and recipe."""
+
+    data: Data = Field(default_factory=ShapesData)
+    """What is trained on."""
+    captions: Captions = Field(default_factory=Captions)
+    """Which captions of an image take part in a batch."""
+    teacher: Teacher | None = None
+    """Frozen model whose similarities mine positives or serve as targets."""
+    mining: Mining = Field(default_factory=NoMining)
+    """Which pairs become positives besides an image and its own captions."""
+    loss: Loss = Field(default_factory=InfoNCE)
+    """The objective."""
+    model: Model = Field(default_factory=Model)
+    """The towers."""
+    train: Train = Field(default_factory=Train)
+    """The recipe."""
+    seed: int = Field(0, ge=0, lt=SEEDS)
+    """Governs initialisation, sample order, caption choice and augmentation. An ablation's seeds replace it."""
+    evaluation: Evaluation = Field(default_factory=Evaluation)
+    """What is measured; not part of a run's id, so a new set evaluates finished runs without training them again."""
+    resources: Resources = Field(default_factory=Resources)
+    """How it is carried out; not part of a run's id."""
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Experiment:
+        _check_teacher(self)
+        _check_captions(self.captions, caption_sources(self.data))
+        _check_batches(self.train)
+        mined, taught = self.mining.kind != "none", self.teacher is not None
+        try:
+            check_loss(
+                self.loss,
+                captions_per_image=self.captions.per_image,
+                has_teacher=taught,
+                mined=mined,
+                has_tokens=self.model.may_give_tokens,
+            )
+        except SpecError as error:
+            raise ValueError(str(error)) from error
+        return self
+
+    @property
+    def uses_teacher(self) -> bool:
+        """Whether the teacher's features can change the result."""
+        return self.mining.needs_teacher or self.loss.needs_teacher or self.train.batches.needs_teacher
+
+    def irrelevant(self) -> frozenset[str]:
+        """Evaluation and resources never change a training result; an unused teacher does not either."""
+        unused = frozenset() if self.uses_teacher else frozenset({"teacher"})
+        return frozenset({"evaluation", "resources"}) | unused
+
+
+ExperimentTeacher.model_rebuild()
+
+
+def caption_sources(data: Data) -> Mapping[str, int | None]:
+    """Names of the pseudo-caption sources of `data`, with how many captions an image has where the spec says so."""
+    match data:
+        case ShapesData() | DigitsData():
+            return {"captioner": data.captioner.captions, "captioner_b": data.captioner_b.captions}
+        case WebdatasetData() | TableData():
+            return dict.fromkeys(data.pseudo)
+
+
+def _check_teacher(experiment: Experiment) -> None:
+    if experiment.uses_teacher and experiment.teacher is None:
+        user = 'train.batches.kind = "grouped"'
+        if experiment.mining.needs_teacher:
+            user = f'mining.kind = "{experiment.mining.kind}"'
+        elif experiment.loss.needs_teacher:
+            user = f'loss.kind = "{experiment.loss.kind}"'
+        raise ValueError(f"{user} needs a [teacher]: name an experiment or an open_clip model")
+
+
+def _check_captions(captions: Captions, sources: Mapping[str, int | None]) -> None:
+    for name, needed in captions.needed().items():
+        if name not in sources:
+            known = nearest(name, sources) if sources else "declare it in data.pseudo"
+            raise ValueError(f"captions.source: the data has no pseudo-captions called {name!r}; {known}")
+        there = sources[name]
+        if there is not None and needed > there:
+            what = f"captions.count takes {needed} captions of {name!r} for each image, which makes {there}"
+            raise ValueError(f"{what}; lower it, or raise data.{name}.captions")
+
+
+def _check_batches(train: Train) -> None:
+    batches, size = train.batches, train.global_batch_size
+    if isinstance(batches, GroupedBatches) and batches.search_space % size:
+        what = f"train.batches.search_space {batches.search_space} is no multiple of train.global_batch_size {size}"
+        raise ValueError(f"{what}; use {max(batches.search_space // size, 1) * size}")
+
+
+def labelled(experiment: Experiment) -> dict[str, Any]:
+    """`experiment` as one flat mapping of dotted path to value, for tables, parameters and diffs."""
+    return flatten(experiment.model_dump(mode="json"))
+
+
+def flatten(data: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested tables as one table with dotted keys."""
+    flat: dict[str, Any] = {}
+    for key, value in data.items():
+        path = f"{prefix}{key}"
+        if isinstance(value, dict) and value:
+            flat.update(flatten(value, f"{path}."))
+        else:
+            flat[path] = value
+    return flat

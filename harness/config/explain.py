@@ -1,0 +1,192 @@
+"""pydantic's errors as one sentence: the file, the key, what is wrong, the nearest valid name."""
+
+from __future__ import annotations
+
+import difflib
+import types
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any, Union, get_args, get_origin
+
+from pydantic import BaseModel, Tag, ValidationError
+from pydantic_core import ErrorDetails
+
+from harness.base.errors import SpecError
+
+_SHOWN_INPUT = 60
+_EXPECTED = {
+    "bool": "true or false",
+    "dict": "a table",
+    "float": "a number",
+    "int": "a whole number",
+    "list": "a list",
+    "model": "a table",
+    "model_attributes": "a table",
+    "path": "a path in quotes",
+    "string": "text in quotes",
+    "tuple": "a list",
+}
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One thing that is wrong."""
+
+    key: str
+    """Dotted path of the key as it stands in the file."""
+    what: str
+    fix: str | None
+    sort: str
+    """pydantic's name for the sort of error; `value_error` for the models' own validators."""
+
+    @property
+    def unknown_key(self) -> bool:
+        """Whether the key is one that does not exist."""
+        return self.sort == "extra_forbidden"
+
+
+def explain(error: ValidationError, model: type[BaseModel], *, where: str, prefix: str = "") -> SpecError:
+    """The first problem of `error`, raised while validating `model` from the file `where`.
+
+    Args:
+        prefix: dotted path under which the validated table stands in the file (`arms.fff.`).
+    """
+    found = problems(error, model)
+    return sentence(found[0], where=where, prefix=prefix, others=len(found) - 1)
+
+
+def problems(error: ValidationError, model: type[BaseModel]) -> list[Problem]:
+    """Everything that is wrong, a key once; unknown keys first, as they are often what causes the rest."""
+    found: dict[str, list[Problem]] = {}
+    for detail in error.errors(include_url=False):
+        problem = _problem(detail, model)
+        found.setdefault(problem.key, []).append(problem)
+    return sorted(map(_joined, found.values()), key=lambda problem: not problem.unknown_key)
+
+
+def sentence(problem: Problem, *, where: str, prefix: str = "", others: int = 0) -> SpecError:
+    """`problem` as the error to raise."""
+    rest = f" (and {others} more)" if others else ""
+    place = f"{where}: {prefix}{problem.key}".rstrip(".: ")
+    return SpecError(f"{problem.what}{rest}", where=place, fix=problem.fix)
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """A hint for a mistyped `name`: the nearest known name, or all of them."""
+    names = list(known)
+    close = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
+    return f"did you mean {close[0]!r}?" if close else f"known: {', '.join(names)}"
+
+
+def _problem(detail: ErrorDetails, model: type[BaseModel]) -> Problem:
+    place = _walk(model, detail["loc"])
+    key, what, fix = place.key, "", None
+    match detail["type"]:
+        case "extra_forbidden":
+            what, fix = "unknown key", nearest(str(detail["loc"][-1]), place.names)
+        case "missing":
+            what, fix = "required key is missing", "add it"
+        case "union_tag_invalid":
+            tag = str(detail["ctx"]["tag"])
+            key, what, fix = f"{key}.kind", f"there is no kind {tag!r}", nearest(tag, place.kinds)
+        case "union_tag_not_found":
+            what, fix = "needs a kind", f"add kind = ...; known: {', '.join(place.kinds)}"
+        case "value_error":
+            message = detail["msg"].removeprefix("Value error, ")
+            what = f"{message[:1].lower()}{message[1:]}"
+        case sort:
+            what = f"should be {_expected(sort, detail['msg'])}, not {_shown(detail['input'])}"
+    return Problem(key, what, fix, detail["type"])
+
+
+def _expected(sort: str, message: str) -> str:
+    name = sort.removesuffix("_type").removesuffix("_parsing").removesuffix("_from_float")
+    return _EXPECTED.get(name, message.removeprefix("Input should be "))
+
+
+def _shown(value: Any) -> str:
+    text = "a table" if isinstance(value, (Mapping, BaseModel)) else repr(value)
+    return text if len(text) <= _SHOWN_INPUT else f"{text[:_SHOWN_INPUT]}..."
+
+
+def _joined(same_key: Sequence[Problem]) -> Problem:
+    """The branches of a union that all fail are one problem: `should be a whole number or a list, not 'x'`."""
+    first, *others = same_key
+    branches = [problem.what for problem in same_key if problem.what.startswith("should be ")]
+    if not others or len(branches) < len(same_key):
+        return first
+    given = branches[0].rpartition(", not ")[2]
+    wanted = dict.fromkeys(branch.removeprefix("should be ").rpartition(", not ")[0] for branch in branches)
+    return Problem(first.key, f"should be {' or '.join(wanted)}, not {given}", first.fix, first.sort)
+
+
+@dataclass
+class _Place:
+    """A key of the file, what may stand beside it, and which kinds the table there can have."""
+
+    key: str
+    names: Sequence[str]
+    kinds: Sequence[str]
+
+
+def _walk(model: type[BaseModel], location: Sequence[int | str]) -> _Place:
+    """Where pydantic's `location` is in the file: it also holds the tags of unions, which nobody wrote."""
+    here: Any = model
+    key, names = "", []
+    for part in location:
+        here = _bare(here)
+        if _is_union(here):
+            here = _branch(here, part)
+            continue
+        names = list(here.model_fields) if _is_model(here) else []
+        key += f"[{part}]" if isinstance(part, int) else f".{part}"
+        here = _below(here, part)
+    kinds = (
+        [kind for branch in get_args(_bare(here)) if (kind := _kind(_bare(branch)))] if _is_union(_bare(here)) else []
+    )
+    return _Place(key.lstrip("."), names, kinds)
+
+
+def _bare(annotation: Any) -> Any:
+    """An annotation without what is annotated, and without None."""
+    if get_origin(annotation) is Annotated:
+        return _bare(get_args(annotation)[0])
+    if _is_union(annotation):
+        some = [branch for branch in get_args(annotation) if branch is not types.NoneType]
+        return _bare(some[0]) if len(some) == 1 else Union[tuple(some)]  # noqa: UP007
+    return annotation
+
+
+def _branch(union: Any, tag: int | str) -> Any:
+    for branch in get_args(union):
+        tags = [extra.tag for extra in branch.__metadata__ if isinstance(extra, Tag)] if _is_annotated(branch) else []
+        if tag in tags or _kind(_bare(branch)) == tag:
+            return branch
+    return None
+
+
+def _below(annotation: Any, part: int | str) -> Any:
+    if _is_model(annotation):
+        field = annotation.model_fields.get(part)
+        return field.annotation if field else None
+    arguments = get_args(annotation)
+    return arguments[-1 if get_origin(annotation) is dict else 0] if arguments else None
+
+
+def _kind(annotation: Any) -> str | None:
+    if not _is_model(annotation):
+        return None
+    field = annotation.model_fields.get("kind")
+    return str(field.default) if field else None
+
+
+def _is_annotated(annotation: Any) -> bool:
+    return get_origin(annotation) is Annotated
+
+
+def _is_model(annotation: Any) -> bool:
+    return isinstance(annotation, type) and issubclass(annotation, BaseModel)
+
+
+def _is_union(annotation: Any) -> bool:
+    return get_origin(annotation) in (Union, types.UnionType)

@@ -1,0 +1,314 @@
+"""From TOML files to specs: `extends`, paths relative to the file that states them, teachers by path."""
+
+from __future__ import annotations
+
+import json
+import tomllib
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from harness.base.errors import SpecError
+from harness.config.ablation import Ablation
+from harness.config.captioner import ImageCaptioner
+from harness.config.data import PATH_FIELDS
+from harness.config.evaluation import standing_metric
+from harness.config.experiment import Experiment
+from harness.config.explain import Problem, explain, problems, sentence
+from harness.config.overrides import Table, Whole, expand, laid_over, merge, parse_assignment
+from harness.config.search import Search
+from harness.config.sources import CAPTION_PATHS
+
+ONLY_ARM = "experiment"
+_ONLY_IN_ABLATIONS = Ablation.model_fields.keys() - Experiment.model_fields.keys()
+
+
+@dataclass(frozen=True)
+class _Place:
+    """Where a table stands: what its relative paths are relative to, and how messages call it."""
+
+    label: str
+    folder: Path
+    prefix: str = ""
+    seen: tuple[Path, ...] = ()
+    """Experiment files that led here, by `extends` or as teachers."""
+
+    @classmethod
+    def of(cls, file: Path, seen: tuple[Path, ...] = ()) -> _Place:
+        return cls(str(file), file.parent, seen=seen)
+
+    def key(self, name: str) -> str:
+        return f"{self.label}: {self.prefix}{name}"
+
+    def path(self, stated: str) -> str:
+        """`stated` from the folder of this file on; a URL as it is."""
+        return stated if "://" in stated else str(self.folder.resolve() / Path(stated).expanduser())
+
+    def file(self, stated: Any, key: str) -> Path:
+        path = self.folder / Path(str(stated)).expanduser()
+        if not isinstance(stated, str) or not path.is_file():
+            raise SpecError(f"there is no file {stated!r}", where=self.key(key), fix=f"looked for {path}")
+        return path
+
+
+def load(path: str | Path, assignments: Sequence[str] = ()) -> Ablation:
+    """The ablation in a TOML file, or an experiment file as an ablation of one arm.
+
+    Args:
+        path: an ablation file or an experiment file.
+        assignments: changes like `"train.duration=300 steps"`, laid over the base experiment. Paths in them are
+            relative to the working folder.
+
+    Raises:
+        SpecError: the file, or a file that it names, is missing or not valid.
+    """
+    file = Path(path)
+    table = _read(file)
+    if _ONLY_IN_ABLATIONS & table.keys():
+        return _ablation(file, table, assignments)
+    experiment = load_experiment(file)
+    changes = _assigned(assignments, experiment, {})
+    sets = experiment.evaluation.sets
+    primary = standing_metric(sets[0]) if sets else "train/loss"
+    ablation = {"question": f"How does {file.stem} do?", "base": changes, "baseline": ONLY_ARM, "primary": primary}
+    return _validated(file, ablation | {"arms": {ONLY_ARM: {}}, "seeds": (experiment.seed,)}, experiment)
+
+
+def is_search(path: str | Path) -> bool:
+    """Whether a TOML file declares a search rather than an ablation or an experiment.
+
+    Raises:
+        SpecError: the file is missing or no TOML.
+    """
+    return "space" in _read(Path(path))
+
+
+def load_search(path: str | Path, assignments: Sequence[str] = ()) -> Search:
+    """The search in a TOML file.
+
+    Args:
+        path: a file with a `[space]`.
+        assignments: changes like `"train.duration=300 steps"`, laid over the base experiment.
+
+    Raises:
+        SpecError: the file, or a file that it names, is missing or not valid.
+    """
+    file = Path(path)
+    table = _read(file)
+    if "space" not in table:
+        raise SpecError("has no [space]", where=str(file), fix="name the fields to search; see docs/search.md")
+    place = _Place.of(file)
+    base = _base_experiment(place, table.pop("experiment", None))
+    if isinstance(table.get("base"), dict):
+        table["base"] = _located(replace(place, prefix="base."), table["base"])
+    space = _tables(table.get("space"))
+    _refuse_files_in_axes(place, {name: parameter.get("of") for name, parameter in space.items()})
+    search = _validated_search(file, table, base)
+    changes = _assigned(assignments, base, search.base)
+    return _validated_search(file, {**table, "base": merge(search.base, changes)}, base) if changes else search
+
+
+def _validated_search(file: Path, table: Table, base: Experiment) -> Search:
+    try:
+        return Search.model_validate({**table, "experiment": base})
+    except ValidationError as error:
+        raise explain(error, Search, where=str(file)) from None
+
+
+def load_captioner_spec(path: Path) -> ImageCaptioner:
+    """The captioner in a TOML file; folders and checkpoints that it names are relative to the file.
+
+    Raises:
+        SpecError: the file is missing or not valid.
+    """
+    place, table = _Place.of(path), dict(_read(path))
+    for field in ("model", "weights"):
+        if isinstance(stated := table.get(field), str) and Path(place.path(stated)).exists():
+            table[field] = place.path(stated)
+    try:
+        return ImageCaptioner.model_validate(table)
+    except ValidationError as error:
+        raise explain(error, ImageCaptioner, where=str(path)) from None
+
+
+def load_experiment(path: str | Path) -> Experiment:
+    """The experiment in a TOML file.
+
+    Raises:
+        SpecError: the file, or a file that it names, is missing or not valid.
+    """
+    file = Path(path)
+    return _experiment(file, _experiment_table(file, seen=()))
+
+
+def _experiment(file: Path, table: Table) -> Experiment:
+    try:
+        return Experiment.model_validate(table)
+    except ValidationError as error:
+        raise explain(error, Experiment, where=str(file)) from None
+
+
+def _experiment_table(file: Path, seen: tuple[Path, ...]) -> Table:
+    """The tables of an experiment file over those of the files that it extends, with paths made absolute."""
+    if file.resolve() in seen:
+        raise SpecError("extends itself, or its teacher is itself", where=str(file), fix="break the circle")
+    place = _Place.of(file, (*seen, file.resolve()))
+    table = _read(file)
+    if "question" in table:
+        fix = "name the experiment that it starts from"
+        raise SpecError("is an ablation, where an experiment is needed", where=str(file), fix=fix)
+    base: Table = {}
+    if "extends" in table:
+        parent = place.file(table.pop("extends"), "extends")
+        base = _experiment_table(parent, place.seen)
+        _experiment(parent, base)
+    return merge(base, _located(place, table))
+
+
+def _ablation(file: Path, table: Table, assignments: Sequence[str]) -> Ablation:
+    place = _Place.of(file)
+    base = _base_experiment(place, table.pop("experiment", None))
+    for name, arm in _tables(table.get("arms")).items():
+        table["arms"][name] = _located(replace(place, prefix=f"arms.{name}."), arm)
+    if isinstance(table.get("base"), dict):
+        table["base"] = _located(replace(place, prefix="base."), table["base"])
+    _refuse_files_in_axes(place, table.get("axes"))
+    ablation = _validated(file, table, base)
+    changes = _assigned(assignments, base, ablation.base)
+    return _validated(file, {**table, "base": merge(ablation.base, changes)}, base) if changes else ablation
+
+
+def _base_experiment(place: _Place, stated: Any) -> Experiment:
+    """The experiment that a file starts from: another file's, or a table of its own."""
+    if isinstance(stated, str):
+        return load_experiment(place.file(stated, "experiment"))
+    if isinstance(stated, dict):
+        return _experiment(Path(place.label), _located(replace(place, prefix="experiment."), stated))
+    fix = 'name one: experiment = "../experiments/shapes.toml"'
+    raise SpecError("required key is missing", where=f"{place.label}: experiment", fix=fix)
+
+
+def _validated(file: Path, table: Table, base: Experiment) -> Ablation:
+    try:
+        return Ablation.model_validate({**table, "experiment": base})
+    except ValidationError as error:
+        raise explain(error, Ablation, where=str(file)) from None
+
+
+def _assigned(assignments: Sequence[str], base: Experiment, shared: Table) -> Table:
+    """The assignments as one table.
+
+    Raises:
+        SpecError: one of them assigns nothing, or makes no sense for the base experiment.
+    """
+    parsed = [parse_assignment(text) for text in assignments]
+    changes: Table = {}
+    for path, value in parsed:
+        changes = merge(changes, _located(_Place("--set", Path.cwd()), {path: value}))
+    try:
+        laid_over(base, shared, changes)
+    except ValidationError as error:
+        for problem in problems(error, Experiment):
+            if any(_concerns(problem, path) for path, _ in parsed):
+                raise sentence(problem, where="--set") from None
+    return changes
+
+
+def _concerns(problem: Problem, path: str) -> bool:
+    """Whether the value at `path` is to blame, by itself and not by what it is combined with."""
+    above = problem.unknown_key and path.startswith(f"{problem.key}.")
+    return above or problem.key == path or problem.key.startswith((f"{path}.", f"{path}["))
+
+
+def _located(place: _Place, table: Table) -> Table:
+    """An experiment's tables, complete or in part, with what they name by path put in its place."""
+    located = expand(table)
+    for section in ("data", "model", "teacher", "evaluation"):
+        if section in located and not isinstance(located[section], dict):
+            raise SpecError("is no table", where=place.key(section), fix=f"write [{section}] and its keys")
+    for field in PATH_FIELDS:
+        if isinstance(value := located.get("data", {}).get(field), str):
+            located["data"] = {**located["data"], field: place.path(value)}
+    if isinstance(sources := located.get("data", {}).get("pseudo"), dict):
+        placed = {name: _caption_files(place, source) for name, source in sources.items()}
+        located["data"] = {**located["data"], "pseudo": placed}
+    if isinstance(config := located.get("model", {}).get("config"), str):
+        content = Whole(_model_config(place.file(config, "model.config")))
+        located["model"] = {**located["model"], "config": content}
+    for section in ("model", "teacher"):
+        weights = located.get(section, {}).get("weights")
+        if isinstance(weights, str) and ("/" in weights or weights.startswith((".", "~"))):
+            file = place.file(weights, f"{section}.weights")
+            located[section] = {**located[section], "weights": str(file.resolve())}
+    if "path" in located.get("teacher", {}):
+        located["teacher"] = _teacher(place, located["teacher"])
+    if isinstance(sets := located.get("evaluation", {}).get("sets"), list):
+        located["evaluation"] = {**located["evaluation"], "sets": [_set(place, name) for name in sets]}
+    return located
+
+
+def _caption_files(place: _Place, source: Any) -> Any:
+    """A source of pseudo-captions with its paths placed, where it is one of files."""
+    if not isinstance(source, dict):
+        return source
+    paths = {field: place.path(source[field]) for field in CAPTION_PATHS if isinstance(source.get(field), str)}
+    return {**source, **paths}
+
+
+def _teacher(place: _Place, table: Table) -> Table:
+    """A teacher given by its experiment file; it takes nothing over from the teacher that it replaces."""
+    file = place.file(table["path"], "teacher.path")
+    nested = _experiment_table(file, place.seen)
+    _experiment(file, nested)
+    others = {key: value for key, value in table.items() if key != "path"}
+    return Whole(merge({"kind": "experiment", "experiment": nested}, others))
+
+
+def _set(place: _Place, name: Any) -> Any:
+    """An evaluation set's name as it is; the path of its folder made absolute."""
+    if not isinstance(name, str):
+        return name
+    is_path = name.startswith((".", "/", "~")) or ("/" in name and Path(place.path(name)).is_dir())
+    return place.path(name) if is_path else name
+
+
+def _refuse_files_in_axes(place: _Place, axes: Any) -> None:
+    """The name of an arm holds its levels, and a file's place must not be part of it."""
+    for path, levels in axes.items() if isinstance(axes, dict) else ():
+        for level in levels if isinstance(levels, list) else ():
+            if isinstance(level, str | list | dict) and _located(
+                replace(place, prefix="axes."), {path: level}
+            ) != expand({path: level}):
+                fix = "name each file in an arm of its own: [arms.NAME]"
+                raise SpecError("levels cannot name files", where=place.key(f"axes.{path}"), fix=fix)
+
+
+def _tables(stated: Any) -> dict[str, Table]:
+    tables = stated if isinstance(stated, dict) else {}
+    return {name: table for name, table in tables.items() if isinstance(table, dict)}
+
+
+def _read(file: Path) -> Table:
+    try:
+        return tomllib.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise SpecError("there is no such file", where=str(file), fix="shipped ones are in ablations/") from None
+    except OSError as error:
+        raise SpecError(f"cannot be read ({error.strerror})", where=str(file), fix="name a TOML file") from None
+    except ValueError as error:
+        raise SpecError(f"is no valid TOML ({error})", where=str(file), fix="mend that line") from None
+
+
+def _model_config(file: Path) -> Table:
+    try:
+        config = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise SpecError(f"is no valid JSON ({error})", where=str(file), fix="give an open_clip model config") from None
+    if not isinstance(config, dict) or not {"embed_dim", "vision_cfg", "text_cfg"} <= config.keys():
+        raise SpecError(
+            "has no embed_dim, vision_cfg and text_cfg", where=str(file), fix="see open_clip's model_configs"
+        )
+    return config

@@ -1,0 +1,366 @@
+"""The losses that a run can be trained with. Formulas and sources: docs/losses.md."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import BeforeValidator, Field, WithJsonSchema, model_validator
+
+from harness.base.errors import SpecError
+from harness.config.base import Spec
+
+__all__ = [
+    "ALIP",
+    "CLOOB",
+    "CWCL",
+    "FILIP",
+    "FNC",
+    "MACL",
+    "MAFA",
+    "OTTER",
+    "AlignUniform",
+    "CyCLIP",
+    "DreamLIP",
+    "InfoNCE",
+    "Loss",
+    "LossSpec",
+    "MultiPositiveSigmoid",
+    "Sigmoid",
+    "SoftTargetInfoNCE",
+    "SoftTeacher",
+    "SupConIn",
+    "SupConOut",
+    "check_loss",
+]
+
+Positive = Annotated[float, Field(gt=0)]
+Weight = Annotated[float, Field(ge=0)]
+Share = Annotated[float, Field(ge=0, le=1)]
+
+
+def _none_where_off(value: Any) -> Any:
+    return None if value == "off" else value
+
+
+Clamp = Annotated[
+    Positive | None,
+    BeforeValidator(_none_where_off),
+    WithJsonSchema({"anyOf": [{"exclusiveMinimum": 0, "type": "number"}, {"const": "off", "type": "string"}]}),
+]
+"""A positive bound, or `"off"`, as files write None: TOML has no null."""
+_CLIP_SCALE = 1 / 0.07
+
+
+class LossSpec(Spec):
+    """What all losses have: a temperature, as the factor t = 1/tau on cosines."""
+
+    needs_teacher: ClassVar[bool] = False
+    """It reads the frozen teacher's features, whether or not positives are mined."""
+    needs_tokens: ClassVar[bool] = False
+    """It reads token features, which pooled towers don't have."""
+    uses_mining: ClassVar[bool] = True
+    """Its definition has a place for mined positives; otherwise it trains on the ground truth."""
+
+    logit_scale: Positive = _CLIP_SCALE
+    """Start value of the factor t = 1/tau on cosines."""
+    learn_logit_scale: bool = True
+    """Train the factor; off keeps it at its start value."""
+    max_logit_scale: Clamp = 100.0
+    """The factor is clamped to this after each step; `"off"` does not clamp it."""
+
+    @model_validator(mode="after")
+    def _starts_under_the_clamp(self) -> LossSpec:
+        if self.max_logit_scale is not None and self.logit_scale > self.max_logit_scale:
+            raise ValueError(f"logit_scale {self.logit_scale:g} is over max_logit_scale {self.max_logit_scale:g}")
+        return self
+
+
+class SquareLossSpec(LossSpec):
+    """A loss that is defined for one caption per image."""
+
+    uses_mining: ClassVar[bool] = False
+
+    slotwise: bool = False
+    """With k captions per image: the mean of k losses of one caption each. Off, more than one is an error."""
+
+
+class InfoNCE(LossSpec):
+    """CLIP's symmetric cross-entropy against the ground truth (Radford et al., ICML 2021)."""
+
+    kind: Literal["infonce"] = "infonce"
+    uses_mining: ClassVar[bool] = False
+
+    normaliser: Literal["pooled", "slotwise"] = "pooled"
+    """With k captions per image: one softmax over all captions, or the mean of k losses of one caption each."""
+
+
+class SoftTargetInfoNCE(LossSpec):
+    """Cross-entropy to the row-normalised positives (UniCL, Yang et al., CVPR 2022; StableRep, 2023)."""
+
+    kind: Literal["soft_target_infonce"] = "soft_target_infonce"
+
+
+class SupConOut(LossSpec):
+    """Supervised contrastive loss, mean over positives outside the logarithm (Khosla et al., NeurIPS 2020, Eq. 2)."""
+
+    kind: Literal["supcon_out"] = "supcon_out"
+
+
+class SupConIn(LossSpec):
+    """Supervised contrastive loss, mean over positives inside the logarithm (Khosla et al., NeurIPS 2020, Eq. 3)."""
+
+    kind: Literal["supcon_in"] = "supcon_in"
+
+
+class SigmoidSpec(LossSpec):
+    """What the sigmoid losses share: a bias, z = t * cosine + b."""
+
+    logit_scale: Positive = 10.0
+    """Start value of the factor t = 1/tau on cosines."""
+    max_logit_scale: Clamp = None
+    """The factor is clamped to this after each step; `"off"`, the default, does not clamp it."""
+    logit_bias: float | Literal["calibrated"] = "calibrated"
+    """Start value of b; "calibrated" puts it where the loss has slope zero in b on the first batches."""
+    learn_logit_bias: bool = True
+    """Train the bias; off keeps it at its start value."""
+
+
+class Sigmoid(SigmoidSpec, SquareLossSpec):
+    """SigLIP: one caption per image, its own image the only positive, divided by N (Zhai et al., ICCV 2023)."""
+
+    kind: Literal["sigmoid"] = "sigmoid"
+    uses_mining: ClassVar[bool] = False
+
+    logit_bias: float | Literal["calibrated"] = -10.0
+    """Start value of b; "calibrated" puts it where the loss has slope zero in b on the first batches."""
+
+
+class MultiPositiveSigmoid(SigmoidSpec):
+    """FFF, Eq. 2: the sigmoid loss with any number of positives (Bulat et al., CVPR 2024)."""
+
+    kind: Literal["multi_positive_sigmoid"] = "multi_positive_sigmoid"
+
+    normaliser: Literal["captions", "images"] = "captions"
+    """What the sum over pairs is divided by: M captions as in FFF and FLAIR, or N images as in SigLIP's code."""
+
+
+class MAFA(LossSpec):
+    """InfoNCE to row-normalised positives mixed with the uniform distribution (Byun et al., CVPR 2024)."""
+
+    kind: Literal["mafa"] = "mafa"
+
+    smoothing: Share = 0.5
+    """Weight a of the uniform distribution in the target."""
+    smoothing_from_epoch: Weight = 1.0
+    """Epochs of training before the smoothing begins."""
+
+
+class ALIP(LossSpec):
+    """CLIP on raw and on synthetic captions, samples and pairs weighted by gates (Yang et al., ICCV 2023)."""
+
+    kind: Literal["alip"] = "alip"
+    uses_mining: ClassVar[bool] = False
+
+    gates: Literal["as_published", "as_coded"] = "as_published"
+    """The released code replaces a pair's gate by 1 wherever the sample's gate reaches 1; the paper doesn't."""
+    sharpness: Positive = 2.0
+    """gamma in a gate exp(gamma (similarity - H))."""
+    momentum: Share = 0.99
+    """Share of the old H in each update of the running means H of the similarities."""
+
+
+class CWCL(LossSpec):
+    """One direction weighted by the frozen teacher's similarity in its modality (Srinivasa et al., NeurIPS 2023)."""
+
+    kind: Literal["cwcl"] = "cwcl"
+    needs_teacher: ClassVar[bool] = True
+    uses_mining: ClassVar[bool] = False
+
+    modality: Literal["image", "text"] = "image"
+    """Whose teacher embeddings give the weights; the direction that starts from it is the weighted one."""
+
+
+class CyCLIP(SquareLossSpec):
+    """CLIP with cross-modal and in-modal cyclic consistency (Goel et al., NeurIPS 2022)."""
+
+    kind: Literal["cyclip"] = "cyclip"
+
+    in_modal: Weight = 0.25
+    """Weight of the in-modal consistency."""
+    cross_modal: Weight = 0.25
+    """Weight of the cross-modal consistency."""
+
+
+class CLOOB(SquareLossSpec):
+    """InfoLOOB on features retrieved from a modern Hopfield network (Fürst et al., NeurIPS 2022)."""
+
+    kind: Literal["cloob"] = "cloob"
+
+    logit_scale: Positive = 30.0
+    """Start value of the factor t = 1/tau on cosines."""
+    learn_logit_scale: Literal[False] = False
+    """InfoLOOB is unbounded below in the factor: it stays fixed."""
+    hopfield_scale: Positive = 8.0
+    """Inverse temperature beta of the retrieval."""
+
+
+class AlignUniform(LossSpec):
+    """CLIP with alignment, uniformity and cross-modal uniformity (Fahim et al., 2024, the contrastive gap)."""
+
+    kind: Literal["align_uniform"] = "align_uniform"
+
+    alignment: Weight = 1.0
+    """Weight of the mean squared distance of positive pairs."""
+    uniformity: Weight = 1.0
+    """Weight of the uniformity within each modality."""
+    cross_uniformity: Weight = 1.0
+    """Weight of the uniformity across modalities, over pairs that are not positive."""
+
+
+class SoftTeacher(LossSpec):
+    """Cross-entropy to the softmax of the teacher's similarities (X-CLR; DataCompDR; SoftCLIP-like)."""
+
+    kind: Literal["soft_teacher"] = "soft_teacher"
+    needs_teacher: ClassVar[bool] = True
+
+    similarity: Literal["image_text", "image_image", "text_text"] = "image_text"
+    """Which of the teacher's similarities of image i and caption j: of the pair, or of j's image or captions to i's."""
+    teacher_scale: Positive = 100.0
+    """The factor on the teacher's cosines, 1/temperature."""
+    weight: Share = 1.0
+    """Weight of the teacher's term; the rest is cross-entropy to the positives."""
+
+
+class OTTER(LossSpec):
+    """Half CLIP, half cross-entropy to an optimal-transport plan over the teacher (Wu et al., ICLR 2022)."""
+
+    kind: Literal["otter"] = "otter"
+    needs_teacher: ClassVar[bool] = True
+    uses_mining: ClassVar[bool] = False
+
+    ground_truth: Share = 0.5
+    """Weight alpha of the ground truth; 1 - alpha goes to the transport plan."""
+    entropy: Positive = 0.15
+    """Entropic regularisation lambda of Sinkhorn's algorithm."""
+    iterations: Annotated[int, Field(ge=1)] = 5
+    """Iterations of Sinkhorn's algorithm."""
+    image_image: Weight = 1.0
+    """Weight of the image-image similarity in the plan's affinity."""
+    text_text: Weight = 1.0
+    """Weight of the text-text similarity in the plan's affinity."""
+
+
+class MACL(LossSpec):
+    """InfoNCE with a temperature set by the mean positive similarity (Huang et al., ICML 2023)."""
+
+    kind: Literal["macl"] = "macl"
+
+    logit_scale: Positive = 10.0
+    """Start value of t0 = 1/tau_0; the factor in use is t0 / (1 + alpha (A - A_0))."""
+    learn_logit_scale: bool = False
+    """Train t0; off, as in the paper, keeps it at its start value."""
+    sharpness: Share = 0.5
+    """alpha: how strongly the temperature follows the alignment A, the mean cosine of positives."""
+    alignment_start: Annotated[float, Field(ge=-1, le=1)] = 0.0
+    """A_0: the alignment at which the temperature is tau_0."""
+    reweight: bool = True
+    """Divide a pair's loss -log P by 1 - P, against vanishing gradients."""
+
+    @model_validator(mode="after")
+    def _temperature_stays_positive(self) -> MACL:
+        if self.sharpness * (1 + self.alignment_start) > 1:
+            raise ValueError("the temperature can become negative: take sharpness <= 1 / (1 + alignment_start)")
+        return self
+
+
+class FNC(LossSpec):
+    """InfoNCE with false negatives cancelled: mined pairs attracted or left out (Huynh et al., WACV 2022)."""
+
+    kind: Literal["fnc"] = "fnc"
+
+    strategy: Literal["attract", "eliminate"] = "attract"
+    """Mined pairs become targets beside the ground truth, or leave the normaliser."""
+
+
+class FILIP(LossSpec):
+    """CLIP on token-wise late interaction: mean of each token's best match (Yao et al., ICLR 2022)."""
+
+    kind: Literal["filip"] = "filip"
+    needs_tokens: ClassVar[bool] = True
+    uses_mining: ClassVar[bool] = False
+
+    pooled_weight: Weight = 1.0
+    """Weight of CLIP's loss on the pooled features beside it. The paper has none (0) and measures by tokens too; here
+    every model is measured by its pooled features, which the token-wise loss alone hardly trains."""
+
+
+class DreamLIP(LossSpec):
+    """Multi-positive CLIP with captions grouped to patches (Zheng et al., ECCV 2024)."""
+
+    kind: Literal["dreamlip"] = "dreamlip"
+    needs_tokens: ClassVar[bool] = True
+    uses_mining: ClassVar[bool] = False
+
+    local_weight: Weight = 1.0
+    """Weight of the loss between a caption and the patches grouped to it."""
+    threshold: Share | Literal["uniform"] = 0.0
+    """Patches with a min-max normalised similarity under this are not in a caption's group; `"uniform"` is their
+    uniform weight, 1/patches."""
+
+
+Loss = Annotated[
+    InfoNCE
+    | Sigmoid
+    | MultiPositiveSigmoid
+    | SupConOut
+    | SupConIn
+    | SoftTargetInfoNCE
+    | MAFA
+    | ALIP
+    | CWCL
+    | CyCLIP
+    | CLOOB
+    | AlignUniform
+    | SoftTeacher
+    | OTTER
+    | MACL
+    | FNC
+    | FILIP
+    | DreamLIP,
+    Field(discriminator="kind"),
+]
+
+
+def check_loss(
+    loss: Loss, captions_per_image: int, has_teacher: bool, mined: bool = False, has_tokens: bool = False
+) -> None:
+    """That `loss` can be trained on such batches.
+
+    Args:
+        loss: the loss.
+        captions_per_image: captions of one image in a batch, raw and pseudo.
+        has_teacher: the batches carry teacher features.
+        mined: positives are mined.
+        has_tokens: the towers give token features.
+
+    Raises:
+        SpecError: it can't.
+    """
+    if loss.needs_teacher and not has_teacher:
+        raise SpecError(f"{loss.kind} needs a teacher", where="loss", fix="name one under teacher")
+    if loss.needs_tokens and not has_tokens:
+        what = f"{loss.kind} compares tokens, and the model's towers give pooled features only"
+        raise SpecError(what, where="loss", fix="take a vision transformer, such as tiny-vit or ViT-B-16")
+    if mined and not (loss.uses_mining and (loss.kind != "soft_teacher" or loss.weight < 1)):
+        fix = "take the mining out, or take multi_positive_sigmoid, soft_target_infonce or supcon_out"
+        raise SpecError(f"{loss.kind} has no place for mined positives", where="loss", fix=fix)
+    _check_captions(loss, captions_per_image)
+
+
+def _check_captions(loss: Loss, captions_per_image: int) -> None:
+    if isinstance(loss, SquareLossSpec) and captions_per_image != 1 and not loss.slotwise:
+        what = f"{loss.kind} takes one caption per image, not {captions_per_image}"
+        raise SpecError(what, where="loss", fix="set slotwise = true for the mean over caption slots, or sample one")
+    if isinstance(loss, ALIP) and captions_per_image != 2:
+        what = f"alip takes one raw and one synthetic caption per image, not {captions_per_image} captions"
+        raise SpecError(what, where="loss", fix="mix the raw caption with one pseudo-caption")

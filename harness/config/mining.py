@@ -1,0 +1,109 @@
+"""Which pairs of a batch count as positives: the ground truth alone, or FFF's Eq. 1 on a teacher's similarities."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import Discriminator, Field, Tag, model_validator
+
+from harness.config.base import Spec
+
+
+class Quantile(Spec):
+    """A threshold as a quantile of the teacher's scores on this data.
+
+    Scores are those of an image with the captions (or the picture) of another image: the pairs that mining may
+    change. So a quantile means the same share of mined pairs whatever the batch size and the teacher's cosine scale.
+    """
+
+    quantile: float = Field(gt=0, lt=1)
+    """At most the share 1 - quantile of the pairs lies above the threshold: 0.99 lets through one pair in 100."""
+
+
+def _sort(value: Any) -> str:
+    if value == "off":
+        return "off"
+    return "quantile" if isinstance(value, (dict, Quantile)) else "cosine"
+
+
+Threshold = Annotated[
+    Annotated[float, Field(gt=-1, lt=1), Tag("cosine")]
+    | Annotated[Quantile, Tag("quantile")]
+    | Annotated[Literal["off"], Tag("off")],
+    Discriminator(_sort),
+]
+"""An absolute cosine (`0.27`), a quantile (`{quantile = 0.99}`), or `"off"`; a pair passes when it lies above."""
+
+
+class NoMining(Spec):
+    """Only an image's own captions are its positives."""
+
+    kind: Literal["none"] = "none"
+    needs_teacher: ClassVar[bool] = False
+
+
+class ThresholdMining(Spec):
+    """FFF Eq. 1: positive = (Sit > p1) or (Sii > p2) or (Stt > p3 and Sit > p1'), all from a frozen teacher.
+
+    A threshold belongs to a teacher. The paper's p1 = .27, p2 = .92, p3 = .99, p1' = .24 fit the cosine scale of CLIP
+    ViT-L/14 and are no defaults for that reason: every clause is off until it is given a threshold.
+    """
+
+    kind: Literal["threshold"] = "threshold"
+    needs_teacher: ClassVar[bool] = True
+
+    image_text: Threshold = Field(default="off", examples=[0.27, {"quantile": 0.99}, "off"])
+    """p1: an image and a caption are positives when the teacher's similarity Sit of the two is above it."""
+    image_image: Threshold = Field(default="off", examples=[0.92])
+    """p2: an image takes over the captions of every image whose similarity Sii to it is above this."""
+    text_text: Threshold = Field(default="off", examples=[0.99])
+    """p3: an image takes over a caption whose similarity Stt to its own captions is above this (see the guard)."""
+    image_text_guard: Threshold = Field(default="off", examples=[0.24])
+    """p1': the text_text clause holds only where Sit is above this too; `"off"` leaves the clause unguarded."""
+    text_text_reduction: Literal["mean", "max", "block_mean"] = "mean"
+    """Stt of image i and caption j over the captions a of i: mean of <a, j>, its maximum, or the mean of <a, b> over
+    all captions b of j's image too."""
+    keep_ground_truth: bool = True
+    """An image's own captions are positives whatever the teacher says. Off, Eq. 1 is read literally for them too;
+    where image_image is on they stay all the same, as an image resembles itself."""
+    drop_below: Threshold = Field(default="off", examples=[0.15])
+    """With keep_ground_truth off, an image's own caption is a positive exactly where Sit is above this: the teacher
+    rejects bad pairs, and no clause brings them back."""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> ThresholdMining:
+        if all(value == "off" for value in (self.image_text, self.image_image, self.text_text, self.drop_below)):
+            raise ValueError('every clause of the mining is off; give one a threshold or write kind = "none"')
+        if self.keep_ground_truth and self.drop_below != "off":
+            raise ValueError("drop_below rejects own captions, but keep_ground_truth keeps them; set it to false")
+        low, high = _comparable(self.image_text_guard, self.image_text)
+        if self.text_text != "off" and low >= high:
+            raise ValueError(
+                f"image_text_guard (p1') is {low:g} and image_text (p1) {high:g}, so the text_text clause could "
+                "never add a pair; p1' has to be below p1"
+            )
+        return self
+
+    def irrelevant(self) -> frozenset[str]:
+        """The guard and the reduction of a text_text clause that is off."""
+        return frozenset({"image_text_guard", "text_text_reduction"} if self.text_text == "off" else ())
+
+    @property
+    def needs_quantiles(self) -> bool:
+        """Whether a threshold has to be resolved on the teacher's scores."""
+        used = [self.image_text, self.image_image, self.text_text, self.drop_below]
+        if self.text_text != "off":
+            used.append(self.image_text_guard)
+        return any(isinstance(value, Quantile) for value in used)
+
+
+Mining = Annotated[NoMining | ThresholdMining, Field(discriminator="kind")]
+
+
+def _comparable(low: float | Quantile | str, high: float | Quantile | str) -> tuple[float, float]:
+    """Both thresholds as numbers where they are of one sort, else a pair in order."""
+    if isinstance(low, Quantile) and isinstance(high, Quantile):
+        return low.quantile, high.quantile
+    if isinstance(low, float) and isinstance(high, float):
+        return low, high
+    return 0.0, 1.0

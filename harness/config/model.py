@@ -1,0 +1,164 @@
+"""What is trained: the two towers, and how long, on what batches, with which optimiser."""
+
+from __future__ import annotations
+
+import json
+from functools import lru_cache
+from importlib import resources
+from typing import Any, Literal
+
+from pydantic import Field, field_validator, model_validator
+
+from harness.base.duration import Duration
+from harness.config.augment import Augment, NoAugment
+from harness.config.base import Spec, plain
+from harness.config.batches import Batches, RandomBatches
+
+_SHIPPED = resources.files("harness") / "models"
+
+
+@lru_cache
+def shipped_config(name: str) -> dict[str, Any] | None:
+    """A model configuration that ships with the harness, or None."""
+    file = _SHIPPED / f"{name}.json"
+    return dict(json.loads(file.read_text(encoding="utf-8"))) if file.is_file() else None
+
+
+def shipped_names() -> list[str]:
+    """Names of the model configurations that ship with the harness."""
+    return sorted(file.name.removesuffix(".json") for file in _SHIPPED.iterdir() if file.name.endswith(".json"))
+
+
+class Model(Spec):
+    """A two-tower model of open_clip, by name or by a configuration of one's own."""
+
+    name: str = "ViT-B-16"
+    """A model name of open_clip (`ViT-B-16`, `RN50`, ...), a configuration that ships with the harness
+    (`tiny-resnet`), or any label when `config` is given."""
+    config: dict[str, Any] | None = None
+    """An open_clip model configuration (embed_dim, vision_cfg, text_cfg); in TOML also the path of a JSON file."""
+    weights: str | None = None
+    """Start from these weights: an open_clip tag or the path of a checkpoint. Default: random initialisation."""
+
+    @field_validator("config")
+    @classmethod
+    def _is_json(cls, config: dict[str, Any] | None) -> dict[str, Any] | None:
+        try:
+            json.dumps(config, allow_nan=False)
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"holds what JSON cannot say ({error}); give numbers, texts, lists and tables") from None
+        return config
+
+    def architecture(self) -> dict[str, Any] | None:
+        """The configuration to build from: one's own or one that ships; None leaves it to open_clip by name."""
+        return self.config or shipped_config(self.name)
+
+    @property
+    def may_give_tokens(self) -> bool:
+        """False where the towers surely give pooled features only; building the model knows for sure."""
+        if (architecture := self.architecture()) is None:
+            return not self.name.startswith("RN")
+        vision = architecture.get("vision_cfg", {})
+        return isinstance(vision.get("layers"), int) and "timm_model_name" not in vision
+
+    def irrelevant(self) -> frozenset[str]:
+        """The name of what is built from a configuration: it is only a label then."""
+        return frozenset({"name"} if self.architecture() else ())
+
+    def science(self, *, defaults: bool = False) -> dict[str, Any]:
+        """As in Spec; a configuration that ships counts by its content, as one's own does."""
+        kept = super().science(defaults=defaults)
+        return kept | ({"config": plain(architecture, defaults)} if (architecture := self.architecture()) else {})
+
+
+class Optimiser(Spec):
+    """AdamW; weight decay on matrices only, as CLIP and open_clip do."""
+
+    lr: float = Field(1e-3, gt=0)
+    """Peak learning rate."""
+    image_lr: float | None = Field(None, gt=0)
+    """Peak learning rate of the image tower, where it is another than `lr`."""
+    text_lr: float | None = Field(None, gt=0)
+    """Peak learning rate of the text tower, where it is another than `lr`."""
+    layer_decay: float = Field(1.0, gt=0, le=1)
+    """Layer-wise learning rate: each layer's is this share of the one above it; 1 treats all alike (BEiT's rule)."""
+    beta1: float = Field(0.9, ge=0, lt=1)
+    """Decay of the first moment."""
+    beta2: float = Field(0.98, ge=0, lt=1)
+    """Decay of the second moment."""
+    eps: float = Field(1e-6, gt=0)
+    """Added to the root of the second moment."""
+    weight_decay: float = Field(0.1, ge=0)
+    """Decoupled weight decay of parameters with two or more dimensions; gains, biases and temperatures have none."""
+    no_decay: tuple[str, ...] = ()
+    """Further parameters without weight decay: parts of their names (`positional_embedding`, `token_embedding`)."""
+
+
+class Lock(Spec):
+    """Towers that are not trained, as in LiT (Zhai et al., CVPR 2022); with open_clip's groups of layers.
+
+    A locked tower's batch norms keep their statistics.
+    """
+
+    image: bool = False
+    """Do not train the image tower."""
+    image_unlocked_groups: int = Field(0, ge=0)
+    """Train the last groups of a locked image tower all the same (open_clip's --lock-image-unlocked-groups)."""
+    text: bool = False
+    """Do not train the text tower."""
+    text_unlocked_layers: int = Field(0, ge=0)
+    """Train the last layers of a locked text tower all the same (open_clip's --lock-text-unlocked-layers)."""
+
+    @model_validator(mode="after")
+    def _leaves_something(self) -> Lock:
+        if self.image and self.text and not (self.image_unlocked_groups or self.text_unlocked_layers):
+            raise ValueError("both towers are locked, so there is nothing to train; unlock one, or some of its layers")
+        if (self.image_unlocked_groups and not self.image) or (self.text_unlocked_layers and not self.text):
+            raise ValueError("layers can be unlocked only in a tower that is locked; set image or text to true")
+        return self
+
+
+class Train(Spec):
+    """The training recipe."""
+
+    duration: Duration = Duration.parse("32 epochs")
+    """How long: `"32 epochs"`, `"2000 steps"` or `"1e6 samples"` (images). An epoch drops its last partial batch."""
+    global_batch_size: int = Field(8192, ge=2)
+    """Images in one optimiser step, over all devices and accumulation steps. The loss contrasts all of them."""
+    virtual_batch_size: int | None = Field(None, ge=1)
+    """Images that share batch-norm statistics and dropout masks ("ghost" batches, Hoffer et al. 2017); None: all of
+    the global batch. A tower that has neither does not mind. One that has them can be split over devices or
+    accumulation steps only in multiples of this."""
+    batches: Batches = Field(default_factory=RandomBatches)
+    """Which images stand together in a batch."""
+    augment: Augment = Field(default_factory=NoAugment)
+    """Augmentation of the training images."""
+    optimiser: Optimiser = Field(default_factory=Optimiser)
+    """The optimiser."""
+    schedule: Literal["cosine", "constant", "linear"] = "cosine"
+    """Learning rate after the warm-up: down along a cosine or a line, or constant."""
+    warmup: Duration = Duration.parse("0 steps")
+    """Linear warm-up of the learning rate from zero."""
+    cooldown: Duration = Duration.parse("0 steps")
+    """With the constant schedule: the last part of training, in which the learning rate falls along a line
+    (warm-up-stable-decay)."""
+    end_lr: float = Field(0.0, ge=0, le=1)
+    """Where cosine, line and cooldown end, as a share of the peak learning rate."""
+    lock: Lock = Field(default_factory=Lock)
+    """Towers that are not trained."""
+    grad_clip: float | None = Field(None, gt=0)
+    """Largest norm of the gradient over all parameters; None does not clip."""
+    ema_decay: float | None = Field(None, gt=0, lt=1)
+    """Keep an exponential moving average of the weights, with this decay a step, and evaluate and save it in place of
+    the last weights; None does not."""
+    precision: Literal["float32", "bfloat16", "float16"] = "float32"
+    """Precision of the towers (autocast); losses and mining always accumulate in float32. float16 scales the loss."""
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Train:
+        if self.cooldown.amount and self.schedule != "constant":
+            raise ValueError(f'cooldown is for schedule = "constant"; "{self.schedule}" comes down by itself')
+        if self.virtual_batch_size and self.global_batch_size % self.virtual_batch_size:
+            what = f"virtual_batch_size {self.virtual_batch_size} does not divide global_batch_size"
+            raise ValueError(f"{what} {self.global_batch_size}; take a divisor of it")
+        return self

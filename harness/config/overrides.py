@@ -1,0 +1,84 @@
+"""Changing specs: nested tables laid over one another, dotted paths, and validation after every change."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, TypeVar
+
+from harness.base.errors import SpecError
+from harness.config.base import Spec
+
+Table = dict[str, Any]
+SpecT = TypeVar("SpecT", bound=Spec)
+
+
+class Whole(dict[str, Any]):
+    """A table that takes the place of the one below instead of being laid over it: the content of a file."""
+
+
+def expand(table: Mapping[str, Any]) -> Table:
+    """Dotted keys as nested tables: `{"a.b": 1, "a": {"c": 2}}` becomes `{"a": {"b": 1, "c": 2}}`."""
+    nested: Table = {}
+    for key, value in table.items():
+        *parents, last = key.split(".")
+        one: Table = {last: value}
+        for parent in reversed(parents):
+            one = {parent: one}
+        nested = merge(nested, one)
+    return nested
+
+
+def merge(base: Mapping[str, Any], changes: Mapping[str, Any]) -> Table:
+    """`changes` laid over `base`, table by table.
+
+    A table that states another `kind` than the base's replaces it: the fields of one kind mean nothing to another.
+    """
+    merged = dict(base)
+    for key, value in changes.items():
+        below = merged.get(key)
+        if isinstance(value, Mapping) and isinstance(below, Mapping) and not _replaces(value, below):
+            merged[key] = merge(below, value)
+        else:
+            merged[key] = value
+    return merged
+
+
+def _replaces(value: Mapping[str, Any], below: Mapping[str, Any]) -> bool:
+    return isinstance(value, Whole) or ("kind" in value and value["kind"] != below.get("kind", value["kind"]))
+
+
+def parse_assignment(text: str) -> tuple[str, Any]:
+    """`"train.duration='300 steps'"` or `"captions.count=5"` as (dotted path, value); values are TOML, or plain text.
+
+    Raises:
+        SpecError: there is no `=`, or no path before it.
+    """
+    import tomllib
+
+    path, equals, value = text.partition("=")
+    path, value = path.strip(), value.strip()
+    if not equals or not path:
+        raise SpecError(f"{text!r} sets nothing", where="--set", fix="write --set path.to.field=value")
+    try:
+        return path, tomllib.loads(f"value = {value}")["value"]
+    except tomllib.TOMLDecodeError:
+        return path, value
+
+
+def laid_over(spec: SpecT, *layers: Mapping[str, Any]) -> SpecT:
+    """`spec` with the layers of changes laid over its tables, one after the other, and validated.
+
+    Sections that do not change are the same objects.
+
+    Raises:
+        pydantic.ValidationError: the result is not valid.
+    """
+    fields = {name: getattr(spec, name) for name in type(spec).model_fields}
+    for name in dict.fromkeys(name for layer in layers for name in layer):
+        below = fields.get(name)
+        section = {name: below.table if isinstance(below, Spec) else below}
+        for layer in layers:
+            if name in layer:
+                section = merge(section, {name: layer[name]})
+        fields.update(section)
+    return type(spec).model_validate(fields)

@@ -1,0 +1,182 @@
+"""Samples by number: images and captions of whatever a data spec names."""
+
+from __future__ import annotations
+
+import os
+from bisect import bisect_right
+from collections import OrderedDict
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute
+from numpy.typing import NDArray
+from PIL import Image
+
+from harness.base.errors import DataError
+from harness.config.data import Data, DigitsData, ShapesData, TableData, WebdatasetData
+from harness.data.dataset import pictures
+from harness.data.dataset.index import INDEX, ROWS, pseudo_column
+from harness.data.dataset.pictures import BadImageError
+from harness.data.sources import arrow
+from harness.data.sources.inspection import Indexed, indexed, inspect_data
+from harness.data.synthetic.embedded import home, materialise, train_shards
+from harness.data.synthetic.truth import TRUTH, Truth, load_truth
+from harness.runs.record import DataReport
+
+_OPEN_FILES = 128
+
+
+def open_dataset(data: Data, cache: Path) -> Dataset:
+    """The samples of `data`; what is embedded is generated first, what has no index is indexed.
+
+    Raises:
+        DataError: data is missing or damaged, or holds no usable sample.
+        StoreError: `cache` cannot be written.
+    """
+    match data:
+        case ShapesData() | DigitsData():
+            materialise(data, cache)
+            index = indexed(train_shards(data, cache), cache)
+            return Dataset(index._replace(report=inspect_data(data, cache)), load_truth(home(data, cache) / TRUTH))
+        case WebdatasetData() | TableData():
+            return Dataset(indexed(data, cache), None)
+
+
+class Dataset:
+    """Samples numbered 0 to len - 1, in the order of their files.
+
+    Holds no image: each is read by its place when asked for. Usable in forked worker processes.
+    """
+
+    def __init__(self, index: Indexed, truth: Truth | None) -> None:
+        self.report: DataReport = index.report
+        self.sources: tuple[str, ...] = index.sources
+        """Names of the pseudo-caption sources."""
+        self.truth = truth
+        """Which caption matches which image, where that is known."""
+        self._root = index.root
+        self._files = _Files()
+        with pa.memory_map(str(index.folder / INDEX)) as mapped:
+            reader = pa.ipc.open_file(mapped)
+            self._batches = [reader.get_batch(number) for number in range(reader.num_record_batches)]
+        self._starts = np.cumsum([0, *(batch.num_rows for batch in self._batches)]).tolist()
+        self._rows: NDArray[np.int64] = np.load(index.folder / ROWS)
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    @property
+    def keys(self) -> list[str]:
+        """The key of each sample."""
+        return [str(key) for key in self._column("key").to_pylist()]
+
+    def keys_of(self, samples: Iterable[int]) -> list[str]:
+        """The keys of some samples."""
+        return [str(self._cell(sample, "key")) for sample in samples]
+
+    @property
+    def sizes(self) -> NDArray[np.int64]:
+        """Width and height [S, 2] of the images in pixels."""
+        return np.stack([arrow.numbers(self._column(name)) for name in ("width", "height")], axis=1)
+
+    def image(self, i: int) -> Image.Image:
+        """The image of sample `i`, as RGB.
+
+        Raises:
+            DataError: the file changed or is damaged where its header did not show it.
+        """
+        return self.decoded(i, self.content(i))
+
+    def content(self, i: int) -> bytes:
+        """The image file of sample `i`.
+
+        Raises:
+            DataError: the file that holds it cannot be read.
+        """
+        location, offset, size = (self._cell(i, name) for name in ("location", "offset", "size"))
+        try:
+            return self._files.read(self._root / location, offset, size)
+        except OSError as error:
+            raise self._undecodable(i, error) from error
+
+    def decoded(self, i: int, content: bytes) -> Image.Image:
+        """The image of sample `i` from its `content`; several threads may decode at once.
+
+        Raises:
+            DataError: it is damaged where its header did not show it.
+        """
+        try:
+            return pictures.decode(content)
+        except BadImageError as error:
+            raise self._undecodable(i, error) from error
+
+    def _undecodable(self, i: int, error: Exception) -> DataError:
+        return DataError(
+            f"image cannot be decoded ({error})",
+            where=f"{self._root / self._cell(i, 'location')}: {self._cell(i, 'key')}",
+            fix='mend it, or set data.verify = "decode" to leave such samples out',
+        )
+
+    def raw(self, i: int) -> str:
+        """The raw caption of sample `i`."""
+        return str(self._cell(i, "raw"))
+
+    def pseudo(self, source: str, i: int) -> tuple[str, ...]:
+        """The pseudo-captions of sample `i` from `source`.
+
+        Raises:
+            DataError: there is no such source.
+        """
+        self._require(source)
+        return tuple(self._cell(i, pseudo_column(source)))
+
+    def caption_counts(self, source: str) -> NDArray[np.int64]:
+        """How many pseudo-captions of `source` each sample has [S]; at least 1.
+
+        Raises:
+            DataError: there is no such source.
+        """
+        self._require(source)
+        return arrow.numbers(pyarrow.compute.list_value_length(self._column(pseudo_column(source))))
+
+    def _require(self, source: str) -> None:
+        if source not in self.sources:
+            known = ", ".join(self.sources) or "none"
+            raise DataError(
+                f"no sample has captions from the source {source!r} (there are: {known})",
+                where="captions.source",
+                fix="name one of these, or declare it in data.pseudo",
+            )
+
+    def _cell(self, i: int, column: str) -> Any:
+        row = int(self._rows[i])
+        number = bisect_right(self._starts, row) - 1
+        return self._batches[number].column(column)[row - self._starts[number]].as_py()
+
+    def _column(self, name: str) -> Any:
+        column = pa.chunked_array([batch.column(name) for batch in self._batches])
+        return column.take(arrow.integers(self._rows)).combine_chunks()
+
+
+class _Files:
+    """Files kept open between reads, as few as the system allows."""
+
+    def __init__(self) -> None:
+        self._open: OrderedDict[Path, int] = OrderedDict()
+
+    def read(self, file: Path, offset: int, size: int) -> bytes:
+        """`size` bytes from `offset`. Positional, so forked processes may share the descriptors."""
+        descriptor = self._open.pop(file, None)
+        if descriptor is None:
+            descriptor = os.open(file, os.O_RDONLY)
+        self._open[file] = descriptor
+        if len(self._open) > _OPEN_FILES:
+            os.close(self._open.popitem(last=False)[1])
+        return os.pread(descriptor, size, offset)
+
+    def __del__(self) -> None:
+        for descriptor in self._open.values():
+            os.close(descriptor)

@@ -1,0 +1,162 @@
+"""The index of a data set: which samples it has, where their images lie, and their captions.
+
+An Arrow file that is memory-mapped, so opening it costs nothing and every process on a machine shares one copy.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from harness.base.files import replacing
+from harness.config.data import Verify
+from harness.data.dataset import pictures
+from harness.data.dataset.pictures import BadImageError
+from harness.data.sources import arrow
+from harness.data.sources.raw_samples import Candidate, Rejected
+
+ROWS_PER_BATCH = 50_000
+MAX_SUSPECTS = 1000
+INDEX, ROWS, DIGESTS = "index.arrow", "rows.npy", "digests.npy"
+
+
+class Summary(NamedTuple):
+    """What an index holds."""
+
+    fingerprint: str
+    samples: int
+    rejected: dict[str, int]
+    sources: tuple[str, ...]
+    """Pseudo-caption sources that the samples have."""
+    suspects: tuple[str, ...]
+    """Files in which samples were rejected, at most MAX_SUSPECTS."""
+
+
+def build(folder: Path, candidates: Iterable[Candidate | Rejected], sources: Sequence[str], verify: Verify) -> Summary:
+    """Index `candidates` into `folder`. A source that no sample has is left out; a sample without one of the others is
+    rejected, as is one with a bad image or a key that was seen before.
+
+    Raises:
+        DataError: from `candidates`.
+        StoreError: `folder` cannot be written.
+    """
+    builder = _Builder(sources, verify)
+    with (
+        replacing(folder / INDEX) as aside,
+        pa.OSFile(str(aside), "wb") as sink,
+        pa.ipc.new_file(sink, builder.schema) as writer,
+    ):
+        for candidate in candidates:
+            builder.add(candidate)
+            if len(builder.rows) == ROWS_PER_BATCH:
+                writer.write_batch(builder.flush())
+        writer.write_batch(builder.flush())
+    summary, kept, digests = builder.summary()
+    for name, values in ((ROWS, kept), (DIGESTS, digests)):
+        with replacing(folder / name) as aside, aside.open("wb") as stream:
+            np.save(stream, values)
+    return summary
+
+
+_STRINGS = ("key", "location", "raw")
+_INTEGERS = ("offset", "size", "width", "height")
+
+Flags = NDArray[np.bool_]
+Digests = NDArray[np.void]
+"""16 bytes a sample."""
+
+
+class _Row(NamedTuple):
+    texts: tuple[str, str, str]
+    """key, location, raw caption."""
+    place: tuple[int, int, int, int]
+    """offset and size of the image file; width and height of the image."""
+    pseudo: Mapping[str, tuple[str, ...]]
+
+
+class _Builder:
+    def __init__(self, sources: Sequence[str], verify: Verify) -> None:
+        self.sources, self.verify = tuple(sources), verify
+        self.rows: list[_Row] = []
+        self._keys: set[str] = set()
+        self._digests = bytearray()
+        self._has = bytearray()
+        self._rejected: Counter[str] = Counter()
+        self._suspects: dict[str, None] = {}
+
+    @property
+    def schema(self) -> Any:
+        """The columns of the index."""
+        strings = [(name, pa.large_string()) for name in _STRINGS]
+        integers = [(name, pa.int64()) for name in _INTEGERS]
+        lists = [(pseudo_column(source), pa.large_list(pa.large_string())) for source in self.sources]
+        return pa.schema([*strings, *integers, *lists])
+
+    def add(self, candidate: Candidate | Rejected) -> None:
+        """Take a sample in, or count why not."""
+        outcome = self._accept(candidate) if isinstance(candidate, Candidate) else candidate
+        if outcome is not None:
+            self._rejected[outcome.reason] += 1
+            if len(self._suspects) < MAX_SUSPECTS:
+                self._suspects[outcome.location] = None
+
+    def flush(self) -> Any:
+        """The rows since the last flush, as a batch of the index."""
+        rows, self.rows = self.rows, []
+        places = np.array([row.place for row in rows], dtype=np.int64).reshape(-1, len(_INTEGERS))
+        arrays = [
+            *(arrow.strings([row.texts[column] for row in rows]) for column in range(len(_STRINGS))),
+            *(arrow.integers(places[:, column]) for column in range(len(_INTEGERS))),
+            *(arrow.string_lists([row.pseudo[source] for row in rows]) for source in self.sources),
+        ]
+        return pa.RecordBatch.from_arrays(arrays, schema=self.schema)
+
+    def summary(self) -> tuple[Summary, NDArray[np.int64], Digests]:
+        """What was indexed, the rows [samples] that have captions of every source that any has, and the digests of
+        these samples [samples]."""
+        has: Flags = np.frombuffer(self._has, dtype=np.bool_).reshape(-1, 1 + len(self.sources))
+        present: Flags = np.logical_or.reduce(has, axis=0)
+        fits = has | ~present
+        rejected = Counter(self._rejected)
+        for number, source in enumerate(self.sources, start=1):
+            lacking = int((~fits[:, number] & fits[:, :number].all(axis=1)).sum())
+            if lacking:
+                rejected[f"no caption from {source}"] = lacking
+        kept = np.flatnonzero(fits.all(axis=1))
+        digests = np.frombuffer(self._digests, dtype="V16")[kept]
+        fingerprint = hashlib.sha256(digests.tobytes()).hexdigest()
+        found = tuple(source for number, source in enumerate(self.sources, start=1) if present[number])
+        summary = Summary(fingerprint, len(kept), dict(sorted(rejected.items())), found, tuple(self._suspects))
+        return summary, kept, digests
+
+    def _accept(self, candidate: Candidate) -> Rejected | None:
+        if candidate.key in self._keys:
+            return Rejected("duplicate key", candidate.location)
+        try:
+            candidate.key.encode()
+            width, height, image = pictures.check(candidate.head, candidate.size, candidate.read, self.verify)
+        except UnicodeEncodeError:
+            return Rejected("key is not UTF-8", candidate.location)
+        except BadImageError as error:
+            return Rejected(str(error), candidate.location)
+        self._keys.add(candidate.key)
+        captions = [candidate.pseudo[source] for source in self.sources]
+        content = json.dumps([candidate.key, candidate.raw, captions]).encode() + image
+        self._digests += hashlib.sha256(content).digest()[:16]
+        self._has += bytes([True, *(bool(texts) for texts in captions)])
+        place = (candidate.offset, candidate.size, width, height)
+        self.rows.append(_Row((candidate.key, candidate.location, candidate.raw), place, candidate.pseudo))
+        return None
+
+
+def pseudo_column(source: str) -> str:
+    """The index column of a pseudo-caption source."""
+    return f"pseudo:{source}"

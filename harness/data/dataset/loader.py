@@ -1,0 +1,125 @@
+"""Batches of images: exact order, and pixels that depend on (seed, epoch, sample) alone, however they are loaded.
+
+Pixels stay bytes until they are on the device that trains: a quarter of the transfer, and no arithmetic here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import NamedTuple, TypeAlias
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import DataLoader
+from torch.utils.data import Dataset as TorchDataset
+
+from harness.base.errors import DataError
+from harness.config.augment import Augment, NoAugment
+from harness.data.dataset.dataset import Dataset
+from harness.data.dataset.transforms import DRAWS, Pixels, augmented
+from harness.data.rng import stream
+
+Drawn: TypeAlias = tuple[int, NDArray[np.int64]]
+"""Epoch (0 at first) and sample indices [N] of one batch."""
+
+KEPT_BYTES = 512 * 2**20
+"""Images are kept in memory, decoded, when all of them take no more than this."""
+PREFETCHED = 2
+"""Batches that each worker decodes ahead."""
+
+
+class ImageBatches:
+    """Images of batches that a caller draws.
+
+    With `workers=0` images are decoded here and, if all fit into KEPT_BYTES, kept for later epochs; otherwise
+    that many processes decode ahead. Either way gives the same pixels.
+    """
+
+    def __init__(
+        self,
+        dataset: Dataset,
+        augment: Augment,
+        *,
+        image_size: int,
+        seed: int = 0,
+        workers: int = 0,
+    ) -> None:
+        self._source = _Source(dataset, augment, image_size, seed, keep=workers == 0)
+        self._workers = workers
+
+    def __call__(self, drawn: Iterable[Drawn]) -> Iterator[Tensor]:
+        """The pixels [N, 3, H, W] uint8 of each batch in `drawn`, in order; in pinned memory where there is a GPU.
+
+        Raises:
+            DataError: an image cannot be decoded.
+        """
+        for pixels in self._loaded(drawn):
+            if isinstance(pixels, _Failure):
+                raise DataError(pixels.what, where=pixels.where, fix=pixels.fix)
+            yield pixels
+
+    def _loaded(self, drawn: Iterable[Drawn]) -> Iterable[Tensor | _Failure]:
+        if self._workers == 0:
+            return (self._source[batch] for batch in drawn)
+        return DataLoader(
+            self._source,
+            batch_size=None,
+            sampler=drawn,
+            num_workers=self._workers,
+            pin_memory=torch.cuda.is_available(),
+            prefetch_factor=PREFETCHED,
+            multiprocessing_context="fork",
+        )
+
+
+class _Failure(NamedTuple):
+    """A DataError on its way out of a worker: an exception would arrive wrapped in the worker's traceback."""
+
+    what: str
+    where: str | None
+    fix: str | None
+
+
+class _Source(TorchDataset[Tensor | _Failure]):
+    """Pixels [N, 3, H, W] uint8 of a drawn batch."""
+
+    def __init__(self, dataset: Dataset, augment: Augment, size: int, seed: int, *, keep: bool) -> None:
+        self._dataset, self._augment, self._size, self._seed = dataset, augment, size, seed
+        self._is_fixed = isinstance(augment, NoAugment)
+        self._keep = keep and self._bytes_kept() <= KEPT_BYTES
+        self._pixels: dict[int, Pixels] = {}
+        self._images: dict[int, Image.Image] = {}
+
+    def __getitem__(self, drawn: Drawn) -> Tensor | _Failure:
+        epoch, samples = drawn
+        try:
+            return torch.from_numpy(np.stack([self._seen(sample, epoch) for sample in samples.tolist()]))
+        except DataError as error:
+            return _Failure(error.what, error.where, error.fix)
+
+    def _bytes_kept(self) -> int:
+        if self._is_fixed:
+            return len(self._dataset) * 3 * self._size**2
+        return int(self._dataset.sizes.prod(axis=1).sum()) * 4
+
+    def _seen(self, sample: int, epoch: int) -> Pixels:
+        if not self._is_fixed:
+            chance = stream("augmentation", self._seed, epoch, sample).random(DRAWS).tolist()
+            return augmented(self._image(sample), self._augment, self._size, chance)
+        pixels = self._pixels.get(sample)
+        if pixels is None:
+            pixels = augmented(self._dataset.image(sample), self._augment, self._size, ())
+            if self._keep:
+                self._pixels[sample] = pixels
+        return pixels
+
+    def _image(self, sample: int) -> Image.Image:
+        image = self._images.get(sample)
+        if image is None:
+            image = self._dataset.image(sample)
+            if self._keep:
+                self._images[sample] = image
+        return image

@@ -1,0 +1,230 @@
+"""What a data set is, asked before anything runs: its fingerprint, its samples, and what was left out and why.
+
+Imports nothing heavy until data has to be read, so that `plan` and `status` stay fast.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from harness.base.errors import DataError
+from harness.base.files import read_json, write_json
+from harness.config.data import Data, DigitsData, FileData, ShapesData, TableData, WebdatasetData
+from harness.config.sources import CaptionFile
+from harness.data.sources.caption_folder import check_finished
+from harness.data.sources.patterns import expand
+from harness.data.sources.remote import is_url, mirrored
+from harness.runs.record import DataReport
+
+_VERSION = 2
+_REPORT = "report.json"
+FIRST_UNPACKED = "images-00000"
+"""The embedded images of the first table, once written to a plain file."""
+
+
+class Indexed(NamedTuple):
+    """An index on disk and what it says."""
+
+    folder: Path
+    """Where index.arrow and rows.npy lie."""
+    root: Path
+    """The folder that the index's locations are relative to."""
+    report: DataReport
+    sources: tuple[str, ...]
+    """Pseudo-caption sources that the samples have."""
+    joined: dict[str, Any]
+    """For each source in files of its own, how it joined."""
+    files: FilesOf
+    """What was read."""
+    unpacked: bool
+    """Whether images that tables embed were written to plain files in `folder`."""
+
+
+def inspect_data(data: Data, cache: Path) -> DataReport:
+    """The fingerprint and size of `data`.
+
+    The fingerprint is a hash of content (keys, image sizes with their first and last bytes, captions, in order), so
+    moving or repacking shards keeps it and changing a caption does not. That of an embedded set is a hash of its spec:
+    nothing is generated. The first call reads all shards once; its index lies under `cache` and is used again as
+    long as names, sizes and times of the files stay.
+
+    Raises:
+        DataError: data is missing or damaged, or holds no usable sample.
+        StoreError: `cache` cannot be written.
+    """
+    match data:
+        case ShapesData() | DigitsData():
+            content = json.dumps([data.science(), data.algorithm], sort_keys=True)
+            return DataReport(fingerprint=hashlib.sha256(content.encode()).hexdigest(), samples=data.train_samples)
+        case WebdatasetData() | TableData():
+            return indexed(data, cache).report
+
+
+def indexed(data: FileData, cache: Path) -> Indexed:
+    """The index of `data`, built unless it is there. Raises as `inspect_data`."""
+    files = FilesOf.find(data, cache)
+    folder = cache / f"index-{_state(data, files)}"
+    if not _is_current(folder / _REPORT, files.root):
+        _build(data, files, folder)
+    stored = read_json(folder / _REPORT)
+    root = folder if stored["unpacked"] else files.root
+    report = DataReport.model_validate(stored["report"])
+    return Indexed(folder, root, report, tuple(stored["sources"]), stored["joined"], files, stored["unpacked"])
+
+
+class FilesOf(NamedTuple):
+    """The files that a data set is read from."""
+
+    main: list[Path]
+    """Shards, or tables."""
+    captions: dict[str, tuple[list[Path], Path | None]]
+    """By source: files of captions, and the table that text lines are aligned with."""
+    root: Path
+    """What locations in the index are relative to."""
+
+    @classmethod
+    def find(cls, data: FileData, cache: Path) -> FilesOf:
+        """The files of `data`; those at URLs are the copies in `cache`.
+
+        Raises:
+            DataError: one is missing.
+        """
+        captions = {name: files_of_source(source, cache) for name, source in caption_files(data).items()}
+        match data:
+            case WebdatasetData():
+                shards = located(data.shards, cache, "data.shards", (".tar",))
+                return cls(shards, captions, _common_folder(shards))
+            case TableData():
+                return cls(_tables(data, cache), captions, _image_root(data, cache))
+
+    def all(self) -> list[Path]:
+        """Every file."""
+        beside = [file for files, rows in self.captions.values() for file in [*files, *([rows] if rows else [])]]
+        return [*self.main, *beside]
+
+
+def caption_files(data: FileData) -> dict[str, CaptionFile]:
+    """The sources of `data` that stand in files of their own."""
+    return {name: source for name, source in data.pseudo.items() if isinstance(source, CaptionFile)}
+
+
+def located(pattern: str, cache: Path, key: str, suffixes: tuple[str, ...]) -> list[Path]:
+    """The local files of a path or URL pattern; of a folder, those with one of `suffixes`.
+
+    Raises:
+        DataError: nothing matches, a file is missing, or a URL has not been fetched.
+    """
+    return mirrored(pattern, cache) if is_url(pattern) else expand(pattern, key, suffixes)
+
+
+_CAPTION_SUFFIXES = (".parquet", ".jsonl", ".csv", ".tsv", ".txt", ".tar")
+
+
+def files_of_source(source: CaptionFile, cache: Path) -> tuple[list[Path], Path | None]:
+    """The files of a source, and the table that its text lines are aligned with.
+
+    Raises:
+        DataError: they are missing, or still being made.
+    """
+    rows = located(source.rows, cache, "rows", ())[0] if source.rows else None
+    check_finished(Path(source.path))
+    return located(source.path, cache, "path", _CAPTION_SUFFIXES), rows
+
+
+def _tables(data: TableData, cache: Path) -> list[Path]:
+    if is_url(data.path):
+        return mirrored(data.path, cache)
+    try:
+        return expand(data.path, "data.path", (".parquet",))
+    except DataError:
+        raise DataError("table is missing", where=data.path, fix="correct data.path") from None
+
+
+def _build(data: FileData, files: FilesOf, folder: Path) -> None:
+    # Reading data needs numpy, Arrow and Pillow; asking for what is known does not.
+    from harness.data.dataset import index
+    from harness.data.sources.reading import Reading
+
+    reading = Reading.begin(data, files, folder)
+    summary = index.build(folder, reading.candidates(), sorted(data.pseudo), data.verify)
+    where = data.shards if isinstance(data, WebdatasetData) else data.path
+    if summary.samples == 0:
+        raise DataError(_nothing(summary.rejected), where=where, fix="check data.raw, data.pseudo and the files")
+    reading.check_joins()
+    report = DataReport(fingerprint=summary.fingerprint, samples=summary.samples, rejected=summary.rejected)
+    suspects = {location: _stamp(files.root / location) for location in summary.suspects}
+    write_json(
+        folder / _REPORT,
+        {
+            "report": report.model_dump(mode="json"),
+            "sources": list(summary.sources),
+            "suspects": suspects,
+            "unpacked": (folder / FIRST_UNPACKED).exists(),
+            "joined": reading.joined(),
+        },
+    )
+
+
+def _nothing(rejected: dict[str, int]) -> str:
+    reasons = ", ".join(f"{reason}: {count}" for reason, count in rejected.items())
+    return f"holds no usable sample ({reasons or 'it is empty'})"
+
+
+def _state(data: FileData, files: FilesOf) -> str:
+    """A hash of the spec and the files' names, sizes and times, wherever they lie."""
+    base = _common_folder(files.main)
+    state = [
+        _VERSION,
+        data.algorithm,
+        data.science(defaults=True),
+        os.path.relpath(files.root, base) if isinstance(data, TableData) else "",
+        [(os.path.relpath(file, base), *_size_and_time(file)) for file in files.main],
+    ]
+    if files.captions:
+        checks = {name: [source.raw, source.min_coverage] for name, source in caption_files(data).items()}
+        beside = {
+            name: [(file.name, *_size_and_time(file)) for file in [*found, *([rows] if rows else [])]]
+            for name, (found, rows) in files.captions.items()
+        }
+        state += [checks, beside]
+    if data.quarantine is not None:
+        if not Path(data.quarantine).is_file():
+            fix = "`harness data check SPEC` writes it; leave data.quarantine out until then"
+            raise DataError("the quarantine list is missing", where=data.quarantine, fix=fix)
+        state.append([Path(data.quarantine).name, *_size_and_time(Path(data.quarantine))])
+    return hashlib.sha256(json.dumps(state, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _size_and_time(file: Path) -> tuple[int, int]:
+    status = file.stat()
+    return status.st_size, status.st_mtime_ns
+
+
+def _common_folder(files: list[Path]) -> Path:
+    return Path(os.path.commonpath([os.path.abspath(file.parent) for file in files]))
+
+
+def _image_root(data: TableData, cache: Path) -> Path:
+    if data.image_root is None and is_url(data.path):
+        return mirrored(data.path, cache)[0].parent
+    return Path(os.path.abspath(data.image_root or Path(data.path).parent))
+
+
+def _is_current(report: Path, root: Path) -> bool:
+    """Whether the index is there and no file that spoiled a sample was mended since."""
+    if not report.is_file():
+        return False
+    suspects = read_json(report)["suspects"]
+    return all(_stamp(root / location) == stamp for location, stamp in suspects.items())
+
+
+def _stamp(file: Path) -> list[int] | None:
+    try:
+        stat = file.stat()
+    except (OSError, ValueError):
+        return None
+    return [stat.st_size, stat.st_mtime_ns]

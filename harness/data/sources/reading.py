@@ -1,0 +1,64 @@
+"""Reading a data set from its files: candidates for the index, with the captions that stand in files of their own."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from harness.config.data import FileData, TableData, WebdatasetData
+from harness.data.sources import shards, tables
+from harness.data.sources.inspection import FilesOf, caption_files
+from harness.data.sources.quarantine import Quarantine, read_quarantine
+from harness.data.sources.raw_samples import Candidate, Rejected
+from harness.data.sources.sidecars import Joined
+
+
+@dataclass(frozen=True)
+class Reading:
+    """One pass over a data set."""
+
+    data: FileData
+    files: FilesOf
+    joins: dict[str, Joined]
+    quarantine: Quarantine
+    unpack: Path | None
+
+    @classmethod
+    def begin(cls, data: FileData, files: FilesOf, work: Path, *, unpack: bool = True) -> Reading:
+        """Read the captions that stand in files of their own; what is made for it lies in `work`.
+
+        Args:
+            unpack: whether images embedded in tables are written to plain files in `work`.
+
+        Raises:
+            DataError: a caption file or the quarantine list cannot be used.
+        """
+        joins = {
+            name: Joined(name, source, *files.captions[name], work=work) for name, source in caption_files(data).items()
+        }
+        return cls(data, files, joins, read_quarantine(data.quarantine), work if unpack else None)
+
+    def candidates(self, files: list[Path] | None = None) -> Iterator[Candidate | Rejected]:
+        """The samples of all shards or tables, or of some of them."""
+        chosen = self.files.main if files is None else files
+        match self.data:
+            case WebdatasetData():
+                return shards.candidates(self.data, chosen, self.files.root, self.joins, self.quarantine)
+            case TableData():
+                root = self.files.root
+                return tables.candidates(self.data, chosen, root, self.joins, self.quarantine, self.unpack)
+
+    def joined(self) -> dict[str, dict[str, Any]]:
+        """How each source in files of its own joined."""
+        return {name: join.account() for name, join in self.joins.items()}
+
+    def check_joins(self) -> None:
+        """Refuse sources that joined badly.
+
+        Raises:
+            DataError: too few samples found captions, or the raw captions beside them are others.
+        """
+        for join in self.joins.values():
+            join.check()

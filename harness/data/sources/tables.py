@@ -1,0 +1,188 @@
+"""Samples in CSV, TSV or Parquet tables: images by path or embedded, with captions."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from harness.config.data import TableData
+from harness.config.sources import CaptionFile, SplitColumns
+from harness.data.sources.quarantine import NOTHING, Quarantine
+from harness.data.sources.raw_samples import (
+    Candidate,
+    Rejected,
+    RejectedError,
+    captions_in_cell,
+    one_caption,
+    split_captions,
+)
+from harness.data.sources.rows import rows
+from harness.data.sources.sidecars import Joined
+
+_HEAD = 4096
+_FIX = "correct data.image, data.raw or data.pseudo"
+Read = Callable[[int, int], bytes]
+
+
+def candidates(
+    data: TableData,
+    files: list[Path],
+    folder: Path,
+    joins: Mapping[str, Joined] | None = None,
+    quarantine: Quarantine = NOTHING,
+    unpack: Path | None = None,
+) -> Iterator[Candidate | Rejected]:
+    """The samples of the rows in order; for each that is none, the reason.
+
+    Args:
+        files: the tables.
+        folder: what image paths start from.
+        joins: captions of the sources that stand in files of their own.
+        quarantine: samples to leave out.
+        unpack: where embedded images are written, one file for each table: a row of a Parquet file cannot be read
+            alone, a place in a plain file can. None leaves them in the table: what is yielded can be looked at, but
+            its location is the table's.
+
+    Raises:
+        DataError: a table is missing, unreadable, or lacks a column.
+    """
+    for number, file in enumerate(files):
+        with _Unpacked(unpack, number, file) as unpacked:
+            reader = _Reader(data, folder, joins or {}, quarantine, unpacked)
+            for row_number, row in enumerate(rows(file, _columns(data), _FIX)):
+                yield reader.candidate(row, f"{file.stem}-{row_number:08d}")
+
+
+def _columns(data: TableData) -> list[str]:
+    columns = [data.image, data.raw, *([data.key] if data.key else [])]
+    for source in data.pseudo.values():
+        match source:
+            case CaptionFile(join=join):
+                columns += [] if join == "key" else [join]
+            case SplitColumns():
+                columns += source.columns
+            case _:
+                columns += source
+    return list(dict.fromkeys(columns))
+
+
+class _Unpacked:
+    """A plain file that takes the embedded images of one table; made only when there are any."""
+
+    def __init__(self, folder: Path | None, number: int, table: Path) -> None:
+        self._folder, self._table = folder, table
+        self._name = f"images-{number:05d}"
+        self._stream: BinaryIO | None = None
+
+    def __enter__(self) -> _Unpacked:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._stream is not None:
+            self._stream.flush()
+            os.fsync(self._stream.fileno())
+            self._stream.close()
+
+    def add(self, content: bytes) -> tuple[str, int]:
+        """Name of the file and offset of `content` in it."""
+        if self._folder is None:
+            return self._table.name, 0
+        if self._stream is None:
+            self._folder.mkdir(parents=True, exist_ok=True)
+            self._stream = (self._folder / self._name).open("wb")
+        offset = self._stream.tell()
+        self._stream.write(content)
+        return self._name, offset
+
+
+class _Reader:
+    """What the rows of one table are read with."""
+
+    def __init__(
+        self, data: TableData, folder: Path, joins: Mapping[str, Joined], quarantine: Quarantine, unpacked: _Unpacked
+    ) -> None:
+        self._data, self._folder, self._joins = data, folder, joins
+        self._quarantine, self._unpacked = quarantine, unpacked
+
+    def candidate(self, row: dict[str, Any], numbered: str) -> Candidate | Rejected:
+        """The sample of a row. `numbered` names it where nothing else does."""
+        location, key = "", None
+        try:
+            content, path = _image_cell(row[self._data.image])
+            key = self._key(row, path, numbered)
+            location = path or numbered
+            if self._quarantine.reason(key, "") is not None:
+                return Rejected("quarantined", location, key)
+            raw = one_caption(captions_in_cell(row[self._data.raw]))
+            pseudo = {name: self._source(name, row, key, raw) for name in self._data.pseudo}
+            if content is None:
+                return self._by_path(key, path, raw, pseudo)
+            place, offset = self._unpacked.add(content)
+        except RejectedError as error:
+            return Rejected(str(error), location, key)
+
+        def read(start: int, stop: int) -> bytes:
+            return content[start:stop]
+
+        return Candidate(key, place, offset, len(content), content[:_HEAD], read, raw, pseudo)
+
+    def _key(self, row: dict[str, Any], path: str, numbered: str) -> str:
+        if self._data.key is None:
+            return path or numbered
+        key = row[self._data.key]
+        if key is None or key == "":
+            raise RejectedError("no key")
+        return str(key)
+
+    def _source(self, name: str, row: dict[str, Any], key: str, raw: str) -> tuple[str, ...]:
+        match source := self._data.pseudo[name]:
+            case CaptionFile(join=join):
+                wanted = key if join == "key" else row[join]
+                return self._joins[name].captions(None if wanted is None else str(wanted), raw)
+            case SplitColumns():
+                return split_captions(_cells(row, source.columns), source.split)
+            case _:
+                return _cells(row, source)
+
+    def _by_path(self, key: str, path: str, raw: str, pseudo: dict[str, tuple[str, ...]]) -> Candidate:
+        file = self._folder / path
+
+        def read(start: int, stop: int) -> bytes:
+            with file.open("rb") as stream:
+                stream.seek(start)
+                return stream.read(stop - start)
+
+        try:
+            status = file.stat()
+            if not stat.S_ISREG(status.st_mode):  # opening a pipe would wait for ever
+                raise RejectedError("image unreadable")
+            head = read(0, _HEAD)
+        except FileNotFoundError:
+            raise RejectedError("image missing") from None
+        except (OSError, ValueError):
+            raise RejectedError("image unreadable") from None
+        return Candidate(key, path, 0, status.st_size, head, read, raw, pseudo)
+
+
+def _image_cell(cell: Any) -> tuple[bytes | None, str]:
+    """An embedded file and its name, or nothing and a path."""
+    match cell:
+        case str() if cell.strip():
+            return None, cell
+        case bytes():
+            return cell, ""
+        case {"bytes": bytes() as content}:
+            return content, str(cell.get("path") or "")
+        case {"path": str() as path} if path.strip():
+            return None, path
+        case dict():
+            raise RejectedError("no image")
+        case _:
+            raise RejectedError("no image path")
+
+
+def _cells(row: dict[str, Any], columns: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(text for column in columns for text in captions_in_cell(row[column]))

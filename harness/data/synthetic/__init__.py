@@ -1,0 +1,1 @@
+"""Data sets that the harness draws itself, with their truth."""

@@ -1,0 +1,224 @@
+"""Evaluate a model on evaluation sets: one pass over the images of each, numbers with their protocol and outcomes."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from harness.config.evaluation import Evaluation, TextNormalisation
+from harness.evaluation.cache import FeatureCache
+from harness.evaluation.layout import Task
+from harness.evaluation.linear_probe import Training, probe, probe_metrics
+from harness.evaluation.multilabel import first_hits, indicator, multilabel_metrics
+from harness.evaluation.outcomes import Columns, Outcomes, classification_columns, multilabel_columns, retrieval_columns
+from harness.evaluation.protocol import normalised, protocol, protocol_id, templates
+from harness.evaluation.retrieval import Captions, retrieval_metrics, retrieval_ranks
+from harness.evaluation.sets import EvaluationSet
+from harness.evaluation.towers import CACHE_BYTES, Encoder, Towers, distinct, undisturbed
+from harness.evaluation.zero_shot import classification_metrics, classifier, label_ranks, ranked
+from harness.parallel.process_group import World
+from harness.runs import record
+
+__all__ = ["Evaluator", "Job", "Result", "Towers", "evaluate"]
+
+Metrics = dict[str, record.Metric]
+
+
+@dataclass(frozen=True, eq=False)
+class Result:
+    """A set's numbers, and what they are means of."""
+
+    evaluation: record.Evaluation
+    outcomes: Outcomes
+
+
+@dataclass(frozen=True, eq=False)
+class Job:
+    """A set to measure, and how."""
+
+    set: EvaluationSet
+    spec: Evaluation
+    training: Training | None = None
+    """What a linear probe learns from, where one is asked for."""
+
+    @property
+    def task(self) -> Task:
+        """What is measured."""
+        return "linear_probe" if self.training else self.set.task
+
+    @property
+    def parts(self) -> list[EvaluationSet]:
+        """Every set whose images it needs."""
+        training = self.training
+        parts = [self.set, *([training.train, training.validation] if training else [])]
+        return [part for part in parts if part is not None]
+
+
+class Evaluator:
+    """Measures one model again and again, as its weights change.
+
+    Built once: checks the sets against the spec, and keeps preprocessed images of small sets. Calling it
+    leaves random state, training modes and weights of the model as they were, so training goes on as if it had not
+    been called. Sets that are measured in several ways are encoded once.
+
+    The processes of a run call it together, with the same sets and weights, and share the encoding; the first one alone
+    computes the numbers.
+    """
+
+    def __init__(
+        self,
+        model: Towers,
+        sets: Sequence[EvaluationSet | Job],
+        spec: Evaluation,
+        *,
+        batch_size: int,
+        device: torch.device,
+        cache_bytes: int = CACHE_BYTES,
+        cache: FeatureCache | None = None,
+        world: World | None = None,
+    ) -> None:
+        """Raises DataError where a classification set has no templates and the spec gives none.
+
+        Args:
+            spec: how sets are measured that are no jobs of their own.
+            cache: for features of weights that do not change; only the first process's is asked.
+            world: the processes that measure together; none for this one alone.
+        """
+        self._model, self._device = model, device
+        jobs = [each if isinstance(each, Job) else Job(each, spec) for each in sets]
+        self._jobs = [(job, protocol(job.set, job.spec, model.transform_name, job.training)) for job in jobs]
+        self._weights: dict[tuple[tuple[str, ...], tuple[str, ...], TextNormalisation], Tensor] = {}
+        self._encoder = Encoder(
+            model,
+            batch_size=batch_size,
+            device=device,
+            precision=spec.precision,
+            cache_bytes=cache_bytes,
+            cache=cache,
+            sets=[part for job in jobs for part in job.parts],
+            world=world,
+        )
+
+    @property
+    def encoded(self) -> Mapping[str, int]:
+        """How many images (`image`) and texts (`text`) this process has put through the towers."""
+        return self._encoder.encoded
+
+    def __call__(self) -> tuple[Result, ...]:
+        """The results of every set, in their order; none in other processes than the first.
+
+        Raises:
+            DataError: an image cannot be decoded, by any process.
+            TrainingError: the model's features are not finite.
+        """
+        try:
+            with undisturbed(self._model, self._device):
+                if not self._encoder.leads:
+                    self._encoder.follow()
+                    return ()
+                with self._encoder.leading():
+                    return tuple(self._result(job, how) for job, how in self._jobs)
+        finally:
+            self._weights.clear()
+            self._encoder.forget()
+
+    def _result(self, job: Job, how: dict[str, Any]) -> Result:
+        match job.task:
+            case "zeroshot_classification":
+                metrics, columns = self._classification(job)
+            case "zeroshot_multilabel":
+                metrics, columns = self._multilabel(job)
+            case "zeroshot_retrieval":
+                metrics, columns = self._retrieval(job)
+            case "linear_probe":
+                metrics, columns = self._linear_probe(job)
+        name, task, identity = job.set.name, job.task, protocol_id(how)
+        return Result(
+            record.Evaluation(set=name, task=task, protocol_id=identity, protocol=how, metrics=metrics),
+            Outcomes(name, task, identity, columns),
+        )
+
+    def _classification(self, job: Job) -> tuple[Metrics, Columns]:
+        weights, name = self._class_weights(job)
+        labels = torch.tensor(job.set.labels, device=self._device)
+        predictions, ranks = label_ranks(self._encoder.images(job.set), weights, name, labels)
+        metrics = classification_metrics(_array(ranks), _array(labels), len(name))
+        return metrics, classification_columns(job.set, _array(predictions), _array(ranks))
+
+    def _multilabel(self, job: Job) -> tuple[Metrics, Columns]:
+        weights, name = self._class_weights(job)
+        logits = (100.0 * self._encoder.images(job.set) @ weights).index_select(1, name)
+        targets = indicator(job.set.targets, len(name)).to(self._device)
+        predictions, ranks = first_hits(logits, targets)
+        return multilabel_metrics(logits, targets), multilabel_columns(job.set, _array(predictions), _array(ranks))
+
+    def _retrieval(self, job: Job) -> tuple[Metrics, Columns]:
+        counts = np.array([len(captions) for captions in job.set.captions])
+        owner = np.repeat(np.arange(len(counts)), counts)
+        texts, text = distinct(normalised(_prefixed(job), job.spec.text_normalisation))
+        features = self._encoder.cached(f"texts {_content(texts)}", lambda: self._encoder.texts(texts))
+        captions = Captions(features, text.to(self._device), torch.from_numpy(owner).to(self._device))
+        ranks = retrieval_ranks(self._encoder.images(job.set), captions)
+        of_captions, of_images = _array(ranks.image_retrieval), _array(ranks.text_retrieval)
+        metrics = retrieval_metrics(of_captions, of_images, owner, job.spec.recall_k)
+        return metrics, retrieval_columns(job.set, of_captions, of_images)
+
+    def _linear_probe(self, job: Job) -> tuple[Metrics, Columns]:
+        if job.training is None:
+            raise ValueError("a linear probe without training samples")
+        validation = job.training.validation
+        classes, labels = len(job.set.layout.classnames), torch.tensor(job.set.labels, device=self._device)
+        checked = None if validation is None else self._labelled(validation)
+        classifier, _ = probe(self._labelled(job.training.train), checked, classes)
+        predictions, ranks = ranked(classifier.logits(self._encoder.images(job.set)), labels)
+        metrics = probe_metrics(_array(ranks), _array(labels), classes)
+        return metrics, classification_columns(job.set, _array(predictions), _array(ranks))
+
+    def _labelled(self, evaluation_set: EvaluationSet) -> tuple[Tensor, Tensor]:
+        return self._encoder.images(evaluation_set), torch.tensor(evaluation_set.labels, device=self._device)
+
+    def _class_weights(self, job: Job) -> tuple[Tensor, Tensor]:
+        """Weights [d, U] of the different class names, and which of them each class has, [C].
+
+        Made once a call for all sets of the same names and templates (ImageNet and its kin).
+        """
+        how = job.spec.text_normalisation
+        names, name = distinct(normalised(job.set.layout.classnames, how))
+        key = (tuple(names), templates(job.set, job.spec), how)
+        if key not in self._weights:
+            self._weights[key] = self._encoder.cached(f"classes {_content(key)}", lambda: self._classifier(*key))
+        return self._weights[key], name.to(self._device)
+
+    def _classifier(self, names: tuple[str, ...], prompt_templates: tuple[str, ...], how: TextNormalisation) -> Tensor:
+        def encode(prompts: list[str]) -> Tensor:
+            return self._encoder.texts(normalised(prompts, how))
+
+        return classifier(encode, names, prompt_templates)
+
+
+def _prefixed(job: Job) -> list[str]:
+    start = f"{job.spec.prefix} " if job.spec.prefix else ""
+    return [start + caption for captions in job.set.captions for caption in captions]
+
+
+def _content(texts: Sequence[Any]) -> str:
+    return hashlib.sha256(json.dumps(texts).encode()).hexdigest()
+
+
+def evaluate(
+    model: Towers, sets: Sequence[EvaluationSet | Job], spec: Evaluation, *, batch_size: int, device: torch.device
+) -> tuple[Result, ...]:
+    """Evaluate `model` once on `sets`; see Evaluator for what is raised, and for measuring again and again."""
+    return Evaluator(model, sets, spec, batch_size=batch_size, device=device, cache_bytes=0)()
+
+
+def _array(tensor: Tensor) -> NDArray[np.int64]:
+    return tensor.cpu().numpy().astype(np.int64)

@@ -1,0 +1,178 @@
+"""Where evaluation sets are and what kind they are, from their small files alone: no image or array library needed."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from harness.base.errors import DataError
+from harness.config.evaluation import Evaluation, check_template
+from harness.config.protocols import set_name
+from harness.config.suites import places
+from harness.evaluation.conventions import conventional_classnames, conventional_templates
+
+SPLIT = "test"
+TRAIN, VALIDATION = "train", "val"
+Task = Literal["zeroshot_classification", "zeroshot_multilabel", "zeroshot_retrieval", "linear_probe"]
+"""What is measured; a linear probe is asked for by its protocol and needs a classification set."""
+
+
+@dataclass(frozen=True)
+class Layout:
+    """A set in clip-benchmark's local layout: `SPLIT/nshards.txt`, `SPLIT/{0..n-1}.tar` and text files beside them."""
+
+    name: str
+    path: Path
+    task: Task
+    shards: tuple[Path, ...]
+    """In the order that they are read in."""
+    classnames: tuple[str, ...]
+    """By label; empty for retrieval."""
+    templates: tuple[str, ...]
+    """Prompt templates with {c}; empty for retrieval, or where neither the set nor clip-benchmark has any."""
+    split: str = SPLIT
+    """The folder that its shards are in."""
+
+
+def locate(
+    reference: str, *, evaluation_root: Path | None, embedded: Mapping[str, Path], relative_to: Path = Path()
+) -> Path:
+    """The folder of the set that a spec calls `reference`.
+
+    Tried in this order: the name of an `embedded` set, a folder under `evaluation_root` as mirrors call it
+    (`harness.config.suites.places`), a path (relative ones from `relative_to`). References that begin with `.`, `/` or
+    `~` are always paths.
+
+    Raises:
+        DataError: nothing of that name; the message lists the sets that there are.
+    """
+    if reference in embedded:
+        return embedded[reference]
+    path = relative_to / Path(reference).expanduser()
+    candidates = [path]
+    if evaluation_root is not None and not reference.startswith((".", "/", "~")):
+        candidates = [*(evaluation_root / place for place in places(reference)), path]
+    for candidate in candidates:
+        if candidate.is_dir():
+            return candidate
+    raise DataError(
+        f'there is no evaluation set "{reference}"',
+        where="evaluation: sets",
+        fix=_remedy(reference, [candidates[0], path], sorted({*embedded, *_names_under(evaluation_root)})),
+    )
+
+
+def describe(path: Path, name: str | None = None, split: str = SPLIT) -> Layout:
+    """What the set at `path` is, from its text files and the presence of its shards; milliseconds.
+
+    Raises:
+        DataError: the layout is not complete or says something that cannot be evaluated.
+    """
+    task = _task(path)
+    classnames = () if task == "zeroshot_retrieval" else _classnames(path)
+    templates = () if task == "zeroshot_retrieval" else _templates(path)
+    return Layout(name or set_name(str(path)), path, task, _shards(path, split), classnames, templates, split)
+
+
+def check_templates(layout: Layout, spec: Evaluation) -> None:
+    """Refuse a classification set without prompt templates, unless `spec` gives its own.
+
+    Raises:
+        DataError: there are none.
+    """
+    if layout.task != "zeroshot_retrieval" and spec.templates == "set" and not layout.templates:
+        raise DataError(
+            "there are no prompt templates",
+            where=str(layout.path / "zeroshot_classification_templates.txt"),
+            fix='write one a line, such as "a photo of a {c}.", or give evaluation.templates',
+        )
+
+
+def _remedy(reference: str, tried: list[Path], known: list[str]) -> str:
+    looked = "looked for " + " and ".join(str(path) for path in dict.fromkeys(tried))
+    near = difflib.get_close_matches(reference, known, n=1)
+    if near:
+        return f'did you mean "{near[0]}"? ({looked})'
+    return f"known sets: {', '.join(known) or 'none'} ({looked})"
+
+
+def _names_under(root: Path | None) -> list[str]:
+    """Sets at most two folders below `root`, named as a spec would name them."""
+    if root is None or not root.is_dir():
+        return []
+    pattern = f"{SPLIT}/nshards.txt"
+    found = [*root.glob(f"*/{pattern}"), *root.glob(f"*/*/{pattern}")]
+    return [file.parent.parent.relative_to(root).as_posix() for file in found]
+
+
+def _lines(file: Path) -> list[str] | None:
+    """The stripped lines of `file` as clip-benchmark reads them, or None where there is no such file."""
+    try:
+        return [line.strip() for line in file.read_text(encoding="utf-8").splitlines()]
+    except FileNotFoundError:
+        return None
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"cannot be read ({error})", where=str(file), fix="mend the file") from error
+
+
+def _task(path: Path) -> Task:
+    kind = " ".join(_lines(path / "dataset_type.txt") or ["classification"]).strip().lower()
+    match kind:
+        case "retrieval":
+            return "zeroshot_retrieval"
+        case "classification":
+            return "zeroshot_classification"
+        case "multilabel":
+            return "zeroshot_multilabel"
+        case _:
+            raise DataError(
+                f'"{kind}" sets are not evaluated',
+                where=str(path / "dataset_type.txt"),
+                fix='write "retrieval", "classification" or "multilabel"',
+            )
+
+
+def _shards(path: Path, split: str) -> tuple[Path, ...]:
+    counter = path / split / "nshards.txt"
+    lines = _lines(counter)
+    if lines is None:
+        raise DataError(
+            "is missing",
+            where=str(counter),
+            fix=f"write the number of shards into it; they are {split}/0.tar, {split}/1.tar, ...",
+        )
+    if not lines or not lines[0].isdecimal() or int(lines[0]) < 1:
+        raise DataError("holds no number of shards", where=str(counter), fix="write it, for example 1")
+    shards = tuple(path / split / f"{index}.tar" for index in range(int(lines[0])))
+    for shard in shards:
+        if not shard.is_file():
+            raise DataError("the shard is missing", where=str(shard), fix=f"restore it or mend {counter}")
+    return shards
+
+
+def _classnames(path: Path) -> tuple[str, ...]:
+    file = path / "classnames.txt"
+    lines = _lines(file) or conventional_classnames(path)
+    if not lines:
+        raise DataError(
+            "a classification set needs class names",
+            where=str(file),
+            fix='write one a line, in the order of the labels, or "retrieval" into dataset_type.txt',
+        )
+    if "" in lines:
+        raise DataError(f"line {lines.index('') + 1} is empty", where=str(file), fix="write one class name a line")
+    return tuple(lines)
+
+
+def _templates(path: Path) -> tuple[str, ...]:
+    file = path / "zeroshot_classification_templates.txt"
+    lines = _lines(file) or conventional_templates(path)
+    for line in lines:
+        try:
+            check_template(line)
+        except ValueError as error:
+            raise DataError(str(error), where=str(file), fix='write one a line, such as "a photo of a {c}."') from error
+    return tuple(lines)

@@ -1,0 +1,146 @@
+"""A linear probe: multinomial logistic regression on frozen features, on the CPU or a GPU alike.
+
+The problem is scikit-learn's: C times the sum of the cross-entropies plus half the squared weights, intercepts free.
+How strongly to regularise is chosen as CLIP does (Radford et al. 2021, A.3): by accuracy on a validation part, seven
+widely spaced strengths first, then ever closer around the best; the classifier that counts learns from both parts.
+clip-benchmark's probe is another one (AdamW for ten epochs) and needs a GPU.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+
+from harness.evaluation.metrics import Index
+from harness.evaluation.sets import EvaluationSet
+from harness.evaluation.zero_shot import classification_metrics
+from harness.runs.record import Metric
+
+DEFINITIONS = {
+    "lp_acc1": "share of samples whose label has the highest logit",
+    "lp_acc5": "share of samples whose label is among the 5 highest logits; only for 5 classes or more",
+    "lp_mean_per_class_recall": "mean over the classes present of the share of their samples whose label is highest",
+}
+HELD_OUT = 5
+"""Without a validation part every fifth training sample of each class is one."""
+EXPONENTS = range(-48, 49)
+"""Strengths C are 10^(exponent / 8): 97 of them, from 1e-6 to 1e6."""
+_FIRST_STEP, _STEPS = 16, (8, 4, 2, 1)
+_MOST_ITERATIONS = 1000
+
+
+@dataclass(frozen=True, eq=False)
+class Training:
+    """What a probe learns from."""
+
+    train: EvaluationSet
+    validation: EvaluationSet | None
+    """None where the set has no part of that name."""
+
+    def said(self) -> dict[str, Any]:
+        """All that its classifier depends on besides features, as JSON data."""
+        parts = {"train": self.train, "val": self.validation}
+        return {
+            "objective": "C * sum of cross-entropies + |W|^2 / 2, intercepts free, L-BFGS, unit features",
+            "C": f"10^(n/8) for n in {EXPONENTS[0]}..{EXPONENTS[-1]}, by accuracy on val, then fitted on train and val",
+            "val": "val" if self.validation else f"every {HELD_OUT}th training sample of each class",
+            "samples": {name: {"count": len(one), "sha256": one.digest} for name, one in parts.items() if one},
+        }
+
+
+@dataclass(frozen=True, eq=False)
+class Linear:
+    """A linear classifier."""
+
+    weights: Tensor
+    """[d, C], float64."""
+    intercepts: Tensor
+    """[C], float64."""
+
+    def logits(self, features: Tensor) -> Tensor:
+        """[N, C] for features [N, d]."""
+        return features.double() @ self.weights + self.intercepts
+
+
+def probe(
+    features: tuple[Tensor, Tensor], validation: tuple[Tensor, Tensor] | None, classes: int
+) -> tuple[Linear, float]:
+    """A classifier for features [N, d] with labels [N], and the C that was chosen for it."""
+    fitting, checking = (features, validation) if validation is not None else _held_out(*features)
+    exponent = chosen(lambda strength: _accuracy(fit(*fitting, classes, strength), *checking))
+    together = features if validation is None else tuple(map(torch.cat, zip(features, validation, strict=True)))
+    strength = float(10 ** (exponent / 8))
+    return fit(together[0], together[1], classes, strength), strength
+
+
+def fit(features: Tensor, labels: Tensor, classes: int, strength: float) -> Linear:
+    """The optimum for features [N, d], labels [N] and strength C; in float64, as its optimum is flat."""
+    with torch.inference_mode(False), torch.enable_grad():
+        inputs, labels = features.double().clone(), labels.clone()  # those of inference mode take no part in gradients
+        weights = inputs.new_zeros(inputs.shape[1], classes).requires_grad_()
+        intercepts = inputs.new_zeros(classes).requires_grad_()
+        optimiser = torch.optim.LBFGS(
+            [weights, intercepts],
+            max_iter=_MOST_ITERATIONS,
+            tolerance_grad=1e-7,
+            tolerance_change=1e-12,
+            line_search_fn="strong_wolfe",
+        )
+
+        def loss() -> Tensor:
+            optimiser.zero_grad()
+            error = cross_entropy(inputs @ weights + intercepts, labels)
+            total = error + weights.square().sum() / (2 * strength * len(labels))
+            total.backward()  # type: ignore[no-untyped-call]
+            return total
+
+        optimiser.step(loss)  # type: ignore[no-untyped-call]
+    return Linear(weights.detach(), intercepts.detach())
+
+
+def chosen(quality: Callable[[float], float]) -> int:
+    """The exponent of the best strength: coarse steps first, then finer ones around the best; ties go to the weaker."""
+    known: dict[int, float] = {}
+
+    def look(exponent: int) -> None:
+        if exponent in EXPONENTS and exponent not in known:
+            known[exponent] = quality(float(10 ** (exponent / 8)))
+
+    for exponent in range(EXPONENTS[0], EXPONENTS[-1] + 1, _FIRST_STEP):
+        look(exponent)
+    for step in _STEPS:
+        best = _best(known)
+        look(best - step)
+        look(best + step)
+    return _best(known)
+
+
+def probe_metrics(ranks: Index, labels: Index, classes: int) -> dict[str, Metric]:
+    """lp_acc1, lp_acc5 and lp_mean_per_class_recall from ranks [N] of `labels` [N]."""
+    return {f"lp_{name}": metric for name, metric in classification_metrics(ranks, labels, classes).items()}
+
+
+def _best(known: dict[int, float]) -> int:
+    return max(known, key=lambda exponent: (known[exponent], -exponent))
+
+
+def _accuracy(classifier: Linear, features: Tensor, labels: Tensor) -> float:
+    return float((classifier.logits(features).argmax(dim=1) == labels).double().mean())
+
+
+def _held_out(features: Tensor, labels: Tensor) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
+    """Two parts: the second has every HELD_OUTth sample of each class, in their order."""
+    order = torch.argsort(labels, stable=True)
+    counts = torch.bincount(labels)
+    starts = counts.cumsum(0) - counts
+    place = torch.empty_like(order)
+    place[order] = torch.arange(len(order), device=order.device) - starts[labels[order]]
+    out = place % HELD_OUT == HELD_OUT - 1
+    if not bool(out.any()):  # fewer samples than HELD_OUT in every class
+        out = place == 0
+    return (features[~out], labels[~out]), (features[out], labels[out])

@@ -1,0 +1,51 @@
+"""Means of outcomes with their standard errors over the samples of an evaluation set.
+
+A standard error here says how far the value would move on another sample of the same size drawn from where the set
+was drawn, for this one trained model. It says nothing about seeds: that is the report's part.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from numpy.typing import NDArray
+
+from harness.runs.record import Metric
+
+Outcome = NDArray[np.bool_]
+Index = NDArray[np.int64]
+
+
+def proportion(correct: Outcome) -> Metric:
+    """The share p of n independent outcomes that are true, [n]; binomial standard error sqrt(p (1 - p) / n)."""
+    value = float(correct.mean())
+    return Metric(value=value, standard_error=math.sqrt(value * (1 - value) / len(correct)), samples=len(correct))
+
+
+def clustered_proportion(correct: Outcome, cluster: Index) -> Metric:
+    """The share p of M outcomes that are true, [M], where outcomes of one `cluster` [M] depend on one another.
+
+    The captions of one image are such a cluster. sqrt(sum over clusters of (sum in the cluster of (x - p))^2) / M is
+    the cluster-robust standard error of a mean (Liang and Zeger 1986, without small-sample factor); with clusters of
+    one it is the binomial one.
+    """
+    value = float(correct.mean())
+    sums = np.bincount(cluster, weights=correct - value)
+    return Metric(
+        value=value, standard_error=math.sqrt(float(np.square(sums).sum())) / len(correct), samples=len(correct)
+    )
+
+
+def mean_per_class_recall(correct: Outcome, labels: Index) -> Metric:
+    """The mean over the C classes that occur in `labels` [N] of the share r_c of their n_c samples that is correct.
+
+    Classes are fixed and their samples independent, so the variance of the mean is sum_c r_c (1 - r_c) / n_c / C^2. A
+    class of one sample adds nothing to it, so on sets with such classes it is a lower bound.
+    """
+    counts = np.bincount(labels)
+    present = counts > 0
+    counts = counts[present]
+    recall = np.bincount(labels, weights=correct)[present] / counts
+    variance = float((recall * (1 - recall) / counts).sum()) / len(counts) ** 2
+    return Metric(value=float(recall.mean()), standard_error=math.sqrt(variance), samples=len(labels))

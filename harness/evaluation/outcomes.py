@@ -1,0 +1,99 @@
+"""What happened to every sample of an evaluation, as a Parquet table beside the record."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from harness.base.errors import StoreError
+from harness.base.files import replacing
+from harness.evaluation.layout import Task
+from harness.evaluation.metrics import Index
+from harness.evaluation.sets import EvaluationSet
+
+Columns = Mapping[str, NDArray[Any]]
+
+
+@dataclass(frozen=True, eq=False)
+class Outcomes:
+    """One row for each sample (classification) or query (retrieval).
+
+    Classification and linear probes have `key`, `label`, `prediction` and `rank` of the label. Multi-label sets have
+    the number of an image's `labels` and the `rank` of the best of them, 0 where it has none. Retrieval has `direction`
+    (image_retrieval: a caption looks for its image; text_retrieval: an image for any of its captions), `key` of the
+    image, `caption` (its number among the image's captions, -1 where the image is the query) and `rank` of the first
+    hit. Ranks begin at 1; recall@k is the share of ranks up to k, acc1 that of ranks of 1.
+    """
+
+    set: str
+    task: Task
+    protocol_id: str
+    columns: Columns
+
+
+def classification_columns(evaluation_set: EvaluationSet, predictions: Index, ranks: Index) -> Columns:
+    """Columns of N rows from predictions [N] and ranks of the labels [N]."""
+    keys, labels = np.array(evaluation_set.keys, dtype=object), np.array(evaluation_set.labels)
+    return {"key": keys, "label": labels, "prediction": predictions, "rank": ranks}
+
+
+def multilabel_columns(evaluation_set: EvaluationSet, predictions: Index, ranks: Index) -> Columns:
+    """Columns of N rows from predictions [N] and the ranks [N] of the best of each image's classes."""
+    keys, counts = np.array(evaluation_set.keys, dtype=object), [len(one) for one in evaluation_set.targets]
+    return {"key": keys, "labels": np.array(counts), "prediction": predictions, "rank": ranks}
+
+
+def retrieval_columns(evaluation_set: EvaluationSet, image_retrieval: Index, text_retrieval: Index) -> Columns:
+    """Columns of M + N rows from the ranks of the M captions' images and of the N images' first captions."""
+    keys = np.array(evaluation_set.keys, dtype=object)
+    counts = [len(captions) for captions in evaluation_set.captions]
+    names = np.array(["image_retrieval", "text_retrieval"], dtype=object)
+    return {
+        "direction": np.repeat(names, [len(image_retrieval), len(text_retrieval)]),
+        "key": np.concatenate([np.repeat(keys, counts), keys]),
+        "caption": np.concatenate([*(np.arange(count) for count in counts), np.full(len(keys), -1)]),
+        "rank": np.concatenate([image_retrieval, text_retrieval]),
+    }
+
+
+def write_outcomes(path: Path, outcomes: Outcomes) -> None:
+    """Write `outcomes` to the Parquet file `path` in one atomic step; set, task and protocol are its metadata.
+
+    Raises:
+        StoreError: the folder cannot be written.
+    """
+    metadata = {"set": outcomes.set, "task": outcomes.task, "protocol_id": outcomes.protocol_id}
+    table = pa.table({name: pa.array(column) for name, column in outcomes.columns.items()})
+    with replacing(path) as aside:
+        pq.write_table(table.replace_schema_metadata(metadata), aside, compression="zstd")
+
+
+def read_outcomes(path: Path) -> Outcomes:
+    """The outcomes in the Parquet file `path`.
+
+    Raises:
+        StoreError: the file is missing, damaged or holds something else.
+    """
+    try:
+        table = pq.read_table(path)
+        metadata = {key.decode(): value.decode() for key, value in (table.schema.metadata or {}).items()}
+        columns = {name: np.asarray(table[name].to_numpy()) for name in table.column_names}
+        return Outcomes(metadata["set"], _task(metadata["task"]), metadata["protocol_id"], columns)
+    except (OSError, KeyError, ValueError, pa.ArrowException) as error:
+        raise StoreError(
+            f"cannot be read as outcomes ({error})", where=str(path), fix="delete it and evaluate again"
+        ) from error
+
+
+def _task(name: str) -> Task:
+    match name:
+        case "zeroshot_classification" | "zeroshot_multilabel" | "zeroshot_retrieval" | "linear_probe":
+            return name
+    raise ValueError(f"unknown task {name}")

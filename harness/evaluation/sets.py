@@ -1,0 +1,218 @@
+"""Evaluation sets: samples, labels or captions, and images that are read from their shards when asked for."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import re
+import tarfile
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import BinaryIO, NamedTuple
+
+import numpy as np
+from PIL import Image
+
+from harness.base.errors import DataError
+from harness.evaluation.layout import SPLIT, Layout, Task, describe
+
+IMAGE_SUFFIXES = ("webp", "png", "jpg", "jpeg")
+# webdataset's rules: the key ends at the first dot of the file name, and what it calls metadata is no sample.
+_MEMBER = re.compile(r"^((?:.*/|)[^.]+)[.]([^/]*)$")
+_METADATA = re.compile(r"__[^/]*__($|/)")
+
+
+class ImageBytes(NamedTuple):
+    """Where an encoded image lies."""
+
+    shard: Path
+    offset: int
+    size: int
+
+
+@dataclass(frozen=True, eq=False)
+class EvaluationSet:
+    """A set of N images with labels or captions, in the order of its shards."""
+
+    layout: Layout
+    keys: tuple[str, ...]
+    """[N] sample keys."""
+    images: tuple[ImageBytes, ...]
+    """[N]."""
+    labels: tuple[int, ...]
+    """[N] class indices; empty for retrieval."""
+    captions: tuple[tuple[str, ...], ...]
+    """[N] captions of each image; empty for classification."""
+    digest: str
+    """sha256 over keys, labels or captions, and the encoded images, in order: the same samples, the same digest."""
+    targets: tuple[tuple[int, ...], ...] = ()
+    """[N] class indices of each image of a multi-label set; empty otherwise."""
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+    @property
+    def name(self) -> str:
+        """As in `shapes` of the metric `shapes/acc1`."""
+        return self.layout.name
+
+    @property
+    def task(self) -> Task:
+        """What the set is for."""
+        return self.layout.task
+
+    def called(self, name: str) -> EvaluationSet:
+        """The same samples under another name."""
+        return replace(self, layout=replace(self.layout, name=name))
+
+    def image(self, index: int) -> Image.Image:
+        """The decoded image of a sample, RGB. Safe to call from several threads.
+
+        Raises:
+            DataError: it cannot be decoded. An evaluation never leaves a sample out.
+        """
+        shard, offset, size = self.images[index]
+        try:
+            with shard.open("rb") as stream:
+                stream.seek(offset)
+                return Image.open(io.BytesIO(stream.read(size))).convert("RGB")
+        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+            raise DataError(
+                f'the image of sample "{self.keys[index]}" cannot be decoded ({error})',
+                where=str(shard),
+                fix="write the set again without it; an evaluation leaves no sample out",
+            ) from error
+
+
+@dataclass
+class _Sample:
+    """A sample as its members are met: the text of its label or captions, and where its images lie."""
+
+    shard: Path
+    key: str
+    images: dict[str, tuple[ImageBytes, str]]
+    texts: dict[str, bytes]
+
+    def error(self, what: str, fix: str) -> DataError:
+        return DataError(f'sample "{self.key}" {what}', where=str(self.shard), fix=fix)
+
+    def image(self) -> tuple[ImageBytes, str]:
+        for suffix in IMAGE_SUFFIXES:
+            if suffix in self.images:
+                return self.images[suffix]
+        raise self.error("has no image", f"add {self.key}.jpg, .png or .webp")
+
+    def text(self, suffix: str) -> str:
+        if suffix not in self.texts:
+            raise self.error(f"has no .{suffix} file", "write the set again with one for every image")
+        try:
+            return self.texts[suffix].decode("utf-8")
+        except UnicodeDecodeError as error:
+            raise self.error(f"has a .{suffix} file that is no UTF-8", "write it as UTF-8") from error
+
+    def label(self, classes: int) -> int:
+        text = self.text("cls").strip()
+        if not text.isdecimal() or int(text) >= classes:
+            raise self.error(
+                f"has the label {text!r}, and there are {classes} classes", f"labels go from 0 to {classes - 1}"
+            )
+        return int(text)
+
+    def targets(self, classes: int) -> tuple[int, ...]:
+        """The classes that a multi-label sample has, from a vector of 0 and 1 as numpy saves it."""
+        if "npy" not in self.texts:
+            raise self.error("has no .npy file", "write the set again with a vector of 0 and 1 for every image")
+        try:
+            vector = np.load(io.BytesIO(self.texts["npy"]), allow_pickle=False)
+        except ValueError as error:
+            raise self.error(f"has a .npy file that cannot be read ({error})", "write it with numpy.save") from error
+        if vector.shape != (classes,) or not np.isin(vector, (0, 1)).all():
+            raise self.error(f"has labels that are no vector of {classes} zeros and ones", "write one for every class")
+        return tuple(np.flatnonzero(vector).tolist())
+
+    def captions(self) -> tuple[str, ...]:
+        captions = tuple(self.text("txt").splitlines())
+        if not any(caption.strip() for caption in captions):
+            raise self.error("has no captions", f"write them into {self.key}.txt, one a line, or leave the image out")
+        return captions
+
+
+def read_set(path: Path, name: str | None = None, split: str = SPLIT) -> EvaluationSet:
+    """The part `split` of the set at `path`, every shard read once for its index and digest; images stay on disk.
+
+    Raises:
+        DataError: the layout is not complete, a shard is damaged, or a sample has no image, label or captions.
+    """
+    layout = describe(path, name, split)
+    digest = hashlib.sha256()
+    keys: list[str] = []
+    images: list[ImageBytes] = []
+    labels: list[int] = []
+    captions: list[tuple[str, ...]] = []
+    targets: list[tuple[int, ...]] = []
+    for sample in (sample for shard in layout.shards for sample in _samples(shard)):
+        image, content = sample.image()
+        match layout.task:
+            case "zeroshot_retrieval":
+                captions.append(sample.captions())
+            case "zeroshot_multilabel":
+                targets.append(sample.targets(len(layout.classnames)))
+            case _:
+                labels.append(sample.label(len(layout.classnames)))
+        keys.append(sample.key)
+        images.append(image)
+        digest.update(json.dumps([sample.key, labels[-1:] or targets[-1:], captions[-1:], content]).encode())
+    if not keys:
+        raise DataError(
+            "holds no samples", where=str(path), fix="write KEY.jpg with KEY.cls or KEY.txt into its shards"
+        )
+    of_samples = (tuple(keys), tuple(images), tuple(labels), tuple(captions))
+    return EvaluationSet(layout, *of_samples, digest.hexdigest(), tuple(targets))
+
+
+def _samples(shard: Path) -> Iterator[_Sample]:
+    """The samples of a shard: consecutive members with one key, as webdataset groups them."""
+    current: _Sample | None = None
+    for key, suffix, position, content in _members(shard):
+        if current is None or current.key != key:
+            if current is not None:
+                yield current
+            current = _Sample(shard, key, {}, {})
+        if suffix in current.images or suffix in current.texts:
+            raise current.error(f"has two .{suffix} files", "write the shard again with each once")
+        if suffix in IMAGE_SUFFIXES:
+            current.images[suffix] = (position, hashlib.sha256(content).hexdigest())
+        else:
+            current.texts[suffix] = content
+    if current is not None:
+        yield current
+
+
+def _members(shard: Path) -> Iterator[tuple[str, str, ImageBytes, bytes]]:
+    """Key, suffix, place and content of each sample file of a shard."""
+    end = 0
+    try:
+        with shard.open("rb") as stream, tarfile.open(fileobj=stream, mode="r:") as archive:
+            for member in archive:
+                end = member.offset_data + -(-member.size // tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE
+                match = _MEMBER.match(member.name)
+                if match is not None and member.isreg() and not _METADATA.match(member.name):
+                    place = ImageBytes(shard, member.offset_data, member.size)
+                    yield match[1], match[2].lower(), place, _bytes(stream, place)
+            # tarfile takes an archive that was cut between two files for a shorter one.
+            if any(_bytes(stream, ImageBytes(shard, end, tarfile.BLOCKSIZE))):
+                raise tarfile.ReadError("unexpected end of archive")
+    except (tarfile.TarError, OSError) as error:
+        raise DataError(
+            f"the shard cannot be read ({error})", where=str(shard), fix="write or copy it again"
+        ) from error
+
+
+def _bytes(stream: BinaryIO, place: ImageBytes) -> bytes:
+    stream.seek(place.offset)
+    content = stream.read(place.size)
+    if len(content) < place.size:
+        raise tarfile.ReadError("unexpected end of data")
+    return content

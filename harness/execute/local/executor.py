@@ -1,0 +1,238 @@
+"""Conduct a plan: start what is ready, wait for what others do, retry what was killed, stop cleanly.
+
+The run folders are the truth. A run is done when its record is there, whoever made it; a run that another living
+process works on (another command, or a worker that outlived a killed one) is waited for and never doubled.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+from harness.execute.local.processes import Ended, gpu_count
+from harness.planning.plan import Plan
+from harness.runs.completeness import Completeness, broken_promise
+from harness.runs.planned import PlannedRun
+from harness.runs.record import Failure
+from harness.runs.request import Request
+from harness.runs.settings import Settings
+from harness.runs.store import RunFolder, Store
+
+POLL_S = 0.25
+OTHERS_EVERY_S = 2.0
+"""How often runs are looked at that this command has not started: there may be thousands."""
+MAX_CRASHES = 3
+"""A run whose process dies that often is given up. Ends by the run's own fault are not retried at all."""
+
+
+class Workers(Protocol):
+    """Where runs are carried out."""
+
+    jobs: int
+    threads: int
+
+    def start(self, folder: Path) -> None:
+        """Start a worker on a run folder that is ready for it."""
+
+    def ended(self, timeout_s: float) -> list[Ended]:
+        """Workers that ended since the last call, waiting at most `timeout_s` for the first.
+
+        Raises:
+            DispatchError: no worker can be started.
+        """
+
+    def stop(self) -> None:
+        """Ask every living worker to write a checkpoint and leave."""
+
+    def close(self) -> None:
+        """No further run will be started."""
+
+
+@dataclass
+class Progress:
+    """A snapshot for whoever watches."""
+
+    done: int
+    total: int
+    running: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """By run id: the run's progress.json."""
+    failed: dict[str, Failure] = field(default_factory=dict)
+    elsewhere: tuple[str, ...] = ()
+    """Runs that another living process works on."""
+    waiting: int = 0
+    """Runs whose jobs wait in a queue."""
+    notes: tuple[str, ...] = ()
+    """What a person should know."""
+
+
+class Conducting(Protocol):
+    """Carries a plan out, with processes of this machine or with jobs of a cluster. The plan may grow meanwhile."""
+
+    jobs: int
+    """How many runs it carries out at a time, where somebody chooses them one by one."""
+
+    def add(self, run: PlannedRun, until: int | None = None) -> None:
+        """Carry out one more run, which the plan may not have had; its teacher has to be in the plan.
+
+        Args:
+            until: pause after that step, with a checkpoint; `add` it again to go on.
+        """
+
+    def pause(self, run_id: str, step: int) -> None:
+        """Have a run that was added leave with a checkpoint after `step`, or at once if it is past that."""
+
+    def is_open(self, run_id: str) -> bool:
+        """Whether a run is still to be carried out, here or by another process."""
+
+    def failure(self, run_id: str) -> Failure | None:
+        """Why a run was given up; None if it was not."""
+
+    def progress(self) -> Progress:
+        """Where everything stands."""
+
+    def conduct(self) -> Iterator[Progress]:
+        """Carry the plan out; yields a snapshot a few times a second, and one at the end."""
+
+    def stop(self) -> None:
+        """Come to an end soon; what was begun can be gone on with."""
+
+
+class Conductor:
+    """Carries one plan out with one set of workers."""
+
+    def __init__(self, plan: Plan, store: Store, settings: Settings, workers: Workers) -> None:
+        self.jobs = workers.jobs
+        self._plan, self._store, self._settings, self._workers = plan, store, settings, workers
+        self._completeness = Completeness(store, settings)
+        self._crashes: dict[str, int] = {}
+        self._running: dict[str, int] = {}
+        """The slot of each running run, 0 to jobs - 1; it decides which GPU the run gets."""
+        self._failed: dict[str, Failure] = {}
+        self._stopping = False
+        self._until: dict[str, int] = {}
+        """The step after which a run is to pause."""
+        self._elsewhere: tuple[str, ...] = ()
+        self._looked_at = -OTHERS_EVERY_S
+        self._open = {run.id for run in plan.runs.values() if not self._completeness.is_complete(run)}
+        # Runs that others wait for come first, or workers would idle at the end until the teacher is done.
+        awaited = {run.teacher for run in plan.runs.values()}
+        self._order = sorted(plan.runs.values(), key=lambda run: run.id not in awaited)
+        self._gpus = gpu_count()
+
+    def add(self, run: PlannedRun, until: int | None = None) -> None:
+        """Carry out one more run."""
+        if all(one.id != run.id for one in self._order):
+            self._order.append(run)
+        self._plan.runs[run.id] = run
+        self._until.pop(run.id, None)
+        if until is not None:
+            self._until[run.id] = until
+        if (folder := self._store.run(run.id)).is_locked():
+            folder.pause_at(until)  # a worker that outlived its command has another limit
+        self._failed.pop(run.id, None)
+        if not self._completeness.is_complete(run):
+            self._open.add(run.id)
+
+    def pause(self, run_id: str, step: int) -> None:
+        """Have a run leave with a checkpoint after `step`."""
+        self._until[run_id] = step  # also for the worker that takes the place of one that dies
+        self._store.run(run_id).pause_at(step)
+
+    def is_open(self, run_id: str) -> bool:
+        """Whether a run is still to be carried out, here or by another process."""
+        return run_id in self._open
+
+    def failure(self, run_id: str) -> Failure | None:
+        """Why a run was given up; None if it was not."""
+        return self._failed.get(run_id)
+
+    def progress(self) -> Progress:
+        """Where everything stands."""
+        running = {run: self._store.run(run).read_progress() for run in sorted(self._running)}
+        total = len(self._plan.runs)
+        done = total - len(self._open) - len(self._failed)
+        return Progress(done, total, running, dict(self._failed), self._elsewhere)
+
+    def conduct(self) -> Iterator[Progress]:
+        """Carry the plan out; yields a snapshot a few times a second, and one at the end."""
+        with ExitStack() as stack:
+            stack.callback(self._workers.close)
+            while self._running or (self._open and not self._stopping):
+                if not self._stopping:
+                    self._start_ready()
+                for ended in self._workers.ended(POLL_S):
+                    self._settle(ended)
+                self._notice_others()
+                yield self.progress()
+        yield self.progress()
+
+    def stop(self) -> None:
+        """Start nothing more and ask the running workers to write a checkpoint and leave."""
+        self._stopping = True
+        self._workers.stop()
+
+    def _start_ready(self) -> None:
+        for run in self._order:
+            # Workers that outlived a killed command use this machine's cores as much as ours do.
+            if self._stopping or len(self._running) + len(self._elsewhere) >= self._workers.jobs:
+                return
+            if run.id not in self._open or run.id in self._running:
+                continue
+            if run.teacher is not None and run.teacher in self._failed:
+                why = self._failed[run.teacher].message
+                self._give_up(run.id, f"its teacher, run {run.teacher}, failed: {why}")
+            elif run.teacher not in self._open and not self._store.run(run.id).is_locked():
+                self._start(run)
+
+    def _start(self, run: PlannedRun) -> None:
+        folder = self._store.run(run.id)
+        if self._completeness.is_complete(run):  # by another process, since runs were last looked at
+            self._open.discard(run.id)
+            return
+        slot = min(set(range(self._workers.jobs)) - set(self._running.values()))
+        gpu = slot % self._gpus if self._gpus else None
+        request = Request.of(run.experiment, run.id, run.teacher, self._settings, self._workers.threads, gpu)
+        folder.prepare(run.identity, request.model_dump(mode="json"))
+        folder.pause_at(self._until.get(run.id))
+        self._workers.start(folder.path)
+        self._running[run.id] = slot
+
+    def _settle(self, ended: Ended) -> None:
+        self._running.pop(ended.run_id, None)
+        run, folder = self._plan.runs[ended.run_id], self._store.run(ended.run_id)
+        if self._completeness.is_complete(run) or (run.id in self._until and folder.is_paused()):
+            self._open.discard(run.id)
+        elif folder.failure_file.exists():
+            failure = folder.failure()
+            if failure.cause != "interrupted":
+                self._open.discard(run.id)
+                self._failed[run.id] = failure
+        elif (why := broken_promise(folder, self._completeness.missing(run), run.steps)) is not None:
+            self._give_up(run.id, why)
+        elif not self._stopping and not folder.is_locked():
+            self._retry(folder, ended.status)
+
+    def _retry(self, folder: RunFolder, status: int) -> None:
+        """The process died without a word: killed, or out of memory. It goes on from its checkpoint."""
+        self._crashes[folder.id] = self._crashes.get(folder.id, 0) + 1
+        if self._crashes[folder.id] >= MAX_CRASHES:
+            how = f"signal {-status}" if status < 0 else f"exit status {status}"
+            self._give_up(folder.id, f"its process died {MAX_CRASHES} times, last by {how}; see {folder.log}")
+
+    def _give_up(self, run_id: str, message: str) -> None:
+        self._open.discard(run_id)
+        self._failed[run_id] = Failure(cause="crashed", message=message, attempt=0, ended_at=0.0)
+
+    def _notice_others(self) -> None:
+        if time.monotonic() - self._looked_at < OTHERS_EVERY_S:
+            return
+        self._looked_at = time.monotonic()
+        for run_id in self._open - self._running.keys():
+            if self._completeness.is_complete(self._plan.runs[run_id]):
+                self._open.discard(run_id)
+        others = sorted(self._open - self._running.keys())
+        self._elsewhere = tuple(run_id for run_id in others if self._store.run(run_id).is_locked())

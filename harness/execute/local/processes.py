@@ -1,0 +1,168 @@
+"""Processes of this machine: N runs at a time, threads and GPUs shared out among them."""
+
+from __future__ import annotations
+
+import os
+import queue
+import signal
+import subprocess
+import sys
+import threading
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from harness.base.errors import DispatchError
+from harness.runs.settings import Settings
+
+NURSERY = (sys.executable, "-m", "harness.execute.local.fork_server")
+DEAF = ("/bin/sh", "-c", 'trap "" TERM USR2; exec "$@"', "sh")
+"""What it starts ignores these signals from its first instant on."""
+
+
+@dataclass(frozen=True)
+class Ended:
+    """A worker process ended."""
+
+    run_id: str
+    status: int
+    """Exit status, or minus the number of the signal that ended it."""
+
+
+def job_count(settings: Settings, asked: int | None) -> int:
+    """How many runs at a time: what was asked for, harness.toml's `jobs`, or one for each GPU or core (at most 8)."""
+    return asked or settings.jobs or gpu_count() or min(cores(), 8)
+
+
+def gpu_count() -> int:
+    """NVIDIA GPUs that this process may use; asked of the driver's files, as the head does not import torch."""
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is not None:
+        return len([device for device in visible.split(",") if device.strip() not in ("", "-1")])
+    return len(list(Path("/proc/driver/nvidia/gpus").glob("*")))
+
+
+def cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+class LocalWorkers:
+    """Worker processes, forked warm from one nursery (see `nursery`). Each gets cores / jobs threads."""
+
+    def __init__(self, jobs: int, threads: int | None = None, *, in_job: bool = False) -> None:
+        """`in_job`: a scheduler signals every process of the job, the nursery too, and kills what is left of it."""
+        self.jobs, self._in_job = jobs, in_job
+        self.threads = threads or max(cores() // jobs, 1)
+        self._events: queue.Queue[Ended | DispatchError] = queue.Queue()
+        self._nursery: _Nursery | None = None
+
+    def start(self, folder: Path) -> None:
+        """Start a worker on a run folder that is ready for it."""
+        if self._nursery is None or not self._nursery.take(folder):
+            self.close()
+            self._nursery = _Nursery(self.threads, self._events, self._in_job)
+            self._nursery.take(folder)
+
+    def ended(self, timeout_s: float) -> list[Ended]:
+        """Workers that ended since the last call, waiting at most `timeout_s` for the first.
+
+        Raises:
+            DispatchError: no process can be started.
+        """
+        found: list[Ended] = []
+        try:
+            event = self._events.get(timeout=timeout_s)
+            while True:
+                if isinstance(event, DispatchError):
+                    raise event
+                found.append(event)
+                event = self._events.get_nowait()
+        except queue.Empty:
+            return found
+
+    def stop(self) -> None:
+        """Ask every living worker to write a checkpoint and leave."""
+        if self._nursery is not None:
+            self._nursery.stop()
+
+    def close(self) -> None:
+        """Let the nursery end; it waits for its children."""
+        if self._nursery is not None:
+            self._nursery.close()
+
+
+class _Nursery:
+    """One nursery process, and the thread that listens to it."""
+
+    def __init__(self, threads: int, events: queue.Queue[Ended | DispatchError], in_job: bool) -> None:
+        self._events, self._in_job = events, in_job
+        self._ready = False
+        self._given: set[str] = set()
+        self._pids: dict[str, int] = {}
+        self._stopping = False
+        limits = {name: str(threads) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS")}
+        self._process = subprocess.Popen(
+            (*DEAF, *NURSERY) if in_job else NURSERY,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env={**os.environ, **limits},
+            start_new_session=True,  # Ctrl-C in the terminal is ours to pass on, as a request to leave cleanly
+        )
+        threading.Thread(target=self._listen, daemon=True).start()
+
+    def take(self, folder: Path) -> bool:
+        """Have a worker started on a run folder; False where this nursery is dead."""
+        assert self._process.stdin is not None
+        if self._process.poll() is not None:
+            return False
+        self._given.add(folder.name)
+        try:
+            self._process.stdin.write(f"{folder.resolve()}\n")
+            self._process.stdin.flush()
+        except BrokenPipeError:
+            self._given.discard(folder.name)
+            return False
+        return True
+
+    def stop(self) -> None:
+        """Ask the workers to leave, those too that are only about to start."""
+        self._stopping = True
+        for pid in list(self._pids.values()):
+            send(pid, signal.SIGTERM)
+        if self._in_job and not self._ready:  # it imports for seconds yet, and a job that has to leave has few
+            self._process.kill()
+
+    def close(self) -> None:
+        assert self._process.stdin is not None
+        with suppress(BrokenPipeError):
+            self._process.stdin.close()
+
+    def _listen(self) -> None:
+        assert self._process.stdout is not None
+        with self._process.stdout as lines:
+            for line in lines:
+                event, run_id, number = line.split()
+                self._ready = True
+                match event:
+                    case "started":
+                        self._pids[run_id] = int(number)
+                        if self._stopping:
+                            send(int(number), signal.SIGTERM)
+                    case "ended":
+                        self._pids.pop(run_id, None)
+                        self._given.discard(run_id)
+                        self._events.put(Ended(run_id, int(number)))
+        status = self._process.wait()
+        if not self._ready and not self._stopping:
+            what = f"the worker processes cannot be started (exit status {status}, see above)"
+            self._events.put(DispatchError(what, fix="try `--on inline`, or `harness doctor`"))
+        for run_id in sorted(self._given):  # a killed nursery; its workers go on and keep their locks
+            self._events.put(Ended(run_id, status))
+
+
+def send(pid: int, number: signal.Signals) -> None:
+    """Send a signal to a process that may be gone already."""
+    with suppress(ProcessLookupError):
+        os.kill(pid, number)

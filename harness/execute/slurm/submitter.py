@@ -1,0 +1,220 @@
+"""Submitting what is missing: runs that ask for the same go into one array, written down before SLURM hears of it."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from collections.abc import Collection, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from harness.base.errors import DispatchError
+from harness.config.profile import Profile, Resources
+from harness.execute.slurm.gpu_hours import Budget
+from harness.execute.slurm.job_tracker import Placements
+from harness.execute.slurm.retry_policy import fitted, resources_for
+from harness.execute.slurm.scheduler import Batch, HeldBackError, RefusedError, Scheduler, UnreachableError, UnsureError
+from harness.execute.slurm.submission_log import Intent, Phase, Submission, Submissions
+from harness.runs.planned import PlannedRun
+from harness.runs.request import Request
+from harness.runs.settings import Settings
+from harness.runs.store import Store
+
+MANY_TEACHERS = 16
+"""With more, students wait for all of them, lest there be an array for each."""
+WRITERS = 16
+"""Threads that prepare run folders: on a network file system each write is a round trip."""
+
+
+@dataclass
+class _Group:
+    """Runs that ask for the same and so go into one array."""
+
+    phase: Phase
+    resources: Resources
+    after: tuple[str, ...]
+    runs: list[PlannedRun] = field(default_factory=list)
+
+
+class Submitter:
+    """Submits runs of one ablation with one profile."""
+
+    def __init__(
+        self, ablation: str, settings: Settings, profile: Profile, scheduler: Scheduler, placements: Placements
+    ) -> None:
+        self._ablation, self._settings, self._profile = ablation, settings, profile
+        self._scheduler, self._placements = scheduler, placements
+        self._store = Store(settings.store)
+        self._submissions = Submissions(self._store)
+        self.budget: Budget | None = None
+        self.since: dict[str, int] = {}
+        """By run that this command submits: attempts before do not count."""
+        self.until: dict[str, int | None] = {}
+        """By run: the step after which it is to pause; None for the end."""
+        self.held_back = 0
+        """Jobs for which the budget did not suffice."""
+
+    def submit(self, runs: Iterable[PlannedRun], unfinished: Collection[str], code: Path) -> None:
+        """Submit `runs`.
+
+        Args:
+            unfinished: runs that are not done yet; a student waits for the job of its teacher if that is one of them.
+            code: the snapshot that is to run.
+
+        Raises:
+            HeldBackError: a limit on the number of jobs is reached; some may have been submitted.
+            RefusedError: SLURM refuses what the profile asks for.
+            UnsureError, UnreachableError: SLURM does not answer; what it may have taken is looked for later.
+        """
+        for group in self._groups(runs, unfinished):
+            self._submit_group(group, code)
+
+    def _groups(self, runs: Iterable[PlannedRun], unfinished: Collection[str]) -> list[_Group]:
+        groups: dict[tuple[Phase, Resources, tuple[str, ...]], _Group] = {}
+        ready = [(run, self._after(run, unfinished)) for run in runs]
+        distinct = {after for _, after in ready if after}
+        merged = tuple(sorted({job.partition("_")[0] for after in distinct for job in after}))
+        for run, after in ready:
+            if after and len(distinct) > MANY_TEACHERS:
+                after = merged
+            phase, resources = self._needs(run)
+            key = (phase, resources, after)
+            groups.setdefault(key, _Group(phase, resources, after)).runs.append(run)
+        return list(groups.values())
+
+    def _submit_group(self, group: _Group, code: Path) -> None:
+        """An array, or several where it is too large for one; halves of it where SLURM takes no more jobs."""
+        tasks = _packed(group.runs, self._profile.pack)
+        size = min(self._scheduler.limits().max_array, len(tasks))
+        while tasks:
+            part = self._affordable(tasks[:size], group)
+            if not part:
+                self.held_back += len(tasks)
+                return
+            try:
+                self._submit_array(group, part, code)
+            except HeldBackError:
+                if size == 1:
+                    raise
+                size = max(size // 2, 1)
+                continue
+            tasks = tasks[len(part) :]
+
+    def _affordable(self, tasks: list[list[PlannedRun]], group: _Group) -> list[list[PlannedRun]]:
+        if self.budget is None:
+            return tasks
+        asked = [group.resources]
+        if group.phase == "train" and self._profile.evaluation is not None:
+            asked.append(self._profile.evaluation)
+        return tasks[: self.budget.affordable(tasks, asked, self._submissions.open())]
+
+    def _submit_array(self, group: _Group, tasks: list[list[PlannedRun]], code: Path) -> None:
+        submission = self._write_ahead(group.phase, group.resources, tasks, code)
+        self._sent(submission, group.after)
+        if group.phase == "train" and self._profile.evaluation is not None:
+            follower = self._write_ahead("evaluate", self._profile.evaluation, tasks, code, submission)
+            with suppress(HeldBackError):  # then it is submitted once the training has ended
+                self._sent(follower, (), corresponding=submission.array)
+
+    def _write_ahead(
+        self,
+        phase: Phase,
+        resources: Resources,
+        tasks: Sequence[Sequence[PlannedRun]],
+        code: Path,
+        training: Submission | None = None,
+    ) -> Submission:
+        """Everything that jobs will read is on disk before the scheduler hears of them."""
+        allowance = self.budget.allowance(tasks[0], resources) if self.budget else None
+        intent = Intent.of(
+            self._ablation,
+            phase,
+            [[run.id for run in task] for task in tasks],
+            resources=resources,
+            profile=self._profile,
+            store=self._store.root.resolve(),
+            code=code.resolve(),
+            allowance_gpu_hours=allowance,
+            training=training.intent.id if training else "",
+        )
+        if training is None:
+            runs = [run for task in tasks for run in task]
+            with ThreadPoolExecutor(WRITERS) as writers:
+                list(writers.map(lambda run: self._prepare(run, intent), runs))
+        return self._submissions.add(intent)
+
+    def _prepare(self, run: PlannedRun, intent: Intent) -> None:
+        folder = self._store.run(run.id)
+        since = self.since.setdefault(run.id, folder.attempts.newest())
+        experiment = fitted(run.experiment, folder.attempts.since(since), intent.resources.processes)
+        settings = Settings.model_validate({**dict(self._settings), "store": intent.store})
+        request = Request.of(experiment, run.id, run.teacher, settings, intent.resources.cpus_per_task)
+        table: dict[str, Any] = request.model_dump(mode="json")
+        folder.prepare(run.identity, table | {"submission": intent.id, "since": since, "phase": intent.phase})
+        folder.pause_at(self.until.get(run.id))
+
+    def _sent(self, submission: Submission, after: tuple[str, ...], corresponding: str | None = None) -> None:
+        """Hand a submission to the scheduler.
+
+        Raises:
+            HeldBackError, RefusedError: it was not accepted; it is withdrawn.
+            UnsureError: it may have been accepted; the next cycles look for it.
+        """
+        try:
+            array = self._scheduler.submit(batch_of(submission, after, corresponding))
+        except DispatchError as error:
+            # Whatever was answered: it may have been accepted all the same.
+            try:
+                found = self._scheduler.find([submission.intent.name])
+            except UnreachableError as silent:
+                raise UnsureError(error.what, where=submission.intent.name, fix="it is looked for") from silent
+            if submission.intent.name not in found:
+                if isinstance(error, HeldBackError | RefusedError):
+                    submission.close(f"withdrawn: {error}")
+                raise
+            array = found[submission.intent.name]
+        submission.accept(array)
+        self._placements.add(submission)
+
+    def _after(self, run: PlannedRun, unfinished: Collection[str]) -> tuple[str, ...]:
+        if run.teacher is None or run.teacher not in unfinished:
+            return ()
+        place = self._placements.training(run.teacher)
+        return (place.id,) if place is not None and place.id else ()
+
+    def _needs(self, run: PlannedRun) -> tuple[Phase, Resources]:
+        folder, profile = self._store.run(run.id), self._profile
+        phase: Phase = "run" if profile.evaluation is None else "evaluate" if folder.weights.exists() else "train"
+        asked = profile.evaluation if phase == "evaluate" and profile.evaluation else profile.resources
+        since = self.since.get(run.id)
+        return phase, asked if since is None else resources_for(folder.attempts.since(since), asked, profile.retry)
+
+
+def batch_of(submission: Submission, after: tuple[str, ...] = (), corresponding: str | None = None) -> Batch:
+    """What the scheduler is asked for."""
+    intent = submission.intent
+    return Batch(
+        name=intent.name,
+        folder=submission.folder.resolve(),
+        command=command_of(intent, submission),
+        tasks=len(intent.tasks),
+        resources=intent.resources,
+        profile=intent.profile,
+        after=after,
+        corresponding=corresponding,
+    )
+
+
+def command_of(intent: Intent, submission: Submission) -> str:
+    """The shell command of a job: the snapshot comes first on sys.path, and the working folder not at all."""
+    python = intent.profile.python or shlex.quote(sys.executable)
+    code, folder = shlex.quote(str(intent.code.resolve())), shlex.quote(str(submission.folder.resolve()))
+    path = f'PYTHONPATH={code}"${{PYTHONPATH:+:$PYTHONPATH}}"'
+    return f"env PYTHONSAFEPATH=1 PYTHONUNBUFFERED=1 {path} {python} -m harness.execute.slurm.node {folder}"
+
+
+def _packed(runs: Sequence[PlannedRun], size: int) -> list[list[PlannedRun]]:
+    return [list(runs[start : start + size]) for start in range(0, len(runs), size)]

@@ -1,0 +1,91 @@
+"""Which captions of a source are equal, so that each text is encoded once. Holds hashes, never the texts."""
+
+from __future__ import annotations
+
+import hashlib
+from array import array
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from harness.base.files import replacing
+from harness.data.dataset.dataset import Dataset
+
+RAW_NAME = "raw"
+
+Ints = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Distinct:
+    """The distinct captions of a source, numbered as they first appear."""
+
+    rows: npt.NDArray[np.int32]
+    """[T] number of each caption's text, sample by sample."""
+    starts: Ints
+    """[S + 1] where each sample's captions begin in `rows`."""
+    first: Ints
+    """[U] the caption in which each text first appears."""
+
+    def __len__(self) -> int:
+        return len(self.first)
+
+    def texts(self, dataset: Dataset, source: str, lower: bool, numbers: Sequence[int] | range) -> list[str]:
+        """The texts with these numbers."""
+        found = []
+        for caption in self.first[np.asarray(numbers, dtype=np.int64)].tolist():
+            sample = int(np.searchsorted(self.starts, caption, side="right")) - 1
+            text = captions_of(dataset, source, sample)[caption - int(self.starts[sample])]
+            found.append(text.lower() if lower else text)
+        return found
+
+
+def captions_of(dataset: Dataset, source: str, sample: int) -> tuple[str, ...]:
+    """The captions of one sample from `raw` or a pseudo-caption source."""
+    return (dataset.raw(sample),) if source == RAW_NAME else dataset.pseudo(source, sample)
+
+
+def distinct(dataset: Dataset, source: str, lower: bool) -> Distinct:
+    """Compare the captions of `source` by 128-bit hashes."""
+    hashes, counts = bytearray(), array("q")
+    for sample in range(len(dataset)):
+        texts = captions_of(dataset, source, sample)
+        counts.append(len(texts))
+        for text in texts:
+            text = text.lower() if lower else text
+            hashes += hashlib.blake2b(text.encode(), digest_size=16).digest()
+    rows, first = numbered(np.frombuffer(hashes, dtype=np.uint64).reshape(-1, 2))
+    return Distinct(rows, np.concatenate([[0], np.cumsum(np.frombuffer(counts, dtype=np.int64))]), first)
+
+
+def numbered(hashes: npt.NDArray[np.uint64]) -> tuple[npt.NDArray[np.int32], Ints]:
+    """Number equal hashes [T, 2] alike, in order of appearance: the numbers [T], and where each first appears [U]."""
+    order = np.lexsort((hashes[:, 1], hashes[:, 0]))
+    ordered = hashes[order]
+    begins = np.concatenate([[True], (ordered[1:] != ordered[:-1]).any(axis=1)]) if len(order) else np.empty(0, bool)
+    group = np.cumsum(begins) - 1
+    first_of_group = order[begins]  # lexsort is stable: the first of a group is the one that appears first
+    by_appearance = np.argsort(first_of_group, kind="stable")
+    number = np.empty(len(first_of_group), dtype=np.int32)
+    number[by_appearance] = np.arange(len(first_of_group), dtype=np.int32)
+    rows = np.empty(len(order), dtype=np.int32)
+    rows[order] = number[group]
+    return rows, first_of_group[by_appearance].astype(np.int64)
+
+
+def kept_distinct(file: Path, dataset: Dataset, source: str, lower: bool) -> Distinct:
+    """As `distinct`, kept in `file`."""
+    if not file.exists():
+        found = distinct(dataset, source, lower)
+        with replacing(file) as aside, aside.open("wb") as stream:
+            np.savez(stream, rows=found.rows, starts=found.starts, first=found.first)
+        return found
+    with np.load(file) as arrays:
+        if "first" in arrays.files:
+            return Distinct(arrays["rows"], arrays["starts"], arrays["first"])
+        rows, starts = arrays["rows"], arrays["starts"]  # as written before texts were found again by place
+    _, first = np.unique(rows, return_index=True)
+    return Distinct(rows, starts, first.astype(np.int64))

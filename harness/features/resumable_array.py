@@ -1,0 +1,151 @@
+"""An array on disk that is filled part by part, by one process or several, and can be killed at any moment.
+
+NAME.npy.partial    the array at its full size; parts that are not marked hold anything
+NAME.parts/N        written once part N is on disk: the SHA-256 of its bytes
+NAME.npy            the array once every part is there and was found to be what its mark says
+NAME.json           its shape and digests
+"""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from harness.base.errors import StoreError
+from harness.base.files import read_json, unwritable, write_json, write_text
+from harness.runs.store import exclusive
+
+Halves = npt.NDArray[np.float16]
+
+PART = 16384
+"""Rows of a part: what a kill costs at most."""
+
+
+class GrowingArray:
+    """`path`, a float16 array [rows, width] in the making. `part` has to be the same for all who fill it."""
+
+    def __init__(self, path: Path, rows: int, width: int) -> None:
+        self.path, self.rows, self.width = path, rows, width
+        self._partial = path.with_name(f"{path.name}.partial")
+        self._marks = path.with_name(f"{path.stem}.parts")
+        self._digests = path.with_suffix(".json")
+
+    @property
+    def is_done(self) -> bool:
+        """Whether the whole array is there."""
+        return self.path.exists()
+
+    def missing(self, shard: tuple[int, int] = (0, 1)) -> list[range]:
+        """Rows of the parts that shard I of N has to make still; those of the last N are shared out evenly."""
+        if self.is_done:
+            return []
+        there = {file.name for file in self._marks.glob("*")}
+        number, total = shard
+        return [self._rows_of(part) for part in range(number, self._parts, total) if str(part) not in there]
+
+    def write(self, rows: range, values: Halves) -> None:
+        """Put the values [len(rows), width] of a part in place and mark it, in this order.
+
+        Raises:
+            StoreError: the disk is full.
+        """
+        array = self._opened()
+        try:
+            array[rows.start : rows.stop] = values
+            array.flush()
+        except OSError as error:
+            raise unwritable(self._partial, error) from error
+        write_text(self._marks / str(rows.start // PART), _digest(values))
+
+    def finish(self) -> bool:
+        """Put the array in its place if every part is there; whether it is in its place now.
+
+        A part that is not what its mark says (a disk's fault) is forgotten and has to be made again.
+        """
+        with exclusive(self.path.with_name("growing.lock"), wait=True):
+            if self.is_done:
+                shutil.rmtree(self._marks, ignore_errors=True)
+                return True
+            if self.missing():
+                return False
+            digests = [(self._marks / str(part)).read_text() for part in range(self._parts)]
+            bad = [part for part, digest in enumerate(digests) if self._digest_of(part) != digest]
+            for part in bad:
+                (self._marks / str(part)).unlink()
+            if bad:
+                return False
+            write_json(self._digests, {"rows": self.rows, "width": self.width, "part": PART, "sha256": digests})
+            self._opened(create=False).flush()
+            self._partial.rename(self.path)
+            shutil.rmtree(self._marks, ignore_errors=True)
+        return True
+
+    @property
+    def _parts(self) -> int:
+        return -(-self.rows // PART)
+
+    def _rows_of(self, part: int) -> range:
+        return range(part * PART, min((part + 1) * PART, self.rows))
+
+    def _digest_of(self, part: int) -> str:
+        rows = self._rows_of(part)
+        return _digest(self._opened(create=False)[rows.start : rows.stop])
+
+    def _opened(self, *, create: bool = True) -> Any:
+        if create and not self._partial.exists():
+            with exclusive(self.path.with_name("growing.lock"), wait=True):
+                self._create()
+        file = self._partial if self._partial.exists() else self.path  # another process may just have finished it
+        array = np.load(file, mmap_mode="r+")
+        if array.shape != (self.rows, self.width):
+            fix = "delete it: it was begun by another version"
+            raise StoreError(f"has the shape {array.shape}, not {self.rows, self.width}", where=str(file), fix=fix)
+        return array
+
+    def _create(self) -> None:
+        if self._partial.exists() or self.is_done:
+            return
+        aside = self._partial.with_name(f".{self._partial.name}")
+        try:
+            shape = (self.rows, self.width)
+            np.lib.format.open_memmap(aside, mode="w+", dtype=np.float16, shape=shape).flush()  # type: ignore[no-untyped-call]
+            aside.rename(self._partial)
+        except OSError as error:
+            raise unwritable(self._partial, error) from error
+
+
+def open_array(path: Path, rows: int) -> Halves:
+    """The finished array at `path`, memory-mapped.
+
+    Raises:
+        StoreError: it is damaged or has another number of rows.
+    """
+    try:
+        array: Halves = np.load(path, mmap_mode="r")
+    except (OSError, ValueError) as error:
+        raise StoreError(f"cannot be read ({error})", where=str(path), fix="delete it: it is computed again") from error
+    if array.ndim != 2 or len(array) != rows or array.dtype != np.float16:
+        what = f"holds {array.dtype} {array.shape} instead of {rows:,} rows of float16"
+        raise StoreError(what, where=str(path), fix="delete it: it is computed again")
+    return array
+
+
+def verify(path: Path) -> list[int]:
+    """Parts of a finished array whose bytes are not those that were written. Reads all of it.
+
+    Raises:
+        StoreError: the array or its digests cannot be read.
+    """
+    stated = read_json(path.with_suffix(".json"))
+    array, step = open_array(path, stated["rows"]), stated["part"]
+    digests = enumerate(stated["sha256"])
+    return [part for part, digest in digests if _digest(array[part * step : (part + 1) * step]) != digest]
+
+
+def _digest(values: Halves) -> str:
+    return hashlib.sha256(np.ascontiguousarray(values).tobytes()).hexdigest()

@@ -1,0 +1,86 @@
+"""From a request to what trains: teacher features, batches, objective, optimiser, the split of the batch, trainer."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from harness.config.mining import ThresholdMining
+from harness.data.dataset.dataset import Dataset
+from harness.losses import build_objective
+from harness.models import Towers
+from harness.models.fitting import fit_out
+from harness.node.teacher_features import features_for
+from harness.parallel.process_group import World
+from harness.runs.request import Request
+from harness.training import Student, Trainer, build_student
+from harness.training.batches import Batch, BatchSource
+from harness.training.memory import largest_that_fits, reserve
+from harness.training.micro_batch_probe import try_micro_batch
+from harness.training.mining_step import build_miner
+from harness.training.optimiser import lock_towers, parameters
+from harness.training.split import Split, is_coupled, split_batch
+from harness.training.step_timer import Clock, no_clock
+
+
+@dataclass(frozen=True)
+class Workshop:
+    """What a training is built from; `towers` are on the device that trains."""
+
+    request: Request
+    dataset: Dataset
+    fingerprint: str
+    towers: Towers
+    world: World
+    clock: Clock = no_clock
+
+    def build(self) -> tuple[Trainer, Student]:
+        """The trainer and what it trains.
+
+        Raises:
+            HarnessError: model, data, teacher or the split of the batch cannot be had as the spec says.
+        """
+        experiment, ranks = self.request.experiment, self.world.ranks
+        lock_towers(self.towers, experiment.train.lock)
+        fit_out(self.towers, experiment.resources)
+        split = self._split()  # before the teacher, which may take long
+        features = features_for(self.request, self.dataset, self.fingerprint, self.towers.device)
+        source = BatchSource(experiment, self.dataset, self.towers, features, ranks)
+        objective = build_objective(experiment.loss, ranks).to(self.towers.device)
+        student = build_student(
+            experiment.train, self.towers, objective, divergence_steps=experiment.resources.divergence_steps
+        )
+        if experiment.resources.micro_batch_size == "auto" and self.towers.device.type == "cuda":
+            split = self._fitting(split, student, next(source.batches(0)))
+        miner = None
+        if isinstance(experiment.mining, ThresholdMining):
+            miner = build_miner(experiment.mining, source, experiment.captions, ranks)
+        trainer = Trainer(
+            experiment.train, student, source, miner, split, seed=experiment.seed, ranks=ranks, clock=self.clock
+        )
+        return trainer, student
+
+    def _split(self) -> Split:
+        asked = self.request.experiment.resources.micro_batch_size
+        micro = None if asked == "auto" else asked
+        coupled = is_coupled(self.towers.model)
+        processes = self.world.ranks.size
+        return split_batch(self.request.experiment.train, processes=processes, micro=micro, coupled=coupled)
+
+    def _fitting(self, split: Split, student: Student, batch: Batch) -> Split:
+        """The largest micro-batch that fits into the GPU's memory beside gradients and the optimiser's state."""
+        held = reserve(parameters(student.optimiser))
+        found = largest_that_fits(
+            split, lambda one: try_micro_batch(student, batch, one), self.world.ranks, self.towers.device
+        )
+        del held
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats(self.towers.device)
+        if found.micro < split.micro and self.world.is_first:
+            print(
+                f"harness: {split.part} images do not fit into memory at once; going on with micro-batches of "
+                f"{found.micro}, {found.accumulation} for each step. The result is the same.",
+                flush=True,
+            )
+        return found

@@ -1,0 +1,251 @@
+"""One attempt at a run, in named phases: load, build, loop, evaluate, record."""
+
+from __future__ import annotations
+
+import os
+import time
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import asdict
+
+import torch
+
+from harness.base.errors import StoreError, TrainingError
+from harness.base.files import read_json, write_json
+from harness.data.dataset.dataset import open_dataset
+from harness.data.sources.inspection import inspect_data
+from harness.models import build_towers, load_weights
+from harness.models.fitting import choose_device, fit_out
+from harness.node.assemble import Workshop
+from harness.node.preview import leave_gallery
+from harness.node.run_evaluation import Measuring
+from harness.node.stop import Stop
+from harness.parallel.process_group import World
+from harness.runs.completeness import missing_sets
+from harness.runs.identity import identify, teacher_id
+from harness.runs.record import Cost, Evaluation, Record
+from harness.runs.request import Request, read_request
+from harness.runs.store import RunFolder
+from harness.training import Step, Student, Trainer, checkpoint, provenance
+from harness.training.checkpoint import Checkpoints, Progress
+
+PROGRESS_EVERY_S = 1.0
+
+
+def load_request(folder: RunFolder) -> Request:
+    """How to carry the run out.
+
+    Raises:
+        StoreError: request.json is missing, damaged, or asks for another run than spec.json froze.
+    """
+    request = read_request(folder)
+    if read_json(folder.spec)["id"] != request.run_id:
+        raise StoreError("asks for another run", where=str(folder.request), fix="start it with `harness run`")
+    return request
+
+
+class Attempt:
+    """Carries one run out, in one process of `world`; the first has claimed the folder and alone writes to it."""
+
+    def __init__(
+        self, folder: RunFolder, request: Request, number: int, stop: Stop, world: World | None = None
+    ) -> None:
+        self.folder, self.request, self.number, self.stop = folder, request, number, stop
+        self.world = world or World()
+        self.experiment = request.experiment
+        self.device = choose_device(self.experiment.resources, request.gpu or self.world.local_rank)
+        torch.set_num_threads(max(request.threads // self.world.local_size, 1))
+        torch.use_deterministic_algorithms(self.experiment.resources.deterministic)
+        self.data = inspect_data(self.experiment.data, request.stored.data)
+        self._check_identity()
+        self.dataset = open_dataset(self.experiment.data, request.stored.data)
+        self.towers = build_towers(self.experiment.model, seed=self.experiment.seed).to(self.device)
+        self.measuring = Measuring(request, self.towers, self.device, self.world)
+        self.measuring.prepare()
+        self._reported = 0.0
+
+    def train(self) -> bool:
+        """Train to the end, from the last checkpoint if there is one; False when asked to stop before.
+
+        A run that is trained and not evaluated yet is only made ready for that, by as many processes as there are.
+        """
+        if self.world.told(self.folder.is_trained()):
+            self._take_up()
+            return True
+        trainer, student = self.build()
+        self._checkpoints = self._keeping(student)
+        at = self._resumed(trainer)
+        self._report(at, trainer)
+        self._saved = time.monotonic()
+        try:
+            for step in trainer.run(at):
+                at = step.at
+                self._log(step, trainer, student)
+                stopping = self.world.agreed(self.stop.is_set())
+                self._keep(at, trainer, now=stopping)
+                if stopping and at.step < trainer.steps:
+                    return False
+        except TrainingError:
+            self._keep(at, trainer, now=True)  # the student is as it was after the last good step
+            raise
+        self._keep(at, trainer, now=True)  # a kill during evaluation costs no step
+        if self.world.is_first:
+            leave_gallery(self.request, self.dataset, self.data.fingerprint, self.towers, self.folder)
+        if student.average is not None:
+            self.towers.model.load_state_dict(student.average.state_dict())
+        if self.world.is_first:
+            self.folder.note_training(self._training_cost(trainer))
+            checkpoint.save_weights(self.folder.weights, self.towers.model)
+        return True
+
+    def build(self) -> tuple[Trainer, Student]:
+        """The trainer and what it trains, at the start."""
+        shop = Workshop(self.request, self.dataset, self.data.fingerprint, self.towers, self.world)
+        return shop.build()
+
+    def evaluate(self) -> None:
+        """Measure the trained model on every set and write the record: the run is done. Every process's to do."""
+        begun = time.monotonic()
+        evaluations = self.measuring.measured(self.experiment.evaluation.references, self.folder.outcomes)
+        if self.world.is_first:
+            self.folder.finish(self._record(evaluations, time.monotonic() - begun))
+            checkpoint.remove(self.folder.checkpoint)
+
+    def evaluate_again(self) -> None:
+        """Measure a finished run on the sets that it has not been measured on, and add them to its record.
+
+        Every process's to do.
+        """
+        record = self.folder.record()
+        missing = self.world.told(missing_sets(self.experiment.evaluation, record))
+        if missing:
+            load_weights(self.towers.model, self.folder.weights)
+            evaluations = record.evaluations + self.measuring.measured(missing, self.folder.outcomes)
+            if self.world.is_first:
+                self.folder.finish(Record.model_validate({**dict(record), "evaluations": evaluations}))
+
+    def _take_up(self) -> None:
+        """Make ready to evaluate what an earlier attempt, or a job that only trains, has trained."""
+        fit_out(self.towers, self.experiment.resources)
+        load_weights(self.towers.model, self.folder.weights)
+        if self.world.is_first:
+            now = {"attempt": self.number, "pid": os.getpid(), "time": time.time()}
+            write_json(self.folder.progress, self.folder.read_progress() | now)
+
+    def _check_identity(self) -> None:
+        """Data that changed since the plan would make another run of this one."""
+        taught_by = teacher_id(self.experiment, self.request.teacher_run)
+        found = identify(self.experiment, fingerprint=self.data.fingerprint, teacher=taught_by).id
+        if found != self.folder.id:
+            what = f"spec and data make run {found}, not {self.folder.id}: data or code changed since the plan"
+            raise StoreError(what, where=str(self.folder.path), fix="plan again with `harness run`")
+
+    def _keeping(self, student: Student) -> Checkpoints:
+        resources = self.experiment.resources
+        return Checkpoints(self.folder.checkpoint, self.folder.id, student.parts, keep=resources.keep_checkpoints)
+
+    def _resumed(self, trainer: Trainer) -> Progress:
+        """Where to go on: after the last checkpoint, or at the beginning."""
+        found = self._checkpoints.restore()
+        if found is None:
+            trainer.calibrate()
+        step, duration_s = (0, 0.0) if found is None else (found.step, found.duration_s)
+        if self.world.is_first:
+            self.folder.keep_metrics_until(step)
+        return Progress(step, duration_s, self.number)
+
+    def _keep(self, at: Progress, trainer: Trainer, *, now: bool) -> None:
+        """Take a checkpoint when it is time, or `now` and until it is on the disk. The first process's to do."""
+        if not self.world.is_first:
+            return
+        self._checkpoints.check()
+        resources = self.experiment.resources
+        due = time.monotonic() - self._saved > resources.checkpoint_every_s
+        due |= bool(resources.checkpoint_every_steps) and at.step % (resources.checkpoint_every_steps or 1) == 0
+        if now or due:
+            self._report(at, trainer)
+            self._checkpoints.save(at, wait=now)
+            self._saved = time.monotonic()
+
+    def _log(self, step: Step, trainer: Trainer, student: Student) -> None:
+        """Write the step's metrics, where a line is due, and what stands out.
+
+        Evaluation is every process's to do, the rest the first one's.
+        """
+        at = step.at.step
+        values = self._values(step, trainer) if self.world.is_first else {}
+        evaluated = self._curve(at, trainer, student)
+        if not self.world.is_first:
+            return
+        if values or evaluated:
+            self.folder.append_metrics(at, values | evaluated)
+        if step.spike is not None:
+            self.folder.append_spike(asdict(step.spike))
+        if evaluated or time.time() - self._reported > PROGRESS_EVERY_S:
+            self._report(step.at, trainer)
+
+    def _values(self, step: Step, trainer: Trainer) -> dict[str, float]:
+        """What the step itself can tell, where a line is due."""
+        if step.at.step % self.experiment.resources.log_every and step.at.step not in (1, trainer.steps):
+            return {}
+        return {name: float(value) for name, value in step.logs.items()} | trainer.speed.read()
+
+    def _curve(self, at: int, trainer: Trainer, student: Student) -> dict[str, float]:
+        """The metrics on the evaluation sets after step `at`, where that is due."""
+        spec = self.experiment.evaluation
+        if spec.every is None or not spec.sets or at == trainer.steps:
+            return {}
+        batch = self.experiment.train.global_batch_size
+        every = spec.every.steps(samples_per_epoch=len(self.dataset), global_batch_size=batch)
+        if at % max(every, 1):
+            return {}
+        with _averaged(student):
+            return self.measuring.curve()
+
+    def _report(self, at: Progress, trainer: Trainer) -> None:
+        self._reported = time.time()
+        where = {"step": at.step, "steps": trainer.steps, "attempt": self.number, "pid": os.getpid()}
+        write_json(self.folder.progress, where | {"elapsed_s": at.duration_s, "time": self._reported})
+        limit = self.folder.pause_step()
+        if limit is not None and at.step >= limit:
+            self.stop.set()
+
+    def _training_cost(self, trainer: Trainer) -> Cost:
+        """What the training has cost on the processes that trained; another number of them may evaluate."""
+        steps, duration_s = trainer.steps, float(self.folder.read_progress()["elapsed_s"])
+        flops = trainer.speed.flops
+        return Cost(
+            duration_s=duration_s,
+            evaluation_s=0.0,
+            images_per_s=steps * self.experiment.train.global_batch_size / duration_s,
+            peak_memory_gb=provenance.peak_memory_gb(self.device),
+            device=provenance.device_name(self.device),
+            threads=self.request.threads,
+            devices=self.world.ranks.size,
+            flops=flops * steps if flops is not None else None,
+            micro_batch_size=trainer.split.micro,
+            checkpoint_s=self._checkpoints.stood_still_s,
+        )
+
+    def _record(self, evaluations: tuple[Evaluation, ...], evaluation_s: float) -> Record:
+        lines, training = self.folder.step_metrics(), self.folder.training()
+        steps, batch = lines[-1].step, self.experiment.train.global_batch_size
+        peak = max(training.peak_memory_gb, provenance.peak_memory_gb(self.device))
+        return Record(
+            run_id=self.folder.id,
+            attempts=self.number,
+            started_at=lines[0].time,
+            ended_at=time.time(),
+            steps=steps,
+            samples_seen=steps * batch,
+            epochs=steps / (len(self.dataset) // batch),
+            data=self.data,
+            final=lines[-1].values,
+            evaluations=evaluations,
+            cost=Cost.model_validate({**dict(training), "evaluation_s": evaluation_s, "peak_memory_gb": peak}),
+            versions=provenance.versions(),
+        )
+
+
+def _averaged(student: Student) -> AbstractContextManager[None]:
+    """The towers with the moving average's weights, where there is one."""
+    return nullcontext() if student.average is None else student.average.applied()

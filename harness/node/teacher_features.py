@@ -1,0 +1,43 @@
+"""A run's teacher: its towers, built only where its features are not there yet."""
+
+from __future__ import annotations
+
+import torch
+
+from harness.config.experiment import ExperimentTeacher, OpenClipTeacher
+from harness.config.model import Model
+from harness.data.dataset.dataset import Dataset
+from harness.features import TeacherFeatures, features_folder, teacher_features
+from harness.models import Towers, build_towers, load_weights
+from harness.runs.identity import teacher_id
+from harness.runs.request import Request
+
+
+def features_for(request: Request, dataset: Dataset, fingerprint: str, device: torch.device) -> TeacherFeatures | None:
+    """The teacher's features that the run of `request` reads; None where it uses no teacher.
+
+    Raises:
+        ModelError: the teacher's weights are missing or do not fit.
+    """
+    taught_by = teacher_id(request.experiment, request.teacher_run)
+    if taught_by is None:
+        return None
+    folder = features_folder(request.stored.features, fingerprint, taught_by)
+    return teacher_features(folder, dataset, request.experiment.captions, lambda: towers_of(request), device)
+
+
+def towers_of(request: Request) -> Towers:
+    """The teacher's towers of the run of `request`.
+
+    Raises:
+        ModelError: the teacher's weights are missing or do not fit.
+    """
+    match request.experiment.teacher:
+        case ExperimentTeacher(experiment=experiment):
+            towers = build_towers(experiment.model)
+            load_weights(towers.model, request.stored.run(str(request.teacher_run)).weights)
+            return towers
+        case OpenClipTeacher(model=name, weights=weights):
+            return build_towers(Model(name=name, weights=weights))
+        case None:
+            raise AssertionError("only a run with a teacher asks for one")

@@ -1,0 +1,81 @@
+"""What a plan will cost, judged by what finished runs of the same shape took."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from statistics import median
+from typing import Any
+
+from harness.base.errors import StoreError
+from harness.base.files import read_json
+from harness.planning.plan import Plan
+from harness.runs.planned import PlannedRun
+from harness.runs.request import shape
+from harness.runs.store import RunFolder, State, Store
+
+ENOUGH = 5
+"""Finished runs that are looked at for each shape."""
+
+
+def estimate(plan: Plan, store: Store, states: Mapping[str, State]) -> dict[str, Any]:
+    """Runs and images still to train, and hours of one worker; `hours_missing` is None where nothing is comparable.
+
+    A step's time depends on towers, batch, captions per image, mining and machine: runs that share the first four
+    are taken as comparable, the nearest otherwise being no estimate at all.
+    """
+    missing = [run for run in plan.runs.values() if states[run.id] is not State.DONE]
+    shapes = {run.id: shape(run.experiment) for run in missing}
+    done = [run for run in plan.runs.values() if states[run.id] is State.DONE]
+    measured = _seconds_per_step(set(shapes.values()), done, store) if missing else {}
+    known = [measured[shapes[run.id]] * run.steps for run in missing if shapes[run.id] in measured]
+    rest = len(missing) - len(known)
+    complete = bool(known) and rest <= len(known)
+    total = sum(known) * (len(missing) / len(known)) if complete else None
+    return {
+        "runs": len(plan.runs),
+        "runs_missing": len(missing),
+        "samples_missing": sum(run.steps * run.experiment.train.global_batch_size for run in missing),
+        "hours_missing": None if total is None else total / 3600,
+        "basis": "nothing comparable has run yet" if total is None else "judged by finished runs of the same shape",
+    }
+
+
+def predicted_hours(plan: Plan, store: Store) -> dict[str, float]:
+    """Hours that each run of the plan takes where its shape has run before; runs of new shapes are left out."""
+    states = store.states(plan.runs)
+    shapes = {run.id: shape(run.experiment) for run in plan.runs.values()}
+    done = [run for run in plan.runs.values() if states[run.id] is State.DONE]
+    measured = _seconds_per_step(set(shapes.values()), done, store)
+    return {
+        run.id: measured[shapes[run.id]] * run.steps / 3600 for run in plan.runs.values() if shapes[run.id] in measured
+    }
+
+
+def _seconds_per_step(wanted: set[str], done: Sequence[PlannedRun], store: Store) -> dict[str, float]:
+    found: dict[str, list[float]] = {name: [] for name in wanted}
+    for name, folder in _finished(done, store):
+        if name in found and len(found[name]) < ENOUGH:
+            with suppress(StoreError):  # a damaged run; this is an estimate
+                record = folder.record()
+                found[name].append(record.cost.duration_s / max(record.steps, 1))
+        if all(len(times) >= ENOUGH for times in found.values()):
+            break
+    return {name: median(times) for name, times in found.items() if times}
+
+
+def _finished(done: Sequence[PlannedRun], store: Store) -> Iterator[tuple[str, RunFolder]]:
+    """Finished runs with their shape, those of the plan first, as their shape is known without reading a file."""
+    yield from ((shape(run.experiment), store.run(run.id)) for run in done)
+    ours = {run.id for run in done}
+    for folder in store.runs():
+        if folder.id not in ours and folder.record_file.exists():
+            yield _stated_shape(folder), folder
+
+
+def _stated_shape(folder: RunFolder) -> str:
+    try:
+        request = read_json(folder.request)
+    except StoreError:
+        return ""
+    return str(request.get("shape", "")) if isinstance(request, dict) else ""

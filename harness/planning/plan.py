@@ -1,0 +1,213 @@
+"""From an ablation to the runs it needs: arms x seeds, teachers first, each run once whoever asks for it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Any
+
+from pydantic import ValidationError
+
+from harness.base.errors import SpecError
+from harness.config.ablation import Ablation
+from harness.config.data import Data
+from harness.config.experiment import Experiment, ExperimentTeacher, flatten
+from harness.config.explain import problems, sentence
+from harness.config.overrides import expand, laid_over
+from harness.runs.identity import identify, teacher_id
+from harness.runs.planned import PlannedRun
+from harness.runs.record import DataReport
+
+Inspect = Callable[[Data], DataReport]
+"""Tells what a data set holds; `harness.data.inspect_data` with its cache."""
+
+
+@dataclass(frozen=True)
+class Arm:
+    """A variant: its name and its experiment."""
+
+    name: str
+    label: str
+    experiment: Experiment
+    changes: Mapping[str, Any]
+    """What it changes in the base: dotted path to value."""
+
+
+@dataclass
+class Plan:
+    """Every run of an ablation, in an order in which teachers come first."""
+
+    name: str
+    ablation: Ablation
+    arms: tuple[Arm, ...]
+    runs: dict[str, PlannedRun] = field(default_factory=dict)
+    """By id."""
+    cells: dict[tuple[str, int], str] = field(default_factory=dict)
+    """Id by (arm, seed)."""
+    data: dict[str, DataReport] = field(default_factory=dict)
+    """What each data set holds, by fingerprint."""
+
+    @property
+    def missing_data(self) -> tuple[str, ...]:
+        """What keeps data sets from being looked at; empty unless the plan is provisional."""
+        return tuple(report.missing for report in self.data.values() if report.missing)
+
+    def arm(self, name: str) -> Arm:
+        """The arm of that name."""
+        return self._by_name[name]
+
+    def ids(self, arm: str) -> dict[int, str]:
+        """Ids of an arm's runs by seed."""
+        return {seed: self.cells[arm, seed] for seed in self.ablation.seed_list if (arm, seed) in self.cells}
+
+    def differences(self, arm: str) -> dict[str, tuple[Any, Any]]:
+        """All fields that can change a result and differ from the baseline: dotted path to (baseline, arm)."""
+        ours, theirs = self.arm(arm).experiment.science(defaults=True), self._baseline
+        sections = [name for name in sorted(ours.keys() | theirs.keys()) if ours.get(name) != theirs.get(name)]
+        arms, baselines = (flatten({name: side[name] for name in sections if name in side}) for side in (ours, theirs))
+        return {
+            path: (baselines.get(path), arms.get(path))
+            for path in sorted(arms.keys() | baselines.keys())
+            if arms.get(path) != baselines.get(path)
+        }
+
+    @cached_property
+    def _by_name(self) -> dict[str, Arm]:
+        return {arm.name: arm for arm in self.arms}
+
+    @cached_property
+    def _baseline(self) -> dict[str, Any]:
+        return self.arm(self.ablation.baseline).experiment.science(defaults=True)
+
+
+def make_plan(ablation: Ablation, *, name: str, where: str, inspect: Inspect) -> Plan:
+    """The plan of `ablation`.
+
+    Args:
+        name: what the ablation is called (its file's stem); names its MLflow experiment and its reports.
+        where: its file, for messages.
+        inspect: tells what a data set holds.
+
+    Raises:
+        SpecError: an arm is no valid experiment, two arms are the same run, a batch is larger than the data.
+        DataError: a data set cannot be read.
+    """
+    plan = Plan(name, ablation, tuple(resolve_arms(ablation, where)))
+    planner = Planner(plan, inspect)
+    owners: dict[str, str] = {}
+    for arm in plan.arms:
+        for seed in ablation.seed_list:
+            run = planner.add(_seeded(arm.experiment, seed), "arm", f"{where}: arm {arm.name!r}")
+            if run.id in owners:
+                fix = "leave one out with `exclude`, or" if ablation.axes else "remove one of them, or"
+                what = f"arms {owners[run.id]!r} and {arm.name!r} are the same run"
+                raise SpecError(what, where=where, fix=f"{fix} change a field that can change a result")
+            owners[run.id] = arm.name
+            plan.cells[arm.name, seed] = run.id
+    return plan
+
+
+def resolve_arms(ablation: Ablation, where: str) -> Iterator[Arm]:
+    """Every arm as a validated experiment.
+
+    Raises:
+        SpecError: an arm sets a field that does not exist, or a value that is not allowed.
+    """
+    shared = expand(ablation.base)
+    for name, table in ablation.variants():
+        try:
+            experiment = laid_over(ablation.experiment, shared, table)
+        except ValidationError as error:
+            raise _blame(ablation, name, error, where) from None
+        yield Arm(name, ablation.labels.get(name, name), experiment, flatten(table))
+
+
+def _blame(ablation: Ablation, name: str, error: ValidationError, where: str) -> SpecError:
+    """The first problem of the arm `name`, with the key of the ablation's file that it comes from."""
+    first, *others = problems(error, Experiment)
+    prefix = f"arm {name!r}: "
+    try:
+        laid_over(ablation.experiment, expand(ablation.base))
+    except ValidationError as shared:
+        if first in problems(shared, Experiment):
+            return sentence(first, where=where, prefix="base.", others=len(others))
+    if (axis := next((path for path in ablation.axes if _share_a_key(path, first.key)), None)) is not None:
+        return sentence(replace(first, key=axis), where=where, prefix="axes.", others=len(others))
+    if name in ablation.arms:
+        prefix = f"arms.{name}."
+    return sentence(first, where=where, prefix=prefix, others=len(others))
+
+
+def _share_a_key(path: str, key: str) -> bool:
+    """Whether one of two dotted paths is the other or lies above it."""
+    return (bool(key) and (f"{path}.").startswith(f"{key}.")) or f"{key}.".startswith(f"{path}.")
+
+
+class Planner:
+    """Adds runs to a plan, teachers first, each id once.
+
+    Arms share the objects of the sections that they do not change, so what was found out for one is kept by object.
+    """
+
+    def __init__(self, plan: Plan, inspect: Inspect) -> None:
+        self.plan = plan
+        self._inspect = inspect
+        self._teachers: dict[int, tuple[Experiment, str]] = {}
+        self._reports: dict[int, tuple[Data, DataReport]] = {}
+        self._inspected: dict[str, DataReport] = {}
+
+    def add(self, experiment: Experiment, role: str, where: str) -> PlannedRun:
+        """The run of `experiment` in the plan, its teacher before it.
+
+        Raises:
+            SpecError: a batch is larger than the data, or the duration is shorter than a step.
+            DataError: its data cannot be read.
+        """
+        report = self._report(experiment.data)
+        teacher = self._teacher(experiment, where)
+        identity = identify(experiment, fingerprint=report.fingerprint, teacher=teacher_id(experiment, teacher))
+        known = self.plan.runs.get(identity.id)
+        if known is None or (role == "arm" and known.role == "teacher"):
+            steps = 0 if report.missing else steps_of(experiment, report.samples, where)
+            self.plan.runs[identity.id] = PlannedRun(identity, experiment, role, teacher, steps)
+        return self.plan.runs[identity.id]
+
+    def _teacher(self, experiment: Experiment, where: str) -> str | None:
+        if not (experiment.uses_teacher and isinstance(experiment.teacher, ExperimentTeacher)):
+            return None
+        teacher = experiment.teacher.experiment
+        if id(teacher) not in self._teachers:
+            self._teachers[id(teacher)] = (teacher, self.add(teacher, "teacher", f"{where}: teacher.experiment").id)
+        return self._teachers[id(teacher)][1]
+
+    def _report(self, data: Data) -> DataReport:
+        if id(data) not in self._reports:
+            key = data.model_dump_json()
+            if key not in self._inspected:
+                self._inspected[key] = self._inspect(data)
+            report = self._inspected[key]
+            self._reports[id(data)] = (data, report)
+            self.plan.data[report.fingerprint] = report
+        return self._reports[id(data)][1]
+
+
+def _seeded(experiment: Experiment, seed: int) -> Experiment:
+    return experiment if experiment.seed == seed else laid_over(experiment, {"seed": seed})
+
+
+def steps_of(experiment: Experiment, samples: int, where: str) -> int:
+    """How many optimiser steps `experiment` takes on `samples` training samples.
+
+    Raises:
+        SpecError: there are fewer samples than one batch, or the duration is shorter than a step.
+    """
+    train = experiment.train
+    if samples < train.global_batch_size:
+        what = f"the data has {samples} samples, fewer than one batch of {train.global_batch_size}"
+        raise SpecError(what, where=f"{where}: train.global_batch_size", fix="make the batch smaller")
+    steps = train.duration.steps(samples_per_epoch=samples, global_batch_size=train.global_batch_size)
+    if steps < 1:
+        what = f"{train.duration} is less than one step"
+        raise SpecError(what, where=f"{where}: train.duration", fix="train for longer")
+    return steps

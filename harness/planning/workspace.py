@@ -1,0 +1,74 @@
+"""The head's view of a project: settings, store, and the plan of a spec. What the command and the Python API share."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from harness.base.errors import DataError
+from harness.config.ablation import Ablation
+from harness.config.data import Data
+from harness.config.load import load
+from harness.planning.plan import Plan, Planner, make_plan
+from harness.runs.identity import digest
+from harness.runs.record import DataReport
+from harness.runs.settings import Settings, load_settings
+from harness.runs.store import Store
+
+
+@dataclass(frozen=True)
+class Project:
+    """Settings and the store that they name."""
+
+    settings: Settings
+    store: Store
+
+    @classmethod
+    def at(cls, start: Path | None = None) -> Project:
+        """The project of the working folder, or of `start`: the nearest harness.toml decides.
+
+        Raises:
+            SpecError: harness.toml or a HARNESS_ variable is not valid.
+        """
+        settings = load_settings(start)
+        return cls(settings, Store(settings.store))
+
+    def plan(
+        self,
+        spec: str | Path | Ablation,
+        assignments: Sequence[str] = (),
+        *,
+        provisional: bool = False,
+        name: str | None = None,
+    ) -> Plan:
+        """The plan of an ablation: a TOML file, or an object of the Python API.
+
+        Args:
+            name: what it is called; default: its file's stem.
+            provisional: plan although data is not on this machine; such runs have provisional ids.
+
+        Raises:
+            SpecError: the spec is not valid.
+            DataError: its data cannot be read.
+        """
+        ablation = spec if isinstance(spec, Ablation) else load(spec, assignments)
+        name = name or ("ablation" if isinstance(spec, Ablation) else Path(spec).stem)
+        where = name if isinstance(spec, Ablation) else str(spec)
+        inspect = self._inspect_or_guess if provisional else self._inspect
+        return make_plan(ablation, name=name, where=where, inspect=inspect)
+
+    def planner(self, plan: Plan) -> Planner:
+        """Adds runs to `plan` one by one, as a search finds them."""
+        return Planner(plan, self._inspect)
+
+    def _inspect(self, data: Data) -> DataReport:
+        from harness.data.sources.inspection import inspect_data
+
+        return inspect_data(data, self.store.data)
+
+    def _inspect_or_guess(self, data: Data) -> DataReport:
+        try:
+            return self._inspect(data)
+        except DataError as error:
+            return DataReport(fingerprint=f"missing-{digest(data.model_dump(mode='json'))}", missing=str(error))

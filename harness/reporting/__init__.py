@@ -1,0 +1,61 @@
+"""Reports: from a plan and the records in its store to the answer, in every format that people and programs read."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from harness.base.files import write_text
+from harness.reporting.collect.results import Results, collect, refuse_nothing
+from harness.reporting.formats.latex import as_latex
+from harness.reporting.formats.machine import as_csv, as_json
+from harness.reporting.formats.markdown import as_markdown
+from harness.reporting.formats.terminal import as_terminal
+from harness.reporting.sections.compare import compare
+from harness.reporting.sections.document import Document
+
+__all__ = ["SUFFIXES", "Format", "Results", "collect", "compare", "refuse_nothing", "render", "write_report"]
+
+Format = Literal["terminal", "md", "html", "latex", "csv", "json"]
+
+SUFFIXES: dict[Format, str] = {
+    "terminal": "txt",
+    "md": "md",
+    "html": "html",
+    "latex": "tex",
+    "csv": "csv",
+    "json": "json",
+}
+"""File endings of the formats."""
+
+
+def render(results: Results, format: Format) -> str:
+    """The report as text. `terminal` has colours if the standard output is a terminal."""
+    document = Document(results)
+    match format:
+        case "terminal":
+            return as_terminal(document)
+        case "md":
+            return as_markdown(document)
+        case "html":
+            # a template engine that no other format needs
+            from harness.reporting.formats.page import as_html
+
+            return as_html(document)
+        case "latex":
+            return as_latex(document)
+        case "csv":
+            return as_csv(results)
+        case "json":
+            return as_json(document)
+
+
+def write_report(results: Results, format: Format, folder: Path) -> Path:
+    """Write the report into `folder` under the ablation's name and return its path.
+
+    Raises:
+        StoreError: the folder cannot be written.
+    """
+    path = folder / f"{results.plan.name}.{SUFFIXES[format]}"
+    write_text(path, render(results, format))
+    return path

@@ -1,0 +1,1 @@
+"""From records to comparable values: results, comparisons, curves, factors."""

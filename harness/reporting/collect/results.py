@@ -1,0 +1,194 @@
+"""Every run of a plan as it stands in the store: each record is read once, nothing is computed yet."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+from harness.base.errors import StoreError
+from harness.evaluation.suite_averages import averages
+from harness.planning.plan import Plan
+from harness.reporting.collect.design import Design, design_of
+from harness.reporting.formats.numbers import clean
+from harness.runs.planned import PlannedRun
+from harness.runs.record import Record
+from harness.runs.store import RunFolder, State, Store
+
+_NUMBER = re.compile(r"(\d+)")
+_PACE = ("data_wait", "images_per_s")
+TRAINING = "train"
+"""The last values of training metrics are called `train/NAME`."""
+
+
+Protocols = dict[str, tuple[str, dict[str, Any]]]
+"""By protocol id: the evaluation set and everything that was fixed."""
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One metric of one run."""
+
+    value: float
+    standard_error: float | None = None
+    """Over the evaluation samples."""
+    samples: int | None = None
+    protocol_id: str | None = None
+    """None for training metrics, which have no protocol."""
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """One run: what it measured, or why there is nothing."""
+
+    arm: str
+    """Empty for a run that only teaches others."""
+    seed: int
+    folder: RunFolder
+    planned: PlannedRun
+    state: State
+    cause: str
+    """Why there is no record: `missing`, `running`, `interrupted`, `failed: out_of_memory`; empty when done."""
+    message: str = ""
+    record: Record | None = None
+    measured: Mapping[str, Measured] = field(default_factory=dict)
+    """By `set/metric`, and `train/NAME`."""
+
+    @property
+    def sets(self) -> set[str]:
+        """Names of the evaluation sets that it was measured on."""
+        return {one.set for one in self.record.evaluations} if self.record else set()
+
+
+@dataclass(frozen=True)
+class Results:
+    """All that a report is made from."""
+
+    plan: Plan
+    runs: tuple[RunResult, ...]
+    """Arms in declared order, seeds within them."""
+    teachers: tuple[RunResult, ...]
+    """Runs that only teach others."""
+    protocols: Protocols
+    """What was fixed in each evaluation."""
+
+    @cached_property
+    def by_arm(self) -> dict[str, tuple[RunResult, ...]]:
+        """The runs of each arm."""
+        runs_of: dict[str, list[RunResult]] = {arm.name: [] for arm in self.plan.arms}
+        for run in self.runs:
+            runs_of[run.arm].append(run)
+        return {arm: tuple(runs) for arm, runs in runs_of.items()}
+
+    @cached_property
+    def labels(self) -> dict[str, str]:
+        """What each arm is called in print."""
+        return {arm.name: clean(arm.label) for arm in self.plan.arms}
+
+    @cached_property
+    def design(self) -> Design:
+        """Which factors the arms are made of."""
+        return design_of(self.plan.ablation)
+
+    @cached_property
+    def done(self) -> tuple[RunResult, ...]:
+        """The arms' finished runs."""
+        return tuple(run for run in self.runs if run.record is not None)
+
+    @cached_property
+    def sets(self) -> dict[str, tuple[str, ...]]:
+        """Every measured metric, by evaluation set, by name: recall@5 before recall@10."""
+        names: dict[str, dict[str, None]] = {}
+        for run in self.done:
+            for name in run.measured:
+                set_name, _, metric = name.partition("/")
+                if set_name != TRAINING:
+                    names.setdefault(set_name, {})[metric] = None
+        return {set_name: tuple(sorted(metrics, key=_natural)) for set_name, metrics in names.items()}
+
+    @cached_property
+    def finals(self) -> tuple[str, ...]:
+        """Every training metric that a record has a last value of, losses first, the machine's pace last."""
+        found = dict.fromkeys(name for run in self.done if run.record for name in run.record.final)
+        return tuple(sorted(found, key=lambda name: (name in _PACE, name.partition("/")[0] != "loss")))
+
+
+def refuse_nothing(results: Results) -> None:
+    """Refuse a report of nothing: no run has begun.
+
+    Raises:
+        StoreError: so it is.
+    """
+    if all(run.state is State.MISSING for run in results.runs):
+        what = f"there is nothing to report: none of its {len(results.runs)} runs has begun"
+        raise StoreError(what, where=results.plan.name, fix="`harness run` trains and evaluates them")
+
+
+def collect(plan: Plan, store: Store) -> Results:
+    """What the store holds of `plan`. A damaged record is a failed run of the report, not its end."""
+    known: Protocols = {}
+    cells = [(plan.runs[run_id], arm, seed) for (arm, seed), run_id in plan.cells.items()]
+    teachers = [(run, "", run.experiment.seed) for run in plan.runs.values() if run.role == "teacher"]
+    runs, others = (tuple(_read(store.run(cell[0].id), *cell, known) for cell in part) for part in (cells, teachers))
+    return Results(plan, runs, others, known)
+
+
+def _read(folder: RunFolder, planned: PlannedRun, arm: str, seed: int, known: Protocols) -> RunResult:
+    state = State.FAILED
+    try:
+        state = folder.state()
+        if state is State.DONE:
+            record = _sharing(folder.record(), known)
+            return RunResult(arm, seed, folder, planned, state, "", record=record, measured=measurements(record))
+        cause, message = _why(folder, state)
+    except StoreError as error:
+        state, cause, message = State.FAILED, "failed: damaged", str(error)
+    return RunResult(arm, seed, folder, planned, state, cause, clean(message))
+
+
+def measurements(record: Record) -> dict[str, Measured]:
+    """All metrics of a record by `set/metric`, averages of suites too, and last training metrics as `train/NAME`."""
+    found = {
+        f"{evaluation.set}/{name}": Measured(
+            metric.value, metric.standard_error, metric.samples, evaluation.protocol_id
+        )
+        for evaluation in (*record.evaluations, *averages(record.evaluations))
+        for name, metric in evaluation.metrics.items()
+    }
+    return found | {f"{TRAINING}/{name}": Measured(number) for name, number in record.final.items()}
+
+
+def _natural(name: str) -> list[tuple[int, str]]:
+    return [(int(part), "") if part.isdecimal() else (0, part) for part in _NUMBER.split(name)]
+
+
+def most_common(items: list[str]) -> str | None:
+    """The most frequent item, the first of several; None if there is none."""
+    return Counter(items).most_common(1)[0][0] if items else None
+
+
+def _sharing(record: Record, known: Protocols) -> Record:
+    """The record with one copy of every protocol: thousands of runs would each hold thousands of class names."""
+    evaluations = []
+    for one in averages(record.evaluations):
+        known.setdefault(one.protocol_id, (one.set, one.protocol))
+    for one in record.evaluations:
+        _, protocol = known.setdefault(one.protocol_id, (one.set, one.protocol))
+        evaluations.append(one.model_copy(update={"protocol": protocol}))
+    return record.model_copy(update={"evaluations": tuple(evaluations)})
+
+
+def _why(folder: RunFolder, state: State) -> tuple[str, str]:
+    match state:
+        case State.FAILED:
+            failure = folder.failure()
+            return f"failed: {failure.cause}", failure.message
+        case State.RUNNING | State.INTERRUPTED:
+            progress = folder.read_progress()
+            known = "step" in progress and "steps" in progress
+            return str(state), f"at step {progress['step']} of {progress['steps']}" if known else ""
+        case _:
+            return str(state), ""

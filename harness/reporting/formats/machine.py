@@ -1,0 +1,128 @@
+"""Reports for programs: CSV with a line for each run and metric, JSON with all that the other formats say."""
+
+from __future__ import annotations
+
+import csv
+from dataclasses import asdict
+from io import StringIO
+from typing import Any
+
+from pydantic_core import to_json
+
+from harness.reporting.collect.comparison import ArmValue, Column
+from harness.reporting.collect.results import Results, RunResult
+from harness.reporting.formats.numbers import clean
+from harness.reporting.sections.document import Document
+from harness.statistics import more_seeds
+
+REPORT_VERSION = 1
+HEADS = (
+    "arm",
+    "label",
+    "seed",
+    "run_id",
+    "state",
+    "metric",
+    "value",
+    "standard_error",
+    "samples",
+    "protocol_id",
+)
+_FORMULA = ("=", "+", "-", "@", "\t", "\r")
+
+
+def as_csv(results: Results) -> str:
+    """A line for each run and metric, values as they stand in the record; a run without a record has one line."""
+    out = StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(HEADS)
+    for run in results.runs:
+        first = [_cell(run.arm), _cell(results.labels[run.arm]), run.seed, run.folder.id, run.cause or "done"]
+        for metric, one in run.measured.items():
+            writer.writerow([*first, _cell(metric), one.value, one.standard_error, one.samples, one.protocol_id])
+        if not run.measured:
+            writer.writerow([*first, "", "", "", "", ""])
+    return out.getvalue()
+
+
+def as_json(document: Document) -> str:
+    """The report as one JSON object; numbers are unrounded and in their own scale (shares from 0 to 1)."""
+    results, ablation = document.results, document.ablation
+    data = {
+        "version": REPORT_VERSION,
+        "name": results.plan.name,
+        "question": ablation.question,
+        "answer": asdict(document.answer),
+        "baseline": ablation.baseline,
+        "primary": ablation.primary,
+        "flags": [asdict(flag) for flag in document.flags],
+        "arms": [_arm(document, arm) for arm in results.by_arm],
+        "metrics": [_column(document.column(metric)) for metric in document.metrics],
+        "claims": [
+            one.claim.model_dump(mode="json")
+            | {"metric": one.metric, "verdict": one.word}
+            | {"difference": asdict(one.difference) if one.difference else None}
+            for one in document.verdicts
+        ],
+        "references": [one.model_dump(mode="json") for one in ablation.references],
+        "runs": [_run(run) for run in (*results.teachers, *results.runs)],
+        "data": {key: report.model_dump(mode="json") for key, report in results.plan.data.items()},
+        "protocols": {key: {"set": name, "protocol": one} for key, (name, one) in results.protocols.items()},
+    }
+    return to_json(data, indent=1).decode() + "\n"
+
+
+def _arm(document: Document, arm: str) -> dict[str, Any]:
+    changes = document.differences.get(arm, {})
+    return {
+        "name": arm,
+        "label": document.results.labels[arm],
+        "changes": {path: {"baseline": before, "arm": after} for path, (before, after) in changes.items()},
+        "best": arm in document.primary.best,
+    }
+
+
+def _column(column: Column) -> dict[str, Any]:
+    arms = [_arm_value(one) for one in column.arms.values() if one.summary is not None]
+    return {"metric": column.metric, "protocol_id": column.protocol_id, "arms": arms}
+
+
+def _arm_value(one: ArmValue) -> dict[str, Any]:
+    return {
+        "arm": one.arm,
+        "values": {str(seed): number for seed, number in one.values.items()},
+        "protocol_id": one.protocol_id,
+        "other_protocol": one.foreign,
+        "standard_error": one.standard_error,
+        "samples": one.samples,
+        "summary": asdict(one.summary) if one.summary else None,
+        "difference": asdict(one.difference) if one.difference else None,
+        "holm_p": one.holm_p,
+        "more_seeds": more_seeds(one.difference) if one.difference else None,
+    }
+
+
+def _run(run: RunResult) -> dict[str, Any]:
+    record = run.record
+    parts = {"evaluations", "cost", "final", "data", "versions", "steps", "samples_seen", "epochs", "attempts"}
+    return {
+        "arm": run.arm or None,
+        "seed": run.seed,
+        "id": run.folder.id,
+        "state": str(run.state),
+        "cause": run.cause or None,
+        "message": run.message or None,
+        "planned_steps": run.planned.steps,
+        "record": _without_protocols(record.model_dump(mode="json", include=parts)) if record else None,
+    }
+
+
+def _without_protocols(record: dict[str, Any]) -> dict[str, Any]:
+    evaluations = [{key: part for key, part in one.items() if key != "protocol"} for one in record["evaluations"]]
+    return record | {"evaluations": evaluations}
+
+
+def _cell(text: str) -> str:
+    text = clean(text)
+    # a spreadsheet would run it
+    return f"'{text}" if text.startswith(_FORMULA) else text

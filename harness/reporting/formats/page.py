@@ -1,0 +1,97 @@
+"""The HTML page: one file, no scripts, nothing from the network, readable on a phone, in the dark and by ear."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+
+import jinja2
+from markupsafe import Markup, escape
+
+from harness import __version__
+from harness.base.html import environment
+from harness.reporting.collect.results import Results
+from harness.reporting.figures.plots import Gallery
+from harness.reporting.formats.numbers import clean, count
+from harness.reporting.formats.table import Entry, Head, Table
+from harness.reporting.sections.detail import protocol_texts
+from harness.reporting.sections.document import Document
+
+TEMPLATES = Path(__file__).parent / "templates"
+LEADING = ("forest", "seeds")
+"""Figures that stand beside the table of arms."""
+GALLERY_FIGURES = ("positives per image", "mined per image", "mining precision", "mining recall")
+"""What is said of a gallery's batch; the rest stands in the training metrics."""
+_NEGATIVE = re.compile(r"(?<![\w.)-])-(?=\d)")
+_SEPARATOR = re.compile(r"([/_])(?=\w{3})")
+
+
+def as_html(document: Document) -> str:
+    """The whole report. Text from specs and records is escaped by the template engine."""
+    results = document.results
+    # the SVG is made by this code, and its text escaped: see svg.py
+    drawn = Gallery(document).pictures() if results.done else []
+    pictures = [(picture, Markup(picture.svg)) for picture in drawn]
+    return (
+        templates()
+        .get_template("report.html")
+        .render(
+            document=document,
+            progress=f"{len(results.done)} of {count(len(results.runs), 'run')} done",
+            leading=[one for one in pictures if one[0].key in LEADING],
+            further=[one for one in pictures if one[0].key not in LEADING],
+            protocols=[tuple(map(clean, one[:2])) + one[2:] for one in protocol_texts(results)],
+            as_of=_as_of(results),
+            version=__version__,
+            shown_figures=GALLERY_FIGURES,
+        )
+    )
+
+
+def templates(*more: Path) -> jinja2.Environment:
+    """The templates here and in the folders `more`, which may extend them: one shell, one look for every page."""
+    found = environment(TEMPLATES, *more)
+    found.globals["style"] = Markup((TEMPLATES / "report.css").read_text(encoding="utf-8"))
+    found.filters |= {
+        "number": _number,
+        "plain": clean,
+        "breakable": _breakable,
+        "heading": _heading_classes,
+        "rows": _rows,
+    }
+    return found
+
+
+def _rows(table: Table) -> Iterator[tuple[str, list[tuple[str, str]]]]:
+    """Each row as its name and the (classes, text) of its other cells."""
+    for row in table.rows:
+        cells = zip(row[1:], table.heads[1:], strict=True)
+        yield clean(row[0].text), [(_classes(entry, head), _number(entry.text)) for entry, head in cells]
+
+
+def _classes(entry: Entry, head: Head) -> str:
+    names = [("number", head.numeric), ("best", entry.best), ("muted", entry.muted)]
+    names += [(name, not head.numeric and len(entry.text) > length) for name, length in (("prose", 12), ("long", 32))]
+    return " ".join(name for name, holds in names if holds)
+
+
+def _heading_classes(head: Head) -> str:
+    return " ".join(name for name, holds in (("number", head.numeric), ("wide", len(head.text) > 24)) if holds)
+
+
+def _number(text: str) -> str:
+    """A hyphen before a number as a minus sign."""
+    return _NEGATIVE.sub("−", clean(text)) if "-" in text else clean(text)
+
+
+def _breakable(text: str) -> Markup:
+    """A column's head that may break inside `set/metric_name`."""
+    return Markup(_SEPARATOR.sub(r"\1<wbr>", str(escape(_number(text)))).replace(" %", "&nbsp;%"))
+
+
+def _as_of(results: Results) -> str:
+    """When the newest result was written: a report of the same results is the same text."""
+    ended = [run.record.ended_at for run in results.done if run.record]
+    return datetime.fromtimestamp(max(ended), UTC).strftime("%Y-%m-%d %H:%M UTC") if ended else ""

@@ -1,0 +1,163 @@
+"""Numbers that others measured, as references: clip-benchmark's result files, and tables of papers.
+
+What a source does not say about how it measured is named unknown, part by part, so that nobody takes a number for one
+of the same protocol.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import tomllib
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from harness.base.errors import SpecError
+from harness.config.ablation import Reference
+
+PARTS = ("split", "samples", "templates", "class names", "prefix", "precision", "ties")
+"""What a number depends on besides the checkpoint; a paper's table states what it knows of them in [protocol]."""
+_TASKS = ("zeroshot_classification", "zeroshot_retrieval", "linear_probe")
+
+
+@dataclass(frozen=True)
+class External:
+    """One number of somebody else."""
+
+    row: str
+    """Whose it is: clip-benchmark's `MODEL PRETRAINED`, or the name of a table's row."""
+    metric: str
+    """`set/metric`, by clip-benchmark's names."""
+    value: float
+    """0 to 1."""
+    source: str
+    protocol: Mapping[str, str]
+    """By PARTS; what is missing is not known."""
+
+    def reference(self, arm: str) -> Reference:
+        """It as an ablation's reference for `arm`."""
+        return Reference(arm=arm, metric=self.metric, value=self.value, source=self.source, protocol=self.said)
+
+    @property
+    def said(self) -> str:
+        """How it was measured, every part named."""
+        unknown = [part for part in PARTS if part not in self.protocol]
+        known = [f"{part}: {self.protocol[part]}" for part in PARTS if part in self.protocol]
+        return "; ".join([*known, *([f"unknown: {', '.join(unknown)}"] if unknown else [])])
+
+
+def read_external(file: Path) -> list[External]:
+    """The numbers in a file: clip_benchmark's JSON or CSV, or a paper's table as TOML.
+
+    Raises:
+        SpecError: it is none of these, or a number is out of range.
+    """
+    try:
+        text = file.read_text(encoding="utf-8")
+        match file.suffix:
+            case ".json":
+                found = list(_of_run(json.loads(text), file))
+            case ".csv":
+                found = [one for row in csv.DictReader(text.splitlines()) for one in _of_row(row, file)]
+            case ".toml":
+                found = list(_of_table(tomllib.loads(text)))
+            case _:
+                raise ValueError(f'"{file.suffix}" files are not known')
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        what = f"is no table of results ({type(error).__name__}: {error})"
+        fix = "give clip_benchmark's JSON or CSV, or TOML with source, [protocol] and [rows.NAME]"
+        raise SpecError(what, where=str(file), fix=fix) from None
+    if not found:
+        raise SpecError("holds no numbers", where=str(file), fix="give a file with at least one metric")
+    return found
+
+
+def assigned(found: Iterable[External], arms: Mapping[str, str]) -> list[Reference]:
+    """References for arms: `arms` says which arm a row is; a row goes by its own name where it does not.
+
+    Raises:
+        SpecError: two rows would say different things about one arm and metric.
+    """
+    known: dict[tuple[str, str], External] = {}
+    references = []
+    for one in found:
+        arm = arms.get(one.row, arms.get("*", one.row))
+        before = known.setdefault((arm, one.metric), one)
+        if before is not one:
+            what = f'two numbers for {one.metric} of "{arm}": of "{before.row}" ({before.source}) and of "{one.row}"'
+            raise SpecError(what, where=one.source, fix='say which row is which arm: --arm "ROW=ARM"')
+        references.append(one.reference(arm))
+    return references
+
+
+def arm_names(options: Iterable[str]) -> dict[str, str]:
+    """`--arm` options as arms by row; `ARM` alone stands for every row, under `*`."""
+    pairs = (option.rpartition("=") for option in options)
+    return {row or "*": arm for row, _, arm in pairs}
+
+
+def as_toml(references: Iterable[Reference]) -> str:
+    """`[[references]]` tables to put into an ablation's file."""
+    import tomlkit
+
+    document = tomlkit.document()
+    tables = tomlkit.aot()
+    for one in references:
+        tables.append(tomlkit.item(one.model_dump()))
+    document.add("references", tables)
+    return tomlkit.dumps(document)
+
+
+def _of_run(run: Mapping[str, Any], file: Path) -> Iterator[External]:
+    yield from _numbers(run["metrics"], run, file)
+
+
+def _of_row(row: Mapping[str, str], file: Path) -> Iterator[External]:
+    values = {name: float(text) for name, text in row.items() if text and _is_metric(name)}
+    yield from _numbers(values, row, file)
+
+
+def _numbers(metrics: Mapping[str, float], about: Mapping[str, Any], file: Path) -> Iterator[External]:
+    if about["task"] not in _TASKS:
+        raise ValueError(f'task "{about["task"]}" is not measured here')
+    name = PurePosixPath(about["dataset"]).name
+    suffix = "@linear_probe" if about["task"] == "linear_probe" else ""
+    # of what decides these numbers clip-benchmark writes down the language alone
+    protocol = {"ties": "as topk returns them"}
+    if about.get("language", "en") != "en":
+        protocol["class names"] = f"language {about['language']}"
+    for metric, value in metrics.items():
+        if _is_metric(metric) and value == value:  # acc5 of few classes is NaN
+            yield External(
+                row=f"{about['model']} {about['pretrained']}",
+                metric=f"{name}{suffix}/{metric}",
+                value=_share(value, metric),
+                source=f"clip_benchmark, {file.name}",
+                protocol=protocol,
+            )
+
+
+def _of_table(table: Mapping[str, Any]) -> Iterator[External]:
+    protocol = {str(part): str(text) for part, text in table.get("protocol", {}).items()}
+    if strange := sorted(protocol.keys() - set(PARTS)):
+        raise ValueError(f"[protocol] says {', '.join(strange)}; its parts are {', '.join(PARTS)}")
+    divisor = {"percent": 100, "share": 1}[table.get("unit", "percent")]
+    for row, numbers in table["rows"].items():
+        for metric, value in numbers.items():
+            if "/" not in metric:
+                raise ValueError(f'"{metric}" of {row} is no set/metric')
+            yield External(row, metric, _share(value / divisor, metric), f"{table['source']}, {row}", protocol)
+
+
+def _is_metric(name: str) -> bool:
+    return name.removeprefix("lp_") in ("acc1", "acc5", "mean_per_class_recall", "mean_average_precision") or (
+        "_retrieval_recall@" in name
+    )
+
+
+def _share(value: float, metric: str) -> float:
+    if not 0 <= value <= 1:
+        raise ValueError(f'{metric} = {value} is no share; say unit = "percent" or "share"')
+    return float(value)

@@ -1,0 +1,179 @@
+"""The question's answer in one sentence, and a verdict on each claim: only what the intervals bear."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from harness.config.ablation import Claim
+from harness.reporting.collect.comparison import ArmValue, Column, difference_between
+from harness.reporting.collect.results import Results
+from harness.reporting.formats.numbers import count, difference, higher_is_better, mean, named, p_value, unit
+from harness.statistics import CONFIDENCE, Difference, more_seeds
+
+Word = Literal["holds", "opposite", "not settled", "not comparable", "no result"]
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What the ablation's question can be answered with so far."""
+
+    sentence: str
+    details: tuple[str, ...] = ()
+    """Further sentences: how many arms differ, whether the best and the runner-up can be told apart."""
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What the runs say about a claim."""
+
+    claim: Claim
+    metric: str
+    difference: Difference | None
+    word: Word
+
+    @property
+    def text(self) -> str:
+        """The verdict in words, with what would settle it."""
+        return f"{self.word}{needed(self.difference)}" if self.word == "not settled" else self.word
+
+
+def answer(results: Results, column: Column) -> Answer:
+    """The answer from the primary metric's column."""
+    ranked = column.comparable
+    if not ranked:
+        return Answer("There is no answer yet: no run has a result for the primary metric.")
+    done, planned = sum(len(arm.values) for arm in column.arms.values()), len(results.runs)
+    so_far = f"So far, with {done} of {count(planned, 'run')}: " if done < planned else ""
+    sentence = _sentence(results, column, ranked)
+    return Answer(so_far + sentence, tuple(_details(results, column, ranked)))
+
+
+def verdicts(results: Results, column: Callable[[str], Column]) -> list[Verdict]:
+    """A verdict on every claim, by the 95 % interval of its own paired difference.
+
+    Args:
+        column: gives the column of a metric.
+    """
+    ablation = results.plan.ablation
+    return [_verdict(claim, column(claim.metric or ablation.primary)) for claim in ablation.claims]
+
+
+def needed(delta: Difference | None) -> str:
+    """How many more seeds would tell, in brackets; empty where it cannot be estimated."""
+    if delta is None or delta.interval is None:
+        return " (one seed tells nothing)" if delta is not None and delta.n == 1 else ""
+    seeds = more_seeds(delta)
+    return f" (about {count(seeds, 'more seed')} needed)" if seeds else " (more than 1,000 seeds needed)"
+
+
+def is_shown(arm: ArmValue) -> bool:
+    """Whether an arm differs from the baseline after Holm's correction."""
+    return arm.holm_p is not None and arm.holm_p < 1 - CONFIDENCE
+
+
+def _sentence(results: Results, column: Column, ranked: Sequence[ArmValue]) -> str:
+    labels, metric, baseline = _names(results), column.metric, results.plan.ablation.baseline
+    best = ranked[0]
+    assert best.summary is not None
+    level = f"{mean(metric, best.summary)}{unit(metric)}"
+    if len(column.arms) == 1:
+        return f"{labels[best.arm]} reaches {level} in {metric} ({count(best.summary.n, 'seed')})."
+    if not column.arms[baseline].values:
+        top = "highest" if column.higher_is_better else "lowest"
+        return f"The baseline {labels[baseline]} has no result in {metric}; {labels[best.arm]} is {top}: {level}."
+    others = [arm for arm in ranked if arm.difference is not None]
+    if not others:
+        return f"Only {labels[best.arm]} has a result in {metric} that can be compared: {level}."
+    shown = [arm for arm in others if is_shown(arm) and arm.difference and column.gain(arm.difference) > 0]
+    if best in shown:
+        return _better(results, column, best, level)
+    return _not_better(results, column, others, best, shown)
+
+
+def _better(results: Results, column: Column, best: ArmValue, level: str) -> str:
+    assert best.difference is not None
+    delta = difference(column.metric, best.difference, with_points=True)
+    baseline = _names(results)[results.plan.ablation.baseline]
+    proof = f"{count(best.difference.n, 'seed')}, Holm p {_p(best)}"
+    return f"{_names(results)[best.arm]} is best in {column.metric}: {level}, {delta} against {baseline} ({proof})."
+
+
+def _not_better(
+    results: Results, column: Column, others: Sequence[ArmValue], best: ArmValue, shown: Sequence[ArmValue]
+) -> str:
+    labels = _names(results)
+    baseline = labels[results.plan.ablation.baseline]
+    top = others[0]
+    assert top.difference is not None
+    delta = difference(column.metric, top.difference, with_points=True)
+    if top.difference.n == 1:
+        return f"Nothing can be claimed from one seed: {labels[top.arm]} comes out at {delta} against {baseline}."
+    if best.arm == results.plan.ablation.baseline:
+        close = f"the nearest, {labels[top.arm]}, is at {delta}"
+        return f"No arm is shown to be better than {baseline}, which has the best mean; {close}."
+    seeds = count(top.difference.n, "seed")
+    told = f"{labels[top.arm]} has the best mean, {delta}, but cannot be told apart from {baseline} with {seeds}"
+    more = f" and {len(shown) - 3} more" if len(shown) > 3 else ""
+    also = f"; {', '.join(labels[arm.arm] for arm in shown[:3])}{more} can" if shown else ""
+    return f"{told}{needed(top.difference)}{also}."
+
+
+def _details(results: Results, column: Column, ranked: Sequence[ArmValue]) -> list[str]:
+    others = [arm for arm in ranked if arm.difference is not None and arm.difference.n > 1]
+    found = []
+    if len(others) > 1:
+        gains = [column.gain(arm.difference) for arm in others if is_shown(arm) and arm.difference]
+        found.append(f"{_counted(gains, len(others))} (paired t-tests, Holm's correction, 5 %).")
+    if len(ranked) > 1 and ranked[0].arm != results.plan.ablation.baseline and is_shown(ranked[0]):
+        found += _runner_up(results, column, ranked[0], ranked[1])
+    return found
+
+
+def _counted(gains: list[float], others: int) -> str:
+    """How many of the `others` are shown to be better or worse, by the gains of those that are shown to differ."""
+    better, worse = sum(gain > 0 for gain in gains), sum(gain < 0 for gain in gains)
+    parts = [(better, "better than the baseline"), (worse, "worse than the baseline")]
+    said = [f"{number} {'is' if number == 1 else 'are'} shown to be {how}" for number, how in parts if number]
+    unsettled = others - better - worse
+    if unsettled == others:
+        return f"Not one of the {others} other arms can be told apart from the baseline"
+    said += [f"{unsettled} cannot be told apart from it"] if unsettled else []
+    return f"Of {others} other arms, {', '.join(said)}"
+
+
+def _runner_up(results: Results, column: Column, best: ArmValue, second: ArmValue) -> list[str]:
+    delta = difference_between(column, best.arm, second.arm)
+    if second.arm == results.plan.ablation.baseline or delta is None or delta.interval is None:
+        return []
+    labels = _names(results)
+    names = f"{labels[best.arm]} and the runner-up {labels[second.arm]}"
+    how = difference(column.metric, delta, with_points=True)
+    if delta.interval.excludes_zero:
+        return [f"{names} differ by {how}."]
+    return [f"{names} cannot be told apart: {how}{needed(delta)}."]
+
+
+def _names(results: Results) -> dict[str, str]:
+    """What arms are called in sentences."""
+    return {arm: named(label) for arm, label in results.labels.items()}
+
+
+def _verdict(claim: Claim, column: Column) -> Verdict:
+    ours, theirs = column.arms[claim.arm], column.arms[claim.than]
+    delta = difference_between(column, claim.arm, claim.than)
+    if not ours.values or not theirs.values:
+        word: Word = "no result"
+    elif ours.protocol_id != theirs.protocol_id:
+        word = "not comparable"
+    elif delta is None or delta.interval is None or not delta.interval.excludes_zero:
+        word = "not settled"
+    else:
+        word = "holds" if (delta.mean > 0) == higher_is_better(column.metric) else "opposite"
+    return Verdict(claim, column.metric, delta, word)
+
+
+def _p(arm: ArmValue) -> str:
+    text = p_value(arm.holm_p)
+    return text if text.startswith("<") else f"= {text}"

@@ -1,0 +1,167 @@
+"""A report before it has a format: the answer, the remarks and the tables, each made when a format asks for it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import replace
+from functools import cached_property
+
+from harness.reporting.collect.comparison import Column, compare_arms
+from harness.reporting.collect.results import TRAINING, Results
+from harness.reporting.formats.numbers import clean
+from harness.reporting.formats.table import Table
+from harness.reporting.sections.answer import Answer, Verdict, answer, verdicts
+from harness.reporting.sections.budgets import budget_table
+from harness.reporting.sections.detail import (
+    changes_table,
+    cost_table,
+    data_table,
+    failures_table,
+    runs_table,
+    set_table,
+    training_table,
+    versions_table,
+)
+from harness.reporting.sections.effects import FactorEffect, effects_sentence, effects_table, factor_effects
+from harness.reporting.sections.fairness import Differences, Flag, flags
+from harness.reporting.sections.layouts import grid_table, suite_table
+from harness.reporting.sections.samples import sample_table
+from harness.reporting.sections.tables import arms_table, claims_table, references_table
+from harness.runs.gallery import Gallery, read_gallery
+
+MOST_GALLERIES = 3
+MOST_GRIDS = 4
+"""Shown metrics that get a grid of their own."""
+
+
+class Document:
+    """Everything that a report says about `results`."""
+
+    def __init__(self, results: Results) -> None:
+        self.results = results
+        self.ablation = results.plan.ablation
+        self.name = clean(results.plan.name)
+        self.question = clean(self.ablation.question)
+        self.notes = clean(self.ablation.notes)
+        self._columns: dict[str, Column] = {}
+
+    def column(self, metric: str) -> Column:
+        """The column of a metric."""
+        if metric not in self._columns:
+            self._columns[metric] = compare_arms(self.results, metric)
+        return self._columns[metric]
+
+    @property
+    def primary(self) -> Column:
+        """The column that answers the question."""
+        return self.column(self.ablation.primary)
+
+    @cached_property
+    def shown(self) -> tuple[Column, ...]:
+        """Columns of the table of arms: the primary metric, then the secondary ones."""
+        return tuple(map(self.column, dict.fromkeys((self.ablation.primary, *self.ablation.secondary))))
+
+    @cached_property
+    def answer(self) -> Answer:
+        """What the question is answered with."""
+        found = answer(self.results, self.primary)
+        said = effects_sentence(self.primary, self.effects)
+        return replace(found, details=(*found.details, said)) if said else found
+
+    @cached_property
+    def differences(self) -> Differences:
+        """What each arm but the baseline changes."""
+        arms = [arm.name for arm in self.results.plan.arms if arm.name != self.ablation.baseline]
+        return {arm: self.results.plan.differences(arm) for arm in arms}
+
+    @cached_property
+    def flags(self) -> tuple[Flag, ...]:
+        """What to know before comparing."""
+        return tuple(flags(self.results, self.shown, self.differences))
+
+    @cached_property
+    def verdicts(self) -> tuple[Verdict, ...]:
+        """What the runs say about each claim."""
+        return tuple(verdicts(self.results, self.column))
+
+    @cached_property
+    def effects(self) -> list[FactorEffect]:
+        """Which factor matters, by the primary metric."""
+        return factor_effects(self.results, self.primary)
+
+    @cached_property
+    def answering(self) -> tuple[Table, ...]:
+        """Arms, the paper's layouts, factors, claims, reported numbers."""
+        grids = (grid_table(self.results, column) for column in self.shown[:MOST_GRIDS])
+        suite = suite_table(self.results, self.shown)
+        effects = effects_table(self.primary, self.effects)
+        tables = (claims_table(self.results, self.verdicts), references_table(self.results, self.column))
+        samples = sample_table(self.results, self.primary)
+        return _present((arms_table(self.results, self.shown), samples, *grids, suite, effects, *tables))
+
+    @cached_property
+    def changes(self) -> Table | None:
+        """What the arms change."""
+        return changes_table(self.results, self.differences)
+
+    @cached_property
+    def galleries(self) -> tuple[tuple[str, Gallery], ...]:
+        """What mining found, of a few arms: the best ones first, each as one of its runs left it."""
+        ranked = dict.fromkeys([*(arm.arm for arm in self.primary.comparable), *self.results.by_arm])
+        found: list[tuple[str, Gallery]] = []
+        for arm in ranked:
+            left = (read_gallery(run.folder.gallery) for run in self.results.by_arm[arm])
+            gallery = next((one for one in left if one is not None and one.cards), None)
+            if gallery is not None:
+                found.append((self.results.labels[arm], gallery))
+            if len(found) == MOST_GALLERIES:
+                break
+        return tuple(found)
+
+    @cached_property
+    def sets(self) -> tuple[Table, ...]:
+        """A table for each evaluation set."""
+        return tuple(
+            set_table(self.results, name, [self.column(f"{name}/{metric}") for metric in metrics])
+            for name, metrics in self.results.sets.items()
+        )
+
+    @cached_property
+    def training(self) -> tuple[Table, ...]:
+        """Training and cost."""
+        columns = [self.column(f"{TRAINING}/{name}") for name in self.results.finals]
+        return _present(
+            (
+                budget_table(self.results, self.primary),
+                cost_table(self.results, self.primary),
+                training_table(self.results, columns),
+            )
+        )
+
+    @cached_property
+    def failures(self) -> Table | None:
+        """Runs without a result."""
+        return failures_table(self.results)
+
+    @cached_property
+    def provenance(self) -> tuple[Table, ...]:
+        """Runs, data and versions."""
+        return _present((runs_table(self.results), data_table(self.results), versions_table(self.results)))
+
+    @property
+    def detail(self) -> tuple[Table, ...]:
+        """All tables but those that answer."""
+        return _present((self.changes, *self.sets, *self.training, self.failures, *self.provenance))
+
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        """Every metric that the report shows: the primary one first."""
+        named = [column.metric for column in self.shown]
+        named += [one.metric for one in self.verdicts] + [one.metric for one in self.ablation.references]
+        named += [f"{name}/{metric}" for name, metrics in self.results.sets.items() for metric in metrics]
+        named += [f"{TRAINING}/{name}" for name in self.results.finals]
+        return tuple(dict.fromkeys(named))
+
+
+def _present(tables: Iterable[Table | None]) -> tuple[Table, ...]:
+    return tuple(table for table in tables if table is not None)

@@ -1,0 +1,124 @@
+"""Where there is one seed: two checkpoints compared sample by sample, from the outcomes that their runs kept."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from harness.reporting.collect.comparison import ArmValue, Column
+from harness.reporting.collect.results import Results, RunResult
+from harness.reporting.formats.numbers import interval, is_share, p_value, points, signed
+from harness.reporting.formats.table import Entry, Head, Table, numbers
+from harness.reporting.sections.tables import EMPTY
+from harness.statistics import CONFIDENCE, SampleTest, compare_samples, holm
+
+MOST_ARMS = 100
+_TOP = re.compile(r"acc(\d+)")
+_RECALL = re.compile(r"(image_retrieval|text_retrieval)_recall@(\d+)")
+
+
+@dataclass(frozen=True, eq=False)
+class Hits:
+    """Which samples a run got right, in the order of their keys."""
+
+    keys: NDArray[Any]
+    """[n], what tells samples apart."""
+    images: NDArray[Any]
+    """[n], the image that each belongs to."""
+    right: NDArray[np.bool_]
+    """[n]"""
+
+
+def sample_table(results: Results, column: Column) -> Table | None:
+    """Arms with one seed against the baseline's run of that seed; None where there are more seeds, or no outcomes."""
+    single = [arm for arm in column.comparable if arm.difference is not None and arm.difference.n == 1]
+    tests = {arm.arm: test for arm in single[:MOST_ARMS] if (test := _tested(results, column, arm)) is not None}
+    if not tests:
+        return None
+    corrected = dict(zip(tests, holm([test.p for test in tests.values()]), strict=True))
+    rows = tuple(
+        (Entry(results.labels[arm]), *_entries(column, tests[arm], corrected[arm]))
+        for arm in results.by_arm
+        if arm in tests
+    )
+    unit = f" ({points(column.metric).strip()})" if is_share(column.metric) else ""
+    baseline = results.labels[results.plan.ablation.baseline]
+    heads = (
+        Head("Arm", numeric=False),
+        Head(f"Δ to baseline{unit} [95 % over samples]"),
+        *numbers("only this arm right", "only baseline right", "p (McNemar, Holm)", "samples"),
+    )
+    notes = [
+        f"There is one seed, so each arm is one checkpoint against one of {baseline}, on the same samples: the paired "
+        "bootstrap's interval and McNemar's exact test tell whether these two checkpoints differ. Trained with another "
+        "seed both may come out otherwise, so nothing is claimed about the arms.",
+    ]
+    if any(test.p is None for test in tests.values()):
+        notes.append("Captions of one image are drawn together, not independent: McNemar's test is left out.")
+    return Table("samples", f"One seed: {column.metric} sample by sample", heads, rows, tuple(notes))
+
+
+def read_hits(run: RunResult, metric: str) -> Hits | None:
+    """Which samples the run got right by `set/metric`; None where it kept no outcomes of that set and protocol."""
+    set_name, _, name = metric.partition("/")
+    measured = run.measured.get(metric)
+    if measured is None or not (_TOP.fullmatch(name) or _RECALL.fullmatch(name)):
+        return None
+    for file in sorted(run.folder.outcomes.glob("*.parquet")):
+        with suppress(OSError, KeyError, ValueError):  # a damaged file is one that was not kept
+            if _is_of(file, set_name, measured.protocol_id):
+                return _hits(file, name)
+    return None
+
+
+def _tested(results: Results, column: Column, arm: ArmValue) -> SampleTest | None:
+    ours, theirs = results.by_arm[arm.arm], results.by_arm[results.plan.ablation.baseline]
+    (seed,) = arm.values.keys() & column.arms[results.plan.ablation.baseline].values.keys()
+    hits = [read_hits(run, column.metric) for runs in (ours, theirs) for run in runs if run.seed == seed]
+    one, other = hits
+    if one is None or other is None or not np.array_equal(one.keys, other.keys):
+        return None
+    _, groups = np.unique(one.images, return_inverse=True)
+    return compare_samples(one.right, other.right, groups.astype(np.int64))
+
+
+def _entries(column: Column, test: SampleTest, corrected: float | None) -> Iterator[Entry]:
+    text = f"{signed(column.metric, test.difference)} {interval(column.metric, test.interval)}"
+    yield Entry(text)
+    yield Entry(f"{test.only_ours:,}")
+    yield Entry(f"{test.only_theirs:,}")
+    yield EMPTY if corrected is None else Entry(p_value(corrected), best=corrected < 1 - CONFIDENCE)
+    yield Entry(f"{test.samples:,}")
+
+
+def _is_of(file: Path, set_name: str, protocol_id: str | None) -> bool:
+    import pyarrow.parquet as pq  # half of the time that a report without it takes
+
+    metadata = pq.read_schema(file).metadata or {}
+    return (metadata.get(b"set"), metadata.get(b"protocol_id")) == (set_name.encode(), (protocol_id or "").encode())
+
+
+def _hits(file: Path, name: str) -> Hits:
+    import pyarrow.parquet as pq
+
+    table = pq.read_table(file)
+    columns = {key: np.asarray(table[key].to_numpy()) for key in table.column_names}
+    if top := _TOP.fullmatch(name):
+        keys, limit = columns["key"].astype(str), int(top[1])
+        kept = np.ones(len(keys), dtype=bool)
+        images = keys
+    else:
+        recall = _RECALL.fullmatch(name)
+        assert recall is not None
+        kept, limit = columns["direction"] == recall[1], int(recall[2])
+        images = columns["key"].astype(str)
+        keys = np.char.add(np.char.add(images, "\n"), columns["caption"].astype(str))
+    order = np.argsort(keys[kept], kind="stable")
+    return Hits(keys[kept][order], images[kept][order], (columns["rank"][kept] <= limit)[order])

@@ -1,0 +1,183 @@
+"""The tables that answer: arms with their differences, claims with verdicts, reported numbers beside ours."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from harness.config.ablation import Reference
+from harness.reporting.collect.comparison import ArmValue, Column
+from harness.reporting.collect.results import Results
+from harness.reporting.formats.numbers import (
+    NOTHING,
+    clean,
+    difference,
+    heading,
+    higher_is_better,
+    interval,
+    is_share,
+    mean,
+    p_value,
+    points,
+    signed,
+    unit,
+    value,
+)
+from harness.reporting.formats.table import Entry, Head, Table, numbers, words
+from harness.reporting.sections.answer import Verdict, is_shown, needed
+
+EMPTY = Entry(NOTHING, muted=True)
+_GRAVITY = ("failed", "interrupted", "running", "missing")
+
+
+def arms_table(results: Results, columns: Sequence[Column]) -> Table:
+    """Arms with the primary metric, its paired difference to the baseline, and the secondary metrics.
+
+    Args:
+        columns: the primary metric's first.
+    """
+    primary, *secondary = columns
+    ablation = results.plan.ablation
+    several = len(results.by_arm) > 1
+    references = {one.arm: one for one in ablation.references if one.metric == primary.metric}
+    unit_of_difference = f" ({points(primary.metric).strip()})" if is_share(primary.metric) else ""
+    heads = [Head("Arm", numeric=False), *numbers(heading(primary.metric), "seeds")]
+    heads += numbers(f"Δ to baseline{unit_of_difference}", "p (Holm)") if several else ()
+    heads += numbers("reported", "ours − reported") if references else ()
+    heads += numbers(*(heading(column.metric) for column in secondary))
+    rows = []
+    for arm in results.by_arm:
+        row = [Entry(results.labels[arm]), mean_entry(results, primary, arm), _seeds_entry(results, primary, arm)]
+        row += _difference_entries(primary, arm, ablation.baseline) if several else []
+        row += _reference_entries(primary, arm, references) if references else []
+        rows.append((*row, *(mean_entry(results, column, arm) for column in secondary)))
+    caption = "Arms: mean ± standard deviation over seeds, and the paired difference to the baseline"
+    notes = _arms_notes(results, primary, several, bool(references))
+    return Table("arms", caption, tuple(heads), tuple(rows), tuple(notes))
+
+
+def claims_table(results: Results, verdicts: Sequence[Verdict]) -> Table | None:
+    """Each claim with the paired difference that it stands or falls by."""
+    if not verdicts:
+        return None
+    rows = tuple(
+        (
+            Entry(clean(one.claim.text) + (f" ({clean(one.claim.source)})" if one.claim.source else "")),
+            Entry(one.text, best=one.word in {"holds", "opposite"}),
+            Entry(difference(one.metric, one.difference, with_points=True)) if one.difference else EMPTY,
+            Entry(f"{results.labels[one.claim.arm]} − {results.labels[one.claim.than]}"),
+            Entry(one.metric),
+        )
+        for one in verdicts
+    )
+    heads = (*words("Claim", "Verdict"), *numbers("Δ [95 % interval]"), *words("Arms compared", "Metric"))
+    note = (
+        "A claim holds, or its opposite does, where the 95 % interval of its own paired difference excludes zero; "
+        "otherwise it is not settled. Each claim is judged alone, without correction for their number."
+    )
+    return Table("claims", "Claims and what these runs say about them", heads, rows, (note,))
+
+
+def references_table(results: Results, column: Callable[[str], Column]) -> Table | None:
+    """Numbers that others reported, beside ours.
+
+    Args:
+        column: gives the column of a metric.
+    """
+    references = results.plan.ablation.references
+    if not references:
+        return None
+    rows = tuple(
+        (
+            Entry(results.labels[one.arm]),
+            Entry(one.metric),
+            Entry(f"{value(one.metric, one.value)}{unit(one.metric)}"),
+            *_beside(results, column(one.metric).arms[one.arm], one),
+            Entry(clean(one.source)),
+            Entry(clean(one.protocol)),
+        )
+        for one in references
+    )
+    heads = (
+        *words("Arm", "Metric"),
+        *numbers("reported", "ours", "ours − reported [95 % interval]"),
+        *words("Source", "Its protocol"),
+    )
+    note = "The interval is that of our mean; what is reported comes without one, from another data set or protocol."
+    return Table("references", "Reported numbers beside ours", heads, rows, (note,))
+
+
+def mean_entry(results: Results, column: Column, arm: str) -> Entry:
+    """An arm's mean in a column, marked where it cannot be compared; or why there is none."""
+    one = column.arms[arm]
+    if one.summary is None:
+        return Entry(why_empty(results, arm), muted=True)
+    text = mean(column.metric, one.summary) + (" †" if one.foreign else "")
+    return Entry(text, best=arm in column.best and len(column.comparable) > 1)
+
+
+def why_empty(results: Results, arm: str) -> str:
+    """Why no seed of an arm has a value: how its first failed run failed, else how far its runs are."""
+    causes = [run.cause for run in results.by_arm[arm] if run.cause]
+    gravest = (cause for state in _GRAVITY for cause in causes if cause.startswith(state))
+    return next(gravest, "not measured")
+
+
+def _seeds_entry(results: Results, column: Column, arm: str) -> Entry:
+    found, planned = len(column.arms[arm].values), len(results.by_arm[arm])
+    return Entry(str(found) if found == planned else f"{found} of {planned}", muted=found == 0)
+
+
+def _difference_entries(column: Column, arm: str, baseline: str) -> list[Entry]:
+    one = column.arms[arm]
+    if arm == baseline:
+        return [Entry("baseline", muted=True), EMPTY]
+    if one.difference is None:
+        return [EMPTY, EMPTY]
+    pairs = "" if one.difference.n == len(one.values) else f", {one.difference.n} of its seeds"
+    return [
+        Entry(difference(column.metric, one.difference) + pairs, best=is_shown(one)),
+        Entry(p_value(one.holm_p), muted=one.holm_p is None),
+    ]
+
+
+def _reference_entries(column: Column, arm: str, references: dict[str, Reference]) -> list[Entry]:
+    if arm not in references:
+        return [EMPTY, EMPTY]
+    one, summary = references[arm], column.arms[arm].summary
+    reported = Entry(f"{value(one.metric, one.value)} ‡")
+    return [reported, Entry(signed(one.metric, summary.mean - one.value)) if summary else EMPTY]
+
+
+def _beside(results: Results, ours: ArmValue, reference: Reference) -> list[Entry]:
+    metric, summary = reference.metric, ours.summary
+    if summary is None:
+        return [Entry(why_empty(results, ours.arm), muted=True), EMPTY]
+    text = signed(metric, summary.mean - reference.value)
+    if summary.interval is not None:
+        low, high = summary.interval.low - reference.value, summary.interval.high - reference.value
+        text += f" {interval(metric, type(summary.interval)(low, high))}"
+    return [Entry(mean(metric, summary)), Entry(text)]
+
+
+def _arms_notes(results: Results, column: Column, several: bool, referenced: bool) -> list[str]:
+    best = "highest" if higher_is_better(column.metric) else "lowest"
+    notes = [f"Bold: the {best} mean of a column."]
+    if several:
+        notes[0] += " A difference in bold: p < 0.05 after Holm's correction for the number of arms."
+        notes.append(
+            "Δ pairs the runs of equal seed; in brackets the 95 % t-interval of that arm alone. "
+            f"Baseline: {results.labels[results.plan.ablation.baseline]}."
+        )
+    unsettled = [
+        f"{results.labels[arm.arm]}{needed(arm.difference)}"
+        for arm in column.arms.values()
+        if arm.difference is not None and arm.difference.n > 1 and arm.difference.interval and not is_shown(arm)
+    ]
+    if unsettled:
+        more = f"; and {len(unsettled) - 6} more arms" if len(unsettled) > 6 else ""
+        notes.append(f"Not told apart from the baseline yet: {'; '.join(unsettled[:6])}{more}.")
+    if any(arm.foreign for arm in column.arms.values()):
+        notes.append("† Measured under another protocol than the baseline: not comparable within its column.")
+    if referenced:
+        notes.append("‡ Reported by others under their own protocol, as the table of reported numbers says.")
+    return notes

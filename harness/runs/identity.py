@@ -1,0 +1,115 @@
+"""A run's id: a short hash of everything that can change its result, and of nothing else."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cache, cached_property
+from pathlib import Path
+from typing import Any
+
+from harness.base.errors import StoreError
+from harness.config.experiment import Experiment, ExperimentTeacher, OpenClipTeacher, flatten
+
+ID_LENGTH = 12
+
+
+@dataclass(frozen=True)
+class Identity:
+    """What a run is, independent of where and how it is carried out."""
+
+    experiment: Experiment
+    fingerprint: str
+    """Of the data's content."""
+    teacher: str | None
+
+    @cached_property
+    def id(self) -> str:
+        """Hash of the payload."""
+        return digest(self.payload)
+
+    @cached_property
+    def payload(self) -> dict[str, Any]:
+        """What is hashed: the science without fields at their default, data fingerprint, teacher, seed."""
+        return self._placed(self.experiment.science())
+
+    @cached_property
+    def resolved(self) -> dict[str, Any]:
+        """The same with every default spelled out; compared when an id is met again."""
+        return self._placed(self.experiment.science(defaults=True))
+
+    def _placed(self, science: dict[str, Any]) -> dict[str, Any]:
+        placed = {**science, "data": {**science.get("data", {}), "fingerprint": self.fingerprint}}
+        if weights := placed.get("model", {}).get("weights"):
+            placed["model"] = {**placed["model"], "weights": weights_id(weights)}
+        placed.pop("teacher", None)
+        return placed | ({"teacher": self.teacher} if self.teacher else {})
+
+
+def identify(experiment: Experiment, *, fingerprint: str, teacher: str | None) -> Identity:
+    """The identity of one run of `experiment` (with its seed) on data of that fingerprint.
+
+    Args:
+        teacher: id of the teacher's run or of its weights (`teacher_id`); None where no teacher is used.
+    """
+    return Identity(experiment, fingerprint, teacher)
+
+
+def digest(data: Any, length: int = ID_LENGTH) -> str:
+    """The first `length` hex digits of the SHA-256 of the canonical JSON of `data`."""
+    text = json.dumps(data, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()[:length]
+
+
+def teacher_id(experiment: Experiment, run_of: str | None) -> str | None:
+    """How a run names its teacher: the id of the teacher's run, or model and digest of its weights."""
+    match experiment.teacher:
+        case ExperimentTeacher() if experiment.uses_teacher:
+            return run_of
+        case OpenClipTeacher(model=model, weights=weights) if experiment.uses_teacher:
+            return f"{model}:{weights_id(weights)}"
+        case _:
+            return None
+
+
+def weights_id(weights: str) -> str:
+    """A tag as it is; a checkpoint file by size and the digest of its first and last MiB, not by its path."""
+    file = Path(weights)
+    if not file.is_file():
+        return weights
+    status = file.stat()
+    return _file_digest(file, status.st_size, status.st_mtime_ns)
+
+
+@cache
+def _file_digest(file: Path, size: int, _modified_ns: int) -> str:
+    with file.open("rb") as stream:
+        head = stream.read(1 << 20)
+        stream.seek(max(size - (1 << 20), 0))
+        return hashlib.sha256(head + stream.read() + str(size).encode()).hexdigest()[:ID_LENGTH]
+
+
+def check_same(stored: dict[str, Any], identity: Identity, where: Path) -> None:
+    """Refuse a run folder whose resolved spec differs from `identity` although the id is the same.
+
+    It happens when a default changed in the code: the id leaves defaults out. Fields that are new since then are
+    no difference.
+
+    Raises:
+        StoreError: with the diff.
+    """
+    changes = list(_differences(flatten(stored), flatten(identity.resolved)))
+    if changes:
+        raise StoreError(
+            f"run {identity.id} was made with other defaults: {'; '.join(changes)}",
+            where=str(where),
+            fix="state the old value in the spec, or raise the spec's `algorithm` version, or move the folder away",
+        )
+
+
+def _differences(old: dict[str, Any], new: dict[str, Any]) -> Iterator[str]:
+    for key in sorted(old.keys() & new.keys()):
+        if old[key] != new[key]:
+            yield f"{key} {old[key]!r} -> {new[key]!r}"

@@ -1,0 +1,90 @@
+"""harness.toml: where things are and how work is carried out, never what is trained.
+
+Each key can be replaced by an environment variable: HARNESS_STORE, HARNESS_TRACKING_URI, and so on.
+"""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from harness.base.errors import SpecError
+from harness.config.explain import problems, sentence
+
+FILE_NAME = "harness.toml"
+PREFIX = "HARNESS_"
+
+
+class Settings(BaseModel):
+    """The keys of harness.toml. Relative paths are relative to the file, those in variables to the working folder."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    store: Path = Path("store")
+    """Root of everything that runs produce: run folders, generated data, indexes, teacher features, reports."""
+    tracking_uri: str = ""
+    """MLflow tracking URI (`sqlite:///...`, `http://host:5000`). Empty: SQLite inside the store. `none`: no MLflow."""
+    evaluation_root: Path | None = None
+    """Folder of evaluation sets in clip-benchmark's local layout; specs name its sub-folders."""
+    profile: str = "local"
+    """How runs are dispatched by default: `inline` (this process), `local` (processes of this machine), or the file of
+    a cluster profile."""
+    jobs: int = Field(0, ge=0)
+    """Runs at a time on this machine. 0: one for each core, at most 8; on a machine with GPUs, one for each GPU."""
+
+    @property
+    def tracking(self) -> str | None:
+        """The tracking URI to use, or None where MLflow is off."""
+        if self.tracking_uri == "none":
+            return None
+        # `%` and `?` of a path mean something in a URI.
+        return self.tracking_uri or f"sqlite:///{quote(str(self.store / 'mlflow.db'))}"
+
+
+def load_settings(start: Path | None = None, environment: dict[str, str] | None = None) -> Settings:
+    """The settings of the nearest harness.toml at or above `start` (default: the working folder).
+
+    Raises:
+        SpecError: the file or a HARNESS_ variable is not valid.
+    """
+    environment = dict(os.environ) if environment is None else environment
+    folder = (start or Path.cwd()).resolve()
+    file = next((parent / FILE_NAME for parent in (folder, *folder.parents) if (parent / FILE_NAME).is_file()), None)
+    root = file.parent if file else folder
+    stated = _located(_validated(_read(file), str(file)) if file else Settings(), root)
+    variables = {name: environment.get(f"{PREFIX}{name.upper()}", "") for name in Settings.model_fields}
+    replaced = {name: value for name, value in variables.items() if value}
+    given = _located(_validated(replaced, "environment", PREFIX), Path.cwd())
+    return Settings.model_validate({**dict(stated), **{name: dict(given)[name] for name in replaced}})
+
+
+def _validated(values: dict[str, Any], where: str, prefix: str = "") -> Settings:
+    try:
+        return Settings.model_validate(values)
+    except ValidationError as error:
+        first, *others = problems(error, Settings)
+        named = replace(first, key=first.key.upper()) if prefix else first
+        raise sentence(named, where=where, prefix=prefix, others=len(others)) from None
+
+
+def _located(settings: Settings, root: Path) -> Settings:
+    paths = {"store": settings.store, "evaluation_root": settings.evaluation_root}
+    absolute: dict[str, object] = {name: root / path.expanduser() for name, path in paths.items() if path is not None}
+    if settings.profile.endswith(".toml"):
+        absolute["profile"] = str(root / Path(settings.profile).expanduser())
+    return Settings.model_validate({**dict(settings), **absolute})
+
+
+def _read(file: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(file.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise SpecError(f"cannot be read ({error.strerror})", where=str(file), fix="mend its permissions") from None
+    except ValueError as error:
+        raise SpecError(f"is no valid TOML ({error})", where=str(file), fix="mend or delete it") from error

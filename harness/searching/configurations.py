@@ -1,0 +1,193 @@
+"""From configurations to runs and back: lengths, levels of evaluation, objectives, what is already in the store."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from statistics import fmean
+from typing import Any
+
+from pydantic import ValidationError
+
+from harness.base.errors import HarnessError, SpecError, StoreError
+from harness.config.ablation import Ablation
+from harness.config.experiment import Experiment
+from harness.config.overrides import expand, laid_over
+from harness.config.search import Choice, Parameter, Search
+from harness.planning.plan import Plan
+from harness.planning.workspace import Project
+from harness.runs.planned import PlannedRun
+from harness.runs.record import Record
+from harness.runs.request import read_request
+from harness.runs.store import RunFolder, State
+from harness.searching.study import feasible_in
+
+BASE = "base"
+
+
+@dataclass(frozen=True)
+class Known:
+    """A finished configuration of the store."""
+
+    values: dict[str, Any]
+    final: tuple[float, ...]
+    runs: tuple[str, ...]
+
+
+class Configurations:
+    """The runs of a search's configurations."""
+
+    def __init__(self, search: Search, name: str, project: Project) -> None:
+        self.search, self.name, self.project = search, name, project
+        self.plan = self.empty_plan()
+        self._planner = project.planner(self.plan)
+        base = laid_over(search.experiment, expand(search.base))
+        self._looked_at = self.empty_plan()
+        self._scout = project.planner(self._looked_at)
+        self.steps = self._scout.add(base, "arm", name).steps
+        """Optimiser steps of a full run of the base."""
+        self.length = self._length(base, self.steps)
+        """Evaluations of a full run."""
+        self._conditions = feasible_in(search)
+
+    def empty_plan(self) -> Plan:
+        """A plan without a run; its ablation names the base, and jobs of a cluster are named after it."""
+        metric = self.search.objectives[0].metric
+        base = {"question": self.search.question, "experiment": self.search.experiment, "base": self.search.base}
+        ablation = Ablation.model_validate(
+            {**base, "baseline": BASE, "arms": {BASE: {}}, "seeds": 1, "primary": metric}
+        )
+        return Plan(plan_name(self.name), ablation, ())
+
+    def runs(self, values: Mapping[str, Any]) -> list[PlannedRun]:
+        """The runs of a configuration, one for each seed, with their teachers in the plan."""
+        experiments = [self.search.configured(values, seed) for seed in self.search.seed_list]
+        return [self._planner.add(experiment, "arm", self.name) for experiment in experiments]
+
+    def why_not(self, values: Mapping[str, Any]) -> str | None:
+        """Why a configuration cannot be run; None if it can."""
+        why = self._conditions(values)
+        if why is not None or self.search.pruner.kind in ("none", "wilcoxon"):
+            return why
+        try:
+            experiment = self.search.configured(values)
+            steps = self._scout.add(experiment, "arm", self.name).steps
+        except HarnessError as error:
+            return str(error)
+        length = self._length(experiment, steps)
+        return None if length == self.length else f"a full run has {length} evaluations there, not {self.length}"
+
+    def level_step(self, run: PlannedRun, level: int) -> int:
+        """The optimiser step of evaluation `level`."""
+        return min(level * self._every(run.experiment, run.steps), run.steps)
+
+    def curve(self, run: PlannedRun, folder: RunFolder) -> dict[int, float]:
+        """The first objective after each evaluation so far, by level; the last comes from the record."""
+        metric, every = self.search.objectives[0].metric, self._every(run.experiment, run.steps)
+        name = metric.removeprefix("train/")
+        return {
+            line.step // every: line.values[name]
+            for line in folder.step_metrics()
+            if name in line.values and line.step % every == 0 and line.step < run.steps
+        }
+
+    def objectives(self, record: Record) -> tuple[float, ...]:
+        """What a finished run is worth.
+
+        Raises:
+            StoreError: an objective was not measured.
+        """
+        return tuple(self._objective(record, objective.metric) for objective in self.search.objectives)
+
+    def violation(self, records: list[Record]) -> float:
+        """By how much runs break the constraints, relative to them; 0 if they do not."""
+        limits, worst = self.search.constraints, 0.0
+        for record in records:
+            hours = record.cost.duration_s / 3600
+            for used, limit in ((record.cost.peak_memory_gb, limits.peak_memory_gb), (hours, limits.gpu_hours)):
+                if limit is not None:
+                    worst = max(worst, used / limit - 1)
+        return worst
+
+    def known(self) -> Iterator[Known]:
+        """Configurations of the space whose runs are all finished in the store, whatever trained them."""
+        grouped: dict[str, tuple[dict[str, Any], dict[int, RunFolder]]] = {}
+        for folder in self.project.store.runs():
+            if folder.state() is State.DONE and (found := self._values(folder)) is not None:
+                values, seed = found
+                grouped.setdefault(repr(sorted(values.items())), (values, {}))[1][seed] = folder
+        for values, folders in grouped.values():
+            if set(folders) >= set(self.search.seed_list) and self.why_not(values) is None:
+                chosen = [folders[seed] for seed in self.search.seed_list]
+                if (final := self._means(chosen)) is not None:
+                    yield Known(values, final, tuple(folder.id for folder in chosen))
+
+    def _means(self, folders: list[RunFolder]) -> tuple[float, ...] | None:
+        try:
+            columns = [self.objectives(folder.record()) for folder in folders]
+        except StoreError:
+            return None
+        return tuple(fmean(column) for column in zip(*columns, strict=True))
+
+    def _values(self, folder: RunFolder) -> tuple[dict[str, Any], int] | None:
+        """The values of a run that is one of this search's configurations, and its seed: its id proves it."""
+        try:
+            table = read_request(folder).experiment.model_dump(mode="json")
+            seed = int(table["seed"])
+            values = {path: _taken(parameter, _at(table, path)) for path, parameter in self.search.space.items()}
+            if None in values.values() or seed not in self.search.seed_list:
+                return None
+            experiment = self.search.configured(values, seed)
+            same = self._scout.add(experiment, "arm", self.name).id == folder.id
+        except (HarnessError, ValidationError, ValueError, KeyError):
+            return None
+        return (values, seed) if same else None
+
+    def _objective(self, record: Record, metric: str) -> float:
+        group, _, name = metric.partition("/")
+        if group == "cost":
+            return float(record.cost.model_dump()[name])
+        if group == "train" and name in record.final:
+            return record.final[name]
+        found = record.metric(metric)
+        if found is None:
+            known = [f"{one.set}/{key}" for one in record.evaluations for key in one.metrics]
+            what = f"run {record.run_id} was not measured on {metric!r}"
+            raise StoreError(what, where=self.name, fix=f"it has {', '.join(known)}")
+        return found.value
+
+    def _length(self, experiment: Experiment, steps: int) -> int:
+        every = self._every(experiment, steps)
+        return max(-(-steps // every), 1)
+
+    def _every(self, experiment: Experiment, steps: int) -> int:
+        every, batch = experiment.evaluation.every, experiment.train.global_batch_size
+        if self.search.objectives[0].metric.startswith("train/"):
+            return experiment.resources.log_every
+        if every is None:
+            return max(steps, 1)
+        samples = next(iter(self._looked_at.data.values())).samples
+        found = every.steps(samples_per_epoch=max(samples, batch), global_batch_size=batch)
+        if found < 1:
+            raise SpecError(f"{every} is less than one step", where=f"{self.name}: evaluation.every", fix="raise it")
+        return found
+
+
+def plan_name(search: str) -> str:
+    """The name under which a search's runs are conducted: an ablation's file may be called like the search's."""
+    return f"search-{search}"
+
+
+def _at(table: Any, path: str) -> Any:
+    """The value at a dotted path; None where the table has another shape there."""
+    for part in path.split("."):
+        table = table.get(part) if isinstance(table, Mapping) else None
+    return table
+
+
+def _taken(parameter: Parameter, value: Any) -> Any:
+    """The value if it lies in the parameter's range, else None."""
+    if isinstance(parameter, Choice):
+        return next((level for level in parameter.of if level == value), None)
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    return value if number and parameter.low <= value <= parameter.high else None

@@ -1,0 +1,468 @@
+"""The driver: one process that owns a search. It asks the advisor, has runs carried out, and tells what came out.
+
+Runs are those of ablations: same folders, same ids, same workers. Nodes know nothing of the study: they write metrics
+to their run folder, and look there whether they are to pause. Every event is on disk before it is acted on, and the
+study is made of the events: a driver that was killed goes on where it was, with the same next configuration.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass, field
+from statistics import fmean
+from typing import TYPE_CHECKING, Any
+
+from harness.base.errors import StoreError
+from harness.config.search import Search
+from harness.config.strategy import LadderPolicy
+from harness.execute.local.executor import Conducting, Progress
+from harness.planning.plan import Plan
+from harness.planning.workspace import Project
+from harness.runs.planned import PlannedRun
+from harness.runs.record import Failure
+from harness.runs.store import RunFolder
+from harness.searching.configurations import Configurations
+from harness.searching.folder import Event, SearchFolder
+from harness.searching.study import Advisor, Job, Trial
+
+if TYPE_CHECKING:
+    from optuna.storages import BaseStorage
+
+
+@dataclass
+class Active:
+    """A trial in training."""
+
+    trial: Trial
+    runs: list[PlannedRun]
+    asked_for: int | None = None
+    """The evaluation at which its runs were asked to pause."""
+    seen: dict[str, int] = field(default_factory=dict)
+    """Size of each run's metrics when they were last read."""
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """Where a search stands."""
+
+    trials: int
+    running: int
+    complete: int
+    stopped: int
+    failed: int
+    spent_runs: float
+    """Training so far, in runs of the full length."""
+    best: float | None
+    closing: bool
+    conducting: Progress
+
+
+class Driver:
+    """Drives one search."""
+
+    def __init__(
+        self,
+        search: Search,
+        name: str,
+        project: Project,
+        conductor: Callable[[Plan], Conducting],
+        *,
+        storage: str | None = None,
+        only_look: bool = False,
+    ) -> None:
+        """Read where the search stands.
+
+        Args:
+            conductor: makes what carries runs out, here or on a cluster, from an empty plan that will grow.
+            storage: URL of a database for Optuna's study; by default a journal in the store.
+            only_look: write nothing, for a report beside a driver that may be alive.
+
+        Raises:
+            StoreError: the search's folder is damaged.
+        """
+        self.search, self.project = search, project
+        self.folder = SearchFolder(project.store.root, name)
+        self.configurations = Configurations(search, name, project)
+        self.active: dict[int, Active] = {}
+        self._make_conductor = conductor
+        self._had: dict[str, tuple[int, float]] = {}
+        """Steps and seconds that runs had before this search touched them."""
+        self._still: dict[str, tuple[int, float]] = {}
+        """Those of runs that nobody trains for now."""
+        self._runs: dict[int, list[str]] = {}
+        self._started_at, self._closing, self._stopping, self._ended = time.time(), False, False, False
+        self._conductor: Conducting | None = None
+        self.folder.check(search)
+        events = self.folder.events(only_look=only_look)
+        kept = None if only_look else _storage(storage, name) if storage else _journal(self.folder)
+        self.advisor = Advisor(
+            search,
+            len(search.seed_list) if search.pruner.kind == "wilcoxon" else self.configurations.length,
+            name=name,
+            storage=kept,
+            feasible=self.configurations.why_not,
+        )
+        for event in events:
+            self._replay(event)
+        if not events and not only_look:
+            self._note("started", time=self._started_at)
+            self._warm_start()
+
+    # -- the loop ---------------------------------------------------------------------------------------------------
+
+    def carry_out(self) -> Iterator[Snapshot]:
+        """Search until the budget is used up; yields a snapshot a few times a second."""
+        while not self._stopping and not self._ended:
+            # A conductor carries out all of its plan: this one begins empty, lest it go on with what was stopped.
+            self._conductor = self._make_conductor(self.configurations.empty_plan())
+            for active in self.active.values():  # living trials of a driver that was killed
+                self._carry_on(active)
+            self._step()
+            for progress in self._conductor.conduct():
+                self._step()
+                yield self.snapshot(progress)
+            # What a person has ended goes on when a person asks for it.
+            self._stopping |= any(self._ended_by_a_person(run) for one in self.active.values() for run in one.runs)
+
+    def stop(self) -> None:
+        """Begin nothing more, and let the running runs write a checkpoint and leave."""
+        self._stopping = True
+        if self._conductor is not None:
+            self._conductor.stop()
+
+    def snapshot(self, progress: Progress) -> Snapshot:
+        """Where the search stands."""
+        trials = [one for one in self.advisor.trials.values() if one.status != "skipped"]
+        count = {status: sum(one.status == status for one in trials) for status in ("complete", "stopped", "failed")}
+        best = self.advisor.best()
+        return Snapshot(
+            trials=len(trials),
+            running=len(self.active),
+            spent_runs=self.spent_steps() / self.configurations.steps,
+            best=best.final[0] if best and best.final else None,
+            closing=self._closing,
+            conducting=progress,
+            **count,
+        )
+
+    @property
+    def is_over(self) -> bool:
+        """Whether the budget is used up and everything has come to its end."""
+        return self._ended
+
+    def active_runs(self) -> list[str]:
+        """The runs of trials in training."""
+        return [run.id for active in self.active.values() for run in active.runs]
+
+    def run_ids(self, number: int) -> list[str]:
+        """The runs of a trial, a seed each."""
+        return self._runs.get(number, [])
+
+    # -- what to do -------------------------------------------------------------------------------------------------
+
+    def _step(self) -> None:
+        """Tell what has happened, and find the next things to do."""
+        for number in list(self.active):
+            self._look(self.active[number])
+        while not self._stopping and not self._ended and self._open_runs() < self._jobs():
+            before = len(self.active)
+            self._fill()
+            if len(self.active) == before and (self.active or self._ended):
+                return
+            for number in list(self.active):  # what is already in the store is done at once
+                self._look(self.active[number])
+
+    def _fill(self) -> None:
+        if not self._closing and self._has_room():
+            known = set(self.advisor.trials)
+            job = self.advisor.next()
+            self._note_new(known)
+            if job is not None:
+                if job.number in known:
+                    self._note("resumed", number=job.number, until=job.until)
+                self._begin(job)
+                return
+        if self.active:  # what stops early may make room again
+            return
+        self._closing = True
+        jobs = self.advisor.closing(self._jobs())
+        for job in jobs:
+            self._note("resumed", number=job.number, until=job.until)
+            self._begin(job)
+        if not jobs:
+            self.advisor.end()
+            self._note("ended")
+            self._ended = True
+
+    def _note_new(self, known: set[int]) -> None:
+        """Write down the trials that the advisor has begun or skipped."""
+        for number, trial in self.advisor.trials.items():
+            if number in known:
+                continue
+            event: Event = {"values": trial.values, "attrs": self.advisor.attrs(number)}
+            if trial.status != "skipped":
+                event["had"] = {run.id: self._progress(run.id) for run in self.configurations.runs(trial.values)}
+            self._note("asked", number=number, **event)
+            self._hold(number, event)
+            if trial.status == "skipped":
+                self._note("skipped", number=number, why=trial.source)
+
+    def _begin(self, job: Job) -> None:
+        trial = self.advisor.trials[job.number]
+        active = self.active[job.number] = Active(trial, self.configurations.runs(trial.values))
+        self._carry_on(active)
+
+    def _carry_on(self, active: Active) -> None:
+        """Have the runs of a trial carried out, to its limit if it has one."""
+        assert self._conductor is not None
+        limit = active.asked_for = active.trial.limit
+        left = [run for run in active.runs if limit is None or not self._is_at(run, limit)]
+        if self.advisor.decides_over_seeds:  # one seed after the other: a bad configuration costs few of them
+            left = [run for run in left if not self._run(run.id).record_file.exists()][:1]
+        for run in left:
+            if self._conductor.is_open(run.id) or self._ended_by_a_person(run):
+                continue
+            if run.teacher is not None and self._conductor.failure(run.teacher) is None:
+                self._conductor.add(self.configurations.plan.runs[run.teacher])
+            self._conductor.add(run, None if limit is None else self.configurations.level_step(run, limit))
+
+    def _has_room(self) -> bool:
+        """Whether the budget has room for one more configuration beside what runs and what the end will take."""
+        budget, full = self.search.budget, self.configurations.steps * len(self.search.seed_list)
+        begun = sum(one.status != "skipped" and one.source == "sampled" for one in self.advisor.trials.values())
+        if budget.trials is not None and begun >= budget.trials and not self._may_promote():
+            return False
+        if budget.duration_min is not None and time.time() - self._started_at > budget.duration_min * 60:
+            return False
+        if budget.gpu_hours is not None and self._spent_s() > budget.gpu_hours * 3600:
+            return False
+        ahead = (
+            self.spent_steps() + full * (1 + self._reserved()) + sum(self._left(one) for one in self.active.values())
+        )
+        limits = [budget.steps, budget.runs and budget.runs * self.configurations.steps]
+        return all(limit is None or ahead <= limit for limit in limits)
+
+    def _may_promote(self) -> bool:
+        """Whether a ladder has somebody to promote although no new configuration may begin."""
+        return isinstance(self.search.pruner, LadderPolicy) and self.advisor.promotable() is not None
+
+    def _reserved(self) -> int:
+        """Full runs that the end will take: only what is stopped early has to be finished."""
+        return 0 if self.search.pruner.kind in ("none", "wilcoxon") else self.search.finish
+
+    def _left(self, active: Active) -> int:
+        return sum(run.steps - self._progress(run.id)[0] for run in active.runs)
+
+    def _open_runs(self) -> int:
+        runs = [run for active in self.active.values() for run in active.runs]
+        return sum(self._conductor is not None and self._conductor.is_open(run.id) for run in runs)
+
+    def _is_at(self, run: PlannedRun, limit: int) -> bool:
+        """Whether a run has got as far as `limit` and nobody works on it."""
+        folder = self._run(run.id)
+        far = self._progress(run.id)[0] >= self.configurations.level_step(run, limit)
+        return folder.record_file.exists() or (far and not folder.is_locked())
+
+    # -- what has happened ------------------------------------------------------------------------------------------
+
+    def _look(self, active: Active) -> None:
+        """Tell the advisor what a trial's runs have written, and the runs what the advisor decided."""
+        trial = active.trial
+        if self.advisor.decides_over_seeds or self._has_news(active):
+            self._report(active)
+        if trial.limit is not None and trial.limit != active.asked_for:
+            active.asked_for = trial.limit
+            for run in active.runs:
+                if self._conductor is not None and not self._run(run.id).record_file.exists():
+                    self._conductor.pause(run.id, self.configurations.level_step(run, trial.limit))
+        failed = [run for run in active.runs if self._failure(run) is not None]
+        if failed:
+            self._settle("failed", trial.number, why=self._failure(failed[0]))
+        elif all(self._is_complete(run) for run in active.runs):
+            records = [self._run(run.id).record() for run in active.runs]
+            columns = zip(*(self.configurations.objectives(record) for record in records), strict=True)
+            final = [fmean(column) for column in columns]
+            self._settle("complete", trial.number, final=final, violation=self.configurations.violation(records))
+        elif trial.limit is not None and self._has_paused(active, trial.limit):
+            self._settle("paused", trial.number)
+        elif self.advisor.decides_over_seeds:
+            self._carry_on(active)
+
+    def _has_paused(self, active: Active, limit: int) -> bool:
+        """Whether all runs of a trial are where they were to pause, and the conductor has noticed."""
+        if self.advisor.decides_over_seeds:  # the seeds after those that decided were not begun
+            return True
+        waits = self._conductor is not None and any(self._conductor.is_open(run.id) for run in active.runs)
+        return active.trial.reached >= limit and not waits and all(self._is_at(run, limit) for run in active.runs)
+
+    def _is_complete(self, run: PlannedRun) -> bool:
+        folder = self._run(run.id)
+        return folder.record_file.exists() and (self._conductor is None or not self._conductor.is_open(run.id))
+
+    def _has_news(self, active: Active) -> bool:
+        sizes = {}
+        for run in active.runs:
+            with suppress(OSError):
+                sizes[run.id] = self._run(run.id).metrics.stat().st_size
+        news = sizes != active.seen
+        active.seen = sizes
+        return news
+
+    def _report(self, active: Active) -> None:
+        """Report evaluations that all seeds of a trial have, in order."""
+        if self.advisor.decides_over_seeds:
+            self._report_seeds(active)
+            return
+        curves = [self.configurations.curve(run, self._run(run.id)) for run in active.runs]
+        for level in sorted(set.intersection(*map(set, curves))):
+            if level not in active.trial.curve and (active.trial.limit is None or level <= active.trial.limit):
+                value = fmean(curve[level] for curve in curves)
+                self._note("report", number=active.trial.number, level=level, value=value)
+                self.advisor.report(active.trial.number, level, value)
+
+    def _report_seeds(self, active: Active) -> None:
+        """Report the value of each seed that is done, in order: level n is the n-th seed."""
+        for level, run in enumerate(active.runs, 1):
+            folder, trial = self._run(run.id), active.trial
+            if trial.limit is not None or not folder.record_file.exists():
+                return
+            if level not in trial.curve:
+                value = self.configurations.objectives(folder.record())[0]
+                self._note("report", number=trial.number, level=level, value=value)
+                self.advisor.report(trial.number, level, value)
+
+    def _failure(self, run: PlannedRun) -> str | None:
+        """Why a run has failed by its own fault; a run that was preempted or killed goes on and is none."""
+        failure = self._given_up(run)
+        return None if failure is None or self._ended_by_a_person(run) else failure.message
+
+    def _ended_by_a_person(self, run: PlannedRun) -> bool:
+        """Whether a run's job was cancelled: it can be gone on with, and its trial has not failed."""
+        failure = self._given_up(run)
+        return failure is not None and failure.cause in ("cancelled", "interrupted")
+
+    def _given_up(self, run: PlannedRun) -> Failure | None:
+        return None if self._conductor is None else self._conductor.failure(run.id)
+
+    def _jobs(self) -> int:
+        return 1 if self._conductor is None else self._conductor.jobs
+
+    def _settle(self, event: str, number: int, **more: Any) -> None:
+        self._note(event, number=number, **more)
+        self._apply({"event": event, "number": number, **more})
+        self.active.pop(number)
+
+    def _apply(self, event: Event) -> None:
+        number = event["number"]
+        match event["event"]:
+            case "failed":
+                self.advisor.fail(number, str(event["why"]))
+            case "complete":
+                self.advisor.complete(number, event["final"], event["violation"])
+            case "paused":
+                self.advisor.pause(number)
+
+    # -- events -----------------------------------------------------------------------------------------------------
+
+    def _note(self, event: str, **more: Any) -> None:
+        self.folder.append({"event": event, **more})
+
+    def _replay(self, event: Event) -> None:
+        """Do again what an event tells of."""
+        match event["event"]:
+            case "started":
+                self._started_at = float(event["time"])
+            case "asked":
+                self.advisor.asked(event["number"], event["values"], _before_told(event["attrs"]))
+                self._hold(event["number"], event)
+                if "had" in event:
+                    trial = self.advisor.trials[event["number"]]
+                    self.active[trial.number] = Active(trial, self.configurations.runs(trial.values))
+            case "skipped":
+                self.advisor.skip(event["number"], event["why"])
+            case "known":
+                trial = self.advisor.known(event["values"], event["final"], {})
+                self._runs[trial.number] = event["runs"]
+            case "report":
+                self.advisor.report(event["number"], event["level"], event["value"])
+            case "resumed":
+                self.advisor.resume(event["number"], event["until"])
+                trial = self.advisor.trials[event["number"]]
+                self.active[trial.number] = Active(trial, self.configurations.runs(trial.values))
+            case "ended":
+                self.advisor.end()
+            case _:
+                self._apply(event)
+                self.active.pop(event["number"], None)
+
+    def _hold(self, number: int, event: Event) -> None:
+        had = event.get("had", {})
+        self._runs[number] = list(had)
+        for run_id, (steps, seconds) in had.items():
+            self._had.setdefault(run_id, (steps, seconds))
+
+    def _warm_start(self) -> None:
+        if not self.search.warm_start:
+            return
+        for known in self.configurations.known():
+            self._note("known", values=known.values, final=known.final, runs=known.runs)
+            trial = self.advisor.known(known.values, known.final, {})
+            self._runs[trial.number] = list(known.runs)
+
+    # -- costs ------------------------------------------------------------------------------------------------------
+
+    def spent_steps(self) -> int:
+        """Optimiser steps that this search has had taken."""
+        return sum(now[0] - before[0] for before, now in self._spent())
+
+    def _spent_s(self) -> float:
+        return sum(now[1] - before[1] for before, now in self._spent())
+
+    def _spent(self) -> Iterator[tuple[tuple[int, float], tuple[int, float]]]:
+        """Steps and seconds of each run before this search and now; what stands still is read once."""
+        moving = set(self.active_runs())
+        for run_id, before in self._had.items():
+            if run_id in moving:
+                self._still.pop(run_id, None)
+                yield before, self._progress(run_id)
+            else:
+                if run_id not in self._still:
+                    self._still[run_id] = self._progress(run_id)
+                yield before, self._still[run_id]
+
+    def _progress(self, run_id: str) -> tuple[int, float]:
+        """Steps and seconds of training of a run so far."""
+        try:
+            at = self._run(run_id).read_progress()
+        except StoreError:
+            return 0, 0.0
+        return int(at.get("step", 0)), float(at.get("elapsed_s", 0.0))
+
+    def _run(self, run_id: str) -> RunFolder:
+        return self.project.store.run(run_id)
+
+
+def _before_told(attrs: dict[str, Any]) -> dict[str, Any]:
+    """What the sampler noted when it was asked; rungs that a pruner noted are noted again as reports are replayed."""
+    return {key: value for key, value in attrs.items() if not key.startswith("completed_rung")}
+
+
+def _journal(folder: SearchFolder) -> BaseStorage:
+    """Optuna's journal in the search's folder, empty; an absolute path, as a relative one can hang after a kill."""
+    from optuna.storages import JournalStorage
+    from optuna.storages.journal import JournalFileBackend
+
+    folder.path.mkdir(parents=True, exist_ok=True)
+    return JournalStorage(JournalFileBackend(str(folder.fresh_journal())))
+
+
+def _storage(url: str, name: str) -> BaseStorage:
+    """A database of Optuna, without the study: it is written anew."""
+    import optuna
+
+    storage = optuna.storages.RDBStorage(url)
+    if any(one.study_name == name for one in storage.get_all_studies()):
+        optuna.delete_study(study_name=name, storage=storage)
+    return storage

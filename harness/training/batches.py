@@ -1,0 +1,235 @@
+"""The batches of a run: which samples, which captions, as pixels and tokens, with the teacher's features."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from itertools import tee
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from harness.base.errors import DataError
+from harness.config.batches import GroupedBatches, RandomBatches
+from harness.config.experiment import Experiment
+from harness.data.dataset.caption_choice import RAW, Chosen, check_available, choose_batch
+from harness.data.dataset.dataset import Dataset
+from harness.data.dataset.loader import ImageBatches
+from harness.data.dataset.order import epoch_order
+from harness.data.dataset.prefetch import prefetched
+from harness.features import TeacherFeatures
+from harness.losses import PairBatch
+from harness.mining import grouped_order
+from harness.models import Towers, token_mask
+from harness.parallel.ranks import Ranks
+
+Ints = npt.NDArray[np.int64]
+
+AHEAD = 2
+"""Whole batches made ahead of the training where there are loader workers."""
+
+
+@dataclass(frozen=True)
+class Batch:
+    """N images and their M captions, in the order of the images: a process's part of a global batch, or less of it."""
+
+    samples: Ints
+    """[N] indices in the data set."""
+    everyone: Ints
+    """Indices of all samples of the global batch."""
+    first: int
+    """Place of the first image in the global batch."""
+    chosen: Chosen
+    """Which captions."""
+    images: Tensor
+    """[N, 3, H, W] pixels, uint8."""
+    tokens: Tensor
+    """[M, L] token ids."""
+    epoch: float
+    """Progress of training in epochs."""
+    teacher_image: Tensor | None
+    """[N, e]"""
+    teacher_text: Tensor | None
+    """[M, e]"""
+
+    def parts(self, size: int) -> Iterator[Batch]:
+        """The batch cut into parts of `size` images each."""
+        return (part for part, _, _ in self.placed_parts(size))
+
+    def placed_parts(self, size: int) -> Iterator[tuple[Batch, slice, slice]]:
+        """The parts of `size` images each, and where their images and their captions stand in the whole."""
+        if size >= len(self.samples):
+            yield self, slice(None), slice(None)
+            return
+        for start in range(0, len(self.samples), size):
+            images = slice(start, start + size)
+            texts = slice(*np.searchsorted(self.chosen.owner, (images.start, images.stop)).tolist())
+            yield self._part(images, texts), images, texts
+
+    def _part(self, images: slice, texts: slice) -> Batch:
+        owner, source, position, slot = (
+            field[texts] for field in (self.chosen.owner, self.chosen.source, self.chosen.position, self.chosen.slot)
+        )
+        return replace(
+            self,
+            samples=self.samples[images],
+            first=self.first + images.start,
+            chosen=Chosen(owner - images.start, source, position, slot),
+            images=self.images[images],
+            tokens=self.tokens[texts],
+            teacher_image=None if self.teacher_image is None else self.teacher_image[images],
+            teacher_text=None if self.teacher_text is None else self.teacher_text[texts],
+        )
+
+    def pairs(self, image: Tensor, text: Tensor) -> PairBatch:
+        """The batch with the student's features of its images [N, d] and captions [M, d].
+
+        For losses on tokens [N, 1 + p, d] and [M, 1 + L, d]: those of the tokens follow that of the whole.
+        """
+
+        def there(values: npt.NDArray[np.int64] | npt.NDArray[np.bool_]) -> Tensor:
+            return torch.from_numpy(np.ascontiguousarray(values)).to(image.device)
+
+        whole = (image[:, 0], text[:, 0]) if image.ndim == 3 else (image, text)
+        pairs = PairBatch(
+            image=whole[0],
+            text=whole[1],
+            owner=there(self.chosen.owner),
+            slot=there(self.chosen.slot),
+            is_raw=there(self.chosen.is_raw),
+            teacher_image=None if self.teacher_image is None else self.teacher_image.to(image.device),
+            teacher_text=None if self.teacher_text is None else self.teacher_text.to(image.device),
+            epoch=self.epoch,
+        )
+        if image.ndim == 2:
+            return pairs
+        mask = token_mask(self.tokens).to(image.device)
+        return replace(pairs, image_tokens=image[:, 1:], text_tokens=text[:, 1:], text_mask=mask)
+
+
+class BatchSource:
+    """All batches of a run, from any step on. A function of the data, the spec and the seed.
+
+    Each of `ranks` sees its own part of every global batch: the first gets the first images, and so on.
+
+    Raises:
+        DataError: the data has fewer samples than a batch, or an image too few captions.
+    """
+
+    def __init__(
+        self,
+        experiment: Experiment,
+        dataset: Dataset,
+        towers: Towers,
+        features: TeacherFeatures | None,
+        ranks: Ranks | None = None,
+    ) -> None:
+        self.dataset = dataset
+        self.batch_size = experiment.train.global_batch_size
+        if len(dataset) < self.batch_size:
+            what = f"the data has {len(dataset)} samples, fewer than one batch of {self.batch_size}"
+            raise DataError(what, where="train.global_batch_size", fix="make the batch smaller")
+        self._experiment, self._towers, self._features = experiment, towers, features
+        self._part = slice(*(ranks or Ranks()).share(self.batch_size))
+        self._tokenize = towers.tokenize
+        check_available(
+            experiment.captions,
+            {source: dataset.caption_counts(source) for source in dataset.sources},
+            dataset.keys if experiment.captions.count else (),
+        )
+        self._images = ImageBatches(
+            dataset,
+            experiment.train.augment,
+            image_size=towers.image_size,
+            seed=experiment.seed,
+            workers=experiment.resources.loader_workers,
+        )
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Whole batches in an epoch; the rest of its samples is left out, others each time."""
+        return len(self.dataset) // self.batch_size
+
+    def batches(self, first: int) -> Iterator[Batch]:
+        """Batch after batch, without end, beginning with that of step `first`.
+
+        With loader workers all of it happens beside the training, a few batches ahead.
+        """
+        batches = self._made(first)
+        return prefetched(batches, AHEAD) if self._experiment.resources.loader_workers else batches
+
+    def _made(self, first: int) -> Iterator[Batch]:
+        planned, wanted = tee(self._planned(first))
+        for (step, everyone), images in zip(planned, self._images(self._drawn(wanted)), strict=False):
+            yield self._batch(step, everyone, images)
+
+    def _planned(self, first: int) -> Iterator[tuple[int, Ints]]:
+        step = first
+        while True:
+            epoch, start = divmod(step, self.steps_per_epoch)
+            order = self._order(epoch)
+            for position in range(start, self.steps_per_epoch):
+                yield step, order[position * self.batch_size : (position + 1) * self.batch_size]
+                step += 1
+
+    def _drawn(self, planned: Iterator[tuple[int, Ints]]) -> Iterator[tuple[int, Ints]]:
+        return ((step // self.steps_per_epoch, everyone[self._part]) for step, everyone in planned)
+
+    def _order(self, epoch: int) -> Ints:
+        seed = self._experiment.seed
+        match self._experiment.train.batches:
+            case RandomBatches():
+                return epoch_order(len(self.dataset), seed, epoch)
+            case GroupedBatches(search_space=space):
+                samples = np.arange(len(self.dataset))
+                assert self._features is not None
+                first = self._features.text(samples, np.full_like(samples, RAW), np.zeros_like(samples))
+                return grouped_order(
+                    self._features.image(samples),
+                    first,
+                    batch_size=self.batch_size,
+                    search_space=space,
+                    seed=seed,
+                    epoch=epoch,
+                )
+
+    def _batch(self, step: int, everyone: Ints, images: Tensor) -> Batch:
+        samples = everyone[self._part]
+        chosen = self.chosen(step, samples)
+        image, text = self.taught(samples, chosen)
+        return Batch(
+            samples=samples,
+            everyone=everyone,
+            first=self._part.start,
+            chosen=chosen,
+            images=images,
+            tokens=self._tokenize(self.texts(samples, chosen)),
+            epoch=step / self.steps_per_epoch,
+            teacher_image=image,
+            teacher_text=text,
+        )
+
+    def chosen(self, step: int, samples: Ints) -> Chosen:
+        """The captions of samples [N] at `step`."""
+        epoch = step // self.steps_per_epoch
+        return choose_batch(self._experiment.captions, samples, seed=self._experiment.seed, epoch=epoch)
+
+    def taught(self, samples: Ints, chosen: Chosen) -> tuple[Tensor | None, Tensor | None]:
+        """The teacher's features of samples [N, e] and of their chosen captions [M, e]; None without a teacher."""
+        if self._features is None:
+            return None, None
+        text = self._features.text(samples[chosen.owner], chosen.source, chosen.position)
+        return self._features.image(samples), text
+
+    def texts(self, samples: Ints, chosen: Chosen) -> list[str]:
+        """The chosen captions [M] of samples [N], normalised as the spec says."""
+        captions, dataset = self._experiment.captions, self.dataset
+        picked = [
+            dataset.raw(sample) if source == RAW else dataset.pseudo(captions.sources[source], sample)[position]
+            for sample, source, position in zip(
+                samples[chosen.owner].tolist(), chosen.source.tolist(), chosen.position.tolist(), strict=True
+            )
+        ]
+        return [text.lower() for text in picked] if captions.text == "lower" else picked

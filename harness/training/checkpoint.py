@@ -1,0 +1,198 @@
+"""State to go on from: copied in an instant, written beside the training, loaded without running any code from it."""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+import threading
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from harness.base.errors import CheckpointError
+from harness.base.files import replacing
+
+FORMAT = 2
+LEAST_FREE_BYTES = 1 << 20
+"""A disk with less than this is full: a write fails before the last bytes are taken."""
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where training stands, besides the state of its modules."""
+
+    step: int
+    """Optimiser steps done."""
+    duration_s: float
+    """Time spent in the loop, over all attempts."""
+    attempt: int
+    """The attempt that wrote the checkpoint, from 1."""
+
+
+def save(path: Path, *, run_id: str, progress: Progress, parts: Mapping[str, Any], keep: int = 1) -> None:
+    """Write the state of every part (anything with `state_dict`) as one atomic step.
+
+    Args:
+        path: of the newest checkpoint; older ones stand beside it with their step in the name.
+        run_id: the run that they belong to.
+        progress: where training stands.
+        parts: what has a state, by name.
+        keep: how many checkpoints there may be afterwards.
+
+    Raises:
+        StoreError: the disk is full or not writable; the previous checkpoint is still there.
+    """
+    _replace(path, _state(run_id, progress, parts), keep)
+
+
+class Checkpoints:
+    """The checkpoints of a run that trains here: written in a thread, from a copy, while training goes on.
+
+    Raises:
+        StoreError: by any call after a write that failed; the previous checkpoint is still there.
+    """
+
+    def __init__(self, path: Path, run_id: str, parts: Mapping[str, Any], *, keep: int = 1) -> None:
+        self._path, self._run_id, self._parts, self._keep = path, run_id, parts, keep
+        self._writing: threading.Thread | None = None
+        self._failed: BaseException | None = None
+        self.stood_still_s = 0.0
+        """How long training waited for its checkpoints, in all."""
+
+    def restore(self) -> Progress | None:
+        """As the function of that name."""
+        return restore(self._path, run_id=self._run_id, parts=self._parts)
+
+    def save(self, progress: Progress, *, wait: bool = False) -> None:
+        """Take a checkpoint of the parts as they are now; with `wait`, return when it is on the disk."""
+        begun = time.monotonic()
+        self.finish()
+        state = copied(_state(self._run_id, progress, self._parts))
+        self._writing = threading.Thread(target=self._write, args=(state,), name="checkpoint")
+        self._writing.start()
+        if wait:
+            self.finish()
+        self.stood_still_s += time.monotonic() - begun
+
+    def check(self) -> None:
+        """Raise what the last write has failed with."""
+        if self._failed is not None:
+            failed, self._failed = self._failed, None
+            raise failed
+
+    def finish(self) -> None:
+        """Wait until what was saved is on the disk."""
+        if self._writing is not None:
+            self._writing.join()
+            self._writing = None
+        self.check()
+
+    def _write(self, state: dict[str, Any]) -> None:
+        try:
+            _replace(self._path, state, self._keep)
+        except BaseException as error:  # it is the training's to raise
+            self._failed = error
+
+
+def copied(state: Any) -> Any:
+    """`state` with its tensors copied into the CPU's memory, so that training may go on changing the originals."""
+    match state:
+        case Tensor():
+            return state.detach().to("cpu", copy=True)
+        case dict():
+            return {key: copied(value) for key, value in state.items()}
+        case list() | tuple():
+            return type(state)(copied(value) for value in state)
+        case _:
+            return state
+
+
+def restore(path: Path, *, run_id: str, parts: Mapping[str, Any]) -> Progress | None:
+    """Bring every part back to where the checkpoint at `path` left it; None if there is no checkpoint.
+
+    Raises:
+        CheckpointError: the file is damaged, or belongs to another run or another model.
+    """
+    if not path.exists():
+        return None
+    state = _read(path)
+    if state["run_id"] != run_id:
+        fix = "delete it to start over"
+        raise CheckpointError(f"belongs to run {state['run_id']}, not {run_id}", where=str(path), fix=fix)
+    try:
+        for name, part in parts.items():
+            part.load_state_dict(state[name])
+    except (KeyError, RuntimeError, ValueError, TypeError) as error:
+        what = f"does not fit this model ({str(error).splitlines()[0]})"
+        raise CheckpointError(what, where=str(path), fix="delete it to start over") from error
+    return Progress(**state["progress"])
+
+
+def save_weights(path: Path, model: nn.Module) -> None:
+    """Write a model's state dict alone: `open_clip.create_model(name, pretrained=path)` reads it.
+
+    Raises:
+        StoreError: the disk is full or not writable.
+    """
+    with replacing(path) as aside:
+        _write({"state_dict": model.state_dict()}, aside)
+
+
+def older(path: Path) -> list[Path]:
+    """The checkpoints beside the newest one at `path`, oldest first."""
+    return sorted(path.parent.glob(f"{path.stem}-*{path.suffix}"))
+
+
+def remove(path: Path) -> None:
+    """Remove the checkpoint at `path` and those before it."""
+    for file in (*older(path), path):
+        file.unlink(missing_ok=True)
+
+
+def _state(run_id: str, progress: Progress, parts: Mapping[str, Any]) -> dict[str, Any]:
+    state = {"format": FORMAT, "run_id": run_id, "progress": dict(vars(progress))}
+    return state | {name: part.state_dict() for name, part in parts.items()}
+
+
+def _replace(path: Path, state: dict[str, Any], keep: int) -> None:
+    with replacing(path) as aside:
+        _write(state, aside)
+    if keep > 1:
+        _link(path, path.with_name(f"{path.stem}-{state['progress']['step']:09d}{path.suffix}"))
+    for file in older(path)[: -keep if keep > 1 else None]:
+        file.unlink(missing_ok=True)
+
+
+def _link(path: Path, to: Path) -> None:
+    """A second name for a file that is never written again, only replaced."""
+    to.unlink(missing_ok=True)
+    try:
+        os.link(path, to)
+    except OSError:  # a file system without hard links
+        shutil.copyfile(path, to)
+
+
+def _write(state: dict[str, Any], file: Path) -> None:
+    try:
+        torch.save(state, file)
+    except RuntimeError as error:  # how torch puts a write that failed
+        full = shutil.disk_usage(file.parent).free < LEAST_FREE_BYTES
+        why = os.strerror(errno.ENOSPC) if full else str(error).splitlines()[0]
+        raise OSError(errno.ENOSPC if full else errno.EIO, why) from error
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch.load raises anything from EOFError to UnpicklingError
+        what = f"is no checkpoint, or a damaged one ({type(error).__name__})"
+        raise CheckpointError(what, where=str(path), fix="delete it to start over") from error
+    if not isinstance(state, dict) or state.get("format") != FORMAT:
+        raise CheckpointError("is no checkpoint of this version", where=str(path), fix="delete it to start over")
+    return state

@@ -1,0 +1,102 @@
+"""Mining as a step of training: a batch's positives, and what a step logs about them."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from harness.config.captions import Captions
+from harness.config.mining import ThresholdMining
+from harness.data.dataset.caption_choice import RAW, Chosen, choose_batch
+from harness.data.synthetic.truth import Truth
+from harness.losses import PairBatch, Positives
+from harness.mining import Mined, Thresholds, calibration_images, mine, resolve_thresholds, score
+from harness.parallel.ranks import Ranks
+from harness.training.batches import Batch, BatchSource
+
+Ints = npt.NDArray[np.int64]
+Mask = npt.NDArray[np.bool_]
+
+
+class Miner:
+    """Finds the positives of batches with the teacher's features that they carry.
+
+    Each of `ranks` mines for its own images among the captions of the whole batch.
+    """
+
+    def __init__(
+        self, thresholds: Thresholds, truth: Truth | None, captions: Captions, ranks: Ranks | None = None
+    ) -> None:
+        self.thresholds = thresholds
+        self._truth, self._captions = truth, captions
+        self._ranks = ranks or Ranks()
+
+    def __call__(self, pairs: PairBatch, batch: Batch) -> tuple[PairBatch, dict[str, float]]:
+        """`pairs` with its positives, and what to log about the whole batch."""
+        device = pairs.image.device
+        mined = self.mined(batch, device)
+        whole = self._gathered(mined, batch)
+        logs = whole.logs() | self.thresholds.logs()
+        if (truth := self.truth_of(batch)) is not None:
+            matches, informative = (torch.from_numpy(mask).to(device) for mask in truth)
+            logs |= score(whole, matches, self._owner(batch, device), informative)
+        return replace(pairs, positives=Positives(mined.local_rows, mined.cols)), logs
+
+    def mined(self, batch: Batch, device: torch.device | str = "cpu") -> Mined:
+        """The positives of a rank's images, counted in the whole batch."""
+        gather = self._ranks.gather
+        image, text = gather(_there(batch.teacher_image, device)), gather(_there(batch.teacher_text, device))
+        images = range(batch.first, batch.first + len(batch.samples))
+        return mine(self.thresholds, image, text, self._owner(batch, device), images=images)
+
+    def truth_of(self, batch: Batch) -> tuple[Mask, Mask] | None:
+        """Which captions hold for which images [N, M], and which say anything [M], of the whole batch; None where
+        nobody knows.
+        """
+        if self._truth is None:
+            return None
+        owner, sources, position = (
+            self._ranks.gather(torch.from_numpy(values)).numpy()
+            for values in (
+                batch.chosen.owner + batch.first,
+                truth_sources(self._truth, batch.chosen, self._captions),
+                batch.chosen.position,
+            )
+        )
+        return self._truth.matches(batch.everyone, batch.everyone[owner], sources, position)
+
+    def _owner(self, batch: Batch, device: torch.device | str) -> Tensor:
+        """The image of every caption of the whole batch [M]."""
+        return self._ranks.gather(torch.from_numpy(batch.chosen.owner + batch.first).to(device))
+
+    def _gathered(self, mined: Mined, batch: Batch) -> Mined:
+        """What all ranks found."""
+        if self._ranks.size == 1:
+            return mined
+        rows, cols, clause = (self._ranks.gather_ragged(part) for part in (mined.rows, mined.cols, mined.clause))
+        return Mined(rows, cols, clause, images=range(len(batch.everyone)), captions=mined.captions * self._ranks.size)
+
+
+def truth_sources(truth: Truth, chosen: Chosen, captions: Captions) -> Ints:
+    """The source numbers of chosen captions [M] as `Truth.matches` takes them."""
+    numbers = np.array([truth.source(name) for name in captions.sources] + [truth.source("raw")], dtype=np.int64)
+    sources: Ints = numbers[np.where(chosen.source == RAW, len(numbers) - 1, chosen.source)]
+    return sources
+
+
+def build_miner(spec: ThresholdMining, source: BatchSource, captions: Captions, ranks: Ranks | None = None) -> Miner:
+    """The miner of a run: thresholds resolved on a fixed sample of its data, the same for every seed."""
+    samples = calibration_images(len(source.dataset))
+    chosen = choose_batch(captions, samples, seed=0, epoch=0)
+    image, text = source.taught(samples, chosen)
+    thresholds = resolve_thresholds(spec, _there(image), _there(text), torch.from_numpy(chosen.owner))
+    return Miner(thresholds, source.dataset.truth, captions, ranks)
+
+
+def _there(features: Tensor | None, device: torch.device | str = "cpu") -> Tensor:
+    assert features is not None, "a spec that mines without a teacher does not validate"
+    return features.to(device)
