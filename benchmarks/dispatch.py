@@ -4,7 +4,7 @@
     slurm/testcluster/cluster with .venv/bin/python -m benchmarks.dispatch submission --runs 1000
     slurm/testcluster/cluster with .venv/bin/python -m benchmarks.dispatch jobs --runs 16
 
-`simulated`: one user of 50 under a quota, on the cluster of tests/dispatch/simulated.py. Head time is what all cycles
+`simulated`: one user of 50 under a quota, on the cluster of tests/execute/simulated.py. Head time is what all cycles
 together take of a processor, without what the simulated jobs do. `submission`: `harness run --detach` of runs that
 wait, and `status` of them. `jobs`: the same runs by this dispatch, one and several to a job, by plain submitit's
 map_array and by Hydra's submitit launcher (in build/peers/hydra, made on first use), on the same nodes: seconds from a
@@ -34,8 +34,8 @@ from harness.execute.slurm.scheduler import Batch
 from harness.execute.slurm.submission_log import load
 from harness.runs.settings import Settings
 from harness.runs.store import RunFolder, Store
-from tests.dispatch.made import complete
-from tests.dispatch.simulated import SimulatedCluster
+from tests.execute.made import complete
+from tests.execute.simulated import SimulatedCluster
 from tests.head.made import ablation, plan_of
 from tests.slurm.campaign import ARMS, Campaign
 from tests.slurm.cluster import Cluster, until

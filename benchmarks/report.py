@@ -24,7 +24,7 @@ from harness.config.load import load
 from harness.data.sources.inspection import inspect_data
 from harness.planning.plan import make_plan
 from harness.runs.store import Store
-from tests.report.made import fill
+from tests.reporting.made import fill
 
 FORMATS = ("terminal", "html", "md", "latex", "csv", "json")
 DECAYS = 7

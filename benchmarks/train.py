@@ -154,7 +154,7 @@ MINING = {
 TEACHER_PASS = """
 import json, time, torch
 from harness.models import build_towers
-from harness.spec.model import Model
+from harness.config.model import Model
 torch.set_num_threads(1)
 towers = build_towers(Model(name="teacher", config=json.loads('''{model}'''))).eval()
 images = torch.randn({batch}, 3, 64, 64)
@@ -205,8 +205,8 @@ def carried_out(file: Path, store: Path) -> Path:
 PREPARE = """
 import json
 from pathlib import Path
-from harness.project import Project
-from harness.request import Request
+from harness.planning.workspace import Project
+from harness.runs.request import Request
 project = Project.at(Path({file!r}).parent)
 plan = project.plan(Path({file!r}), [])
 folders = []

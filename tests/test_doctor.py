@@ -239,7 +239,7 @@ def test_the_whole_diagnosis_imports_nothing_heavy(tmp_path: Path) -> None:
 import sys
 from pathlib import Path
 from harness.doctor import diagnose
-from harness.settings import Settings
+from harness.runs.settings import Settings
 for finding in diagnose(Settings(store=Path({str(tmp_path)!r}))):
     assert finding.level == "ok" or finding.remedy, finding
     print(finding.subject)

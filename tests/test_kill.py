@@ -117,4 +117,4 @@ def test_killed_at_random_moments_ends_in_the_same_result(tmp_path: Path) -> Non
     for run, written in finished.items():
         assert store.run(run).record_file.stat().st_mtime_ns == written, "a finished run was trained again"
     assert results(store) == results(Store(tmp_path / "straight"))
-    assert not [p for p in psutil.Process().children(recursive=True) if "nursery" in " ".join(p.cmdline())]
+    assert not [p for p in psutil.Process().children(recursive=True) if "fork_server" in " ".join(p.cmdline())]

@@ -329,14 +329,14 @@ def test_profiles_and_jobs(tmp_path: Path) -> None:
         running.workers("slrum", None, settings)
 
 
-# Real processes: the nursery, around a worker that does what its run folder says (see tests/head/nursery.py).
+# Real processes: the nursery, around a worker that does what its run folder says (see tests/head/fork_server.py).
 
 Ready = Callable[..., tuple[Conductor, LocalWorkers]]
 
 
 @pytest.fixture
 def processes(store: Store, monkeypatch: pytest.MonkeyPatch) -> Iterator[Ready]:
-    monkeypatch.setattr(local, "NURSERY", (sys.executable, "-m", "tests.head.nursery"))
+    monkeypatch.setattr(local, "NURSERY", (sys.executable, "-m", "tests.head.fork_server"))
     monkeypatch.setattr(conduct, "POLL_S", 0.05)
     made: list[LocalWorkers] = []
 
@@ -471,7 +471,7 @@ from pathlib import Path
 from harness.cli import run as running
 from harness.execute.local import processes as local
 from tests.head import test_conduct
-local.NURSERY = (sys.executable, "-m", "tests.head.nursery")
+local.NURSERY = (sys.executable, "-m", "tests.head.fork_server")
 project = test_conduct.small_project(Path(sys.argv[1]))
 plan = test_conduct.small_plan(project)
 running.carry_out(plan, project, local.LocalWorkers(2))

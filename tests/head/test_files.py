@@ -21,7 +21,7 @@ from tests.head.made import ablation, is_one_sentence, plan_of, record
 WRITER = """
 import sys
 from pathlib import Path
-from harness.files import write_json
+from harness.base.files import write_json
 number = 0
 while True:
     number += 1

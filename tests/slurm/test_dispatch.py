@@ -118,7 +118,7 @@ def test_code_that_is_edited_after_submission_changes_nothing(
         cluster.ask("scontrol", "update", f"NodeName={node}", "State=DRAIN", "Reason=edit")
     begun = campaign.command("run", campaign.spec.name, "--on", campaign.profile.name, "--detach")
     assert begun.returncode == 0, begun.stderr
-    for file in ("worker.py", "train.py", "dispatch/node.py"):
+    for file in ("worker.py", "node/attempt.py", "execute/slurm/node.py"):
         (checkout / "harness" / file).write_text("raise RuntimeError('edited')\n")
     monkeypatch.delenv("PYTHONPATH")
     for node in nodes:

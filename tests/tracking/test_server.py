@@ -140,7 +140,7 @@ def test_an_importer_that_is_killed_again_and_again_gets_there(
 ) -> None:
     code = f"""
 from pathlib import Path
-from harness.store import Store
+from harness.runs.store import Store
 from harness.tracking import sync
 from tests.tracking.world import plan_of
 import mlflow.tracking

@@ -77,7 +77,7 @@ import sys
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from harness.store import Store
+from harness.runs.store import Store
 from harness.tracking import sync
 from tests.tracking.world import plan_of
 print(sync(plan_of(), Store(Path({str(finished.store.root)!r})), {finished.uri!r}))
@@ -342,7 +342,7 @@ def importers(place: Place, count: int) -> list[str]:
 import importlib
 import json
 from pathlib import Path
-from harness.store import Store
+from harness.runs.store import Store
 from tests.tracking.world import plan_of
 module = importlib.import_module("harness.tracking.sync")
 module.LOCK_WAIT_S = 300

@@ -21,7 +21,7 @@ from harness.node.attempt import Attempt, load_request
 from harness.parallel.process_group import Place, place
 from harness.runs.store import RunFolder, State
 from harness.training.speed import TIMINGS
-from tests.evaluate.worlds import classification_files, classification_members, write_set
+from tests.evaluation.worlds import classification_files, classification_members, write_set
 from tests.node.small import experiment, planned, prepared
 from tests.training.made import VIT_MODEL, train
 
