@@ -29,8 +29,8 @@ import torch
 import harness
 from harness.config.profile import Profile
 from harness.execute.slurm import executor as sweep
-from harness.execute.slurm.executor import Sweep
-from harness.execute.slurm.scheduler import Batch
+from harness.execute.slurm.executor import SlurmExecutor
+from harness.execute.slurm.scheduler import ArrayRequest
 from harness.execute.slurm.submission_log import load
 from harness.runs.settings import Settings
 from harness.runs.store import RunFolder, Store
@@ -53,7 +53,7 @@ def simulated(runs: int) -> None:
         planned = time.process_time() - begun
         in_jobs = 0.0
 
-        def carry_out(batch: Batch, task: int) -> None:
+        def carry_out(batch: ArrayRequest, task: int) -> None:
             nonlocal in_jobs
             begun = time.process_time()
             for run in load(batch.folder).intent.tasks[task]:
@@ -62,7 +62,7 @@ def simulated(runs: int) -> None:
 
         cluster = SimulatedCluster(carry_out, slots=SLOTS, quota=10_000, max_array=1000)
         profile = Profile.model_validate({"gpus_per_task": 1, "mem_gb": 8, "partitions": ["gpu"]})
-        conductor = Sweep(plan, store, Settings(store=store.root), profile, cluster)
+        conductor = SlurmExecutor(plan, store, Settings(store=store.root), profile, cluster)
         begun, cycles = time.process_time(), 0
         while conductor.progress().done < runs:
             conductor.cycle()

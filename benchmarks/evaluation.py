@@ -37,9 +37,9 @@ from harness.config.evaluation import Evaluation
 from harness.config.model import Model
 from harness.evaluation.evaluator import Evaluator
 from harness.evaluation.protocol import templates
-from harness.evaluation.retrieval import Captions, retrieval_metrics, retrieval_ranks
+from harness.evaluation.retrieval import CaptionFeatures, retrieval_metrics, retrieval_ranks
 from harness.evaluation.sets import read_set
-from harness.evaluation.towers import Encoder
+from harness.evaluation.towers import SetEncoder
 from harness.evaluation.zero_shot import classifier
 from harness.models import Towers, build_towers
 
@@ -101,7 +101,7 @@ def retrieval_ours(sizes: Sizes) -> Measured:
     images, texts, owner = features(sizes)
 
     def measured() -> dict[str, float]:
-        ranks = retrieval_ranks(images, Captions(texts, torch.arange(len(texts)), owner))
+        ranks = retrieval_ranks(images, CaptionFeatures(texts, torch.arange(len(texts)), owner))
         metrics = retrieval_metrics(
             ranks.image_retrieval.numpy(), ranks.text_retrieval.numpy(), owner.numpy(), RECALL_K
         )
@@ -136,7 +136,7 @@ def retrieval_theirs(sizes: Sizes) -> Measured:
 def classifier_ours(sizes: Sizes) -> Measured:
     names, prompts = prompting(sizes)
     towers, _, _ = model()
-    encoder = Encoder(towers, batch_size=256, device=CPU)
+    encoder = SetEncoder(towers, batch_size=256, device=CPU)
 
     def measured() -> dict[str, float]:
         with torch.inference_mode():

@@ -120,7 +120,7 @@ def ours(folder: Path) -> None:
     from harness.evaluation.retrieval import ranks_of_scores, retrieval_metrics, retrieval_ranks
     from harness.evaluation.suite_averages import averages
     from harness.models import build_towers, load_weights
-    from harness.node.run_evaluation import Measuring
+    from harness.node.run_evaluation import RunEvaluation
     from harness.runs.request import Request
     from harness.runs.settings import Settings
 
@@ -139,7 +139,7 @@ def ours(folder: Path) -> None:
     towers = build_towers(model())
     load_weights(towers.model, folder / "weights.pt")
     request = Request.of(experiment, "", None, settings, threads=torch.get_num_threads())
-    measured = Measuring(request, towers, torch.device("cpu")).measured(request.experiment.evaluation.sets)
+    measured = RunEvaluation(request, towers, torch.device("cpu")).measured(request.experiment.evaluation.sets)
     numbers = {f"{one.set}/{name}": metric.value for one in measured for name, metric in one.metrics.items()}
     assert {one.set for one in averages(measured)} == {"fff11", "retrieval"}
     product = [(total[0] - part[0], total[1] - part[1]) for total, part in zip(ranking, counting, strict=True)]

@@ -72,7 +72,7 @@ def batches(cluster: Cluster, folder: Path, trials: Sequence[Trial]) -> None:
     for first in range(0, len(trials), WORKERS):
         plan = project.plan(as_ablation(spec, trials[first : first + WORKERS]), name="batches")
         prepare_data(plan, store)
-        for _ in conductor(plan).conduct():
+        for _ in conductor(plan).run():
             pass
     tell("batches", cluster, store)
 

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
-from harness.searching.study import Job, Trial
+from harness.searching.study import Assignment, Trial
 
 
 class SyneTune:
@@ -38,7 +38,7 @@ class SyneTune:
         self._theirs: dict[int, Any] = {}
         self.trials: dict[int, Trial] = {}
 
-    def next(self) -> Job | None:
+    def next(self) -> Assignment | None:
         """A new configuration."""
         from syne_tune.backend.trial_status import Trial as Theirs
 
@@ -49,7 +49,7 @@ class SyneTune:
         self.trials[number] = Trial(number, dict(suggestion.config))
         self._theirs[number] = Theirs(number, suggestion.config, datetime.now())
         self._scheduler.on_trial_add(self._theirs[number])
-        return Job(number, None)
+        return Assignment(number, None)
 
     def report(self, number: int, level: int, value: float) -> None:
         """The error after an epoch; may set the trial's limit."""
@@ -74,14 +74,14 @@ class SyneTune:
         if theirs is not None:
             self._scheduler.on_trial_complete(theirs, {"error": final[0], "epoch": self._length})
 
-    def closing(self, workers: int) -> list[Job]:  # noqa: ARG002
+    def closing(self, workers: int) -> list[Assignment]:  # noqa: ARG002
         """What is left to train to the full length."""
         known = self.forecasts()
         best = sorted(known, key=lambda number: known[number])[: self._finish]
         short = [number for number in best if self.trials[number].final is None]
         for number in short:
             self.trials[number].status, self.trials[number].limit = "running", None
-        return [Job(number, None) for number in short]
+        return [Assignment(number, None) for number in short]
 
     def forecasts(self) -> dict[int, float]:
         """The last error of each configuration."""

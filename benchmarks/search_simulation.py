@@ -12,7 +12,7 @@ from search_curves import Curves
 from search_peers import SyneTune
 
 from harness.config.search import Exploration
-from harness.searching.study import Advisor, Job, Trial
+from harness.searching.study import Assignment, SearchStudy, Trial
 
 WORKERS = 4
 BUDGET = 24.0
@@ -28,7 +28,7 @@ class Strategy(Protocol):
     def trials(self) -> Mapping[int, Trial]:
         """By number."""
 
-    def next(self) -> Job | None:
+    def next(self) -> Assignment | None:
         """The next thing to train."""
 
     def report(self, number: int, level: int, value: float) -> None:
@@ -40,7 +40,7 @@ class Strategy(Protocol):
     def complete(self, number: int, final: Sequence[float]) -> None:
         """A trial has come to the full length."""
 
-    def closing(self, workers: int) -> list[Job]:
+    def closing(self, workers: int) -> list[Assignment]:
         """What is left to train when the budget is used up; empty at the end."""
 
     def forecasts(self) -> Mapping[int, float]:
@@ -74,7 +74,7 @@ class Method:
             "finish": self.finish,
             "seed": seed,
         }
-        return Advisor(Exploration.model_validate(asked), length)
+        return SearchStudy(Exploration.model_validate(asked), length)
 
 
 @dataclass

@@ -19,9 +19,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from harness.base.errors import HarnessError, SupersededError
-from harness.node.attempt import Attempt, load_request
+from harness.node.attempt import AttemptRunner, load_request
 from harness.node.stop import Stop, stop_signals
-from harness.parallel.process_group import Place, joined, place, start_processes
+from harness.parallel.process_group import ProcessRank, process_group, process_rank, start_processes
 from harness.runs.record import Cause, Failure
 from harness.runs.store import RunFolder
 
@@ -34,7 +34,7 @@ def main(run_dir: Path) -> int:
     """Carry out the run in `run_dir`; returns the exit status."""
     folder = RunFolder(run_dir)
     try:
-        here = place(_processes(folder), os.environ)
+        here = process_rank(_processes(folder), os.environ)
         if here.starts:
             return start_processes(here, folder.path)
         with _claimed(folder, here) as number, stop_signals() as stop:
@@ -44,7 +44,7 @@ def main(run_dir: Path) -> int:
         return USER_ERROR
 
 
-def _fenced(folder: RunFolder, here: Place, number: int, stop: Stop) -> int:
+def _fenced(folder: RunFolder, here: ProcessRank, number: int, stop: Stop) -> int:
     if here.rank > 0:
         return _attempt(folder, here, number, stop)
     try:
@@ -59,13 +59,13 @@ def _fenced(folder: RunFolder, here: Place, number: int, stop: Stop) -> int:
     return status
 
 
-def _attempt(folder: RunFolder, here: Place, number: int, stop: Stop) -> int:
+def _attempt(folder: RunFolder, here: ProcessRank, number: int, stop: Stop) -> int:
     try:
         request = load_request(folder)
-        with joined(here, folder.path, request.experiment.resources) as world:
+        with process_group(here, folder.path, request.experiment.resources) as world:
             # What the first process reads counts: another one's node may still show it older files.
-            request, is_done = world.told((request, folder.record_file.exists()))
-            attempt = Attempt(folder, request, number, stop, world)
+            request, is_done = world.broadcast((request, folder.record_file.exists()))
+            attempt = AttemptRunner(folder, request, number, stop, world)
             if is_done:
                 attempt.evaluate_again()
                 return DONE
@@ -89,7 +89,7 @@ def _attempt(folder: RunFolder, here: Place, number: int, stop: Stop) -> int:
         return _failed(folder, here, number, cause, f"{type(error).__name__}: {error}; see {folder.log}", BROKEN)
 
 
-def _failed(folder: RunFolder, here: Place, attempt: int, cause: Cause, message: str, status: int) -> int:
+def _failed(folder: RunFolder, here: ProcessRank, attempt: int, cause: Cause, message: str, status: int) -> int:
     """Leave word of a failure: of several processes' that of the one that failed, which the others only felt."""
     print(f"harness: {message}", file=sys.stderr)
     failure = Failure(cause=cause, message=message, attempt=attempt, ended_at=time.time())
@@ -109,7 +109,7 @@ def _failed(folder: RunFolder, here: Place, attempt: int, cause: Cause, message:
 
 
 @contextmanager
-def _claimed(folder: RunFolder, here: Place) -> Iterator[int]:
+def _claimed(folder: RunFolder, here: ProcessRank) -> Iterator[int]:
     """The number of the attempt; the folder is held by the first process for all of them."""
     if here.rank > 0:
         yield 0

@@ -1,6 +1,6 @@
 """Pseudo-captions by image-to-text models: resumable, in shards, written as a source of their own."""
 
 from harness.captioning.caption_shards import CaptionFolder, caption
-from harness.captioning.models import Captioner, load_captioner
+from harness.captioning.models import CaptionModel, load_captioner
 
-__all__ = ["CaptionFolder", "Captioner", "caption", "load_captioner"]
+__all__ = ["CaptionFolder", "CaptionModel", "caption", "load_captioner"]

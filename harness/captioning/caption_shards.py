@@ -13,7 +13,7 @@ import pyarrow.parquet
 
 from harness.base.errors import DataError
 from harness.base.files import read_json, replacing, write_json
-from harness.captioning.models import Captioner
+from harness.captioning.models import CaptionModel
 from harness.config.captioner import ImageCaptioner
 from harness.data.dataset.dataset import Dataset
 from harness.data.sources.caption_folder import SETTINGS, part_file
@@ -69,7 +69,7 @@ class CaptionFolder:
 
 
 def caption(
-    folder: CaptionFolder, captioner: Captioner, shard: tuple[int, int], said: Callable[[str], None]
+    folder: CaptionFolder, captioner: CaptionModel, shard: tuple[int, int], said: Callable[[str], None]
 ) -> tuple[int, int]:
     """Make the missing parts of one shard.
 
@@ -91,13 +91,13 @@ def caption(
     return done, empty
 
 
-def _part(folder: CaptionFolder, captioner: Captioner, part: int) -> list[dict[str, Any]]:
+def _part(folder: CaptionFolder, captioner: CaptionModel, part: int) -> list[dict[str, Any]]:
     samples = range(part * PART, min((part + 1) * PART, len(folder.dataset)))
     size = folder.settings.batch_size
     return [row for start in samples[::size] for row in _batch(folder, captioner, samples, start)]
 
 
-def _batch(folder: CaptionFolder, captioner: Captioner, samples: range, start: int) -> list[dict[str, Any]]:
+def _batch(folder: CaptionFolder, captioner: CaptionModel, samples: range, start: int) -> list[dict[str, Any]]:
     """The samples of a batch from `start` on. Which ones, and the seed, depend on the data and settings alone."""
     batch = range(start, min(start + folder.settings.batch_size, samples.stop))
     keys, images, told = folder.dataset.keys_of(batch), [], []

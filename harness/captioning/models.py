@@ -22,7 +22,7 @@ from harness.config.captioner import ImageCaptioner
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
-class Captioner(Protocol):
+class CaptionModel(Protocol):
     """Something that describes images."""
 
     def captions(self, images: Sequence[Image.Image], seed: int) -> list[list[str]]:
@@ -30,7 +30,7 @@ class Captioner(Protocol):
         ...
 
 
-def load_captioner(settings: ImageCaptioner, device: torch.device) -> Captioner:
+def load_captioner(settings: ImageCaptioner, device: torch.device) -> CaptionModel:
     """The model of `settings` on `device`.
 
     Raises:

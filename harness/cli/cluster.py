@@ -10,11 +10,11 @@ from harness.base.errors import DispatchError, SpecError
 from harness.cli.run import prepare_data, watch_over
 from harness.config.profile import Profile, load_profile
 from harness.execute.slurm.client import Slurm
-from harness.execute.slurm.executor import Sweep
-from harness.execute.slurm.gpu_hours import Budget
-from harness.execute.slurm.job_tracker import Place, Placements
+from harness.execute.slurm.executor import SlurmExecutor
+from harness.execute.slurm.gpu_hours import GpuHourBudget
+from harness.execute.slurm.job_tracker import JobTracker, TrackedJob
 from harness.execute.slurm.scheduler import Scheduler, UnreachableError
-from harness.execute.slurm.submission_log import Submissions
+from harness.execute.slurm.submission_log import SubmissionLog
 from harness.planning.estimate import predicted_hours
 from harness.planning.plan import Plan
 from harness.planning.workspace import Project
@@ -28,7 +28,7 @@ def is_profile(target: str) -> bool:
     return target.endswith(".toml")
 
 
-def sweep(plan: Plan, project: Project, target: str, max_gpu_hours: float | None, yes: bool) -> Sweep:
+def sweep(plan: Plan, project: Project, target: str, max_gpu_hours: float | None, yes: bool) -> SlurmExecutor:
     """What carries the plan out on the cluster of a profile; the budget is agreed upon.
 
     Raises:
@@ -40,12 +40,12 @@ def sweep(plan: Plan, project: Project, target: str, max_gpu_hours: float | None
     prepare_data(plan, project.store)
     budget = None
     if max_gpu_hours is not None:
-        budget = Budget(max_gpu_hours, plan, project.store, predicted_hours(plan, project.store))
+        budget = GpuHourBudget(max_gpu_hours, plan, project.store, predicted_hours(plan, project.store))
         _agree(budget, profile, plan, project.store, yes)
-    return Sweep(plan, project.store, project.settings, profile, scheduler, budget)
+    return SlurmExecutor(plan, project.store, project.settings, profile, scheduler, budget)
 
 
-def one_by_one(project: Project, target: str, jobs: int | None) -> Callable[[Plan], Sweep]:
+def one_by_one(project: Project, target: str, jobs: int | None) -> Callable[[Plan], SlurmExecutor]:
     """Makes what carries the runs of a search out on the cluster of a profile: a job each, `jobs` at a time.
 
     Raises:
@@ -56,10 +56,10 @@ def one_by_one(project: Project, target: str, jobs: int | None) -> Callable[[Pla
     scheduler = Slurm()
     at_a_time = jobs or profile.array_parallelism
     alone = Profile.model_validate({**dict(profile), "pack": 1, "at_a_time": 1, "array_parallelism": at_a_time})
-    return lambda plan: Sweep(plan, project.store, project.settings, alone, scheduler)
+    return lambda plan: SlurmExecutor(plan, project.store, project.settings, alone, scheduler)
 
 
-def carry_out(plan: Plan, project: Project, one: Sweep) -> bool:
+def carry_out(plan: Plan, project: Project, one: SlurmExecutor) -> bool:
     """Submit and watch until every run is done or failed; whether all are done."""
     last = watch_over(plan, project.store, one, STOPPING)
     one.wrap_up()
@@ -69,7 +69,7 @@ def carry_out(plan: Plan, project: Project, one: Sweep) -> bool:
     return last.done == last.total
 
 
-def submit(one: Sweep, spec: Path) -> bool:
+def submit(one: SlurmExecutor, spec: Path) -> bool:
     """Submit what is missing and leave; whether everything is in the hands of jobs."""
     one.cycle()
     at = one.progress()
@@ -84,13 +84,13 @@ def submit(one: Sweep, spec: Path) -> bool:
     return one.is_submitted
 
 
-def look(store: Store) -> tuple[dict[str, Place], tuple[str, ...]]:
+def look(store: Store) -> tuple[dict[str, TrackedJob], tuple[str, ...]]:
     """The job of every run that has one, and notes; nothing is asked where no submission is open."""
-    submissions = Submissions(store)
+    submissions = SubmissionLog(store)
     if not submissions.open():
         return {}, ()
     try:
-        placements = Placements(store, submissions, Slurm())
+        placements = JobTracker(store, submissions, Slurm())
         with submissions.settling():
             placements.look()
     except UnreachableError as error:
@@ -127,7 +127,7 @@ def vanished(plan: Plan, store: Store) -> list[str]:
     ]
 
 
-def _cancel(scheduler: Scheduler, places: Sequence[Place], runs: Collection[str]) -> None:
+def _cancel(scheduler: Scheduler, places: Sequence[TrackedJob], runs: Collection[str]) -> None:
     for place in places:  # first, so that a job that is signalled knows why
         place.submission.settle(place.task)
     scheduler.cancel([place.id for place in places])
@@ -137,7 +137,7 @@ def _cancel(scheduler: Scheduler, places: Sequence[Place], runs: Collection[str]
         print(f"{len(others)} other runs shared them: `harness run` submits those again", file=sys.stderr)
 
 
-def _offer_vanished(one: Sweep, name: str) -> None:
+def _offer_vanished(one: SlurmExecutor, name: str) -> None:
     """Arms that the spec has lost since their jobs were submitted."""
     gone = one.vanished()
     if not gone:
@@ -149,7 +149,7 @@ def _offer_vanished(one: Sweep, name: str) -> None:
         print(f"{what}; `harness cancel SPEC --vanished` cancels them", file=sys.stderr)
 
 
-def _agree(budget: Budget, profile: Profile, plan: Plan, store: Store, yes: bool) -> None:
+def _agree(budget: GpuHourBudget, profile: Profile, plan: Plan, store: Store, yes: bool) -> None:
     """Ask before a sweep is submitted that may not fit into its budget; where nobody can be asked, refuse."""
     if not profile.gpus:
         fix = "leave it out, or give `gpus_per_task`"

@@ -128,7 +128,7 @@ def features(
 
         on_cluster(on, project.store, "features", spec, set_, [], jobs)
         return
-    for one in taught.taught_by_plan(project.plan(spec, set_), project):
+    for one in taught.feature_sets(project.plan(spec, set_), project):
         wanted = one.wanted
         if verify:
             for file in [wanted.images, *map(wanted.file, wanted.sources)]:
@@ -202,7 +202,7 @@ def analyze(
     from harness.execute.local.processes import cores
 
     project, used = _project(spec), taught.chosen_device(device)
-    for number, one in enumerate(taught.taught_by_plan(project.plan(spec, set_), project, every_source=True)):
+    for number, one in enumerate(taught.feature_sets(project.plan(spec, set_), project, every_source=True)):
         while not one.wanted.is_done:
             extraction = one.extraction(used, workers or cores())
             print(said_of(extraction.estimate(), one.wanted.folder, 1), file=sys.stderr)

@@ -17,7 +17,7 @@ from harness.config.model import Model
 from harness.evaluation.suite_averages import averages, holes
 from harness.execute.local.processes import cores
 from harness.planning.workspace import Project
-from harness.runs.record import Evaluation as Measured
+from harness.runs.record import EvaluationResult as Measured
 from harness.runs.request import Request, on_this_machine, read_request
 
 
@@ -122,11 +122,11 @@ def _measured(
 ) -> tuple[Measured, ...]:
     import torch
 
-    from harness.node.checkpoint_evaluation import Measurement
+    from harness.node.checkpoint_evaluation import CheckpointEvaluation
 
     experiment = Experiment.model_validate({**dict(request.experiment), "evaluation": evaluation})
     asked_for = Request.model_validate({**dict(request), "experiment": experiment})
-    measurement = Measurement(request=asked_for, model=model, weights=weights)
+    measurement = CheckpointEvaluation(request=asked_for, model=model, weights=weights)
     return measurement.carried_out_by(processes or max(torch.cuda.device_count(), 1))
 
 

@@ -19,7 +19,7 @@ from harness.runs.request import Request
 
 
 @dataclass(frozen=True)
-class Taught:
+class FeatureSet:
     """A data set and the features of it by one teacher that runs of a plan read."""
 
     run: PlannedRun
@@ -41,7 +41,7 @@ class Taught:
         return Extraction(self.wanted, towers_of(self.request), device, threads)
 
 
-def taught_by_plan(plan: Plan, project: Project, *, every_source: bool = False) -> list[Taught]:
+def feature_sets(plan: Plan, project: Project, *, every_source: bool = False) -> list[FeatureSet]:
     """Everything that the runs of `plan` read of teachers, each data set and teacher once.
 
     Args:
@@ -50,7 +50,7 @@ def taught_by_plan(plan: Plan, project: Project, *, every_source: bool = False) 
     Raises:
         SpecError: no run uses a teacher.
     """
-    found: dict[tuple[str, bool], Taught] = {}
+    found: dict[tuple[str, bool], FeatureSet] = {}
     datasets: dict[str, Dataset] = {}
     for run in plan.runs.values():
         teacher = teacher_id(run.experiment, run.teacher)
@@ -66,7 +66,7 @@ def taught_by_plan(plan: Plan, project: Project, *, every_source: bool = False) 
         before = found[key].wanted.sources if key in found else ()
         more = datasets[fingerprint].sources if every_source else ()
         sources = tuple(dict.fromkeys([*before, *wanted.sources, *more]))
-        found[key] = Taught(run, request, Wanted(folder, datasets[fingerprint], sources, wanted.lower))
+        found[key] = FeatureSet(run, request, Wanted(folder, datasets[fingerprint], sources, wanted.lower))
     if not found:
         fix = "name a [teacher], and a mining or a loss that uses it"
         raise SpecError("no run uses a teacher, so there are no features to compute", where=plan.name, fix=fix)

@@ -54,21 +54,21 @@ def _measured(request: Request, steps: int, trace: Path | None) -> str:
     from harness.execute.local.processes import cores
     from harness.models import build_towers
     from harness.models.fitting import choose_device
-    from harness.node.assemble import Workshop
+    from harness.node.assemble import Assembler
     from harness.parallel.process_group import World
-    from harness.training.checkpoint import Progress
-    from harness.training.step_timer import PartsClock
+    from harness.training.checkpoint import TrainingProgress
+    from harness.training.step_timer import PartsTimer
 
     experiment = request.experiment
     torch.set_num_threads(cores())
     device = choose_device(experiment.resources, 0)
     towers = build_towers(experiment.model, seed=experiment.seed).to(device)
-    data, clock = request.stored.data, PartsClock(device)
+    data, clock = request.stored.data, PartsTimer(device)
     fingerprint = inspect_data(experiment.data, data).fingerprint
-    shop = Workshop(request, open_dataset(experiment.data, data), fingerprint, towers, World(), clock)
+    shop = Assembler(request, open_dataset(experiment.data, data), fingerprint, towers, World(), clock)
     trainer, _ = shop.build()
     trainer.calibrate()
-    taken = trainer.run(Progress(0, 0.0, 1))
+    taken = trainer.run(TrainingProgress(0, 0.0, 1))
     for _ in islice(taken, WARM):
         pass
     clock.seconds.clear()

@@ -14,7 +14,7 @@ from typing import Literal
 from harness.base.errors import SpecError, TrackingError
 from harness.base.signals import handled
 from harness.cli.output import seconds
-from harness.execute.local.executor import Conducting, Conductor, Progress, Workers
+from harness.execute.local.executor import Executor, LocalExecutor, Progress, Workers
 from harness.execute.local.inline import InlineWorkers
 from harness.execute.local.processes import LocalWorkers, job_count, send
 from harness.planning.plan import Plan
@@ -52,19 +52,19 @@ def workers(profile: str, jobs: int | None, settings: Settings) -> Workers:
 def carry_out(plan: Plan, project: Project, at: Workers) -> bool:
     """Conduct the plan with live progress; whether every run is done."""
     prepare_data(plan, project.store)
-    last = watch_over(plan, project.store, Conductor(plan, project.store, project.settings, at), STOPPING)
+    last = watch_over(plan, project.store, LocalExecutor(plan, project.store, project.settings, at), STOPPING)
     if last.done + len(last.failed) < last.total:
         print("stopped; the same command goes on from the checkpoints", file=sys.stderr)
     return last.done == last.total
 
 
-def watch_over(plan: Plan, store: Store, conductor: Conducting, stopping: str) -> Progress:
+def watch_over(plan: Plan, store: Store, conductor: Executor, stopping: str) -> Progress:
     """Have the plan carried out with live progress, and say what failed; returns how it ended."""
     started = time.monotonic()
     last = conductor.progress()
     if last.done < last.total:
-        with clean_stop(conductor.stop, stopping), store.conducting(plan.name), _display(plan) as show:
-            for last in conductor.conduct():
+        with clean_stop(conductor.stop, stopping), store.registered(plan.name), _display(plan) as show:
+            for last in conductor.run():
                 show(last, time.monotonic() - started)
     for run_id, failure in last.failed.items():
         print(f"run {run_id} failed ({failure.cause}): {failure.message}", file=sys.stderr)
@@ -146,7 +146,7 @@ def cancel(plan: Plan, store: Store, jobs: int = 0) -> None:
     Args:
         jobs: how many jobs of a cluster were cancelled already.
     """
-    conductors = store.conductors(plan.name)
+    conductors = store.running_commands(plan.name)
     workers = [found for run_id in plan.runs if (found := store.run(run_id).holder()) is not None] if not jobs else []
     _ask_to_stop([*conductors, *workers], workers, jobs)  # the command first, or it would start the run again
 

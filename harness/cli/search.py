@@ -15,7 +15,7 @@ from harness.cli import run as running
 from harness.cli.output import seconds
 from harness.config.load import load_search
 from harness.config.search import Search
-from harness.execute.local.executor import Conducting, Conductor
+from harness.execute.local.executor import Executor, LocalExecutor
 from harness.execute.local.processes import send
 from harness.planning.plan import Plan
 from harness.planning.workspace import Project
@@ -55,7 +55,7 @@ def search(asked: Asked) -> bool:
     one, name, project = load_search(asked.spec, asked.assignments), asked.spec.stem, asked.project
     conductor = _conductor(project, asked.on, asked.jobs)
     _prepare(one, project)
-    with SearchFolder(project.store.root, name).held(one), project.store.conducting(plan_name(name)):
+    with SearchFolder(project.store.root, name).held(one), project.store.registered(plan_name(name)):
         driver = Driver(one, name, project, conductor, storage=asked.storage)
         for sentence in driver.folder.repaired:
             print(f"repaired: {sentence}", file=sys.stderr)
@@ -134,19 +134,19 @@ def begun(spec: Path, assignments: list[str], project: Project) -> Plan:
 
 def is_alive(spec: Path, project: Project) -> bool:
     """Whether a driver owns the search."""
-    return bool(project.store.conductors(plan_name(spec.stem)))
+    return bool(project.store.running_commands(plan_name(spec.stem)))
 
 
 def cancel(spec: Path, assignments: list[str], project: Project) -> None:
     """Ask a search to stop, then the runs and jobs that it leaves behind."""
-    drivers = project.store.conductors(plan_name(spec.stem))
+    drivers = project.store.running_commands(plan_name(spec.stem))
     for driver in drivers:  # first, or it would fill the places of jobs that are cancelled
         if driver.is_here:
             send(driver.pid, signal.SIGTERM)
         else:
             print(f"process {driver.pid} drives it on {driver.host}: cancel it there", file=sys.stderr)
     until = time.monotonic() + LEAVING_S
-    while any(one.is_here for one in project.store.conductors(plan_name(spec.stem))) and time.monotonic() < until:
+    while any(one.is_here for one in project.store.running_commands(plan_name(spec.stem))) and time.monotonic() < until:
         time.sleep(0.2)
     plan = begun(spec, assignments, project)
     jobs = cluster.cancel(plan.runs, project.store)
@@ -161,12 +161,12 @@ def _onlooker(spec: Path, assignments: list[str], project: Project) -> Driver:
     return Driver(search, spec.stem, project, conductor, only_look=True)
 
 
-def _conductor(project: Project, on: str, jobs: int | None) -> Callable[[Plan], Conducting]:
+def _conductor(project: Project, on: str, jobs: int | None) -> Callable[[Plan], Executor]:
     """Makes what carries runs out: processes of this machine, or jobs of a cluster."""
     if cluster.is_profile(on):
         return cluster.one_by_one(project, on, jobs)
     store, settings = project.store, project.settings
-    return lambda plan: Conductor(plan, store, settings, running.workers(on, jobs, settings))
+    return lambda plan: LocalExecutor(plan, store, settings, running.workers(on, jobs, settings))
 
 
 def _prepare(one: Search, project: Project) -> None:

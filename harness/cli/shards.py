@@ -8,8 +8,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from harness.config.profile import Profile, Resources
-from harness.execute.slurm.scheduler import Batch, Scheduler
+from harness.config.profile import JobResources, Profile
+from harness.execute.slurm.scheduler import ArrayRequest, Scheduler
 from harness.runs.store import Store
 
 
@@ -27,12 +27,12 @@ def submit_shards(
     command = f'{shlex.join(words)} --shard "$SLURM_ARRAY_TASK_ID/{jobs}"'
     told = hashlib.sha256(command.encode()).hexdigest()[:8]
     # A shard is one process, however many the profile gives a training run.
-    batch = Batch(
+    batch = ArrayRequest(
         name=f"data-{verb}-{told}",
         folder=(store.root / "jobs" / f"data-{verb}-{told}").resolve(),
         command=command,
         tasks=jobs,
-        resources=Resources.model_validate({**dict(profile.resources), "nodes": 1, "tasks_per_node": 1}),
+        resources=JobResources.model_validate({**dict(profile.resources), "nodes": 1, "tasks_per_node": 1}),
         profile=profile,
     )
     return scheduler.submit(batch)

@@ -12,7 +12,7 @@ from typing import Any
 
 from harness.cli.output import WATCH_S, seconds, table
 from harness.execute.slurm.gpu_hours import Used, held
-from harness.execute.slurm.job_tracker import Place
+from harness.execute.slurm.job_tracker import TrackedJob
 from harness.planning.plan import Plan
 from harness.runs.attempts import Attempt
 from harness.runs.record import Record
@@ -25,7 +25,7 @@ NOTHING = Used()
 
 
 @dataclass(frozen=True)
-class Standing:
+class RunStatus:
     """One run's line."""
 
     run: str
@@ -50,7 +50,7 @@ class Standing:
         ]
 
 
-def status(planned: Plan, store: Store) -> list[Standing]:
+def status(planned: Plan, store: Store) -> list[RunStatus]:
     """Print every run; returns what was printed."""
     from harness.cli.cluster import look
 
@@ -99,15 +99,15 @@ def _looks() -> Iterator[None]:
         pause = min(pause * 1.2, 15.0)  # each look is a squeue
 
 
-def _standing(folder: RunFolder, name: tuple[str, str], primary: str, place: Place | None) -> Standing:
+def _standing(folder: RunFolder, name: tuple[str, str], primary: str, place: TrackedJob | None) -> RunStatus:
     arm, seed = name
     if place is None and not folder.path.is_dir():
-        return Standing(folder.id, arm, seed, State.MISSING)
+        return RunStatus(folder.id, arm, seed, State.MISSING)
     attempts = folder.attempts.all()
     host = attempts[-1].start.host if attempts else ""
     state, at = _state(folder, place, attempts), folder.read_progress()
     running, record = state == State.RUNNING, folder.record() if state == State.DONE else None
-    return Standing(
+    return RunStatus(
         folder.id,
         arm,
         seed,
@@ -122,7 +122,7 @@ def _standing(folder: RunFolder, name: tuple[str, str], primary: str, place: Pla
     )
 
 
-def _state(folder: RunFolder, place: Place | None, attempts: Sequence[Attempt]) -> str:
+def _state(folder: RunFolder, place: TrackedJob | None, attempts: Sequence[Attempt]) -> str:
     """The folder's word first, then the job's."""
     if folder.record_file.exists():
         return State.DONE
@@ -185,7 +185,7 @@ def _hours(amount: Used) -> str:
     return f"{amount.core_hours:.3g} core" if amount.core_hours else ""
 
 
-def _ledger(standings: list[Standing], planned: Plan, store: Store) -> None:
+def _ledger(standings: list[RunStatus], planned: Plan, store: Store) -> None:
     """Hours by arm, used and predicted; only where a scheduler lent them."""
     if not any(one.used.core_hours for one in standings):
         return
@@ -206,7 +206,7 @@ def _ledger(standings: list[Standing], planned: Plan, store: Store) -> None:
     table("hours", ["arm", "done", "GPU-hours", "core-hours", "predicted hours"], rows)
 
 
-def _warn_of_clocks(standings: list[Standing]) -> None:
+def _warn_of_clocks(standings: list[RunStatus]) -> None:
     ahead = max(standings, key=lambda one: one.clock, default=None)
     if ahead is not None and ahead.clock > SKEW_S:
         what = f"the clock of {ahead.node or 'a node'} is {seconds(ahead.clock)} ahead of this machine's"

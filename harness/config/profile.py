@@ -16,7 +16,7 @@ class _Part(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True)
 
 
-class Resources(_Part):
+class JobResources(_Part):
     """What one job asks for. A job carries out one run, or several where `Profile.pack` says so."""
 
     partitions: tuple[str, ...] = ()
@@ -69,7 +69,7 @@ class Retry(_Part):
     """Whether a run stays away from nodes that failed under it."""
 
 
-class Profile(Resources):
+class Profile(JobResources):
     """How runs are carried out on a SLURM cluster. None of it is part of a run's id."""
 
     account: str | None = None
@@ -86,7 +86,7 @@ class Profile(Resources):
     """Seconds before the time limit at which a run is asked to write a checkpoint and leave."""
     requeue: bool = True
     """Whether a job that was preempted, or reached its time limit, queues again by itself and goes on."""
-    evaluation: Resources | None = None
+    evaluation: JobResources | None = None
     """Resources to evaluate with, in a job of its own after the training: as many processes as it has tasks share the
     images and texts, however many have trained. Default: the training job's processes evaluate."""
     retry: Retry = Field(default_factory=Retry)
@@ -101,9 +101,9 @@ class Profile(Resources):
     """Further options of sbatch, by name without dashes: `reservation`, `mail-type`."""
 
     @property
-    def resources(self) -> Resources:
+    def resources(self) -> JobResources:
         """What a training job asks for, and nothing else."""
-        return Resources.model_validate({name: value for name, value in self if name in Resources.model_fields})
+        return JobResources.model_validate({name: value for name, value in self if name in JobResources.model_fields})
 
     @field_validator("setup", mode="before")
     @classmethod

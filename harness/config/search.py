@@ -108,7 +108,7 @@ class Choice(Spec):
 Parameter = Annotated[FloatRange | IntRange | Choice, Field(discriminator="kind")]
 
 
-class Objective(Spec):
+class SearchObjective(Spec):
     """What is to be optimised."""
 
     metric: str
@@ -164,7 +164,7 @@ class Exploration(Spec):
 
     space: dict[str, Parameter]
     """The dotted path of each field that is searched, and its range."""
-    objectives: tuple[Objective, ...]
+    objectives: tuple[SearchObjective, ...]
     """One, or several for a front (quality against cost)."""
     constraints: Constraints = Field(default_factory=Constraints)
     """What a run may use."""
@@ -180,7 +180,7 @@ class Exploration(Spec):
 
     @field_validator("objectives")
     @classmethod
-    def _some_objectives(cls, objectives: tuple[Objective, ...]) -> tuple[Objective, ...]:
+    def _some_objectives(cls, objectives: tuple[SearchObjective, ...]) -> tuple[SearchObjective, ...]:
         names = [objective.metric for objective in objectives]
         if not names or len(set(names)) < len(names):
             raise ValueError("give at least one objective, and each once")
@@ -290,7 +290,7 @@ def _check_parameter(search: Search, path: str, parameter: Parameter) -> None:
                     raise ValueError(f"space.{problem.key}{shown}: {problem.what}{fix}") from None
 
 
-def _check_objective(objective: Objective, base: Experiment) -> None:
+def _check_objective(objective: SearchObjective, base: Experiment) -> None:
     """Refuse an objective that no run will have a value of."""
     group, _, name = objective.metric.partition("/")
     sets = [set_name(reference) for reference in base.evaluation.sets]

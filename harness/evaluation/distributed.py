@@ -23,7 +23,7 @@ from harness.parallel.ranks import Ranks
 
 
 @dataclass(frozen=True)
-class Images:
+class ImageShare:
     """Encode the images of a set."""
 
     digest: str
@@ -32,13 +32,13 @@ class Images:
 
 
 @dataclass(frozen=True)
-class Texts:
+class TextShare:
     """Encode texts."""
 
     texts: tuple[str, ...]
 
 
-Order: TypeAlias = Images | Texts
+Order: TypeAlias = ImageShare | TextShare
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ class Crew:
             yield
         except Exception as failure:
             if self._in_step:
-                self._world.told(_End(_sendable(failure)))
+                self._world.broadcast(_End(_sendable(failure)))
             raise
         self._say(_End())
 
@@ -102,7 +102,9 @@ class Crew:
         """
         self._in_step = False
         parts, failure = _tried(lambda: compute(range(*self._world.ranks.share(items))))
-        said = self._world.heard((failure and _sendable(failure), [(one.shape[1:], one.dtype) for one in parts[:1]]))
+        said = self._world.all_gather(
+            (failure and _sendable(failure), [(one.shape[1:], one.dtype) for one in parts[:1]])
+        )
         if failure is not None:
             raise failure
         for theirs, _ in said:
@@ -111,17 +113,17 @@ class Crew:
         (shape, dtype), *_ = [kind for _, kinds in said for kind in kinds]
         ranks = Ranks(self._world.control, self._world.ranks.rank, self._world.ranks.size) if cpu else self._world.ranks
         nothing = torch.empty((0, *shape), dtype=dtype, device="cpu" if cpu else self._device)
-        found = ranks.gather_ragged(torch.cat([nothing, *parts]))
+        found = ranks.all_gather_ragged(torch.cat([nothing, *parts]))
         self._in_step = True
         return found
 
     def _listen(self) -> Order | _End:
         unheard: Order | _End = _End()
-        return self._world.told(unheard)
+        return self._world.broadcast(unheard)
 
     def _say(self, word: Order | _End) -> None:
         self._in_step = False
-        self._world.told(word)
+        self._world.broadcast(word)
         self._in_step = True
 
 

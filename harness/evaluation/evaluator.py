@@ -20,14 +20,14 @@ from harness.evaluation.linear_probe import Training, probe, probe_metrics
 from harness.evaluation.multilabel import first_hits, indicator, multilabel_metrics
 from harness.evaluation.outcomes import Columns, Outcomes, classification_columns, multilabel_columns, retrieval_columns
 from harness.evaluation.protocol import normalised, protocol, protocol_id, templates
-from harness.evaluation.retrieval import Captions, retrieval_metrics, retrieval_ranks
+from harness.evaluation.retrieval import CaptionFeatures, retrieval_metrics, retrieval_ranks
 from harness.evaluation.sets import EvaluationSet
-from harness.evaluation.towers import CACHE_BYTES, Encoder, Towers, distinct, undisturbed
+from harness.evaluation.towers import CACHE_BYTES, EvaluatedTowers, SetEncoder, distinct, undisturbed
 from harness.evaluation.zero_shot import classification_metrics, classifier, label_ranks, ranked
 from harness.parallel.process_group import World
 from harness.runs import record
 
-__all__ = ["Evaluator", "Job", "Result", "Towers", "evaluate"]
+__all__ = ["EvaluatedTowers", "EvaluationTask", "Evaluator", "Result", "evaluate"]
 
 Metrics = dict[str, record.Metric]
 
@@ -36,12 +36,12 @@ Metrics = dict[str, record.Metric]
 class Result:
     """A set's numbers, and what they are means of."""
 
-    evaluation: record.Evaluation
+    evaluation: record.EvaluationResult
     outcomes: Outcomes
 
 
 @dataclass(frozen=True, eq=False)
-class Job:
+class EvaluationTask:
     """A set to measure, and how."""
 
     set: EvaluationSet
@@ -75,8 +75,8 @@ class Evaluator:
 
     def __init__(
         self,
-        model: Towers,
-        sets: Sequence[EvaluationSet | Job],
+        model: EvaluatedTowers,
+        sets: Sequence[EvaluationSet | EvaluationTask],
         spec: Evaluation,
         *,
         batch_size: int,
@@ -93,10 +93,10 @@ class Evaluator:
             world: the processes that measure together; none for this one alone.
         """
         self._model, self._device = model, device
-        jobs = [each if isinstance(each, Job) else Job(each, spec) for each in sets]
+        jobs = [each if isinstance(each, EvaluationTask) else EvaluationTask(each, spec) for each in sets]
         self._jobs = [(job, protocol(job.set, job.spec, model.transform_name, job.training)) for job in jobs]
         self._weights: dict[tuple[tuple[str, ...], tuple[str, ...], TextNormalisation], Tensor] = {}
-        self._encoder = Encoder(
+        self._encoder = SetEncoder(
             model,
             batch_size=batch_size,
             device=device,
@@ -130,7 +130,7 @@ class Evaluator:
             self._weights.clear()
             self._encoder.forget()
 
-    def _result(self, job: Job, how: dict[str, Any]) -> Result:
+    def _result(self, job: EvaluationTask, how: dict[str, Any]) -> Result:
         match job.task:
             case "zeroshot_classification":
                 metrics, columns = self._classification(job)
@@ -142,36 +142,36 @@ class Evaluator:
                 metrics, columns = self._linear_probe(job)
         name, task, identity = job.set.name, job.task, protocol_id(how)
         return Result(
-            record.Evaluation(set=name, task=task, protocol_id=identity, protocol=how, metrics=metrics),
+            record.EvaluationResult(set=name, task=task, protocol_id=identity, protocol=how, metrics=metrics),
             Outcomes(name, task, identity, columns),
         )
 
-    def _classification(self, job: Job) -> tuple[Metrics, Columns]:
+    def _classification(self, job: EvaluationTask) -> tuple[Metrics, Columns]:
         weights, name = self._class_weights(job)
         labels = torch.tensor(job.set.labels, device=self._device)
         predictions, ranks = label_ranks(self._encoder.images(job.set), weights, name, labels)
         metrics = classification_metrics(_array(ranks), _array(labels), len(name))
         return metrics, classification_columns(job.set, _array(predictions), _array(ranks))
 
-    def _multilabel(self, job: Job) -> tuple[Metrics, Columns]:
+    def _multilabel(self, job: EvaluationTask) -> tuple[Metrics, Columns]:
         weights, name = self._class_weights(job)
         logits = (100.0 * self._encoder.images(job.set) @ weights).index_select(1, name)
         targets = indicator(job.set.targets, len(name)).to(self._device)
         predictions, ranks = first_hits(logits, targets)
         return multilabel_metrics(logits, targets), multilabel_columns(job.set, _array(predictions), _array(ranks))
 
-    def _retrieval(self, job: Job) -> tuple[Metrics, Columns]:
+    def _retrieval(self, job: EvaluationTask) -> tuple[Metrics, Columns]:
         counts = np.array([len(captions) for captions in job.set.captions])
         owner = np.repeat(np.arange(len(counts)), counts)
         texts, text = distinct(normalised(_prefixed(job), job.spec.text_normalisation))
         features = self._encoder.cached(f"texts {_content(texts)}", lambda: self._encoder.texts(texts))
-        captions = Captions(features, text.to(self._device), torch.from_numpy(owner).to(self._device))
+        captions = CaptionFeatures(features, text.to(self._device), torch.from_numpy(owner).to(self._device))
         ranks = retrieval_ranks(self._encoder.images(job.set), captions)
         of_captions, of_images = _array(ranks.image_retrieval), _array(ranks.text_retrieval)
         metrics = retrieval_metrics(of_captions, of_images, owner, job.spec.recall_k)
         return metrics, retrieval_columns(job.set, of_captions, of_images)
 
-    def _linear_probe(self, job: Job) -> tuple[Metrics, Columns]:
+    def _linear_probe(self, job: EvaluationTask) -> tuple[Metrics, Columns]:
         if job.training is None:
             raise ValueError("a linear probe without training samples")
         validation = job.training.validation
@@ -185,7 +185,7 @@ class Evaluator:
     def _labelled(self, evaluation_set: EvaluationSet) -> tuple[Tensor, Tensor]:
         return self._encoder.images(evaluation_set), torch.tensor(evaluation_set.labels, device=self._device)
 
-    def _class_weights(self, job: Job) -> tuple[Tensor, Tensor]:
+    def _class_weights(self, job: EvaluationTask) -> tuple[Tensor, Tensor]:
         """Weights [d, U] of the different class names, and which of them each class has, [C].
 
         Made once a call for all sets of the same names and templates (ImageNet and its kin).
@@ -204,7 +204,7 @@ class Evaluator:
         return classifier(encode, names, prompt_templates)
 
 
-def _prefixed(job: Job) -> list[str]:
+def _prefixed(job: EvaluationTask) -> list[str]:
     start = f"{job.spec.prefix} " if job.spec.prefix else ""
     return [start + caption for captions in job.set.captions for caption in captions]
 
@@ -214,7 +214,12 @@ def _content(texts: Sequence[Any]) -> str:
 
 
 def evaluate(
-    model: Towers, sets: Sequence[EvaluationSet | Job], spec: Evaluation, *, batch_size: int, device: torch.device
+    model: EvaluatedTowers,
+    sets: Sequence[EvaluationSet | EvaluationTask],
+    spec: Evaluation,
+    *,
+    batch_size: int,
+    device: torch.device,
 ) -> tuple[Result, ...]:
     """Evaluate `model` once on `sets`; see Evaluator for what is raised, and for measuring again and again."""
     return Evaluator(model, sets, spec, batch_size=batch_size, device=device, cache_bytes=0)()

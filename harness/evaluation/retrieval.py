@@ -24,7 +24,7 @@ DEFINITIONS = {
 
 
 @dataclass(frozen=True, eq=False)
-class Ranks:
+class RetrievalRanks:
     """Rank of the first hit of every query, from 1."""
 
     image_retrieval: Tensor
@@ -34,7 +34,7 @@ class Ranks:
 
 
 @dataclass(frozen=True, eq=False)
-class Captions:
+class CaptionFeatures:
     """M captions, of which U texts are different, and whose they are."""
 
     features: Tensor
@@ -50,7 +50,7 @@ class Captions:
         return scores if alike else scores.index_select(1, self.text)
 
 
-def retrieval_ranks(image_features: Tensor, captions: Captions) -> Ranks:
+def retrieval_ranks(image_features: Tensor, captions: CaptionFeatures) -> RetrievalRanks:
     """Ranks for unit image features [N, d] and `captions`.
 
     Of candidates with equal scores the one with the lower index comes first. Recall@k is the share of ranks up to k,
@@ -69,7 +69,7 @@ def retrieval_ranks(image_features: Tensor, captions: Captions) -> Ranks:
         _first_caption_rank(image_features[rows] @ captions.features.T, rows, captions)
         for rows in _blocks(len(image_features), len(captions.text))
     ]
-    return Ranks(torch.cat(images_of_captions), torch.cat(captions_of_images))
+    return RetrievalRanks(torch.cat(images_of_captions), torch.cat(captions_of_images))
 
 
 def retrieval_metrics(
@@ -88,7 +88,7 @@ def retrieval_metrics(
     return metrics
 
 
-def ranks_of_scores(scores: Tensor, captions: Captions) -> Ranks:
+def ranks_of_scores(scores: Tensor, captions: CaptionFeatures) -> RetrievalRanks:
     """Ranks from the scores [N, U] of all images and different texts; owners of captions ascend."""
     own = scores[captions.owner, captions.text]
     target, best = _best_captions(own, captions.owner, len(scores))
@@ -100,7 +100,7 @@ def ranks_of_scores(scores: Tensor, captions: Captions) -> Ranks:
         first, last = torch.searchsorted(captions.owner, bounds).tolist()
         images_ahead += _images_ahead(block, own, rows, captions.owner, slice(first, last))
         captions_ahead.append(_captions_ahead(block, best[rows], target[rows], slice(first, last)))
-    return Ranks(images_ahead + 1, torch.cat(captions_ahead) + 1)
+    return RetrievalRanks(images_ahead + 1, torch.cat(captions_ahead) + 1)
 
 
 def _images_ahead(scores: Tensor, own: Tensor, rows: slice, owner: Tensor, here: slice) -> Tensor:
@@ -134,7 +134,7 @@ def _captions_ahead(scores: Tensor, best: Tensor, target: Tensor, here: slice) -
     return torch.stack([_count(part, dim=1) for part in parts]).sum(dim=0, dtype=torch.int32)
 
 
-def _first_caption_rank(scores: Tensor, rows: slice, captions: Captions) -> Tensor:
+def _first_caption_rank(scores: Tensor, rows: slice, captions: CaptionFeatures) -> Tensor:
     """Rank of the first own caption of each of the images `rows`, for scores [rows, U] of the different texts."""
     scores = captions.of_captions(scores)
     among = torch.nonzero((captions.owner >= rows.start) & (captions.owner < rows.stop)).squeeze(1)

@@ -14,13 +14,13 @@ from harness.config.evaluation import is_suite, members
 from harness.config.protocols import VARIANTS, parted, set_name
 from harness.config.suites import SUITES
 from harness.runs.identity import digest
-from harness.runs.record import Evaluation, Metric
+from harness.runs.record import EvaluationResult, Metric
 
 AVERAGE = "average"
 """`SUITE/average`: of the metric that stands for each set, mean per class for some."""
 
 
-def averages(evaluations: Iterable[Evaluation]) -> tuple[Evaluation, ...]:
+def averages(evaluations: Iterable[EvaluationResult]) -> tuple[EvaluationResult, ...]:
     """An evaluation for each suite, under each protocol, whose sets were all measured; its id is made of theirs."""
     by_name = {one.set: one for one in evaluations}
     return tuple(_averages(by_name))
@@ -42,7 +42,7 @@ def holes(suites: Iterable[str], measured: Iterable[str]) -> dict[str, list[str]
     return found
 
 
-def _averages(by_name: Mapping[str, Evaluation]) -> Iterator[Evaluation]:
+def _averages(by_name: Mapping[str, EvaluationResult]) -> Iterator[EvaluationResult]:
     for name, sets, standing in _definitions():
         if all(one in by_name for one in sets):
             yield _average(name, [by_name[one] for one in sets], standing)
@@ -61,7 +61,7 @@ def _definitions() -> list[tuple[str, list[str], list[str]]]:
     return found
 
 
-def _average(name: str, parts: list[Evaluation], standing: list[str]) -> Evaluation:
+def _average(name: str, parts: list[EvaluationResult], standing: list[str]) -> EvaluationResult:
     available = [{**part.metrics, **_mean_recalls(part.metrics)} for part in parts]
     common = [metric for metric in available[0] if all(metric in one for one in available)]
     found = {metric: _mean([one[metric] for one in available]) for metric in common}
@@ -71,7 +71,9 @@ def _average(name: str, parts: list[Evaluation], standing: list[str]) -> Evaluat
         "average of": {part.set: part.protocol_id for part in parts},
         AVERAGE: dict(zip([part.set for part in parts], standing, strict=True)),
     }
-    return Evaluation(set=name, task=parts[0].task, protocol_id=digest(protocol), protocol=protocol, metrics=found)
+    return EvaluationResult(
+        set=name, task=parts[0].task, protocol_id=digest(protocol), protocol=protocol, metrics=found
+    )
 
 
 def _mean(metrics: list[Metric]) -> Metric:

@@ -15,14 +15,14 @@ from torch import Tensor, nn
 from harness.base.errors import DataError, TrainingError
 from harness.config.evaluation import Precision
 from harness.evaluation.cache import FeatureCache
-from harness.evaluation.distributed import Crew, Images, Order, Texts
+from harness.evaluation.distributed import Crew, ImageShare, Order, TextShare
 from harness.evaluation.sets import EvaluationSet
 from harness.parallel.process_group import World
 
 CACHE_BYTES = 512 * 2**20
 
 
-class Towers(Protocol):
+class EvaluatedTowers(Protocol):
     """What an evaluation needs of a model with embedding width d and context length L."""
 
     @property
@@ -52,7 +52,7 @@ class Towers(Protocol):
 
 
 @contextlib.contextmanager
-def undisturbed(model: Towers, device: torch.device) -> Iterator[None]:
+def undisturbed(model: EvaluatedTowers, device: torch.device) -> Iterator[None]:
     """Evaluation mode and full float32 precision inside; random state, modes and settings as before afterwards."""
     modes = [(module, module.training) for module in model.modules()]
     precision = torch.get_float32_matmul_precision()
@@ -90,7 +90,7 @@ def filled(order: Tensor, lengths: Tensor, budget: int) -> Iterator[Tensor]:
         start += max(1, fitting)
 
 
-class Encoder:
+class SetEncoder:
     """Unit features of one model whose weights may change between calls.
 
     Preprocessed images of sets that fit into `cache_bytes` together are decoded once and kept. Features of sets that
@@ -102,7 +102,7 @@ class Encoder:
 
     def __init__(
         self,
-        model: Towers,
+        model: EvaluatedTowers,
         *,
         batch_size: int,
         device: torch.device,
@@ -128,7 +128,7 @@ class Encoder:
         if (known := self._known.get(evaluation_set.digest)) is not None:
             return known
         self._sets[evaluation_set.digest] = evaluation_set
-        order = Images(evaluation_set.digest, len(evaluation_set), evaluation_set.name)
+        order = ImageShare(evaluation_set.digest, len(evaluation_set), evaluation_set.name)
         features = self.cached(f"images {evaluation_set.digest}", lambda: self._ordered(order))
         if self._asked_for[evaluation_set.digest] > 1:
             self._known[evaluation_set.digest] = features
@@ -140,7 +140,7 @@ class Encoder:
         Batches hold texts of like length without their padding, where the model allows that, and so many of them that
         there are as many tokens as in `batch_size` texts of full length.
         """
-        return self._ordered(Texts(tuple(texts)))
+        return self._ordered(TextShare(tuple(texts)))
 
     def forget(self) -> None:
         """The weights may change from here on."""
@@ -165,12 +165,12 @@ class Encoder:
 
     def _carried_out(self, order: Order) -> Tensor:
         match order:
-            case Images():
+            case ImageShare():
                 return self._encoded_images(order)
-            case Texts():
+            case TextShare():
                 return self._encoded_texts(order.texts)
 
-    def _encoded_images(self, order: Images) -> Tensor:
+    def _encoded_images(self, order: ImageShare) -> Tensor:
         def encode(batches: range) -> list[Tensor]:
             if order.digest not in self._sets:
                 fix = "copy the set anew to every node"

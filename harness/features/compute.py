@@ -17,7 +17,7 @@ from torch import Tensor
 
 from harness.data.dataset.dataset import Dataset
 from harness.features.dedup import Distinct, kept_distinct
-from harness.features.resumable_array import GrowingArray, Halves
+from harness.features.resumable_array import Halves, ResumableArray
 from harness.models import Towers
 
 BATCH = 512
@@ -110,10 +110,10 @@ class Extraction:
             done &= array.finish()
         return done
 
-    def _array(self, name: str) -> GrowingArray:
+    def _array(self, name: str) -> ResumableArray:
         if name == IMAGE:
-            return GrowingArray(self._wanted.images, len(self._wanted.dataset), self._width)
-        return GrowingArray(self._wanted.file(name), len(self._texts[name]), self._width)
+            return ResumableArray(self._wanted.images, len(self._wanted.dataset), self._width)
+        return ResumableArray(self._wanted.file(name), len(self._texts[name]), self._width)
 
     def _part(self, name: str, rows: range) -> Halves:
         batches = (range(start, min(start + BATCH, rows.stop)) for start in range(rows.start, rows.stop, BATCH))

@@ -26,7 +26,7 @@ PART = 16384
 """Rows of a part: what a kill costs at most."""
 
 
-class GrowingArray:
+class ResumableArray:
     """`path`, a float16 array [rows, width] in the making. `part` has to be the same for all who fill it."""
 
     def __init__(self, path: Path, rows: int, width: int) -> None:

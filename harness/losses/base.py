@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from harness.config.loss import LossSpec
-from harness.losses.chunks import Sweep, precise
+from harness.losses.chunks import ChunkPass, precise
 from harness.parallel.ranks import Ranks
 
 __all__ = ["Logs", "Objective", "PairBatch", "Positives", "gather_pairs"]
@@ -124,9 +124,9 @@ def gather_pairs(batch: PairBatch, ranks: Ranks) -> PairBatch:
     first = ranks.rank * len(batch.image)
     positives = batch.positives
     if positives is not None:
-        positives = Positives(ranks.gather_ragged(positives.rows + first), ranks.gather_ragged(positives.cols))
+        positives = Positives(ranks.all_gather_ragged(positives.rows + first), ranks.all_gather_ragged(positives.cols))
     optional = {
-        name: None if part is None else ranks.gather(part)
+        name: None if part is None else ranks.all_gather(part)
         for name, part in {
             "teacher_image": batch.teacher_image,
             "teacher_text": batch.teacher_text,
@@ -136,11 +136,11 @@ def gather_pairs(batch: PairBatch, ranks: Ranks) -> PairBatch:
         }.items()
     }
     return PairBatch(
-        image=ranks.gather(batch.image),
-        text=ranks.gather(batch.text),
-        owner=ranks.gather(batch.owner + first),
-        slot=ranks.gather(batch.slot),
-        is_raw=ranks.gather(batch.is_raw),
+        image=ranks.all_gather(batch.image),
+        text=ranks.all_gather(batch.text),
+        owner=ranks.all_gather(batch.owner + first),
+        slot=ranks.all_gather(batch.slot),
+        is_raw=ranks.all_gather(batch.is_raw),
         positives=positives,
         epoch=batch.epoch,
         **optional,
@@ -158,7 +158,7 @@ class Objective(nn.Module, ABC):
     The state dict holds the parameters and, for losses that have one, the running state.
     """
 
-    def __init__(self, spec: LossSpec, sweep: Sweep) -> None:
+    def __init__(self, spec: LossSpec, sweep: ChunkPass) -> None:
         super().__init__()
         self.sweep = sweep
         self.needs_tokens = spec.needs_tokens

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from harness.config import loss as specs
 from harness.losses.base import Objective
-from harness.losses.chunks import Sweep
+from harness.losses.chunks import ChunkPass
 from harness.losses.gated import ALIPObjective
 from harness.losses.geometry import AlignUniformObjective, CLOOBObjective, CyCLIPObjective
 from harness.losses.sigmoid import MultiPositiveSigmoidObjective, SigmoidObjective
@@ -24,10 +24,10 @@ def build_objective(spec: specs.Loss, ranks: Ranks | None = None, chunk: int | N
         ranks: the processes that share a batch; a single one if left out.
         chunk: captions per strip of scores; by a memory budget if left out. It never changes the result.
     """
-    return _build(spec, Sweep(ranks or Ranks(), chunk))
+    return _build(spec, ChunkPass(ranks or Ranks(), chunk))
 
 
-def _build(spec: specs.Loss, sweep: Sweep) -> Objective:
+def _build(spec: specs.Loss, sweep: ChunkPass) -> Objective:
     match spec:
         case specs.InfoNCE():
             return InfoNCEObjective(spec, sweep)

@@ -24,8 +24,8 @@ from torch.autograd.function import once_differentiable
 from harness.parallel.ranks import Ranks
 
 __all__ = [
+    "ChunkPass",
     "Pairs",
-    "Sweep",
     "exclude",
     "log_normalisers",
     "merge_log_sums",
@@ -46,7 +46,7 @@ Pairs = tuple[Tensor, Tensor]
 
 
 @dataclass(frozen=True)
-class Sweep:
+class ChunkPass:
     """How the captions are swept: by which ranks, and how many at a time (None: by a memory budget)."""
 
     ranks: Ranks = field(default_factory=Ranks)
@@ -105,11 +105,11 @@ def merge_log_sums(partial: Tensor, ranks: Ranks) -> Tensor:
     """log sum over ranks of exp(partial), elementwise; -inf where all are."""
     if ranks.size == 1:
         return partial
-    top = ranks.largest(partial.clone()).clamp_(min=torch.finfo(partial.dtype).min)
-    return ranks.add((partial - top).exp_()).log_().add_(top)
+    top = ranks.all_reduce_max(partial.clone()).clamp_(min=torch.finfo(partial.dtype).min)
+    return ranks.all_reduce_sum((partial - top).exp_()).log_().add_(top)
 
 
-def sigmoid_sum(image: Tensor, text: Tensor, scale: Tensor, bias: Tensor, pairs: Pairs, sweep: Sweep) -> Tensor:
+def sigmoid_sum(image: Tensor, text: Tensor, scale: Tensor, bias: Tensor, pairs: Pairs, sweep: ChunkPass) -> Tensor:
     """Sum over all pairs of softplus(-m_ij z_ij), z = scale * <I_i, T_j> + bias, m = 1 at `pairs` and -1 elsewhere.
 
     As softplus(-z) = softplus(z) - z, this is sum_ij softplus(z_ij) - sum_pairs z: no mask. The gradient is made in the
@@ -129,7 +129,7 @@ def sigmoid_sum(image: Tensor, text: Tensor, scale: Tensor, bias: Tensor, pairs:
 
 
 def log_normalisers(
-    image: Tensor, text: Tensor, scale: Tensor, sweep: Sweep, excluded: Pairs | None = None
+    image: Tensor, text: Tensor, scale: Tensor, sweep: ChunkPass, excluded: Pairs | None = None
 ) -> tuple[Tensor, Tensor]:
     """log sum_j exp(scale s_ij) for every image [N], and log sum_i exp(scale s_ij) for every caption [M].
 
@@ -155,7 +155,7 @@ def pair_cosines(a: Tensor, b: Tensor, rows: Tensor, cols: Tensor) -> Tensor:
 
 
 def score_histogram(
-    features: Sequence[tuple[Tensor, Tensor]], scale: float, sweep: Sweep, bins: int = 2**16
+    features: Sequence[tuple[Tensor, Tensor]], scale: float, sweep: ChunkPass, bins: int = 2**16
 ) -> tuple[Tensor, Tensor]:
     """All scores scale * <I_i, T_j> of several (image [N, d], text [M, d]), counted.
 
@@ -169,7 +169,7 @@ def score_histogram(
             cosines = product(text[strip], image.t()).clamp_(-1, 1)
             counts += torch.histc(cosines, bins, -1, 1)
     centres = (torch.arange(bins, dtype=torch.float64, device=device) + 0.5) * (2 * scale / bins) - scale
-    return centres, sweep.ranks.add(counts)
+    return centres, sweep.ranks.all_reduce_sum(counts)
 
 
 class _SigmoidSum(torch.autograd.Function):
@@ -181,7 +181,7 @@ class _SigmoidSum(torch.autograd.Function):
         scale: Tensor,
         bias: Tensor,
         pairs: Pairs,
-        sweep: Sweep,
+        sweep: ChunkPass,
         wanted: bool,
     ) -> Tensor:
         accumulate = precise(image.dtype)
@@ -195,7 +195,7 @@ class _SigmoidSum(torch.autograd.Function):
                 grad_image += product(weights.t(), text[strip])
                 grad_text[strip] = product(weights, image)
         for part in (value, grad_image, grad_text):
-            sweep.ranks.add(part)
+            sweep.ranks.all_reduce_sum(part)
         value[0] -= _subtract_pairs(image, text, pairs, (grad_image, grad_text)) * scale + bias * len(pairs[0])
         if wanted:
             in_scale = (image.to(accumulate) * grad_image).sum().to(scale.dtype)
@@ -217,7 +217,7 @@ class _SigmoidSum(torch.autograd.Function):
 class _LogNormalisers(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, image: Tensor, text: Tensor, scale: Tensor, excluded: Pairs, sweep: Sweep
+        ctx: Any, image: Tensor, text: Tensor, scale: Tensor, excluded: Pairs, sweep: ChunkPass
     ) -> tuple[Tensor, Tensor]:
         accumulate = precise(image.dtype)
         per_image = torch.full((len(image),), -torch.inf, dtype=accumulate, device=image.device)
@@ -226,7 +226,7 @@ class _LogNormalisers(torch.autograd.Function):
             z = exclude(scores(image, text[strip], scale), strip, excluded)
             per_text[strip] = z.logsumexp(1)
             per_image = torch.logaddexp(per_image, z.logsumexp(0))
-        sweep.ranks.add(per_text)
+        sweep.ranks.all_reduce_sum(per_text)
         per_image = merge_log_sums(per_image, sweep.ranks)
         ctx.save_for_backward(image, text, scale, per_image, per_text)
         ctx.sweep, ctx.excluded = sweep, excluded
@@ -247,8 +247,8 @@ class _LogNormalisers(torch.autograd.Function):
             weight = weight.to(image.dtype)
             grad_image += product(weight.t(), text[strip])
             grad_text[strip] = product(weight, image)
-        ctx.sweep.ranks.add(grad_image)
-        ctx.sweep.ranks.add(grad_text)
+        ctx.sweep.ranks.all_reduce_sum(grad_image)
+        ctx.sweep.ranks.all_reduce_sum(grad_text)
         in_scale = (image.to(grad_image.dtype) * grad_image).sum().to(scale.dtype)
         return grad_image.mul_(scale).to(image.dtype), grad_text.mul_(scale).to(text.dtype), in_scale, None, None
 

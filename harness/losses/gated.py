@@ -7,7 +7,7 @@ from torch import Tensor
 
 from harness.config.loss import ALIP
 from harness.losses.base import Logs, Objective, PairBatch, Positives
-from harness.losses.chunks import Sweep
+from harness.losses.chunks import ChunkPass
 from harness.losses.softmax import Terms, contrast
 
 __all__ = ["ALIPObjective"]
@@ -23,7 +23,7 @@ class ALIPObjective(Objective):
 
     means: Tensor
 
-    def __init__(self, spec: ALIP, sweep: Sweep) -> None:
+    def __init__(self, spec: ALIP, sweep: ChunkPass) -> None:
         super().__init__(spec, sweep)
         self.as_coded = spec.gates == "as_coded"
         self.sharpness, self.momentum = spec.sharpness, spec.momentum

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from harness.config.loss import CLOOB, AlignUniform, CyCLIP
 from harness.losses.base import Logs, Objective, PairBatch
-from harness.losses.chunks import Sweep, log_normalisers, pair_cosines
+from harness.losses.chunks import ChunkPass, log_normalisers, pair_cosines
 from harness.losses.softmax import Terms, clip_terms
 
 __all__ = ["AlignUniformObjective", "CLOOBObjective", "CyCLIPObjective"]
@@ -22,7 +22,7 @@ class CyCLIPObjective(Objective):
     in-modal (<I_i, I_j> - <T_i, T_j>)^2 and cross-modal (<I_i, T_j> - <I_j, T_i>)^2 over all i, j.
     """
 
-    def __init__(self, spec: CyCLIP, sweep: Sweep) -> None:
+    def __init__(self, spec: CyCLIP, sweep: ChunkPass) -> None:
         super().__init__(spec, sweep)
         self.in_modal, self.cross_modal = spec.in_modal, spec.cross_modal
 
@@ -52,7 +52,7 @@ class CLOOBObjective(Objective):
     tau (InfoLOOB(U_x, U_y) + InfoLOOB(V_y, V_x)), each with its own pair left out of the normaliser.
     """
 
-    def __init__(self, spec: CLOOB, sweep: Sweep) -> None:
+    def __init__(self, spec: CLOOB, sweep: ChunkPass) -> None:
         super().__init__(spec, sweep)
         self.beta = spec.hopfield_scale
 
@@ -88,7 +88,7 @@ class AlignUniformObjective(Objective):
     over all pairs that are not positive; 0 if there is none.
     """
 
-    def __init__(self, spec: AlignUniform, sweep: Sweep) -> None:
+    def __init__(self, spec: AlignUniform, sweep: ChunkPass) -> None:
         super().__init__(spec, sweep)
         self.weights = (spec.alignment, spec.uniformity, spec.cross_uniformity)
 

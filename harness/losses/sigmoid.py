@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from harness.config.loss import MultiPositiveSigmoid, Sigmoid
 from harness.losses.base import Logs, Objective, PairBatch, gather_pairs
-from harness.losses.chunks import Sweep, score_histogram, sigmoid_sum
+from harness.losses.chunks import ChunkPass, score_histogram, sigmoid_sum
 
 __all__ = ["MultiPositiveSigmoidObjective", "SigmoidObjective", "calibrated_bias"]
 
@@ -17,7 +17,7 @@ __all__ = ["MultiPositiveSigmoidObjective", "SigmoidObjective", "calibrated_bias
 class _SigmoidFamily(Objective):
     """An objective with a bias, z = t s + b."""
 
-    def __init__(self, spec: MultiPositiveSigmoid | Sigmoid, sweep: Sweep) -> None:
+    def __init__(self, spec: MultiPositiveSigmoid | Sigmoid, sweep: ChunkPass) -> None:
         super().__init__(spec, sweep)
         self.calibrated = spec.logit_bias == "calibrated"
         # an uncalibrated bias is NaN on purpose: a forgotten calibration stops the run instead of bending it
@@ -38,7 +38,7 @@ class _SigmoidFamily(Objective):
 class MultiPositiveSigmoidObjective(_SigmoidFamily):
     """FFF, Eq. 2 (Bulat et al., CVPR 2024): (1/M) sum_ij softplus(-m_ij z_ij), z = t s + b, m = 2 Y - 1."""
 
-    def __init__(self, spec: MultiPositiveSigmoid, sweep: Sweep) -> None:
+    def __init__(self, spec: MultiPositiveSigmoid, sweep: ChunkPass) -> None:
         super().__init__(spec, sweep)
         self.per_caption = spec.normaliser == "captions"
 
@@ -61,7 +61,7 @@ class SigmoidObjective(_SigmoidFamily):
         return {"pairs": torch.stack(slots).mean() / len(batch.image)}, logs
 
 
-def calibrated_bias(batches: Iterable[PairBatch], scale: float, sweep: Sweep) -> float:
+def calibrated_bias(batches: Iterable[PairBatch], scale: float, sweep: ChunkPass) -> float:
     """The bias b with sum sigmoid(scale s_ij + b) = number of positives, over all pairs of all `batches`.
 
     That is dL/db = 0, and the left side is monotone in b, so bisection finds it. The scores are read once, into a

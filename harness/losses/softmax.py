@@ -10,7 +10,7 @@ from torch import Tensor
 
 from harness.config.loss import FNC, MACL, MAFA, InfoNCE, SoftTargetInfoNCE, SupConIn, SupConOut
 from harness.losses.base import Logs, Objective, PairBatch, Positives
-from harness.losses.chunks import Sweep, log_normalisers, pair_cosines
+from harness.losses.chunks import ChunkPass, log_normalisers, pair_cosines
 
 __all__ = [
     "FNCObjective",
@@ -73,7 +73,7 @@ def contrast(
     text: Tensor,
     pairs: Positives,
     scale: Tensor,
-    sweep: Sweep,
+    sweep: ChunkPass,
     excluded: tuple[Tensor, Tensor] | None = None,
 ) -> Sides:
     """Both sides of `image` [N, d] against `text` [M, d] with target pairs; `excluded` leave the normalisers."""
@@ -83,7 +83,7 @@ def contrast(
     return Sides(per_image, per_text, pairs, z, image_count, text_count)
 
 
-def clip_terms(image: Tensor, text: Tensor, pairs: Positives, scale: Tensor, sweep: Sweep) -> Terms:
+def clip_terms(image: Tensor, text: Tensor, pairs: Positives, scale: Tensor, sweep: ChunkPass) -> Terms:
     """Cross-entropy to the row-normalised pairs; with one pair a row it is CLIP's loss."""
     sides = contrast(image, text, pairs, scale, sweep)
     return sides.terms(*sides.cross_entropy(*sides.mean_scores()))
@@ -96,7 +96,7 @@ class InfoNCEObjective(Objective):
     with weight 1/k) or the mean of the k losses of one caption per image (`slotwise`).
     """
 
-    def __init__(self, spec: InfoNCE, sweep: Sweep) -> None:
+    def __init__(self, spec: InfoNCE, sweep: ChunkPass) -> None:
         super().__init__(spec, sweep)
         self.normaliser = spec.normaliser
 
@@ -115,7 +115,7 @@ class MultiPositiveObjective(Objective):
     log mean exp(z), for `supcon_in`. No factor tau / base_tau: with a learned temperature it is wrong.
     """
 
-    def __init__(self, spec: SoftTargetInfoNCE | SupConOut | SupConIn, sweep: Sweep) -> None:
+    def __init__(self, spec: SoftTargetInfoNCE | SupConOut | SupConIn, sweep: ChunkPass) -> None:
         super().__init__(spec, sweep)
         self.inside = isinstance(spec, SupConIn)
 
@@ -128,7 +128,7 @@ class MultiPositiveObjective(Objective):
 class MAFAObjective(Objective):
     """MAFA's smoothed InfoNCE (Byun et al., CVPR 2024): target (1 - a) rownorm(Y) + a uniform; a = 0 at first."""
 
-    def __init__(self, spec: MAFA, sweep: Sweep) -> None:
+    def __init__(self, spec: MAFA, sweep: ChunkPass) -> None:
         super().__init__(spec, sweep)
         self.smoothing, self.start = spec.smoothing, spec.smoothing_from_epoch
 
@@ -148,7 +148,7 @@ class MACLObjective(Objective):
     no negatives. With `reweight` it is divided by 1 - P, detached.
     """
 
-    def __init__(self, spec: MACL, sweep: Sweep) -> None:
+    def __init__(self, spec: MACL, sweep: ChunkPass) -> None:
         super().__init__(spec, sweep)
         self.sharpness, self.start, self.reweight = spec.sharpness, spec.alignment_start, spec.reweight
 
@@ -178,7 +178,7 @@ class FNCObjective(Objective):
     as further targets of equal weight, or eliminated from the normalisers.
     """
 
-    def __init__(self, spec: FNC, sweep: Sweep) -> None:
+    def __init__(self, spec: FNC, sweep: ChunkPass) -> None:
         super().__init__(spec, sweep)
         self.attract = spec.strategy == "attract"
 

@@ -14,9 +14,9 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from harness.losses.chunks import Pairs, Sweep, exclude, merge_log_sums, precise, product, scores
+from harness.losses.chunks import ChunkPass, Pairs, exclude, merge_log_sums, precise, product, scores
 
-__all__ = ["Affinity", "Plan", "mean_captions", "plan_mean", "soft_mean", "transport_plans", "weighted_mean"]
+__all__ = ["Affinity", "TransportPlan", "mean_captions", "plan_mean", "soft_mean", "transport_plans", "weighted_mean"]
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ def weighted_mean(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
     return total / (len(key) + query @ key.sum(0))[:, None]
 
 
-def soft_mean(affinity: tuple[Tensor, Tensor, float], value: Tensor, sweep: Sweep) -> Tensor:
+def soft_mean(affinity: tuple[Tensor, Tensor, float], value: Tensor, sweep: ChunkPass) -> Tensor:
     """sum_j softmax_j(scale <query_i, key_j>) value_j: [A, d], differentiable in `value`.
 
     Args:
@@ -85,7 +85,7 @@ def soft_mean(affinity: tuple[Tensor, Tensor, float], value: Tensor, sweep: Swee
 
 
 @dataclass(frozen=True)
-class Plan:
+class TransportPlan:
     """A transport plan exp(logits + of_image_i + of_text_j) between images and captions."""
 
     logits: Tensor
@@ -95,7 +95,7 @@ class Plan:
     of_text: Tensor
     """[M]."""
 
-    def strip(self, strip: slice, sweep: Sweep) -> Tensor:
+    def strip(self, strip: slice, sweep: ChunkPass) -> Tensor:
         """The plan of some captions [c, N]."""
         logits = self.logits[_held(strip, len(self.of_text), sweep)]
         return (logits + self.of_image).add_(self.of_text[strip, None]).exp_()
@@ -103,8 +103,8 @@ class Plan:
 
 @torch.no_grad()
 def transport_plans(
-    affinity: Affinity, entropy: float, iterations: int, barred: Pairs, sweep: Sweep
-) -> tuple[Plan, Plan]:
+    affinity: Affinity, entropy: float, iterations: int, barred: Pairs, sweep: ChunkPass
+) -> tuple[TransportPlan, TransportPlan]:
     """Sinkhorn's plans (Cuturi, NeurIPS 2013) with equal masses: one whose images sum to 1, one whose captions do.
 
     As OTTER's code has them: each of `iterations` normalises the one's images and then captions, the other's captions
@@ -126,14 +126,14 @@ def transport_plans(
         logits[_held(strip, len(affinity.text), sweep)] = part
     plans = []
     for images_first in (True, False):
-        plan = Plan(logits, logits.new_zeros(logits.shape[1]), logits.new_zeros(len(affinity.text)))
+        plan = TransportPlan(logits, logits.new_zeros(logits.shape[1]), logits.new_zeros(len(affinity.text)))
         for half in range(2 * iterations + 1):
             plan = _balanced(plan, images=(half % 2 == 0) == images_first, sweep=sweep)
         plans.append(plan)
     return plans[0], plans[1]
 
 
-def plan_mean(plan: Plan, value: Tensor, sweep: Sweep, of_images: bool) -> Tensor:
+def plan_mean(plan: TransportPlan, value: Tensor, sweep: ChunkPass, of_images: bool) -> Tensor:
     """For every image the plan's mean of the captions' `value` [M, d], or for every caption that of the images' [N, d].
 
     Differentiable in `value`.
@@ -141,13 +141,13 @@ def plan_mean(plan: Plan, value: Tensor, sweep: Sweep, of_images: bool) -> Tenso
     return _PlanMean.apply(value, plan, sweep, of_images)  # type: ignore[no-any-return]
 
 
-def _held(strip: slice, captions: int, sweep: Sweep) -> slice:
+def _held(strip: slice, captions: int, sweep: ChunkPass) -> slice:
     """Where a rank's logits hold a strip of the captions."""
     first = sweep.ranks.share(captions)[0]
     return slice(strip.start - first, strip.stop - first)
 
 
-def _balanced(plan: Plan, images: bool, sweep: Sweep) -> Plan:
+def _balanced(plan: TransportPlan, images: bool, sweep: ChunkPass) -> TransportPlan:
     """The plan with each image's, or each caption's, sum made 1."""
     of_text = torch.zeros_like(plan.of_text)
     sums = torch.full_like(plan.of_image, -torch.inf)
@@ -159,18 +159,18 @@ def _balanced(plan: Plan, images: bool, sweep: Sweep) -> Plan:
             of_text[strip] = -(logits + plan.of_image).logsumexp(1)
     if images:
         return replace(plan, of_image=-merge_log_sums(sums, sweep.ranks))
-    return replace(plan, of_text=sweep.ranks.add(of_text))
+    return replace(plan, of_text=sweep.ranks.all_reduce_sum(of_text))
 
 
 class _SoftMean(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, value: Tensor, affinity: tuple[Tensor, Tensor, float], sweep: Sweep) -> Tensor:
+    def forward(ctx: Any, value: Tensor, affinity: tuple[Tensor, Tensor, float], sweep: ChunkPass) -> Tensor:
         ctx.affinity, ctx.sweep, ctx.shape, ctx.dtype = affinity, sweep, value.shape, value.dtype
         query, key, scale = affinity
         mean = torch.zeros(len(query), value.shape[1], dtype=precise(value.dtype), device=value.device)
         for strip in sweep.strips(key, query):
             mean[strip] = product(scores(key, query[strip], scale).softmax(1).to(value.dtype), value)
-        return sweep.ranks.add(mean)
+        return sweep.ranks.all_reduce_sum(mean)
 
     @staticmethod
     @once_differentiable
@@ -180,12 +180,12 @@ class _SoftMean(torch.autograd.Function):
         for strip in ctx.sweep.strips(key, query):
             weights = scores(key, query[strip], scale).softmax(1).to(ctx.dtype)
             grad += product(weights.t(), grads[0][strip].to(ctx.dtype))
-        return ctx.sweep.ranks.add(grad).to(ctx.dtype), None, None
+        return ctx.sweep.ranks.all_reduce_sum(grad).to(ctx.dtype), None, None
 
 
 class _PlanMean(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, value: Tensor, plan: Plan, sweep: Sweep, of_images: bool) -> Tensor:
+    def forward(ctx: Any, value: Tensor, plan: TransportPlan, sweep: ChunkPass, of_images: bool) -> Tensor:
         ctx.plan, ctx.sweep, ctx.of_images, ctx.dtype = plan, sweep, of_images, value.dtype
         return _through(plan, value, sweep, of_images)
 
@@ -196,7 +196,7 @@ class _PlanMean(torch.autograd.Function):
         return grad.to(ctx.dtype), None, None, None
 
 
-def _through(plan: Plan, value: Tensor, sweep: Sweep, to_images: bool) -> Tensor:
+def _through(plan: TransportPlan, value: Tensor, sweep: ChunkPass, to_images: bool) -> Tensor:
     """The plan times the captions' `value` [M, d]: [N, d]; or transposed, times the images' [N, d]: [M, d]."""
     length = len(plan.of_image) if to_images else len(plan.of_text)
     total = torch.zeros(length, value.shape[1], dtype=precise(value.dtype), device=value.device)
@@ -206,4 +206,4 @@ def _through(plan: Plan, value: Tensor, sweep: Sweep, to_images: bool) -> Tensor
             total += product(weights.t(), value[strip])
         else:
             total[strip] = product(weights, value)
-    return sweep.ranks.add(total)
+    return sweep.ranks.all_reduce_sum(total)

@@ -6,7 +6,7 @@ from torch import Tensor
 
 from harness.config.loss import CWCL, OTTER, SoftTeacher
 from harness.losses.base import Logs, Objective, PairBatch, Positives
-from harness.losses.chunks import Sweep
+from harness.losses.chunks import ChunkPass
 from harness.losses.softmax import Terms, contrast
 from harness.losses.targets import Affinity, mean_captions, plan_mean, soft_mean, transport_plans, weighted_mean
 
@@ -20,7 +20,7 @@ class CWCLObjective(Objective):
     captions stand for it as their mean embedding.
     """
 
-    def __init__(self, spec: CWCL, sweep: Sweep) -> None:
+    def __init__(self, spec: CWCL, sweep: ChunkPass) -> None:
         super().__init__(spec, sweep)
         self.by_image = spec.modality == "image"
 
@@ -45,7 +45,7 @@ class SoftTeacherObjective(Objective):
     al., CVPR 2024), with `image_image` one half of SoftCLIP's (Gao et al., 2024).
     """
 
-    def __init__(self, spec: SoftTeacher, sweep: Sweep) -> None:
+    def __init__(self, spec: SoftTeacher, sweep: ChunkPass) -> None:
         super().__init__(spec, sweep)
         self.similarity, self.teacher_scale, self.weight = spec.similarity, spec.teacher_scale, spec.weight
 
@@ -69,7 +69,7 @@ class OTTERObjective(Objective):
     Here the teacher is the frozen one (the paper's is an average of the student), and both terms share a temperature.
     """
 
-    def __init__(self, spec: OTTER, sweep: Sweep) -> None:
+    def __init__(self, spec: OTTER, sweep: ChunkPass) -> None:
         super().__init__(spec, sweep)
         self.alpha, self.entropy, self.iterations = spec.ground_truth, spec.entropy, spec.iterations
         self.weights = {"image_text": 1.0, "image_image": spec.image_image, "text_text": spec.text_text}

@@ -12,7 +12,7 @@ from torch.utils.checkpoint import checkpoint
 
 from harness.config.loss import FILIP, DreamLIP
 from harness.losses.base import Logs, Objective, PairBatch, Positives
-from harness.losses.chunks import Sweep
+from harness.losses.chunks import ChunkPass
 from harness.losses.softmax import Terms, clip_terms
 
 __all__ = ["DreamLIPObjective", "FILIPObjective"]
@@ -27,7 +27,7 @@ class FILIPObjective(Objective):
     patch of i. Images are contrasted by s^I, captions by s^T; padding takes no part.
     """
 
-    def __init__(self, spec: FILIP, sweep: Sweep) -> None:
+    def __init__(self, spec: FILIP, sweep: ChunkPass) -> None:
         super().__init__(spec, sweep)
         self.pooled_weight = spec.pooled_weight
 
@@ -67,7 +67,7 @@ class DreamLIPObjective(Objective):
     out. The local loss shares the temperature.
     """
 
-    def __init__(self, spec: DreamLIP, sweep: Sweep) -> None:
+    def __init__(self, spec: DreamLIP, sweep: ChunkPass) -> None:
         super().__init__(spec, sweep)
         self.weight, self.threshold = spec.local_weight, spec.threshold
 

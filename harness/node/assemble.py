@@ -21,11 +21,11 @@ from harness.training.micro_batch_probe import try_micro_batch
 from harness.training.mining_step import build_miner
 from harness.training.optimiser import lock_towers, parameters
 from harness.training.split import Split, is_coupled, split_batch
-from harness.training.step_timer import Clock, no_clock
+from harness.training.step_timer import StepTimer, no_timer
 
 
 @dataclass(frozen=True)
-class Workshop:
+class Assembler:
     """What a training is built from; `towers` are on the device that trains."""
 
     request: Request
@@ -33,7 +33,7 @@ class Workshop:
     fingerprint: str
     towers: Towers
     world: World
-    clock: Clock = no_clock
+    clock: StepTimer = no_timer
 
     def build(self) -> tuple[Trainer, Student]:
         """The trainer and what it trains.

@@ -15,18 +15,18 @@ from harness.data.dataset.dataset import open_dataset
 from harness.data.sources.inspection import inspect_data
 from harness.models import build_towers, load_weights
 from harness.models.fitting import choose_device, fit_out
-from harness.node.assemble import Workshop
+from harness.node.assemble import Assembler
 from harness.node.preview import leave_gallery
-from harness.node.run_evaluation import Measuring
+from harness.node.run_evaluation import RunEvaluation
 from harness.node.stop import Stop
 from harness.parallel.process_group import World
 from harness.runs.completeness import missing_sets
 from harness.runs.identity import identify, teacher_id
-from harness.runs.record import Cost, Evaluation, Record
+from harness.runs.record import Cost, EvaluationResult, Record
 from harness.runs.request import Request, read_request
 from harness.runs.store import RunFolder
 from harness.training import Step, Student, Trainer, checkpoint, provenance
-from harness.training.checkpoint import Checkpoints, Progress
+from harness.training.checkpoint import Checkpoints, TrainingProgress
 
 PROGRESS_EVERY_S = 1.0
 
@@ -43,7 +43,7 @@ def load_request(folder: RunFolder) -> Request:
     return request
 
 
-class Attempt:
+class AttemptRunner:
     """Carries one run out, in one process of `world`; the first has claimed the folder and alone writes to it."""
 
     def __init__(
@@ -59,7 +59,7 @@ class Attempt:
         self._check_identity()
         self.dataset = open_dataset(self.experiment.data, request.stored.data)
         self.towers = build_towers(self.experiment.model, seed=self.experiment.seed).to(self.device)
-        self.measuring = Measuring(request, self.towers, self.device, self.world)
+        self.measuring = RunEvaluation(request, self.towers, self.device, self.world)
         self.measuring.prepare()
         self._reported = 0.0
 
@@ -68,7 +68,7 @@ class Attempt:
 
         A run that is trained and not evaluated yet is only made ready for that, by as many processes as there are.
         """
-        if self.world.told(self.folder.is_trained()):
+        if self.world.broadcast(self.folder.is_trained()):
             self._take_up()
             return True
         trainer, student = self.build()
@@ -80,7 +80,7 @@ class Attempt:
             for step in trainer.run(at):
                 at = step.at
                 self._log(step, trainer, student)
-                stopping = self.world.agreed(self.stop.is_set())
+                stopping = self.world.any_rank(self.stop.is_set())
                 self._keep(at, trainer, now=stopping)
                 if stopping and at.step < trainer.steps:
                     return False
@@ -99,7 +99,7 @@ class Attempt:
 
     def build(self) -> tuple[Trainer, Student]:
         """The trainer and what it trains, at the start."""
-        shop = Workshop(self.request, self.dataset, self.data.fingerprint, self.towers, self.world)
+        shop = Assembler(self.request, self.dataset, self.data.fingerprint, self.towers, self.world)
         return shop.build()
 
     def evaluate(self) -> None:
@@ -116,7 +116,7 @@ class Attempt:
         Every process's to do.
         """
         record = self.folder.record()
-        missing = self.world.told(missing_sets(self.experiment.evaluation, record))
+        missing = self.world.broadcast(missing_sets(self.experiment.evaluation, record))
         if missing:
             load_weights(self.towers.model, self.folder.weights)
             evaluations = record.evaluations + self.measuring.measured(missing, self.folder.outcomes)
@@ -143,7 +143,7 @@ class Attempt:
         resources = self.experiment.resources
         return Checkpoints(self.folder.checkpoint, self.folder.id, student.parts, keep=resources.keep_checkpoints)
 
-    def _resumed(self, trainer: Trainer) -> Progress:
+    def _resumed(self, trainer: Trainer) -> TrainingProgress:
         """Where to go on: after the last checkpoint, or at the beginning."""
         found = self._checkpoints.restore()
         if found is None:
@@ -151,9 +151,9 @@ class Attempt:
         step, duration_s = (0, 0.0) if found is None else (found.step, found.duration_s)
         if self.world.is_first:
             self.folder.keep_metrics_until(step)
-        return Progress(step, duration_s, self.number)
+        return TrainingProgress(step, duration_s, self.number)
 
-    def _keep(self, at: Progress, trainer: Trainer, *, now: bool) -> None:
+    def _keep(self, at: TrainingProgress, trainer: Trainer, *, now: bool) -> None:
         """Take a checkpoint when it is time, or `now` and until it is on the disk. The first process's to do."""
         if not self.world.is_first:
             return
@@ -201,7 +201,7 @@ class Attempt:
         with _averaged(student):
             return self.measuring.curve()
 
-    def _report(self, at: Progress, trainer: Trainer) -> None:
+    def _report(self, at: TrainingProgress, trainer: Trainer) -> None:
         self._reported = time.time()
         where = {"step": at.step, "steps": trainer.steps, "attempt": self.number, "pid": os.getpid()}
         write_json(self.folder.progress, where | {"elapsed_s": at.duration_s, "time": self._reported})
@@ -226,7 +226,7 @@ class Attempt:
             checkpoint_s=self._checkpoints.stood_still_s,
         )
 
-    def _record(self, evaluations: tuple[Evaluation, ...], evaluation_s: float) -> Record:
+    def _record(self, evaluations: tuple[EvaluationResult, ...], evaluation_s: float) -> Record:
         lines, training = self.folder.step_metrics(), self.folder.training()
         steps, batch = lines[-1].step, self.experiment.train.global_batch_size
         peak = max(training.peak_memory_gb, provenance.peak_memory_gb(self.device))

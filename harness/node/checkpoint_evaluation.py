@@ -22,16 +22,16 @@ from harness.config.model import Model
 from harness.config.resources import Resources
 from harness.models import build_towers, load_weights
 from harness.models.fitting import choose_device
-from harness.node.run_evaluation import Measuring
-from harness.parallel.process_group import Place, World, joined, place, start_processes
-from harness.runs.record import Evaluation
+from harness.node.run_evaluation import RunEvaluation
+from harness.parallel.process_group import ProcessRank, World, process_group, process_rank, start_processes
+from harness.runs.record import EvaluationResult
 from harness.runs.request import Request
 
 ASKED, FOUND, FAILED = "asked.json", "found.json", "failed.pickle"
-_EVALUATIONS = TypeAdapter(tuple[Evaluation, ...])
+_EVALUATIONS = TypeAdapter(tuple[EvaluationResult, ...])
 
 
-class Measurement(BaseModel):
+class CheckpointEvaluation(BaseModel):
     """What is to be measured, and on what."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -41,7 +41,7 @@ class Measurement(BaseModel):
     model: Model
     weights: Path
 
-    def carried_out(self, world: World | None = None) -> tuple[Evaluation, ...]:
+    def carried_out(self, world: World | None = None) -> tuple[EvaluationResult, ...]:
         """The numbers; none in other processes than the first.
 
         Raises:
@@ -53,10 +53,10 @@ class Measurement(BaseModel):
         torch.set_num_threads(max(torch.get_num_threads() // world.local_size, 1))
         towers = build_towers(self.model)
         load_weights(towers.model, self.weights)
-        measuring = Measuring(self.request, towers.to(device), device, world)
+        measuring = RunEvaluation(self.request, towers.to(device), device, world)
         return measuring.measured(self.request.experiment.evaluation.sets)
 
-    def carried_out_by(self, processes: int) -> tuple[Evaluation, ...]:
+    def carried_out_by(self, processes: int) -> tuple[EvaluationResult, ...]:
         """The numbers, as `processes` processes of this machine find them together.
 
         Raises:
@@ -68,7 +68,7 @@ class Measurement(BaseModel):
         with tempfile.TemporaryDirectory(prefix="harness-eval-") as name:
             folder = Path(name)
             write_json(folder / ASKED, self.model_dump(mode="json"))
-            here = Place(size=processes, starts=processes, meeting=f"pid{os.getpid()}")
+            here = ProcessRank(size=processes, starts=processes, rendezvous=f"pid{os.getpid()}")
             status = start_processes(here, folder, "harness.node.checkpoint_evaluation")
             if (folder / FAILED).exists():
                 failure: HarnessError = pickle.loads((folder / FAILED).read_bytes())
@@ -82,8 +82,8 @@ class Measurement(BaseModel):
 def main(folder: Path) -> int:
     """One process's part of what the folder asks for; returns the exit status."""
     try:
-        measurement = Measurement.model_validate(read_json(folder / ASKED))
-        with joined(place(1, os.environ), folder, Resources()) as world:
+        measurement = CheckpointEvaluation.model_validate(read_json(folder / ASKED))
+        with process_group(process_rank(1, os.environ), folder, Resources()) as world:
             found = measurement.carried_out(world)
         if world.is_first:
             write_json(folder / FOUND, _EVALUATIONS.dump_python(found, mode="json"))

@@ -12,7 +12,7 @@ from harness.config.base import plain
 from harness.config.protocols import parted, set_name
 from harness.data.synthetic.embedded import embedded_sets
 from harness.evaluation.cache import FeatureCache, weights_digest
-from harness.evaluation.evaluator import Evaluator, Job
+from harness.evaluation.evaluator import EvaluationTask, Evaluator
 from harness.evaluation.layout import TRAIN, VALIDATION, locate
 from harness.evaluation.linear_probe import Training
 from harness.evaluation.outcomes import write_outcomes
@@ -21,13 +21,13 @@ from harness.evaluation.towers import CACHE_BYTES
 from harness.models import Towers
 from harness.parallel.process_group import World
 from harness.runs.identity import digest
-from harness.runs.record import Evaluation
+from harness.runs.record import EvaluationResult
 from harness.runs.request import Request, evaluation_key
 
 BATCH = 256
 
 
-class Measuring:
+class RunEvaluation:
     """Measures towers on evaluation sets under the request's evaluation spec.
 
     The processes of `world` measure together: each calls the same, and the first has the numbers.
@@ -48,7 +48,7 @@ class Measuring:
         """
         self._evaluator(self._spec.references, cache_bytes=0)
 
-    def measured(self, references: tuple[str, ...], outcomes: Path | None = None) -> tuple[Evaluation, ...]:
+    def measured(self, references: tuple[str, ...], outcomes: Path | None = None) -> tuple[EvaluationResult, ...]:
         """The numbers of every set; none in other processes than the first.
 
         Args:
@@ -68,7 +68,9 @@ class Measuring:
             for result in results:
                 write_outcomes(outcomes / f"{result.outcomes.set}.parquet", result.outcomes)
         return tuple(
-            Evaluation.model_validate({**dict(result.evaluation), "request": evaluation_key(self._spec, reference)})
+            EvaluationResult.model_validate(
+                {**dict(result.evaluation), "request": evaluation_key(self._spec, reference)}
+            )
             for reference, result in zip(references, results, strict=True)
         )
 
@@ -116,18 +118,18 @@ class Measuring:
         owner = digest([weights, plain(model, False), self._towers.transform_name, spec.precision, place], 32)
         return FeatureCache(self._request.stored.evaluation_features, owner)
 
-    def _job(self, reference: str) -> Job:
+    def _job(self, reference: str) -> EvaluationTask:
         name, protocol = parted(reference)
         spec = self._spec.under(reference)
         evaluation_set = self._read(name, set_name(reference), spec.split)
         if protocol != "linear_probe":
-            return Job(evaluation_set, spec)
+            return EvaluationTask(evaluation_set, spec)
         if evaluation_set.task != "zeroshot_classification":
             fix = "ask for it on sets with one label an image"
             raise DataError("a linear probe needs a classification set", where=str(evaluation_set.layout.path), fix=fix)
         validated = (evaluation_set.layout.path / VALIDATION / "nshards.txt").is_file()
         validation = self._read(name, set_name(reference), VALIDATION) if validated else None
-        return Job(evaluation_set, spec, Training(self._read(name, set_name(reference), TRAIN), validation))
+        return EvaluationTask(evaluation_set, spec, Training(self._read(name, set_name(reference), TRAIN), validation))
 
     def _read(self, reference: str, name: str, split: str) -> EvaluationSet:
         if (reference, split) not in self._sets:

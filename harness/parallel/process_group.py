@@ -44,13 +44,13 @@ MEETING_S = 600.0
 """How long processes wait for each other at the start."""
 GRACE_S = 60.0
 """How long processes may take to leave when one of them has died."""
-MEETING = "HARNESS_MEETING"
-"""Variable with the name of the meeting, by which the processes of one attempt tell their address file from others'."""
+RENDEZVOUS = "HARNESS_RENDEZVOUS"
+"""Variable with the name of the rendezvous: it keeps the address files of different attempts apart."""
 _Word = TypeVar("_Word")
 
 
 @dataclass(frozen=True)
-class Place:
+class ProcessRank:
     """Which of the processes this one is."""
 
     rank: int = 0
@@ -61,11 +61,11 @@ class Place:
     """How many share this machine, as far as is known."""
     starts: int = 0
     """How many processes it has to start, itself being none of them."""
-    meeting: str = ""
+    rendezvous: str = ""
     """Name of the address file; empty where torchrun says the address."""
 
 
-def place(processes: int, environment: Mapping[str, str]) -> Place:
+def process_rank(processes: int, environment: Mapping[str, str]) -> ProcessRank:
     """The place of a process in a run that asks for `processes` processes.
 
     Raises:
@@ -74,10 +74,10 @@ def place(processes: int, environment: Mapping[str, str]) -> Place:
     if "RANK" in environment and "WORLD_SIZE" in environment:
         rank, size = int(environment["RANK"]), int(environment["WORLD_SIZE"])
         local, beside = int(environment.get("LOCAL_RANK", rank)), int(environment.get("LOCAL_WORLD_SIZE", 1))
-        return Place(rank, size, local, beside, meeting=environment.get(MEETING, ""))
+        return ProcessRank(rank, size, local, beside, rendezvous=environment.get(RENDEZVOUS, ""))
     tasks = int(environment.get("SLURM_STEP_NUM_TASKS", 1))
     if tasks == 1:
-        return Place(size=processes, starts=processes if processes > 1 else 0, meeting=f"pid{os.getpid()}")
+        return ProcessRank(size=processes, starts=processes if processes > 1 else 0, rendezvous=f"pid{os.getpid()}")
     task, local = int(environment["SLURM_PROCID"]), int(environment.get("SLURM_LOCALID", 0))
     step = ".".join(environment.get(f"SLURM_{name}", "0") for name in ("JOB_ID", "STEP_ID", "RESTART_COUNT"))
     processes = max(processes, tasks)
@@ -85,7 +85,7 @@ def place(processes: int, environment: Mapping[str, str]) -> Place:
         fix = "make the processes a multiple of the tasks, or the tasks as many as the processes"
         raise DispatchError(f"{tasks} SLURM tasks cannot start {processes} processes", where="processes", fix=fix)
     each = processes // tasks
-    return Place(task * each, processes, local, starts=each if each > 1 else 0, meeting=f"slurm{step}")
+    return ProcessRank(task * each, processes, local, starts=each if each > 1 else 0, rendezvous=f"slurm{step}")
 
 
 @dataclass(frozen=True)
@@ -103,7 +103,7 @@ class World:
         """Whether this process is the one that writes."""
         return self.ranks.rank == 0
 
-    def agreed(self, wish: bool) -> bool:
+    def any_rank(self, wish: bool) -> bool:
         """Whether any process wishes so; all ask at the same point and get the same answer."""
         if self.ranks.size == 1:
             return wish
@@ -111,7 +111,7 @@ class World:
         dist.all_reduce(flag, dist.ReduceOp.MAX, group=self.control)
         return bool(flag.item())
 
-    def told(self, word: _Word) -> _Word:
+    def broadcast(self, word: _Word) -> _Word:
         """The first process's `word`, in all of them."""
         if self.ranks.size == 1:
             return word
@@ -119,7 +119,7 @@ class World:
         dist.broadcast_object_list(words, group_src=0, group=self.control)
         return words[0]
 
-    def heard(self, word: _Word) -> list[_Word]:
+    def all_gather(self, word: _Word) -> list[_Word]:
         """Everybody's `word`, in all of them, in the order of ranks."""
         if self.ranks.size == 1:
             return [word]
@@ -129,7 +129,7 @@ class World:
 
 
 @contextmanager
-def joined(here: Place, folder: Path, resources: Resources) -> Iterator[World]:
+def process_group(here: ProcessRank, folder: Path, resources: Resources) -> Iterator[World]:
     """Meet the other processes, for the time of the block.
 
     Raises:
@@ -145,8 +145,8 @@ def joined(here: Place, folder: Path, resources: Resources) -> Iterator[World]:
     backend = "nccl" if device.type == "cuda" else "gloo"
     dist.init_process_group(backend, store=store, rank=here.rank, world_size=here.size, timeout=PATIENCE)
     control = dist.new_group(backend="gloo", timeout=LONG_PATIENCE)
-    if here.meeting and here.rank == 0:
-        _meeting_file(here, folder).unlink(missing_ok=True)
+    if here.rendezvous and here.rank == 0:
+        _rendezvous_file(here, folder).unlink(missing_ok=True)
     try:
         group = control if isinstance(control, dist.ProcessGroup) else None
         yield World(Ranks.world(), group, here.local_rank, here.local_size)
@@ -154,14 +154,14 @@ def joined(here: Place, folder: Path, resources: Resources) -> Iterator[World]:
         dist.destroy_process_group()
 
 
-def start_processes(here: Place, folder: Path, module: str = "harness.worker") -> int:
+def start_processes(here: ProcessRank, folder: Path, module: str = "harness.worker") -> int:
     """Start this machine's processes, `python -m MODULE FOLDER`, and watch over them; the worst of their exit statuses.
 
     Requests to stop are passed on. When a process dies, the others are asked to leave, and ended if they do not.
     """
-    shared = {"WORLD_SIZE": str(here.size), "LOCAL_WORLD_SIZE": str(here.starts), MEETING: here.meeting}
+    shared = {"WORLD_SIZE": str(here.size), "LOCAL_WORLD_SIZE": str(here.starts), RENDEZVOUS: here.rendezvous}
     if here.starts == here.size:
-        _meeting_file(here, folder).unlink(missing_ok=True)  # of an old process of the same number
+        _rendezvous_file(here, folder).unlink(missing_ok=True)  # of an old process of the same number
         shared |= {"GLOO_SOCKET_IFNAME": "lo"}
     command = [sys.executable, "-m", module, str(folder)]
     children = [
@@ -189,7 +189,7 @@ def _watched(children: list[subprocess.Popen[bytes]]) -> int:
 
 def watch_parent(stop: threading.Event) -> None:
     """Ask for a stop when the process that started this one is gone: nobody would pass a request on any more."""
-    if MEETING not in os.environ:
+    if RENDEZVOUS not in os.environ:
         return
     parent = os.getppid()
 
@@ -208,13 +208,13 @@ def _send(children: list[subprocess.Popen[bytes]], number: int) -> None:
                 child.send_signal(number)
 
 
-def _store(here: Place, folder: Path) -> TCPStore:
+def _store(here: ProcessRank, folder: Path) -> TCPStore:
     """Where the processes meet."""
     wait = timedelta(seconds=MEETING_S)
-    if not here.meeting:
+    if not here.rendezvous:
         address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
         return TCPStore(address, port, here.size, here.rank == 0 and "TORCHELASTIC_RUN_ID" not in os.environ, wait)
-    file = _meeting_file(here, folder)
+    file = _rendezvous_file(here, folder)
     if here.rank == 0:
         host = _address(here)
         store = TCPStore(host, 0, here.size, True, wait, wait_for_workers=False)
@@ -234,10 +234,10 @@ def _said(file: Path) -> dict[str, str]:
     return dict(read_json(file))
 
 
-def _meeting_file(here: Place, folder: Path) -> Path:
-    return folder / f"meeting-{here.meeting}.json"
+def _rendezvous_file(here: ProcessRank, folder: Path) -> Path:
+    return folder / f"rendezvous-{here.rendezvous}.json"
 
 
-def _address(here: Place) -> str:
+def _address(here: ProcessRank) -> str:
     """This machine's address, as the other processes reach it."""
-    return "127.0.0.1" if here.meeting.startswith("pid") else socket.gethostname()
+    return "127.0.0.1" if here.rendezvous.startswith("pid") else socket.gethostname()

@@ -38,30 +38,30 @@ class Ranks:
         """This rank's part [start, stop) of `total` items."""
         return total * self.rank // self.size, total * (self.rank + 1) // self.size
 
-    def add(self, tensor: Tensor) -> Tensor:
+    def all_reduce_sum(self, tensor: Tensor) -> Tensor:
         """`tensor` summed over ranks, in place; not differentiable."""
         if self.size > 1 and tensor.numel():
             dist.all_reduce(tensor, dist.ReduceOp.SUM, group=self.group)
         return tensor
 
-    def largest(self, tensor: Tensor) -> Tensor:
+    def all_reduce_max(self, tensor: Tensor) -> Tensor:
         """The elementwise maximum over ranks, in place; not differentiable."""
         if self.size > 1:
             dist.all_reduce(tensor, dist.ReduceOp.MAX, group=self.group)
         return tensor
 
-    def gather(self, tensor: Tensor) -> Tensor:
+    def all_gather(self, tensor: Tensor) -> Tensor:
         """Equal-sized parts [n, ...] of all ranks as [size * n, ...], rank 0 first; differentiable."""
         return _Gather.apply(tensor, self) if self.size > 1 else tensor
 
-    def gather_ragged(self, tensor: Tensor) -> Tensor:
+    def all_gather_ragged(self, tensor: Tensor) -> Tensor:
         """Parts [p, ...] of different lengths, concatenated in the order of ranks; not differentiable."""
         if self.size == 1:
             return tensor
-        lengths = self.gather(torch.tensor([len(tensor)], device=tensor.device)).tolist()
+        lengths = self.all_gather(torch.tensor([len(tensor)], device=tensor.device)).tolist()
         padded = tensor.new_zeros((max(1, *lengths), *tensor.shape[1:]))
         padded[: len(tensor)] = tensor
-        parts = self.gather(padded).view(self.size, *padded.shape)
+        parts = self.all_gather(padded).view(self.size, *padded.shape)
         return torch.cat([part[:length] for part, length in zip(parts, lengths, strict=True)])
 
     def agreed(self, parameter: Tensor) -> Tensor:
@@ -97,4 +97,4 @@ class _Agreed(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
-        return ctx.ranks.add(grads[0].clone()) / ctx.ranks.size, None
+        return ctx.ranks.all_reduce_sum(grads[0].clone()) / ctx.ranks.size, None

@@ -40,7 +40,7 @@ class Metric(_Part):
     """How many samples the value is a mean over."""
 
 
-class Evaluation(_Part):
+class EvaluationResult(_Part):
     """One evaluation set measured under one protocol."""
 
     set: str
@@ -107,7 +107,7 @@ class Record(_Part):
     data: DataReport
     final: dict[str, float]
     """Last logged training metrics (loss, logit_scale, positives_per_image, mining_precision...)."""
-    evaluations: tuple[Evaluation, ...]
+    evaluations: tuple[EvaluationResult, ...]
     cost: Cost
     versions: dict[str, str]
     """python, torch, open_clip, numpy, harness, commit."""

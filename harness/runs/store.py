@@ -384,7 +384,7 @@ class Store:
         return self.root / "evaluation"
 
     @contextmanager
-    def conducting(self, name: str) -> Iterator[None]:
+    def registered(self, name: str) -> Iterator[None]:
         """Announce that this process conducts the ablation `name`.
 
         Raises:
@@ -399,7 +399,7 @@ class Store:
             stack.callback(file.unlink, missing_ok=True)
             yield
 
-    def conductors(self, name: str) -> list[Holder]:
+    def running_commands(self, name: str) -> list[Holder]:
         """The living commands that conduct the ablation `name`."""
         files = [file for file in self._commands.glob("*") if file.name.rpartition(".")[0] == name]
         return [found for file in sorted(files) if (found := holder(file)) is not None]

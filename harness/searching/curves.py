@@ -46,7 +46,7 @@ class Family:
 
 
 @dataclass(frozen=True)
-class Curve:
+class FittedCurve:
     """A fitted learning curve C(r) of errors (lower is better) over resource levels r."""
 
     families: tuple[Family, ...]
@@ -64,7 +64,7 @@ class Curve:
         return total
 
 
-def fit(levels: Sequence[float], errors: Sequence[float], length: float) -> Curve:
+def fit(levels: Sequence[float], errors: Sequence[float], length: float) -> FittedCurve:
     """The curve through observations.
 
     Args:
@@ -80,9 +80,9 @@ def fit(levels: Sequence[float], errors: Sequence[float], length: float) -> Curv
     x, y = np.asarray(levels, float), np.asarray(errors, float)
     families = tuple(_best(name, x, y, length) for name in ("POW3", "EXP3", "LOG2"))
     weights = _weights(families, len(x))
-    curve = Curve(families, weights, length, 0.0)
+    curve = FittedCurve(families, weights, length, 0.0)
     residual = float(np.sqrt(np.mean((curve(x) - y) ** 2)))
-    return Curve(families, weights, length, residual)
+    return FittedCurve(families, weights, length, residual)
 
 
 def _best(name: str, x: Array, y: Array, length: float) -> Family:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from harness.base.errors import StoreError
 from harness.config.search import Search
 from harness.config.strategy import LadderPolicy
-from harness.execute.local.executor import Conducting, Progress
+from harness.execute.local.executor import Executor, Progress
 from harness.planning.plan import Plan
 from harness.planning.workspace import Project
 from harness.runs.planned import PlannedRun
@@ -25,7 +25,7 @@ from harness.runs.record import Failure
 from harness.runs.store import RunFolder
 from harness.searching.configurations import Configurations
 from harness.searching.folder import Event, SearchFolder
-from harness.searching.study import Advisor, Job, Trial
+from harness.searching.study import Assignment, SearchStudy, Trial
 
 if TYPE_CHECKING:
     from optuna.storages import BaseStorage
@@ -67,7 +67,7 @@ class Driver:
         search: Search,
         name: str,
         project: Project,
-        conductor: Callable[[Plan], Conducting],
+        conductor: Callable[[Plan], Executor],
         *,
         storage: str | None = None,
         only_look: bool = False,
@@ -93,11 +93,11 @@ class Driver:
         """Those of runs that nobody trains for now."""
         self._runs: dict[int, list[str]] = {}
         self._started_at, self._closing, self._stopping, self._ended = time.time(), False, False, False
-        self._conductor: Conducting | None = None
+        self._conductor: Executor | None = None
         self.folder.check(search)
         events = self.folder.events(only_look=only_look)
         kept = None if only_look else _storage(storage, name) if storage else _journal(self.folder)
-        self.advisor = Advisor(
+        self.advisor = SearchStudy(
             search,
             len(search.seed_list) if search.pruner.kind == "wilcoxon" else self.configurations.length,
             name=name,
@@ -120,7 +120,7 @@ class Driver:
             for active in self.active.values():  # living trials of a driver that was killed
                 self._carry_on(active)
             self._step()
-            for progress in self._conductor.conduct():
+            for progress in self._conductor.run():
                 self._step()
                 yield self.snapshot(progress)
             # What a person has ended goes on when a person asks for it.
@@ -209,7 +209,7 @@ class Driver:
             if trial.status == "skipped":
                 self._note("skipped", number=number, why=trial.source)
 
-    def _begin(self, job: Job) -> None:
+    def _begin(self, job: Assignment) -> None:
         trial = self.advisor.trials[job.number]
         active = self.active[job.number] = Active(trial, self.configurations.runs(trial.values))
         self._carry_on(active)

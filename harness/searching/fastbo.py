@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from harness.config.strategy import FastBOPolicy
-from harness.searching.curves import Curve, fit
+from harness.searching.curves import FittedCurve, fit
 
 Array = NDArray[np.float64]
 
@@ -70,7 +70,7 @@ def decide(policy: FastBOPolicy, errors: Mapping[int, float], length: int) -> De
     return StopAt(max(efficient, point), max(saturation, point), curve.residual)
 
 
-def points(policy: FastBOPolicy, curve: Curve, length: int) -> tuple[int, int]:
+def points(policy: FastBOPolicy, curve: FittedCurve, length: int) -> tuple[int, int]:
     """The efficient and the saturation point of a curve, from 1 to `length`."""
     levels = np.arange(1, length + 1, dtype=float)
     values, doubled = curve(levels), curve(2 * levels)

@@ -8,7 +8,7 @@ import warnings
 from collections.abc import Sequence
 
 from harness.config.strategy import FastBOPolicy
-from harness.reporting.formats.table import Entry, Table, numbers, words
+from harness.reporting.formats.table import Table, TableCell, numbers, words
 from harness.reporting.formats.terminal import plain_table
 from harness.searching.driver import Driver
 from harness.searching.study import Trial
@@ -69,7 +69,7 @@ def best_table(driver: Driver) -> Table:
         spread = f"{statistics.stdev(seeds):.4f}" if len(seeds) > 1 else ""
         note = "breaks a constraint" if trial.violation > 0 else trial.source if trial.source != "sampled" else ""
         cells = [*values, spread, *(shown(value) for value in trial.values.values()), note]
-        rows.append((Entry(str(trial.number), best=trial is winner and not several), *map(Entry, cells)))
+        rows.append((TableCell(str(trial.number), best=trial is winner and not several), *map(TableCell, cells)))
     heads = [*(objective.metric for objective in objectives), "seed sd", *driver.search.space]
     caption = "Front: no other is better in every objective" if several else "Best configurations at full length"
     return Table("best", caption, (*words("configuration"), *numbers(*heads), *words("")), tuple(rows))
@@ -80,7 +80,7 @@ def importance_table(driver: Driver) -> Table | None:
     shares = importances(driver)
     if not shares:
         return None
-    rows = tuple((Entry(path), Entry(f"{share:.0%}")) for path, share in shares.items())
+    rows = tuple((TableCell(path), TableCell(f"{share:.0%}")) for path, share in shares.items())
     note = "Shares of what sets the better configurations apart (PED-ANOVA); from few configurations, a hint."
     return Table("importance", "Which field mattered", (*words("field"), *numbers("importance")), rows, (note,))
 
@@ -120,7 +120,7 @@ def cost_table(driver: Driver) -> Table:
         ("steps without early stopping", f"{bill:,}"),
         ("saved", f"{1 - spent / bill:.0%}" if bill else ""),
     ]
-    cells = tuple((Entry(name), Entry(value)) for name, value in rows)
+    cells = tuple((TableCell(name), TableCell(value)) for name, value in rows)
     return Table("cost", "Cost", (*words(""), *numbers("this search")), cells)
 
 
@@ -129,7 +129,7 @@ def decisions_table(driver: Driver) -> Table | None:
     if not isinstance(driver.search.pruner, FastBOPolicy):
         return None
     rows = tuple(
-        (Entry(str(one.number)), *(_note(one, name) for name in ("efficient", "saturation", "residual")))
+        (TableCell(str(one.number)), *(_note(one, name) for name in ("efficient", "saturation", "residual")))
         for one in driver.advisor.trials.values()
         if one.notes
     )
@@ -138,8 +138,8 @@ def decisions_table(driver: Driver) -> Table | None:
     return Table("decisions", "Adaptive fidelity", heads, rows, (note,))
 
 
-def _note(trial: Trial, name: str) -> Entry:
-    return Entry(shown(trial.notes[name])) if name in trial.notes else Entry("terminated", muted=True)
+def _note(trial: Trial, name: str) -> TableCell:
+    return TableCell(shown(trial.notes[name])) if name in trial.notes else TableCell("terminated", muted=True)
 
 
 def _seed_values(driver: Driver, trial: Trial) -> Sequence[float]:

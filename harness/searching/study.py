@@ -72,14 +72,14 @@ class Trial:
 
 
 @dataclass(frozen=True)
-class Job:
+class Assignment:
     """Train a trial: from its checkpoint if it has one, to `until` (the end if None)."""
 
     number: int
     until: int | None
 
 
-class Advisor:
+class SearchStudy:
     """Owns one Optuna study."""
 
     def __init__(
@@ -116,13 +116,13 @@ class Advisor:
 
     # -- what to do -------------------------------------------------------------------------------------------------
 
-    def next(self) -> Job | None:
+    def next(self) -> Assignment | None:
         """The next thing to train: a paused configuration, or a new one; None where no new one can be found."""
         number = self.promotable()
         if number is not None:
             return self.resume(number, self._next_rung(self.trials[number]))
         trial = self.ask()
-        return None if trial is None else Job(trial.number, trial.limit)
+        return None if trial is None else Assignment(trial.number, trial.limit)
 
     def promotable(self) -> int | None:
         """The configuration that a ladder lets go on to its next rung; None if there is none."""
@@ -144,13 +144,13 @@ class Advisor:
         values = self._drawn()
         return None if values is None else self._enqueued(values)
 
-    def resume(self, number: int, until: int | None) -> Job:
+    def resume(self, number: int, until: int | None) -> Assignment:
         """Let a paused or stopped configuration go on to `until`."""
         trial = self.trials[number]
         trial.status, trial.limit = "running", until
-        return Job(number, until)
+        return Assignment(number, until)
 
-    def closing(self, workers: int) -> list[Job]:
+    def closing(self, workers: int) -> list[Assignment]:
         """What is left to train when the budget for new configurations is used up; call again until it is empty."""
         policy = self.search.pruner
         if isinstance(policy, FastBOPolicy):
@@ -373,7 +373,7 @@ class Advisor:
         before, after = losses[: -spec.patience - 1], losses[-spec.patience - 1 :]
         return bool(before) and min(after) > min(before) - spec.min_delta
 
-    def _to_saturation(self, policy: FastBOPolicy, workers: int) -> list[Job]:
+    def _to_saturation(self, policy: FastBOPolicy, workers: int) -> list[Assignment]:
         """The best configurations, resumed to their saturation points where they are not there."""
         tried = [trial for trial in self.trials.values() if trial.told is not None and trial.violation <= 0]
         number = fastbo.promoted(policy, len(tried), workers)

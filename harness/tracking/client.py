@@ -20,7 +20,7 @@ from harness.base.files import replacing
 from harness.tracking.known import STAMP
 from harness.tracking.model import FOLDER, model_folder
 from harness.tracking.places import LATER, database_file, redacted
-from harness.tracking.projection import Entry, Input, Point, line_points, lines_digest
+from harness.tracking.projection import Input, MlflowRun, Point, line_points, lines_digest
 
 if TYPE_CHECKING:
     from mlflow.entities import DatasetInput, Run
@@ -108,7 +108,7 @@ def create_database(file: Path) -> None:
         store.engine.dispose()
 
 
-class Experiment:
+class TrackedExperiment:
     """One MLflow experiment, made or found by its name."""
 
     def __init__(self, uri: str, name: str, *, location: str | None, note: str) -> None:
@@ -130,7 +130,7 @@ class Experiment:
             self._client.set_experiment_tag(self.id, name, value)
             self.tags = {**self.tags, name: value}
 
-    def put(self, entry: Entry, parent: str | None, *, again: bool) -> str:
+    def put(self, entry: MlflowRun, parent: str | None, *, again: bool) -> str:
         """Make MLflow hold `entry`; doing it twice changes nothing.
 
         Args:
@@ -201,7 +201,7 @@ class Experiment:
         self._client.set_tag(run.info.run_id, STAMP, REPLACED)
         self._client.delete_run(run.info.run_id)
 
-    def _announce(self, run: Run | None, entry: Entry, tags: Mapping[str, str]) -> Run:
+    def _announce(self, run: Run | None, entry: MlflowRun, tags: Mapping[str, str]) -> Run:
         """The run to write to, which says before it is written to which lines it is going to hold."""
         if run is None:
             return self._client.create_run(self.id, start_time=entry.started_ms, tags=dict(tags), run_name=entry.name)
@@ -211,13 +211,13 @@ class Experiment:
             self._client.set_tag(run.info.run_id, LINES, tags[LINES])
         return run
 
-    def _set_status(self, run: Run, entry: Entry) -> None:
+    def _set_status(self, run: Run, entry: MlflowRun) -> None:
         if (run.info.status, run.info.run_name) != (entry.status, entry.name):
             self._client.update_run(run.info.run_id, status=entry.status, name=entry.name)
         if entry.ended_ms is not None and run.info.end_time != entry.ended_ms:
             self._client.set_terminated(run.info.run_id, entry.status, entry.ended_ms)
 
-    def _send_params(self, run: Run, entry: Entry) -> None:
+    def _send_params(self, run: Run, entry: MlflowRun) -> None:
         from mlflow.entities import Param
 
         missing = [Param(name, value) for name, value in entry.params.items() if name not in run.data.params]
@@ -231,7 +231,7 @@ class Experiment:
         for first in range(0, len(metrics), METRICS_PER_BATCH):
             self._client.log_batch(run.info.run_id, metrics=metrics[first : first + METRICS_PER_BATCH])
 
-    def _send_files(self, run: Run, entry: Entry) -> None:
+    def _send_files(self, run: Run, entry: MlflowRun) -> None:
         if entry.data:
             self._client.log_inputs(run.info.run_id, datasets=[_dataset_input(entry.data)])
         for file in entry.files:
@@ -250,7 +250,7 @@ class Experiment:
         self._client.log_batch(run.info.run_id, tags=[RunTag(name, value) for name, value in tags.items()])
 
 
-def _contradicts(run: Run, entry: Entry) -> bool:
+def _contradicts(run: Run, entry: MlflowRun) -> bool:
     """Whether `run` holds something that `entry` does not say: MLflow cannot change what is logged."""
     params, metrics = run.data.params, run.data.metrics
     if any(params.get(name, value) != value for name, value in entry.params.items()):
@@ -262,7 +262,7 @@ def _contradicts(run: Run, entry: Entry) -> bool:
     return was_done and any(metrics.get(point.key, point.value) != point.value for point in entry.points)
 
 
-def _final(run: Run, entry: Entry) -> list[Point]:
+def _final(run: Run, entry: MlflowRun) -> list[Point]:
     """The final metrics to send: those of a run as they are, those that move only where they did, dated now."""
     if not entry.moves:
         return list(entry.points)
@@ -271,7 +271,7 @@ def _final(run: Run, entry: Entry) -> list[Point]:
     return [replace(point, time_ms=now_ms) if point.key in latest else point for point in moved]
 
 
-def _lines_text(sent: int, entry: Entry) -> str:
+def _lines_text(sent: int, entry: MlflowRun) -> str:
     return f"{sent} {len(entry.lines)} {lines_digest(entry.lines)}"
 
 

@@ -41,7 +41,7 @@ COLOURS = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#d55e00", "#56b4e9", "#a
 
 
 @dataclass(frozen=True)
-class Cell:
+class ProjectedRun:
     """A run of the plan as its folder stands now."""
 
     run: PlannedRun
@@ -80,7 +80,7 @@ class Input:
 
 
 @dataclass(frozen=True)
-class Entry:
+class MlflowRun:
     """What one MLflow run should hold."""
 
     key: str
@@ -104,7 +104,7 @@ class Entry:
     """Whether its final metrics change as runs finish (means over seeds); those of a run do not."""
 
 
-def cells_of(plan: Plan, store: Store, skipped: list[str]) -> list[Cell]:
+def cells_of(plan: Plan, store: Store, skipped: list[str]) -> list[ProjectedRun]:
     """Every run of the plan, teachers among them; a folder that cannot be read goes to `skipped` as a sentence."""
     places = {run: place for place, run in plan.cells.items()}
     arms, colours = {arm.name: arm for arm in plan.arms}, _colours(plan)
@@ -121,11 +121,11 @@ def cells_of(plan: Plan, store: Store, skipped: list[str]) -> list[Cell]:
         colour = colours[name] if name is not None else BASELINE_COLOUR
         facts = [VERSION, run.id, run.role, name, arm.label if arm else None, seed, colour, state, _content(folder)]
         first = seed in (None, plan.ablation.seed_list[0])
-        cells.append(Cell(run, folder, state, arm, seed, colour, first, digest(facts)))
+        cells.append(ProjectedRun(run, folder, state, arm, seed, colour, first, digest(facts)))
     return cells
 
 
-def arm_stamp(plan: Plan, cells: Sequence[Cell]) -> str:
+def arm_stamp(plan: Plan, cells: Sequence[ProjectedRun]) -> str:
     """Digest of all that the entry of an arm is made from."""
     return digest([VERSION, plan_digest(plan), *(cell.stamp for cell in cells)])
 
@@ -135,13 +135,13 @@ def plan_digest(plan: Plan) -> str:
     return digest(sorted([name, seed, run] for (name, seed), run in plan.cells.items()))
 
 
-def arm_key(arm: Arm, cells: Sequence[Cell]) -> str:
+def arm_key(arm: Arm, cells: Sequence[ProjectedRun]) -> str:
     """Names an arm by what it is, so that one that was changed becomes another, with the old one kept beside it."""
     payload = {key: value for key, value in cells[0].run.identity.payload.items() if key != "seed"}
     return f"arm:{digest([arm.name, payload])}"
 
 
-def run_entry(cell: Cell) -> Entry:
+def run_entry(cell: ProjectedRun) -> MlflowRun:
     """The entry of a run that has a folder.
 
     Raises:
@@ -154,7 +154,7 @@ def run_entry(cell: Cell) -> Entry:
     started = record.started_at if record else folder.spec.stat().st_mtime
     name = f"{cell.arm.label} · seed {cell.seed}" if cell.arm else f"teacher {cell.run.id}"
     files = [folder.spec, folder.record_file, *([] if done else [folder.failure_file])]
-    return Entry(
+    return MlflowRun(
         key=cell.run.id,
         name=name[:NAME_LIMIT],
         status=STATUS[cell.state],
@@ -171,7 +171,7 @@ def run_entry(cell: Cell) -> Entry:
     )
 
 
-def arm_entry(plan: Plan, arm: Arm, cells: Sequence[Cell], records: Sequence[Record]) -> Entry:
+def arm_entry(plan: Plan, arm: Arm, cells: Sequence[ProjectedRun], records: Sequence[Record]) -> MlflowRun:
     """The entry of an arm: the parent of its runs, with the means over the `records` of the seeds that are done."""
     resolved = {key: value for key, value in cells[0].run.identity.resolved.items() if key != "seed"}
     ended = max((record.ended_at for record in records), default=None)
@@ -184,7 +184,7 @@ def arm_entry(plan: Plan, arm: Arm, cells: Sequence[Cell], records: Sequence[Rec
         "mlflow.runColor": cells[0].colour,
         "mlflow.source.name": "harness",
     }
-    return Entry(
+    return MlflowRun(
         key=arm_key(arm, cells),
         name=arm.label[:NAME_LIMIT],
         status=_arm_status([cell.state for cell in cells]),
@@ -198,11 +198,11 @@ def arm_entry(plan: Plan, arm: Arm, cells: Sequence[Cell], records: Sequence[Rec
     )
 
 
-def report_entry(pages: Sequence[Path], stamps: Iterable[str], name: str) -> Entry:
+def report_entry(pages: Sequence[Path], stamps: Iterable[str], name: str) -> MlflowRun:
     """The entry that carries the report's files; it is new when a run is."""
     tags = {"harness.role": "report", "harness.planned": "yes", "mlflow.source.name": "harness"}
     stamp = digest([VERSION, "report", [page.name for page in pages], *stamps])
-    return Entry("report", name[:NAME_LIMIT], "FINISHED", None, None, stamp, tags=tags, files=pages, moves=True)
+    return MlflowRun("report", name[:NAME_LIMIT], "FINISHED", None, None, stamp, tags=tags, files=pages, moves=True)
 
 
 def allowed_names(names: Iterable[str]) -> dict[str, str]:
@@ -260,7 +260,7 @@ def _text(value: Any) -> str:
     return text if len(text) <= VALUE_LIMIT else f"{text[: VALUE_LIMIT - 20]}... {digest(text)}"
 
 
-def _ended_ms(cell: Cell, record: Record | None, lines: Sequence[StepMetrics]) -> int | None:
+def _ended_ms(cell: ProjectedRun, record: Record | None, lines: Sequence[StepMetrics]) -> int | None:
     if record:
         return _ms(record.ended_at)
     if cell.state is State.RUNNING:
@@ -270,7 +270,7 @@ def _ended_ms(cell: Cell, record: Record | None, lines: Sequence[StepMetrics]) -
     return _ms(lines[-1].time if lines else cell.folder.spec.stat().st_mtime)
 
 
-def _run_tags(cell: Cell, record: Record | None) -> dict[str, str]:
+def _run_tags(cell: ProjectedRun, record: Record | None) -> dict[str, str]:
     tags = {
         "harness.run_id": cell.run.id,
         "harness.role": "run" if cell.arm else "teacher",
@@ -343,20 +343,20 @@ def _points(values: Mapping[str, float], time: float, step: int) -> list[Point]:
     return [Point(names[name], float(value), _ms(time), step) for name, value in values.items()]
 
 
-def _input(cell: Cell, data: DataReport) -> Input:
+def _input(cell: ProjectedRun, data: DataReport) -> Input:
     spec = cell.run.experiment.data
     source = json.dumps({"fingerprint": data.fingerprint, **spec.science(defaults=True)}, sort_keys=True)
     profile = json.dumps({"samples": data.samples, "rejected": data.rejected}, sort_keys=True)
     return Input(spec.kind, data.fingerprint[:36], source, profile)
 
 
-def _model(cell: Cell) -> Logged | None:
+def _model(cell: ProjectedRun) -> Logged | None:
     """The model of an arm's first seed and of a teacher: one for each arm, since weights are large."""
     weights = cell.folder.weights
     return Logged(weights, cell.run.experiment.model) if cell.is_first and weights.exists() else None
 
 
-def _begun(cells: Sequence[Cell]) -> list[float]:
+def _begun(cells: Sequence[ProjectedRun]) -> list[float]:
     """When runs without a record began; those with one say it themselves."""
     unfinished = [cell for cell in cells if cell.state not in (State.DONE, State.MISSING)]
     return [cell.folder.spec.stat().st_mtime for cell in unfinished]

@@ -13,13 +13,13 @@ from harness.base.errors import StoreError, TrackingError
 from harness.planning.plan import Arm, Plan
 from harness.runs.record import Record
 from harness.runs.store import State, Store, exclusive
-from harness.tracking.client import KEY, Experiment, create_database, mlflow_session
+from harness.tracking.client import KEY, TrackedExperiment, create_database, mlflow_session
 from harness.tracking.known import known_birth, known_stamps, remember
 from harness.tracking.places import LATER, artifact_location, database_file, lock_file, probe, redacted
 from harness.tracking.projection import (
     STATUS,
-    Cell,
-    Entry,
+    MlflowRun,
+    ProjectedRun,
     arm_entry,
     arm_key,
     arm_stamp,
@@ -165,7 +165,7 @@ class _Import:
     def carry_out(self) -> None:
         """Import arms with their runs, teachers, and the report's pages, until the time is up."""
         location = artifact_location(self.uri, self.store)
-        experiment = Experiment(self.uri, self.plan.name, location=location, note=_note(self.plan))
+        experiment = TrackedExperiment(self.uri, self.plan.name, location=location, note=_note(self.plan))
         if known_birth(self.uri, self.store, self.plan.name) not in (None, experiment.birth):
             self.known = frozenset()  # the server was emptied since the ledger was written
         try:
@@ -185,20 +185,22 @@ class _Import:
         pages = [self._report().stamp] if self.pages or self.under_report else []
         return frozenset([*(cell.stamp for cell in self.present), *self._arm_stamps(), *pages])
 
-    def _report(self) -> Entry:
+    def _report(self) -> MlflowRun:
         name = self.plan.name if self.under_report else "report"
         return report_entry(self.pages, self._arm_stamps(), name)
 
     def _arm_stamps(self) -> list[str]:
         return [arm_stamp(self.plan, cells) for _, cells in self.groups]
 
-    def _put_arm(self, experiment: Experiment, arm: Arm, cells: Sequence[Cell], above: str | None) -> None:
+    def _put_arm(
+        self, experiment: TrackedExperiment, arm: Arm, cells: Sequence[ProjectedRun], above: str | None
+    ) -> None:
         started = [cell for cell in cells if cell.state is not State.MISSING]
         if not {arm_stamp(self.plan, cells), *(cell.stamp for cell in started)} <= self.known:
             entry = arm_entry(self.plan, arm, cells, _records(started))
             self._put_runs(experiment, started, self._put(experiment, entry, above))
 
-    def _put_runs(self, experiment: Experiment, cells: Sequence[Cell], parent: str | None) -> None:
+    def _put_runs(self, experiment: TrackedExperiment, cells: Sequence[ProjectedRun], parent: str | None) -> None:
         for cell in cells:
             if cell.stamp in self.known:
                 continue
@@ -215,19 +217,19 @@ class _Import:
             if self.say:
                 self.say(f"imported {entry.name} into MLflow")
 
-    def _put(self, experiment: Experiment, entry: Entry, parent: str | None) -> str:
+    def _put(self, experiment: TrackedExperiment, entry: MlflowRun, parent: str | None) -> str:
         mlflow_id = experiment.put(entry, parent, again=self.again)
         self.known |= {entry.stamp}
         return mlflow_id
 
-    def _remember(self, experiment: Experiment) -> None:
+    def _remember(self, experiment: TrackedExperiment) -> None:
         stamps = self.known & self._wanted()
         try:
             remember(self.uri, self.store, self.plan.name, birth=experiment.birth, stamps=stamps)
         except StoreError as error:
             raise TrackingError(error.what, where=error.where, fix=error.fix) from error
 
-    def _sweep(self, experiment: Experiment) -> None:
+    def _sweep(self, experiment: TrackedExperiment) -> None:
         """Mark runs that are no longer of the plan, and end those whose process is gone."""
         planned = plan_digest(self.plan)
         keys = {"report", *self.plan.runs, *(arm_key(arm, cells) for arm, cells in self.groups)}
@@ -245,16 +247,16 @@ class _Import:
         return str(run.info.status) if state is State.MISSING else STATUS[state]
 
 
-def _started_arms(cells: Sequence[Cell]) -> list[tuple[Arm, list[Cell]]]:
+def _started_arms(cells: Sequence[ProjectedRun]) -> list[tuple[Arm, list[ProjectedRun]]]:
     """Arms in the plan's order with all their cells, without those of which no run has begun."""
-    groups: dict[str, tuple[Arm, list[Cell]]] = {}
+    groups: dict[str, tuple[Arm, list[ProjectedRun]]] = {}
     for cell in cells:
         if cell.arm is not None:
             groups.setdefault(cell.arm.name, (cell.arm, []))[1].append(cell)
     return [(arm, group) for arm, group in groups.values() if any(cell.state is not State.MISSING for cell in group)]
 
 
-def _records(cells: Sequence[Cell]) -> list[Record]:
+def _records(cells: Sequence[ProjectedRun]) -> list[Record]:
     """The records that can be read; the others are reported when it is their turn."""
     records = []
     for cell in cells:

@@ -24,7 +24,7 @@ LEAST_FREE_BYTES = 1 << 20
 
 
 @dataclass(frozen=True)
-class Progress:
+class TrainingProgress:
     """Where training stands, besides the state of its modules."""
 
     step: int
@@ -35,7 +35,7 @@ class Progress:
     """The attempt that wrote the checkpoint, from 1."""
 
 
-def save(path: Path, *, run_id: str, progress: Progress, parts: Mapping[str, Any], keep: int = 1) -> None:
+def save(path: Path, *, run_id: str, progress: TrainingProgress, parts: Mapping[str, Any], keep: int = 1) -> None:
     """Write the state of every part (anything with `state_dict`) as one atomic step.
 
     Args:
@@ -65,11 +65,11 @@ class Checkpoints:
         self.stood_still_s = 0.0
         """How long training waited for its checkpoints, in all."""
 
-    def restore(self) -> Progress | None:
+    def restore(self) -> TrainingProgress | None:
         """As the function of that name."""
         return restore(self._path, run_id=self._run_id, parts=self._parts)
 
-    def save(self, progress: Progress, *, wait: bool = False) -> None:
+    def save(self, progress: TrainingProgress, *, wait: bool = False) -> None:
         """Take a checkpoint of the parts as they are now; with `wait`, return when it is on the disk."""
         begun = time.monotonic()
         self.finish()
@@ -113,7 +113,7 @@ def copied(state: Any) -> Any:
             return state
 
 
-def restore(path: Path, *, run_id: str, parts: Mapping[str, Any]) -> Progress | None:
+def restore(path: Path, *, run_id: str, parts: Mapping[str, Any]) -> TrainingProgress | None:
     """Bring every part back to where the checkpoint at `path` left it; None if there is no checkpoint.
 
     Raises:
@@ -131,7 +131,7 @@ def restore(path: Path, *, run_id: str, parts: Mapping[str, Any]) -> Progress | 
     except (KeyError, RuntimeError, ValueError, TypeError) as error:
         what = f"does not fit this model ({str(error).splitlines()[0]})"
         raise CheckpointError(what, where=str(path), fix="delete it to start over") from error
-    return Progress(**state["progress"])
+    return TrainingProgress(**state["progress"])
 
 
 def save_weights(path: Path, model: nn.Module) -> None:
@@ -155,7 +155,7 @@ def remove(path: Path) -> None:
         file.unlink(missing_ok=True)
 
 
-def _state(run_id: str, progress: Progress, parts: Mapping[str, Any]) -> dict[str, Any]:
+def _state(run_id: str, progress: TrainingProgress, parts: Mapping[str, Any]) -> dict[str, Any]:
     state = {"format": FORMAT, "run_id": run_id, "progress": dict(vars(progress))}
     return state | {name: part.state_dict() for name, part in parts.items()}
 

@@ -44,7 +44,7 @@ class _State:
     bad: int = 0
 
 
-class Watch:
+class DivergenceMonitor:
     """Looks at the loss of every step. All processes see the same losses, so all come to the same end."""
 
     def __init__(self, divergence_steps: int) -> None:

@@ -20,7 +20,7 @@ from harness.training.batches import Batch
 from harness.training.norms import RunningStatistics
 from harness.training.precision import Precision
 from harness.training.split import Split
-from harness.training.step_timer import Clock
+from harness.training.step_timer import StepTimer
 
 Features = tuple[Tensor, Tensor]
 """Unit image features [N, d] and text features [M, d]; with those of tokens [N, 1 + p, d] and [M, 1 + L, d]."""
@@ -28,7 +28,7 @@ _TEXT = 1 << 63
 """Sets the seeds of the text tower's masks apart."""
 
 
-class Encoder:
+class BatchEncoder:
     """Encodes this process's part of each global batch, split as `split` says.
 
     With `tokens` the features are those of patches and tokens too.
@@ -38,7 +38,15 @@ class Encoder:
     """
 
     def __init__(
-        self, towers: Towers, precision: Precision, split: Split, *, seed: int, ranks: Ranks, clock: Clock, tokens: bool
+        self,
+        towers: Towers,
+        precision: Precision,
+        split: Split,
+        *,
+        seed: int,
+        ranks: Ranks,
+        clock: StepTimer,
+        tokens: bool,
     ) -> None:
         self._towers, self._precision, self._split = towers, precision, split
         self._encoders = (towers.encode_image, towers.encode_text)

@@ -27,7 +27,7 @@ def largest_that_fits(split: Split, tries: Callable[[Split], None], ranks: Ranks
     """
     while True:
         fits = torch.tensor([0 if _fits(split, tries) else 1], device=device)
-        if not int(ranks.largest(fits)):
+        if not int(ranks.all_reduce_max(fits)):
             return split
         less = smaller(split)
         if less is None:

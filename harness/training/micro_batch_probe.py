@@ -8,9 +8,9 @@ import torch
 
 from harness.parallel.ranks import Ranks
 from harness.training.batches import Batch
-from harness.training.encoder import Encoder
+from harness.training.encoder import BatchEncoder
 from harness.training.split import Split
-from harness.training.step_timer import no_clock
+from harness.training.step_timer import no_timer
 from harness.training.trainer import Student
 
 
@@ -26,13 +26,13 @@ def try_micro_batch(student: Student, batch: Batch, split: Split) -> None:
     longest = micro.tokens.clone()
     longest[:, -1] = longest.max()  # the end-of-text token, so that nothing can be trimmed
     longest += torch.arange(len(longest))[:, None] % 2 * (longest == 0)  # and not all texts are the same
-    encoder = Encoder(
+    encoder = BatchEncoder(
         student.towers,
         student.precision,
         split,
         seed=0,
         ranks=Ranks(),
-        clock=no_clock,
+        clock=no_timer,
         tokens=student.objective.needs_tokens,
     )
     try:

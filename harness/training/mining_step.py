@@ -48,7 +48,7 @@ class Miner:
 
     def mined(self, batch: Batch, device: torch.device | str = "cpu") -> Mined:
         """The positives of a rank's images, counted in the whole batch."""
-        gather = self._ranks.gather
+        gather = self._ranks.all_gather
         image, text = gather(_there(batch.teacher_image, device)), gather(_there(batch.teacher_text, device))
         images = range(batch.first, batch.first + len(batch.samples))
         return mine(self.thresholds, image, text, self._owner(batch, device), images=images)
@@ -60,7 +60,7 @@ class Miner:
         if self._truth is None:
             return None
         owner, sources, position = (
-            self._ranks.gather(torch.from_numpy(values)).numpy()
+            self._ranks.all_gather(torch.from_numpy(values)).numpy()
             for values in (
                 batch.chosen.owner + batch.first,
                 truth_sources(self._truth, batch.chosen, self._captions),
@@ -71,13 +71,13 @@ class Miner:
 
     def _owner(self, batch: Batch, device: torch.device | str) -> Tensor:
         """The image of every caption of the whole batch [M]."""
-        return self._ranks.gather(torch.from_numpy(batch.chosen.owner + batch.first).to(device))
+        return self._ranks.all_gather(torch.from_numpy(batch.chosen.owner + batch.first).to(device))
 
     def _gathered(self, mined: Mined, batch: Batch) -> Mined:
         """What all ranks found."""
         if self._ranks.size == 1:
             return mined
-        rows, cols, clause = (self._ranks.gather_ragged(part) for part in (mined.rows, mined.cols, mined.clause))
+        rows, cols, clause = (self._ranks.all_gather_ragged(part) for part in (mined.rows, mined.cols, mined.clause))
         return Mined(rows, cols, clause, images=range(len(batch.everyone)), captions=mined.captions * self._ranks.size)
 
 

@@ -42,7 +42,7 @@ class RunningStatistics:
     def end(self) -> None:
         """Set them to the average over the parts of all processes; the count of steps is alike in all parts."""
         parts = self._parts * self._ranks.size
-        sums = [self._ranks.add(total) for total in self._sums]
+        sums = [self._ranks.all_reduce_sum(total) for total in self._sums]
         self._set([total / parts if total.is_floating_point() else total // parts for total in sums])
 
     def _buffers(self) -> list[Tensor]:

@@ -8,16 +8,16 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import torch
 
-Clock = Callable[[str], AbstractContextManager[None]]
+StepTimer = Callable[[str], AbstractContextManager[None]]
 """Called with the name of a part of a step; what runs in the context is counted to it."""
 
 
-def no_clock(_part: str) -> AbstractContextManager[None]:
+def no_timer(_part: str) -> AbstractContextManager[None]:
     """Counts nothing."""
     return nullcontext()
 
 
-class PartsClock:
+class PartsTimer:
     """Adds up the wall time of each part; on a GPU it waits for the device at both ends of a part."""
 
     def __init__(self, device: torch.device) -> None:

@@ -20,10 +20,10 @@ from harness.losses import Objective, PairBatch
 from harness.models import Towers
 from harness.parallel.ranks import Ranks
 from harness.training.batches import Batch, BatchSource
-from harness.training.checkpoint import Progress
-from harness.training.divergence import Spike, Watch
+from harness.training.checkpoint import TrainingProgress
+from harness.training.divergence import DivergenceMonitor, Spike
 from harness.training.ema import Average
-from harness.training.encoder import Encoder, Features
+from harness.training.encoder import BatchEncoder, Features
 from harness.training.mining_step import Miner
 from harness.training.optimiser import build_optimiser, parameters
 from harness.training.precision import Precision
@@ -31,7 +31,7 @@ from harness.training.reduce import average_gradients
 from harness.training.schedule import Schedule
 from harness.training.speed import Speed
 from harness.training.split import Split
-from harness.training.step_timer import Clock, no_clock
+from harness.training.step_timer import StepTimer, no_timer
 
 CALIBRATION_BATCHES = 4
 
@@ -47,7 +47,7 @@ class Student:
     optimiser: torch.optim.AdamW
     precision: Precision
     average: Average | None
-    watch: Watch
+    watch: DivergenceMonitor
 
     @property
     def parts(self) -> dict[str, Any]:
@@ -70,14 +70,14 @@ def build_student(train: Train, towers: Towers, objective: Objective, *, diverge
         build_optimiser(train.optimiser, towers, objective),
         Precision(train.precision, towers.device),
         None if train.ema_decay is None else Average(towers.model, train.ema_decay),
-        Watch(divergence_steps),
+        DivergenceMonitor(divergence_steps),
     )
 
 
 class Step(NamedTuple):
     """One optimiser step that has been taken."""
 
-    at: Progress
+    at: TrainingProgress
     logs: Logs
     """What it can tell; a tensor is only fetched from the device by who reads it."""
     spike: Spike | None
@@ -96,14 +96,14 @@ class Trainer:
         *,
         seed: int,
         ranks: Ranks | None = None,
-        clock: Clock = no_clock,
+        clock: StepTimer = no_timer,
     ) -> None:
         self._train, self._student, self._source, self._miner = train, student, source, miner
         self._clock, self._ranks, self.split = clock, ranks or Ranks(), split
         self._schedule = Schedule.of(train, samples=len(source.dataset))
         self._parameters = parameters(student.optimiser)
         self._state_before: list[Tensor] = []
-        self._encoder = Encoder(
+        self._encoder = BatchEncoder(
             student.towers,
             student.precision,
             split,
@@ -119,7 +119,7 @@ class Trainer:
         """Optimiser steps of the whole training."""
         return self._schedule.steps
 
-    def run(self, start: Progress) -> Iterator[Step]:
+    def run(self, start: TrainingProgress) -> Iterator[Step]:
         """From `start` to the end, step by step.
 
         Raises:
@@ -136,7 +136,7 @@ class Trainer:
             taken = time.monotonic() - begun  # what the caller does between steps is not training
             self.speed.step(taken)
             duration += taken
-            yield Step(Progress(step + 1, duration, start.attempt), logs, spike)
+            yield Step(TrainingProgress(step + 1, duration, start.attempt), logs, spike)
 
     def calibrate(self) -> None:
         """Let the objective estimate what it needs on the first batches (the sigmoid losses' bias)."""

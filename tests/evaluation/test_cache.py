@@ -10,14 +10,14 @@ import torch
 
 from harness.config.evaluation import Evaluation
 from harness.evaluation.cache import FeatureCache, weights_digest
-from harness.evaluation.evaluator import Evaluator, Job, Result
+from harness.evaluation.evaluator import EvaluationTask, Evaluator, Result
 from harness.evaluation.sets import read_set
 from tests.evaluation.worlds import TinyClip, classification_set, retrieval_set
 
 CPU = torch.device("cpu")
 
 
-def jobs(root: Path) -> list[Job]:
+def jobs(root: Path) -> list[EvaluationTask]:
     """Both kinds of set, each under two protocols."""
     spec, found = Evaluation(), []
     for name, path, protocol in (
@@ -25,7 +25,10 @@ def jobs(root: Path) -> list[Job]:
         ("pictures", retrieval_set(root / "pictures"), "alip"),
     ):
         one = read_set(path)
-        found += [Job(one, spec), Job(one.called(f"{name}@{protocol}"), spec.under(f"{name}@{protocol}"))]
+        found += [
+            EvaluationTask(one, spec),
+            EvaluationTask(one.called(f"{name}@{protocol}"), spec.under(f"{name}@{protocol}")),
+        ]
     return found
 
 

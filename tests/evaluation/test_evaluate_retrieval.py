@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from harness.evaluation import retrieval
-from harness.evaluation.retrieval import Captions, Ranks, retrieval_metrics, retrieval_ranks
+from harness.evaluation.retrieval import CaptionFeatures, RetrievalRanks, retrieval_metrics, retrieval_ranks
 
 
 def owners(images: int, captions: int, generator: torch.Generator, shuffled: bool) -> Tensor:
@@ -21,8 +21,8 @@ def owners(images: int, captions: int, generator: torch.Generator, shuffled: boo
     return owner[torch.randperm(len(owner), generator=generator)] if shuffled else owner.sort().values
 
 
-def ranks_of(images: Tensor, texts: Tensor, owner: Tensor) -> Ranks:
-    return retrieval_ranks(images, Captions(texts, torch.arange(len(owner)), owner))
+def ranks_of(images: Tensor, texts: Tensor, owner: Tensor) -> RetrievalRanks:
+    return retrieval_ranks(images, CaptionFeatures(texts, torch.arange(len(owner)), owner))
 
 
 def expected_metrics(scores: Tensor, owner: Tensor, recall_k: list[int]) -> dict[str, float]:
@@ -38,7 +38,7 @@ def expected_metrics(scores: Tensor, owner: Tensor, recall_k: list[int]) -> dict
     return values
 
 
-def metrics_of(ranks: Ranks, owner: Tensor, recall_k: list[int]) -> dict[str, float]:
+def metrics_of(ranks: RetrievalRanks, owner: Tensor, recall_k: list[int]) -> dict[str, float]:
     metrics = retrieval_metrics(ranks.image_retrieval.numpy(), ranks.text_retrieval.numpy(), owner.numpy(), recall_k)
     return {name: metric.value for name, metric in metrics.items()}
 
@@ -103,7 +103,9 @@ def test_equal_captions_tie_exactly(images: int, width: int, seed: int) -> None:
     generator = torch.Generator().manual_seed(seed)
     features = torch.randn(images, width, generator=generator)
     text = torch.randn(1, width, generator=generator)
-    ranks = retrieval_ranks(features, Captions(text, torch.zeros(images, dtype=torch.int64), torch.arange(images)))
+    ranks = retrieval_ranks(
+        features, CaptionFeatures(text, torch.zeros(images, dtype=torch.int64), torch.arange(images))
+    )
     assert ranks.text_retrieval.tolist() == list(range(1, images + 1))
 
 

@@ -249,4 +249,4 @@ def test_outcomes_of_something_else_are_refused(tmp_path: Path) -> None:
 def test_the_record_survives_json(classification: Path, retrieval: Path) -> None:
     for result in run(TinyClip(), classification, retrieval):
         text = result.evaluation.model_dump_json()
-        assert record.Evaluation.model_validate_json(text) == result.evaluation
+        assert record.EvaluationResult.model_validate_json(text) == result.evaluation

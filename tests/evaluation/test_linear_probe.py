@@ -13,10 +13,16 @@ from sklearn.linear_model import LogisticRegression
 from torch import Tensor
 
 from harness.config.evaluation import Evaluation
-from harness.evaluation.evaluator import Evaluator, Job
+from harness.evaluation.evaluator import EvaluationTask, Evaluator
 from harness.evaluation.linear_probe import EXPONENTS, Training, _held_out, chosen, fit, probe
 from harness.evaluation.sets import read_set
-from tests.evaluation.worlds import TinyClip, classification_files, classification_members, classification_set, write_set
+from tests.evaluation.worlds import (
+    TinyClip,
+    classification_files,
+    classification_members,
+    classification_set,
+    write_set,
+)
 
 CPU = torch.device("cpu")
 
@@ -78,7 +84,10 @@ def test_a_set_from_disk(tmp_path: Path) -> None:
     (tmp_path / "other" / "test").rename(path / "train")
     train, test = read_set(path, split="train"), read_set(path)
     model = TinyClip()
-    jobs = [Job(test, Evaluation()), Job(test.called("things@linear_probe"), Evaluation(), Training(train, None))]
+    jobs = [
+        EvaluationTask(test, Evaluation()),
+        EvaluationTask(test.called("things@linear_probe"), Evaluation(), Training(train, None)),
+    ]
     plain, probed = Evaluator(model, jobs, Evaluation(), batch_size=8, device=CPU)()
     assert model.images_seen == len(train) + len(test)  # the test images once for both
     assert probed.evaluation.task == "linear_probe"

@@ -20,10 +20,10 @@ from torch import Tensor
 from harness.base.errors import DataError, TrainingError
 from harness.config.evaluation import Evaluation
 from harness.evaluation.cache import FeatureCache
-from harness.evaluation.evaluator import Evaluator, Job, Result
+from harness.evaluation.evaluator import EvaluationTask, Evaluator, Result
 from harness.evaluation.linear_probe import Training
 from harness.evaluation.sets import EvaluationSet, read_set
-from harness.evaluation.towers import Encoder
+from harness.evaluation.towers import SetEncoder
 from harness.models import build_towers
 from harness.parallel.process_group import World
 from harness.parallel.ranks import Ranks
@@ -68,13 +68,16 @@ class Outcome:
     after_s: float = 0.0
 
 
-def jobs(root: Path) -> list[Job]:
+def jobs(root: Path) -> list[EvaluationTask]:
     """Zero-shot classification and retrieval under two protocols each, and a set of two images."""
     spec, found = Evaluation(), []
     for name, protocol in (("things", "slip"), ("pictures", "alip")):
         one = read_set(root / name)
-        found += [Job(one, spec), Job(one.called(f"{name}@{protocol}"), spec.under(f"{name}@{protocol}"))]
-    return [*found, Job(read_set(root / "few"), spec)]
+        found += [
+            EvaluationTask(one, spec),
+            EvaluationTask(one.called(f"{name}@{protocol}"), spec.under(f"{name}@{protocol}")),
+        ]
+    return [*found, EvaluationTask(read_set(root / "few"), spec)]
 
 
 def write_sets(root: Path) -> None:
@@ -97,7 +100,10 @@ def plain(root: Path, world: World) -> Outcome:
 
 def probed(root: Path, world: World) -> Outcome:
     """A linear probe, whose classifier is the first process's alone to fit."""
-    model, job = TinyClip(), Job(read_set(root / "few"), Evaluation(), Training(read_set(root / "things"), None))
+    model, job = (
+        TinyClip(),
+        EvaluationTask(read_set(root / "few"), Evaluation(), Training(read_set(root / "things"), None)),
+    )
     results = Evaluator(model, [job], Evaluation(), batch_size=BATCH, device=CPU, world=world)()
     return Outcome(results, seen=(model.images_seen, model.texts_seen))
 
@@ -113,7 +119,7 @@ def twice(root: Path, world: World) -> Outcome:
 def bare(root: Path, world: World) -> Outcome:
     """Features themselves, of towers that trim texts."""
     sets = [read_set(root / name) for name in ("things", "pictures", "few")]
-    encoder = Encoder(build_towers(MODEL).eval(), batch_size=BATCH, device=CPU, sets=sets, world=world)
+    encoder = SetEncoder(build_towers(MODEL).eval(), batch_size=BATCH, device=CPU, sets=sets, world=world)
     with torch.inference_mode():
         if not encoder.leads:
             encoder.follow()
@@ -188,7 +194,7 @@ def carried_out(root: Path, world: World) -> dict[str, Outcome]:
 def _work(rank: int, root: Path) -> dict[int, dict[str, Outcome]]:
     torch.set_num_threads(1)
     os.environ["GLOO_SOCKET_IFNAME"] = "lo"
-    method, patience = f"file://{root}/meeting", timedelta(seconds=PATIENCE_S)
+    method, patience = f"file://{root}/rendezvous", timedelta(seconds=PATIENCE_S)
     dist.init_process_group("gloo", init_method=method, rank=rank, world_size=4, timeout=patience)
     pairs = [dist.new_group([0, 1]), dist.new_group([2, 3])][rank // 2]
     assert not isinstance(pairs, int)

@@ -18,7 +18,7 @@ from harness.evaluation.conventions import conventional_classnames, conventional
 from harness.evaluation.layout import describe, locate
 from harness.evaluation.suite_averages import averages, holes
 from harness.runs.completeness import missing_sets
-from harness.runs.record import Evaluation as Measured
+from harness.runs.record import EvaluationResult as Measured
 from harness.runs.record import Metric
 from harness.runs.request import evaluation_key, on_this_machine
 from tests.evaluation.worlds import write_set

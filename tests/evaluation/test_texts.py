@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from harness.config.model import Model
-from harness.evaluation.towers import Encoder, filled
+from harness.evaluation.towers import SetEncoder, filled
 from harness.models import build_towers
 
 MODEL = Model(
@@ -35,7 +35,7 @@ TEXTS = [
 @pytest.mark.parametrize("batch_size", [1, 7, 256])
 def test_features_are_those_of_whole_texts_one_by_one(batch_size: int) -> None:
     towers = build_towers(MODEL).eval()
-    encoder = Encoder(towers, batch_size=batch_size, device=torch.device("cpu"))
+    encoder = SetEncoder(towers, batch_size=batch_size, device=torch.device("cpu"))
     assert towers.trims
     with torch.inference_mode():
         tokens = towers.tokenize(TEXTS)
@@ -54,7 +54,7 @@ def test_a_batch_never_holds_more_tokens_than_its_texts_of_full_length_would(mon
 
     monkeypatch.setattr(towers, "encode_text", watched)
     with torch.inference_mode():
-        Encoder(towers, batch_size=2, device=torch.device("cpu")).texts(TEXTS)
+        SetEncoder(towers, batch_size=2, device=torch.device("cpu")).texts(TEXTS)
     assert max(batch.numel() for batch in seen) <= 2 * 77
     assert sum(len(batch) for batch in seen) == len(TEXTS)
     assert len(seen) < len(TEXTS) / 2

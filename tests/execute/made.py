@@ -9,7 +9,15 @@ from typing import Any
 
 import pytest
 
-from harness.execute.slurm.scheduler import Batch, HeldBackError, Job, Limits, Partition, UnreachableError, UnsureError
+from harness.execute.slurm.scheduler import (
+    ArrayRequest,
+    HeldBackError,
+    Job,
+    Limits,
+    Partition,
+    UnreachableError,
+    UnsureError,
+)
 from harness.execute.slurm.submission_log import load
 from harness.planning.plan import Plan
 from harness.runs.record import AttemptEnd, Cause, Failure
@@ -28,11 +36,11 @@ class MadeScheduler:
     """More are held back."""
     silent: bool = False
     accounting_silent: bool = False
-    answer: Callable[[Batch], None] = lambda _batch: None
+    answer: Callable[[ArrayRequest], None] = lambda _batch: None
     """Called before a batch is taken; raises to refuse it."""
     lost_answer: bool = False
     """sbatch says that it failed, though it accepted."""
-    batches: dict[str, Batch] = field(default_factory=dict)
+    batches: dict[str, ArrayRequest] = field(default_factory=dict)
     jobs: dict[str, Job] = field(default_factory=dict)
     past: list[Job] = field(default_factory=list)
     cancelled: list[str] = field(default_factory=list)
@@ -51,7 +59,7 @@ class MadeScheduler:
     def accounts(self) -> Sequence[str]:
         return ["mine", "ours"]
 
-    def submit(self, batch: Batch) -> str:
+    def submit(self, batch: ArrayRequest) -> str:
         self._asked("submit")
         self.answer(batch)
         waiting = sum(job.phase != "ended" for job in self.jobs.values())

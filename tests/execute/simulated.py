@@ -11,7 +11,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field, replace
 
-from harness.execute.slurm.scheduler import Batch, HeldBackError, Job, Limits, Partition
+from harness.execute.slurm.scheduler import ArrayRequest, HeldBackError, Job, Limits, Partition
 
 USERS = 50
 
@@ -20,7 +20,7 @@ USERS = 50
 class SimulatedCluster:
     """Jobs start while there are slots; whenever the queue is asked for, those that run have ended."""
 
-    carry_out: Callable[[Batch, int], None]
+    carry_out: Callable[[ArrayRequest, int], None]
     """Leaves in the run folders what job number `task` of a batch would."""
     slots: int = 2000
     quota: int = 10_000
@@ -32,7 +32,7 @@ class SimulatedCluster:
     calls: Counter[str] = field(default_factory=Counter)
     accepted: Counter[str] = field(default_factory=Counter)
     """By name: how often a batch was accepted."""
-    _batches: dict[str, Batch] = field(default_factory=dict)
+    _batches: dict[str, ArrayRequest] = field(default_factory=dict)
     _waiting: deque[Job] = field(default_factory=deque)
     _running: list[Job] = field(default_factory=list)
     _ended: list[Job] = field(default_factory=list)
@@ -53,7 +53,7 @@ class SimulatedCluster:
         self.calls["sacctmgr"] += 1
         return ["ours"]
 
-    def submit(self, batch: Batch) -> str:
+    def submit(self, batch: ArrayRequest) -> str:
         self.calls["sbatch"] += 1
         if len(self._waiting) + len(self._running) + batch.tasks > self.quota:
             raise HeldBackError("QOSMaxSubmitJobPerUserLimit", where=batch.name)

@@ -11,9 +11,9 @@ from harness.base.errors import SpecError
 from harness.cli import cluster
 from harness.config.profile import Profile
 from harness.execute.slurm import executor as sweep
-from harness.execute.slurm.executor import Sweep
-from harness.execute.slurm.gpu_hours import Budget, used
-from harness.execute.slurm.submission_log import Submissions
+from harness.execute.slurm.executor import SlurmExecutor
+from harness.execute.slurm.gpu_hours import GpuHourBudget, used
+from harness.execute.slurm.submission_log import SubmissionLog
 from harness.planning.plan import Plan
 from harness.runs.record import AttemptStart
 from harness.runs.settings import Settings
@@ -43,12 +43,12 @@ def held(folder: RunFolder, hours: float, gpus: float = 2.0, *, ended: bool = Tr
         folder.progress.write_text(f'{{"attempt": {number}, "time": {1e9 + hours * 3600}}}')
 
 
-def budget(hours: float, store: Store, **predicted: float) -> Budget:
-    return Budget(hours, PLAN, store, predicted)
+def budget(hours: float, store: Store, **predicted: float) -> GpuHourBudget:
+    return GpuHourBudget(hours, PLAN, store, predicted)
 
 
-def submitted(store: Store, slurm: MadeScheduler, hours: float, plan: Plan = PLAN) -> Sweep:
-    one = Sweep(plan, store, Settings(store=store.root), PROFILE, slurm, Budget(hours, plan, store, {}))
+def submitted(store: Store, slurm: MadeScheduler, hours: float, plan: Plan = PLAN) -> SlurmExecutor:
+    one = SlurmExecutor(plan, store, Settings(store=store.root), PROFILE, slurm, GpuHourBudget(hours, plan, store, {}))
     one.cycle()
     return one
 
@@ -76,7 +76,7 @@ def test_no_more_is_promised_than_there_is(store: Store) -> None:
     one = submitted(store, slurm, 7.0)
     assert len(slurm.jobs) == 3, "2 GPU-hours each"
     assert "7 jobs are held back by the budget" in one.progress().notes
-    assert Submissions(store).open()[0].intent.allowance_gpu_hours == 2.0
+    assert SubmissionLog(store).open()[0].intent.allowance_gpu_hours == 2.0
     one.cycle()
     assert len(slurm.jobs) == 3
     for task in range(3):  # they took a quarter of what they were promised

@@ -14,12 +14,12 @@ from typing import Any
 
 import pytest
 
-from harness.config.profile import Profile, Resources
+from harness.config.profile import JobResources, Profile
 from harness.execute.local.processes import Ended
 from harness.execute.slurm import job, node
-from harness.execute.slurm.job_tracker import Placements
+from harness.execute.slurm.job_tracker import JobTracker
 from harness.execute.slurm.node import Supervisor
-from harness.execute.slurm.submission_log import Intent, Submission, Submissions
+from harness.execute.slurm.submission_log import Intent, Submission, SubmissionLog
 from harness.execute.slurm.submitter import batch_of
 from harness.planning.plan import Plan
 from harness.runs.record import Failure
@@ -140,7 +140,7 @@ def until_stopped(folder: RunFolder) -> int:
 
 def submitted(store: Store, plan: Plan = PLAN, phase: Any = "run", **profile: Any) -> Submission:
     made = Profile.model_validate({"gpus_per_task": 1, "pack": 3} | profile)
-    resources = Resources.model_validate({name: getattr(made, name) for name in Resources.model_fields})
+    resources = JobResources.model_validate({name: getattr(made, name) for name in JobResources.model_fields})
     intent = Intent.of(
         "made",
         phase,
@@ -154,7 +154,7 @@ def submitted(store: Store, plan: Plan = PLAN, phase: Any = "run", **profile: An
     for run in plan.runs.values():
         request = Request.of(run.experiment, run.id, run.teacher, Settings(store=store.root), 1)
         store.run(run.id).prepare(run.identity, request.model_dump(mode="json") | {"submission": intent.id})
-    return Submissions(store).add(intent)
+    return SubmissionLog(store).add(intent)
 
 
 def carried_out(submission: Submission, store: Store, *acts: list[Act]) -> tuple[int, MadeWorkers]:
@@ -278,7 +278,7 @@ def test_a_job_that_slurm_ends_tells_why_when_it_starts_again(
         assert causes(store.run(RUNS[0])) == ["preempted", "completed"]
     else:  # and is in nobody's books
         submission.accept("12")
-        Placements(store, Submissions(store), MadeScheduler(with_accounting=False)).look()
+        JobTracker(store, SubmissionLog(store), MadeScheduler(with_accounting=False)).look()
         assert causes(store.run(RUNS[0])) == ["cancelled"]
 
 
@@ -371,7 +371,7 @@ def test_training_and_evaluation_are_jobs_of_their_own(store: Store) -> None:
     training = submitted(store, phase="train")
     assert carried_out(training, store, [trained], [trained], [trained])[0] == node.DONE
     table = training.intent.model_dump() | {"id": "later", "phase": "evaluate", "training": training.intent.id}
-    evaluation = Submissions(store).add(Intent.model_validate(table))
+    evaluation = SubmissionLog(store).add(Intent.model_validate(table))
     assert carried_out(evaluation, store, [done], [done], [done])[0] == node.DONE
     assert all(json.loads(store.run(run).request.read_text())["phase"] == "evaluate" for run in RUNS)
 

@@ -8,8 +8,8 @@ import pytest
 
 from harness.config.profile import Profile
 from harness.execute.slurm import executor as sweep
-from harness.execute.slurm.executor import Sweep
-from harness.execute.slurm.scheduler import Batch
+from harness.execute.slurm.executor import SlurmExecutor
+from harness.execute.slurm.scheduler import ArrayRequest
 from harness.execute.slurm.submission_log import load
 from harness.planning.plan import Plan
 from harness.runs.settings import Settings
@@ -24,7 +24,7 @@ def swept(plan: Plan, store: Store, cluster: SimulatedCluster, monkeypatch: pyte
     monkeypatch.setattr(sweep, "snapshot", lambda root: root / "copy")
     monkeypatch.setattr(sweep, "FASTEST_S", 0.0)
     profile = Profile.model_validate({"gpus_per_task": 1, "mem_gb": 8, "partitions": ["gpu"]})
-    conductor = Sweep(plan, store, Settings(store=store.root), profile, cluster)
+    conductor = SlurmExecutor(plan, store, Settings(store=store.root), profile, cluster)
     cycles = 0
     while conductor.progress().done < len(plan.runs):
         conductor.cycle()
@@ -40,7 +40,7 @@ def test_calls_depend_on_arrays_and_cycles_and_not_on_runs(
     store = Store(tmp_path / "store")
     plan = plan_of(ablation({"a": {}}, seeds=120))
 
-    def carry_out(batch: Batch, task: int) -> None:
+    def carry_out(batch: ArrayRequest, task: int) -> None:
         for run in load(batch.folder).intent.tasks[task]:
             complete(plan, store, run)
 

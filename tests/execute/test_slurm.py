@@ -11,11 +11,11 @@ from typing import Any
 import pytest
 
 from harness.base.errors import DispatchError
-from harness.config.profile import Profile, Resources
+from harness.config.profile import JobResources, Profile
 from harness.execute.slurm import client as slurm
 from harness.execute.slurm.client import Slurm, expand
 from harness.execute.slurm.sbatch import parameters
-from harness.execute.slurm.scheduler import Batch, HeldBackError, RefusedError, UnreachableError, UnsureError
+from harness.execute.slurm.scheduler import ArrayRequest, HeldBackError, RefusedError, UnreachableError, UnsureError
 
 CONFIG = """Configuration data as of 2026-11-24T19:30:00
 AccountingStorageType   = accounting_storage/slurmdbd
@@ -67,10 +67,10 @@ def asked(folder: Path, name: str) -> list[str]:
     return file.read_text().splitlines() if file.exists() else []
 
 
-def batch(folder: Path, **more: Any) -> Batch:
+def batch(folder: Path, **more: Any) -> ArrayRequest:
     profile = Profile(gpus_per_task=1, mem_gb=8)
     base: dict[str, Any] = {"name": "abl.1", "folder": folder / "sub", "command": "run me", "tasks": 3}
-    return Batch(**base | {"resources": Resources(gpus_per_task=1), "profile": profile} | more)
+    return ArrayRequest(**base | {"resources": JobResources(gpus_per_task=1), "profile": profile} | more)
 
 
 def test_array_ranges() -> None:
@@ -207,7 +207,7 @@ def test_every_key_of_a_profile_reaches_sbatch(tmp_path: Path) -> None:
             "sbatch": {"reservation": "r"},
         }
     )
-    resources = Resources.model_validate(
+    resources = JobResources.model_validate(
         {
             "partitions": ["x", "y"],
             "nodes": 2,

@@ -12,9 +12,9 @@ from harness.base.errors import SpecError
 from harness.config.profile import Profile, Retry
 from harness.execute.slurm import executor as sweep
 from harness.execute.slurm import job_tracker as placement
-from harness.execute.slurm.executor import Sweep
-from harness.execute.slurm.scheduler import Batch, Job, RefusedError
-from harness.execute.slurm.submission_log import Submissions
+from harness.execute.slurm.executor import SlurmExecutor
+from harness.execute.slurm.scheduler import ArrayRequest, Job, RefusedError
+from harness.execute.slurm.submission_log import SubmissionLog
 from harness.planning.plan import Plan
 from harness.runs.record import Cause
 from harness.runs.request import read_request
@@ -42,16 +42,16 @@ def slurm() -> MadeScheduler:
     return MadeScheduler()
 
 
-def started(plan: Plan, store: Store, slurm: MadeScheduler, **profile: Any) -> Sweep:
+def started(plan: Plan, store: Store, slurm: MadeScheduler, **profile: Any) -> SlurmExecutor:
     """A sweep as a fresh command makes it."""
     table = {"gpus_per_task": 1, "mem_gb": 8, "partitions": ["gpu"]} | profile
-    return Sweep(plan, store, Settings(store=store.root), Profile.model_validate(table), slurm)
+    return SlurmExecutor(plan, store, Settings(store=store.root), Profile.model_validate(table), slurm)
 
 
 def die_before_sbatch(plan: Plan, store: Store, slurm: MadeScheduler) -> None:
     """A command that is killed when its intent is on disk and SLURM has heard nothing."""
 
-    def die(_batch: Batch) -> None:
+    def die(_batch: ArrayRequest) -> None:
         raise KeyboardInterrupt
 
     slurm.answer = die
@@ -91,7 +91,7 @@ def test_everything_done_submits_nothing(store: Store, slurm: MadeScheduler) -> 
     for run in PLAN.runs.values():
         store.run(run.id).prepare(run.identity, {})
         complete(PLAN, store, run.id)
-    assert [at.done for at in started(PLAN, store, slurm).conduct()] == [5]
+    assert [at.done for at in started(PLAN, store, slurm).run()] == [5]
     assert slurm.calls == []
 
 
@@ -318,7 +318,7 @@ def test_earlier_restarts_of_a_job_have_their_own_causes(
     one._open.add(run)  # it was being watched
     one.cycle()
     assert causes(store.run(run)) == ["node_failure", "preempted", "completed"]
-    assert Submissions(store).open() == []
+    assert SubmissionLog(store).open() == []
 
 
 def test_without_accounting_the_same_ends_are_reached(store: Store, slurm: MadeScheduler) -> None:
@@ -555,7 +555,7 @@ def test_students_of_a_failed_teacher(store: Store, slurm: MadeScheduler) -> Non
     for run in A:
         complete(PLAN, store, run)
         slurm.end(jobs_by_run(slurm)[run][0], "COMPLETED")
-    *_, last = one.conduct()
+    *_, last = one.run()
     assert last.done == 2
     assert {run: failure.cause for run, failure in last.failed.items()} == {
         TEACHER: "user_error",
@@ -576,7 +576,7 @@ def test_cancelled_jobs_are_left_until_a_person_asks_again(store: Store, slurm: 
 
 
 def test_a_refusal_loses_nothing(store: Store, slurm: MadeScheduler) -> None:
-    def refuse(batch: Batch) -> None:
+    def refuse(batch: ArrayRequest) -> None:
         raise RefusedError("SLURM refuses the job (Invalid qos specification)", where=batch.name, fix="change it")
 
     slurm.answer = refuse
@@ -664,4 +664,4 @@ def test_causes_are_told_although_the_runs_were_done_before(
     assert one.progress().done == 1
     one.wrap_up()
     assert causes(store.run(run)) == ["node_failure", "completed"]
-    assert Submissions(store).open() == []
+    assert SubmissionLog(store).open() == []

@@ -12,7 +12,7 @@ from harness.config.data import Data
 from harness.config.experiment import Experiment
 from harness.planning.plan import Inspect, Plan, make_plan
 from harness.runs.identity import digest
-from harness.runs.record import Cost, DataReport, Evaluation, Record
+from harness.runs.record import Cost, DataReport, EvaluationResult, Record
 
 SMALL = """
 [captions]
@@ -83,7 +83,7 @@ def plan_of(one: Ablation, samples: int = 8192) -> Plan:
 def record(run_id: str, *, requests: Mapping[str, str] | None = None, steps: int = 300) -> Record:
     """A record of a run that was measured on the sets of `requests` (name to key)."""
     evaluations = [
-        Evaluation.model_validate(
+        EvaluationResult.model_validate(
             {
                 "set": name,
                 "task": "zeroshot_classification",

@@ -21,7 +21,7 @@ from harness.base.errors import DispatchError, SpecError, StoreError
 from harness.cli import run as running
 from harness.execute.local import executor as conduct
 from harness.execute.local import processes as local
-from harness.execute.local.executor import Conductor, Progress
+from harness.execute.local.executor import LocalExecutor, Progress
 from harness.execute.local.inline import InlineWorkers
 from harness.execute.local.processes import Ended, LocalWorkers, job_count
 from harness.planning.plan import Plan
@@ -106,13 +106,15 @@ def store(tmp_path: Path) -> Store:
     return Store(tmp_path / "store")
 
 
-def conductor(plan: Plan, store: Store, jobs: int = 1, script: Script | None = None) -> tuple[Conductor, MadeWorkers]:
+def conductor(
+    plan: Plan, store: Store, jobs: int = 1, script: Script | None = None
+) -> tuple[LocalExecutor, MadeWorkers]:
     workers = MadeWorkers(plan, store, jobs, script or {})
-    return Conductor(plan, store, Settings(store=store.root), workers), workers
+    return LocalExecutor(plan, store, Settings(store=store.root), workers), workers
 
 
-def carried_out(one: Conductor) -> Progress:
-    snapshots = list(itertools.islice(one.conduct(), 1000))
+def carried_out(one: LocalExecutor) -> Progress:
+    snapshots = list(itertools.islice(one.run(), 1000))
     assert len(snapshots) < 1000, "it goes on for ever"
     return snapshots[-1]
 
@@ -139,7 +141,7 @@ def test_every_run_once_and_teachers_before_their_students(store: Store, jobs: i
 
 def test_students_wait_for_the_end_of_their_teacher(store: Store) -> None:
     one, workers = conductor(PLAN, store, 9)
-    steps = one.conduct()
+    steps = one.run()
     next(steps)  # all that is ready was started, and one of them has ended
     begun = set(workers.started)
     assert begun == {TEACHER, RUNS["a0"], RUNS["a1"]}
@@ -215,7 +217,7 @@ def test_a_run_that_somebody_interrupted_is_started_again(store: Store) -> None:
 
 def test_after_a_request_to_stop_nothing_is_started(store: Store) -> None:
     one, workers = conductor(PLAN, store, jobs=2, script=dict.fromkeys(PLAN.runs, ("interrupted", KILLED)))
-    steps = one.conduct()
+    steps = one.run()
     next(steps)
     one.stop()
     begun = list(workers.started)
@@ -230,7 +232,7 @@ def test_a_run_that_another_process_works_on_is_waited_for(store: Store) -> None
     folder = store.run(RUNS["a0"])
     folder.prepare(PLAN.runs[folder.id].identity, {})
     one, workers = conductor(PLAN, store, jobs=9)
-    steps = one.conduct()
+    steps = one.run()
     with folder.claimed():
         progress = [next(steps) for _ in range(20)][-1]
         assert RUNS["a0"] not in workers.started
@@ -245,7 +247,7 @@ def test_a_run_that_another_process_leaves_unfinished_is_taken_over(store: Store
     folder = store.run(TEACHER)
     folder.prepare(PLAN.runs[folder.id].identity, {})
     one, workers = conductor(PLAN, store, jobs=9)
-    steps = one.conduct()
+    steps = one.run()
     with folder.claimed():
         for _ in range(20):
             next(steps)
@@ -331,7 +333,7 @@ def test_profiles_and_jobs(tmp_path: Path) -> None:
 
 # Real processes: the nursery, around a worker that does what its run folder says (see tests/head/fork_server.py).
 
-Ready = Callable[..., tuple[Conductor, LocalWorkers]]
+Ready = Callable[..., tuple[LocalExecutor, LocalWorkers]]
 
 
 @pytest.fixture
@@ -340,10 +342,10 @@ def processes(store: Store, monkeypatch: pytest.MonkeyPatch) -> Iterator[Ready]:
     monkeypatch.setattr(conduct, "POLL_S", 0.05)
     made: list[LocalWorkers] = []
 
-    def ready(plan: Plan, jobs: int = 2, **actions: str) -> tuple[Conductor, LocalWorkers]:
+    def ready(plan: Plan, jobs: int = 2, **actions: str) -> tuple[LocalExecutor, LocalWorkers]:
         told(plan, store, actions)
         made.append(LocalWorkers(jobs))
-        return Conductor(plan, store, Settings(store=store.root), made[-1]), made[-1]
+        return LocalExecutor(plan, store, Settings(store=store.root), made[-1]), made[-1]
 
     yield ready
     for workers in made:
@@ -380,7 +382,7 @@ SEVERAL = plan_of(ablation({"a": {}, "b": {"captions": {"count": 1}}, "c": {"cap
 
 def test_processes_of_one_nursery(store: Store, processes: Ready) -> None:
     one, workers = processes(SEVERAL, jobs=2, b0="die")
-    *_, last = one.conduct()
+    *_, last = one.run()
     assert (last.done, last.failed) == (3, {})
     for name, run_id in by_arm(SEVERAL).items():
         folder = store.run(run_id)
@@ -391,7 +393,7 @@ def test_processes_of_one_nursery(store: Store, processes: Ready) -> None:
 
 def test_processes_that_die_again_and_again(store: Store, processes: Ready) -> None:
     one, _ = processes(SEVERAL, a0="die always")
-    *_, last = one.conduct()
+    *_, last = one.run()
     assert last.done == 2
     (failure,) = last.failed.values()
     assert failure.message.startswith("its process died 3 times, last by signal 9; see ")
@@ -404,7 +406,7 @@ def at_work(folder: RunFolder) -> bool:
 
 def test_stopping_processes(store: Store, processes: Ready) -> None:
     one, _ = processes(SEVERAL, jobs=2, a0="wait", b0="wait", c0="wait")
-    steps = one.conduct()
+    steps = one.run()
     folders = {name: store.run(run_id) for name, run_id in by_arm(SEVERAL).items()}
     until(lambda: all(at_work(folders[name]) for name in ("a0", "b0")), steps)
     one.stop()
@@ -417,7 +419,7 @@ def test_stopping_processes(store: Store, processes: Ready) -> None:
 def test_stopping_a_process_that_is_only_about_to_start(store: Store, processes: Ready) -> None:
     """The request comes before the nursery has imported anything; it must not take the whole run to come true."""
     one, _ = processes(SEVERAL, jobs=1, a0="wait", b0="wait", c0="wait")
-    steps = one.conduct()
+    steps = one.run()
     next(steps)
     one.stop()
     begun = time.monotonic()
@@ -429,7 +431,7 @@ def test_stopping_a_process_that_is_only_about_to_start(store: Store, processes:
 
 def test_workers_outlive_a_killed_nursery_and_are_not_doubled(store: Store, processes: Ready) -> None:
     one, workers = processes(SEVERAL, jobs=1, a0="finish after", b0="finish", c0="finish")
-    steps = one.conduct()
+    steps = one.run()
     until(lambda: store.run(by_arm(SEVERAL)["a0"]).is_locked(), steps)
     assert workers._nursery is not None
     workers._nursery._process.kill()
@@ -443,7 +445,7 @@ def test_a_nursery_that_cannot_start(store: Store, processes: Ready, monkeypatch
     one, _ = processes(SEVERAL)
     expected = r"the worker processes cannot be started \(exit status 3, see above\); try `--on inline`, or"
     with pytest.raises(DispatchError, match=expected):
-        list(one.conduct())
+        list(one.run())
 
 
 def test_a_run_in_this_process_passes_ctrl_c_on(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -459,9 +461,9 @@ def test_a_run_in_this_process_passes_ctrl_c_on(store: Store, monkeypatch: pytes
     fake.main, fake.STOPPED = work, 75  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "harness.worker", fake)
     monkeypatch.setattr(harness, "worker", fake, raising=False)
-    one = Conductor(SEVERAL, store, Settings(store=store.root), InlineWorkers())
+    one = LocalExecutor(SEVERAL, store, Settings(store=store.root), InlineWorkers())
     with running.clean_stop(one.stop, running.STOPPING):
-        *_, last = one.conduct()
+        *_, last = one.run()
     assert (len(begun), last.done, last.failed) == (1, 0, {})
 
 
@@ -501,7 +503,7 @@ def test_cancel_stops_the_command_and_its_workers(tmp_path: Path, capsys: pytest
     command, project, plan = begun_command(tmp_path, a0="wait", b0="wait")
     folders = [project.store.run(run_id) for run_id in plan.runs]
     until(lambda: all(folder.holder() for folder in folders))
-    assert [found.pid for found in project.store.conductors(plan.name)] == [command.pid]
+    assert [found.pid for found in project.store.running_commands(plan.name)] == [command.pid]
     running.cancel(plan, project.store)
     assert capsys.readouterr().out == "asked 2 running runs to stop; they write a checkpoint first\n"
     _, said = command.communicate(timeout=60)
@@ -523,8 +525,8 @@ def test_workers_outlive_a_killed_command_and_are_waited_for_or_cancelled(
     command.wait()
     assert command.stderr is not None
     command.stderr.close()  # not read to its end: the workers have it too
-    assert project.store.conductors(plan.name) == []
-    steps = Conductor(plan, project.store, project.settings, LocalWorkers(2)).conduct()
+    assert project.store.running_commands(plan.name) == []
+    steps = LocalExecutor(plan, project.store, project.settings, LocalWorkers(2)).run()
     until(lambda: first.state() is State.DONE, steps)
     assert [len(attempts(folder)) for folder in (first, second)] == [1, 1]
     running.cancel(plan, project.store)

@@ -9,14 +9,14 @@ from typing import Any, cast
 
 from harness.cli.shards import submit_shards
 from harness.config.profile import load_profile
-from harness.execute.slurm.scheduler import Batch, Scheduler
+from harness.execute.slurm.scheduler import ArrayRequest, Scheduler
 from harness.runs.store import Store
 
 
 class Asked:
-    batch: Batch
+    batch: ArrayRequest
 
-    def submit(self, batch: Batch) -> str:
+    def submit(self, batch: ArrayRequest) -> str:
         self.batch = batch
         return "12"
 

@@ -242,24 +242,24 @@ def test_a_claim_sweeps_up_after_killed_attempts(tmp_path: Path) -> None:
 
 def test_conducting_commands_announce_themselves(tmp_path: Path) -> None:
     store = Store(tmp_path)
-    assert store.conductors("a") == []
-    with store.conducting("a"), store.conducting("a.b"):
-        assert store.conductors("a") == [Holder(os.getpid(), socket.gethostname())]
-        assert len(store.conductors("a.b")) == 1
-        assert store.conductors("b") == []
-    assert store.conductors("a") == []
+    assert store.running_commands("a") == []
+    with store.registered("a"), store.registered("a.b"):
+        assert store.running_commands("a") == [Holder(os.getpid(), socket.gethostname())]
+        assert len(store.running_commands("a.b")) == 1
+        assert store.running_commands("b") == []
+    assert store.running_commands("a") == []
 
 
 def test_a_killed_command_conducts_nothing(tmp_path: Path) -> None:
     code = "import sys, time; from pathlib import Path; from harness.runs.store import Store\n"
-    code += "with Store(Path(sys.argv[1])).conducting('a'): print('here', flush=True); time.sleep(600)"
+    code += "with Store(Path(sys.argv[1])).registered('a'): print('here', flush=True); time.sleep(600)"
     command = subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], stdout=subprocess.PIPE, text=True)
     assert command.stdout is not None
     assert command.stdout.readline() == "here\n"
-    assert [found.pid for found in Store(tmp_path).conductors("a")] == [command.pid]
+    assert [found.pid for found in Store(tmp_path).running_commands("a")] == [command.pid]
     command.kill()
     command.communicate()
-    assert Store(tmp_path).conductors("a") == []
+    assert Store(tmp_path).running_commands("a") == []
 
 
 def test_a_lock_that_does_not_say_who_holds_it(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from torch import nn
 
 from harness.base.errors import StoreError
 from harness.training import checkpoint
-from harness.training.checkpoint import Progress
+from harness.training.checkpoint import TrainingProgress
 
 
 @pytest.fixture
@@ -30,15 +30,15 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 
 def test_the_last_checkpoint_is_still_good(small_disk: Path) -> None:
     small, file = nn.Linear(50, 50), small_disk / "checkpoint.pt"
-    checkpoint.save(file, run_id="r", progress=Progress(3, 1.0, 1), parts={"model": small})
+    checkpoint.save(file, run_id="r", progress=TrainingProgress(3, 1.0, 1), parts={"model": small})
     before = small.weight.detach().clone()
     expected = r"checkpoint.pt: cannot be written \(No space left on device\); free space or mend the permissions$"
     with pytest.raises(StoreError, match=expected):
-        checkpoint.save(file, run_id="r", progress=Progress(4, 2.0, 1), parts={"model": nn.Linear(500, 500)})
+        checkpoint.save(file, run_id="r", progress=TrainingProgress(4, 2.0, 1), parts={"model": nn.Linear(500, 500)})
     with torch.no_grad():
         small.weight.zero_()
     found = checkpoint.restore(file, run_id="r", parts={"model": small})
-    assert found == Progress(3, 1.0, 1)
+    assert found == TrainingProgress(3, 1.0, 1)
     assert torch.equal(small.weight, before)
     assert [left.name for left in small_disk.iterdir()] == ["checkpoint.pt"]
 

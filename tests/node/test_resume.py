@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from harness import worker
-from harness.node.attempt import Attempt, load_request
+from harness.node.attempt import AttemptRunner, load_request
 from harness.runs.gallery import read_gallery
 from harness.runs.store import RunFolder, State
 from harness.training.speed import TIMINGS
@@ -116,7 +116,7 @@ def assert_resumes(fields: dict[str, Any], stops: list[int], root: Path, aside: 
     for steps in sorted(stops):
         done = int(folder.read_progress().get("step", 0))
         with folder.claimed():
-            attempt = Attempt(folder, load_request(folder), 1, StopAfter(steps - done))
+            attempt = AttemptRunner(folder, load_request(folder), 1, StopAfter(steps - done))
             assert not attempt.train()
         assert folder.state() is State.INTERRUPTED
     assert worker.main(folder.path) == worker.DONE

@@ -13,9 +13,9 @@ from torch import nn
 
 from harness.base.errors import TrainingError
 from harness.config.model import Train
-from harness.node.attempt import Attempt, load_request
+from harness.node.attempt import AttemptRunner, load_request
 from harness.training import Schedule
-from harness.training.checkpoint import Progress
+from harness.training.checkpoint import TrainingProgress
 from tests.node.small import experiment, planned, prepared
 from tests.node.test_resume import StopAfter
 
@@ -24,10 +24,10 @@ def test_two_steps_equal_open_clip_and_torch(tmp_path: Path) -> None:
     train = {"duration": "2 steps", "global_batch_size": 16, "schedule": "constant", "optimiser": {"lr": 1e-3}}
     _, run = planned(tmp_path, experiment(train=train))
     folder = prepared(tmp_path, run)
-    attempt = Attempt(folder, load_request(folder), 1, StopAfter(100))
+    attempt = AttemptRunner(folder, load_request(folder), 1, StopAfter(100))
     trainer, student = attempt.build()
 
-    plain: Any = Attempt(folder, load_request(folder), 1, StopAfter(100)).towers.model
+    plain: Any = AttemptRunner(folder, load_request(folder), 1, StopAfter(100)).towers.model
     scale = nn.Parameter(torch.tensor(math.log(1 / 0.07)))
     named = [*(p for n, p in plain.named_parameters() if n not in ("logit_scale", "logit_bias")), scale]
     groups = [
@@ -36,7 +36,7 @@ def test_two_steps_equal_open_clip_and_torch(tmp_path: Path) -> None:
     ]
     optimiser = torch.optim.AdamW(groups, lr=1e-3, betas=(0.9, 0.98), eps=1e-6)
     plain.train()
-    for batch, step in zip(trainer._source.batches(0), trainer.run(Progress(0, 0.0, 1)), strict=False):
+    for batch, step in zip(trainer._source.batches(0), trainer.run(TrainingProgress(0, 0.0, 1)), strict=False):
         image = nn.functional.normalize(plain.encode_image(student.towers.normalise(batch.images)), dim=-1)
         text = nn.functional.normalize(plain.encode_text(batch.tokens), dim=-1)
         loss = ClipLoss()(image, text, scale.exp())

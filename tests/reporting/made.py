@@ -12,7 +12,7 @@ import numpy as np
 from harness.config.ablation import Ablation
 from harness.config.experiment import Experiment
 from harness.planning.plan import Plan, make_plan
-from harness.runs.record import Cost, DataReport, Evaluation, Failure, Metric, Record
+from harness.runs.record import Cost, DataReport, EvaluationResult, Failure, Metric, Record
 from harness.runs.store import Store
 
 DATA = DataReport(fingerprint="5a3c9e01b7d2", samples=8192, rejected={"no caption": 12})
@@ -94,7 +94,7 @@ def record_of(run_id: str, metrics: Mapping[str, float], **changes: Any) -> Reco
     return Record(**{**fields, **changes})
 
 
-def evaluations(metrics: Mapping[str, float], protocol_id: str = "p1") -> tuple[Evaluation, ...]:
+def evaluations(metrics: Mapping[str, float], protocol_id: str = "p1") -> tuple[EvaluationResult, ...]:
     """The evaluations that hold `metrics`."""
     sets: dict[str, dict[str, Metric]] = {}
     for name, value in metrics.items():
@@ -102,7 +102,7 @@ def evaluations(metrics: Mapping[str, float], protocol_id: str = "p1") -> tuple[
         error = math.sqrt(max(value * (1 - value), 0) / 1500)
         sets.setdefault(set_name, {})[metric] = Metric(value=value, standard_error=error, samples=1500)
     return tuple(
-        Evaluation(
+        EvaluationResult(
             set=name,
             task="zeroshot_retrieval" if "retrieval" in name else "zeroshot_classification",
             protocol_id=f"{name}-{protocol_id}",

@@ -12,7 +12,7 @@ from harness.reporting import Results, collect
 from harness.reporting.collect.comparison import compare_arms
 from harness.reporting.collect.curves import MOST_POINTS, read_curves
 from harness.reporting.collect.factors import factors
-from harness.reporting.figures.plots import MOST_ROWS, Gallery, Picture
+from harness.reporting.figures.plots import MOST_ROWS, Figures, Picture
 from harness.reporting.figures.svg import SERIES
 from harness.reporting.sections.document import Document
 from harness.runs.store import Store
@@ -36,7 +36,7 @@ AXES = {
 
 
 def pictures(results: Results) -> dict[str, Picture]:
-    return {picture.key: picture for picture in Gallery(Document(results)).pictures()}
+    return {picture.key: picture for picture in Figures(Document(results)).pictures()}
 
 
 def ablation(root: Path, **fields: Any) -> Results:
@@ -80,7 +80,7 @@ def test_figures_follow_the_pages_colours_and_share_no_id(drawn: dict[str, Pictu
 
 
 def test_an_arm_has_one_colour_in_all_figures(results: Results) -> None:
-    styles = Gallery(Document(results)).styles
+    styles = Figures(Document(results)).styles
     assert len({style.colour for style in styles.values()}) == len(styles) == 5
     assert [arm for arm, style in styles.items() if style.dashed] == ["clip"]
 
@@ -160,7 +160,7 @@ def test_many_arms_are_cut_and_it_is_said(tmp_path: Path) -> None:
     arms = {f"arm{place}": [0.001 * place] for place in range(MOST_ROWS + 5)}
     plan, store = simple(tmp_path, arms)
     results = collect(plan, store)
-    assert len(Gallery(Document(results)).styles) == SERIES + 1
+    assert len(Figures(Document(results)).styles) == SERIES + 1
     found = pictures(results)
     assert f"The best {MOST_ROWS} of {MOST_ROWS + 5} arms; the table has all." in found["seeds"].caption
     assert ">arm44<" in found["seeds"].svg

@@ -14,13 +14,13 @@ from harness.config.experiment import Experiment
 from harness.config.profile import Profile
 from harness.config.search import Search
 from harness.data.synthetic.embedded import materialise
-from harness.execute.local.executor import Conductor
+from harness.execute.local.executor import LocalExecutor
 from harness.execute.local.processes import Ended
-from harness.execute.slurm.executor import Sweep
+from harness.execute.slurm.executor import SlurmExecutor
 from harness.execute.slurm.scheduler import Job
 from harness.planning.plan import Plan
 from harness.planning.workspace import Project
-from harness.runs.record import Cost, DataReport, Evaluation, Record
+from harness.runs.record import Cost, DataReport, EvaluationResult, Record
 from harness.runs.request import evaluation_key, read_request
 from harness.runs.store import RunFolder
 from harness.searching.driver import Driver, Snapshot
@@ -165,7 +165,7 @@ def record(folder: RunFolder, one: Experiment) -> Record:
         epochs=1.0,
         data=DataReport(fingerprint="f", samples=96),
         final={"loss": 1.0},
-        evaluations=(Evaluation.model_validate(table | {"metrics": metrics}),),
+        evaluations=(EvaluationResult.model_validate(table | {"metrics": metrics}),),
         cost=Cost(
             duration_s=8.0, evaluation_s=1.0, images_per_s=16.0, peak_memory_gb=1.0, device="cpu", threads=1
         ),
@@ -184,15 +184,15 @@ def driver(one: Search, at: Project, workers: MadeWorkers | None = None) -> Driv
     return Driver(one, "made", at, here_with(at, workers))
 
 
-def here_with(at: Project, workers: MadeWorkers | None = None) -> Callable[[Plan], Conductor]:
+def here_with(at: Project, workers: MadeWorkers | None = None) -> Callable[[Plan], LocalExecutor]:
     """Carries runs out with made workers."""
-    return lambda plan: Conductor(plan, at.store, at.settings, workers or MadeWorkers())
+    return lambda plan: LocalExecutor(plan, at.store, at.settings, workers or MadeWorkers())
 
 
 def on(cluster: MadeCluster, one: Search, at: Project, jobs: int = 3) -> Driver:
     """The driver of a search on a made cluster, as a fresh command makes it."""
     profile = Profile.model_validate({"mem_gb": 8, "partitions": ["cpu"], "array_parallelism": jobs})
-    return Driver(one, "made", at, lambda plan: Sweep(plan, at.store, at.settings, profile, cluster))
+    return Driver(one, "made", at, lambda plan: SlurmExecutor(plan, at.store, at.settings, profile, cluster))
 
 
 def carried_out(one: Driver, looks: int | None = None) -> list[Snapshot]:

@@ -15,7 +15,7 @@ from harness.config.load import is_search, load_experiment, load_search
 from harness.config.search import draws
 from harness.docs.schema import schemas
 from harness.planning.plan import resolve_arms
-from harness.searching.study import Advisor
+from harness.searching.study import SearchStudy
 from harness.searching.winner import confirmation, export
 from tests.head.made import is_one_sentence, write
 
@@ -102,7 +102,7 @@ def test_several_objectives_cannot_be_pruned(tmp_path: Path) -> None:
 def test_shipped_searches(file: Path) -> None:
     search = load_search(file)
     assert not list(Draft202012Validator(schemas()["search"]).iter_errors(tomllib.loads(file.read_text())))
-    advisor = Advisor(search, 6)
+    advisor = SearchStudy(search, 6)
     trial = advisor.ask()
     assert trial is not None
     arms = list(resolve_arms(confirmation(search, trial), str(file)))
@@ -112,7 +112,7 @@ def test_shipped_searches(file: Path) -> None:
 def test_the_winner_is_an_experiment_file(tmp_path: Path) -> None:
     file = made(tmp_path)
     search = load_search(file)
-    advisor = Advisor(search, 6)
+    advisor = SearchStudy(search, 6)
     trial = advisor.known({"train.optimiser.lr": 2e-3, "train.optimiser.beta1": 0.8, "loss.kind": "sigmoid"}, [0.5], {})
     (tmp_path / "out").mkdir()
     export(search, trial, file, tmp_path / "out" / "winner.toml")
@@ -129,7 +129,7 @@ def test_conditions_compare_fields_and_numbers() -> None:
 
 def test_infeasible_suggestions_are_skipped_and_replaced(tmp_path: Path) -> None:
     search = load_search(made(tmp_path))
-    advisor = Advisor(search, 6, feasible=lambda values: None if values["train.optimiser.beta1"] > 0.998 else "no")
+    advisor = SearchStudy(search, 6, feasible=lambda values: None if values["train.optimiser.beta1"] > 0.998 else "no")
     trial = advisor.ask()
     assert trial is not None
     assert trial.values["train.optimiser.beta1"] > 0.998

@@ -20,7 +20,7 @@ import optuna
 
 from harness.cli.run import prepare_data
 from harness.config.load import load_search
-from harness.execute.local.executor import Conductor
+from harness.execute.local.executor import LocalExecutor
 from harness.execute.local.processes import LocalWorkers
 from harness.planning.workspace import Project
 from harness.runs.request import read_request
@@ -102,11 +102,11 @@ class Hunt(Campaign):
         plan = project.plan(as_ablation(driver.search, tried(driver)), name="reference")
         prepare_data(plan, project.store)
         workers = LocalWorkers(len(os.sched_getaffinity(0)), 1)
-        *_, last = Conductor(plan, project.store, project.settings, workers).conduct()
+        *_, last = LocalExecutor(plan, project.store, project.settings, workers).run()
         assert last.done == last.total, last.failed
 
 
-def _nobody() -> Conductor:
+def _nobody() -> LocalExecutor:
     raise AssertionError("it is only looked at")
 
 

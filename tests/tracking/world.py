@@ -12,7 +12,7 @@ from typing import Any
 from harness.config.ablation import Ablation
 from harness.config.experiment import Experiment
 from harness.planning.plan import Plan, make_plan
-from harness.runs.record import Cost, DataReport, Evaluation, Failure, Metric, Record, StepMetrics
+from harness.runs.record import Cost, DataReport, EvaluationResult, Failure, Metric, Record, StepMetrics
 from harness.runs.store import RunFolder, Store
 
 START = 1_700_000_000.0
@@ -55,7 +55,7 @@ def record_of(run_id: str, *, seed: int = 0, ended: float = START + 60, protocol
     recall = {"image_retrieval_recall@5": Metric(value=0.5 + seed / 7, samples=500)}
     sets = [("shapes", "zeroshot_classification", acc1), ("shapes_retrieval", "zeroshot_retrieval", recall)]
     evaluations = [
-        Evaluation.model_validate(
+        EvaluationResult.model_validate(
             {"set": name, "task": task, "protocol_id": f"{protocol}-{name}", "protocol": {}, "metrics": metrics}
         )
         for name, task, metrics in sets

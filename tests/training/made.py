@@ -9,11 +9,11 @@ from typing import Any
 import torch
 
 from harness.config.experiment import Experiment
-from harness.node.attempt import Attempt, load_request
+from harness.node.attempt import AttemptRunner, load_request
 from harness.parallel.process_group import World
 from harness.parallel.ranks import Ranks
 from harness.training import Student, Trainer
-from harness.training.checkpoint import Progress
+from harness.training.checkpoint import TrainingProgress
 from tests.node.small import CONFIG, experiment, planned, prepared, project
 
 BATCH = 16
@@ -33,7 +33,7 @@ def train(steps: int = 3, **fields: Any) -> dict[str, Any]:
     return {"duration": f"{steps} steps", "global_batch_size": BATCH, "optimiser": {"lr": 1e-2}} | fields
 
 
-def attempt(root: Path, one: Experiment, ranks: Ranks | None = None) -> tuple[Attempt, Trainer, Student]:
+def attempt(root: Path, one: Experiment, ranks: Ranks | None = None) -> tuple[AttemptRunner, Trainer, Student]:
     """The attempt at a run in float64, and what it has built.
 
     Its teacher has the student's spec, so that nothing has to be trained for it: features are those of random weights.
@@ -42,7 +42,7 @@ def attempt(root: Path, one: Experiment, ranks: Ranks | None = None) -> tuple[At
     if run.teacher is not None:
         _untrained_teacher(root, plan.runs[run.teacher])
     folder = prepared(root, run)
-    made = Attempt(folder, load_request(folder), 1, threading.Event(), World(ranks or Ranks()))
+    made = AttemptRunner(folder, load_request(folder), 1, threading.Event(), World(ranks or Ranks()))
     made.towers.double()
     trainer, student = made.build()
     student.objective.double()
@@ -62,7 +62,7 @@ def taken(trainer: Trainer, student: Student, steps: int) -> list[dict[str, floa
     """The logs of the first steps from the beginning."""
     trainer.calibrate()
     logs = []
-    for _, step in zip(range(steps), trainer.run(Progress(0, 0.0, 1)), strict=False):
+    for _, step in zip(range(steps), trainer.run(TrainingProgress(0, 0.0, 1)), strict=False):
         logs.append({name: float(value) for name, value in step.logs.items()})
     return logs
 

@@ -10,11 +10,11 @@ from torch import nn
 
 from harness.base.errors import CheckpointError, StoreError
 from harness.training import checkpoint
-from harness.training.checkpoint import Checkpoints, Progress, copied, older, remove, restore
+from harness.training.checkpoint import Checkpoints, TrainingProgress, copied, older, remove, restore
 
 
-def at(step: int) -> Progress:
-    return Progress(step, float(step), 1)
+def at(step: int) -> TrainingProgress:
+    return TrainingProgress(step, float(step), 1)
 
 
 def test_what_is_written_is_what_was_there_when_it_was_saved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,8 +17,8 @@ import torch
 from harness import worker
 from harness.base.errors import DispatchError
 from harness.base.files import read_json, write_json
-from harness.node.attempt import Attempt, load_request
-from harness.parallel.process_group import Place, place
+from harness.node.attempt import AttemptRunner, load_request
+from harness.parallel.process_group import ProcessRank, process_rank
 from harness.runs.store import RunFolder, State
 from harness.training.speed import TIMINGS
 from tests.evaluation.worlds import classification_files, classification_members, write_set
@@ -71,7 +71,7 @@ def test_a_run_of_two_processes_equals_one(tmp_path: Path) -> None:
     assert len(metrics(two)) == len(metrics(alone)) == STEPS
     for ours, theirs in zip(metrics(two)[:2], metrics(alone)[:2], strict=True):  # before float32's rounding has grown
         assert ours == pytest.approx(theirs, rel=1e-3, abs=1e-4)
-    assert list(two.path.glob("meeting-*")) == []
+    assert list(two.path.glob("rendezvous-*")) == []
 
 
 @pytest.mark.slow
@@ -131,7 +131,7 @@ def test_processes_evaluate_together_and_training_does_not_notice(tmp_path: Path
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
 
     # What both measured along the way is what one process measures on the weights of that step.
-    alone = Attempt(as_asked(curve, processes=1, phase="run"), load_request(curve), 2, Event())
+    alone = AttemptRunner(as_asked(curve, processes=1, phase="run"), load_request(curve), 2, Event())
     for step, line in measured.items():
         state = torch.load(curve.path / f"checkpoint-{step:09d}.pt", weights_only=True)
         alone.towers.model.load_state_dict(state["average"])
@@ -179,27 +179,31 @@ SLURM = {"SLURM_JOB_ID": "7", "SLURM_STEP_ID": "0"}
 @pytest.mark.parametrize(
     ("processes", "environment", "expected"),
     [
-        (1, {}, Place(size=1, meeting=f"pid{os.getpid()}")),
-        (4, {}, Place(size=4, starts=4, meeting=f"pid{os.getpid()}")),
-        (1, {"RANK": "3", "WORLD_SIZE": "4", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "2"}, Place(3, 4, 1, 2)),
+        (1, {}, ProcessRank(size=1, rendezvous=f"pid{os.getpid()}")),
+        (4, {}, ProcessRank(size=4, starts=4, rendezvous=f"pid{os.getpid()}")),
+        (1, {"RANK": "3", "WORLD_SIZE": "4", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "2"}, ProcessRank(3, 4, 1, 2)),
         (
             1,
             SLURM | {"SLURM_STEP_NUM_TASKS": "2", "SLURM_PROCID": "1", "SLURM_LOCALID": "1"},
-            Place(1, 2, 1, meeting="slurm7.0.0"),
+            ProcessRank(1, 2, 1, rendezvous="slurm7.0.0"),
         ),
-        (8, SLURM | {"SLURM_STEP_NUM_TASKS": "2", "SLURM_PROCID": "1"}, Place(4, 8, starts=4, meeting="slurm7.0.0")),
+        (
+            8,
+            SLURM | {"SLURM_STEP_NUM_TASKS": "2", "SLURM_PROCID": "1"},
+            ProcessRank(4, 8, starts=4, rendezvous="slurm7.0.0"),
+        ),
         (
             4,
             SLURM | {"SLURM_STEP_NUM_TASKS": "1", "SLURM_PROCID": "0"},
-            Place(size=4, starts=4, meeting=f"pid{os.getpid()}"),
+            ProcessRank(size=4, starts=4, rendezvous=f"pid{os.getpid()}"),
         ),
     ],
 )
-def test_who_a_process_is(processes: int, environment: Mapping[str, str], expected: Place) -> None:
-    assert place(processes, environment) == expected
+def test_who_a_process_is(processes: int, environment: Mapping[str, str], expected: ProcessRank) -> None:
+    assert process_rank(processes, environment) == expected
 
 
 def test_tasks_that_cannot_make_up_the_processes() -> None:
     environment = SLURM | {"SLURM_STEP_NUM_TASKS": "3", "SLURM_PROCID": "1"}
     with pytest.raises(DispatchError, match="3 SLURM tasks cannot start 4 processes"):
-        place(4, environment)
+        process_rank(4, environment)

@@ -14,7 +14,7 @@ from harness import worker
 from harness.base.errors import DataError, TrainingError
 from harness.runs.store import RunFolder
 from harness.training.batches import BatchSource
-from harness.training.checkpoint import Progress
+from harness.training.checkpoint import TrainingProgress
 from harness.training.divergence import Spike
 from tests.node.small import experiment, planned, prepared
 from tests.training.made import VIT_MODEL, attempt, train
@@ -44,7 +44,7 @@ def test_a_step_that_failed_has_moved_nothing(tmp_path: Path, monkeypatch: pytes
     before = {name: one.clone() for name, one in student.towers.state_dict().items()}
     monkeypatch.setattr(student.objective, "forward", lambda pairs: (pairs.image.sum() * torch.inf, {}))
     with pytest.raises(TrainingError, match="the loss is not finite at step 1"):
-        next(trainer.run(Progress(0, 0.0, 1)))
+        next(trainer.run(TrainingProgress(0, 0.0, 1)))
     assert all(torch.equal(one, before[name]) for name, one in student.towers.state_dict().items())
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from harness.base.errors import TrainingError
-from harness.training.divergence import Spike, Watch
+from harness.training.divergence import DivergenceMonitor, Spike
 
 SAMPLES = np.array([3, 1, 4])
 
@@ -17,7 +17,7 @@ def falling(steps: int, seed: int = 0) -> list[float]:
 
 
 def watched(losses: list[float], limit: int = 30) -> list[Spike]:
-    watch = Watch(limit)
+    watch = DivergenceMonitor(limit)
     return [spike for step, loss in enumerate(losses, 1) if (spike := watch(step, loss, SAMPLES)) is not None]
 
 
@@ -48,7 +48,7 @@ def test_a_shift_of_the_objective_is_no_divergence() -> None:
 
 def test_a_resumed_watch_judges_alike() -> None:
     losses = falling(200) + [5.0] * 20
-    one, two = Watch(30), Watch(30)
+    one, two = DivergenceMonitor(30), DivergenceMonitor(30)
     for step, loss in enumerate(losses, 1):
         one(step, loss, SAMPLES)
     two.load_state_dict(one.state_dict())

@@ -47,7 +47,7 @@ class Chosen:
 
 
 @dataclass(frozen=True)
-class Choice:
+class ChosenCaption:
     """One caption of one image."""
 
     text: str
@@ -76,12 +76,12 @@ def choose_batch(spec: Captions, samples: npt.ArrayLike, *, seed: int, epoch: in
 
 def choose(
     spec: Captions, raw: str, pseudo: Mapping[str, Sequence[str]], *, seed: int, epoch: int, sample: int
-) -> list[Choice]:
+) -> list[ChosenCaption]:
     """The captions of one sample: its raw caption and those of each source give their texts."""
     chosen = choose_batch(spec, [sample], seed=seed, epoch=epoch)
     sources = [None if number == RAW else spec.sources[number] for number in chosen.source]
     return [
-        Choice(text, source, slot, source is None)
+        ChosenCaption(text, source, slot, source is None)
         for text, source, slot in zip(texts(spec, chosen, [raw], [pseudo]), sources, chosen.slot.tolist(), strict=True)
     ]
 

@@ -21,14 +21,14 @@ from harness.config.data import Verify
 from harness.data.dataset import pictures
 from harness.data.dataset.pictures import BadImageError
 from harness.data.sources import arrow
-from harness.data.sources.raw_samples import Candidate, Rejected
+from harness.data.sources.raw_samples import RawSample, Rejected
 
 ROWS_PER_BATCH = 50_000
 MAX_SUSPECTS = 1000
 INDEX, ROWS, DIGESTS = "index.arrow", "rows.npy", "digests.npy"
 
 
-class Summary(NamedTuple):
+class IndexSummary(NamedTuple):
     """What an index holds."""
 
     fingerprint: str
@@ -40,7 +40,9 @@ class Summary(NamedTuple):
     """Files in which samples were rejected, at most MAX_SUSPECTS."""
 
 
-def build(folder: Path, candidates: Iterable[Candidate | Rejected], sources: Sequence[str], verify: Verify) -> Summary:
+def build(
+    folder: Path, candidates: Iterable[RawSample | Rejected], sources: Sequence[str], verify: Verify
+) -> IndexSummary:
     """Index `candidates` into `folder`. A source that no sample has is left out; a sample without one of the others is
     rejected, as is one with a bad image or a key that was seen before.
 
@@ -100,9 +102,9 @@ class _Builder:
         lists = [(pseudo_column(source), pa.large_list(pa.large_string())) for source in self.sources]
         return pa.schema([*strings, *integers, *lists])
 
-    def add(self, candidate: Candidate | Rejected) -> None:
+    def add(self, candidate: RawSample | Rejected) -> None:
         """Take a sample in, or count why not."""
-        outcome = self._accept(candidate) if isinstance(candidate, Candidate) else candidate
+        outcome = self._accept(candidate) if isinstance(candidate, RawSample) else candidate
         if outcome is not None:
             self._rejected[outcome.reason] += 1
             if len(self._suspects) < MAX_SUSPECTS:
@@ -119,7 +121,7 @@ class _Builder:
         ]
         return pa.RecordBatch.from_arrays(arrays, schema=self.schema)
 
-    def summary(self) -> tuple[Summary, NDArray[np.int64], Digests]:
+    def summary(self) -> tuple[IndexSummary, NDArray[np.int64], Digests]:
         """What was indexed, the rows [samples] that have captions of every source that any has, and the digests of
         these samples [samples]."""
         has: Flags = np.frombuffer(self._has, dtype=np.bool_).reshape(-1, 1 + len(self.sources))
@@ -134,10 +136,10 @@ class _Builder:
         digests = np.frombuffer(self._digests, dtype="V16")[kept]
         fingerprint = hashlib.sha256(digests.tobytes()).hexdigest()
         found = tuple(source for number, source in enumerate(self.sources, start=1) if present[number])
-        summary = Summary(fingerprint, len(kept), dict(sorted(rejected.items())), found, tuple(self._suspects))
+        summary = IndexSummary(fingerprint, len(kept), dict(sorted(rejected.items())), found, tuple(self._suspects))
         return summary, kept, digests
 
-    def _accept(self, candidate: Candidate) -> Rejected | None:
+    def _accept(self, candidate: RawSample) -> Rejected | None:
         if candidate.key in self._keys:
             return Rejected("duplicate key", candidate.location)
         try:

@@ -21,7 +21,7 @@ from harness.data.dataset.pictures import BadImageError
 from harness.data.hashing import hash64
 from harness.data.quality.sample_check import look_at_image, odd_caption, odd_image, words
 from harness.data.sources.inspection import FilesOf, caption_files, files_of_source
-from harness.data.sources.raw_samples import Candidate, Rejected
+from harness.data.sources.raw_samples import RawSample, Rejected
 from harness.data.sources.reading import Reading
 
 _EXAMPLES = 3
@@ -157,7 +157,7 @@ class _Pass:
         self._found, self._shards = found, isinstance(data, WebdatasetData)
         self._before: dict[str, set[str]] = {}
 
-    def take(self, candidate: Candidate | Rejected) -> None:
+    def take(self, candidate: RawSample | Rejected) -> None:
         """Count a sample, or why it is none."""
         if isinstance(candidate, Rejected):
             self._reject(candidate)
@@ -178,7 +178,7 @@ class _Pass:
         if one.key is not None and one.key.isprintable():
             self._found.quarantined.append(one if self._shards else one._replace(location=""))
 
-    def _image(self, candidate: Candidate) -> None:
+    def _image(self, candidate: RawSample) -> None:
         found = self._found
         key = hash64(candidate.key.encode())
         look = look_at_image(candidate)
@@ -190,7 +190,7 @@ class _Pass:
         for what in odd_image(look, candidate.name or candidate.key):
             self._odd(f"image: {what}", candidate.key)
 
-    def _texts(self, candidate: Candidate) -> None:
+    def _texts(self, candidate: RawSample) -> None:
         everything = {RAW: (candidate.raw,), **candidate.pseudo}
         spoken = set(candidate.raw.lower().split())
         for source, texts in everything.items():

@@ -11,7 +11,7 @@ from PIL import Image
 from harness.data.dataset import pictures
 from harness.data.dataset.pictures import BadImageError
 from harness.data.hashing import hash64
-from harness.data.sources.raw_samples import Candidate
+from harness.data.sources.raw_samples import RawSample
 
 CONTEXT_TOKENS = 77
 """CLIP's context; its tokenizer needs a start, an end and at least one token for each word or mark."""
@@ -42,7 +42,7 @@ class ImageLook(NamedTuple):
     height: int
 
 
-def look_at_image(candidate: Candidate) -> ImageLook:
+def look_at_image(candidate: RawSample) -> ImageLook:
     """Decode the image of `candidate` in full.
 
     Raises:

@@ -29,7 +29,7 @@ class Rejected(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Candidate:
+class RawSample:
     """A sample before its image is checked."""
 
     key: str

@@ -11,7 +11,7 @@ from harness.config.data import FileData, TableData, WebdatasetData
 from harness.data.sources import shards, tables
 from harness.data.sources.inspection import FilesOf, caption_files
 from harness.data.sources.quarantine import Quarantine, read_quarantine
-from harness.data.sources.raw_samples import Candidate, Rejected
+from harness.data.sources.raw_samples import RawSample, Rejected
 from harness.data.sources.sidecars import Joined
 
 
@@ -40,15 +40,15 @@ class Reading:
         }
         return cls(data, files, joins, read_quarantine(data.quarantine), work if unpack else None)
 
-    def candidates(self, files: list[Path] | None = None) -> Iterator[Candidate | Rejected]:
+    def candidates(self, files: list[Path] | None = None) -> Iterator[RawSample | Rejected]:
         """The samples of all shards or tables, or of some of them."""
         chosen = self.files.main if files is None else files
         match self.data:
             case WebdatasetData():
-                return shards.candidates(self.data, chosen, self.files.root, self.joins, self.quarantine)
+                return shards.raw_samples(self.data, chosen, self.files.root, self.joins, self.quarantine)
             case TableData():
                 root = self.files.root
-                return tables.candidates(self.data, chosen, root, self.joins, self.quarantine, self.unpack)
+                return tables.raw_samples(self.data, chosen, root, self.joins, self.quarantine, self.unpack)
 
     def joined(self) -> dict[str, dict[str, Any]]:
         """How each source in files of its own joined."""

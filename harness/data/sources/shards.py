@@ -13,19 +13,19 @@ from harness.config.data import WebdatasetData
 from harness.config.sources import CaptionFile, SplitPlace
 from harness.data.dataset import pictures
 from harness.data.sources.quarantine import NOTHING, Quarantine
-from harness.data.sources.raw_samples import Candidate, Rejected, RejectedError, one_caption, split_captions
+from harness.data.sources.raw_samples import RawSample, Rejected, RejectedError, one_caption, split_captions
 from harness.data.sources.sidecars import Joined
 from harness.data.sources.tar import Archive, Member
-from harness.data.sources.tar_samples import Texts, by_extension, key_of
+from harness.data.sources.tar_samples import SampleTexts, by_extension, key_of
 
 
-def candidates(
+def raw_samples(
     data: WebdatasetData,
     files: list[Path],
     folder: Path,
     joins: Mapping[str, Joined] | None = None,
     quarantine: Quarantine = NOTHING,
-) -> Iterator[Candidate | Rejected]:
+) -> Iterator[RawSample | Rejected]:
     """The samples of `files` in order; for each that is none, the reason.
 
     Args:
@@ -54,11 +54,11 @@ class _Reader:
     def __init__(self, data: WebdatasetData, archive: Archive, location: str, joins: Mapping[str, Joined]) -> None:
         self.data, self.archive, self.location, self.joins = data, archive, location, joins
 
-    def pseudo(self, key: str, raw: str, texts: Texts) -> dict[str, tuple[str, ...]]:
+    def pseudo(self, key: str, raw: str, texts: SampleTexts) -> dict[str, tuple[str, ...]]:
         """Captions of every source."""
         return {name: self._source(name, key, raw, texts) for name in self.data.pseudo}
 
-    def _source(self, name: str, key: str, raw: str, texts: Texts) -> tuple[str, ...]:
+    def _source(self, name: str, key: str, raw: str, texts: SampleTexts) -> tuple[str, ...]:
         match source := self.data.pseudo[name]:
             case CaptionFile(join=join):
                 return self.joins[name].captions(key if join == "key" else texts.value(join), raw)
@@ -68,7 +68,7 @@ class _Reader:
                 return texts.at(source)
 
 
-def _candidate(reader: _Reader, key: str, group: Iterable[Member], quarantine: Quarantine) -> Candidate | Rejected:
+def _candidate(reader: _Reader, key: str, group: Iterable[Member], quarantine: Quarantine) -> RawSample | Rejected:
     if quarantine.reason(key, reader.location) is not None:
         return Rejected("quarantined", reader.location, key)
     members = by_extension(key, group)
@@ -76,13 +76,13 @@ def _candidate(reader: _Reader, key: str, group: Iterable[Member], quarantine: Q
         image = next((members[name] for name in pictures.EXTENSIONS if name in members), None)
         if image is None:
             raise RejectedError("no image")
-        texts = Texts(members, reader.archive)
+        texts = SampleTexts(members, reader.archive)
         raw = one_caption(texts.one(reader.data.raw))
         pseudo = reader.pseudo(key, raw, texts)
     except RejectedError as error:
         return Rejected(str(error), reader.location, key)
     inside = partial(_inside, reader.archive, image.offset)
-    return Candidate(key, reader.location, image.offset, image.size, image.head, inside, raw, pseudo, image.name)
+    return RawSample(key, reader.location, image.offset, image.size, image.head, inside, raw, pseudo, image.name)
 
 
 def _inside(archive: Archive, offset: int, start: int, stop: int) -> bytes:

@@ -25,14 +25,14 @@ from harness.data.sources import arrow
 from harness.data.sources.raw_samples import RejectedError, captions_in_cell, split_captions
 from harness.data.sources.rows import rows
 from harness.data.sources.tar import Archive
-from harness.data.sources.tar_samples import Texts, by_extension, key_of
+from harness.data.sources.tar_samples import SampleTexts, by_extension, key_of
 
 _ROWS_PER_BATCH = 20_000
 _MAX_MISMATCH = 0.1
 _SHOWN = 60
 
 
-class Entry(NamedTuple):
+class CaptionRow(NamedTuple):
     """One row of captions."""
 
     id: str
@@ -117,10 +117,10 @@ class Joined:
 class _Table:
     """Entries by id: an Arrow file, and sorted hashes of the ids."""
 
-    def __init__(self, entries: Iterator[Entry], file: Path) -> None:
+    def __init__(self, entries: Iterator[CaptionRow], file: Path) -> None:
         hashes = array("Q")
         with replacing(file) as aside, pa.OSFile(str(aside), "wb") as sink, pa.ipc.new_file(sink, _SCHEMA) as writer:
-            batch: list[Entry] = []
+            batch: list[CaptionRow] = []
             for entry in entries:
                 hashes.append(hash64(entry.id.encode()))
                 batch.append(entry)
@@ -144,7 +144,7 @@ class _Table:
         """Rows that were never found, those that repeat an id among them."""
         return int((~self._used).sum())
 
-    def find(self, wanted: str) -> Entry | None:
+    def find(self, wanted: str) -> CaptionRow | None:
         """The first row with this id."""
         sought = hash64(wanted.encode())
         place = int(np.searchsorted(self._hashes, np.uint64(sought)))
@@ -152,7 +152,7 @@ class _Table:
             row = int(self._order[place])
             if self._cell(row, "id") == wanted:
                 self._used[row] = True
-                return Entry(wanted, tuple(self._cell(row, "captions")), self._cell(row, "raw"))
+                return CaptionRow(wanted, tuple(self._cell(row, "captions")), self._cell(row, "raw"))
             place += 1
         return None
 
@@ -170,7 +170,7 @@ _SCHEMA = pa.schema(
 )
 
 
-def _arrow(batch: list[Entry]) -> Any:
+def _arrow(batch: list[CaptionRow]) -> Any:
     raw = pa.array([entry.raw for entry in batch], pa.large_string())
     columns = [arrow.strings([entry.id for entry in batch]), arrow.string_lists([entry.captions for entry in batch])]
     return pa.RecordBatch.from_arrays([*columns, raw], schema=_SCHEMA)
@@ -178,7 +178,7 @@ def _arrow(batch: list[Entry]) -> Any:
 
 def _entries(
     source: CaptionFile, files: Sequence[Path], table: Path | None, unusable: dict[str, int]
-) -> Iterator[Entry]:
+) -> Iterator[CaptionRow]:
     if files and all(file.suffix.lower() == ".txt" for file in files):
         yield from _aligned(source, files, table, unusable)
         return
@@ -189,19 +189,19 @@ def _entries(
             yield from _of_table(source, file, unusable)
 
 
-def _of_table(source: CaptionFile, file: Path, unusable: dict[str, int]) -> Iterator[Entry]:
+def _of_table(source: CaptionFile, file: Path, unusable: dict[str, int]) -> Iterator[CaptionRow]:
     columns = [source.id, *source.captions, *([source.raw] if source.raw else [])]
     for row in rows(file, columns, "correct id, captions or raw of the source in data.pseudo"):
         cells = [row[column] for column in source.captions]
         yield from _entry(source, row[source.id], cells, row[source.raw] if source.raw else None, unusable)
 
 
-def _of_tar(source: CaptionFile, file: Path, unusable: dict[str, int]) -> Iterator[Entry]:
+def _of_tar(source: CaptionFile, file: Path, unusable: dict[str, int]) -> Iterator[CaptionRow]:
     with Archive(file) as archive:
         for key, group in groupby(archive.members(), key=key_of):
             if key is None:
                 continue
-            texts = Texts(by_extension(key, group), archive)
+            texts = SampleTexts(by_extension(key, group), archive)
             try:
                 cells = [list(texts.at(place)) for place in source.captions]
                 raw = next(iter(texts.at(source.raw)), None) if source.raw else None
@@ -213,7 +213,7 @@ def _of_tar(source: CaptionFile, file: Path, unusable: dict[str, int]) -> Iterat
 
 def _aligned(
     source: CaptionFile, files: Sequence[Path], table: Path | None, unusable: dict[str, int]
-) -> Iterator[Entry]:
+) -> Iterator[CaptionRow]:
     """Line n of each text file belongs to row n of the table."""
     if table is None:
         fix = "name in `rows` the table that its lines are aligned with"
@@ -253,7 +253,7 @@ class _Lines:
         return DataError(what, where=str(self._file), fix="take the table that the lines were written for")
 
 
-def _entry(source: CaptionFile, id_: Any, cells: list[Any], raw: Any, unusable: dict[str, int]) -> Iterator[Entry]:
+def _entry(source: CaptionFile, id_: Any, cells: list[Any], raw: Any, unusable: dict[str, int]) -> Iterator[CaptionRow]:
     try:
         captions = tuple(text for cell in cells for text in captions_in_cell(cell))
         repeated = None if raw is None else next(iter(captions_in_cell(raw)), None)
@@ -265,7 +265,7 @@ def _entry(source: CaptionFile, id_: Any, cells: list[Any], raw: Any, unusable: 
     except RejectedError as error:
         _count(unusable, str(error))
     else:
-        yield Entry(str(id_), split_captions(captions, source.split), repeated)
+        yield CaptionRow(str(id_), split_captions(captions, source.split), repeated)
 
 
 def _count(reasons: dict[str, int], reason: str) -> None:

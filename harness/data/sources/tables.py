@@ -12,7 +12,7 @@ from harness.config.data import TableData
 from harness.config.sources import CaptionFile, SplitColumns
 from harness.data.sources.quarantine import NOTHING, Quarantine
 from harness.data.sources.raw_samples import (
-    Candidate,
+    RawSample,
     Rejected,
     RejectedError,
     captions_in_cell,
@@ -27,14 +27,14 @@ _FIX = "correct data.image, data.raw or data.pseudo"
 Read = Callable[[int, int], bytes]
 
 
-def candidates(
+def raw_samples(
     data: TableData,
     files: list[Path],
     folder: Path,
     joins: Mapping[str, Joined] | None = None,
     quarantine: Quarantine = NOTHING,
     unpack: Path | None = None,
-) -> Iterator[Candidate | Rejected]:
+) -> Iterator[RawSample | Rejected]:
     """The samples of the rows in order; for each that is none, the reason.
 
     Args:
@@ -107,7 +107,7 @@ class _Reader:
         self._data, self._folder, self._joins = data, folder, joins
         self._quarantine, self._unpacked = quarantine, unpacked
 
-    def candidate(self, row: dict[str, Any], numbered: str) -> Candidate | Rejected:
+    def candidate(self, row: dict[str, Any], numbered: str) -> RawSample | Rejected:
         """The sample of a row. `numbered` names it where nothing else does."""
         location, key = "", None
         try:
@@ -127,7 +127,7 @@ class _Reader:
         def read(start: int, stop: int) -> bytes:
             return content[start:stop]
 
-        return Candidate(key, place, offset, len(content), content[:_HEAD], read, raw, pseudo)
+        return RawSample(key, place, offset, len(content), content[:_HEAD], read, raw, pseudo)
 
     def _key(self, row: dict[str, Any], path: str, numbered: str) -> str:
         if self._data.key is None:
@@ -147,7 +147,7 @@ class _Reader:
             case _:
                 return _cells(row, source)
 
-    def _by_path(self, key: str, path: str, raw: str, pseudo: dict[str, tuple[str, ...]]) -> Candidate:
+    def _by_path(self, key: str, path: str, raw: str, pseudo: dict[str, tuple[str, ...]]) -> RawSample:
         file = self._folder / path
 
         def read(start: int, stop: int) -> bytes:
@@ -164,7 +164,7 @@ class _Reader:
             raise RejectedError("image missing") from None
         except (OSError, ValueError):
             raise RejectedError("image unreadable") from None
-        return Candidate(key, path, 0, status.st_size, head, read, raw, pseudo)
+        return RawSample(key, path, 0, status.st_size, head, read, raw, pseudo)
 
 
 def _image_cell(cell: Any) -> tuple[bytes | None, str]:

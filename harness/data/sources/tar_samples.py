@@ -31,7 +31,7 @@ def by_extension(key: str, group: Iterable[Member]) -> dict[str, Member]:
     return found
 
 
-class Texts:
+class SampleTexts:
     """The text members of one sample."""
 
     def __init__(self, members: dict[str, Member], archive: Archive) -> None:

@@ -69,7 +69,7 @@ class Progress:
     """What a person should know."""
 
 
-class Conducting(Protocol):
+class Executor(Protocol):
     """Carries a plan out, with processes of this machine or with jobs of a cluster. The plan may grow meanwhile."""
 
     jobs: int
@@ -94,14 +94,14 @@ class Conducting(Protocol):
     def progress(self) -> Progress:
         """Where everything stands."""
 
-    def conduct(self) -> Iterator[Progress]:
+    def run(self) -> Iterator[Progress]:
         """Carry the plan out; yields a snapshot a few times a second, and one at the end."""
 
     def stop(self) -> None:
         """Come to an end soon; what was begun can be gone on with."""
 
 
-class Conductor:
+class LocalExecutor:
     """Carries one plan out with one set of workers."""
 
     def __init__(self, plan: Plan, store: Store, settings: Settings, workers: Workers) -> None:
@@ -157,7 +157,7 @@ class Conductor:
         done = total - len(self._open) - len(self._failed)
         return Progress(done, total, running, dict(self._failed), self._elsewhere)
 
-    def conduct(self) -> Iterator[Progress]:
+    def run(self) -> Iterator[Progress]:
         """Carry the plan out; yields a snapshot a few times a second, and one at the end."""
         with ExitStack() as stack:
             stack.callback(self._workers.close)

@@ -15,7 +15,7 @@ from pathlib import Path
 from harness.base.errors import DispatchError
 from harness.runs.settings import Settings
 
-NURSERY = (sys.executable, "-m", "harness.execute.local.fork_server")
+FORK_SERVER = (sys.executable, "-m", "harness.execute.local.fork_server")
 DEAF = ("/bin/sh", "-c", 'trap "" TERM USR2; exec "$@"', "sh")
 """What it starts ignores these signals from its first instant on."""
 
@@ -103,7 +103,7 @@ class _Nursery:
         self._stopping = False
         limits = {name: str(threads) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS")}
         self._process = subprocess.Popen(
-            (*DEAF, *NURSERY) if in_job else NURSERY,
+            (*DEAF, *FORK_SERVER) if in_job else FORK_SERVER,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,

@@ -11,7 +11,7 @@ from dataclasses import replace
 
 from harness.base.errors import DispatchError
 from harness.execute.slurm.scheduler import (
-    Batch,
+    ArrayRequest,
     HeldBackError,
     Job,
     Limits,
@@ -84,7 +84,7 @@ class Slurm:
         listed = _ask(["sacctmgr", "--noheader", "--parsable2", "show", "assoc", f"user={_user()}", "format=account"])
         return sorted(set(listed.split()))
 
-    def submit(self, batch: Batch) -> str:
+    def submit(self, batch: ArrayRequest) -> str:
         """Submit an array; returns its id."""
         from submitit.core.utils import FailedJobError, FailedSubmissionError
 
@@ -156,7 +156,7 @@ def _ask(command: list[str], *, forgive: str | None = None) -> str:
     return done.stdout
 
 
-def _answer(said: str, batch: Batch) -> DispatchError:
+def _answer(said: str, batch: ArrayRequest) -> DispatchError:
     line = said.splitlines()[-1].removeprefix("sbatch: error: ") if said else "no word"
     if _LIMIT.search(said):
         return HeldBackError(f"SLURM takes no more jobs for now ({line})", where=batch.name)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from harness.base.errors import SpecError
-from harness.config.profile import Profile, Resources
+from harness.config.profile import JobResources, Profile
 from harness.execute.slurm.scheduler import Partition, Scheduler
 
 
@@ -22,7 +22,7 @@ def check(profile: Profile, scheduler: Scheduler) -> None:
             raise SpecError(what, where="profile: account", fix=f"yours: {', '.join(accounts)}")
 
 
-def _check_resources(asked: Resources, partitions: Sequence[Partition], where: str) -> None:
+def _check_resources(asked: JobResources, partitions: Sequence[Partition], where: str) -> None:
     known = {partition.name: partition for partition in partitions}
     for name in asked.partitions:
         if name not in known:
@@ -36,7 +36,7 @@ def _check_resources(asked: Resources, partitions: Sequence[Partition], where: s
         raise SpecError(what, where=f"{where}: {key}", fix=fix)
 
 
-def _lacks(asked: Resources, partition: Partition) -> tuple[str, str] | None:
+def _lacks(asked: JobResources, partition: Partition) -> tuple[str, str] | None:
     """The key that asks for too much of a partition, and how."""
     cpus, gpus = asked.tasks_per_node * asked.cpus_per_task, asked.tasks_per_node * asked.gpus_per_task
     wanted = (

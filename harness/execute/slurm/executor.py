@@ -16,12 +16,12 @@ from contextlib import suppress
 
 from harness.config.profile import Profile
 from harness.execute.local.executor import Progress
-from harness.execute.slurm.gpu_hours import Budget
-from harness.execute.slurm.job_tracker import Place, Placements
+from harness.execute.slurm.gpu_hours import GpuHourBudget
+from harness.execute.slurm.job_tracker import JobTracker, TrackedJob
 from harness.execute.slurm.retry_policy import hopeless
 from harness.execute.slurm.scheduler import HeldBackError, Scheduler, UnreachableError, UnsureError
 from harness.execute.slurm.snapshot import snapshot
-from harness.execute.slurm.submission_log import Submissions
+from harness.execute.slurm.submission_log import SubmissionLog
 from harness.execute.slurm.submitter import Submitter
 from harness.planning.plan import Plan
 from harness.runs.completeness import Completeness, Missing, broken_promise
@@ -45,7 +45,7 @@ LAST_LOOKS = 15
 """Looks at jobs whose runs are done, for the causes of their attempts."""
 
 
-class Sweep:
+class SlurmExecutor:
     """Carries one plan out with one profile."""
 
     def __init__(
@@ -55,14 +55,14 @@ class Sweep:
         settings: Settings,
         profile: Profile,
         scheduler: Scheduler,
-        budget: Budget | None = None,
+        budget: GpuHourBudget | None = None,
     ) -> None:
         self.jobs = profile.array_parallelism or JOBS
         self._plan, self._store = plan, store
         self._completeness = Completeness(store, settings)
         self._profile, self._scheduler = profile, scheduler
-        self._submissions = Submissions(store)
-        self._placements = Placements(store, self._submissions, scheduler)
+        self._submissions = SubmissionLog(store)
+        self._placements = JobTracker(store, self._submissions, scheduler)
         self._submitter = Submitter(plan.name, settings, profile, scheduler, self._placements)
         self._submitter.budget = budget
         self._open = {run.id for run in plan.runs.values() if not self._completeness.is_complete(run)}
@@ -110,7 +110,7 @@ class Sweep:
         done = total - len(self._open) - len(self._failed)
         return Progress(done, total, running, dict(self._failed), (), waiting, self._notes)
 
-    def conduct(self) -> Iterator[Progress]:
+    def run(self) -> Iterator[Progress]:
         """Cycle until every run is done or failed; yields a snapshot after each cycle and while it waits."""
         pause, before = FASTEST_S, self._signature()
         while self._open and not self._stopping:
@@ -155,7 +155,7 @@ class Sweep:
         """Whether every open run is in a job's hands."""
         return self._open <= self._placements.active.keys()
 
-    def vanished(self) -> dict[str, Place]:
+    def vanished(self) -> dict[str, TrackedJob]:
         """Runs in jobs of this ablation that its spec no longer asks for."""
         return {
             run: place
@@ -183,7 +183,7 @@ class Sweep:
             self._submit()
             self._watched |= self._placements.active.keys()
 
-    def _judge(self, ended: Mapping[str, Place]) -> None:
+    def _judge(self, ended: Mapping[str, TrackedJob]) -> None:
         """Give up what is not worth another attempt; the rest is submitted again."""
         for run in self._open & ended.keys():
             if self._is_over(self._plan.runs[run]):
@@ -193,7 +193,7 @@ class Sweep:
         ours = [place for run, place in ended.items() if run in self._plan.runs or self._is_ours(place)]
         self._placements.settle(ours)
 
-    def _judge_one(self, run: str, place: Place) -> None:
+    def _judge_one(self, run: str, place: TrackedJob) -> None:
         folder = self._store.run(run)
         since = read_request(folder).since
         attempts = folder.attempts.since(since)
@@ -225,7 +225,7 @@ class Sweep:
             fix = "look at the nodes, then `scontrol release JOB`"
             self._note(f"SLURM failed {RELEASES} times to launch {_listed(left)}, and holds it: {fix}")
 
-    def _is_ours(self, place: Place) -> bool:
+    def _is_ours(self, place: TrackedJob) -> bool:
         return place.submission.intent.ablation == self._plan.name
 
     def _give_up(self, run: str, failure: Failure) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from harness.config.profile import Resources
+from harness.config.profile import JobResources
 from harness.execute.slurm.submission_log import Submission
 from harness.planning.plan import Plan
 from harness.runs.attempts import Attempt
@@ -50,7 +50,7 @@ def _last_sign(folder: RunFolder, attempt: Attempt) -> float:
     return float(at.get("time", started)) if at.get("attempt") == attempt.start.number else started
 
 
-class Budget:
+class GpuHourBudget:
     """What may be spent on one plan, by `--max-gpu-hours`.
 
     Every job is promised GPU-hours that it cannot exceed (its node sees to that), and no more are promised than there
@@ -66,7 +66,7 @@ class Budget:
         """GPU-hours used by the plan's runs so far."""
         return sum(used(self._store.run(run)).gpu_hours for run in self._plan.runs)
 
-    def allowance(self, task: Sequence[PlannedRun], resources: Resources) -> float:
+    def allowance(self, task: Sequence[PlannedRun], resources: JobResources) -> float:
         """GPU-hours that a job is promised: what its runs are predicted to take and half as much again, or one run of
         the time limit where nothing is known.
         """
@@ -75,7 +75,7 @@ class Budget:
         return SLACK * resources.gpus * sum(known) if len(known) == len(task) else limit
 
     def affordable(
-        self, tasks: Sequence[list[PlannedRun]], asked: Sequence[Resources], open_: Iterable[Submission]
+        self, tasks: Sequence[list[PlannedRun]], asked: Sequence[JobResources], open_: Iterable[Submission]
     ) -> int:
         """How many of these jobs, from the first, can be promised their hours.
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from harness.execute.slurm.retry_policy import cause_of, was_killed
 from harness.execute.slurm.scheduler import Job, Scheduler, UnreachableError
-from harness.execute.slurm.submission_log import Submission, Submissions
+from harness.execute.slurm.submission_log import Submission, SubmissionLog
 from harness.runs.completeness import is_complete
 from harness.runs.record import AttemptStart, Cause
 from harness.runs.store import RunFolder, Store
@@ -23,7 +23,7 @@ LAG_S = 10.0
 
 
 @dataclass(frozen=True)
-class Place:
+class TrackedJob:
     """A job that has, or had, a run."""
 
     submission: Submission
@@ -42,12 +42,12 @@ class Place:
         return self.submission.intent.tasks[self.task]
 
 
-class Placements:
+class JobTracker:
     """Looks at all open submissions of a store at once."""
 
-    def __init__(self, store: Store, submissions: Submissions, scheduler: Scheduler) -> None:
+    def __init__(self, store: Store, submissions: SubmissionLog, scheduler: Scheduler) -> None:
         self._store, self._submissions, self._scheduler = store, submissions, scheduler
-        self.active: dict[str, Place] = {}
+        self.active: dict[str, TrackedJob] = {}
         """By run: the job that waits with it, or runs it."""
         self.notes: tuple[str, ...] = ()
         self._told: set[str] = set()
@@ -56,7 +56,7 @@ class Placements:
         self._killed_since: dict[str, float] = {}
         """When jobs that were killed, nobody knows yet for what, were first seen ended."""
 
-    def look(self) -> dict[str, Place]:
+    def look(self) -> dict[str, TrackedJob]:
         """Look anew; returns the runs whose jobs are over, with the last of them, causes stated.
 
         Raises:
@@ -69,14 +69,14 @@ class Placements:
             return {}
         jobs = {job.id: job for job in self._scheduler.queue()}
         self._adopt([submission for submission in submissions if submission.array is None])
-        places: dict[str, list[Place]] = defaultdict(list)
-        over: list[Place] = []
+        places: dict[str, list[TrackedJob]] = defaultdict(list)
+        over: list[TrackedJob] = []
         for submission in submissions:
             if submission.is_closed:
                 continue
             settled = submission.settled()
             for task, runs in enumerate(submission.intent.tasks):
-                place = Place(submission, task, jobs.get(submission.job(task)) if submission.array else None)
+                place = TrackedJob(submission, task, jobs.get(submission.job(task)) if submission.array else None)
                 if _is_over(place):
                     over.append(place)
                     if task in settled:
@@ -98,14 +98,14 @@ class Placements:
         """A submission was accepted just now."""
         for task, runs in enumerate(submission.intent.tasks):
             for run in runs:
-                self.active.setdefault(run, Place(submission, task, None))
+                self.active.setdefault(run, TrackedJob(submission, task, None))
 
-    def training(self, run: str) -> Place | None:
+    def training(self, run: str) -> TrackedJob | None:
         """The job that trains a run."""
         place = self.active.get(run)
         return place if place is not None and place.submission.intent.phase != "evaluate" else None
 
-    def settle(self, places: Iterable[Place]) -> None:
+    def settle(self, places: Iterable[TrackedJob]) -> None:
         """Nothing more is to be done about these jobs; submissions of which that holds altogether are closed."""
         touched = {}
         for place in places:
@@ -137,7 +137,7 @@ class Placements:
             elif time.time() - submission.intent.created_at > ADOPTION_S:
                 submission.close("withdrawn: the scheduler does not know it")
 
-    def _tell(self, over: Sequence[Place]) -> set[str]:
+    def _tell(self, over: Sequence[TrackedJob]) -> set[str]:
         """State how the attempts of jobs that are over ended; returns the jobs of which the accounts are waited for."""
         untold = [place for place in over if place.id not in self._told]
         lacking = {place.id: place for place in untold if self._needs_history(place)}
@@ -152,14 +152,14 @@ class Placements:
             self._told.add(place.id)
         return pending
 
-    def _lags(self, place: Place, executions: Sequence[Job]) -> bool:
+    def _lags(self, place: TrackedJob, executions: Sequence[Job]) -> bool:
         """Whether a job was killed just now, and its accounts may say for what before long."""
         if not executions or not was_killed(executions[-1]) or cause_of(executions[-1]) != "crashed":
             return False
         since = self._killed_since.setdefault(place.id, time.monotonic())
         return time.monotonic() - since < LAG_S
 
-    def _needs_history(self, place: Place) -> bool:
+    def _needs_history(self, place: TrackedJob) -> bool:
         """Whether an attempt left no word, or none began: the queue alone does not tell who ran out of memory."""
         folders = [self._store.run(run) for run in place.runs]
         attempts = [attempt for folder in folders for attempt in folder.attempts.all() if attempt.start.job == place.id]
@@ -182,7 +182,7 @@ class Placements:
         self._silent_since = None
         return found, False
 
-    def _tell_one(self, place: Place, executions: Sequence[Job]) -> None:
+    def _tell_one(self, place: TrackedJob, executions: Sequence[Job]) -> None:
         begun = False
         for run in place.runs:
             folder = self._store.run(run)
@@ -195,7 +195,7 @@ class Placements:
         if not begun:
             self._tell_never_started(place, executions[-1] if executions else None)
 
-    def _tell_never_started(self, place: Place, job: Job | None) -> None:
+    def _tell_never_started(self, place: TrackedJob, job: Job | None) -> None:
         """No run of the job left a trace: it was cancelled while it waited, or its node cannot see the store."""
         for run in place.runs:
             folder = self._store.run(run)
@@ -210,7 +210,7 @@ class Placements:
         self.notes = (*self.notes, text)
 
 
-def _is_over(place: Place) -> bool:
+def _is_over(place: TrackedJob) -> bool:
     return place.submission.array is not None and (place.job is None or place.job.phase == "ended")
 
 
@@ -234,7 +234,7 @@ def _state(folder: RunFolder, start: AttemptStart, job: Job | None, asked_to_lea
         folder.attempts.end(start.number, cause, message, step=step, ended_at=job.ended_at)
 
 
-def _never_started(place: Place, job: Job | None, cause: Cause) -> str:
+def _never_started(place: TrackedJob, job: Job | None, cause: Cause) -> str:
     if job is None:
         return f"job {place.id} left no trace"
     where = f" on {job.node}" if job.node else ""

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from harness.config.experiment import Experiment
 from harness.config.overrides import laid_over
-from harness.config.profile import Resources, Retry
+from harness.config.profile import JobResources, Retry
 from harness.execute.slurm.scheduler import Job
 from harness.runs.attempts import Attempt
 from harness.runs.record import AttemptEnd, Cause, Failure
@@ -39,7 +39,7 @@ def was_killed(job: Job) -> bool:
     return job.state == "FAILED" and job.reason.endswith((":9", "9:0"))
 
 
-def hopeless(attempts: Sequence[Attempt], retry: Retry, resources: Resources) -> Failure | None:
+def hopeless(attempts: Sequence[Attempt], retry: Retry, resources: JobResources) -> Failure | None:
     """Why a run is not worth another attempt; None where it is.
 
     Args:
@@ -61,12 +61,12 @@ def hopeless(attempts: Sequence[Attempt], retry: Retry, resources: Resources) ->
     return None
 
 
-def most_memory(resources: Resources, retry: Retry) -> float:
+def most_memory(resources: JobResources, retry: Retry) -> float:
     """The most memory that is asked for, in GiB."""
     return retry.max_mem_gb or 8 * (resources.mem_gb or float("inf"))
 
 
-def resources_for(attempts: Sequence[Attempt], resources: Resources, retry: Retry) -> Resources:
+def resources_for(attempts: Sequence[Attempt], resources: JobResources, retry: Retry) -> JobResources:
     """What the next attempt asks for: more memory after each that ran out of it, not the node that failed last."""
     causes = [attempt.end.cause for attempt in attempts if attempt.end is not None]
     changes: dict[str, object] = {}
@@ -75,7 +75,7 @@ def resources_for(attempts: Sequence[Attempt], resources: Resources, retry: Retr
     last = attempts[-1] if attempts else None
     if retry.avoid_failed_nodes and last and last.end and last.end.cause == "node_failure" and last.start.host:
         changes["exclude"] = tuple(dict.fromkeys([*resources.exclude, last.start.host]))
-    return Resources.model_validate({**dict(resources), **changes}) if changes else resources
+    return JobResources.model_validate({**dict(resources), **changes}) if changes else resources
 
 
 def fitted(experiment: Experiment, attempts: Sequence[Attempt], processes: int) -> Experiment:

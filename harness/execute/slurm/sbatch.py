@@ -17,7 +17,7 @@ from typing import Any
 from submitit import SlurmExecutor
 from submitit.helpers import clean_env
 
-from harness.execute.slurm.scheduler import Batch
+from harness.execute.slurm.scheduler import ArrayRequest
 
 
 class ArrayExecutor(SlurmExecutor):
@@ -27,7 +27,7 @@ class ArrayExecutor(SlurmExecutor):
         super().__init__(folder)
         self._timeout_s = timeout_s
 
-    def submit_array_of(self, batch: Batch) -> str:
+    def submit_array_of(self, batch: ArrayRequest) -> str:
         """Submit `batch`; returns the array's id."""
         self.parameters["map_count"] = batch.tasks
         return str(self._submit_command(batch.command).job_id)
@@ -50,7 +50,7 @@ def outside_of_jobs() -> Iterator[None]:
             os.environ.pop("SLURM_CONF", None)
 
 
-def executor(batch: Batch, timeout_s: int) -> ArrayExecutor:
+def executor(batch: ArrayRequest, timeout_s: int) -> ArrayExecutor:
     """The executor that submits `batch`."""
     made = ArrayExecutor(batch.folder, timeout_s)
     made.folder.mkdir(parents=True, exist_ok=True)
@@ -58,7 +58,7 @@ def executor(batch: Batch, timeout_s: int) -> ArrayExecutor:
     return made
 
 
-def parameters(batch: Batch) -> dict[str, Any]:
+def parameters(batch: ArrayRequest) -> dict[str, Any]:
     """A batch in submitit's terms."""
     resources, profile = batch.resources, batch.profile
     per_node = resources.tasks_per_node * resources.gpus_per_task
@@ -87,7 +87,7 @@ def parameters(batch: Batch) -> dict[str, Any]:
     return {name: value for name, value in stated.items() if value is not None}
 
 
-def _dependency(batch: Batch) -> str | None:
+def _dependency(batch: ArrayRequest) -> str | None:
     if batch.corresponding:
         return f"aftercorr:{batch.corresponding}"
     return f"afterany:{':'.join(batch.after)}" if batch.after else None

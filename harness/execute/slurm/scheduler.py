@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Literal, Protocol
 
 from harness.base.errors import DispatchError
-from harness.config.profile import Profile, Resources
+from harness.config.profile import JobResources, Profile
 
 Phase = Literal["pending", "running", "ended"]
 
@@ -33,7 +33,7 @@ class RefusedError(DispatchError):
 
 
 @dataclass(frozen=True)
-class Batch:
+class ArrayRequest:
     """An array of jobs that is submitted in one call."""
 
     name: str
@@ -44,7 +44,7 @@ class Batch:
     """Shell command of every job. SLURM_ARRAY_TASK_ID tells it which one it is, from 0."""
     tasks: int
     """How many jobs."""
-    resources: Resources
+    resources: JobResources
     """Of one job."""
     profile: Profile
     after: tuple[str, ...] = ()
@@ -125,7 +125,7 @@ class Scheduler(Protocol):
             UnreachableError: it does not answer.
         """
 
-    def submit(self, batch: Batch) -> str:
+    def submit(self, batch: ArrayRequest) -> str:
         """Submit an array; returns its id. Its jobs are `ID_0`, `ID_1`...
 
         Raises:

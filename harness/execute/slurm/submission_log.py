@@ -22,7 +22,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from harness.base.errors import StoreError
 from harness.base.files import read_json, unwritable, write_json, write_text
-from harness.config.profile import Profile, Resources
+from harness.config.profile import JobResources, Profile
 from harness.runs.store import Store, exclusive
 
 Phase = Literal["run", "train", "evaluate"]
@@ -41,7 +41,7 @@ class Intent(BaseModel):
     phase: Phase
     tasks: tuple[tuple[str, ...], ...]
     """Runs of each job of the array."""
-    resources: Resources
+    resources: JobResources
     profile: Profile
     store: Path
     code: Path
@@ -115,7 +115,7 @@ class Submission:
         return f"{self.array}_{task}"
 
 
-class Submissions:
+class SubmissionLog:
     """All submissions of a store."""
 
     def __init__(self, store: Store) -> None:

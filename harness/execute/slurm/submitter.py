@@ -12,12 +12,19 @@ from pathlib import Path
 from typing import Any
 
 from harness.base.errors import DispatchError
-from harness.config.profile import Profile, Resources
-from harness.execute.slurm.gpu_hours import Budget
-from harness.execute.slurm.job_tracker import Placements
+from harness.config.profile import JobResources, Profile
+from harness.execute.slurm.gpu_hours import GpuHourBudget
+from harness.execute.slurm.job_tracker import JobTracker
 from harness.execute.slurm.retry_policy import fitted, resources_for
-from harness.execute.slurm.scheduler import Batch, HeldBackError, RefusedError, Scheduler, UnreachableError, UnsureError
-from harness.execute.slurm.submission_log import Intent, Phase, Submission, Submissions
+from harness.execute.slurm.scheduler import (
+    ArrayRequest,
+    HeldBackError,
+    RefusedError,
+    Scheduler,
+    UnreachableError,
+    UnsureError,
+)
+from harness.execute.slurm.submission_log import Intent, Phase, Submission, SubmissionLog
 from harness.runs.planned import PlannedRun
 from harness.runs.request import Request
 from harness.runs.settings import Settings
@@ -34,7 +41,7 @@ class _Group:
     """Runs that ask for the same and so go into one array."""
 
     phase: Phase
-    resources: Resources
+    resources: JobResources
     after: tuple[str, ...]
     runs: list[PlannedRun] = field(default_factory=list)
 
@@ -43,13 +50,13 @@ class Submitter:
     """Submits runs of one ablation with one profile."""
 
     def __init__(
-        self, ablation: str, settings: Settings, profile: Profile, scheduler: Scheduler, placements: Placements
+        self, ablation: str, settings: Settings, profile: Profile, scheduler: Scheduler, placements: JobTracker
     ) -> None:
         self._ablation, self._settings, self._profile = ablation, settings, profile
         self._scheduler, self._placements = scheduler, placements
         self._store = Store(settings.store)
-        self._submissions = Submissions(self._store)
-        self.budget: Budget | None = None
+        self._submissions = SubmissionLog(self._store)
+        self.budget: GpuHourBudget | None = None
         self.since: dict[str, int] = {}
         """By run that this command submits: attempts before do not count."""
         self.until: dict[str, int | None] = {}
@@ -73,7 +80,7 @@ class Submitter:
             self._submit_group(group, code)
 
     def _groups(self, runs: Iterable[PlannedRun], unfinished: Collection[str]) -> list[_Group]:
-        groups: dict[tuple[Phase, Resources, tuple[str, ...]], _Group] = {}
+        groups: dict[tuple[Phase, JobResources, tuple[str, ...]], _Group] = {}
         ready = [(run, self._after(run, unfinished)) for run in runs]
         distinct = {after for _, after in ready if after}
         merged = tuple(sorted({job.partition("_")[0] for after in distinct for job in after}))
@@ -122,7 +129,7 @@ class Submitter:
     def _write_ahead(
         self,
         phase: Phase,
-        resources: Resources,
+        resources: JobResources,
         tasks: Sequence[Sequence[PlannedRun]],
         code: Path,
         training: Submission | None = None,
@@ -185,7 +192,7 @@ class Submitter:
         place = self._placements.training(run.teacher)
         return (place.id,) if place is not None and place.id else ()
 
-    def _needs(self, run: PlannedRun) -> tuple[Phase, Resources]:
+    def _needs(self, run: PlannedRun) -> tuple[Phase, JobResources]:
         folder, profile = self._store.run(run.id), self._profile
         phase: Phase = "run" if profile.evaluation is None else "evaluate" if folder.weights.exists() else "train"
         asked = profile.evaluation if phase == "evaluate" and profile.evaluation else profile.resources
@@ -193,10 +200,10 @@ class Submitter:
         return phase, asked if since is None else resources_for(folder.attempts.since(since), asked, profile.retry)
 
 
-def batch_of(submission: Submission, after: tuple[str, ...] = (), corresponding: str | None = None) -> Batch:
+def batch_of(submission: Submission, after: tuple[str, ...] = (), corresponding: str | None = None) -> ArrayRequest:
     """What the scheduler is asked for."""
     intent = submission.intent
-    return Batch(
+    return ArrayRequest(
         name=intent.name,
         folder=submission.folder.resolve(),
         command=command_of(intent, submission),

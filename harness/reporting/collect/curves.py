@@ -14,7 +14,7 @@ MOST_POINTS = 200
 
 
 @dataclass(frozen=True)
-class Curve:
+class LearningCurve:
     """One training metric of one arm."""
 
     arm: str
@@ -28,13 +28,13 @@ class Curve:
     """[p], the highest seed."""
 
 
-def read_curves(results: Results, arms: Iterable[str], names: Iterable[str]) -> dict[str, list[Curve]]:
+def read_curves(results: Results, arms: Iterable[str], names: Iterable[str]) -> dict[str, list[LearningCurve]]:
     """The curves of each metric in `names` that the runs of `arms` have logged at two steps or more.
 
     A curve of more than 200 steps is averaged over neighbouring steps.
     """
     wanted = tuple(names)
-    found: dict[str, list[Curve]] = {name: [] for name in wanted}
+    found: dict[str, list[LearningCurve]] = {name: [] for name in wanted}
     for arm in arms:
         logged = [_series(run, wanted) for run in results.by_arm[arm] if run.record is not None]
         for name in wanted:
@@ -53,13 +53,13 @@ def _series(run: RunResult, names: tuple[str, ...]) -> dict[str, dict[int, float
     return found
 
 
-def _curve(arm: str, seeds: list[dict[int, float]]) -> Curve | None:
+def _curve(arm: str, seeds: list[dict[int, float]]) -> LearningCurve | None:
     common = sorted(set.intersection(*(set(series) for series in seeds))) if seeds else []
     if len(common) < 2:
         return None
     values = np.array([[series[step] for step in common] for series in seeds])
     mean, low, high = values.mean(axis=0), values.min(axis=0), values.max(axis=0)
-    return Curve(arm, *(_thinned(line) for line in (np.array(common, dtype=float), mean, low, high)))
+    return LearningCurve(arm, *(_thinned(line) for line in (np.array(common, dtype=float), mean, low, high)))
 
 
 def _thinned(line: NDArray[np.float64]) -> NDArray[np.float64]:

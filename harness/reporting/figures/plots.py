@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from harness.reporting.collect.comparison import ArmValue, Column
-from harness.reporting.collect.curves import Curve, read_curves
+from harness.reporting.collect.curves import LearningCurve, read_curves
 from harness.reporting.collect.factors import Factor, factors
 from harness.reporting.collect.pareto import PRICES, Offer, Price, offers
 from harness.reporting.collect.results import TRAINING, Results
@@ -48,7 +48,7 @@ class Picture:
     svg: str
 
 
-class Gallery:
+class Figures:
     """Draws the figures of one report, with the same look for an arm in all of them."""
 
     def __init__(self, document: Document) -> None:
@@ -189,7 +189,7 @@ class Gallery:
             self._curve(name, title, found[name]) for name, title in zip(names, titles, strict=True) if name in found
         ]
 
-    def _curve(self, name: str, title: str, curves: Sequence[Curve]) -> Picture:
+    def _curve(self, name: str, title: str, curves: Sequence[LearningCurve]) -> Picture:
         legend = [shortened(self._label(curve.arm), LEGEND_WIDTH) for curve in curves]
         figure, axes = panel(legend)
         for curve in curves:

@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 
 from harness.reporting.formats.numbers import clean
-from harness.reporting.formats.table import Entry, Table
+from harness.reporting.formats.table import Table, TableCell
 from harness.reporting.sections.document import Document
 
 _PRINTED = {
@@ -91,7 +91,7 @@ def _groups(table: Table) -> str:
     return f"    {' & '.join(cells)} \\\\\n    {' '.join(rules)}\n" if cells else ""
 
 
-def _row(entries: Sequence[Entry]) -> str:
+def _row(entries: Sequence[TableCell]) -> str:
     return " & ".join(rf"\textbf{{{escape(entry.text)}}}" if entry.best else escape(entry.text) for entry in entries)
 
 

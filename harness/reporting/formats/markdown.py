@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 
 from harness.reporting.formats.numbers import clean
-from harness.reporting.formats.table import Entry, Head, Table
+from harness.reporting.formats.table import Head, Table, TableCell
 from harness.reporting.sections.document import Document
 
 _SPECIAL = re.compile(r"([\\`*_{}\[\]<>#|~$&])")
@@ -24,7 +24,11 @@ def as_markdown(document: Document) -> str:
 
 def markdown_table(table: Table) -> str:
     """A table under its caption as a heading."""
-    lines = [_row([Entry(head.full) for head in table.heads]), _rule(table.heads), *(_row(row) for row in table.rows)]
+    lines = [
+        _row([TableCell(head.full) for head in table.heads]),
+        _rule(table.heads),
+        *(_row(row) for row in table.rows),
+    ]
     notes = "".join(f"\n\n{escape(note)}" for note in table.notes)
     return f"## {escape(table.caption)}\n\n" + "\n".join(lines) + notes
 
@@ -34,7 +38,7 @@ def escape(text: str) -> str:
     return _SPECIAL.sub(r"\\\1", clean(text))
 
 
-def _row(entries: Sequence[Entry]) -> str:
+def _row(entries: Sequence[TableCell]) -> str:
     cells = (f"**{escape(entry.text)}**" if entry.best else escape(entry.text) for entry in entries)
     return f"| {' | '.join(cells)} |"
 

@@ -13,9 +13,9 @@ from markupsafe import Markup, escape
 from harness import __version__
 from harness.base.html import environment
 from harness.reporting.collect.results import Results
-from harness.reporting.figures.plots import Gallery
+from harness.reporting.figures.plots import Figures
 from harness.reporting.formats.numbers import clean, count
-from harness.reporting.formats.table import Entry, Head, Table
+from harness.reporting.formats.table import Head, Table, TableCell
 from harness.reporting.sections.detail import protocol_texts
 from harness.reporting.sections.document import Document
 
@@ -32,7 +32,7 @@ def as_html(document: Document) -> str:
     """The whole report. Text from specs and records is escaped by the template engine."""
     results = document.results
     # the SVG is made by this code, and its text escaped: see svg.py
-    drawn = Gallery(document).pictures() if results.done else []
+    drawn = Figures(document).pictures() if results.done else []
     pictures = [(picture, Markup(picture.svg)) for picture in drawn]
     return (
         templates()
@@ -71,7 +71,7 @@ def _rows(table: Table) -> Iterator[tuple[str, list[tuple[str, str]]]]:
         yield clean(row[0].text), [(_classes(entry, head), _number(entry.text)) for entry, head in cells]
 
 
-def _classes(entry: Entry, head: Head) -> str:
+def _classes(entry: TableCell, head: Head) -> str:
     names = [("number", head.numeric), ("best", entry.best), ("muted", entry.muted)]
     names += [(name, not head.numeric and len(entry.text) > length) for name, length in (("prose", 12), ("long", 32))]
     return " ".join(name for name, holds in names if holds)

@@ -7,7 +7,7 @@ from itertools import groupby
 
 
 @dataclass(frozen=True)
-class Entry:
+class TableCell:
     """One cell. `text` is untrusted: each format escapes it."""
 
     text: str
@@ -41,7 +41,7 @@ class Table:
     """Short name, for anchors and labels."""
     caption: str
     heads: tuple[Head, ...]
-    rows: tuple[tuple[Entry, ...], ...]
+    rows: tuple[tuple[TableCell, ...], ...]
     notes: tuple[str, ...] = ()
     """Printed below it."""
 

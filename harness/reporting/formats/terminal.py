@@ -16,7 +16,7 @@ from rich.table import Table as RichTable
 from rich.text import Text
 
 from harness.reporting.formats.numbers import clean
-from harness.reporting.formats.table import Entry, Table
+from harness.reporting.formats.table import Table, TableCell
 from harness.reporting.sections.document import Document
 
 PLAIN_WIDTH = 100
@@ -32,7 +32,7 @@ def as_terminal(document: Document) -> str:
 
 def plain_table(table: Table) -> str:
     """A table in aligned columns."""
-    rows = [[Entry(head.full) for head in table.heads], *table.rows]
+    rows = [[TableCell(head.full) for head in table.heads], *table.rows]
     widths = [max(len(clean(row[place].text)) for row in rows) for place in range(len(table.heads))]
     lines = [_line(table, row, widths) for row in rows]
     rule = "  ".join("-" * width for width in widths)
@@ -110,7 +110,7 @@ def _plain(document: Document, tables: Sequence[Table]) -> str:
     return "\n\n".join([wrapped, *(plain_table(table) for table in tables)]) + "\n"
 
 
-def _line(table: Table, row: Sequence[Entry], widths: Sequence[int]) -> str:
+def _line(table: Table, row: Sequence[TableCell], widths: Sequence[int]) -> str:
     cells = (
         clean(entry.text).rjust(width) if head.numeric else clean(entry.text).ljust(width)
         for entry, head, width in zip(row, table.heads, widths, strict=True)
@@ -125,5 +125,5 @@ def _notes(table: Table) -> Iterator[str]:
         yield textwrap.fill(clean(note), PLAIN_WIDTH)
 
 
-def _style(entry: Entry) -> str:
+def _style(entry: TableCell) -> str:
     return "bold" if entry.best else "dim" if entry.muted else ""

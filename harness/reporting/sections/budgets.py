@@ -15,7 +15,7 @@ import numpy as np
 from harness.reporting.collect.comparison import Column
 from harness.reporting.collect.results import Results, RunResult
 from harness.reporting.formats.numbers import NOTHING, difference, heading, is_share, mean, minutes, points
-from harness.reporting.formats.table import Entry, Head, Table
+from harness.reporting.formats.table import Head, Table, TableCell
 from harness.runs.record import Record
 from harness.statistics import paired_difference, summarise
 
@@ -24,7 +24,7 @@ TOLERANCE = 0.01
 
 
 @dataclass(frozen=True)
-class Budget:
+class EqualBudget:
     """A quantity that a run uses up evenly while it trains."""
 
     name: str
@@ -33,9 +33,9 @@ class Budget:
 
 
 BUDGETS = (
-    Budget("samples", lambda record: record.samples_seen, lambda amount: f"{amount:,.0f} samples"),
-    Budget("steps", lambda record: record.steps, lambda amount: f"{amount:,.0f} steps"),
-    Budget(
+    EqualBudget("samples", lambda record: record.samples_seen, lambda amount: f"{amount:,.0f} samples"),
+    EqualBudget("steps", lambda record: record.steps, lambda amount: f"{amount:,.0f} steps"),
+    EqualBudget(
         "cost",
         lambda record: record.cost.duration_s * record.cost.devices,
         lambda amount: f"{minutes(amount)} of device time",
@@ -53,7 +53,7 @@ def budget_table(results: Results, column: Column) -> Table | None:
     unequal = [(budget, amount) for budget in BUDGETS if (amount := _least(runs, budget)) is not None]
     if not unequal:
         return None
-    heads, rows = [Head("Arm", numeric=False)], {arm: [Entry(results.labels[arm])] for arm in results.by_arm}
+    heads, rows = [Head("Arm", numeric=False)], {arm: [TableCell(results.labels[arm])] for arm in results.by_arm}
     for budget, amount in unequal:
         heads += _heads(column, budget.shown(amount))
         read = {arm: _read(found, budget, amount, curves) for arm, found in runs.items()}
@@ -80,7 +80,7 @@ def _curve(run: RunResult, metric: str) -> dict[float, float]:
     return {**found, 1.0: run.measured[metric].value}
 
 
-def _least(runs: Mapping[str, list[RunResult]], budget: Budget) -> float | None:
+def _least(runs: Mapping[str, list[RunResult]], budget: EqualBudget) -> float | None:
     """What every run has used; None where all have used the same."""
     amounts = [budget.of(run.record) for found in runs.values() for run in found if run.record]
     least, most = min(amounts), max(amounts)
@@ -88,7 +88,7 @@ def _least(runs: Mapping[str, list[RunResult]], budget: Budget) -> float | None:
 
 
 def _read(
-    runs: list[RunResult], budget: Budget, amount: float, curves: Mapping[str, Mapping[float, float]]
+    runs: list[RunResult], budget: EqualBudget, amount: float, curves: Mapping[str, Mapping[float, float]]
 ) -> dict[int, float]:
     """Values by seed at the budget."""
     found = {}
@@ -105,16 +105,16 @@ def _heads(column: Column, group: str) -> list[Head]:
     return [Head(heading(column.metric), group=group), Head(f"Δ to baseline{unit}", group=group)]
 
 
-def _entries(column: Column, read: Mapping[str, Mapping[int, float]], arm: str, baseline: str) -> list[Entry]:
+def _entries(column: Column, read: Mapping[str, Mapping[int, float]], arm: str, baseline: str) -> list[TableCell]:
     values = read.get(arm)
     if not values:
-        return [Entry(NOTHING, muted=True), Entry(NOTHING, muted=True)]
-    level = Entry(mean(column.metric, summarise(list(values.values()))))
+        return [TableCell(NOTHING, muted=True), TableCell(NOTHING, muted=True)]
+    level = TableCell(mean(column.metric, summarise(list(values.values()))))
     delta = None if arm == baseline else paired_difference(values, read.get(baseline, {}))
     if delta is None:
-        return [level, Entry("baseline" if arm == baseline else NOTHING, muted=True)]
+        return [level, TableCell("baseline" if arm == baseline else NOTHING, muted=True)]
     shown = delta.interval is not None and delta.interval.excludes_zero
-    return [level, Entry(difference(column.metric, delta), best=shown)]
+    return [level, TableCell(difference(column.metric, delta), best=shown)]
 
 
 def _notes(runs: Mapping[str, list[RunResult]]) -> Iterator[str]:

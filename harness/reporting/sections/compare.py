@@ -11,7 +11,7 @@ from harness.base.errors import SpecError
 from harness.config.experiment import flatten
 from harness.reporting.collect.results import TRAINING, Measured, measurements
 from harness.reporting.formats.numbers import NOTHING, heading, minutes, plain, value
-from harness.reporting.formats.table import Entry, Head, Table, numbers, words
+from harness.reporting.formats.table import Head, Table, TableCell, numbers, words
 from harness.reporting.formats.terminal import plain_table
 from harness.reporting.sections.tables import EMPTY
 from harness.runs.record import Record
@@ -39,7 +39,7 @@ def _spec_table(runs: Sequence[Compared]) -> Table:
     # compared as JSON: 1 and true are different settings, and lists are settings too
     texts = {path: [json.dumps(one.get(path), sort_keys=True) if path in one else "" for one in flat] for path in paths}
     rows = tuple(
-        (Entry(path), *(Entry(text or NOTHING, muted=not text) for text in found))
+        (TableCell(path), *(TableCell(text or NOTHING, muted=not text) for text in found))
         for path, found in texts.items()
         if len(set(found)) > 1
     )
@@ -57,18 +57,18 @@ def _metrics_table(runs: Sequence[Compared]) -> Table:
         foreign = [one is not None and one.protocol_id != protocol for one in found]
         mixed |= any(foreign)
         entries = (_metric(name, one, mark) for one, mark in zip(found, foreign, strict=True))
-        rows.append((Entry(heading(name)), *entries))
+        rows.append((TableCell(heading(name)), *entries))
     notes = ["In brackets the standard error over evaluation samples. It says nothing about other seeds."]
     notes += ["† Measured under another protocol than the first run's: not comparable."] if mixed else []
     return Table("metrics", "Metrics", _heads(runs, "metric"), tuple(rows), tuple(notes))
 
 
-def _metric(name: str, one: Measured | None, foreign: bool) -> Entry:
+def _metric(name: str, one: Measured | None, foreign: bool) -> TableCell:
     if one is None:
         return EMPTY
     text = plain(one.value) if name.startswith(f"{TRAINING}/") and heading(name) == name else value(name, one.value)
     error = f" ({value(name, one.standard_error)})" if one.standard_error is not None else ""
-    return Entry(f"{text}{error}{' †' if foreign else ''}")
+    return TableCell(f"{text}{error}{' †' if foreign else ''}")
 
 
 def _cost_table(runs: Sequence[Compared]) -> Table:
@@ -84,7 +84,7 @@ def _cost_table(runs: Sequence[Compared]) -> Table:
     }
     for package in dict.fromkeys(name for one in records for name in one.versions):
         lines[package] = [one.versions.get(package, NOTHING) for one in records]
-    rows = tuple((Entry(name), *map(Entry, texts)) for name, texts in lines.items())
+    rows = tuple((TableCell(name), *map(TableCell, texts)) for name, texts in lines.items())
     return Table("cost", "What they took and were made with", _heads(runs, ""), rows)
 
 

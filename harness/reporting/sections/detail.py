@@ -12,7 +12,7 @@ from harness.reporting.collect.comparison import Column
 from harness.reporting.collect.pareto import COMPUTE, HOURS, offers
 from harness.reporting.collect.results import Results, RunResult
 from harness.reporting.formats.numbers import NOTHING, clean, count, heading, mean, minutes, plain, value
-from harness.reporting.formats.table import Entry, Head, Table, numbers, words
+from harness.reporting.formats.table import Head, Table, TableCell, numbers, words
 from harness.reporting.sections.fairness import Differences
 from harness.reporting.sections.tables import EMPTY, why_empty
 from harness.runs.record import DataReport, Record
@@ -28,7 +28,7 @@ def changes_table(results: Results, differences: Differences) -> Table | None:
     if not differences:
         return None
     rows = tuple(
-        (Entry(results.labels[arm]), Entry(section), Entry(change))
+        (TableCell(results.labels[arm]), TableCell(section), TableCell(change))
         for arm, found in differences.items()
         for section, change in _changes(found)
     )
@@ -44,8 +44,8 @@ def set_table(results: Results, set_name: str, columns: Sequence[Column]) -> Tab
     mixed = len({one for one in protocols.values() if one}) > 1
     for arm, protocol in protocols.items():
         entries = [_detail_entry(results, column, arm) for column in columns]
-        last = [Entry(protocol) if protocol else EMPTY] if mixed else []
-        rows.append((Entry(results.labels[arm]), *entries, *last))
+        last = [TableCell(protocol) if protocol else EMPTY] if mixed else []
+        rows.append((TableCell(results.labels[arm]), *entries, *last))
     samples = sorted({arm.samples for column in columns for arm in column.arms.values() if arm.samples is not None})
     caption = f"{set_name}: every metric"
     heads = (Head("Arm", numeric=False), *numbers(*(_short(column.metric) for column in columns)))
@@ -65,7 +65,7 @@ def training_table(results: Results, columns: Sequence[Column]) -> Table | None:
     if not columns:
         return None
     rows = [
-        (Entry(results.labels[arm]), *(_plain_mean(results, column, arm) for column in columns))
+        (TableCell(results.labels[arm]), *(_plain_mean(results, column, arm) for column in columns))
         for arm in results.by_arm
     ]
     heads = (Head("Arm", numeric=False), *numbers(*(_short(column.metric) for column in columns)))
@@ -83,7 +83,11 @@ def cost_table(results: Results, column: Column) -> Table | None:
     base, unit = records[results.plan.ablation.baseline], _compute_unit(records)
     front = {offer.arm for offer in offers(results, column, HOURS) if offer.on_front}
     rows = tuple(
-        (Entry(results.labels[arm]), *_cost_entries(found, base, unit[0]), Entry("yes" if arm in front else NOTHING))
+        (
+            TableCell(results.labels[arm]),
+            *_cost_entries(found, base, unit[0]),
+            TableCell("yes" if arm in front else NOTHING),
+        )
         for arm, found in records.items()
     )
     heads = numbers("training", "× baseline", "device-hours", unit[1], "evaluation", "images/s", "memory (GB)")
@@ -100,11 +104,11 @@ def failures_table(results: Results) -> Table | None:
     """Runs without a record, with the cause, what was said, and where to look."""
     rows = tuple(
         (
-            Entry(results.labels.get(run.arm, "teacher")),
-            Entry(str(run.seed)),
-            Entry(run.folder.id),
-            Entry(run.cause),
-            Entry(run.message or NOTHING),
+            TableCell(results.labels.get(run.arm, "teacher")),
+            TableCell(str(run.seed)),
+            TableCell(run.folder.id),
+            TableCell(run.cause),
+            TableCell(run.message or NOTHING),
         )
         for run in (*results.teachers, *results.runs)
         if run.record is None
@@ -131,10 +135,10 @@ def data_table(results: Results) -> Table:
     """The data sets, by fingerprint."""
     rows = tuple(
         (
-            Entry(fingerprint[:SHORT]),
-            Entry(f"{report.samples:,}"),
-            Entry(f"{sum(report.rejected.values()):,}"),
-            Entry(_left_out(report)),
+            TableCell(fingerprint[:SHORT]),
+            TableCell(f"{report.samples:,}"),
+            TableCell(f"{sum(report.rejected.values()):,}"),
+            TableCell(_left_out(report)),
         )
         for fingerprint, report in results.plan.data.items()
     )
@@ -149,7 +153,7 @@ def versions_table(results: Results) -> Table | None:
         for package, version in (run.record.versions if run.record else {}).items():
             found[package][version] += 1
     rows = tuple(
-        (Entry(clean(package)), Entry(", ".join(clean(version) for version in versions)))
+        (TableCell(clean(package)), TableCell(", ".join(clean(version) for version in versions)))
         for package, versions in found.items()
     )
     return Table("versions", "Versions", words("Package", "version"), rows) if rows else None
@@ -192,63 +196,65 @@ def _shown(setting: Any) -> str:
     return clean(text if len(text) <= 60 else f"{text[:57]}...")
 
 
-def _detail_entry(results: Results, column: Column, arm: str) -> Entry:
+def _detail_entry(results: Results, column: Column, arm: str) -> TableCell:
     one = column.arms[arm]
     if one.summary is None:
-        return Entry(why_empty(results, arm), muted=True)
+        return TableCell(why_empty(results, arm), muted=True)
     error = f" ({value(column.metric, one.standard_error)})" if one.standard_error is not None else ""
     mark = " †" if one.foreign else ""
-    return Entry(f"{mean(column.metric, one.summary)}{error}{mark}", best=arm in column.best)
+    return TableCell(f"{mean(column.metric, one.summary)}{error}{mark}", best=arm in column.best)
 
 
-def _plain_mean(results: Results, column: Column, arm: str) -> Entry:
+def _plain_mean(results: Results, column: Column, arm: str) -> TableCell:
     one = column.arms[arm]
     if one.summary is None:
-        return Entry(NOTHING if any(run.record for run in results.by_arm[arm]) else why_empty(results, arm), muted=True)
-    return Entry(mean(column.metric, one.summary))
+        return TableCell(
+            NOTHING if any(run.record for run in results.by_arm[arm]) else why_empty(results, arm), muted=True
+        )
+    return TableCell(mean(column.metric, one.summary))
 
 
-def _cost_entries(records: list[Record], base: list[Record], flops: float) -> list[Entry]:
+def _cost_entries(records: list[Record], base: list[Record], flops: float) -> list[TableCell]:
     if not records:
         return [EMPTY] * 10
     duration = fmean(record.cost.duration_s for record in records)
     ratio = duration / fmean(record.cost.duration_s for record in base) if base else None
     return [
-        Entry(minutes(duration)),
-        Entry(f"{ratio:.2f}") if ratio is not None else EMPTY,
-        Entry(plain(fmean(record.cost.device_hours for record in records))),
+        TableCell(minutes(duration)),
+        TableCell(f"{ratio:.2f}") if ratio is not None else EMPTY,
+        TableCell(plain(fmean(record.cost.device_hours for record in records))),
         _compute(records, flops),
-        Entry(minutes(fmean(record.cost.evaluation_s for record in records))),
-        Entry(f"{fmean(record.cost.images_per_s for record in records):,.0f}"),
-        Entry(f"{max(record.cost.peak_memory_gb for record in records):.2f}"),
-        Entry(_all_of({record.steps for record in records})),
-        Entry(_all_of({record.samples_seen for record in records})),
-        Entry(", ".join(dict.fromkeys(clean(record.cost.device) for record in records))),
+        TableCell(minutes(fmean(record.cost.evaluation_s for record in records))),
+        TableCell(f"{fmean(record.cost.images_per_s for record in records):,.0f}"),
+        TableCell(f"{max(record.cost.peak_memory_gb for record in records):.2f}"),
+        TableCell(_all_of({record.steps for record in records})),
+        TableCell(_all_of({record.samples_seen for record in records})),
+        TableCell(", ".join(dict.fromkeys(clean(record.cost.device) for record in records))),
     ]
 
 
-def _compute(records: list[Record], unit: float) -> Entry:
+def _compute(records: list[Record], unit: float) -> TableCell:
     known = [record.cost.flops for record in records if record.cost.flops is not None]
-    return Entry(plain(fmean(known) / unit)) if len(known) == len(records) else EMPTY
+    return TableCell(plain(fmean(known) / unit)) if len(known) == len(records) else EMPTY
 
 
 def _compute_unit(records: Mapping[str, list[Record]]) -> tuple[float, str]:
     return COMPUTE.unit(record.cost.flops or 0.0 for found in records.values() for record in found)
 
 
-def _run_row(results: Results, run: RunResult) -> tuple[Entry, ...]:
+def _run_row(results: Results, run: RunResult) -> tuple[TableCell, ...]:
     record = run.record
     assert record is not None
     return (
-        Entry(results.labels.get(run.arm, "teacher")),
-        Entry(str(run.seed)),
-        Entry(run.folder.id),
-        Entry(f"{record.steps:,}"),
-        Entry(f"{record.epochs:.2f}"),
-        Entry(f"{record.samples_seen:,}"),
-        Entry(str(record.attempts)),
-        Entry(clean(record.data.fingerprint[:SHORT])),
-        Entry(run.planned.teacher or NOTHING, muted=run.planned.teacher is None),
+        TableCell(results.labels.get(run.arm, "teacher")),
+        TableCell(str(run.seed)),
+        TableCell(run.folder.id),
+        TableCell(f"{record.steps:,}"),
+        TableCell(f"{record.epochs:.2f}"),
+        TableCell(f"{record.samples_seen:,}"),
+        TableCell(str(record.attempts)),
+        TableCell(clean(record.data.fingerprint[:SHORT])),
+        TableCell(run.planned.teacher or NOTHING, muted=run.planned.teacher is None),
     )
 
 

@@ -8,7 +8,7 @@ from harness.reporting.collect.comparison import Column
 from harness.reporting.collect.design import Design, factor_name
 from harness.reporting.collect.results import Results
 from harness.reporting.formats.numbers import NOTHING, difference, is_share, p_value, points
-from harness.reporting.formats.table import Entry, Head, Table, numbers
+from harness.reporting.formats.table import Head, Table, TableCell, numbers
 from harness.statistics import CONFIDENCE, Cell, Difference, Effect, effects, holm, level_means, paired_difference
 
 MOST_LEVELS = 120
@@ -69,12 +69,12 @@ def effects_table(column: Column, found: list[FactorEffect]) -> Table | None:
     )
     rows = tuple(
         (
-            Entry(one.name),
-            Entry(f"{100 * one.effect.share:.0f} %"),
-            Entry(str(one.effect.df)),
-            Entry(p_value(one.holm_p), best=one.is_shown, muted=one.holm_p is None),
-            Entry(one.contrast[0] if one.contrast else NOTHING, muted=one.contrast is None),
-            Entry(difference(column.metric, one.contrast[1])) if one.contrast else Entry(NOTHING, muted=True),
+            TableCell(one.name),
+            TableCell(f"{100 * one.effect.share:.0f} %"),
+            TableCell(str(one.effect.df)),
+            TableCell(p_value(one.holm_p), best=one.is_shown, muted=one.holm_p is None),
+            TableCell(one.contrast[0] if one.contrast else NOTHING, muted=one.contrast is None),
+            TableCell(difference(column.metric, one.contrast[1])) if one.contrast else TableCell(NOTHING, muted=True),
         )
         for one in found
     )

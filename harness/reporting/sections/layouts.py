@@ -10,7 +10,7 @@ from harness.reporting.collect.comparison import Column
 from harness.reporting.collect.design import ARMS, Design, factor_name
 from harness.reporting.collect.results import Results
 from harness.reporting.formats.numbers import NOTHING, difference, heading, is_share, mean, signed, value
-from harness.reporting.formats.table import Entry, Head, Table, numbers
+from harness.reporting.formats.table import Head, Table, TableCell, numbers
 from harness.reporting.sections.tables import EMPTY, mean_entry, why_empty
 from harness.statistics import Difference, paired_difference, summarise
 
@@ -64,9 +64,9 @@ def suite_table(results: Results, columns: Sequence[Column]) -> Table | None:
     averaged = all(column.metric.rpartition("/")[2] in _AVERAGED for column in ordered)
     heads = [Head("Arm", numeric=False), *(_head(column.metric) for column in ordered)]
     heads += numbers("average") if averaged else ()
-    rows: list[tuple[Entry, ...]] = []
+    rows: list[tuple[TableCell, ...]] = []
     for arm, row, average in _ours(results, ordered):
-        rows.append((Entry(results.labels[arm]), *row, *([average] if averaged else [])))
+        rows.append((TableCell(results.labels[arm]), *row, *([average] if averaged else [])))
         rows += _reported(results, ordered, arm, averaged)
     notes = ["Mean over seeds, in %; the spread stands in the table of arms." if averaged else "Mean over seeds, in %."]
     notes += ["The average is one only where every set was measured, under one protocol for all arms."] * averaged
@@ -82,12 +82,12 @@ class _Grid:
         self._row_levels = design.factors[rows] if rows else ("",)
         self._references = {one.arm: one for one in results.plan.ablation.references if one.metric == column.metric}
 
-    def rows(self) -> Iterator[tuple[Entry, ...]]:
+    def rows(self) -> Iterator[tuple[TableCell, ...]]:
         for level in self._row_levels:
             arms = self._arms(level)
-            yield (Entry(level or "measured"), *(self._mean(arm) for arm in arms))
+            yield (TableCell(level or "measured"), *(self._mean(arm) for arm in arms))
             if any(arm in self._references for arm in arms):
-                yield (Entry(f"{level}, reported ‡".removeprefix(", "), muted=True), *map(self._reported, arms))
+                yield (TableCell(f"{level}, reported ‡".removeprefix(", "), muted=True), *map(self._reported, arms))
         yield from self._differences()
 
     def notes(self) -> Iterator[str]:
@@ -106,14 +106,14 @@ class _Grid:
         levels = self._design.factors[self._columns]
         return [self._design.arm_at({**row, self._columns: level}) for level in levels]
 
-    def _mean(self, arm: str | None) -> Entry:
+    def _mean(self, arm: str | None) -> TableCell:
         return EMPTY if arm is None else mean_entry(self._results, self._column, arm)
 
-    def _reported(self, arm: str | None) -> Entry:
+    def _reported(self, arm: str | None) -> TableCell:
         one = self._references.get(arm or "")
-        return Entry(value(one.metric, one.value), muted=True) if one else EMPTY
+        return TableCell(value(one.metric, one.value), muted=True) if one else EMPTY
 
-    def _differences(self) -> Iterator[tuple[Entry, ...]]:
+    def _differences(self) -> Iterator[tuple[TableCell, ...]]:
         """Second row minus first where there are two; level minus first level where there is one row."""
         if self._rows and len(self._row_levels) != 2:
             return
@@ -124,25 +124,25 @@ class _Grid:
             arms = self._arms("")
             pairs = [(arm, arms[0]) for arm in arms]
             name = f"− {self._design.factors[self._columns][0]}"
-        yield (Entry(name), *(self._difference(*pair) for pair in pairs))
+        yield (TableCell(name), *(self._difference(*pair) for pair in pairs))
         reported = [self._reported_difference(*pair) for pair in pairs]
         if any(entry is not EMPTY for entry in reported):
-            yield (Entry(f"{name}, reported ‡", muted=True), *reported)
+            yield (TableCell(f"{name}, reported ‡", muted=True), *reported)
 
-    def _difference(self, arm: str | None, than: str | None) -> Entry:
+    def _difference(self, arm: str | None, than: str | None) -> TableCell:
         if arm is None or than is None or arm == than:
             return EMPTY
         ours, theirs = self._column.arms[arm], self._column.arms[than]
         delta = paired_difference(ours.values, theirs.values) if ours.protocol_id == theirs.protocol_id else None
         if delta is None:
             return EMPTY
-        return Entry(difference(self._column.metric, delta), best=_told_apart(delta))
+        return TableCell(difference(self._column.metric, delta), best=_told_apart(delta))
 
-    def _reported_difference(self, arm: str | None, than: str | None) -> Entry:
+    def _reported_difference(self, arm: str | None, than: str | None) -> TableCell:
         ours, theirs = self._references.get(arm or ""), self._references.get(than or "")
         if ours is None or theirs is None or arm == than:
             return EMPTY
-        return Entry(signed(ours.metric, ours.value - theirs.value), muted=True)
+        return TableCell(signed(ours.metric, ours.value - theirs.value), muted=True)
 
 
 def _told_apart(delta: Difference) -> bool:
@@ -178,7 +178,7 @@ def _head(metric: str) -> Head:
     return Head(printed if name in _AVERAGED else f"{printed} {name}")
 
 
-def _ours(results: Results, columns: Sequence[Column]) -> Iterator[tuple[str, list[Entry], Entry]]:
+def _ours(results: Results, columns: Sequence[Column]) -> Iterator[tuple[str, list[TableCell], TableCell]]:
     """Each arm with its entries and its average, the best average in bold."""
     averages = {arm: _average(columns, arm) for arm in results.by_arm}
     means = {arm: fmean(found.values()) for arm, found in averages.items() if found}
@@ -186,10 +186,10 @@ def _ours(results: Results, columns: Sequence[Column]) -> Iterator[tuple[str, li
     for arm in results.by_arm:
         row = [_short_mean(results, column, arm) for column in columns]
         if arm not in means:
-            yield arm, row, Entry(NOTHING, muted=True)
+            yield arm, row, TableCell(NOTHING, muted=True)
             continue
         text = mean(columns[0].metric, summarise(list(averages[arm].values())))
-        yield arm, row, Entry(text, best=len(means) > 1 and round(means[arm], 3) == best)
+        yield arm, row, TableCell(text, best=len(means) > 1 and round(means[arm], 3) == best)
 
 
 def _average(columns: Sequence[Column], arm: str) -> Mapping[int, float]:
@@ -201,23 +201,23 @@ def _average(columns: Sequence[Column], arm: str) -> Mapping[int, float]:
     return {seed: fmean(one.values[seed] for one in found) for seed in sorted(seeds)}
 
 
-def _short_mean(results: Results, column: Column, arm: str) -> Entry:
+def _short_mean(results: Results, column: Column, arm: str) -> TableCell:
     one = column.arms[arm]
     if one.summary is None:
-        return Entry(why_empty(results, arm), muted=True)
+        return TableCell(why_empty(results, arm), muted=True)
     text = value(column.metric, one.summary.mean) + (" †" if one.foreign else "")
-    return Entry(text, best=arm in column.best and len(column.comparable) > 1)
+    return TableCell(text, best=arm in column.best and len(column.comparable) > 1)
 
 
-def _reported(results: Results, columns: Sequence[Column], arm: str, averaged: bool) -> Iterator[tuple[Entry, ...]]:
+def _reported(results: Results, columns: Sequence[Column], arm: str, averaged: bool) -> Iterator[tuple[TableCell, ...]]:
     references: dict[str, Reference] = {one.metric: one for one in results.plan.ablation.references if one.arm == arm}
     found = [references.get(column.metric) for column in columns]
     known = [one for one in found if one is not None]
     if not known:
         return
-    row = [Entry(value(one.metric, one.value), muted=True) if one else EMPTY for one in found]
+    row = [TableCell(value(one.metric, one.value), muted=True) if one else EMPTY for one in found]
     if averaged and len(known) == len(found):
-        row.append(Entry(value(known[0].metric, fmean(one.value for one in known)), muted=True))
+        row.append(TableCell(value(known[0].metric, fmean(one.value for one in known)), muted=True))
     elif averaged:
         row.append(EMPTY)
-    yield (Entry(f"{results.labels[arm]}, reported", muted=True), *row)
+    yield (TableCell(f"{results.labels[arm]}, reported", muted=True), *row)

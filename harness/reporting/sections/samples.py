@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from harness.reporting.collect.comparison import ArmValue, Column
 from harness.reporting.collect.results import Results, RunResult
 from harness.reporting.formats.numbers import interval, is_share, p_value, points, signed
-from harness.reporting.formats.table import Entry, Head, Table, numbers
+from harness.reporting.formats.table import Head, Table, TableCell, numbers
 from harness.reporting.sections.tables import EMPTY
 from harness.statistics import CONFIDENCE, SampleTest, compare_samples, holm
 
@@ -44,7 +44,7 @@ def sample_table(results: Results, column: Column) -> Table | None:
         return None
     corrected = dict(zip(tests, holm([test.p for test in tests.values()]), strict=True))
     rows = tuple(
-        (Entry(results.labels[arm]), *_entries(column, tests[arm], corrected[arm]))
+        (TableCell(results.labels[arm]), *_entries(column, tests[arm], corrected[arm]))
         for arm in results.by_arm
         if arm in tests
     )
@@ -89,13 +89,13 @@ def _tested(results: Results, column: Column, arm: ArmValue) -> SampleTest | Non
     return compare_samples(one.right, other.right, groups.astype(np.int64))
 
 
-def _entries(column: Column, test: SampleTest, corrected: float | None) -> Iterator[Entry]:
+def _entries(column: Column, test: SampleTest, corrected: float | None) -> Iterator[TableCell]:
     text = f"{signed(column.metric, test.difference)} {interval(column.metric, test.interval)}"
-    yield Entry(text)
-    yield Entry(f"{test.only_ours:,}")
-    yield Entry(f"{test.only_theirs:,}")
-    yield EMPTY if corrected is None else Entry(p_value(corrected), best=corrected < 1 - CONFIDENCE)
-    yield Entry(f"{test.samples:,}")
+    yield TableCell(text)
+    yield TableCell(f"{test.only_ours:,}")
+    yield TableCell(f"{test.only_theirs:,}")
+    yield EMPTY if corrected is None else TableCell(p_value(corrected), best=corrected < 1 - CONFIDENCE)
+    yield TableCell(f"{test.samples:,}")
 
 
 def _is_of(file: Path, set_name: str, protocol_id: str | None) -> bool:

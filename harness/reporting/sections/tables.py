@@ -22,10 +22,10 @@ from harness.reporting.formats.numbers import (
     unit,
     value,
 )
-from harness.reporting.formats.table import Entry, Head, Table, numbers, words
+from harness.reporting.formats.table import Head, Table, TableCell, numbers, words
 from harness.reporting.sections.answer import Verdict, is_shown, needed
 
-EMPTY = Entry(NOTHING, muted=True)
+EMPTY = TableCell(NOTHING, muted=True)
 _GRAVITY = ("failed", "interrupted", "running", "missing")
 
 
@@ -46,7 +46,7 @@ def arms_table(results: Results, columns: Sequence[Column]) -> Table:
     heads += numbers(*(heading(column.metric) for column in secondary))
     rows = []
     for arm in results.by_arm:
-        row = [Entry(results.labels[arm]), mean_entry(results, primary, arm), _seeds_entry(results, primary, arm)]
+        row = [TableCell(results.labels[arm]), mean_entry(results, primary, arm), _seeds_entry(results, primary, arm)]
         row += _difference_entries(primary, arm, ablation.baseline) if several else []
         row += _reference_entries(primary, arm, references) if references else []
         rows.append((*row, *(mean_entry(results, column, arm) for column in secondary)))
@@ -61,11 +61,11 @@ def claims_table(results: Results, verdicts: Sequence[Verdict]) -> Table | None:
         return None
     rows = tuple(
         (
-            Entry(clean(one.claim.text) + (f" ({clean(one.claim.source)})" if one.claim.source else "")),
-            Entry(one.text, best=one.word in {"holds", "opposite"}),
-            Entry(difference(one.metric, one.difference, with_points=True)) if one.difference else EMPTY,
-            Entry(f"{results.labels[one.claim.arm]} − {results.labels[one.claim.than]}"),
-            Entry(one.metric),
+            TableCell(clean(one.claim.text) + (f" ({clean(one.claim.source)})" if one.claim.source else "")),
+            TableCell(one.text, best=one.word in {"holds", "opposite"}),
+            TableCell(difference(one.metric, one.difference, with_points=True)) if one.difference else EMPTY,
+            TableCell(f"{results.labels[one.claim.arm]} − {results.labels[one.claim.than]}"),
+            TableCell(one.metric),
         )
         for one in verdicts
     )
@@ -88,12 +88,12 @@ def references_table(results: Results, column: Callable[[str], Column]) -> Table
         return None
     rows = tuple(
         (
-            Entry(results.labels[one.arm]),
-            Entry(one.metric),
-            Entry(f"{value(one.metric, one.value)}{unit(one.metric)}"),
+            TableCell(results.labels[one.arm]),
+            TableCell(one.metric),
+            TableCell(f"{value(one.metric, one.value)}{unit(one.metric)}"),
             *_beside(results, column(one.metric).arms[one.arm], one),
-            Entry(clean(one.source)),
-            Entry(clean(one.protocol)),
+            TableCell(clean(one.source)),
+            TableCell(clean(one.protocol)),
         )
         for one in references
     )
@@ -106,13 +106,13 @@ def references_table(results: Results, column: Callable[[str], Column]) -> Table
     return Table("references", "Reported numbers beside ours", heads, rows, (note,))
 
 
-def mean_entry(results: Results, column: Column, arm: str) -> Entry:
+def mean_entry(results: Results, column: Column, arm: str) -> TableCell:
     """An arm's mean in a column, marked where it cannot be compared; or why there is none."""
     one = column.arms[arm]
     if one.summary is None:
-        return Entry(why_empty(results, arm), muted=True)
+        return TableCell(why_empty(results, arm), muted=True)
     text = mean(column.metric, one.summary) + (" †" if one.foreign else "")
-    return Entry(text, best=arm in column.best and len(column.comparable) > 1)
+    return TableCell(text, best=arm in column.best and len(column.comparable) > 1)
 
 
 def why_empty(results: Results, arm: str) -> str:
@@ -122,41 +122,41 @@ def why_empty(results: Results, arm: str) -> str:
     return next(gravest, "not measured")
 
 
-def _seeds_entry(results: Results, column: Column, arm: str) -> Entry:
+def _seeds_entry(results: Results, column: Column, arm: str) -> TableCell:
     found, planned = len(column.arms[arm].values), len(results.by_arm[arm])
-    return Entry(str(found) if found == planned else f"{found} of {planned}", muted=found == 0)
+    return TableCell(str(found) if found == planned else f"{found} of {planned}", muted=found == 0)
 
 
-def _difference_entries(column: Column, arm: str, baseline: str) -> list[Entry]:
+def _difference_entries(column: Column, arm: str, baseline: str) -> list[TableCell]:
     one = column.arms[arm]
     if arm == baseline:
-        return [Entry("baseline", muted=True), EMPTY]
+        return [TableCell("baseline", muted=True), EMPTY]
     if one.difference is None:
         return [EMPTY, EMPTY]
     pairs = "" if one.difference.n == len(one.values) else f", {one.difference.n} of its seeds"
     return [
-        Entry(difference(column.metric, one.difference) + pairs, best=is_shown(one)),
-        Entry(p_value(one.holm_p), muted=one.holm_p is None),
+        TableCell(difference(column.metric, one.difference) + pairs, best=is_shown(one)),
+        TableCell(p_value(one.holm_p), muted=one.holm_p is None),
     ]
 
 
-def _reference_entries(column: Column, arm: str, references: dict[str, Reference]) -> list[Entry]:
+def _reference_entries(column: Column, arm: str, references: dict[str, Reference]) -> list[TableCell]:
     if arm not in references:
         return [EMPTY, EMPTY]
     one, summary = references[arm], column.arms[arm].summary
-    reported = Entry(f"{value(one.metric, one.value)} ‡")
-    return [reported, Entry(signed(one.metric, summary.mean - one.value)) if summary else EMPTY]
+    reported = TableCell(f"{value(one.metric, one.value)} ‡")
+    return [reported, TableCell(signed(one.metric, summary.mean - one.value)) if summary else EMPTY]
 
 
-def _beside(results: Results, ours: ArmValue, reference: Reference) -> list[Entry]:
+def _beside(results: Results, ours: ArmValue, reference: Reference) -> list[TableCell]:
     metric, summary = reference.metric, ours.summary
     if summary is None:
-        return [Entry(why_empty(results, ours.arm), muted=True), EMPTY]
+        return [TableCell(why_empty(results, ours.arm), muted=True), EMPTY]
     text = signed(metric, summary.mean - reference.value)
     if summary.interval is not None:
         low, high = summary.interval.low - reference.value, summary.interval.high - reference.value
         text += f" {interval(metric, type(summary.interval)(low, high))}"
-    return [Entry(mean(metric, summary)), Entry(text)]
+    return [TableCell(mean(metric, summary)), TableCell(text)]
 
 
 def _arms_notes(results: Results, column: Column, several: bool, referenced: bool) -> list[str]:
