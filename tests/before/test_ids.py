@@ -11,7 +11,6 @@ import shutil
 import tempfile
 from pathlib import Path
 
-
 from tests.before.old import HERE, REPOSITORY, Harness, arms, unpack
 
 FILE = HERE / "ids.json"
@@ -63,5 +62,3 @@ def main() -> None:
 
 if __name__ == "__main__":
     main()
-
-
