@@ -1,0 +1,64 @@
+"""The ids of all runs of the shipped specs, as the old code planned them.
+
+`python -m tests.before.test_ids` writes ids.json anew. That is right only for a change that is meant to give runs other
+ids.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+from pathlib import Path
+
+from tests.before.old import HERE, REPOSITORY, Harness, arms, unpack
+
+FILE = HERE / "ids.json"
+Ids = dict[str, dict[str, str]]
+
+
+def shipped() -> list[str]:
+    """The shipped experiments and ablations. Searches plan their runs while they run."""
+    found = [*REPOSITORY.glob("experiments/*.toml"), *REPOSITORY.glob("ablations/**/*.toml")]
+    names = sorted(str(file.relative_to(REPOSITORY)) for file in found)
+    return [name for name in names if not name.startswith("ablations/searches/")]
+
+
+def ids(harness: Harness, root: Path, *, provisional: bool) -> Ids:
+    """The ids of the runs of all shipped specs, read from a copy beside which there is no data.
+
+    Args:
+        provisional: only specs whose data is missing; the others otherwise. Provisional ids depend on the paths of the
+            data, so they can be compared in one folder only.
+    """
+    if not (root / "experiments").exists():
+        for folder in ("experiments", "ablations"):
+            shutil.copytree(REPOSITORY / folder, root / folder)
+    files = shipped()
+    plans = json.loads(harness.command(root / "store", "plan", *files, "--json", cwd=root))
+    return {
+        file: arms(plan) for file, plan in zip(files, plans, strict=True) if bool(plan["provisional"]) == provisional
+    }
+
+
+def test_shipped_specs_have_the_ids_that_they_always_had(current: Harness, tmp_path: Path) -> None:
+    assert ids(current, tmp_path, provisional=False) == json.loads(FILE.read_text())
+
+
+def test_old_and_current_code_give_the_same_provisional_ids(old: Harness, current: Harness, tmp_path: Path) -> None:
+    expected = ids(old, tmp_path, provisional=True)
+    assert len(expected) > 10
+    assert ids(current, tmp_path, provisional=True) == expected
+
+
+def main() -> None:
+    """Write the file."""
+    with tempfile.TemporaryDirectory() as folder:
+        root = Path(folder)
+        old = unpack(root / "old")
+        found = ids(old, root, provisional=False)
+    FILE.write_text(json.dumps(found, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
