@@ -1,8 +1,7 @@
-"""Docs written from the code: docs/specs.md and the modules in docs/architecture.md. `make generate` writes them."""
+"""docs/specs.md, written from the specs. `make generate` writes it, and the schemas with it."""
 
 from __future__ import annotations
 
-import ast
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -30,7 +29,6 @@ Besides the fields below, an experiment file may say `extends = "other.toml"` an
 `[model] config` may be the path of a JSON file; `[teacher] path = "teacher.toml"` makes another experiment the teacher.
 """
 
-_ARCHITECTURE = "docs/architecture.md"
 _DEFAULTS = flatten(Experiment().model_dump(mode="json"))
 
 
@@ -40,24 +38,8 @@ def generated(root: Path) -> dict[Path, str]:
         f"schemas/{name}.schema.json": json.dumps(schema, indent=1, sort_keys=True) + "\n"
         for name, schema in schemas().items()
     }
-    files |= {"docs/specs.md": reference(), _ARCHITECTURE: _with_modules(root)}
+    files["docs/specs.md"] = reference()
     return {root / name: text for name, text in files.items()}
-
-
-def _with_modules(root: Path) -> str:
-    """docs/architecture.md with its list of modules as the code has them."""
-    before, begin, rest = (root / _ARCHITECTURE).read_text(encoding="utf-8").partition("<!-- modules -->")
-    _, end, after = rest.partition("<!-- end of modules -->")
-    return "".join([before, begin, "\n\n", *modules(root), "\n", end, after])
-
-
-def modules(root: Path) -> Iterator[str]:
-    """Every module of the package in one line: its name and the first line of its docstring."""
-    for file in sorted(root.glob("harness/**/*.py")):
-        name = ".".join(file.relative_to(root).with_suffix("").parts).removesuffix(".__init__")
-        docstring = ast.get_docstring(ast.parse(file.read_text(encoding="utf-8"))) or ""
-        level = "" if name.count(".") < 2 else "  "
-        yield f"{level}- `{name}`: {docstring.partition(chr(10))[0]}\n"
 
 
 def reference() -> str:
@@ -75,7 +57,7 @@ def reference() -> str:
     lines += ["## Search", "", *_model("Search", definitions(Search))]
     lines += _search_sections()
     lines += ["## Cluster profile", "", *_model("Profile", definitions(Profile))]
-    lines += ["### [evaluation]", "", *_model("Resources", definitions(Profile))]
+    lines += ["### [evaluation]", "", *_model("JobResources", definitions(Profile))]
     lines += ["### [retry]", "", *_model("Retry", definitions(Profile))]
     lines += ["## harness.toml", "", *_model("Settings", definitions(Settings))]
     return "\n".join(lines)
