@@ -19,9 +19,8 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from harness.cli.cluster import one_by_one
-from harness.cli.run import prepare_data
 from harness.config.load import load_search
+from harness.execute.run import one_by_one, prepare_data
 from harness.planning.workspace import Project
 from harness.runs.settings import Settings
 from harness.runs.store import Store

@@ -13,12 +13,12 @@ from __future__ import annotations
 import os
 import sys
 import time
-import traceback
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 from harness.base.errors import HarnessError, SupersededError
+from harness.base.log import say, say_traceback
 from harness.node.attempt import AttemptRunner, load_request
 from harness.node.stop import Stop, stop_signals
 from harness.parallel.process_group import ProcessRank, process_group, process_rank, start_processes
@@ -30,17 +30,20 @@ OTHERS_WORD_S = 2.0
 """How long the first process waits for another to say why it has gone."""
 
 
-def main(run_dir: Path) -> int:
-    """Carry out the run in `run_dir`; returns the exit status."""
+def main(run_dir: Path, stop: Stop | None = None) -> int:
+    """Carry out the run in `run_dir`; returns the exit status.
+
+    `stop` asks it to leave with a checkpoint, in place of signals; by default signals do.
+    """
     folder = RunFolder(run_dir)
     try:
         here = process_rank(_processes(folder), os.environ)
         if here.starts:
             return start_processes(here, folder.path)
-        with _claimed(folder, here) as number, stop_signals() as stop:
-            return _fenced(folder, here, number, stop)
+        with _claimed(folder, here) as number, nullcontext(stop) if stop else stop_signals() as asked:
+            return _fenced(folder, here, number, asked)
     except HarnessError as error:
-        print(f"harness: {error}", file=sys.stderr)
+        say(str(error))
         return USER_ERROR
 
 
@@ -51,7 +54,7 @@ def _fenced(folder: RunFolder, here: ProcessRank, number: int, stop: Stop) -> in
         status = _attempt(folder, here, number, stop)
         folder.attempts.check(number)
     except SupersededError as error:
-        print(f"harness: {error}", file=sys.stderr)
+        say(str(error))
         folder.attempts.end(number, "superseded", str(error))
         return SUPERSEDED
     if status == DONE:
@@ -84,14 +87,14 @@ def _attempt(folder: RunFolder, here: ProcessRank, number: int, stop: Stop) -> i
     except MemoryError:
         return _failed(folder, here, number, "out_of_memory_host", "the process ran out of memory", BROKEN)
     except Exception as error:
-        traceback.print_exc()
+        say_traceback()
         cause: Cause = "out_of_memory_gpu" if type(error).__name__ == "OutOfMemoryError" else "crashed"
         return _failed(folder, here, number, cause, f"{type(error).__name__}: {error}; see {folder.log}", BROKEN)
 
 
 def _failed(folder: RunFolder, here: ProcessRank, attempt: int, cause: Cause, message: str, status: int) -> int:
     """Leave word of a failure: of several processes' that of the one that failed, which the others only felt."""
-    print(f"harness: {message}", file=sys.stderr)
+    say(message)
     failure = Failure(cause=cause, message=message, attempt=attempt, ended_at=time.time())
     if here.rank > 0:
         if not folder.failure_file.exists():

@@ -90,10 +90,10 @@ def check(
 ) -> None:
     """Read and decode everything; count what is bad by its reason, and list it in a quarantine list."""
     from harness.base.files import write_json
+    from harness.base.machine import cores
     from harness.cli.findings import show
     from harness.data.quality.check import check_data, report
     from harness.data.sources.quarantine import write_quarantine
-    from harness.execute.local.processes import cores
 
     project, data = _files(spec, set_)
     found = check_data(data, project.store.data, workers or cores(), lambda text: print(text, file=sys.stderr))
@@ -118,17 +118,15 @@ def features(
     verify: Annotated[bool, typer.Option("--verify", help="Only compare what is there with its digests.")] = False,
 ) -> None:
     """Compute the teachers' features that a spec's runs read: resumable, in shards, shared by all runs."""
-    from harness.cli import features as taught
-    from harness.execute.local.processes import cores
+    from harness.base.machine import cores
     from harness.features.resumable_array import verify as compare
+    from harness.node import feature_sets as features_of
 
     project = _project(spec)
     if on is not None:
-        from harness.cli.shards import on_cluster
-
-        on_cluster(on, project.store, "features", spec, set_, [], jobs)
+        _submit(on, project, "features", spec, set_, [], jobs)
         return
-    for one in taught.feature_sets(project.plan(spec, set_), project):
+    for one in features_of.feature_sets(project.plan(spec, set_), project):
         wanted = one.wanted
         if verify:
             for file in [wanted.images, *map(wanted.file, wanted.sources)]:
@@ -138,7 +136,7 @@ def features(
         if wanted.is_done:
             print(f"{wanted.folder}: done")
             continue
-        extraction = one.extraction(taught.chosen_device(device), workers or cores())
+        extraction = one.extraction(features_of.chosen_device(device), workers or cores())
         part = part_of(shard)
         print(said_of(extraction.estimate(), wanted.folder, part[1]))
         if not estimate:
@@ -162,9 +160,9 @@ def caption(
     """Caption every image with an image-to-text model: resumable, in shards, as a source to join by key."""
     from harness.captioning import CaptionFolder, load_captioner
     from harness.captioning import caption as carry_out
-    from harness.cli.features import chosen_device
     from harness.config.load import load_captioner_spec
     from harness.data.dataset.dataset import open_dataset
+    from harness.node.feature_sets import chosen_device
 
     project, data = _files(spec, set_)
     settings, part = load_captioner_spec(captioner), part_of(shard)
@@ -172,10 +170,8 @@ def caption(
     folder = CaptionFolder(out, settings, open_dataset(bare, project.store.data))
     folder.begin()
     if on is not None:
-        from harness.cli.shards import on_cluster
-
         more = [str(captioner.resolve()), "--out", str(out.resolve())]
-        on_cluster(on, project.store, "caption", spec, set_, more, jobs)
+        _submit(on, project, "caption", spec, set_, more, jobs)
         return
     if folder.missing(part):
         model = load_captioner(settings, chosen_device(device))
@@ -198,11 +194,11 @@ def analyze(
 ) -> None:
     """Show what the captions are like, as FFF's Figures 2 to 5: a page with plots, thresholds and galleries."""
     from harness.analysis import Options, analyse, write_page
-    from harness.cli import features as taught
-    from harness.execute.local.processes import cores
+    from harness.base.machine import cores
+    from harness.node import feature_sets as features_of
 
-    project, used = _project(spec), taught.chosen_device(device)
-    for number, one in enumerate(taught.feature_sets(project.plan(spec, set_), project, every_source=True)):
+    project, used = _project(spec), features_of.chosen_device(device)
+    for number, one in enumerate(features_of.feature_sets(project.plan(spec, set_), project, every_source=True)):
         while not one.wanted.is_done:
             extraction = one.extraction(used, workers or cores())
             print(said_of(extraction.estimate(), one.wanted.folder, 1), file=sys.stderr)
@@ -211,6 +207,13 @@ def analyze(
         page = (out or project.store.reports) / f"{spec.stem}-data{f'-{number}' if number else ''}.html"
         write_page(page, found, one.wanted.dataset, spec.stem)
         print(page)
+
+
+def _submit(target: str, project: Project, verb: str, spec: Path, set_: list[str], more: list[str], jobs: int) -> None:
+    from harness.execute.slurm.data_jobs import on_cluster
+
+    array = on_cluster(target, project.store, verb, spec, set_, more, jobs)
+    print(f"array {array} of {jobs} jobs; `squeue --job {array}` shows it, and the same command goes on where it ended")
 
 
 def said_of(estimate: Estimate, folder: Path, shards: int) -> str:

@@ -1,83 +1,78 @@
-"""`harness run`: live progress, a clean stop, and what is printed and written at the end."""
+"""`harness run` and `harness cancel`: live progress, a clean stop, and what is printed at the end."""
 
 from __future__ import annotations
 
 import signal
-import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Literal
+from threading import Event
+from typing import TYPE_CHECKING
 
-from harness.base.errors import SpecError, TrackingError
+from harness import api
+from harness.base.errors import TrackingError
 from harness.base.signals import handled
 from harness.cli.output import seconds
-from harness.execute.local.executor import Executor, LocalExecutor, Progress, Workers
-from harness.execute.local.inline import InlineWorkers
-from harness.execute.local.processes import LocalWorkers, job_count, send
+from harness.execute.cancel import Asked
+from harness.execute.executor import Progress
+from harness.execute.run import Background, Outcome
+from harness.execute.slurm.jobs import Cancelled
 from harness.planning.plan import Plan
 from harness.planning.workspace import Project
-from harness.runs.settings import Settings
-from harness.runs.store import Holder, RunFolder, Store
+
+if TYPE_CHECKING:
+    from rich.status import Status
 
 LINE_EVERY_S = 15.0
 SHOWN_RUNS = 8
 STOPPING = "stopping: running runs write a checkpoint first (again to leave at once)"
+LEAVING = "leaving: jobs go on by themselves; `harness status` and the same command find them again"
 SYNC_LIMIT_S = 60.0
 """A slow tracking server does not hold the command up for longer; `harness sync` has no limit."""
-Show = Callable[[Progress, float], None]
-"""Shows a snapshot and the seconds since the start."""
+Show = Callable[[Progress], None]
 
 
-def workers(profile: str, jobs: int | None, settings: Settings) -> Workers:
-    """The workers of a profile.
+def confirmed(question: str) -> bool:
+    """Ask a person; False where nobody can be asked."""
+    import typer
 
-    Raises:
-        SpecError: there is no such profile.
-    """
-    match profile:
-        case "local":
-            return LocalWorkers(job_count(settings, jobs))
-        case "inline":
-            return InlineWorkers()
-        case _:
-            where = "--on, or `profile` of harness.toml"
-            raise SpecError(
-                f"there is no profile {profile!r}", where=where, fix="known: local, inline, or a file: slurm/NAME.toml"
-            )
+    return sys.stdin.isatty() and typer.confirm(question, default=False)
 
 
-def carry_out(plan: Plan, project: Project, at: Workers) -> bool:
-    """Conduct the plan with live progress; whether every run is done."""
-    prepare_data(plan, project.store)
-    last = watch_over(plan, project.store, LocalExecutor(plan, project.store, project.settings, at), STOPPING)
-    if last.done + len(last.failed) < last.total:
-        print("stopped; the same command goes on from the checkpoints", file=sys.stderr)
-    return last.done == last.total
+def say_end(outcome: Outcome) -> None:
+    """Say which runs failed, and what goes on without this command."""
+    _say_failed(outcome)
+    if outcome.vanished:
+        _offer_vanished(outcome)
+    if outcome.done + len(outcome.failed) < outcome.total:
+        if outcome.on_cluster:
+            print("jobs go on; the same command, from any shell, picks up where they are", file=sys.stderr)
+        else:
+            print("stopped; the same command goes on from the checkpoints", file=sys.stderr)
 
 
-def watch_over(plan: Plan, store: Store, conductor: Executor, stopping: str) -> Progress:
-    """Have the plan carried out with live progress, and say what failed; returns how it ended."""
-    started = time.monotonic()
-    last = conductor.progress()
-    if last.done < last.total:
-        with clean_stop(conductor.stop, stopping), store.registered(plan.name), _display(plan) as show:
-            for last in conductor.run():
-                show(last, time.monotonic() - started)
-    for run_id, failure in last.failed.items():
-        print(f"run {run_id} failed ({failure.cause}): {failure.message}", file=sys.stderr)
-    return last
+def say_detached(outcome: Outcome, spec: Path) -> None:
+    """Say what goes on in the background, in jobs or in a process."""
+    if outcome.on_cluster:
+        at = outcome.progress
+        print(f"{at.done} of {at.total} runs are done, {len(at.running)} run, {at.waiting} wait in the queue")
+        for note in at.notes:
+            print(f"  {note}")
+        _say_failed(outcome)
+        if outcome.vanished:
+            _offer_vanished(outcome)
+        if outcome.in_jobs:
+            print(f"jobs go on by themselves; `harness status {spec} --watch` shows where they are")
+    if outcome.background is not None:
+        say_background(outcome.background, spec)
 
 
-def prepare_data(plan: Plan, store: Store) -> None:
-    """Generate embedded worlds before any worker needs them."""
-    from harness.data.synthetic.embedded import materialise
-
-    specs = {run.experiment.data.model_dump_json(): run.experiment.data for run in plan.runs.values()}
-    for data in specs.values():
-        materialise(data, store.data)
+def say_background(background: Background, spec: Path) -> None:
+    """Say where a command in the background writes, and how to look at it and stop it."""
+    print(f"process {background.pid} goes on in the background; it writes to {background.log}")
+    print(f"`harness status {spec} --watch` shows where it is, `harness cancel {spec}` stops it")
 
 
 def wrap_up(plan: Plan, project: Project) -> None:
@@ -96,10 +91,8 @@ def track(plan: Plan, project: Project, page: Path, *, under_report: bool = Fals
     uri = project.settings.tracking
     if uri is None:
         return
-    from harness.tracking import sync
-
     try:
-        done = sync(plan, project.store, uri, pages=[page], under_report=under_report, limit_s=SYNC_LIMIT_S)
+        done = api.sync(plan, pages=[page], under_report=under_report, limit_s=SYNC_LIMIT_S)
         print("MLflow: `harness ui` opens the runs in the browser" + ("" if "sqlite" in uri else f" ({uri})"))
         for reason in done.skipped:
             print(f"warning: not in MLflow: {reason}", file=sys.stderr)
@@ -109,87 +102,71 @@ def track(plan: Plan, project: Project, page: Path, *, under_report: bool = Fals
         print(f"warning: {error}; the records are safe", file=sys.stderr)
 
 
-def detach(
-    spec: Path,
-    assignments: Sequence[str],
-    on: str | None,
-    jobs: int | None,
-    project: Project,
-    more: Sequence[str] = (),
-    *,
-    verb: Literal["run", "search"] = "run",
-    name: str = "",
-) -> None:
-    """Start the same command in the background.
-
-    Args:
-        more: further arguments of it.
-        name: what its log is called; by default as the spec.
-    """
-    command = [sys.executable, "-m", "harness", verb, str(spec.resolve())]
-    command += [part for assignment in assignments for part in ("--set", assignment)]
-    command += ["--on", on] if on else []
-    command += [*(["--jobs", str(jobs)] if jobs else []), *more]
-    log = project.store.root / f"{name or spec.stem}.log"
-    log.parent.mkdir(parents=True, exist_ok=True)
-    with log.open("a") as stream:
-        process = subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=stream, stderr=stream, start_new_session=True
-        )
-    print(f"process {process.pid} goes on in the background; it writes to {log}")
-    print(f"`harness status {spec} --watch` shows where it is, `harness cancel {spec}` stops it")
-
-
-def cancel(plan: Plan, store: Store, jobs: int = 0) -> None:
-    """Ask the commands that conduct the plan to stop cleanly, then the workers that outlived theirs.
-
-    Args:
-        jobs: how many jobs of a cluster were cancelled already.
-    """
-    conductors = store.running_commands(plan.name)
-    workers = [found for run_id in plan.runs if (found := store.run(run_id).holder()) is not None] if not jobs else []
-    _ask_to_stop([*conductors, *workers], workers, jobs)  # the command first, or it would start the run again
-
-
-def cancel_run(folder: RunFolder, jobs: int = 0) -> None:
-    """Ask the worker of one run to stop."""
-    holder = folder.holder() if not jobs else None
-    _ask_to_stop([holder] if holder else [], [holder] if holder else [], jobs)
-
-
-def _ask_to_stop(asked: Sequence[Holder], workers: Sequence[Holder], jobs: int) -> None:
-    for holder in dict.fromkeys(asked):
-        if holder.is_here:
-            send(holder.pid, signal.SIGTERM)
-        else:
-            print(f"process {holder.pid} works on {holder.host}: cancel it there", file=sys.stderr)
-    if not asked and not jobs:
+def say_cancelled(asked: Asked) -> None:
+    """Say who was asked to stop."""
+    say_jobs_cancelled(asked.jobs)
+    for holder in asked.elsewhere:
+        print(f"process {holder.pid} works on {holder.host}: cancel it there", file=sys.stderr)
+    if not asked:
         print("no run of it is running")
-    elif workers and any(holder.is_here for holder in asked):
-        print(f"asked {len(set(workers))} running runs to stop; they write a checkpoint first")
+    elif asked.workers and any(holder.is_here for holder in asked.processes):
+        print(f"asked {len(set(asked.workers))} running runs to stop; they write a checkpoint first")
+
+
+def say_jobs_cancelled(cancelled: Cancelled) -> None:
+    """Say how many jobs were cancelled, and which other runs that concerns."""
+    for note in cancelled.notes:
+        print(f"warning: {note}", file=sys.stderr)
+    if cancelled.jobs:
+        print(f"cancelled {cancelled.jobs} jobs; running ones write a checkpoint first")
+    if cancelled.others:
+        print(f"{len(cancelled.others)} other runs shared them: `harness run` submits those again", file=sys.stderr)
 
 
 @contextmanager
-def clean_stop(stop: Callable[[], None], stopping: str) -> Iterator[None]:
-    """The first Ctrl-C (or SIGTERM) says `stopping` and calls `stop`; the second leaves at once."""
+def clean_stop(stopping: str) -> Iterator[Event]:
+    """An event that the first Ctrl-C (or SIGTERM) sets, after saying `stopping`; the second leaves at once."""
+    stop = Event()
 
     def first(_number: int, _frame: object) -> None:
         print(f"\n{stopping}", file=sys.stderr)
-        stop()
+        stop.set()
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
     with handled((signal.SIGINT, signal.SIGTERM), first):
-        yield
+        yield stop
+
+
+@contextmanager
+def display(plan: Plan) -> Iterator[Show]:
+    """Shows snapshots: a line that is rewritten on a terminal, elsewhere plain lines, a few a minute."""
+    started = time.monotonic()
+    if not sys.stdout.isatty():
+        yield _Lines(plan, started)
+        return
+    from rich.console import Console
+
+    live = Console().status("starting")
+    try:
+        yield lambda progress: _rewrite(live, f"[{seconds(time.monotonic() - started)}] {summary(plan, progress)}")
+    finally:
+        live.stop()
+
+
+def _rewrite(live: Status, line: str) -> None:
+    live.update(line)
+    live.start()  # with the first snapshot: a finished plan shows nothing
 
 
 class _Lines:
     """Progress as plain lines, a few a minute."""
 
-    def __init__(self, plan: Plan) -> None:
-        self._plan, self._last, self._done = plan, -LINE_EVERY_S, -1
+    def __init__(self, plan: Plan, started: float) -> None:
+        self._plan, self._started, self._last, self._done = plan, started, -LINE_EVERY_S, -1
         self._notes: tuple[str, ...] = ()
 
-    def __call__(self, progress: Progress, elapsed_s: float) -> None:
+    def __call__(self, progress: Progress) -> None:
+        elapsed_s = time.monotonic() - self._started
         if progress.done == self._done and progress.notes == self._notes and elapsed_s - self._last < LINE_EVERY_S:
             return
         self._last, self._done, self._notes = elapsed_s, progress.done, progress.notes
@@ -229,13 +206,16 @@ def remaining_s(plan: Plan, progress: Progress) -> float | None:
     return float(max(ahead, 0.0) / sum(rates))
 
 
-@contextmanager
-def _display(plan: Plan) -> Iterator[Show]:
-    if not sys.stdout.isatty():
-        yield _Lines(plan)
-        return
-    from rich.console import Console
+def _say_failed(outcome: Outcome) -> None:
+    for run_id, failure in outcome.failed.items():
+        print(f"run {run_id} failed ({failure.cause}): {failure.message}", file=sys.stderr)
 
-    console = Console()
-    with console.status("starting") as live:
-        yield lambda progress, elapsed: live.update(f"[{seconds(elapsed)}] {summary(plan, progress)}")
+
+def _offer_vanished(outcome: Outcome) -> None:
+    """Arms that the spec has lost since their jobs were submitted."""
+    name = outcome.plan.name
+    what = f"{len(outcome.vanished)} runs of {name} are in jobs, though the spec no longer asks for them"
+    if confirmed(f"{what}. Cancel them?"):
+        say_jobs_cancelled(api.cancel_vanished(outcome.plan))
+    else:
+        print(f"{what}; `harness cancel SPEC --vanished` cancels them", file=sys.stderr)

@@ -14,7 +14,6 @@ from harness.base.errors import SpecError
 from harness.cli.data import Set, Spec, data_app
 
 if TYPE_CHECKING:
-    from harness.planning.plan import Plan
     from harness.planning.workspace import Project
 
 app = typer.Typer(
@@ -40,25 +39,14 @@ def _project(start: Path | None = None) -> Project:
     return Project.at(start)
 
 
-def _planned(spec: Path, set_: list[str], project: Project, *, provisional: bool) -> tuple[bool, Plan]:
-    """Whether it is a search, and the plan of a spec: of a search, what it has begun."""
-    from harness.config.load import is_search
-
-    if is_search(spec):
-        from harness.cli import search as searching
-
-        return True, searching.begun(spec, set_, project)
-    return False, project.plan(spec, set_, provisional=provisional)
-
-
 @app.command()
 def check(spec: Spec, set_: Set) -> None:
     """Check a spec: every arm, its data, its evaluation sets. Trains nothing."""
+    from harness import api
     from harness.planning.preflight import problems
 
-    project = _project(spec.parent)
-    plan = project.plan(spec, set_, provisional=True)
-    found = problems(plan, project.settings)
+    plan = api.plan(spec, set_, provisional=True)
+    found = problems(plan, plan.settings)
     for problem in found:
         print(f"missing: {problem}")
     state = "is valid, but not all of it is on this machine" if found else "is valid"
@@ -72,16 +60,16 @@ def plan(
     as_json: Annotated[bool, typer.Option("--json", help="Print as JSON: one plan, or a list of several.")] = False,
 ) -> None:
     """Show the runs that specs need: what is done, shared, missing, and what it will cost."""
-    from harness.cli import output as show
+    from harness import api
+    from harness.cli import output
 
     shown = []
     for spec in specs:
-        project = _project(spec.parent)
-        planned = project.plan(spec, set_, provisional=True)
+        planned = api.plan(spec, set_, provisional=True)
         if as_json:
-            shown.append(show.plan_json(planned, project.store))
+            shown.append(output.plan_json(planned, api.project(planned).store))
         else:
-            show.plan(planned, project.store)
+            output.plan(planned, api.project(planned).store)
     if as_json:
         print(json.dumps(shown[0] if len(shown) == 1 else shown, indent=1 if sys.stdout.isatty() else None))
 
@@ -101,28 +89,23 @@ def run(
     yes: Annotated[bool, typer.Option("--yes", help="Submit as much as fits into the budget, without asking.")] = False,
 ) -> None:
     """Train and evaluate every missing run once, then print the table. Ctrl-C stops cleanly; run again to go on."""
-    from harness.cli import cluster
-    from harness.cli import run as running
+    from harness import api
+    from harness.cli import run as shown
+    from harness.execute.run import is_profile
 
-    project = _project(spec.parent)
-    planned = project.plan(spec, set_)
-    target = on or project.settings.profile
-    if cluster.is_profile(target):
-        sweep = cluster.sweep(planned, project, target, max_gpu_hours, yes)
-        if detach:
-            if not cluster.submit(sweep, spec):
-                budget = [] if max_gpu_hours is None else ["--max-gpu-hours", str(max_gpu_hours), "--yes"]
-                running.detach(spec, set_, target, jobs, project, budget)
-            return
-        finished = cluster.carry_out(planned, project, sweep)
-    elif detach:
-        running.detach(spec, set_, on, jobs, project)
+    planned = api.plan(spec, set_)
+    target = on or planned.settings.profile
+    run = partial(api.run, planned, set_, on=target, jobs=jobs, max_gpu_hours=max_gpu_hours)
+    confirm = (lambda _question: True) if yes else shown.confirmed
+    if detach:
+        shown.say_detached(run(detach=True, confirm=confirm), spec)
         return
-    else:
-        cluster.refuse_what_jobs_have(planned.runs, planned.name, project.store)
-        finished = running.carry_out(planned, project, running.workers(target, jobs, project.settings))
-    running.wrap_up(planned, project)
-    raise typer.Exit(0 if finished else 1)
+    stopping = shown.LEAVING if is_profile(target) else shown.STOPPING
+    with shown.clean_stop(stopping) as stop, shown.display(planned) as show:
+        outcome = run(confirm=confirm, on_progress=show, stop=stop, verbose=True)
+    shown.say_end(outcome)
+    shown.wrap_up(planned, api.project(planned))
+    raise typer.Exit(0 if outcome else 1)
 
 
 @app.command()
@@ -144,13 +127,15 @@ def search(
     detach: Annotated[bool, typer.Option("--detach", help="Go on in the background.")] = False,
 ) -> None:
     """Search fields of an experiment with Optuna over the same runs that ablations use. Run again to go on."""
-    from harness.cli import search as searching
+    from harness import api
+    from harness.cli import search as shown
 
-    project = _project(spec.parent)
-    asked = searching.Asked(spec, set_, project, on or project.settings.profile, jobs, storage, export)
+    request = api.search_request(spec, set_, on=on, jobs=jobs, storage=storage)
     if detach:
-        searching.detach(asked)
-    elif not searching.search(asked):
+        more = ["--storage", storage] if storage else []
+        more += ["--export", str(export.resolve())] if export else []
+        shown.detach(request, spec, [*api.background_arguments(spec, set_, request.target, jobs), *more])
+    elif not shown.search(request, spec, export):
         raise typer.Exit(1)
 
 
@@ -161,21 +146,20 @@ def status(
     watch: Annotated[bool, typer.Option("--watch", help="Refresh until everything is done.")] = False,
 ) -> None:
     """Show where every run of a spec stands; of a search, every run that it has begun."""
-    from harness.cli import status as standing
+    from harness import api
+    from harness.cli import status as shown
     from harness.config.load import is_search
 
-    project = _project(spec.parent)
+    project = api.project(spec)
     if watch and is_search(spec):
-        from harness.cli import search as searching
-
-        driven = partial(searching.is_alive, spec, project)
-        standing.watch_growing(partial(searching.begun, spec, set_, project), project.store, driven)
+        request = api.search_request(spec, set_)
+        shown.watch_growing(request.begun, project.store, lambda: bool(request.drivers()))
         return
-    _, planned = _planned(spec, set_, project, provisional=True)
+    planned = api.plan(spec, set_, provisional=True)
     if watch:
-        standing.watch(planned, project.store)
+        shown.watch(planned, project.store)
     else:
-        standing.status(planned, project.store)
+        shown.status(planned, project.store)
 
 
 @app.command()
@@ -185,26 +169,29 @@ def cancel(
     vanished: Annotated[bool, typer.Option("--vanished", help="Only jobs that the spec no longer asks for.")] = False,
 ) -> None:
     """Ask the running runs of a spec, or one run, to write a checkpoint and stop; jobs that wait are cancelled."""
-    from harness.cli import cluster
-    from harness.cli import run as running
+    from harness import api
+    from harness.cli import run as shown
     from harness.config.load import is_search
+    from harness.execute.cancel import cancel as ask
+    from harness.execute.cancel import cancel_run
 
     if not spec.endswith(".toml"):
         store = _project().store
-        running.cancel_run(store.find(spec), cluster.cancel([store.find(spec).id], store))
+        shown.say_cancelled(cancel_run(store.find(spec), store))
         return
-    project = _project(Path(spec).parent)
     if is_search(spec):
-        from harness.cli import search as searching
+        from harness.cli.search import cancel as cancel_search
 
-        searching.cancel(Path(spec), set_, project)
+        cancel_search(api.search_request(Path(spec), set_))
         return
-    planned = project.plan(Path(spec), set_, provisional=True)
-    if vanished:
-        cancelled = cluster.cancel(cluster.vanished(planned, project.store), project.store)
-        print("" if cancelled else "no job has a run that the spec does not ask for", end="" if cancelled else "\n")
+    planned = api.plan(spec, set_, provisional=True)
+    if not vanished:
+        shown.say_cancelled(ask(planned, api.project(planned).store))
         return
-    running.cancel(planned, project.store, cluster.cancel(planned.runs, project.store))
+    cancelled = api.cancel_vanished(planned)
+    shown.say_jobs_cancelled(cancelled)
+    if not cancelled.jobs:
+        print("no job has a run that the spec does not ask for")
 
 
 @app.command()
@@ -212,9 +199,9 @@ def logs(
     run: RunId, follow: Annotated[bool, typer.Option("--follow", "-f", help="Keep printing what is added.")] = False
 ) -> None:
     """Print what a run's workers wrote."""
-    from harness.cli import output as show
+    from harness.cli import output
 
-    show.log(_project().store.find(run), follow=follow)
+    output.log(_project().store.find(run), follow=follow)
 
 
 @app.command()
@@ -227,17 +214,18 @@ def report(
     ] = None,
 ) -> None:
     """Answer the ablation's question with numbers, intervals and plots, from the records that are there."""
+    from harness import api
     from harness.config.load import is_search
     from harness.reporting import collect, refuse_nothing, render, write_report
 
-    project = _project(spec.parent)
+    project = api.project(spec)
     if is_search(spec):
-        from harness.cli import search as searching
+        from harness.cli.search import report as report_search
 
         page = out or (project.store.reports if format_ == "html" else None)
-        searching.report(spec, set_, project, page)
+        report_search(api.search_request(spec, set_), page)
         return
-    results = collect(project.plan(spec, set_, provisional=True), project.store)
+    results = collect(api.plan(spec, set_, provisional=True), project.store)
     refuse_nothing(results)
     if format_ == "html" or out is not None:
         print(write_report(results, format_ or "html", out or project.store.reports))
@@ -254,10 +242,12 @@ def preview(
     out: Annotated[Path | None, typer.Option("--out", metavar="DIR", help="Folder for the page.")] = None,
 ) -> None:
     """Show what mining calls positive: a gallery of images, their captions, and the captions mined for them."""
-    from harness.cli.preview import preview as write
+    from harness import api
+    from harness.node.preview_page import preview as write
 
-    project = _project(spec.parent)
-    print(write(project.plan(spec, set_), project, arm, batches, out or project.store.reports))
+    planned = api.plan(spec, set_)
+    project = api.project(planned)
+    print(write(planned, project, arm, batches, out or project.store.reports))
 
 
 @app.command()
@@ -269,10 +259,11 @@ def profile(
     trace: Annotated[Path | None, typer.Option(metavar="FILE", help="Write a Chrome trace of the operations.")] = None,
 ) -> None:
     """Take a few steps of an arm and say where the time goes: data, towers, mining, loss, optimiser."""
-    from harness.cli.profile import profile as measured
+    from harness import api
+    from harness.node.profile import profile as measured
 
-    project = _project(spec.parent)
-    print(measured(project.plan(spec, set_), project, arm, steps, trace))
+    planned = api.plan(spec, set_)
+    print(measured(planned, api.project(planned), arm, steps, trace))
 
 
 @app.command()
@@ -310,22 +301,19 @@ def evaluate(
     ] = None,
 ) -> None:
     """Measure checkpoints on evaluation sets and print the metrics with their protocol."""
-    from harness.cli.evaluate import asked, measure
+    from harness.cli.evaluate import measure
 
-    measure(_project(), checkpoints, asked(suite, protocol), model, out, processes)
+    measure(_project(), checkpoints, suite, protocol, model, out, processes)
 
 
 @app.command()
 def sync(spec: Spec, set_: Set) -> None:
     """Import the records of a spec's runs into MLflow; importing twice changes nothing."""
-    from harness.tracking import sync as import_records
+    from harness import api
 
-    project = _project(spec.parent)
-    if project.settings.tracking is None:
-        raise SpecError('tracking is off (tracking_uri = "none")', where="harness.toml", fix="set a URI")
-    searched, planned = _planned(spec, set_, project, provisional=False)
-    result = import_records(planned, project.store, project.settings.tracking, under_report=searched)
-    print(f"{result.imported} runs imported, {result.unchanged} unchanged, into {project.settings.tracking}")
+    result = api.sync(spec, set_)
+    uri = api.project(spec).settings.tracking
+    print(f"{result.imported} runs imported, {result.unchanged} unchanged, into {uri}")
 
 
 @app.command()

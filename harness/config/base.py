@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import cache, cached_property
+from pathlib import Path
 from typing import Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict
@@ -48,6 +49,20 @@ class Spec(BaseModel):
     def table(self) -> dict[str, Any]:
         """This spec as JSON data, made once: arms share most of their sections. Change nothing in it."""
         return self.model_dump(mode="json")
+
+
+class FileSpec(Spec):
+    """A spec that a file may hold on its own. The file is no field: two specs are equal wherever they come from."""
+
+    @property
+    def file(self) -> Path | None:
+        """The file that it was loaded from; None for a spec made in Python."""
+        found: Path | None = self.__dict__.get("_file")
+        return found
+
+    def remember_file(self, file: Path) -> None:
+        """Remember the file that it was loaded from."""
+        self.__dict__["_file"] = file
 
 
 @cache

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import torch
 
+from harness.base.log import say
 from harness.config.mining import ThresholdMining
 from harness.data.dataset.dataset import Dataset
 from harness.losses import build_objective
@@ -78,9 +79,8 @@ class Assembler:
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats(self.towers.device)
         if found.micro < split.micro and self.world.is_first:
-            print(
-                f"harness: {split.part} images do not fit into memory at once; going on with micro-batches of "
-                f"{found.micro}, {found.accumulation} for each step. The result is the same.",
-                flush=True,
+            say(
+                f"{split.part} images do not fit into memory at once; going on with micro-batches of "
+                f"{found.micro}, {found.accumulation} for each step. The result is the same."
             )
         return found

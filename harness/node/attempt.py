@@ -6,6 +6,7 @@ import os
 import time
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict
+from threading import Event
 
 import torch
 
@@ -18,7 +19,6 @@ from harness.models.fitting import choose_device, fit_out
 from harness.node.assemble import Assembler
 from harness.node.preview import leave_gallery
 from harness.node.run_evaluation import RunEvaluation
-from harness.node.stop import Stop
 from harness.parallel.process_group import World
 from harness.runs.completeness import missing_sets
 from harness.runs.identity import identify, teacher_id
@@ -47,7 +47,7 @@ class AttemptRunner:
     """Carries one run out, in one process of `world`; the first has claimed the folder and alone writes to it."""
 
     def __init__(
-        self, folder: RunFolder, request: Request, number: int, stop: Stop, world: World | None = None
+        self, folder: RunFolder, request: Request, number: int, stop: Event, world: World | None = None
     ) -> None:
         self.folder, self.request, self.number, self.stop = folder, request, number, stop
         self.world = world or World()

@@ -8,6 +8,7 @@ import open_clip
 import torch
 
 from harness.base.errors import DataError
+from harness.base.log import say
 from harness.config.base import plain
 from harness.config.protocols import parted, set_name
 from harness.data.synthetic.embedded import embedded_sets
@@ -108,8 +109,8 @@ class RunEvaluation:
         """One line a process, so that a log tells whether all have worked."""
         ranks, encoded = self._world.ranks, evaluator.encoded
         if ranks.size > 1:
-            who = f"harness: process {ranks.rank + 1} of {ranks.size} has encoded"
-            print(f"{who} {encoded['image']} images and {encoded['text']} texts", flush=True)
+            who = f"process {ranks.rank + 1} of {ranks.size} has encoded"
+            say(f"{who} {encoded['image']} images and {encoded['text']} texts")
 
     def _feature_cache(self) -> FeatureCache:
         spec, model = self._spec, self._request.experiment.model

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
@@ -18,6 +19,7 @@ from harness.config.overrides import expand, laid_over
 from harness.runs.identity import identify, teacher_id
 from harness.runs.planned import PlannedRun
 from harness.runs.record import DataReport
+from harness.runs.settings import Settings
 
 Inspect = Callable[[Data], DataReport]
 """Tells what a data set holds; `harness.data.inspect_data` with its cache."""
@@ -47,6 +49,10 @@ class Plan:
     """Id by (arm, seed)."""
     data: dict[str, DataReport] = field(default_factory=dict)
     """What each data set holds, by fingerprint."""
+    settings: Settings = field(default_factory=Settings)
+    """Of the project that it was made in: they name its store."""
+    file: Path | None = None
+    """The spec's file, where it has one."""
 
     @property
     def missing_data(self) -> tuple[str, ...]:

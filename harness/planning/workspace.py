@@ -53,10 +53,13 @@ class Project:
             DataError: its data cannot be read.
         """
         ablation = spec if isinstance(spec, Ablation) else load(spec, assignments)
-        name = name or ("ablation" if isinstance(spec, Ablation) else Path(spec).stem)
-        where = name if isinstance(spec, Ablation) else str(spec)
+        file = spec.file if isinstance(spec, Ablation) else Path(spec)
+        name = name or (file.stem if file else "ablation")
+        where = name if isinstance(spec, Ablation) and not file else str(file)
         inspect = self._inspect_or_guess if provisional else self._inspect
-        return make_plan(ablation, name=name, where=where, inspect=inspect)
+        plan = make_plan(ablation, name=name, where=where, inspect=inspect)
+        plan.settings, plan.file = self.settings, file
+        return plan
 
     def planner(self, plan: Plan) -> Planner:
         """Adds runs to `plan` one by one, as a search finds them."""

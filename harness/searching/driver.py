@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from harness.base.errors import StoreError
 from harness.config.search import Search
 from harness.config.strategy import LadderPolicy
-from harness.execute.local.executor import Executor, Progress
+from harness.execute.executor import Executor, Progress
 from harness.planning.plan import Plan
 from harness.planning.workspace import Project
 from harness.runs.planned import PlannedRun
@@ -56,7 +56,7 @@ class Snapshot:
     """Training so far, in runs of the full length."""
     best: float | None
     closing: bool
-    conducting: Progress
+    runs: Progress
 
 
 class Driver:
@@ -143,7 +143,7 @@ class Driver:
             spent_runs=self.spent_steps() / self.configurations.steps,
             best=best.final[0] if best and best.final else None,
             closing=self._closing,
-            conducting=progress,
+            runs=progress,
             **count,
         )
 

@@ -11,8 +11,9 @@ import torch
 
 from harness.base.errors import DataError, SpecError
 from harness.base.files import read_json
-from harness.cli.evaluate import asked, measure, named
-from harness.config.evaluation import Evaluation
+from harness.cli.evaluate import measure
+from harness.execute.evaluate import evaluation_of as asked
+from harness.execute.evaluate import named
 from harness.models import build_towers
 from harness.planning.workspace import Project
 from harness.runs.settings import Settings
@@ -52,14 +53,14 @@ def test_what_cannot_be_asked_for(suites: list[str], protocols: list[str], sente
 
 def test_a_suite_of_which_nothing_is_here(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no set of fff11 is on this machine"):
-        measure(project(tmp_path), ["weights.pt"], Evaluation(sets=("fff11",)), "ViT-B-32", None)
+        measure(project(tmp_path), ["weights.pt"], ["fff11"], [], "ViT-B-32", None)
 
 
 def test_a_weights_file_without_its_model(tmp_path: Path) -> None:
     file = tmp_path / "weights.pt"
     file.write_bytes(b"")
     with pytest.raises(SpecError, match="does not name its model"):
-        measure(project(tmp_path), [str(file)], Evaluation(sets=("./somewhere",)), None, None)
+        measure(project(tmp_path), [str(file)], ["./somewhere"], [], None, None)
 
 
 @pytest.fixture
@@ -80,9 +81,9 @@ def test_processes_measure_together(tmp_path: Path) -> None:
     folder = prepared(tmp_path, run)
     save_weights(folder.weights, build_towers(one.model, seed=0).model)
     pictures = retrieval_set(tmp_path / "pictures", images=300)  # two batches
-    wanted, here = Evaluation(sets=(str(pictures),)), small.project(tmp_path)
+    here = small.project(tmp_path)
     for processes in (2, 1):
-        measure(here, [run.id], wanted, None, tmp_path / f"{processes}.json", processes)
+        measure(here, [run.id], [str(pictures)], [], None, tmp_path / f"{processes}.json", processes)
         shutil.rmtree(here.store.evaluation_features)
     together, alone = (read_json(tmp_path / f"{processes}.json") for processes in (2, 1))
     assert together == alone
@@ -91,4 +92,4 @@ def test_processes_measure_together(tmp_path: Path) -> None:
     members = [("s0.png", b"no image"), ("s0.cls", b"0")]
     spoilt = write_set(tmp_path / "spoilt", [members], classification_files(2))
     with pytest.raises(DataError, match='the image of sample "s0" cannot be decoded'):
-        measure(here, [run.id], Evaluation(sets=(str(spoilt),)), None, None, 2)
+        measure(here, [run.id], [str(spoilt)], [], None, None, 2)

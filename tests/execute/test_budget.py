@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 from harness.base.errors import SpecError
-from harness.cli import cluster
+from harness.cli.run import confirmed
 from harness.config.profile import Profile
+from harness.execute import run as engine
 from harness.execute.slurm import executor as sweep
 from harness.execute.slurm.executor import SlurmExecutor
 from harness.execute.slurm.gpu_hours import GpuHourBudget, used
@@ -92,11 +93,11 @@ def agreed(
     store: Store,
     hours: float,
     *,
-    yes: bool = False,
+    confirm: engine.Confirm | None = None,
     profile: Profile = PROFILE,
     predicted: Mapping[str, float] | None = None,
 ) -> None:
-    cluster._agree(budget(hours, store, **(predicted or {})), profile, PLAN, store, yes)
+    engine._agree(budget(hours, store, **(predicted or {})), profile, PLAN, store, confirm)
 
 
 def test_what_does_not_fit_is_agreed_upon_first(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -107,16 +108,14 @@ def test_what_does_not_fit_is_agreed_upon_first(store: Store, monkeypatch: pytes
         "--max-gpu-hours: 10 runs may take 20 GPU-hours beside the 0 used; the budget is 19; give more, or --yes "
     )
     assert str(caught.value).startswith(expected)
-    agreed(store, 19.0, yes=True)
     agreed(store, 4.0, predicted=dict.fromkeys(RUNS, 0.1))
-    monkeypatch.setattr("sys.stdin.isatty", lambda: True, raising=False)
-    for answer in (True, False):
-        monkeypatch.setattr(cluster, "_confirmed", lambda _question, answer=answer: answer)
-        if answer:
-            agreed(store, 19.0)
-        else:
-            with pytest.raises(SpecError):
-                agreed(store, 19.0)
+    questions: list[str] = []
+    agreed(store, 19.0, confirm=lambda question: not questions.append(question))  # type: ignore[func-returns-value]
+    assert questions[0].endswith("the budget is 19. Submit as much of it as fits?")
+    with pytest.raises(SpecError):
+        agreed(store, 19.0, confirm=lambda _question: False)
+    monkeypatch.setattr("sys.stdin.isatty", lambda: False, raising=False)
+    assert not confirmed("anybody there?")
 
 
 def test_a_budget_of_gpus_needs_gpus(store: Store) -> None:

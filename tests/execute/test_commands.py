@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 
 from harness import cli
-from harness.cli import cluster
+from harness.execute import run as engine
 from harness.execute.slurm import executor as sweep
+from harness.execute.slurm import jobs
 from harness.execute.slurm.client import Slurm
 from harness.planning.workspace import Project
 from harness.runs.store import Store
@@ -33,8 +34,9 @@ loss.kind = "multi_positive_sigmoid"
 @pytest.fixture
 def slurm(monkeypatch: pytest.MonkeyPatch) -> MadeScheduler:
     made = MadeScheduler()
-    monkeypatch.setattr(cluster, "Slurm", lambda: made)
-    monkeypatch.setattr(cluster, "prepare_data", lambda _plan, _store: None)
+    for module in (engine, jobs):
+        monkeypatch.setattr(module, "Slurm", lambda: made)
+    monkeypatch.setattr(engine, "prepare_data", lambda _plan, _store: None)
     monkeypatch.setattr(sweep, "snapshot", lambda root: root / "copy")
     return made
 
@@ -177,7 +179,7 @@ def test_what_is_held_back_goes_on_in_the_background_within_its_budget(
         def __init__(self, command: list[str], **_: object) -> None:
             begun.append(command)
 
-    monkeypatch.setattr("harness.cli.run.subprocess.Popen", Begun)
+    monkeypatch.setattr("harness.execute.run.subprocess.Popen", Begun)
     out = submitted(capsys, spec, "--max-gpu-hours", "1", "--yes")
     assert "2 jobs are held back by the budget" in out
     assert len(slurm.jobs) == 2
@@ -189,7 +191,7 @@ def test_bad_profiles_and_no_slurm(
 ) -> None:
     code, _, err = harness(capsys, "run", spec, "--on", "none.toml")
     assert (code, err) == (2, "harness: none.toml: there is no such profile; shipped ones are in slurm/\n")
-    monkeypatch.setattr(cluster, "Slurm", Slurm)
+    monkeypatch.setattr(engine, "Slurm", Slurm)
     monkeypatch.setenv("PATH", str(spec.parent))
     code, _, err = harness(capsys, "run", spec, "--on", "mine.toml")
     assert code == 2

@@ -1,4 +1,4 @@
-"""The real nursery around a worker that does at once what a file in its run folder says.
+"""The real fork server around a worker that does at once what a file in its run folder says.
 
 `made.json` is the record that it leaves; `do` says how: `finish`, `finish after` (after a second), `wait` (until it is
 asked to stop), `die` (the first time), `die always`.
@@ -48,7 +48,7 @@ def put_in_place_of_the_worker() -> None:
 
 
 if __name__ == "__main__":
-    from harness.execute.local import fork_server as nursery
+    from harness.execute.local import fork_server
 
     put_in_place_of_the_worker()
-    nursery.main()
+    fork_server.main()

@@ -18,12 +18,16 @@ import pytest
 
 import harness
 from harness.base.errors import DispatchError, SpecError, StoreError
+from harness.base.machine import cores
 from harness.cli import run as running
+from harness.execute.cancel import cancel
+from harness.execute.executor import Progress
 from harness.execute.local import executor as conduct
 from harness.execute.local import processes as local
-from harness.execute.local.executor import LocalExecutor, Progress
+from harness.execute.local.executor import LocalExecutor
 from harness.execute.local.inline import InlineWorkers
 from harness.execute.local.processes import Ended, LocalWorkers, job_count
+from harness.execute.run import stoppable, workers_of
 from harness.planning.plan import Plan
 from harness.planning.workspace import Project
 from harness.runs.completeness import Completeness
@@ -323,22 +327,22 @@ def test_remaining_time(store: Store) -> None:
 def test_profiles_and_jobs(tmp_path: Path) -> None:
     settings = Settings(store=tmp_path, jobs=3)
     assert (job_count(settings, None), job_count(settings, 5)) == (3, 5)
-    assert job_count(Settings(store=tmp_path), None) == min(local.cores(), 8)
-    assert isinstance(running.workers("inline", None, settings), InlineWorkers)
-    many = running.workers("local", 1000, settings)
+    assert job_count(Settings(store=tmp_path), None) == min(cores(), 8)
+    assert isinstance(workers_of("inline", None, settings), InlineWorkers)
+    many = workers_of("local", 1000, settings)
     assert (many.jobs, many.threads) == (1000, 1)
     with pytest.raises(SpecError, match="there is no profile 'slrum'; known: local, inline"):
-        running.workers("slrum", None, settings)
+        workers_of("slrum", None, settings)
 
 
-# Real processes: the nursery, around a worker that does what its run folder says (see tests/head/fork_server.py).
+# Real processes: the fork server, around a worker that does what its run folder says (see tests/head/fork_server.py).
 
 Ready = Callable[..., tuple[LocalExecutor, LocalWorkers]]
 
 
 @pytest.fixture
 def processes(store: Store, monkeypatch: pytest.MonkeyPatch) -> Iterator[Ready]:
-    monkeypatch.setattr(local, "NURSERY", (sys.executable, "-m", "tests.head.fork_server"))
+    monkeypatch.setattr(local, "FORK_SERVER", (sys.executable, "-m", "tests.head.fork_server"))
     monkeypatch.setattr(conduct, "POLL_S", 0.05)
     made: list[LocalWorkers] = []
 
@@ -351,8 +355,8 @@ def processes(store: Store, monkeypatch: pytest.MonkeyPatch) -> Iterator[Ready]:
     for workers in made:
         workers.stop()
         workers.close()
-        if workers._nursery is not None:
-            workers._nursery._process.wait(timeout=60)
+        if workers._fork_server is not None:
+            workers._fork_server._process.wait(timeout=60)
 
 
 def told(plan: Plan, store: Store, actions: dict[str, str]) -> None:
@@ -380,7 +384,7 @@ def until(what: Callable[[], object], steps: Iterator[Progress] | None = None) -
 SEVERAL = plan_of(ablation({"a": {}, "b": {"captions": {"count": 1}}, "c": {"captions": {"count": 2}}}, seeds=1))
 
 
-def test_processes_of_one_nursery(store: Store, processes: Ready) -> None:
+def test_processes_of_one_fork_server(store: Store, processes: Ready) -> None:
     one, workers = processes(SEVERAL, jobs=2, b0="die")
     *_, last = one.run()
     assert (last.done, last.failed) == (3, {})
@@ -417,7 +421,7 @@ def test_stopping_processes(store: Store, processes: Ready) -> None:
 
 
 def test_stopping_a_process_that_is_only_about_to_start(store: Store, processes: Ready) -> None:
-    """The request comes before the nursery has imported anything; it must not take the whole run to come true."""
+    """The request comes before the fork server has imported anything; it must not take the whole run to come true."""
     one, _ = processes(SEVERAL, jobs=1, a0="wait", b0="wait", c0="wait")
     steps = one.run()
     next(steps)
@@ -429,19 +433,19 @@ def test_stopping_a_process_that_is_only_about_to_start(store: Store, processes:
     assert [store.run(run_id).is_locked() for run_id in SEVERAL.runs] == [False] * 3
 
 
-def test_workers_outlive_a_killed_nursery_and_are_not_doubled(store: Store, processes: Ready) -> None:
+def test_workers_outlive_a_killed_fork_server_and_are_not_doubled(store: Store, processes: Ready) -> None:
     one, workers = processes(SEVERAL, jobs=1, a0="finish after", b0="finish", c0="finish")
     steps = one.run()
     until(lambda: store.run(by_arm(SEVERAL)["a0"]).is_locked(), steps)
-    assert workers._nursery is not None
-    workers._nursery._process.kill()
+    assert workers._fork_server is not None
+    workers._fork_server._process.kill()
     *_, last = steps
     assert (last.done, last.failed) == (3, {})
     assert [len(attempts(store.run(run_id))) for run_id in SEVERAL.runs] == [1, 1, 1]
 
 
-def test_a_nursery_that_cannot_start(store: Store, processes: Ready, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(local, "NURSERY", (sys.executable, "-c", "raise SystemExit(3)"))
+def test_a_fork_server_that_cannot_start(store: Store, processes: Ready, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(local, "FORK_SERVER", (sys.executable, "-c", "raise SystemExit(3)"))
     one, _ = processes(SEVERAL)
     expected = r"the worker processes cannot be started \(exit status 3, see above\); try `--on inline`, or"
     with pytest.raises(DispatchError, match=expected):
@@ -462,8 +466,8 @@ def test_a_run_in_this_process_passes_ctrl_c_on(store: Store, monkeypatch: pytes
     monkeypatch.setitem(sys.modules, "harness.worker", fake)
     monkeypatch.setattr(harness, "worker", fake, raising=False)
     one = LocalExecutor(SEVERAL, store, Settings(store=store.root), InlineWorkers())
-    with running.clean_stop(one.stop, running.STOPPING):
-        *_, last = one.run()
+    with running.clean_stop(running.STOPPING) as stop:
+        *_, last = stoppable(one.run(), one.stop, stop)
     assert (len(begun), last.done, last.failed) == (1, 0, {})
 
 
@@ -471,12 +475,14 @@ COMMAND = """
 import sys
 from pathlib import Path
 from harness.cli import run as running
+from harness.execute import run as engine
 from harness.execute.local import processes as local
 from tests.head import test_conduct
-local.NURSERY = (sys.executable, "-m", "tests.head.fork_server")
+local.FORK_SERVER = (sys.executable, "-m", "tests.head.fork_server")
 project = test_conduct.small_project(Path(sys.argv[1]))
 plan = test_conduct.small_plan(project)
-running.carry_out(plan, project, local.LocalWorkers(2))
+with running.clean_stop(running.STOPPING) as stop:
+    running.say_end(engine.run(plan, project, "local", jobs=2, stop=stop))
 """
 SMALL_DATA = {"kind": "shapes", "train_samples": 128, "test_samples": 36}
 
@@ -504,14 +510,14 @@ def test_cancel_stops_the_command_and_its_workers(tmp_path: Path, capsys: pytest
     folders = [project.store.run(run_id) for run_id in plan.runs]
     until(lambda: all(folder.holder() for folder in folders))
     assert [found.pid for found in project.store.running_commands(plan.name)] == [command.pid]
-    running.cancel(plan, project.store)
+    running.say_cancelled(cancel(plan, project.store))
     assert capsys.readouterr().out == "asked 2 running runs to stop; they write a checkpoint first\n"
     _, said = command.communicate(timeout=60)
     assert "stopped; the same command goes on from the checkpoints" in said
     assert "Traceback" not in said
     assert [folder.state() for folder in folders] == [State.INTERRUPTED] * 2
     assert [len(attempts(folder)) for folder in folders] == [1, 1]
-    running.cancel(plan, project.store)
+    running.say_cancelled(cancel(plan, project.store))
     assert capsys.readouterr().out == "no run of it is running\n"
 
 
@@ -529,7 +535,7 @@ def test_workers_outlive_a_killed_command_and_are_waited_for_or_cancelled(
     steps = LocalExecutor(plan, project.store, project.settings, LocalWorkers(2)).run()
     until(lambda: first.state() is State.DONE, steps)
     assert [len(attempts(folder)) for folder in (first, second)] == [1, 1]
-    running.cancel(plan, project.store)
+    running.say_cancelled(cancel(plan, project.store))
     assert "asked 1 running runs to stop" in capsys.readouterr().out
     until(lambda: not second.is_locked())
     assert second.state() is State.INTERRUPTED
@@ -540,5 +546,5 @@ def test_cancel_of_what_runs_on_another_machine_says_so(store: Store, capsys: py
     folder.prepare(PLAN.runs[folder.id].identity, {})
     with folder.claimed():
         folder.lock.write_text(f"{os.getpid()} elsewhere\n")
-        running.cancel(PLAN, store)
+        running.say_cancelled(cancel(PLAN, store))
     assert capsys.readouterr().err == f"process {os.getpid()} works on elsewhere: cancel it there\n"

@@ -49,7 +49,7 @@ def runs_have_a_job_for_each_leg(one: Driver, cluster: MadeCluster) -> None:
 def test_each_run_has_one_job_until_it_pauses_or_ends(name: str, at: Project) -> None:
     cluster = MadeCluster()
     one = on(cluster, search(**STRATEGIES[name]), at)
-    waiting = [snapshot.conducting.waiting + len(snapshot.conducting.running) for snapshot in carried_out(one)]
+    waiting = [snapshot.runs.waiting + len(snapshot.runs.running) for snapshot in carried_out(one)]
     assert max(waiting) == 3, "as many at a time as the profile says"
     assert one.is_over
     assert len(tried(one)) == 12

@@ -18,10 +18,10 @@ from typing import ClassVar
 
 import optuna
 
-from harness.cli.run import prepare_data
 from harness.config.load import load_search
 from harness.execute.local.executor import LocalExecutor
 from harness.execute.local.processes import LocalWorkers
+from harness.execute.run import prepare_data
 from harness.planning.workspace import Project
 from harness.runs.request import read_request
 from harness.runs.settings import Settings

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from harness.base.errors import SpecError
-from harness.cli.profile import profile
+from harness.node.profile import profile
 from tests.node.small import experiment, planned, prepared, project
 from tests.training.made import VIT_MODEL, train
 

@@ -1,7 +1,7 @@
 """Worker processes that start warm: one process imports the node side once, then forks a child for each run.
 
 Importing open_clip takes seconds, a run of the embedded world about a minute, and a sweep has many runs. A child is
-what `python -m harness.worker RUN_DIR` would be: own session, own log, own exit status; it outlives the nursery and
+what `python -m harness.worker RUN_DIR` would be: own session, own log, own exit status; it outlives the fork server and
 the command, and finishes its run when they are killed.
 
 Protocol on stdin and stdout, one line each: `ready - 0` once; then `RUN_DIR` -> `started RUN_ID PID`, later
@@ -69,7 +69,7 @@ def _fork(folder: Path, work: object) -> int:
         sys.stdout.flush()
         sys.stderr.flush()
     finally:
-        # Not sys.exit: the nursery's own stack and handlers are not the child's to unwind.
+        # Not sys.exit: the fork server's own stack and handlers are not the child's to unwind.
         os._exit(status)
 
 

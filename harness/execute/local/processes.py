@@ -13,10 +13,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from harness.base.errors import DispatchError
+from harness.base.machine import cores, gpu_count
 from harness.runs.settings import Settings
 
 FORK_SERVER = (sys.executable, "-m", "harness.execute.local.fork_server")
-DEAF = ("/bin/sh", "-c", 'trap "" TERM USR2; exec "$@"', "sh")
+IGNORING_SIGNALS = ("/bin/sh", "-c", 'trap "" TERM USR2; exec "$@"', "sh")
 """What it starts ignores these signals from its first instant on."""
 
 
@@ -34,35 +35,22 @@ def job_count(settings: Settings, asked: int | None) -> int:
     return asked or settings.jobs or gpu_count() or min(cores(), 8)
 
 
-def gpu_count() -> int:
-    """NVIDIA GPUs that this process may use; asked of the driver's files, as the head does not import torch."""
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if visible is not None:
-        return len([device for device in visible.split(",") if device.strip() not in ("", "-1")])
-    return len(list(Path("/proc/driver/nvidia/gpus").glob("*")))
-
-
-def cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 class LocalWorkers:
-    """Worker processes, forked warm from one nursery (see `nursery`). Each gets cores / jobs threads."""
+    """Worker processes, forked warm from one fork server (see `fork_server`). Each gets cores / jobs threads."""
 
     def __init__(self, jobs: int, threads: int | None = None, *, in_job: bool = False) -> None:
-        """`in_job`: a scheduler signals every process of the job, the nursery too, and kills what is left of it."""
+        """`in_job`: a scheduler signals every process of the job, the fork server too, and kills what is left of it."""
         self.jobs, self._in_job = jobs, in_job
         self.threads = threads or max(cores() // jobs, 1)
         self._events: queue.Queue[Ended | DispatchError] = queue.Queue()
-        self._nursery: _Nursery | None = None
+        self._fork_server: _ForkServer | None = None
 
     def start(self, folder: Path) -> None:
         """Start a worker on a run folder that is ready for it."""
-        if self._nursery is None or not self._nursery.take(folder):
+        if self._fork_server is None or not self._fork_server.take(folder):
             self.close()
-            self._nursery = _Nursery(self.threads, self._events, self._in_job)
-            self._nursery.take(folder)
+            self._fork_server = _ForkServer(self.threads, self._events, self._in_job)
+            self._fork_server.take(folder)
 
     def ended(self, timeout_s: float) -> list[Ended]:
         """Workers that ended since the last call, waiting at most `timeout_s` for the first.
@@ -83,17 +71,17 @@ class LocalWorkers:
 
     def stop(self) -> None:
         """Ask every living worker to write a checkpoint and leave."""
-        if self._nursery is not None:
-            self._nursery.stop()
+        if self._fork_server is not None:
+            self._fork_server.stop()
 
     def close(self) -> None:
-        """Let the nursery end; it waits for its children."""
-        if self._nursery is not None:
-            self._nursery.close()
+        """Let the fork server end; it waits for its children."""
+        if self._fork_server is not None:
+            self._fork_server.close()
 
 
-class _Nursery:
-    """One nursery process, and the thread that listens to it."""
+class _ForkServer:
+    """One fork server process, and the thread that listens to it."""
 
     def __init__(self, threads: int, events: queue.Queue[Ended | DispatchError], in_job: bool) -> None:
         self._events, self._in_job = events, in_job
@@ -103,7 +91,7 @@ class _Nursery:
         self._stopping = False
         limits = {name: str(threads) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS")}
         self._process = subprocess.Popen(
-            (*DEAF, *FORK_SERVER) if in_job else FORK_SERVER,
+            (*IGNORING_SIGNALS, *FORK_SERVER) if in_job else FORK_SERVER,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -113,7 +101,7 @@ class _Nursery:
         threading.Thread(target=self._listen, daemon=True).start()
 
     def take(self, folder: Path) -> bool:
-        """Have a worker started on a run folder; False where this nursery is dead."""
+        """Have a worker started on a run folder; False where this fork server is dead."""
         assert self._process.stdin is not None
         if self._process.poll() is not None:
             return False
@@ -158,7 +146,7 @@ class _Nursery:
         if not self._ready and not self._stopping:
             what = f"the worker processes cannot be started (exit status {status}, see above)"
             self._events.put(DispatchError(what, fix="try `--on inline`, or `harness doctor`"))
-        for run_id in sorted(self._given):  # a killed nursery; its workers go on and keep their locks
+        for run_id in sorted(self._given):  # a killed fork server; its workers go on and keep their locks
             self._events.put(Ended(run_id, status))
 
 

@@ -15,7 +15,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import suppress
 
 from harness.config.profile import Profile
-from harness.execute.local.executor import Progress
+from harness.execute.executor import Progress
 from harness.execute.slurm.gpu_hours import GpuHourBudget
 from harness.execute.slurm.job_tracker import JobTracker, TrackedJob
 from harness.execute.slurm.retry_policy import hopeless

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+from collections.abc import Iterator
 from dataclasses import asdict
 from io import StringIO
 from typing import Any
@@ -36,13 +37,19 @@ def as_csv(results: Results) -> str:
     out = StringIO()
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow(HEADS)
-    for run in results.runs:
-        first = [_cell(run.arm), _cell(results.labels[run.arm]), run.seed, run.folder.id, run.cause or "done"]
-        for metric, one in run.measured.items():
-            writer.writerow([*first, _cell(metric), one.value, one.standard_error, one.samples, one.protocol_id])
-        if not run.measured:
-            writer.writerow([*first, "", "", "", "", ""])
+    for arm, label, seed, run, state, metric, *values in rows(results):
+        writer.writerow([_cell(arm), _cell(label), seed, run, state, _cell(metric or ""), *values])
     return out.getvalue()
+
+
+def rows(results: Results) -> Iterator[tuple[Any, ...]]:
+    """The values of `HEADS` for each run and metric, as they stand in the record; one row for a run without results."""
+    for run in results.runs:
+        first = (run.arm, results.labels[run.arm], run.seed, run.folder.id, run.cause or "done")
+        for metric, one in run.measured.items():
+            yield (*first, metric, one.value, one.standard_error, one.samples, one.protocol_id)
+        if not run.measured:
+            yield (*first, None, None, None, None, None)
 
 
 def as_json(document: Document) -> str:

@@ -40,8 +40,8 @@ def submit_shards(
 
 def on_cluster(
     target: str, store: Store, verb: str, spec: Path, assignments: Sequence[str], more: Sequence[str], jobs: int
-) -> None:
-    """Submit the shards to the cluster of the profile `target`, and say how to look at them.
+) -> str:
+    """Submit the shards to the cluster of the profile `target`; the array's id.
 
     Raises:
         SpecError: the profile is not valid.
@@ -52,5 +52,4 @@ def on_cluster(
 
     sets = [word for assignment in assignments for word in ("--set", assignment)]
     arguments = [str(spec.resolve()), *more, *sets]
-    array = submit_shards(Slurm(), load_profile(target), store, verb, arguments, jobs)
-    print(f"array {array} of {jobs} jobs; `squeue --job {array}` shows it, and the same command goes on where it ended")
+    return submit_shards(Slurm(), load_profile(target), store, verb, arguments, jobs)

@@ -49,9 +49,9 @@ def _measured(request: Request, steps: int, trace: Path | None) -> str:
 
     import torch
 
+    from harness.base.machine import cores
     from harness.data.dataset.dataset import open_dataset
     from harness.data.sources.inspection import inspect_data
-    from harness.execute.local.processes import cores
     from harness.models import build_towers
     from harness.models.fitting import choose_device
     from harness.node.assemble import Assembler

@@ -7,8 +7,8 @@ import sys
 from pathlib import Path
 from typing import Any, cast
 
-from harness.cli.shards import submit_shards
 from harness.config.profile import load_profile
+from harness.execute.slurm.data_jobs import submit_shards
 from harness.execute.slurm.scheduler import ArrayRequest, Scheduler
 from harness.runs.store import Store
 

@@ -1,0 +1,58 @@
+"""Ask running commands, workers and jobs to stop. They write a checkpoint first, so the same command goes on later."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from harness.execute.local.processes import send
+from harness.execute.slurm.jobs import Cancelled, cancel_jobs
+from harness.planning.plan import Plan
+from harness.runs.store import Holder, RunFolder, Store
+
+
+@dataclass(frozen=True)
+class Asked:
+    """Who was asked to stop."""
+
+    jobs: Cancelled
+    processes: tuple[Holder, ...] = ()
+    """Commands and workers. Those of other machines cannot be reached from here."""
+    workers: tuple[Holder, ...] = ()
+    """Those of them that work on runs."""
+
+    def __bool__(self) -> bool:
+        return bool(self.jobs.jobs or self.processes)
+
+    @property
+    def elsewhere(self) -> tuple[Holder, ...]:
+        """Processes of other machines, which have to be cancelled there."""
+        return tuple(one for one in dict.fromkeys(self.processes) if not one.is_here)
+
+
+def cancel(plan: Plan, store: Store) -> Asked:
+    """Cancel a plan's jobs; where there are none, ask the commands that carry it out to stop, then their workers."""
+    jobs = cancel_jobs(plan.runs, store)
+    commands = store.running_commands(plan.name)
+    workers = [] if jobs.jobs else [one for run in plan.runs if (one := store.run(run).holder()) is not None]
+    return _ask(jobs, [*commands, *workers], workers)  # the command first, or it would start the run again
+
+
+def cancel_run(folder: RunFolder, store: Store) -> Asked:
+    """Cancel one run's job, or ask its worker to stop."""
+    jobs = cancel_jobs([folder.id], store)
+    worker = None if jobs.jobs else folder.holder()
+    return _ask(jobs, [worker] if worker else [], [worker] if worker else [])
+
+
+def ask_to_stop(processes: Sequence[Holder]) -> None:
+    """Signal the processes that run on this machine."""
+    for one in dict.fromkeys(processes):
+        if one.is_here:
+            send(one.pid, signal.SIGTERM)
+
+
+def _ask(jobs: Cancelled, processes: Sequence[Holder], workers: Sequence[Holder]) -> Asked:
+    ask_to_stop(processes)
+    return Asked(jobs, tuple(processes), tuple(workers))

@@ -1,0 +1,268 @@
+"""Carry a plan out, here or on a cluster: progress by a callback, a clean stop by an event. Prints nothing."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from threading import Event
+from typing import Literal, TypeVar
+
+from harness.base.errors import SpecError
+from harness.config.profile import Profile, load_profile
+from harness.execute.executor import Executor, Progress
+from harness.execute.local.executor import LocalExecutor, Workers
+from harness.execute.local.inline import InlineWorkers, SilentInlineWorkers
+from harness.execute.local.processes import LocalWorkers, job_count
+from harness.execute.slurm.client import Slurm
+from harness.execute.slurm.executor import SlurmExecutor
+from harness.execute.slurm.gpu_hours import GpuHourBudget
+from harness.execute.slurm.jobs import refuse_what_jobs_have
+from harness.planning.estimate import predicted_hours
+from harness.planning.plan import Plan
+from harness.planning.workspace import Project
+from harness.runs.record import Failure
+from harness.runs.settings import Settings
+from harness.runs.store import Store
+
+Confirm = Callable[[str], bool]
+"""Asks a person a question."""
+OnProgress = Callable[[Progress], None]
+_Snapshot = TypeVar("_Snapshot")
+
+
+@dataclass(frozen=True)
+class Background:
+    """A command that goes on in the background."""
+
+    pid: int
+    log: Path
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How carrying a plan out ended; true if every run is done."""
+
+    plan: Plan
+    progress: Progress
+    on_cluster: bool = False
+    in_jobs: bool = False
+    """Whether jobs have every run that is not over: they go on without this process."""
+    vanished: tuple[str, ...] = ()
+    """Runs in jobs of this ablation that its spec no longer asks for."""
+    background: Background | None = None
+
+    @property
+    def done(self) -> int:
+        """How many runs are done."""
+        return self.progress.done
+
+    @property
+    def total(self) -> int:
+        """How many runs the plan has, teachers included."""
+        return self.progress.total
+
+    @property
+    def failed(self) -> Mapping[str, Failure]:
+        """Why runs were given up, by run id."""
+        return self.progress.failed
+
+    def __bool__(self) -> bool:
+        return self.done == self.total
+
+
+def is_profile(target: str) -> bool:
+    """Whether a target is the file of a cluster profile; `local` and `inline` are the others."""
+    return target.endswith(".toml")
+
+
+def run(
+    plan: Plan,
+    project: Project,
+    target: str,
+    *,
+    jobs: int | None = None,
+    max_gpu_hours: float | None = None,
+    confirm: Confirm | None = None,
+    on_progress: OnProgress | None = None,
+    stop: Event | None = None,
+    verbose: bool = False,
+) -> Outcome:
+    """Train and evaluate every missing run of `plan` once.
+
+    Args:
+        target: `local` (processes of this machine), `inline` (this process), or the file of a cluster profile.
+        jobs: runs at a time on this machine.
+        max_gpu_hours: budget of a cluster's jobs.
+        confirm: asked where the budget may not suffice; without it, that is an error.
+        stop: once set, running runs write a checkpoint and leave; jobs of a cluster go on.
+        verbose: let `inline` run in the calling thread, print, and handle signals, as the command does. Otherwise a
+            thread carries runs out, and what they print is in their logs.
+
+    Raises:
+        SpecError: there is no such target, or the budget is not enough and `confirm` does not agree.
+        DispatchError: jobs of a cluster have some of the runs, or no process or job can be started.
+    """
+    store = project.store
+    if is_profile(target):
+        executor = slurm_executor(plan, project, target, max_gpu_hours, confirm)
+        last = watch(executor, plan, store, on_progress, stop)
+        executor.wrap_up()
+        return Outcome(plan, last, True, executor.is_submitted, tuple(executor.vanished()))
+    if max_gpu_hours is not None:
+        fix = "leave it out, or name a cluster profile with `--on`"
+        raise SpecError("only jobs of a cluster have a budget", where="--max-gpu-hours", fix=fix)
+    refuse_what_jobs_have(plan.runs, plan.name, store)
+    workers = workers_of(target, jobs, project.settings, stop, verbose=verbose)
+    prepare_data(plan, store)
+    executor_here = LocalExecutor(plan, store, project.settings, workers)
+    return Outcome(plan, watch(executor_here, plan, store, on_progress, stop))
+
+
+def submit(
+    plan: Plan, project: Project, target: str, *, max_gpu_hours: float | None = None, confirm: Confirm | None = None
+) -> Outcome:
+    """Submit what is missing to the cluster of the profile `target` and return.
+
+    Raises:
+        SpecError, DispatchError: as `run`.
+    """
+    executor = slurm_executor(plan, project, target, max_gpu_hours, confirm)
+    executor.cycle()
+    return Outcome(plan, executor.progress(), True, executor.is_submitted, tuple(executor.vanished()))
+
+
+def watch(
+    executor: Executor, plan: Plan, store: Store, on_progress: OnProgress | None = None, stop: Event | None = None
+) -> Progress:
+    """Have `executor` carry `plan` out; returns where it stood at the end."""
+    last = executor.progress()
+    if last.done == last.total:
+        return last
+    with store.registered(plan.name):
+        try:
+            for last in stoppable(executor.run(), executor.stop, stop):
+                if on_progress is not None:
+                    on_progress(last)
+        except KeyboardInterrupt:
+            if stop is None or not stop.is_set():  # the second one leaves at once
+                executor.stop()
+                for _ in executor.run():
+                    pass
+            raise
+    return last
+
+
+def stoppable(
+    snapshots: Iterator[_Snapshot], ask_to_stop: Callable[[], None], stop: Event | None
+) -> Iterator[_Snapshot]:
+    """`snapshots`; calls `ask_to_stop` once, as soon as `stop` is set."""
+    asked = False
+    for one in snapshots:
+        if not asked and stop is not None and stop.is_set():
+            asked = True
+            ask_to_stop()
+        yield one
+
+
+def workers_of(
+    target: str, jobs: int | None, settings: Settings, stop: Event | None = None, *, verbose: bool = True
+) -> Workers:
+    """The workers of `local` or `inline`; `stop` and `verbose` are for the latter, see `run`.
+
+    Raises:
+        SpecError: there is no such target.
+    """
+    match target:
+        case "local":
+            return LocalWorkers(job_count(settings, jobs))
+        case "inline":
+            return InlineWorkers() if verbose else SilentInlineWorkers(stop)
+        case _:
+            where = "--on, or `profile` of harness.toml"
+            fix = "known: local, inline, or a file: slurm/NAME.toml"
+            raise SpecError(f"there is no profile {target!r}", where=where, fix=fix)
+
+
+def prepare_data(plan: Plan, store: Store) -> None:
+    """Generate embedded worlds before any worker needs them."""
+    from harness.data.synthetic.embedded import materialise
+
+    specs = {run.experiment.data.model_dump_json(): run.experiment.data for run in plan.runs.values()}
+    for data in specs.values():
+        materialise(data, store.data)
+
+
+def slurm_executor(
+    plan: Plan, project: Project, target: str, max_gpu_hours: float | None = None, confirm: Confirm | None = None
+) -> SlurmExecutor:
+    """The executor for a profile's cluster; the budget is agreed upon.
+
+    Raises:
+        SpecError: the profile is not valid, or the budget is not enough and `confirm` does not agree.
+        DispatchError: there is no SLURM here.
+    """
+    profile = load_profile(target)
+    scheduler = Slurm()
+    prepare_data(plan, project.store)
+    budget = None
+    if max_gpu_hours is not None:
+        budget = GpuHourBudget(max_gpu_hours, plan, project.store, predicted_hours(plan, project.store))
+        _agree(budget, profile, plan, project.store, confirm)
+    return SlurmExecutor(plan, project.store, project.settings, profile, scheduler, budget)
+
+
+def one_by_one(
+    project: Project, target: str, jobs: int | None, stop: Event | None = None, *, verbose: bool = False
+) -> Callable[[Plan], Executor]:
+    """Makes executors for the runs of a search: `jobs` runs at a time, on a cluster each in a job of its own.
+
+    Raises:
+        SpecError: there is no such target, or the profile is not valid.
+        DispatchError: there is no SLURM here.
+    """
+    store, settings = project.store, project.settings
+    if not is_profile(target):
+        workers_of(target, jobs, settings)
+        workers = partial(workers_of, target, jobs, settings, stop, verbose=verbose)
+        return lambda plan: LocalExecutor(plan, store, settings, workers())
+    profile = load_profile(target)
+    scheduler = Slurm()
+    at_a_time = jobs or profile.array_parallelism
+    alone = Profile.model_validate({**dict(profile), "pack": 1, "at_a_time": 1, "array_parallelism": at_a_time})
+    return lambda plan: SlurmExecutor(plan, store, settings, alone, scheduler)
+
+
+def start_in_background(verb: Literal["run", "search"], arguments: Sequence[str], log: Path) -> Background:
+    """Start a command of the harness in the background; its output is added to `log`."""
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with log.open("a") as stream:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "harness", verb, *arguments],
+            stdin=subprocess.DEVNULL,
+            stdout=stream,
+            stderr=stream,
+            start_new_session=True,
+        )
+    return Background(process.pid, log)
+
+
+def _agree(budget: GpuHourBudget, profile: Profile, plan: Plan, store: Store, confirm: Confirm | None) -> None:
+    """Ask before a sweep is submitted that may not fit into its budget; if nobody can be asked, refuse."""
+    if not profile.gpus:
+        fix = "leave it out, or give `gpus_per_task`"
+        raise SpecError("the profile asks for no GPUs, so they cannot be counted", where="--max-gpu-hours", fix=fix)
+    missing = [run for run in plan.runs.values() if not store.run(run.id).record_file.exists()]
+    needed = sum(budget.allowance([run], profile) for run in missing)
+    used = budget.used()
+    if used + needed <= budget.gpu_hours:
+        return
+    what = f"{len(missing)} runs may take {needed:.3g} GPU-hours beside the {used:.3g} used; the budget is "
+    what += f"{budget.gpu_hours:g}"
+    if confirm is not None and confirm(f"{what}. Submit as much of it as fits?"):
+        return
+    fix = "give more, or --yes to submit as much of it as fits"
+    raise SpecError(what, where="--max-gpu-hours", fix=fix)

@@ -1,0 +1,170 @@
+"""Where every run of a plan is, and what it has cost, from its folder and its job."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from harness.execute.slurm.gpu_hours import Used, held
+from harness.execute.slurm.job_tracker import TrackedJob
+from harness.execute.slurm.jobs import look
+from harness.planning.estimate import predicted_hours
+from harness.planning.plan import Plan
+from harness.runs.attempts import Attempt
+from harness.runs.record import Record
+from harness.runs.store import RunFolder, State, Store
+
+TAIL_BYTES = 1 << 16
+NOTHING = Used()
+TEACHER = "(teacher)"
+
+
+@dataclass(frozen=True)
+class RunStatus:
+    """Where one run is."""
+
+    run: str
+    arm: str
+    seed: str
+    state: str
+    """A `State`, or `pending (REASON)`; with its cause where an attempt ended early."""
+    step: int | None = None
+    steps: int | None = None
+    duration_s: float | None = None
+    """Training time of a finished run."""
+    left_s: float | None = None
+    """Seconds until a running one has trained."""
+    metric: float | None = None
+    """Latest value of the primary metric."""
+    node: str = ""
+    attempts: int = 0
+    used: Used = NOTHING
+    clock: float = 0.0
+    """Seconds by which its node's clock is ahead of this one's, where that is seen."""
+    failure: str = ""
+    """Why it failed."""
+
+    @property
+    def is_over(self) -> bool:
+        """Whether it is done or has failed."""
+        return self.state.startswith((State.DONE, State.FAILED))
+
+    @property
+    def is_moving(self) -> bool:
+        """Whether it runs, or waits in a queue."""
+        return self.state.startswith((State.RUNNING, "pending"))
+
+
+@dataclass(frozen=True)
+class ArmHours:
+    """What an arm's runs have used, in a job of a cluster."""
+
+    arm: str
+    done: int
+    runs: int
+    used: Used
+    predicted: float | None
+    """Hours of one worker for all of its runs; None where nothing comparable has run."""
+
+
+def statuses(plan: Plan, store: Store) -> tuple[list[RunStatus], tuple[str, ...]]:
+    """Every run of `plan`, and what a person should know about its jobs."""
+    jobs, notes = look(store)
+    names = {run: (arm, str(seed)) for (arm, seed), run in plan.cells.items()}
+    primary = plan.ablation.primary
+    found = [_status(store.run(run), names.get(run, (TEACHER, "")), primary, jobs.get(run)) for run in plan.runs]
+    return found, notes
+
+
+def hours(found: Sequence[RunStatus], plan: Plan, store: Store) -> list[ArmHours]:
+    """Hours by arm, used and predicted; empty where no scheduler lent any."""
+    if not any(one.used.core_hours for one in found):
+        return []
+    predicted = predicted_hours(plan, store)
+    rows = []
+    for arm in dict.fromkeys(one.arm for one in found):
+        some = [one for one in found if one.arm == arm]
+        known = [predicted[one.run] for one in some if one.run in predicted]
+        used = sum((one.used for one in some), NOTHING)
+        done = sum(one.state == State.DONE for one in some)
+        rows.append(ArmHours(arm, done, len(some), used, sum(known) if len(known) == len(some) else None))
+    return rows
+
+
+def _status(folder: RunFolder, name: tuple[str, str], primary: str, tracked: TrackedJob | None) -> RunStatus:
+    arm, seed = name
+    if tracked is None and not folder.path.is_dir():
+        return RunStatus(folder.id, arm, seed, State.MISSING)
+    attempts = folder.attempts.all()
+    host = attempts[-1].start.host if attempts else ""
+    state, at = _state(folder, tracked, attempts), folder.read_progress()
+    running, record = state == State.RUNNING, folder.record() if state == State.DONE else None
+    return RunStatus(
+        folder.id,
+        arm,
+        seed,
+        state,
+        step=int(at["step"]) if record is None and "step" in at else None if record is None else record.steps,
+        steps=int(at["steps"]) if record is None and "steps" in at else None,
+        duration_s=None if record is None else record.cost.duration_s,
+        left_s=_left_s(at) if running else None,
+        metric=_metric(folder, record, primary),
+        node=(tracked.job.node if tracked is not None and tracked.job is not None and running else host) or host,
+        attempts=len(attempts),
+        used=held(folder, attempts),
+        clock=float(at.get("time", 0.0)) - time.time() if running else 0.0,
+        failure=folder.failure().message if state.startswith(State.FAILED) else "",
+    )
+
+
+def _state(folder: RunFolder, tracked: TrackedJob | None, attempts: Sequence[Attempt]) -> str:
+    """The folder's word first, then the job's."""
+    if folder.record_file.exists():
+        return State.DONE
+    job = tracked.job if tracked is not None else None
+    if tracked is not None and (job is None or job.phase == "pending"):
+        reason = f" ({job.reason})" if job is not None and job.reason not in ("", "None") else ""
+        return f"pending{reason}"
+    if job is not None and job.phase == "running":
+        return State.RUNNING
+    state = folder.state()
+    if state is State.FAILED:
+        return f"{state}: {folder.failure().cause}"
+    ends = [attempt.end for attempt in attempts if attempt.end is not None]
+    return f"{state} ({ends[-1].cause})" if state is not State.RUNNING and ends else state
+
+
+def _left_s(at: Mapping[str, Any]) -> float | None:
+    if not at.get("elapsed_s") or not at.get("step"):
+        return None
+    return float((at["steps"] - at["step"]) * at["elapsed_s"] / at["step"])
+
+
+def _metric(folder: RunFolder, record: Record | None, name: str) -> float | None:
+    """The latest value of the primary metric."""
+    if record is None:
+        return _last_logged(folder, name)
+    metric = record.metric(name)
+    return None if metric is None else metric.value
+
+
+def _last_logged(folder: RunFolder, name: str) -> float | None:
+    """From the end of metrics.jsonl, which may be long."""
+    try:
+        with folder.metrics.open("rb") as stream:
+            size = stream.seek(0, 2)
+            stream.seek(max(size - TAIL_BYTES, 0))
+            lines = stream.read().splitlines()
+    except OSError:
+        return None
+    for line in reversed(lines):
+        if name.encode() in line or name == "train/loss":
+            try:
+                values = json.loads(line)["values"]
+                return float(values[name.removeprefix("train/")])
+            except (ValueError, KeyError, TypeError):
+                continue
+    return None

@@ -1,0 +1,184 @@
+"""Carry a search out from its start to the confirmation of its winner, or look at one. Prints nothing."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from threading import Event
+
+from harness.base.errors import SpecError, StoreError
+from harness.config.search import Search
+from harness.execute.cancel import Asked, ask_to_stop, cancel
+from harness.execute.executor import Progress
+from harness.execute.run import Outcome, is_profile, one_by_one, run, slurm_executor, stoppable
+from harness.execute.slurm.jobs import refuse_what_jobs_have
+from harness.planning.plan import Plan
+from harness.planning.workspace import Project
+from harness.runs.store import Holder
+from harness.searching.configurations import plan_name
+from harness.searching.driver import Driver, Snapshot
+from harness.searching.folder import SearchFolder
+from harness.searching.winner import as_ablation, confirmation, export
+
+LEAVING_S = 60.0
+"""How long a driver that was asked to stop is waited for: runs of this machine write a checkpoint first."""
+
+
+@dataclass(frozen=True)
+class SearchOutcome:
+    """How carrying a search out ended; true if its budget is used up and its winner confirmed."""
+
+    driver: Driver
+    confirmed: Outcome | None = None
+    """The winner beside the reference on fresh seeds, where the search asks for that."""
+
+    def __bool__(self) -> bool:
+        return self.driver.is_over
+
+    @property
+    def best(self) -> dict[str, object]:
+        """The winner's values by field; empty if no configuration has a result at full length."""
+        winner = self.driver.advisor.best()
+        return {} if winner is None else dict(winner.values)
+
+
+@dataclass(frozen=True)
+class SearchRequest:
+    """A search and how it is to be carried out."""
+
+    search: Search
+    name: str
+    project: Project
+    target: str
+    """`local`, `inline`, or the file of a cluster profile."""
+    jobs: int | None = None
+    storage: str | None = None
+    """Database for Optuna; by default a journal in the store."""
+    where: str = ""
+    """The search's file, for messages."""
+
+    def carry_out(
+        self,
+        *,
+        on_progress: Callable[[Snapshot], None] | None = None,
+        on_confirm: Callable[[Plan, Progress], None] | None = None,
+        on_note: Callable[[str], None] | None = None,
+        stop: Event | None = None,
+        verbose: bool = False,
+    ) -> SearchOutcome:
+        """Search until the budget is used up, then confirm the winner; goes on where an earlier one has stopped.
+
+        Args:
+            on_progress: gets a snapshot a few times a second.
+            on_confirm: gets the plan of the confirmation and its snapshots.
+            on_note: gets sentences about what was repaired.
+            stop: once set, begins nothing more; running runs write a checkpoint and leave.
+            verbose: see `harness.execute.run.run`.
+
+        Raises:
+            SpecError: the cluster's profile is not valid.
+            DispatchError: there is no SLURM here, or jobs of one have runs that are to be carried out here.
+            StoreError: another process drives the search, or another search has its name.
+        """
+        store = self.project.store
+        executors = one_by_one(self.project, self.target, self.jobs, stop, verbose=verbose)
+        self._prepare()
+        with SearchFolder(store.root, self.name).held(self.search), store.registered(plan_name(self.name)):
+            driver = Driver(self.search, self.name, self.project, executors, storage=self.storage)
+            if on_note is not None:
+                for sentence in driver.folder.repaired:
+                    on_note(sentence)
+            if not is_profile(self.target):
+                refuse_what_jobs_have(driver.active_runs(), self.name, store)
+            for snapshot in stoppable(driver.carry_out(), driver.stop, stop):
+                if on_progress is not None:
+                    on_progress(snapshot)
+            if driver.is_over and is_profile(self.target):
+                slurm_executor(driver.configurations.empty_plan(), self.project, self.target).wrap_up()
+        if not driver.is_over:
+            return SearchOutcome(driver)
+        return SearchOutcome(driver, self._confirm(driver, on_confirm, stop, verbose))
+
+    def check(self) -> None:
+        """Raise what `carry_out` would raise before it begins anything."""
+        self._prepare()
+        self.look()
+        one_by_one(self.project, self.target, self.jobs)
+
+    def look(self) -> Driver:
+        """The search as it is now; nothing is written.
+
+        Raises:
+            StoreError: another search has this name, or its folder is damaged.
+        """
+        executors = one_by_one(self.project, "local", 1)
+        return Driver(self.search, self.name, self.project, executors, only_look=True)
+
+    def begun(self) -> Plan:
+        """The configurations that have begun, each an arm.
+
+        Raises:
+            StoreError: there is none yet.
+        """
+        driver = self.look()
+        trials = [one for one in driver.advisor.trials.values() if one.status != "skipped"]
+        if not trials:
+            raise StoreError(
+                "the search has no configuration yet", where=self.where or self.name, fix="`harness search` begins it"
+            )
+        return self.project.plan(as_ablation(driver.search, trials), name=self.name)
+
+    def drivers(self) -> list[Holder]:
+        """The living processes that drive it."""
+        return self.project.store.running_commands(plan_name(self.name))
+
+    def cancel(self) -> tuple[list[Holder], Asked]:
+        """Ask its drivers to stop, then the runs and jobs that they leave behind; returns who was asked."""
+        drivers = self.drivers()
+        ask_to_stop(drivers)  # first, or it would fill the places of jobs that are cancelled
+        until = time.monotonic() + LEAVING_S
+        while any(one.is_here for one in self.drivers()) and time.monotonic() < until:
+            time.sleep(0.2)
+        return drivers, cancel(self.begun(), self.project.store)
+
+    def _prepare(self) -> None:
+        from harness.data.synthetic.embedded import materialise
+
+        materialise(self.search.experiment.data, self.project.store.data)
+
+    def _confirm(
+        self,
+        driver: Driver,
+        on_confirm: Callable[[Plan, Progress], None] | None,
+        stop: Event | None,
+        verbose: bool,
+    ) -> Outcome | None:
+        """Train the winner and the reference on fresh seeds."""
+        winner = driver.advisor.best()
+        if winner is None or not self.search.confirm.seeds:
+            return None
+        plan = self.project.plan(confirmation(self.search, winner), name=f"{self.name}-confirmed")
+        show = None if on_confirm is None else lambda at: on_confirm(plan, at)
+        return run(plan, self.project, self.target, jobs=self.jobs, on_progress=show, stop=stop, verbose=verbose)
+
+
+def tried(driver: Driver) -> Plan | None:
+    """The configurations that have a curve, each an arm; None where there is none."""
+    trials = [one for one in driver.advisor.trials.values() if one.status != "skipped" and one.curve]
+    if not trials:
+        return None
+    return driver.project.plan(as_ablation(driver.search, trials), name=driver.folder.path.name)
+
+
+def export_winner(driver: Driver, spec: Path, out: Path) -> None:
+    """Write the winner as an experiment file.
+
+    Raises:
+        SpecError: no configuration has a result, or the search's base is no file of its own.
+    """
+    winner = driver.advisor.best()
+    if winner is None:
+        raise SpecError("no configuration has a result at full length", where=str(spec), fix="raise the budget")
+    export(driver.search, winner, spec, out)
