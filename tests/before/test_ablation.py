@@ -91,7 +91,9 @@ def leave_half_done(old: Harness, store: Path, watched: list[str]) -> bool:
     try:
         until = time.monotonic() + PATIENCE_S
         while len(frozen) < len(watched):
-            assert command.poll() is None, log.read_text()
+            if command.poll() is not None:
+                assert command.returncode == 0, log.read_text()
+                return False
             assert time.monotonic() < until, f"no checkpoint of {watched}: {log.read_text()}"
             for run in watched:
                 if run not in frozen and (store / "runs" / run / "checkpoint.pt").exists():

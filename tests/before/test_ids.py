@@ -1,7 +1,6 @@
 """The ids of all runs of the shipped specs, as the old code planned them.
 
-`python -m tests.before.test_ids` writes ids.json anew. That is right only for a change that is meant to give runs other
-ids.
+`python -m tests.before.test_ids` writes ids.json anew with the old code. Do that only after a shipped spec was changed.
 """
 
 from __future__ import annotations
@@ -42,7 +41,8 @@ def ids(harness: Harness, root: Path, *, provisional: bool) -> Ids:
 
 
 def test_shipped_specs_have_the_ids_that_they_always_had(current: Harness, tmp_path: Path) -> None:
-    assert ids(current, tmp_path, provisional=False) == json.loads(FILE.read_text())
+    found, frozen = ids(current, tmp_path, provisional=False), json.loads(FILE.read_text())
+    assert {file: found.get(file) for file in frozen} == frozen  # specs that were added since are not frozen
 
 
 def test_old_and_current_code_give_the_same_provisional_ids(old: Harness, current: Harness, tmp_path: Path) -> None:

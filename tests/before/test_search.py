@@ -10,10 +10,12 @@ from typing import Any
 
 import pytest
 
-from tests.before.old import PATIENCE_S, Harness, runs
+from tests.before.old import JOBS, PATIENCE_S, Harness, runs
 
 TRIALS = 5
 """The budget in search.toml."""
+TRIES = 3
+"""On a busy machine a search may be over before it is stopped."""
 SETTLED = {"complete", "paused", "failed"}
 Event = dict[str, Any]
 
@@ -37,33 +39,37 @@ def settled(store: Path) -> int:
     return sum(event["event"] in SETTLED for event in events(store))
 
 
-def stopped_in_the_middle(old: Harness, store: Path) -> None:
-    """Have the old code search until some trials have ended and one is in training."""
-    command = old.start(store, "search", "search.toml", "--jobs", "1")
+def stopped_in_the_middle(old: Harness, store: Path) -> bool:
+    """Have the old code search until some trials have ended and one is in training; then stop it.
+
+    Returns:
+        False where it had begun all its trials by then.
+    """
+    command = old.start(store, "search", "search.toml", "--jobs", JOBS)
     try:
         until = time.monotonic() + PATIENCE_S
-        while not (settled(store) and len(asked(store)) > settled(store)):
-            assert command.poll() is None
+        while command.poll() is None and not (settled(store) and len(asked(store)) > settled(store)):
             assert time.monotonic() < until, events(store)
             time.sleep(0.005)
         command.send_signal(signal.SIGTERM)
-        assert command.wait(timeout=PATIENCE_S) == 1, store.with_name(f"{store.name}.log").read_text()
+        assert command.wait(timeout=PATIENCE_S) in (0, 1), store.with_name(f"{store.name}.log").read_text()
     finally:
         command.kill()
         command.wait()
+    return command.returncode == 1 and len(asked(store)) < TRIALS
 
 
 @pytest.mark.slow
 def test_the_current_code_continues_a_search(old: Harness, current: Harness, tmp_path: Path) -> None:
-    store = tmp_path / "store"
-    stopped_in_the_middle(old, store)
+    stores = (tmp_path / f"store-{number}" for number in range(TRIES))
+    store = next(store for store in stores if stopped_in_the_middle(old, store))
     before, values = events(store), asked(store)
-    assert 0 < len(values) < TRIALS
+    assert values
     assert not any(event["event"] == "ended" for event in before)
     records = {run: (folder / "record.json") for run, folder in runs(store).items()}
     finished = {run: file.stat().st_mtime_ns for run, file in records.items() if file.exists()}
 
-    said = current.command(store, "search", "search.toml", "--jobs", "1")
+    said = current.command(store, "search", "search.toml", "--jobs", JOBS)
     assert "shapes/acc1" in said
     assert events(store)[: len(before)] == before
     assert len(asked(store)) == TRIALS
@@ -72,5 +78,5 @@ def test_the_current_code_continues_a_search(old: Harness, current: Harness, tmp
     assert {run: records[run].stat().st_mtime_ns for run in finished} == finished, "a finished run was trained again"
 
     straight = tmp_path / "straight"
-    old.command(straight, "search", "search.toml", "--jobs", "1")
+    old.command(straight, "search", "search.toml", "--jobs", JOBS)
     assert asked(store) == asked(straight), "the continued search asks for other configurations"
