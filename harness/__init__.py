@@ -16,11 +16,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from harness.base.version import __version__
+
 if TYPE_CHECKING:
     from harness.config.ablation import Ablation
     from harness.planning.plan import Plan
 
-__version__ = "0.1.0"
 __all__ = ["__version__", "load", "plan", "report", "run"]
 
 

@@ -73,7 +73,7 @@ def watch_over(plan: Plan, store: Store, conductor: Executor, stopping: str) -> 
 
 def prepare_data(plan: Plan, store: Store) -> None:
     """Generate embedded worlds before any worker needs them."""
-    from harness.data.synthetic.embedded import materialise
+    from harness.data.synthetic.materialise import materialise
 
     specs = {run.experiment.data.model_dump_json(): run.experiment.data for run in plan.runs.values()}
     for data in specs.values():

@@ -170,7 +170,7 @@ def _conductor(project: Project, on: str, jobs: int | None) -> Callable[[Plan], 
 
 
 def _prepare(one: Search, project: Project) -> None:
-    from harness.data.synthetic.embedded import materialise
+    from harness.data.synthetic.materialise import materialise
 
     materialise(one.experiment.data, project.store.data)
 
