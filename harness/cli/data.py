@@ -238,7 +238,9 @@ def experiment_of(spec: Path, assignments: list[str]) -> tuple[Project, Experime
 def _project(spec: Path) -> Project:
     from harness.planning.workspace import Project
 
-    return Project.at(spec.parent)
+    project = Project.at(spec.parent)
+    project.store.begin()
+    return project
 
 
 def _files(spec: Path, assignments: list[str]) -> tuple[Project, FileData]:

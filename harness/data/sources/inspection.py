@@ -11,11 +11,14 @@ import os
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from pydantic import ValidationError
+
 from harness.base.errors import DataError
 from harness.base.files import read_json, write_json
 from harness.config.data import Data, DigitsData, FileData, ShapesData, TableData, WebdatasetData
 from harness.data.sources.files import FilesOf, caption_files, common_folder
 from harness.runs.record import DataReport
+from harness.runs.versions import unreadable
 
 _VERSION = 2
 _REPORT = "report.json"
@@ -69,7 +72,10 @@ def indexed(data: FileData, cache: Path) -> Indexed:
         _build(data, files, folder)
     stored = read_json(folder / _REPORT)
     root = folder if stored["unpacked"] else files.root
-    report = DataReport.model_validate(stored["report"])
+    try:
+        report = DataReport.model_validate(stored["report"])
+    except ValidationError as error:
+        raise unreadable(error, folder / _REPORT, "delete its folder: the data is read again") from None
     return Indexed(folder, root, report, tuple(stored["sources"]), stored["joined"], files, stored["unpacked"])
 
 
