@@ -15,7 +15,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-__version__ = "0.1.0"
+from harness.base.version import __version__
+
 __all__ = ["__version__", "evaluate", "load", "plan", "report", "results", "run", "search"]
 
 if TYPE_CHECKING:

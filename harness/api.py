@@ -248,17 +248,13 @@ def evaluate(
         ModelError: the weights do not fit.
         StoreError: there is no such run.
     """
-    from harness.evaluation.suite_averages import averages
-    from harness.execute.evaluate import evaluation_of, present, sources_of
+    from harness.execute.evaluate import evaluation_of, present, sources_of, with_averages
 
     stated = [checkpoints] if isinstance(checkpoints, str | Path) else checkpoints
     at = project()
     evaluation = present(evaluation_of([sets] if isinstance(sets, str) else sets, protocols), at)
-    found = {}
-    for name, source in sources_of(at, [str(one) for one in stated], model).items():
-        measured = source.measure(evaluation, processes)
-        found[name] = (*measured, *averages(measured))
-    return found
+    sources = sources_of(at, [str(one) for one in stated], model)
+    return {name: with_averages(source.measure(evaluation, processes)) for name, source in sources.items()}
 
 
 def sync(
@@ -285,10 +281,25 @@ def sync(
     searched = _search_request(spec, assignments) is not None
     planned = plan(spec, assignments)
     at = project(planned)
+    under = under_report or searched
+    return import_records(planned, at.store, _tracking(at), pages=pages, under_report=under, limit_s=limit_s)
+
+
+def ui_command(port: int = 5000) -> list[str]:
+    """The command that serves the MLflow UI of the working folder's project.
+
+    Raises:
+        SpecError: tracking is off.
+    """
+    from harness.tracking import ui_command as command
+
+    return command(_tracking(project()), port)
+
+
+def _tracking(at: Project) -> str:
     if at.settings.tracking is None:
         raise SpecError('tracking is off (tracking_uri = "none")', where="harness.toml", fix="set a URI")
-    under = under_report or searched
-    return import_records(planned, at.store, at.settings.tracking, pages=pages, under_report=under, limit_s=limit_s)
+    return at.settings.tracking
 
 
 def cancel_vanished(spec: Spec, assignments: Sequence[str] = ()) -> Cancelled:

@@ -25,6 +25,8 @@ from harness.parallel.process_group import ProcessRank, process_group, process_r
 from harness.runs.record import Cause, Failure
 from harness.runs.store import RunFolder
 
+__all__ = ["BROKEN", "DONE", "STOPPED", "SUPERSEDED", "USER_ERROR", "Stop", "main"]
+
 DONE, BROKEN, USER_ERROR, STOPPED, SUPERSEDED = 0, 1, 2, 75, 76
 OTHERS_WORD_S = 2.0
 """How long the first process waits for another to say why it has gone."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import tempfile
@@ -12,6 +13,8 @@ from typing import Any
 
 from harness.base.errors import StoreError
 
+_NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.ENOSYS)
+"""What `os.link` says on a file system that has no hard links."""
 _fences: list[tuple[Path, Callable[[], None]]] = []
 
 
@@ -73,6 +76,29 @@ def write_text(path: Path, text: str) -> None:
     """Write `text` to `path` as one atomic step."""
     with replacing(path) as aside:
         aside.write_text(text, encoding="utf-8")
+
+
+def create_text(path: Path, text: str) -> bool:
+    """Write `text` to `path` as one atomic step unless `path` exists; whether it was written.
+
+    Raises:
+        StoreError: the folder cannot be written.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(prefix=f".{path.name}.", dir=path.parent) as aside:
+            aside.write(text.encode())
+            aside.flush()
+            os.fsync(aside.fileno())
+            os.chmod(aside.name, 0o644)
+            os.link(aside.name, path)  # unlike a rename, this fails if another process was first
+    except FileExistsError:
+        return False
+    except OSError as error:
+        if error.errno not in _NO_LINKS:
+            raise unwritable(path, error) from error
+        write_text(path, text)
+    return True
 
 
 def write_json(path: Path, data: Any) -> None:

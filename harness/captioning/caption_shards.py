@@ -18,7 +18,10 @@ from harness.config.captioner import ImageCaptioner
 from harness.data.dataset.dataset import Dataset
 from harness.data.sources.caption_folder import SETTINGS, part_file
 from harness.runs.store import exclusive
+from harness.runs.versions import check_version
 
+VERSION = 1
+"""Of the folder's layout. Folders that state no version have version 1."""
 PART = 512
 """Samples of a part: what a kill costs at most."""
 _SCHEMA = pa.schema([("key", pa.string()), ("captions", pa.list_(pa.string())), ("raw", pa.string())])
@@ -42,7 +45,7 @@ class CaptionFolder:
 
         Raises:
             DataError: it holds captions of other data or by other settings.
-            StoreError: it cannot be written.
+            StoreError: it cannot be written, or a newer harness has begun it.
         """
         stated: dict[str, Any] = {
             "captioner": self.settings.model_dump(mode="json"),
@@ -53,9 +56,11 @@ class CaptionFolder:
         }
         with exclusive(self.path / ".lock", wait=True):
             if not (self.path / SETTINGS).exists():
-                write_json(self.path / SETTINGS, stated)
+                write_json(self.path / SETTINGS, stated | {"version": VERSION})
                 return
             there = read_json(self.path / SETTINGS)
+        if isinstance(there, dict):
+            check_version(there, VERSION, self.path / SETTINGS)
         different = [name for name in stated if not isinstance(there, dict) or there.get(name) != stated[name]]
         if different:
             what = f"holds captions made otherwise (other {', '.join(different)})"

@@ -45,7 +45,7 @@ Device = Annotated[str | None, typer.Option(help="Default: a GPU if there is one
 def fetch(spec: Spec, set_: Set) -> None:
     """Copy what the spec names by URL to this machine; run again to go on."""
     from harness.config.data import WebdatasetData
-    from harness.data.sources.inspection import caption_files
+    from harness.data.sources.files import caption_files
     from harness.data.sources.remote import fetch as copy
     from harness.data.sources.remote import is_url
 
@@ -241,7 +241,9 @@ def experiment_of(spec: Path, assignments: list[str]) -> tuple[Project, Experime
 def _project(spec: Path) -> Project:
     from harness.planning.workspace import Project
 
-    return Project.at(spec.parent)
+    project = Project.at(spec.parent)
+    project.store.begin()
+    return project
 
 
 def _files(spec: Path, assignments: list[str]) -> tuple[Project, FileData]:
@@ -252,7 +254,8 @@ def _files(spec: Path, assignments: list[str]) -> tuple[Project, FileData]:
 def as_files(data: Data, cache: Path) -> FileData:
     """`data` as the files that it is read from; an embedded world is generated first."""
     from harness.config.data import TableData, WebdatasetData
-    from harness.data.synthetic.embedded import materialise, train_shards
+    from harness.data.synthetic.embedded import train_shards
+    from harness.data.synthetic.materialise import materialise
 
     if isinstance(data, WebdatasetData | TableData):
         return data

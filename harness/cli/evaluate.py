@@ -7,8 +7,7 @@ from pathlib import Path
 
 from harness.base.files import write_json
 from harness.cli.output import table
-from harness.evaluation.suite_averages import averages, holes
-from harness.execute.evaluate import evaluation_of, present, sources_of
+from harness.execute.evaluate import evaluation_of, present, sources_of, with_averages, without_average
 from harness.planning.workspace import Project
 from harness.runs.record import EvaluationResult
 
@@ -27,10 +26,10 @@ def measure(
     found = {}
     for name, source in sources_of(project, checkpoints, model).items():
         found[name] = source.measure(evaluation, processes)
-        for one in (*found[name], *averages(found[name])):
+        for one in with_averages(found[name]):
             _print(name if len(checkpoints) > 1 else "", one)
-    measured = {one.set for results in found.values() for one in results}
-    for suite, absent in holes(suites, measured).items():
+    results = [one for several in found.values() for one in several]
+    for suite, absent in without_average(suites, results).items():
         print(f"no average over {suite}: not measured: {', '.join(absent)}")
     if out is not None:
         write_json(out, {name: [one.model_dump(mode="json") for one in results] for name, results in found.items()})

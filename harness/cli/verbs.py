@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from harness.base.errors import SpecError
 from harness.cli.data import Set, Spec, data_app
 
 if TYPE_CHECKING:
@@ -347,12 +346,9 @@ def ui(port: Annotated[int, typer.Option(help="Port on this machine.")] = 5000) 
     """Open the MLflow UI on the project's tracking store."""
     import os
 
-    from harness.tracking import ui_command
+    from harness import api
 
-    settings = _project().settings
-    if settings.tracking is None:
-        raise SpecError('tracking is off (tracking_uri = "none")', where="harness.toml", fix="set a URI")
-    command = ui_command(settings.tracking, port)
+    command = api.ui_command(port)
     sys.stdout.flush()
     os.execv(command[0], command)
 

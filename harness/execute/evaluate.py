@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,6 +14,7 @@ from harness.config.evaluation import Evaluation
 from harness.config.experiment import Experiment
 from harness.config.explain import problems, sentence
 from harness.config.model import Model
+from harness.evaluation.suite_averages import averages, holes
 from harness.planning.workspace import Project
 from harness.runs.record import EvaluationResult
 from harness.runs.request import Request, on_this_machine, read_request
@@ -60,6 +61,16 @@ class CheckpointSource:
         request = Request.model_validate({**dict(self.request), "experiment": experiment})
         one = CheckpointEvaluation(request=request, model=self.model, weights=self.weights)
         return one.carried_out_by(processes or max(torch.cuda.device_count(), 1))
+
+
+def with_averages(results: Sequence[EvaluationResult]) -> tuple[EvaluationResult, ...]:
+    """Results, and after them the averages of suites."""
+    return (*results, *averages(results))
+
+
+def without_average(suites: Sequence[str], results: Iterable[EvaluationResult]) -> dict[str, list[str]]:
+    """For each suite that has no average: the sets that were not measured."""
+    return holes(suites, {one.set for one in results})
 
 
 def present(evaluation: Evaluation, project: Project) -> Evaluation:

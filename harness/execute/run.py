@@ -12,6 +12,7 @@ from threading import Event
 from typing import Literal, TypeVar
 
 from harness.base.errors import SpecError
+from harness.config.data import Data
 from harness.config.profile import Profile, load_profile
 from harness.execute.executor import Executor, Progress
 from harness.execute.local.executor import LocalExecutor, Workers
@@ -189,10 +190,14 @@ def workers_of(
 
 def prepare_data(plan: Plan, store: Store) -> None:
     """Generate embedded worlds before any worker needs them."""
-    from harness.data.synthetic.embedded import materialise
+    generate(store, *(run.experiment.data for run in plan.runs.values()))
 
-    specs = {run.experiment.data.model_dump_json(): run.experiment.data for run in plan.runs.values()}
-    for data in specs.values():
+
+def generate(store: Store, *specs: Data) -> None:
+    """Generate the embedded worlds among data specs, each once."""
+    from harness.data.synthetic.materialise import materialise
+
+    for data in {data.model_dump_json(): data for data in specs}.values():
         materialise(data, store.data)
 
 

@@ -35,9 +35,11 @@ def load_request(folder: RunFolder) -> Request:
     """How to carry the run out.
 
     Raises:
-        StoreError: request.json is missing, damaged, or asks for another run than spec.json froze.
+        StoreError: request.json is missing, damaged, or asks for another run than spec.json froze; or a newer harness
+            has written to the store.
     """
     request = read_request(folder)
+    request.stored.check()
     if read_json(folder.spec)["id"] != request.run_id:
         raise StoreError("asks for another run", where=str(folder.request), fix="start it with `harness run`")
     return request

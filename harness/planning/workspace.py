@@ -30,9 +30,12 @@ class Project:
 
         Raises:
             SpecError: harness.toml or a HARNESS_ variable is not valid.
+            StoreError: a newer harness has written to the store.
         """
         settings = load_settings(start)
-        return cls(settings, Store(settings.store))
+        store = Store(settings.store)
+        store.check()
+        return cls(settings, store)
 
     def plan(
         self,
@@ -68,7 +71,10 @@ class Project:
     def _inspect(self, data: Data) -> DataReport:
         from harness.data.sources.inspection import inspect_data
 
-        return inspect_data(data, self.store.data)
+        report = inspect_data(data, self.store.data)
+        if self.store.data.is_dir():  # the first look at data of one's own writes an index
+            self.store.begin()
+        return report
 
     def _inspect_or_guess(self, data: Data) -> DataReport:
         try:

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from harness.base.errors import StoreError
 from harness.base.files import read_json
 from harness.config.base import plain
 from harness.config.evaluation import ADDRESSING, Evaluation, set_name
@@ -17,6 +16,7 @@ from harness.config.suites import places
 from harness.runs.identity import digest
 from harness.runs.settings import Settings
 from harness.runs.store import RunFolder, Store
+from harness.runs.versions import unreadable
 
 
 class Request(BaseModel):
@@ -71,6 +71,16 @@ class Request(BaseModel):
             shape=shape(experiment),
         )
 
+    def written(self) -> dict[str, Any]:
+        """The contents of request.json: fields at their default are left out, so that older code can read it.
+
+        A job that is queued runs the code that submitted it, and may meet a request that newer code has written. If
+        the two differ in a default, the node refuses the run when it compares its spec with spec.json.
+        """
+        kept = self.model_dump(mode="json", exclude_defaults=True)
+        table: dict[str, Any] = _with_kinds(kept, self.model_dump(mode="json"))
+        return table
+
     @property
     def stored(self) -> Store:
         """The store as an object."""
@@ -81,13 +91,24 @@ def read_request(folder: RunFolder) -> Request:
     """The request in a run folder.
 
     Raises:
-        StoreError: request.json is missing, damaged, or of another version.
+        StoreError: request.json is missing or damaged, or a newer harness wrote it.
     """
     try:
         return Request.model_validate(read_json(folder.request))
     except ValidationError as error:
-        what = f"is of another version ({error.errors()[0]['msg']})"
-        raise StoreError(what, where=str(folder.request), fix="start the run with `harness run`") from None
+        raise unreadable(error, folder.request, "start the run with `harness run`") from None
+
+
+def _with_kinds(brief: Any, full: Any) -> Any:
+    """`brief` with the `kind` of every spec in it, which says what the spec is and so what its defaults are."""
+    match brief, full:
+        case dict(), dict():
+            kept = {name: _with_kinds(value, full[name]) for name, value in brief.items()}
+            return kept | ({"kind": full["kind"]} if "kind" in full else {})
+        case list(), list():
+            return [_with_kinds(*pair) for pair in zip(brief, full, strict=True)]
+        case _:
+            return brief
 
 
 def shape(experiment: Experiment) -> str:

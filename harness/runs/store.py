@@ -17,6 +17,7 @@ store/runs/<id>/
     log.txt          what the worker printed
     attempts/        who began each attempt, and how it ended (see `harness.runs.attempts`)
     lock             held by the living attempt; says which process that is
+store/store.json     the version of the store (see `harness.runs.versions`)
 store/data/          generated worlds and indexes of shards
 store/features/      teachers' features, one folder for each (data, teacher)
 store/evaluation/    features of evaluation sets; may be deleted
@@ -43,7 +44,8 @@ from harness.base.errors import StoreError
 from harness.base.files import check_fences, fenced, read_json, unwritable, write_json, write_text
 from harness.runs.attempts import Attempts
 from harness.runs.identity import Identity, check_same
-from harness.runs.record import Cost, Failure, Record, StepMetrics
+from harness.runs.record import RECORD_VERSION, Cost, Failure, Record, StepMetrics
+from harness.runs.versions import begin_store, check_store, check_version, unreadable
 
 SPEC_VERSION = 1
 CLAIM_WAIT_S = 1.0
@@ -156,9 +158,11 @@ class RunFolder:
         """The run's spec with every default spelled out, as it was frozen.
 
         Raises:
-            StoreError: spec.json is damaged.
+            StoreError: spec.json is damaged, or a newer harness wrote it.
         """
-        return _table(_table(read_json(self.spec), self.spec).get("resolved"), self.spec)
+        table = _table(read_json(self.spec), self.spec)
+        check_version(table, SPEC_VERSION, self.spec)
+        return _table(table.get("resolved"), self.spec)
 
     def record(self) -> Record:
         """The record of a finished run.
@@ -352,6 +356,18 @@ class Store:
 
     root: Path
 
+    def check(self) -> None:
+        """Raise StoreError if a newer harness has written to the store. Writes nothing."""
+        check_store(self.root)
+
+    def begin(self) -> None:
+        """Make the store and state its version, unless that is done. Call this before anything is written to it.
+
+        Raises:
+            StoreError: a newer harness has written to it.
+        """
+        begin_store(self.root)
+
     def run(self, run_id: str) -> RunFolder:
         """The folder of a run, whether it exists or not."""
         return RunFolder(self.root / "runs" / run_id)
@@ -390,6 +406,7 @@ class Store:
         Raises:
             StoreError: the store cannot be written.
         """
+        self.begin()
         file = self._commands / f"{name}.{os.getpid()}"
         with ExitStack() as stack:
             try:
@@ -488,9 +505,10 @@ def _table(data: Any, file: Path) -> dict[str, Any]:
 
 
 def _parsed(model: type[_Part], file: Path) -> _Part:
+    table = read_json(file)
+    if isinstance(table, dict):
+        check_version(table, RECORD_VERSION, file)
     try:
-        return model.model_validate(read_json(file))
+        return model.model_validate(table)
     except ValidationError as error:
-        first = error.errors()[0]
-        what = f"is damaged or of another version ({'.'.join(map(str, first['loc']))}: {first['msg']})"
-        raise StoreError(what, where=str(file), fix="move it away to run again") from None
+        raise unreadable(error, file, "move it away to run again") from None

@@ -61,8 +61,7 @@ class SearchFolder:
         Raises:
             StoreError: the folder holds another search; the difference is shown.
         """
-        stated = _stated(search)
-        if self.spec.exists() and (changes := _changes(read_json(self.spec), stated)):
+        if self.spec.exists() and (changes := _changes(read_json(self.spec), search)):
             shown = "; ".join(changes[:SHOWN_CHANGES])
             more = f" (and {len(changes) - SHOWN_CHANGES} more)" if len(changes) > SHOWN_CHANGES else ""
             fix = "give the file another name, or move that folder away"
@@ -124,15 +123,19 @@ def _event(line: bytes) -> Event:
     return event
 
 
-def _stated(search: Search) -> dict[str, Any]:
+def _stated(search: Search, *, defaults: bool = True) -> dict[str, Any]:
     """What makes the search this one: everything but place, budget and words."""
-    table = search.model_dump(mode="json")
-    table["experiment"] = search.experiment.science(defaults=True)
+    table = search.model_dump(mode="json", exclude_defaults=not defaults)
+    table["experiment"] = search.experiment.science(defaults=defaults)
     table["evaluation"] = {"every": str(search.experiment.evaluation.every)}
     return {key: value for key, value in table.items() if key not in MAY_CHANGE}
 
 
-def _changes(before: Any, now: dict[str, Any]) -> list[str]:
-    old, new = flatten(before if isinstance(before, dict) else {}), flatten(json.loads(json.dumps(now)))
-    paths = sorted(path for path in old.keys() | new.keys() if old.get(path) != new.get(path))
+def _changes(before: Any, search: Search) -> list[str]:
+    """What differs from the search as it was frozen. A field that is new since then differs unless at its default."""
+    old = flatten(before if isinstance(before, dict) else {})
+    new = flatten(json.loads(json.dumps(_stated(search))))
+    chosen = flatten(_stated(search, defaults=False)).keys()
+    compared = old.keys() | (new.keys() & chosen)
+    paths = sorted(path for path in compared if old.get(path) != new.get(path))
     return [f"{path} was {old.get(path)!r} and is {new.get(path)!r}" for path in paths]

@@ -12,7 +12,7 @@ from harness.base.errors import SpecError, StoreError
 from harness.config.search import Search
 from harness.execute.cancel import Asked, ask_to_stop, cancel
 from harness.execute.executor import Progress
-from harness.execute.run import Outcome, is_profile, one_by_one, run, slurm_executor, stoppable
+from harness.execute.run import Outcome, generate, is_profile, one_by_one, run, slurm_executor, stoppable
 from harness.execute.slurm.jobs import refuse_what_jobs_have
 from harness.planning.plan import Plan
 from harness.planning.workspace import Project
@@ -144,9 +144,7 @@ class SearchRequest:
         return drivers, cancel(self.begun(), self.project.store)
 
     def _prepare(self) -> None:
-        from harness.data.synthetic.embedded import materialise
-
-        materialise(self.search.experiment.data, self.project.store.data)
+        generate(self.project.store, self.search.experiment.data)
 
     def _confirm(
         self,

@@ -8,14 +8,11 @@ import resource
 import subprocess
 import sys
 from importlib.metadata import version
-from pathlib import Path
 
 import torch
 
-import harness
-from harness import __version__
+from harness.base.version import PACKAGE, __version__
 
-_PACKAGE = Path(harness.__file__).parent
 _PACKAGES = {"torch": "torch", "open_clip": "open_clip_torch", "numpy": "numpy"}
 
 
@@ -30,10 +27,10 @@ def commit() -> str:
 
     Of a snapshot (`harness.execute.slurm.snapshot`): the commit that it was made from.
     """
-    origin = _PACKAGE.parent / "code.json"
+    origin = PACKAGE.parent / "code.json"
     if origin.is_file():
         return str(json.loads(origin.read_text(encoding="utf-8"))["commit"])
-    command = ["git", "-C", str(_PACKAGE), "describe", "--always", "--dirty", "--abbrev=12"]
+    command = ["git", "-C", str(PACKAGE), "describe", "--always", "--dirty", "--abbrev=12"]
     try:
         return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
     except (OSError, subprocess.SubprocessError):

@@ -16,8 +16,9 @@ import tarfile
 from pathlib import Path
 
 from harness.config.data import ShapesData
-from harness.data.synthetic.embedded import home, materialise
+from harness.data.synthetic.embedded import home
 from harness.data.synthetic.layout import write_tar
+from harness.data.synthetic.materialise import materialise
 from tests.captioning.tiny import save
 
 MODEL = {

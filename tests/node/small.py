@@ -7,7 +7,7 @@ from typing import Any
 
 from harness.config.ablation import Ablation
 from harness.config.experiment import Experiment
-from harness.data.synthetic.embedded import materialise
+from harness.data.synthetic.materialise import materialise
 from harness.planning.plan import Plan
 from harness.planning.workspace import Project
 from harness.runs.planned import PlannedRun

@@ -13,7 +13,7 @@ import pytest
 from harness.config.experiment import Experiment
 from harness.config.profile import Profile
 from harness.config.search import Search
-from harness.data.synthetic.embedded import materialise
+from harness.data.synthetic.materialise import materialise
 from harness.execute.local.executor import LocalExecutor
 from harness.execute.local.processes import Ended
 from harness.execute.slurm.executor import SlurmExecutor

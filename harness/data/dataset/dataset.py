@@ -22,7 +22,8 @@ from harness.data.dataset.index import INDEX, ROWS, pseudo_column
 from harness.data.dataset.pictures import BadImageError
 from harness.data.sources import arrow
 from harness.data.sources.inspection import Indexed, indexed, inspect_data
-from harness.data.synthetic.embedded import home, materialise, train_shards
+from harness.data.synthetic.embedded import home, train_shards
+from harness.data.synthetic.materialise import materialise
 from harness.data.synthetic.truth import TRUTH, Truth, load_truth
 from harness.runs.record import DataReport
 

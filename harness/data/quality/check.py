@@ -20,7 +20,7 @@ from harness.config.data import FileData, WebdatasetData
 from harness.data.dataset.pictures import BadImageError
 from harness.data.hashing import hash64
 from harness.data.quality.sample_check import look_at_image, odd_caption, odd_image, words
-from harness.data.sources.inspection import FilesOf, caption_files, files_of_source
+from harness.data.sources.files import FilesOf, caption_files, files_of_source
 from harness.data.sources.raw_samples import RawSample, Rejected
 from harness.data.sources.reading import Reading
 

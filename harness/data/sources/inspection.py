@@ -11,14 +11,14 @@ import os
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from pydantic import ValidationError
+
 from harness.base.errors import DataError
 from harness.base.files import read_json, write_json
 from harness.config.data import Data, DigitsData, FileData, ShapesData, TableData, WebdatasetData
-from harness.config.sources import CaptionFile
-from harness.data.sources.caption_folder import check_finished
-from harness.data.sources.patterns import expand
-from harness.data.sources.remote import is_url, mirrored
+from harness.data.sources.files import FilesOf, caption_files, common_folder
 from harness.runs.record import DataReport
+from harness.runs.versions import unreadable
 
 _VERSION = 2
 _REPORT = "report.json"
@@ -72,76 +72,11 @@ def indexed(data: FileData, cache: Path) -> Indexed:
         _build(data, files, folder)
     stored = read_json(folder / _REPORT)
     root = folder if stored["unpacked"] else files.root
-    report = DataReport.model_validate(stored["report"])
-    return Indexed(folder, root, report, tuple(stored["sources"]), stored["joined"], files, stored["unpacked"])
-
-
-class FilesOf(NamedTuple):
-    """The files that a data set is read from."""
-
-    main: list[Path]
-    """Shards, or tables."""
-    captions: dict[str, tuple[list[Path], Path | None]]
-    """By source: files of captions, and the table that text lines are aligned with."""
-    root: Path
-    """What locations in the index are relative to."""
-
-    @classmethod
-    def find(cls, data: FileData, cache: Path) -> FilesOf:
-        """The files of `data`; those at URLs are the copies in `cache`.
-
-        Raises:
-            DataError: one is missing.
-        """
-        captions = {name: files_of_source(source, cache) for name, source in caption_files(data).items()}
-        match data:
-            case WebdatasetData():
-                shards = located(data.shards, cache, "data.shards", (".tar",))
-                return cls(shards, captions, _common_folder(shards))
-            case TableData():
-                return cls(_tables(data, cache), captions, _image_root(data, cache))
-
-    def all(self) -> list[Path]:
-        """Every file."""
-        beside = [file for files, rows in self.captions.values() for file in [*files, *([rows] if rows else [])]]
-        return [*self.main, *beside]
-
-
-def caption_files(data: FileData) -> dict[str, CaptionFile]:
-    """The sources of `data` that stand in files of their own."""
-    return {name: source for name, source in data.pseudo.items() if isinstance(source, CaptionFile)}
-
-
-def located(pattern: str, cache: Path, key: str, suffixes: tuple[str, ...]) -> list[Path]:
-    """The local files of a path or URL pattern; of a folder, those with one of `suffixes`.
-
-    Raises:
-        DataError: nothing matches, a file is missing, or a URL has not been fetched.
-    """
-    return mirrored(pattern, cache) if is_url(pattern) else expand(pattern, key, suffixes)
-
-
-_CAPTION_SUFFIXES = (".parquet", ".jsonl", ".csv", ".tsv", ".txt", ".tar")
-
-
-def files_of_source(source: CaptionFile, cache: Path) -> tuple[list[Path], Path | None]:
-    """The files of a source, and the table that its text lines are aligned with.
-
-    Raises:
-        DataError: they are missing, or still being made.
-    """
-    rows = located(source.rows, cache, "rows", ())[0] if source.rows else None
-    check_finished(Path(source.path))
-    return located(source.path, cache, "path", _CAPTION_SUFFIXES), rows
-
-
-def _tables(data: TableData, cache: Path) -> list[Path]:
-    if is_url(data.path):
-        return mirrored(data.path, cache)
     try:
-        return expand(data.path, "data.path", (".parquet",))
-    except DataError:
-        raise DataError("table is missing", where=data.path, fix="correct data.path") from None
+        report = DataReport.model_validate(stored["report"])
+    except ValidationError as error:
+        raise unreadable(error, folder / _REPORT, "delete its folder: the data is read again") from None
+    return Indexed(folder, root, report, tuple(stored["sources"]), stored["joined"], files, stored["unpacked"])
 
 
 def _build(data: FileData, files: FilesOf, folder: Path) -> None:
@@ -176,7 +111,7 @@ def _nothing(rejected: dict[str, int]) -> str:
 
 def _state(data: FileData, files: FilesOf) -> str:
     """A hash of the spec and the files' names, sizes and times, wherever they lie."""
-    base = _common_folder(files.main)
+    base = common_folder(files.main)
     state = [
         _VERSION,
         data.algorithm,
@@ -202,16 +137,6 @@ def _state(data: FileData, files: FilesOf) -> str:
 def _size_and_time(file: Path) -> tuple[int, int]:
     status = file.stat()
     return status.st_size, status.st_mtime_ns
-
-
-def _common_folder(files: list[Path]) -> Path:
-    return Path(os.path.commonpath([os.path.abspath(file.parent) for file in files]))
-
-
-def _image_root(data: TableData, cache: Path) -> Path:
-    if data.image_root is None and is_url(data.path):
-        return mirrored(data.path, cache)[0].parent
-    return Path(os.path.abspath(data.image_root or Path(data.path).parent))
 
 
 def _is_current(report: Path, root: Path) -> bool:

@@ -9,7 +9,7 @@ from typing import Any
 
 from harness.config.data import FileData, TableData, WebdatasetData
 from harness.data.sources import shards, tables
-from harness.data.sources.inspection import FilesOf, caption_files
+from harness.data.sources.files import FilesOf, caption_files
 from harness.data.sources.quarantine import Quarantine, read_quarantine
 from harness.data.sources.raw_samples import RawSample, Rejected
 from harness.data.sources.sidecars import Joined

@@ -148,7 +148,7 @@ class LocalExecutor:
         slot = min(set(range(self._workers.jobs)) - set(self._running.values()))
         gpu = slot % self._gpus if self._gpus else None
         request = Request.of(run.experiment, run.id, run.teacher, self._settings, self._workers.threads, gpu)
-        folder.prepare(run.identity, request.model_dump(mode="json"))
+        folder.prepare(run.identity, request.written())
         folder.pause_at(self._until.get(run.id))
         self._workers.start(folder.path)
         self._running[run.id] = slot

@@ -55,9 +55,8 @@ class SilentInlineWorkers(InlineWorkers):
     def start(self, folder: Path) -> None:
         """Carry the run out before returning. A KeyboardInterrupt stops it cleanly and is raised again."""
         from harness import worker
-        from harness.node.stop import Stop
 
-        stop = Stop(self._asked)
+        stop = worker.Stop(self._asked)
 
         def work() -> None:
             with written_to(folder / "log.txt"):

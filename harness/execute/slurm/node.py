@@ -250,6 +250,7 @@ def _is_earlier(start: AttemptStart, job: str) -> bool:
 def main(folder: Path) -> int:
     """Carry out this task's share of the submission in `folder`; returns the exit status."""
     try:
+        Store(folder.resolve().parents[1]).check()
         submission = load(folder)
         task = int(os.environ.get("SLURM_ARRAY_TASK_ID", "0"))
         if submission.is_closed or task in submission.settled():

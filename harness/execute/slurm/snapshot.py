@@ -16,13 +16,11 @@ import subprocess
 import tempfile
 from pathlib import Path
 
-import harness
 from harness.base.files import unwritable, write_json
+from harness.base.version import PACKAGE
 
-_PACKAGE = Path(harness.__file__).parent
 
-
-def snapshot(root: Path, package: Path = _PACKAGE) -> Path:
+def snapshot(root: Path, package: Path = PACKAGE) -> Path:
     """The folder below `root` with a copy of `package` as it is now; made unless it is there.
 
     Raises:

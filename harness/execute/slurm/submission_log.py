@@ -20,10 +20,10 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from harness.base.errors import StoreError
 from harness.base.files import read_json, unwritable, write_json, write_text
 from harness.config.profile import JobResources, Profile
 from harness.runs.store import Store, exclusive
+from harness.runs.versions import unreadable
 
 Phase = Literal["run", "train", "evaluate"]
 
@@ -176,5 +176,4 @@ def load(folder: Path) -> Submission:
     try:
         return Submission(folder, Intent.model_validate(read_json(folder / "intent.json")))
     except ValidationError as error:
-        what = f"is damaged or of another version ({error.errors()[0]['msg']})"
-        raise StoreError(what, where=str(folder / "intent.json"), fix="move its folder away") from None
+        raise unreadable(error, folder / "intent.json", "move its folder away") from None

@@ -9,7 +9,6 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from harness.base.errors import DispatchError
 from harness.config.profile import JobResources, Profile
@@ -159,8 +158,9 @@ class Submitter:
         experiment = fitted(run.experiment, folder.attempts.since(since), intent.resources.processes)
         settings = Settings.model_validate({**dict(self._settings), "store": intent.store})
         request = Request.of(experiment, run.id, run.teacher, settings, intent.resources.cpus_per_task)
-        table: dict[str, Any] = request.model_dump(mode="json")
-        folder.prepare(run.identity, table | {"submission": intent.id, "since": since, "phase": intent.phase})
+        folder.prepare(
+            run.identity, request.written() | {"submission": intent.id, "since": since, "phase": intent.phase}
+        )
         folder.pause_at(self.until.get(run.id))
 
     def _sent(self, submission: Submission, after: tuple[str, ...], corresponding: str | None = None) -> None:

@@ -10,8 +10,8 @@ from pathlib import Path
 import jinja2
 from markupsafe import Markup, escape
 
-from harness import __version__
 from harness.base.html import environment
+from harness.base.version import __version__
 from harness.reporting.collect.results import Results
 from harness.reporting.figures.plots import Figures
 from harness.reporting.formats.numbers import clean, count
