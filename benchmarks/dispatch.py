@@ -62,10 +62,10 @@ def simulated(runs: int) -> None:
 
         cluster = SimulatedCluster(carry_out, slots=SLOTS, quota=10_000, max_array=1000)
         profile = Profile.model_validate({"gpus_per_task": 1, "mem_gb": 8, "partitions": ["gpu"]})
-        conductor = SlurmExecutor(plan, store, Settings(store=store.root), profile, cluster)
+        executor = SlurmExecutor(plan, store, Settings(store=store.root), profile, cluster)
         begun, cycles = time.process_time(), 0
-        while conductor.progress().done < runs:
-            conductor.cycle()
+        while executor.progress().done < runs:
+            executor.cycle()
             cycles += 1
         head = time.process_time() - begun - in_jobs
         assert set(cluster.accepted.values()) == {1}

@@ -67,11 +67,11 @@ def batches(cluster: Cluster, folder: Path, trials: Sequence[Trial]) -> None:
     store = Store(folder / "batches")
     project = Project(Settings(store=store.root, tracking_uri="none"), store)
     spec = load_search(folder / "campaign/search.toml")
-    conductor = one_by_one(project, str(folder / "campaign/profile.toml"), WORKERS)
+    executor = one_by_one(project, str(folder / "campaign/profile.toml"), WORKERS)
     for first in range(0, len(trials), WORKERS):
         plan = project.plan(as_ablation(spec, trials[first : first + WORKERS]), name="batches")
         prepare_data(plan, store)
-        for _ in conductor(plan).run():
+        for _ in executor(plan).run():
             pass
     tell("batches", cluster, store)
 

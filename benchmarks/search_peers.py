@@ -1,4 +1,4 @@
-"""Syne Tune's strategies behind the calls of `harness.searching.study.Advisor` that the simulation makes.
+"""Syne Tune's strategies behind the calls of `harness.searching.study.SearchStudy` that the simulation makes.
 
 `pip install syne-tune==0.16.0` beside the harness; it is no part of the lock file. One bracket, rungs as our ASHA has
 them. What is left at the end is done as here: the most promising `finish` configurations are trained to full length.

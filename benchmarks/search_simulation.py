@@ -22,7 +22,7 @@ REPEATS = 2000
 
 
 class Strategy(Protocol):
-    """What the simulation asks and tells; `harness.searching.study.Advisor` is one."""
+    """What the simulation asks and tells; `harness.searching.study.SearchStudy` is one."""
 
     @property
     def trials(self) -> Mapping[int, Trial]:

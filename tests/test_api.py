@@ -108,7 +108,7 @@ def test_every_function_twice_once_in_a_thread_and_in_silence(spec: Path, capfd:
     assert bool(found)
     assert found.best == other.best
     assert "train.optimiser.lr" in found.best
-    assert len(harness.plan(spec.parent / "lr.toml").arms) == len(found.driver.advisor.trials)
+    assert len(harness.plan(spec.parent / "lr.toml").arms) == len(found.driver.study.trials)
     assert harness.results(harness.load(spec.parent / "lr.toml"))["arm"].nunique() >= 2
     assert "Which learning rate?" in harness.report(spec.parent / "lr.toml")
     assert capfd.readouterr() == ("", "")

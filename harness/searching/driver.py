@@ -1,4 +1,4 @@
-"""The driver: one process that owns a search. It asks the advisor, has runs carried out, and tells what came out.
+"""The driver: one process that owns a search. It asks the study, has runs carried out, and tells what came out.
 
 Runs are those of ablations: same folders, same ids, same workers. Nodes know nothing of the study: they write metrics
 to their run folder, and look there whether they are to pause. Every event is on disk before it is acted on, and the
@@ -67,7 +67,7 @@ class Driver:
         search: Search,
         name: str,
         project: Project,
-        conductor: Callable[[Plan], Executor],
+        executor: Callable[[Plan], Executor],
         *,
         storage: str | None = None,
         only_look: bool = False,
@@ -75,7 +75,7 @@ class Driver:
         """Read where the search stands.
 
         Args:
-            conductor: makes what carries runs out, here or on a cluster, from an empty plan that will grow.
+            executor: makes what carries runs out, here or on a cluster, from an empty plan that will grow.
             storage: URL of a database for Optuna's study; by default a journal in the store.
             only_look: write nothing, for a report beside a driver that may be alive.
 
@@ -86,18 +86,18 @@ class Driver:
         self.folder = SearchFolder(project.store.root, name)
         self.configurations = Configurations(search, name, project)
         self.active: dict[int, Active] = {}
-        self._make_conductor = conductor
+        self._make_executor = executor
         self._had: dict[str, tuple[int, float]] = {}
         """Steps and seconds that runs had before this search touched them."""
         self._still: dict[str, tuple[int, float]] = {}
         """Those of runs that nobody trains for now."""
         self._runs: dict[int, list[str]] = {}
         self._started_at, self._closing, self._stopping, self._ended = time.time(), False, False, False
-        self._conductor: Executor | None = None
+        self._executor: Executor | None = None
         self.folder.check(search)
         events = self.folder.events(only_look=only_look)
         kept = None if only_look else _storage(storage, name) if storage else _journal(self.folder)
-        self.advisor = SearchStudy(
+        self.study = SearchStudy(
             search,
             len(search.seed_list) if search.pruner.kind == "wilcoxon" else self.configurations.length,
             name=name,
@@ -115,12 +115,12 @@ class Driver:
     def carry_out(self) -> Iterator[Snapshot]:
         """Search until the budget is used up; yields a snapshot a few times a second."""
         while not self._stopping and not self._ended:
-            # A conductor carries out all of its plan: this one begins empty, lest it go on with what was stopped.
-            self._conductor = self._make_conductor(self.configurations.empty_plan())
+            # A executor carries out all of its plan: this one begins empty, lest it go on with what was stopped.
+            self._executor = self._make_executor(self.configurations.empty_plan())
             for active in self.active.values():  # living trials of a driver that was killed
                 self._carry_on(active)
             self._step()
-            for progress in self._conductor.run():
+            for progress in self._executor.run():
                 self._step()
                 yield self.snapshot(progress)
             # What a person has ended goes on when a person asks for it.
@@ -129,14 +129,14 @@ class Driver:
     def stop(self) -> None:
         """Begin nothing more, and let the running runs write a checkpoint and leave."""
         self._stopping = True
-        if self._conductor is not None:
-            self._conductor.stop()
+        if self._executor is not None:
+            self._executor.stop()
 
     def snapshot(self, progress: Progress) -> Snapshot:
         """Where the search stands."""
-        trials = [one for one in self.advisor.trials.values() if one.status != "skipped"]
+        trials = [one for one in self.study.trials.values() if one.status != "skipped"]
         count = {status: sum(one.status == status for one in trials) for status in ("complete", "stopped", "failed")}
-        best = self.advisor.best()
+        best = self.study.best()
         return Snapshot(
             trials=len(trials),
             running=len(self.active),
@@ -176,8 +176,8 @@ class Driver:
 
     def _fill(self) -> None:
         if not self._closing and self._has_room():
-            known = set(self.advisor.trials)
-            job = self.advisor.next()
+            known = set(self.study.trials)
+            job = self.study.next()
             self._note_new(known)
             if job is not None:
                 if job.number in known:
@@ -187,21 +187,21 @@ class Driver:
         if self.active:  # what stops early may make room again
             return
         self._closing = True
-        jobs = self.advisor.closing(self._jobs())
+        jobs = self.study.closing(self._jobs())
         for job in jobs:
             self._note("resumed", number=job.number, until=job.until)
             self._begin(job)
         if not jobs:
-            self.advisor.end()
+            self.study.end()
             self._note("ended")
             self._ended = True
 
     def _note_new(self, known: set[int]) -> None:
-        """Write down the trials that the advisor has begun or skipped."""
-        for number, trial in self.advisor.trials.items():
+        """Write down the trials that the study has begun or skipped."""
+        for number, trial in self.study.trials.items():
             if number in known:
                 continue
-            event: Event = {"values": trial.values, "attrs": self.advisor.attrs(number)}
+            event: Event = {"values": trial.values, "attrs": self.study.attrs(number)}
             if trial.status != "skipped":
                 event["had"] = {run.id: self._progress(run.id) for run in self.configurations.runs(trial.values)}
             self._note("asked", number=number, **event)
@@ -210,28 +210,28 @@ class Driver:
                 self._note("skipped", number=number, why=trial.source)
 
     def _begin(self, job: Assignment) -> None:
-        trial = self.advisor.trials[job.number]
+        trial = self.study.trials[job.number]
         active = self.active[job.number] = Active(trial, self.configurations.runs(trial.values))
         self._carry_on(active)
 
     def _carry_on(self, active: Active) -> None:
         """Have the runs of a trial carried out, to its limit if it has one."""
-        assert self._conductor is not None
+        assert self._executor is not None
         limit = active.asked_for = active.trial.limit
         left = [run for run in active.runs if limit is None or not self._is_at(run, limit)]
-        if self.advisor.decides_over_seeds:  # one seed after the other: a bad configuration costs few of them
+        if self.study.decides_over_seeds:  # one seed after the other: a bad configuration costs few of them
             left = [run for run in left if not self._run(run.id).record_file.exists()][:1]
         for run in left:
-            if self._conductor.is_open(run.id) or self._ended_by_a_person(run):
+            if self._executor.is_open(run.id) or self._ended_by_a_person(run):
                 continue
-            if run.teacher is not None and self._conductor.failure(run.teacher) is None:
-                self._conductor.add(self.configurations.plan.runs[run.teacher])
-            self._conductor.add(run, None if limit is None else self.configurations.level_step(run, limit))
+            if run.teacher is not None and self._executor.failure(run.teacher) is None:
+                self._executor.add(self.configurations.plan.runs[run.teacher])
+            self._executor.add(run, None if limit is None else self.configurations.level_step(run, limit))
 
     def _has_room(self) -> bool:
         """Whether the budget has room for one more configuration beside what runs and what the end will take."""
         budget, full = self.search.budget, self.configurations.steps * len(self.search.seed_list)
-        begun = sum(one.status != "skipped" and one.source == "sampled" for one in self.advisor.trials.values())
+        begun = sum(one.status != "skipped" and one.source == "sampled" for one in self.study.trials.values())
         if budget.trials is not None and begun >= budget.trials and not self._may_promote():
             return False
         if budget.duration_min is not None and time.time() - self._started_at > budget.duration_min * 60:
@@ -246,7 +246,7 @@ class Driver:
 
     def _may_promote(self) -> bool:
         """Whether a ladder has somebody to promote although no new configuration may begin."""
-        return isinstance(self.search.pruner, LadderPolicy) and self.advisor.promotable() is not None
+        return isinstance(self.search.pruner, LadderPolicy) and self.study.promotable() is not None
 
     def _reserved(self) -> int:
         """Full runs that the end will take: only what is stopped early has to be finished."""
@@ -257,7 +257,7 @@ class Driver:
 
     def _open_runs(self) -> int:
         runs = [run for active in self.active.values() for run in active.runs]
-        return sum(self._conductor is not None and self._conductor.is_open(run.id) for run in runs)
+        return sum(self._executor is not None and self._executor.is_open(run.id) for run in runs)
 
     def _is_at(self, run: PlannedRun, limit: int) -> bool:
         """Whether a run has got as far as `limit` and nobody works on it."""
@@ -268,15 +268,15 @@ class Driver:
     # -- what has happened ------------------------------------------------------------------------------------------
 
     def _look(self, active: Active) -> None:
-        """Tell the advisor what a trial's runs have written, and the runs what the advisor decided."""
+        """Tell the study what a trial's runs have written, and the runs what the study decided."""
         trial = active.trial
-        if self.advisor.decides_over_seeds or self._has_news(active):
+        if self.study.decides_over_seeds or self._has_news(active):
             self._report(active)
         if trial.limit is not None and trial.limit != active.asked_for:
             active.asked_for = trial.limit
             for run in active.runs:
-                if self._conductor is not None and not self._run(run.id).record_file.exists():
-                    self._conductor.pause(run.id, self.configurations.level_step(run, trial.limit))
+                if self._executor is not None and not self._run(run.id).record_file.exists():
+                    self._executor.pause(run.id, self.configurations.level_step(run, trial.limit))
         failed = [run for run in active.runs if self._failure(run) is not None]
         if failed:
             self._settle("failed", trial.number, why=self._failure(failed[0]))
@@ -287,19 +287,19 @@ class Driver:
             self._settle("complete", trial.number, final=final, violation=self.configurations.violation(records))
         elif trial.limit is not None and self._has_paused(active, trial.limit):
             self._settle("paused", trial.number)
-        elif self.advisor.decides_over_seeds:
+        elif self.study.decides_over_seeds:
             self._carry_on(active)
 
     def _has_paused(self, active: Active, limit: int) -> bool:
-        """Whether all runs of a trial are where they were to pause, and the conductor has noticed."""
-        if self.advisor.decides_over_seeds:  # the seeds after those that decided were not begun
+        """Whether all runs of a trial are where they were to pause, and the executor has noticed."""
+        if self.study.decides_over_seeds:  # the seeds after those that decided were not begun
             return True
-        waits = self._conductor is not None and any(self._conductor.is_open(run.id) for run in active.runs)
+        waits = self._executor is not None and any(self._executor.is_open(run.id) for run in active.runs)
         return active.trial.reached >= limit and not waits and all(self._is_at(run, limit) for run in active.runs)
 
     def _is_complete(self, run: PlannedRun) -> bool:
         folder = self._run(run.id)
-        return folder.record_file.exists() and (self._conductor is None or not self._conductor.is_open(run.id))
+        return folder.record_file.exists() and (self._executor is None or not self._executor.is_open(run.id))
 
     def _has_news(self, active: Active) -> bool:
         sizes = {}
@@ -312,7 +312,7 @@ class Driver:
 
     def _report(self, active: Active) -> None:
         """Report evaluations that all seeds of a trial have, in order."""
-        if self.advisor.decides_over_seeds:
+        if self.study.decides_over_seeds:
             self._report_seeds(active)
             return
         curves = [self.configurations.curve(run, self._run(run.id)) for run in active.runs]
@@ -320,7 +320,7 @@ class Driver:
             if level not in active.trial.curve and (active.trial.limit is None or level <= active.trial.limit):
                 value = fmean(curve[level] for curve in curves)
                 self._note("report", number=active.trial.number, level=level, value=value)
-                self.advisor.report(active.trial.number, level, value)
+                self.study.report(active.trial.number, level, value)
 
     def _report_seeds(self, active: Active) -> None:
         """Report the value of each seed that is done, in order: level n is the n-th seed."""
@@ -331,7 +331,7 @@ class Driver:
             if level not in trial.curve:
                 value = self.configurations.objectives(folder.record())[0]
                 self._note("report", number=trial.number, level=level, value=value)
-                self.advisor.report(trial.number, level, value)
+                self.study.report(trial.number, level, value)
 
     def _failure(self, run: PlannedRun) -> str | None:
         """Why a run has failed by its own fault; a run that was preempted or killed goes on and is none."""
@@ -344,10 +344,10 @@ class Driver:
         return failure is not None and failure.cause in ("cancelled", "interrupted")
 
     def _given_up(self, run: PlannedRun) -> Failure | None:
-        return None if self._conductor is None else self._conductor.failure(run.id)
+        return None if self._executor is None else self._executor.failure(run.id)
 
     def _jobs(self) -> int:
-        return 1 if self._conductor is None else self._conductor.jobs
+        return 1 if self._executor is None else self._executor.jobs
 
     def _settle(self, event: str, number: int, **more: Any) -> None:
         self._note(event, number=number, **more)
@@ -358,11 +358,11 @@ class Driver:
         number = event["number"]
         match event["event"]:
             case "failed":
-                self.advisor.fail(number, str(event["why"]))
+                self.study.fail(number, str(event["why"]))
             case "complete":
-                self.advisor.complete(number, event["final"], event["violation"])
+                self.study.complete(number, event["final"], event["violation"])
             case "paused":
-                self.advisor.pause(number)
+                self.study.pause(number)
 
     # -- events -----------------------------------------------------------------------------------------------------
 
@@ -375,24 +375,24 @@ class Driver:
             case "started":
                 self._started_at = float(event["time"])
             case "asked":
-                self.advisor.asked(event["number"], event["values"], _before_told(event["attrs"]))
+                self.study.asked(event["number"], event["values"], _before_told(event["attrs"]))
                 self._hold(event["number"], event)
                 if "had" in event:
-                    trial = self.advisor.trials[event["number"]]
+                    trial = self.study.trials[event["number"]]
                     self.active[trial.number] = Active(trial, self.configurations.runs(trial.values))
             case "skipped":
-                self.advisor.skip(event["number"], event["why"])
+                self.study.skip(event["number"], event["why"])
             case "known":
-                trial = self.advisor.known(event["values"], event["final"], {})
+                trial = self.study.known(event["values"], event["final"], {})
                 self._runs[trial.number] = event["runs"]
             case "report":
-                self.advisor.report(event["number"], event["level"], event["value"])
+                self.study.report(event["number"], event["level"], event["value"])
             case "resumed":
-                self.advisor.resume(event["number"], event["until"])
-                trial = self.advisor.trials[event["number"]]
+                self.study.resume(event["number"], event["until"])
+                trial = self.study.trials[event["number"]]
                 self.active[trial.number] = Active(trial, self.configurations.runs(trial.values))
             case "ended":
-                self.advisor.end()
+                self.study.end()
             case _:
                 self._apply(event)
                 self.active.pop(event["number"], None)
@@ -408,7 +408,7 @@ class Driver:
             return
         for known in self.configurations.known():
             self._note("known", values=known.values, final=known.final, runs=known.runs)
-            trial = self.advisor.known(known.values, known.final, {})
+            trial = self.study.known(known.values, known.final, {})
             self._runs[trial.number] = list(known.runs)
 
     # -- costs ------------------------------------------------------------------------------------------------------

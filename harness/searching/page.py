@@ -53,7 +53,7 @@ def as_html(driver: Driver) -> str:
 
 
 def _pictures(driver: Driver) -> Iterator[Picture]:
-    tried = [one for one in driver.advisor.trials.values() if one.status != "skipped" and (one.curve or one.final)]
+    tried = [one for one in driver.study.trials.values() if one.status != "skipped" and (one.curve or one.final)]
     if not tried:
         return
     yield _history(driver, tried)
@@ -75,7 +75,7 @@ def _history(driver: Driver, tried: list[Trial]) -> Picture:
                 axes.plot(*zip(*points, strict=True), "o", color=colour, markersize=5, label=label)
         best: list[float] = []
         for _, value in full:
-            losses = [driver.advisor.loss(one) for one in (*best[-1:], value)]
+            losses = [driver.study.loss(one) for one in (*best[-1:], value)]
             best.append(min(losses) * (-1 if driver.search.objectives[0].goal == "maximise" else 1))
         axes.step([number for number, _ in full], best, where="post", color=series_colour(0))
         axes.set_xlabel("configuration")
@@ -88,7 +88,7 @@ def _history(driver: Driver, tried: list[Trial]) -> Picture:
 
 def _curves(driver: Driver, tried: list[Trial]) -> Picture:
     def draw(axes: Axes) -> None:
-        winner = driver.advisor.best()
+        winner = driver.study.best()
         for one in tried:
             levels = sorted(one.curve)
             colour = series_colour(0) if one is winner else MUTED
@@ -117,7 +117,7 @@ def _slices(driver: Driver, tried: list[Trial]) -> Iterator[Picture]:
 def _contour(driver: Driver, tried: list[Trial], first: str, second: str) -> Picture:
     def draw(axes: Axes) -> None:
         x, y = ([_number(driver, one, path) for one in tried] for path in (first, second))
-        losses = [driver.advisor.loss(_value(one)) for one in tried]
+        losses = [driver.study.loss(_value(one)) for one in tried]
         ranks = np.argsort(np.argsort(losses)) / max(len(losses) - 1, 1)
         if len(tried) >= 4 and len(set(x)) > 2 and len(set(y)) > 2:
             try:
@@ -139,7 +139,7 @@ def _parallel(driver: Driver, tried: list[Trial]) -> Picture:
         columns = np.array([[_number(driver, one, path) for path in paths] for one in tried])
         low, high = columns.min(0), columns.max(0)
         places = (columns - low) / np.where(high > low, high - low, 1)
-        losses = [driver.advisor.loss(_value(one)) for one in tried]
+        losses = [driver.study.loss(_value(one)) for one in tried]
         ranks = np.argsort(np.argsort(losses)) / max(len(losses) - 1, 1)
         for row, rank in zip(places, ranks.tolist(), strict=True):
             axes.plot(range(len(paths)), row, color=series_colour(0), alpha=1 - 0.9 * rank, linewidth=1.2)

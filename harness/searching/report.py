@@ -26,7 +26,7 @@ def render(driver: Driver) -> str:
 
 def answer(driver: Driver) -> str:
     """The question's answer in one sentence: the winner by its value at full length, never by the best value seen."""
-    winner, metric = driver.advisor.best(), driver.search.objectives[0].metric
+    winner, metric = driver.study.best(), driver.search.objectives[0].metric
     if winner is None or winner.final is None:
         return "There is no answer yet: no configuration has been trained to the full length."
     if len(driver.search.objectives) > 1:
@@ -38,8 +38,8 @@ def answer(driver: Driver) -> str:
 
 def finished(driver: Driver) -> list[Trial]:
     """Configurations with a value at full length, best first."""
-    done = [trial for trial in driver.advisor.trials.values() if trial.final is not None]
-    return sorted(done, key=lambda trial: (trial.violation > 0, driver.advisor.loss(_first(trial))))
+    done = [trial for trial in driver.study.trials.values() if trial.final is not None]
+    return sorted(done, key=lambda trial: (trial.violation > 0, driver.study.loss(_first(trial))))
 
 
 def front(driver: Driver) -> list[Trial]:
@@ -61,7 +61,7 @@ def best_table(driver: Driver) -> Table:
     objectives = driver.search.objectives
     several = len(objectives) > 1
     chosen = (front(driver) if several else finished(driver))[:BEST_SHOWN]
-    winner = driver.advisor.best()
+    winner = driver.study.best()
     rows = []
     for trial in chosen:
         values = [f"{value:.4f}" for value in trial.final or ()]
@@ -91,18 +91,18 @@ def importances(driver: Driver) -> dict[str, float]:
 
     from harness.searching.samplers import distributions, encoded
 
-    known = driver.advisor.forecasts()
+    known = driver.study.forecasts()
     if len(known) < LEAST_FOR_IMPORTANCE:
         return {}
-    study = optuna.create_study()
+    probe = optuna.create_study()
     space = distributions(driver.search.space)
     for number, loss in known.items():
-        params = encoded(driver.search.space, driver.advisor.trials[number].values)
-        study.add_trial(optuna.trial.create_trial(value=loss, params=params, distributions=space))
+        params = encoded(driver.search.space, driver.study.trials[number].values)
+        probe.add_trial(optuna.trial.create_trial(value=loss, params=params, distributions=space))
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # few configurations, many of them equal: the table's note says so
-            found = optuna.importance.get_param_importances(study)
+            found = optuna.importance.get_param_importances(probe)
     except (ValueError, RuntimeError):  # all configurations are worth the same
         return {}
     return {path: share for path, share in found.items() if math.isfinite(share)}
@@ -110,7 +110,7 @@ def importances(driver: Driver) -> dict[str, float]:
 
 def cost_table(driver: Driver) -> Table:
     """What was trained, beside the bill for training every configuration to its end."""
-    tried = [one for one in driver.advisor.trials.values() if one.status != "skipped" and one.source == "sampled"]
+    tried = [one for one in driver.study.trials.values() if one.status != "skipped" and one.source == "sampled"]
     bill = sum(run.steps for one in tried for run in driver.configurations.runs(one.values))
     spent = driver.spent_steps()
     rows = [
@@ -130,7 +130,7 @@ def decisions_table(driver: Driver) -> Table | None:
         return None
     rows = tuple(
         (TableCell(str(one.number)), *(_note(one, name) for name in ("efficient", "saturation", "residual")))
-        for one in driver.advisor.trials.values()
+        for one in driver.study.trials.values()
         if one.notes
     )
     heads = (*words("configuration"), *numbers("efficient point e", "saturation point s", "fit residual"))

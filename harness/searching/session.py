@@ -40,7 +40,7 @@ class SearchOutcome:
     @property
     def best(self) -> dict[str, object]:
         """The winner's values by field; empty if no configuration has a result at full length."""
-        winner = self.driver.advisor.best()
+        winner = self.driver.study.best()
         return {} if winner is None else dict(winner.values)
 
 
@@ -123,7 +123,7 @@ class SearchRequest:
             StoreError: there is none yet.
         """
         driver = self.look()
-        trials = [one for one in driver.advisor.trials.values() if one.status != "skipped"]
+        trials = [one for one in driver.study.trials.values() if one.status != "skipped"]
         if not trials:
             raise StoreError(
                 "the search has no configuration yet", where=self.where or self.name, fix="`harness search` begins it"
@@ -154,7 +154,7 @@ class SearchRequest:
         verbose: bool,
     ) -> Outcome | None:
         """Train the winner and the reference on fresh seeds."""
-        winner = driver.advisor.best()
+        winner = driver.study.best()
         if winner is None or not self.search.confirm.seeds:
             return None
         plan = self.project.plan(confirmation(self.search, winner), name=f"{self.name}-confirmed")
@@ -164,7 +164,7 @@ class SearchRequest:
 
 def tried(driver: Driver) -> Plan | None:
     """The configurations that have a curve, each an arm; None where there is none."""
-    trials = [one for one in driver.advisor.trials.values() if one.status != "skipped" and one.curve]
+    trials = [one for one in driver.study.trials.values() if one.status != "skipped" and one.curve]
     if not trials:
         return None
     return driver.project.plan(as_ablation(driver.search, trials), name=driver.folder.path.name)
@@ -176,7 +176,7 @@ def export_winner(driver: Driver, spec: Path, out: Path) -> None:
     Raises:
         SpecError: no configuration has a result, or the search's base is no file of its own.
     """
-    winner = driver.advisor.best()
+    winner = driver.study.best()
     if winner is None:
         raise SpecError("no configuration has a result at full length", where=str(spec), fix="raise the budget")
     export(driver.search, winner, spec, out)

@@ -1,6 +1,6 @@
-"""The advisor: which configuration to train next, how far, and which is best. It knows studies, not runs or files.
+"""The study: which configuration to train next, how far, and which is best. It knows studies, not runs or files.
 
-Everything that happens to a trial is told by a method of the advisor in the order in which it happened; told again in
+Everything that happens to a trial is told by a method of the study in the order in which it happened; told again in
 that order, an empty study becomes what it was. That is how a search goes on after a restart (see `trial_log`), and how
 the benchmark drives the same code over tables of curves.
 """

@@ -24,10 +24,10 @@ def swept(plan: Plan, store: Store, cluster: SimulatedCluster, monkeypatch: pyte
     monkeypatch.setattr(sweep, "snapshot", lambda root: root / "copy")
     monkeypatch.setattr(sweep, "FASTEST_S", 0.0)
     profile = Profile.model_validate({"gpus_per_task": 1, "mem_gb": 8, "partitions": ["gpu"]})
-    conductor = SlurmExecutor(plan, store, Settings(store=store.root), profile, cluster)
+    executor = SlurmExecutor(plan, store, Settings(store=store.root), profile, cluster)
     cycles = 0
-    while conductor.progress().done < len(plan.runs):
-        conductor.cycle()
+    while executor.progress().done < len(plan.runs):
+        executor.cycle()
         cycles += 1
         assert cycles < 500, "the sweep does not come to an end"
     return cycles

@@ -110,7 +110,7 @@ def store(tmp_path: Path) -> Store:
     return Store(tmp_path / "store")
 
 
-def conductor(
+def executor(
     plan: Plan, store: Store, jobs: int = 1, script: Script | None = None
 ) -> tuple[LocalExecutor, MadeWorkers]:
     workers = MadeWorkers(plan, store, jobs, script or {})
@@ -134,7 +134,7 @@ RUNS = by_arm(PLAN)
 
 @pytest.mark.parametrize("jobs", [1, 2, 9])
 def test_every_run_once_and_teachers_before_their_students(store: Store, jobs: int) -> None:
-    one, workers = conductor(PLAN, store, jobs)
+    one, workers = executor(PLAN, store, jobs)
     last = carried_out(one)
     assert (last.done, last.total, last.failed, last.running) == (5, 5, {}, {})
     assert sorted(workers.started) == sorted(PLAN.runs)
@@ -144,7 +144,7 @@ def test_every_run_once_and_teachers_before_their_students(store: Store, jobs: i
 
 
 def test_students_wait_for_the_end_of_their_teacher(store: Store) -> None:
-    one, workers = conductor(PLAN, store, 9)
+    one, workers = executor(PLAN, store, 9)
     steps = one.run()
     next(steps)  # all that is ready was started, and one of them has ended
     begun = set(workers.started)
@@ -153,26 +153,26 @@ def test_students_wait_for_the_end_of_their_teacher(store: Store) -> None:
 
 
 def test_what_is_done_is_not_done_again(store: Store) -> None:
-    carried_out(conductor(PLAN, store)[0])
-    one, workers = conductor(PLAN, store)
+    carried_out(executor(PLAN, store)[0])
+    one, workers = executor(PLAN, store)
     assert one.progress().done == 5
     assert carried_out(one).done == 5
     assert workers.started == []
 
 
 def test_a_run_that_lacks_an_evaluation_set_is_measured_again(store: Store) -> None:
-    carried_out(conductor(PLAN, store)[0])
+    carried_out(executor(PLAN, store)[0])
     base = {"evaluation": {"sets": ["shapes", "digits"]}}
     wider = plan_of(ablation({"a": base, "b": MINED}, seeds=2))
     assert by_arm(wider) == RUNS
-    one, workers = conductor(wider, store)
+    one, workers = executor(wider, store)
     assert carried_out(one).done == 5
     assert sorted(workers.started) == sorted([RUNS["a0"], RUNS["a1"]])
 
 
 @pytest.mark.parametrize("cause", ["user_error", "crashed", "out_of_memory"])
 def test_a_failed_run_stops_no_other_and_is_not_tried_again(store: Store, cause: Cause) -> None:
-    one, workers = conductor(PLAN, store, script={RUNS["a0"]: [cause]})
+    one, workers = executor(PLAN, store, script={RUNS["a0"]: [cause]})
     last = carried_out(one)
     assert (last.done, list(last.failed)) == (4, [RUNS["a0"]])
     assert last.failed[RUNS["a0"]].message == f"it was {cause}"
@@ -180,24 +180,24 @@ def test_a_failed_run_stops_no_other_and_is_not_tried_again(store: Store, cause:
 
 
 def test_students_of_a_failed_teacher_are_given_up_with_the_reason(store: Store) -> None:
-    one, workers = conductor(PLAN, store, script={TEACHER: ["user_error"]})
+    one, workers = executor(PLAN, store, script={TEACHER: ["user_error"]})
     last = carried_out(one)
     assert (last.done, set(last.failed)) == (2, {TEACHER, RUNS["b0"], RUNS["b1"]})
     assert last.failed[RUNS["b0"]].message == f"its teacher, run {TEACHER}, failed: it was user_error"
     assert not {RUNS["b0"], RUNS["b1"]} & set(workers.started)
-    again, workers = conductor(PLAN, store)  # the mistake was mended
+    again, workers = executor(PLAN, store)  # the mistake was mended
     assert carried_out(again).done == 5
     assert sorted(workers.started) == sorted([TEACHER, RUNS["b0"], RUNS["b1"]])
 
 
 def test_a_killed_worker_is_started_again(store: Store) -> None:
-    one, workers = conductor(PLAN, store, script={RUNS["a0"]: [KILLED, 1]})
+    one, workers = executor(PLAN, store, script={RUNS["a0"]: [KILLED, 1]})
     assert carried_out(one).done == 5
     assert workers.started.count(RUNS["a0"]) == 3
 
 
 def test_a_worker_that_is_killed_again_and_again_is_given_up(store: Store) -> None:
-    one, workers = conductor(PLAN, store, script={RUNS["a0"]: [KILLED] * 9})
+    one, workers = executor(PLAN, store, script={RUNS["a0"]: [KILLED] * 9})
     last = carried_out(one)
     assert workers.started.count(RUNS["a0"]) == conduct.MAX_CRASHES == 3
     log = store.run(RUNS["a0"]).log
@@ -208,19 +208,19 @@ def test_a_worker_that_is_killed_again_and_again_is_given_up(store: Store) -> No
 def test_an_old_failure_is_not_taken_for_that_of_a_worker_that_was_killed(store: Store) -> None:
     folder = store.run(RUNS["a0"])
     folder.fail(Failure(cause="user_error", message="mended since", attempt=1, ended_at=1.0))
-    one, workers = conductor(PLAN, store, script={RUNS["a0"]: [KILLED]})
+    one, workers = executor(PLAN, store, script={RUNS["a0"]: [KILLED]})
     assert carried_out(one).done == 5
     assert workers.started.count(RUNS["a0"]) == 2
 
 
 def test_a_run_that_somebody_interrupted_is_started_again(store: Store) -> None:
-    one, workers = conductor(PLAN, store, script={RUNS["a0"]: ["interrupted"] * 5})
+    one, workers = executor(PLAN, store, script={RUNS["a0"]: ["interrupted"] * 5})
     assert carried_out(one).done == 5
     assert workers.started.count(RUNS["a0"]) == 6
 
 
 def test_after_a_request_to_stop_nothing_is_started(store: Store) -> None:
-    one, workers = conductor(PLAN, store, jobs=2, script=dict.fromkeys(PLAN.runs, ("interrupted", KILLED)))
+    one, workers = executor(PLAN, store, jobs=2, script=dict.fromkeys(PLAN.runs, ("interrupted", KILLED)))
     steps = one.run()
     next(steps)
     one.stop()
@@ -229,13 +229,13 @@ def test_after_a_request_to_stop_nothing_is_started(store: Store) -> None:
     assert workers.stopped
     assert workers.started == begun
     assert (last.done, last.failed) == (0, {})
-    assert carried_out(conductor(PLAN, store)[0]).done == 5
+    assert carried_out(executor(PLAN, store)[0]).done == 5
 
 
 def test_a_run_that_another_process_works_on_is_waited_for(store: Store) -> None:
     folder = store.run(RUNS["a0"])
     folder.prepare(PLAN.runs[folder.id].identity, {})
-    one, workers = conductor(PLAN, store, jobs=9)
+    one, workers = executor(PLAN, store, jobs=9)
     steps = one.run()
     with folder.claimed():
         progress = [next(steps) for _ in range(20)][-1]
@@ -250,7 +250,7 @@ def test_a_run_that_another_process_works_on_is_waited_for(store: Store) -> None
 def test_a_run_that_another_process_leaves_unfinished_is_taken_over(store: Store) -> None:
     folder = store.run(TEACHER)
     folder.prepare(PLAN.runs[folder.id].identity, {})
-    one, workers = conductor(PLAN, store, jobs=9)
+    one, workers = executor(PLAN, store, jobs=9)
     steps = one.run()
     with folder.claimed():
         for _ in range(20):
@@ -261,31 +261,31 @@ def test_a_run_that_another_process_leaves_unfinished_is_taken_over(store: Store
 
 def test_a_worker_that_another_process_forestalled_has_not_crashed(store: Store) -> None:
     """Both start the run, one claims it: the other's worker is refused, however often, and the run goes on."""
-    one, workers = conductor(PLAN, store, script={RUNS["a0"]: [REFUSED] * 5})
+    one, workers = executor(PLAN, store, script={RUNS["a0"]: [REFUSED] * 5})
     last = carried_out(one)
     assert (last.done, last.failed) == (5, {})
     assert workers.started.count(RUNS["a0"]) == 6
 
 
 def test_a_request_to_stop_between_two_starts_comes_before_the_second(store: Store) -> None:
-    one, workers = conductor(PLAN, store, jobs=3)
+    one, workers = executor(PLAN, store, jobs=3)
     workers.when_started = one.stop
     assert carried_out(one).done == 1
     assert len(workers.started) == 1
 
 
 def test_a_changed_default_is_told_before_anything_is_started(store: Store) -> None:
-    carried_out(conductor(PLAN, store)[0])
+    carried_out(executor(PLAN, store)[0])
     folder = store.run(RUNS["a1"])
     folder.spec.write_text(folder.spec.read_text().replace('"beta2": 0.98', '"beta2": 0.95'))
     with pytest.raises(StoreError, match=r"train.optimiser.beta2 0.95 -> 0.98"):
-        conductor(PLAN, store)
+        executor(PLAN, store)
 
 
 def test_a_store_that_cannot_be_written_ends_it(store: Store) -> None:
     store.root.mkdir()
     (store.root / "runs").write_text("in the way")
-    one, workers = conductor(PLAN, store)
+    one, workers = executor(PLAN, store)
     with pytest.raises(StoreError, match="cannot be written"):
         carried_out(one)
     assert workers.closed
@@ -310,7 +310,7 @@ def test_a_plan_of_thousands_is_not_looked_at_all_the_time(store: Store, monkeyp
     monkeypatch.setattr(Completeness, "is_complete", is_complete)
     axes = {"train.optimiser.lr": [number / 1000 for number in range(1, 101)]}
     plan = plan_of(ablation(axes=axes, baseline="train.optimiser.lr=0.001", seeds=1))
-    carried_out(conductor(plan, store)[0])
+    carried_out(executor(plan, store)[0])
     assert len(looks) <= 6 * len(plan.runs)
 
 

@@ -207,7 +207,7 @@ def carried_out(one: Driver, looks: int | None = None) -> list[Snapshot]:
 
 
 def tried(one: Driver) -> list[Trial]:
-    return [trial for trial in one.advisor.trials.values() if trial.status != "skipped"]
+    return [trial for trial in one.study.trials.values() if trial.status != "skipped"]
 
 
 def journal(one: Driver) -> optuna.Study:

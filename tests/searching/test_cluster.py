@@ -67,16 +67,16 @@ def test_alone_it_chooses_what_a_search_on_this_machine_chooses(at: Project) -> 
     table = search(**STRATEGIES["ladder"], budget={"trials": 6})
     one = on(MadeCluster(), table, at, jobs=1)
     carried_out(one)
-    there = {n: (t.values, t.curve, t.final, t.status) for n, t in one.advisor.trials.items()}
+    there = {n: (t.values, t.curve, t.final, t.status) for n, t in one.study.trials.items()}
     again = Driver(table, "here", at, lambda plan: pytest.fail("everything is in the records"))
-    assert sum(trial.source == "warm start" for trial in again.advisor.trials.values()) == sum(
+    assert sum(trial.source == "warm start" for trial in again.study.trials.values()) == sum(
         trial.final is not None for trial in tried(one)
     )
     (at.store.root / "runs").rename(at.store.root / "elsewhere")
     (at.store.root / "searches").rename(at.store.root / "searched")
     two = driver(table, at, MadeWorkers(jobs=1))
     carried_out(two)
-    assert {n: (t.values, t.curve, t.final, t.status) for n, t in two.advisor.trials.items()} == there
+    assert {n: (t.values, t.curve, t.final, t.status) for n, t in two.study.trials.items()} == there
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -38,7 +38,7 @@ def test_a_search_ends_within_its_budget_and_selects_at_full_length(name: str, a
     assert len(tried(one)) == 12
     ids = [run_id for trial in tried(one) for run_id in one.run_ids(trial.number)]
     assert len(set(ids)) == 12
-    winner = one.advisor.best()
+    winner = one.study.best()
     assert winner is not None
     assert winner.final is not None
     stopped = [trial for trial in tried(one) if trial.status == "stopped"]
@@ -64,15 +64,15 @@ def test_killed_at_any_look_it_goes_on_to_as_many_trials(name: str, at: Project)
     carried_out(one)
     assert one.is_over
     assert len(tried(one)) == 12
-    assert [trial.number for trial in one.advisor.trials.values()] == list(range(len(one.advisor.trials)))
+    assert [trial.number for trial in one.study.trials.values()] == list(range(len(one.study.trials)))
     study_equals_records(one)
     if name == "ladder":  # nobody is trained further than its rung
         for trial in tried(one):
             (run_id,) = one.run_ids(trial.number)
             assert at.store.run(run_id).read_progress()["step"] == trial.reached
     again = driver(search(**STRATEGIES[name]), at)
-    assert {n: t.values for n, t in again.advisor.trials.items()} == {
-        n: t.values for n, t in one.advisor.trials.items()
+    assert {n: t.values for n, t in again.study.trials.items()} == {
+        n: t.values for n, t in one.study.trials.items()
     }
     workers = MadeWorkers()
     over = driver(search(**STRATEGIES[name]), at, workers)
@@ -153,10 +153,10 @@ def test_a_second_driver_is_refused(at: Project) -> None:
 def test_finished_runs_of_the_store_are_a_warm_start(at: Project) -> None:
     carried_out(driver(search(), at))
     two = Driver(search(budget={"trials": 2}), "second", at, here_with(at))
-    assert sum(trial.source == "warm start" for trial in two.advisor.trials.values()) == 12
+    assert sum(trial.source == "warm start" for trial in two.study.trials.values()) == 12
     narrow = search(space={LR: {"kind": "float", "low": 1e-4, "high": 1e-3}, SHARE: search().space[SHARE]})
     three = Driver(narrow, "third", at, here_with(at))
-    warm = [trial for trial in three.advisor.trials.values() if trial.source == "warm start"]
+    warm = [trial for trial in three.study.trials.values() if trial.source == "warm start"]
     assert all(trial.values[LR] <= 1e-3 for trial in warm)
     assert len(warm) < 12
 
@@ -194,7 +194,7 @@ def test_two_objectives_have_a_front(at: Project) -> None:
 def test_constraints_keep_a_configuration_from_winning(at: Project) -> None:
     one = driver(search(constraints={"peak_memory_gb": 0.5}), at)
     carried_out(one)
-    assert one.advisor.best() is None
+    assert one.study.best() is None
     assert all(trial.violation == pytest.approx(1.0) for trial in tried(one))
 
 

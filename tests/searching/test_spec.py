@@ -102,8 +102,8 @@ def test_several_objectives_cannot_be_pruned(tmp_path: Path) -> None:
 def test_shipped_searches(file: Path) -> None:
     search = load_search(file)
     assert not list(Draft202012Validator(schemas()["search"]).iter_errors(tomllib.loads(file.read_text())))
-    advisor = SearchStudy(search, 6)
-    trial = advisor.ask()
+    study = SearchStudy(search, 6)
+    trial = study.ask()
     assert trial is not None
     arms = list(resolve_arms(confirmation(search, trial), str(file)))
     assert [arm.name for arm in arms] == ["reference", "winner"]
@@ -112,8 +112,8 @@ def test_shipped_searches(file: Path) -> None:
 def test_the_winner_is_an_experiment_file(tmp_path: Path) -> None:
     file = made(tmp_path)
     search = load_search(file)
-    advisor = SearchStudy(search, 6)
-    trial = advisor.known({"train.optimiser.lr": 2e-3, "train.optimiser.beta1": 0.8, "loss.kind": "sigmoid"}, [0.5], {})
+    study = SearchStudy(search, 6)
+    trial = study.known({"train.optimiser.lr": 2e-3, "train.optimiser.beta1": 0.8, "loss.kind": "sigmoid"}, [0.5], {})
     (tmp_path / "out").mkdir()
     export(search, trial, file, tmp_path / "out" / "winner.toml")
     assert load_experiment(tmp_path / "out" / "winner.toml") == search.configured(trial.values)
@@ -129,8 +129,8 @@ def test_conditions_compare_fields_and_numbers() -> None:
 
 def test_infeasible_suggestions_are_skipped_and_replaced(tmp_path: Path) -> None:
     search = load_search(made(tmp_path))
-    advisor = SearchStudy(search, 6, feasible=lambda values: None if values["train.optimiser.beta1"] > 0.998 else "no")
-    trial = advisor.ask()
+    study = SearchStudy(search, 6, feasible=lambda values: None if values["train.optimiser.beta1"] > 0.998 else "no")
+    trial = study.ask()
     assert trial is not None
     assert trial.values["train.optimiser.beta1"] > 0.998
     assert next(draws(search, random.Random(0))).keys() == search.space.keys()

@@ -112,7 +112,7 @@ def _nobody() -> LocalExecutor:
 
 def tried(driver: Driver) -> list[Trial]:
     """Trials but for suggestions that could not be run."""
-    return [trial for trial in driver.advisor.trials.values() if trial.status != "skipped"]
+    return [trial for trial in driver.study.trials.values() if trial.status != "skipped"]
 
 
 def check(hunt: Hunt) -> Counter[str]:
@@ -136,9 +136,9 @@ def check_study(driver: Driver) -> None:
     """Optuna's journal has a trial for each of ours, all of them ended, with the values of the records."""
     backend = optuna.storages.journal.JournalFileBackend(str(driver.folder.journal))
     study = optuna.load_study(study_name=driver.folder.path.name, storage=optuna.storages.JournalStorage(backend))
-    assert len(study.trials) == len(driver.advisor.trials)
+    assert len(study.trials) == len(driver.study.trials)
     for frozen in study.trials:
-        trial = driver.advisor.trials[frozen.number]
+        trial = driver.study.trials[frozen.number]
         assert frozen.state.is_finished(), f"trial {frozen.number} is {frozen.state.name}"
         if trial.status == "skipped":
             continue
