@@ -105,6 +105,8 @@ def track(plan: Plan, project: Project, page: Path, *, under_report: bool = Fals
 def say_cancelled(asked: Asked) -> None:
     """Say who was asked to stop."""
     say_jobs_cancelled(asked.jobs)
+    if asked.jobs.pending:
+        return
     for holder in asked.elsewhere:
         print(f"process {holder.pid} works on {holder.host}: cancel it there", file=sys.stderr)
     if not asked:
@@ -119,6 +121,10 @@ def say_jobs_cancelled(cancelled: Cancelled) -> None:
         print(f"warning: {note}", file=sys.stderr)
     if cancelled.jobs:
         print(f"cancelled {cancelled.jobs} jobs; running ones write a checkpoint first")
+    if cancelled.pending:
+        what = f"{cancelled.pending} jobs are marked as cancelled, but SLURM was not told"
+        fix = "they leave when they see it; run the same command again once SLURM answers"
+        print(f"{what}: {fix}", file=sys.stderr)
     if cancelled.others:
         print(f"{len(cancelled.others)} other runs shared them: `harness run` submits those again", file=sys.stderr)
 

@@ -176,21 +176,23 @@ def cancel(
 
     if not spec.endswith(".toml"):
         store = _project().store
-        shown.say_cancelled(cancel_run(store.find(spec), store))
-        return
-    if is_search(spec):
+        asked = cancel_run(store.find(spec), store)
+    elif is_search(spec):
         from harness.cli.search import cancel as cancel_search
 
         cancel_search(api.search_request(Path(spec), set_))
         return
-    planned = api.plan(spec, set_, provisional=True)
-    if not vanished:
-        shown.say_cancelled(ask(planned, api.project(planned).store))
-        return
-    cancelled = api.cancel_vanished(planned)
-    shown.say_jobs_cancelled(cancelled)
-    if not cancelled.jobs:
-        print("no job has a run that the spec does not ask for")
+    elif vanished:
+        cancelled = api.cancel_vanished(spec, set_)
+        shown.say_jobs_cancelled(cancelled)
+        if not cancelled.jobs and not cancelled.pending:
+            print("no job has a run that the spec does not ask for")
+        raise typer.Exit(1 if cancelled.pending else 0)
+    else:
+        planned = api.plan(spec, set_, provisional=True)
+        asked = ask(planned, api.project(planned).store)
+    shown.say_cancelled(asked)
+    raise typer.Exit(1 if asked.jobs.pending else 0)
 
 
 @app.command()

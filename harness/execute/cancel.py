@@ -34,7 +34,7 @@ class Asked:
 def cancel(plan: Plan, store: Store) -> Asked:
     """Cancel a plan's jobs; where there are none, ask the commands that carry it out to stop, then their workers."""
     jobs = cancel_jobs(plan.runs, store)
-    commands = store.running_commands(plan.name)
+    commands = store.running_commands(plan.command)
     workers = [] if jobs.jobs else [one for run in plan.runs if (one := store.run(run).holder()) is not None]
     return _ask(jobs, [*commands, *workers], workers)  # the command first, or it would start the run again
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from threading import Event
 from typing import Literal, TypeVar
 
-from harness.base.errors import SpecError
+from harness.base.errors import DispatchError, SpecError
 from harness.config.data import Data
 from harness.config.profile import Profile, load_profile
 from harness.execute.executor import Executor, Progress
@@ -27,7 +27,7 @@ from harness.planning.plan import Plan
 from harness.planning.workspace import Project
 from harness.runs.record import Failure
 from harness.runs.settings import Settings
-from harness.runs.store import Store
+from harness.runs.store import RunFolder, Store
 
 Confirm = Callable[[str], bool]
 """Asks a person a question."""
@@ -143,7 +143,7 @@ def watch(
     last = executor.progress()
     if last.done == last.total:
         return last
-    with store.registered(plan.name):
+    with store.registered(plan.command):
         try:
             for last in stoppable(executor.run(), executor.stop, stop):
                 if on_progress is not None:
@@ -212,6 +212,7 @@ def slurm_executor(
     """
     profile = load_profile(target)
     scheduler = Slurm()
+    _refuse_what_runs_here(plan, project.store)
     prepare_data(plan, project.store)
     budget = None
     if max_gpu_hours is not None:
@@ -253,6 +254,24 @@ def start_in_background(verb: Literal["run", "search"], arguments: Sequence[str]
             start_new_session=True,
         )
     return Background(process.pid, log)
+
+
+def _refuse_what_runs_here(plan: Plan, store: Store) -> None:
+    """Raise DispatchError if processes outside of jobs work on some of the runs: a job would take them over.
+
+    It would start at the last checkpoint, and the process would find out only at its next write.
+    """
+    here = [run for run in plan.runs if _works_outside_of_jobs(store.run(run))]
+    if here:
+        fix = "wait for them, or stop them first with `harness cancel`"
+        raise DispatchError(f"{len(here)} runs of it are in progress outside of SLURM", where=plan.name, fix=fix)
+
+
+def _works_outside_of_jobs(folder: RunFolder) -> bool:
+    if not folder.path.is_dir() or not folder.is_locked():
+        return False
+    attempts = folder.attempts.all()
+    return not attempts or not attempts[-1].start.job
 
 
 def _agree(budget: GpuHourBudget, profile: Profile, plan: Plan, store: Store, confirm: Confirm | None) -> None:

@@ -16,7 +16,7 @@ from harness.config.data import Data
 from harness.config.experiment import Experiment, ExperimentTeacher, flatten
 from harness.config.explain import problems, sentence
 from harness.config.overrides import expand, laid_over
-from harness.runs.identity import identify, teacher_id
+from harness.runs.identity import digest, identify, teacher_id
 from harness.runs.planned import PlannedRun
 from harness.runs.record import DataReport
 from harness.runs.settings import Settings
@@ -53,6 +53,18 @@ class Plan:
     """Of the project that it was made in: they name its store."""
     file: Path | None = None
     """The spec's file, where it has one."""
+    assignments: tuple[str, ...] = ()
+    """What was laid over it."""
+
+    @property
+    def origin(self) -> str:
+        """Which spec this is: a digest of its file and assignments; empty for a spec made in Python."""
+        return digest([str(self.file.resolve()), list(self.assignments)]) if self.file is not None else ""
+
+    @property
+    def command(self) -> str:
+        """What commands that carry it out are registered under: another spec may have the same name."""
+        return f"{self.name}@{self.origin}" if self.origin else self.name
 
     @property
     def missing_data(self) -> tuple[str, ...]:

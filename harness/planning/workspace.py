@@ -61,7 +61,7 @@ class Project:
         where = name if isinstance(spec, Ablation) and not file else str(file)
         inspect = self._inspect_or_guess if provisional else self._inspect
         plan = make_plan(ablation, name=name, where=where, inspect=inspect)
-        plan.settings, plan.file = self.settings, file
+        plan.settings, plan.file, plan.assignments = self.settings, file, tuple(assignments)
         return plan
 
     def planner(self, plan: Plan) -> Planner:

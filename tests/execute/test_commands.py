@@ -186,6 +186,34 @@ def test_what_is_held_back_goes_on_in_the_background_within_its_budget(
     assert begun[0][3:] == ["run", str(spec), "--on", "mine.toml", "--max-gpu-hours", "1.0", "--yes"]
 
 
+def test_cancel_says_what_it_could_not_do_yet(
+    spec: Path, slurm: MadeScheduler, capsys: pytest.CaptureFixture[str]
+) -> None:
+    submitted(capsys, spec)
+    slurm.silent = True
+    code, out, err = harness(capsys, "cancel", spec)
+    assert (code, out) == (1, "")
+    assert "4 jobs are marked as cancelled, but SLURM was not told" in err
+    slurm.silent = False
+    code, out, _ = harness(capsys, "cancel", spec)
+    assert code == 0
+    assert "cancelled 4 jobs" in out
+
+
+def test_a_run_in_progress_here_is_not_given_to_jobs(
+    spec: Path, slurm: MadeScheduler, capsys: pytest.CaptureFixture[str]
+) -> None:
+    submitted(capsys, spec)
+    slurm.cancel(list(slurm.jobs))
+    before = len(slurm.batches)
+    folder = store_of(spec).runs()[0]
+    with folder.claimed():
+        code, _, err = harness(capsys, "run", spec, "--on", "mine.toml", "--detach")
+    assert code == 2
+    assert "1 runs of it are in progress outside of SLURM; wait for them, or stop them" in err
+    assert len(slurm.batches) == before
+
+
 def test_bad_profiles_and_no_slurm(
     spec: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

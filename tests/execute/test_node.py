@@ -108,6 +108,12 @@ def done(folder: RunFolder) -> int:
     return 0
 
 
+def trained(folder: RunFolder) -> int:
+    attempted(folder, JOB, "completed", step=300)
+    folder.weights.touch()
+    return 0
+
+
 def paused(folder: RunFolder) -> int:
     attempted(folder, JOB, "completed", step=5)
     return 0
@@ -202,9 +208,22 @@ def test_one_of_several_processes_is_left_to_a_new_job(store: Store) -> None:
     assert causes(store.run(RUNS[0])) == ["crashed"]
 
 
-@pytest.mark.parametrize(("phase", "status"), [("run", node.DONE), ("train", node.SOME_ARE_NOT)])
+@pytest.mark.parametrize(("acts", "status"), [("bdd", node.DONE), ("bbd", node.DONE), ("bbb", node.SOME_ARE_NOT)])
+def test_a_training_job_ends_well_if_there_is_something_to_evaluate(store: Store, acts: str, status: int) -> None:
+    """SLURM cancels the evaluation of a job that failed: one bad run must not keep the others from being evaluated."""
+    submission = submitted(store, phase="train")
+    does: list[list[Act]] = [[trained if act == "d" else user_error] for act in acts]
+    found, _ = carried_out(submission, store, *does)
+    assert found == status
+    _, workers = carried_out(submitted(store, phase="evaluate"), store, [done], [done], [done])
+    assert workers.started == [run for run, act in zip(RUNS, acts, strict=True) if act == "d"]
+    attempts = [len(store.run(run).attempts.all()) for run in RUNS]
+    assert attempts == [2 if act == "d" else 1 for act in acts], "what is not trained is not blamed for it again"
+
+
+@pytest.mark.parametrize(("phase", "status"), [("run", node.DONE), ("train", node.DONE)])
 def test_a_run_that_pauses_where_it_was_asked_to_is_left_so(store: Store, phase: str, status: int) -> None:
-    """And so it is when SLURM starts its job again. One that only trains has nothing to evaluate yet."""
+    """And so it is when SLURM starts its job again."""
     submission = submitted(store, phase=phase)
     store.run(RUNS[0]).pause_at(5)
     acts: list[Act] = [paused, done, done]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Collection
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,9 @@ from harness.base.errors import SpecError
 from harness.config.profile import Profile, Retry
 from harness.execute.slurm import executor as sweep
 from harness.execute.slurm import job_tracker as placement
+from harness.execute.slurm import jobs
 from harness.execute.slurm.executor import SlurmExecutor
+from harness.execute.slurm.jobs import Cancelled, cancel_jobs
 from harness.execute.slurm.scheduler import ArrayRequest, Job, RefusedError
 from harness.execute.slurm.submission_log import SubmissionLog
 from harness.planning.plan import Plan
@@ -573,6 +576,125 @@ def test_cancelled_jobs_are_left_until_a_person_asks_again(store: Store, slurm: 
     assert len(slurm.batches) == 1
     started(ALONE, store, slurm).cycle()
     assert len(slurm.batches) == 2
+
+
+@pytest.fixture
+def cancel(slurm: MadeScheduler, monkeypatch: pytest.MonkeyPatch) -> Callable[[Collection[str], Store], Cancelled]:
+    """`harness cancel`, in another shell."""
+    monkeypatch.setattr(jobs, "Slurm", lambda: slurm)
+    return cancel_jobs
+
+
+Cancel = Callable[[Collection[str], Store], Cancelled]
+
+
+@pytest.mark.parametrize("begun", [False, True])
+def test_a_cancelled_run_stays_cancelled_while_a_command_watches(
+    store: Store, slurm: MadeScheduler, cancel: Cancel, begun: bool
+) -> None:
+    one = started(ALONE, store, slurm)
+    one.cycle()
+    run = next(iter(ALONE.runs))
+    if begun:
+        slurm.run("1_0")
+        attempted(store.run(run), "1_0", step=50)
+        one.cycle()
+    assert cancel([run], store).jobs == 1
+    for _ in range(3):
+        one.cycle()
+    assert {name: failure.cause for name, failure in one.progress().failed.items()} == {run: "cancelled"}
+    assert len(slurm.batches) == 1
+    started(ALONE, store, slurm).cycle()
+    assert len(slurm.batches) == 2, "until a person asks again"
+
+
+def test_a_cancelled_evaluation_stays_cancelled(store: Store, slurm: MadeScheduler, cancel: Cancel) -> None:
+    started(ALONE, store, slurm).cycle()
+    for task, run in enumerate(ALONE.runs):
+        attempted(store.run(run), f"1_{task}", "completed", step=300)
+        complete(ALONE, store, run)
+        slurm.end(f"1_{task}", "COMPLETED")
+    more = plan_of(ablation({"a": {}}, seeds=3, base={"evaluation": {"sets": ["shapes", "more"]}}))
+    one = started(more, store, slurm)
+    one.cycle()
+    run = next(iter(more.runs))
+    assert cancel([run], store).jobs == 1
+    for _ in range(3):
+        one.cycle()
+    assert {name: failure.cause for name, failure in one.progress().failed.items()} == {run: "cancelled"}
+    assert len(slurm.batches) == 2
+
+
+def test_a_command_after_cancel_waits_for_the_job_that_leaves(
+    store: Store, slurm: MadeScheduler, cancel: Cancel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started(ALONE, store, slurm).cycle()
+    for task, run in enumerate(ALONE.runs):
+        slurm.run(f"1_{task}")
+        attempted(store.run(run), f"1_{task}", step=50)
+    monkeypatch.setattr(slurm, "cancel", lambda _jobs: None)  # they write their checkpoints yet
+    cancel(list(ALONE.runs), store)
+    again = started(ALONE, store, slurm)
+    again.cycle()
+    assert not again.is_submitted, "those jobs do not go on with the runs"
+    for task, run in enumerate(ALONE.runs):
+        store.run(run).attempts.end(1, "cancelled", "asked to", step=60)
+        slurm.end(f"1_{task}", "CANCELLED")
+    again.cycle()
+    assert again.progress().failed == {}
+    assert again.is_submitted
+    assert len(slurm.batches) == 2
+
+
+def test_a_wish_to_cancel_outlives_a_dead_controller(store: Store, slurm: MadeScheduler, cancel: Cancel) -> None:
+    one = started(ALONE, store, slurm)
+    one.cycle()
+    slurm.silent = True
+    cancelled = cancel(list(ALONE.runs)[:2], store)
+    assert (cancelled.jobs, cancelled.pending) == (0, 2)
+    assert "does not answer" in cancelled.notes[0]
+    one.cycle()
+    slurm.silent = False
+    for task in (0, 1):  # they start, see the wish, and leave at once
+        slurm.end(f"1_{task}", "COMPLETED")
+    for _ in range(3):
+        one.cycle()
+    assert {failure.cause for failure in one.progress().failed.values()} == {"cancelled"}
+    assert set(one.progress().failed) == set(list(ALONE.runs)[:2])
+    assert len(slurm.batches) == 1
+
+
+def test_a_quota_that_lets_some_jobs_through_is_asked_again_at_once(
+    store: Store, slurm: MadeScheduler, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = [1000.0]
+    monkeypatch.setattr("harness.execute.slurm.executor.time.monotonic", lambda: now[0])
+    slurm.most_jobs = 1
+    plan = plan_of(ablation({"a": {}}, seeds=6))
+    one = started(plan, store, slurm)
+    for number, run in enumerate(plan.runs, 1):
+        one.cycle()
+        assert len(slurm.batches) == number, "an empty queue ends the wait"
+        attempted(store.run(run), f"{number}_0", "completed", step=300)
+        complete(plan, store, run)
+        slurm.end(f"{number}_0", "COMPLETED")
+    one.cycle()
+    assert one.progress().done == 6
+
+
+def test_a_plan_is_known_by_its_file_and_not_by_its_name(store: Store, slurm: MadeScheduler, tmp_path: Path) -> None:
+    plans = [plan_of(ablation({"a": {"seed": 0}}, seeds=(seed,))) for seed in (1, 2)]
+    for number, plan in enumerate(plans):
+        plan.file = tmp_path / f"folder{number}" / "same.toml"
+        started(plan, store, slurm).cycle()
+    again = started(plans[0], store, slurm)
+    again.cycle()
+    assert again.vanished() == {}
+    edited = plan_of(ablation({"a": {"seed": 0}}, seeds=(3,)))
+    edited.file = plans[0].file
+    one = started(edited, store, slurm)
+    one.cycle()
+    assert set(one.vanished()) == set(plans[0].runs)
 
 
 def test_a_refusal_loses_nothing(store: Store, slurm: MadeScheduler) -> None:

@@ -509,7 +509,7 @@ def test_cancel_stops_the_command_and_its_workers(tmp_path: Path, capsys: pytest
     command, project, plan = begun_command(tmp_path, a0="wait", b0="wait")
     folders = [project.store.run(run_id) for run_id in plan.runs]
     until(lambda: all(folder.holder() for folder in folders))
-    assert [found.pid for found in project.store.running_commands(plan.name)] == [command.pid]
+    assert [found.pid for found in project.store.running_commands(plan.command)] == [command.pid]
     running.say_cancelled(cancel(plan, project.store))
     assert capsys.readouterr().out == "asked 2 running runs to stop; they write a checkpoint first\n"
     _, said = command.communicate(timeout=60)
@@ -531,7 +531,7 @@ def test_workers_outlive_a_killed_command_and_are_waited_for_or_cancelled(
     command.wait()
     assert command.stderr is not None
     command.stderr.close()  # not read to its end: the workers have it too
-    assert project.store.running_commands(plan.name) == []
+    assert project.store.running_commands(plan.command) == []
     steps = LocalExecutor(plan, project.store, project.settings, LocalWorkers(2)).run()
     until(lambda: first.state() is State.DONE, steps)
     assert [len(attempts(folder)) for folder in (first, second)] == [1, 1]

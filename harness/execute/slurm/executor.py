@@ -18,10 +18,11 @@ from harness.config.profile import Profile
 from harness.execute.executor import Progress
 from harness.execute.slurm.gpu_hours import GpuHourBudget
 from harness.execute.slurm.job_tracker import JobTracker, TrackedJob
+from harness.execute.slurm.jobs import is_of
 from harness.execute.slurm.retry_policy import hopeless
 from harness.execute.slurm.scheduler import HeldBackError, Scheduler, UnreachableError, UnsureError
 from harness.execute.slurm.snapshot import snapshot
-from harness.execute.slurm.submission_log import SubmissionLog
+from harness.execute.slurm.submission_log import Intent, SubmissionLog
 from harness.execute.slurm.submitter import Submitter
 from harness.planning.plan import Plan
 from harness.runs.completeness import Completeness, Missing, broken_promise
@@ -63,7 +64,7 @@ class SlurmExecutor:
         self._profile, self._scheduler = profile, scheduler
         self._submissions = SubmissionLog(store)
         self._placements = JobTracker(store, self._submissions, scheduler)
-        self._submitter = Submitter(plan.name, settings, profile, scheduler, self._placements)
+        self._submitter = Submitter(plan, settings, profile, scheduler, self._placements)
         self._submitter.budget = budget
         self._open = {run.id for run in plan.runs.values() if not self._completeness.is_complete(run)}
         self._failed: dict[str, Failure] = {}
@@ -139,7 +140,7 @@ class SlurmExecutor:
     def wrap_up(self) -> None:
         """Look until the jobs of finished runs are over too, a little while: each attempt has its cause then."""
         for number in range(LAST_LOOKS):
-            mine = [one for one in self._submissions.open() if one.intent.ablation == self._plan.name]
+            mine = [one for one in self._submissions.open() if self._is_ours(one.intent)]
             if self._stopping or not mine or self._open:
                 return
             if number:
@@ -152,15 +153,16 @@ class SlurmExecutor:
 
     @property
     def is_submitted(self) -> bool:
-        """Whether every open run is in a job's hands."""
-        return self._open <= self._placements.active.keys()
+        """Whether a job has every open run and will go on with it."""
+        active = self._placements.active
+        return all(run in active and not active[run].is_leaving for run in self._open)
 
     def vanished(self) -> dict[str, TrackedJob]:
         """Runs in jobs of this ablation that its spec no longer asks for."""
         return {
             run: place
             for run, place in self._placements.active.items()
-            if run not in self._plan.runs and self._is_ours(place)
+            if run not in self._plan.runs and self._is_ours(place.submission.intent)
         }
 
     def cycle(self) -> None:
@@ -181,7 +183,8 @@ class SlurmExecutor:
             self._judge(settled)
             self._release()
             self._submit()
-            self._watched |= self._placements.active.keys()
+            # A job that was cancelled before this command saw it ends an earlier request, not this one.
+            self._watched |= {run for run, job in self._placements.active.items() if not job.is_leaving}
 
     def _judge(self, ended: Mapping[str, TrackedJob]) -> None:
         """Give up what is not worth another attempt; the rest is submitted again."""
@@ -190,7 +193,9 @@ class SlurmExecutor:
                 self._open.discard(run)
             else:
                 self._judge_one(run, ended[run])
-        ours = [place for run, place in ended.items() if run in self._plan.runs or self._is_ours(place)]
+        ours = [
+            place for run, place in ended.items() if run in self._plan.runs or self._is_ours(place.submission.intent)
+        ]
         self._placements.settle(ours)
 
     def _judge_one(self, run: str, place: TrackedJob) -> None:
@@ -225,8 +230,8 @@ class SlurmExecutor:
             fix = "look at the nodes, then `scontrol release JOB`"
             self._note(f"SLURM failed {RELEASES} times to launch {_listed(left)}, and holds it: {fix}")
 
-    def _is_ours(self, place: TrackedJob) -> bool:
-        return place.submission.intent.ablation == self._plan.name
+    def _is_ours(self, intent: Intent) -> bool:
+        return is_of(intent, self._plan)
 
     def _give_up(self, run: str, failure: Failure) -> None:
         self._open.discard(run)
@@ -235,10 +240,10 @@ class SlurmExecutor:
     def _submit(self) -> None:
         unplaced = self._open - self._placements.active.keys()
         idle = [run for run in self._plan.runs.values() if run.id in unplaced and self._is_of_use(run)]
-        if not idle or time.monotonic() < self._held_until:
-            return
+        if not idle or (time.monotonic() < self._held_until and self._placements.active):
+            return  # a queue without a job of ours ends the wait
         self._check_profile()
-        self._submitter.held_back = 0
+        self._submitter.held_back, before = 0, set(self._placements.active)
         code, awaited = snapshot(self._store.root / "code"), {run.teacher for run in self._plan.runs.values()}
         try:
             for teachers in (True, False):  # students name the jobs that they wait for
@@ -247,7 +252,8 @@ class SlurmExecutor:
                 self._count(run for run in chosen if run.id in self._placements.active)
             self._held_for_s = FASTEST_S
         except HeldBackError as error:
-            self._held_for_s = min(self._held_for_s * 2, 10 * SLOWEST_S)
+            grown = self._placements.active.keys() - before
+            self._held_for_s = FASTEST_S if grown else min(self._held_for_s * 2, 10 * SLOWEST_S)
             self._held_until = time.monotonic() + self._held_for_s
             self._note(f"{error}; tried again in {self._held_for_s:.0f} s")
         except (UnsureError, UnreachableError) as error:

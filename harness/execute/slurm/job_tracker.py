@@ -37,6 +37,11 @@ class TrackedJob:
         return self.submission.job(self.task) if self.submission.array else ""
 
     @property
+    def is_leaving(self) -> bool:
+        """Whether a person asked to cancel it: it has its runs until it has ended, and does not finish them."""
+        return self.submission.was_cancelled(self.task)
+
+    @property
     def runs(self) -> tuple[str, ...]:
         """The job's runs."""
         return self.submission.intent.tasks[self.task]
@@ -79,7 +84,7 @@ class JobTracker:
                 place = TrackedJob(submission, task, jobs.get(submission.job(task)) if submission.array else None)
                 if _is_over(place):
                     over.append(place)
-                    if task in settled:
+                    if task in settled and not place.is_leaving:
                         continue
                 for run in runs:
                     places[run].append(place)
@@ -203,8 +208,19 @@ class JobTracker:
             if waited or is_complete(folder) or not folder.path.exists():
                 continue
             told: Cause = "crashed" if job is None else cause_of(job)
+            if place.is_leaving:
+                told = "cancelled"
+            elif told == "cancelled" and self._lost_its_training(place):
+                told = "crashed"  # SLURM cancels what waits for a job that failed; no person did
             cause: Cause = "never_started" if told == "crashed" else told
             folder.attempts.end(folder.attempts.begin(job=place.id), cause, _never_started(place, job, cause))
+
+    def _lost_its_training(self, place: TrackedJob) -> bool:
+        """Whether a job that was to evaluate waited for one that has not completed all of its runs."""
+        if not place.submission.intent.training:
+            return False
+        attempts = [self._store.run(run).attempts.all() for run in place.runs]
+        return any(one[-1].end is None or one[-1].end.cause != "completed" for one in attempts if one)
 
     def _note(self, text: str) -> None:
         self.notes = (*self.notes, text)

@@ -9,7 +9,7 @@ from harness.base.errors import DispatchError
 from harness.execute.slurm.client import Slurm
 from harness.execute.slurm.job_tracker import JobTracker, TrackedJob
 from harness.execute.slurm.scheduler import Scheduler, UnreachableError
-from harness.execute.slurm.submission_log import SubmissionLog
+from harness.execute.slurm.submission_log import Intent, Submission, SubmissionLog
 from harness.planning.plan import Plan
 from harness.runs.store import Store
 
@@ -23,6 +23,8 @@ class Cancelled:
     """Runs that nobody asked to cancel, but that shared these jobs."""
     notes: tuple[str, ...] = ()
     """What is not known about jobs."""
+    pending: int = 0
+    """Jobs that the scheduler could not be asked to cancel: the wish is on disk, and they leave when they see it."""
 
 
 def look(store: Store) -> tuple[dict[str, TrackedJob], tuple[str, ...]]:
@@ -51,7 +53,13 @@ def refuse_what_jobs_have(runs: Collection[str], name: str, store: Store) -> Non
 
 def cancel_jobs(runs: Collection[str], store: Store) -> Cancelled:
     """Cancel the jobs of these runs; running ones write a checkpoint first."""
+    submissions = SubmissionLog(store)
+    if not (opened := submissions.open()):
+        return Cancelled()
     active, notes = look(store)
+    if notes and not active:  # the scheduler does not answer, or is not on this machine
+        wished = _wish(opened, runs)
+        return Cancelled(notes=notes, pending=wished)
     jobs = {job.id: job for run, job in active.items() if run in runs and job.id}
     if not jobs:
         return Cancelled(notes=notes)
@@ -61,14 +69,34 @@ def cancel_jobs(runs: Collection[str], store: Store) -> Cancelled:
 def vanished(plan: Plan, store: Store) -> list[str]:
     """Runs with jobs of this ablation that its spec no longer asks for."""
     active, _ = look(store)
-    return [run for run, job in active.items() if run not in plan.runs and job.submission.intent.ablation == plan.name]
+    return [run for run, job in active.items() if run not in plan.runs and is_of(job.submission.intent, plan)]
+
+
+def is_of(intent: Intent, plan: Plan) -> bool:
+    """Whether a submission was made for the spec of `plan`: the same file with the same assignments."""
+    return intent.ablation == plan.name and intent.origin == plan.origin
+
+
+def _wish(submissions: Sequence[Submission], runs: Collection[str]) -> int:
+    """Write down for every job that has some of the runs that it is to leave; how many there are."""
+    wished = 0
+    for submission in submissions:
+        settled = submission.settled()
+        for task, having in enumerate(submission.intent.tasks):
+            if task not in settled and not set(having).isdisjoint(runs):
+                submission.cancel(task)
+                wished += 1
+    return wished
 
 
 def _cancel(
     scheduler: Scheduler, jobs: Sequence[TrackedJob], runs: Collection[str], notes: tuple[str, ...]
 ) -> Cancelled:
     for job in jobs:  # first, so that a job that is signalled knows why
-        job.submission.settle(job.task)
-    scheduler.cancel([job.id for job in jobs])
-    others = sorted({run for job in jobs for run in job.runs} - set(runs))
-    return Cancelled(len(jobs), tuple(others), notes)
+        job.submission.cancel(job.task)
+    others = tuple(sorted({run for job in jobs for run in job.runs} - set(runs)))
+    try:
+        scheduler.cancel([job.id for job in jobs])
+    except UnreachableError as error:
+        return Cancelled(0, others, (*notes, str(error)), len(jobs))
+    return Cancelled(len(jobs), others, notes)

@@ -72,7 +72,10 @@ class Supervisor:
             self._workers.close()
             if self._rank == 0:
                 self._conclude()
-        # One that only trains and has paused is not done: its evaluation must not start.
+        if self._intent.phase == "train":
+            # The job that evaluates starts only if this one ends well. What is trained must not wait for the others; a
+            # run that has paused is not trained, and its evaluation must not start.
+            return DONE if any(self._is_done(run) for run in self._all) or not self._all else SOME_ARE_NOT
         over = self._is_over if self._intent.phase == "run" else self._is_done
         return DONE if all(over(run) for run in self._all) else SOME_ARE_NOT
 
@@ -113,6 +116,8 @@ class Supervisor:
             run = self._waiting.pop(0)
             if not self._hope(self._folder(run)):  # the head gives it up; others of the job have their turn
                 continue
+            if self._intent.phase == "evaluate" and not self._folder(run).weights.exists():
+                continue  # its training has ended early; a job that trains it takes it from there
             if (reason := self._not_ready(run)) is not None:
                 self._never_started(run, reason)
                 continue
@@ -124,8 +129,6 @@ class Supervisor:
         teacher = read_request(self._folder(run)).teacher_run
         if teacher and not self._store.run(teacher).weights.exists():
             return f"its teacher, run {teacher}, is not trained"
-        if self._intent.phase == "evaluate" and not self._folder(run).weights.exists():
-            return "its training has not ended"
         return None
 
     def _request(self, run: str) -> None:

@@ -26,6 +26,8 @@ from harness.runs.store import Store, exclusive
 from harness.runs.versions import unreadable
 
 Phase = Literal["run", "train", "evaluate"]
+CANCELLED = "cancelled"
+"""Content of a job's file in settled/ that was cancelled by a person; the others are empty."""
 
 
 class Intent(BaseModel):
@@ -46,6 +48,8 @@ class Intent(BaseModel):
     store: Path
     code: Path
     """The snapshot that runs."""
+    origin: str = ""
+    """Which spec it is for: a digest of its file and assignments. Two specs may have one name."""
     training: str = ""
     """The submission whose jobs train what those of this one evaluate."""
     allowance_gpu_hours: float | None = None
@@ -67,6 +71,7 @@ class Submission:
 
     def __init__(self, folder: Path, intent: Intent) -> None:
         self.folder, self.intent = folder, intent
+        self._cancelled: set[int] = set()
         self._array: str | None = None
 
     @property
@@ -92,8 +97,29 @@ class Submission:
         write_json(self.folder / "closed.json", {"why": why, "at": time.time()})
 
     def settle(self, task: int) -> None:
-        """Remember that one of its jobs was cancelled, or ended before its runs were done, and was dealt with."""
-        write_text(self.folder / "settled" / str(task), "")
+        """Remember that one of its jobs ended before its runs were done, and was dealt with."""
+        if not self.was_cancelled(task):
+            write_text(self.folder / "settled" / str(task), "")
+
+    def cancel(self, task: int) -> None:
+        """Write down a person's wish to cancel one of its jobs.
+
+        It holds whether or not the scheduler answers now: a job that runs looks for it and leaves, one that starts
+        later leaves at once, and no command that watches submits its runs again.
+        """
+        write_text(self.folder / "settled" / str(task), CANCELLED)
+
+    def was_cancelled(self, task: int) -> bool:
+        """Whether a person asked to cancel one of its jobs."""
+        if task not in self._cancelled:
+            try:
+                text = (self.folder / "settled" / str(task)).read_text(encoding="utf-8")
+            except OSError:
+                return False
+            if text != CANCELLED:
+                return False
+            self._cancelled.add(task)
+        return True
 
     def settled(self) -> set[int]:
         """Jobs that were dealt with."""

@@ -24,6 +24,7 @@ from harness.execute.slurm.scheduler import (
     UnsureError,
 )
 from harness.execute.slurm.submission_log import Intent, Phase, Submission, SubmissionLog
+from harness.planning.plan import Plan
 from harness.runs.planned import PlannedRun
 from harness.runs.request import Request
 from harness.runs.settings import Settings
@@ -49,9 +50,9 @@ class Submitter:
     """Submits runs of one ablation with one profile."""
 
     def __init__(
-        self, ablation: str, settings: Settings, profile: Profile, scheduler: Scheduler, placements: JobTracker
+        self, plan: Plan, settings: Settings, profile: Profile, scheduler: Scheduler, placements: JobTracker
     ) -> None:
-        self._ablation, self._settings, self._profile = ablation, settings, profile
+        self._plan, self._settings, self._profile = plan, settings, profile
         self._scheduler, self._placements = scheduler, placements
         self._store = Store(settings.store)
         self._submissions = SubmissionLog(self._store)
@@ -136,7 +137,7 @@ class Submitter:
         """Everything that jobs will read is on disk before the scheduler hears of them."""
         allowance = self.budget.allowance(tasks[0], resources) if self.budget else None
         intent = Intent.of(
-            self._ablation,
+            self._plan.name,
             phase,
             [[run.id for run in task] for task in tasks],
             resources=resources,
@@ -144,6 +145,7 @@ class Submitter:
             store=self._store.root.resolve(),
             code=code.resolve(),
             allowance_gpu_hours=allowance,
+            origin=self._plan.origin,
             training=training.intent.id if training else "",
         )
         if training is None:
