@@ -1,75 +1,75 @@
-# Everything runs from .venv, which the first target that needs it makes.
-# Needs Python 3.11 or newer (PYTHON=/path/to/python to choose one), make and git.
+# Every target runs from .venv. The first target that needs .venv creates it.
+# Needs make, git and Python 3.11 or newer (choose one with PYTHON=/path/to/python).
 
 UV_VERSION := 0.13.8
 BIN := .venv/bin
 INSTALLED := .venv/.installed
-# Two test processes with two threads each on two cores run many times slower than with one each.
+# On two cores, two test processes with two threads each run many times slower than with one thread each.
 ONE_THREAD := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1
 WORKERS ?= 2
 
 .DEFAULT_GOAL := help
-# Without its bytecode cache, every process would compile torch and open_clip anew: seconds each.
+# Without the bytecode cache, every process compiles torch and open_clip again, which takes seconds.
 unexport PYTHONDONTWRITEBYTECODE
 .NOTPARALLEL:
 .PHONY: help demo demo-search test test-slow test-slurm demo-slurm chaos chaos-search test-all check format generate lock clean
 
-help: ## these lines
+help: ## show this help
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | while IFS='	' read -r name text; do \
 	    printf '  make %-12s %s\n' "$$name" "$$text"; done
 
-demo: $(INSTALLED) ## the quickstart ablation: table, HTML report, MLflow runs
+demo: $(INSTALLED) ## run the quickstart ablation: table, HTML report, MLflow runs
 	@$(BIN)/harness run ablations/quickstart.toml
 
-demo-slurm: $(INSTALLED) ## the quickstart on a real SLURM of this machine, in a store of its own: build/demo-slurm
+demo-slurm: $(INSTALLED) ## run the quickstart on a real SLURM on this machine, with its own store in build/demo-slurm
 	@HARNESS_STORE=build/demo-slurm slurm/testcluster/cluster with \
 	    $(BIN)/harness run ablations/quickstart.toml --on slurm/testcluster.toml
 
-demo-search: $(INSTALLED) ## a search on the embedded world: thresholds and mixing ratio, ten minutes on 2 cores
+demo-search: $(INSTALLED) ## search thresholds and mixing ratio on the embedded data set; ten minutes on 2 cores
 	@$(BIN)/harness search ablations/searches/thresholds_shapes.toml
 
-test: $(INSTALLED) ## the tests, but for the slow ones and those in a browser (ARGS="-k name" to choose)
+test: $(INSTALLED) ## run the tests, except slow and browser tests (select with ARGS="-k name")
 	@$(ONE_THREAD) $(BIN)/python -m pytest -n $(WORKERS) $(ARGS)
 
-test-slow: $(INSTALLED) ## the slow tests and those in a browser (Debian's chromium and chromium-driver)
+test-slow: $(INSTALLED) ## run the slow and browser tests (needs Debian's chromium and chromium-driver)
 	@$(ONE_THREAD) $(BIN)/python -m pytest -n $(WORKERS) -m "slow or browser" --timeout 1800 $(ARGS)
 
-test-slurm: $(INSTALLED) ## the tests on a real SLURM of this machine (as root; Debian's slurm-wlm, slurmdbd, mariadb-server)
+test-slurm: $(INSTALLED) ## run the tests on a real SLURM on this machine (as root; needs Debian's slurm-wlm, slurmdbd, mariadb-server)
 	@$(ONE_THREAD) slurm/testcluster/cluster with $(BIN)/python -m pytest -m slurm --timeout 1800 tests/slurm $(ARGS)
 
-chaos: $(INSTALLED) ## 200 runs on the test cluster under fire (ARGS="--seed 7" repeats one)
+chaos: $(INSTALLED) ## 200 runs on the test cluster with injected faults (ARGS="--seed 7" repeats a campaign)
 	@$(ONE_THREAD) slurm/testcluster/cluster with $(BIN)/python -m tests.slurm.chaos $(ARGS)
 
-chaos-search: $(INSTALLED) ## a search of 60 trials on the test cluster under fire (ARGS="--seed 7" repeats one)
+chaos-search: $(INSTALLED) ## 60 search trials on the test cluster with injected faults (ARGS="--seed 7" repeats a campaign)
 	@$(ONE_THREAD) slurm/testcluster/cluster with $(BIN)/python -m tests.slurm.searching $(ARGS)
 
-test-all: test test-slow ## all tests
+test-all: test test-slow ## run all tests
 
-check: $(INSTALLED) ## format, lint, strict types, import order
+check: $(INSTALLED) ## check format, lint, strict types and import order
 	@$(BIN)/ruff format --check .
 	@$(BIN)/ruff check .
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports --no-logo --no-cache
 
-format: $(INSTALLED) ## format the code and mend what the linter can
+format: $(INSTALLED) ## format the code and apply the linter's fixes
 	@$(BIN)/ruff format .
 	@$(BIN)/ruff check --fix .
 
 generate: $(INSTALLED) ## write schemas/ and docs/specs.md from the models
 	@$(BIN)/python -m harness.docs.reference
 
-lock: $(INSTALLED) ## resolve pyproject.toml's dependencies anew into requirements.lock
+lock: $(INSTALLED) ## resolve pyproject.toml's dependencies again into requirements.lock
 	@$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --extra dev --upgrade \
 	    --no-emit-index-url --no-header pyproject.toml --output-file requirements.lock
 
-clean: ## remove what the targets made, but for the store of results
+clean: ## remove everything the targets made, except the store of results
 	rm -rf .venv build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find harness tests benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +
 
 PYTHONS := $(if $(PYTHON),"$(PYTHON)",python3 python3.13 python3.12 python3.11 python)
 RECENT := import sys; sys.exit(sys.version_info < (3, 11))
 
-# One shell, so that the lock is held to the end where two makes start at once.
+# Use one shell, so that it holds the lock to the end if two makes start at once.
 $(INSTALLED): pyproject.toml requirements.lock
 	@set -eu; \
 	if command -v flock >/dev/null 2>&1; then exec 9<requirements.lock; flock 9; fi; \

@@ -1,4 +1,4 @@
-"""An ablation: a question, a base experiment, arms that differ from a baseline in what is declared, and replicates."""
+"""An ablation: a question, a base experiment, arms with declared differences from a baseline, and replicates."""
 
 from __future__ import annotations
 
@@ -18,24 +18,24 @@ from harness.config.seeds import Seeds, listed
 
 
 class Reference(Spec):
-    """A number that somebody else reported for an arm."""
+    """A number reported by others for an arm."""
 
     arm: str
-    """Name of the arm here."""
+    """Name of the arm in this ablation."""
     metric: str
     """`set/metric`, for example `imagenet1k/acc1`."""
     value: float
-    """In the metric's own scale, 0 to 1."""
+    """The value on the metric's own scale, 0 to 1."""
     source: str
-    """Where it stands: paper, table, row."""
+    """Where it was published: paper, table, row."""
     protocol: str = "unknown"
-    """How it was measured, as far as its source says; `unknown` where it does not."""
+    """How it was measured, according to its source; `unknown` if the source does not say."""
 
     @field_validator("source", "protocol")
     @classmethod
     def _stated(cls, text: str) -> str:
         if not text.strip():
-            raise ValueError('is empty: say where the number stands and how it was measured, "unknown" at the least')
+            raise ValueError('is empty: state where the number was published and how it was measured, or "unknown"')
         return text
 
 
@@ -49,70 +49,70 @@ class Claim(Spec):
     than: str
     """The arm that it should be better than."""
     metric: str | None = None
-    """`set/metric`; default: the ablation's primary metric."""
+    """`set/metric`. Default: the ablation's primary metric."""
     source: str = ""
-    """Who claims it."""
+    """Source of the claim."""
 
 
 class Ablation(FileSpec):
     """A declared comparison of arms.
 
-    Arms are given by name (`[arms.NAME]` with the fields they change), by axes (`[axes]`, dotted path to a list of
-    levels), or by both, which multiplies them. Each arm is run once for each seed.
+    Declare arms by name (`[arms.NAME]` with the fields they change), by axes (`[axes]`, dotted path to a list of
+    levels), or by both, which combines every named arm with every cell. Each arm is run once per seed.
     """
 
     question: str
-    """What is to be found out, in one sentence."""
+    """The question to answer, in one sentence."""
     experiment: Experiment
-    """The base that every arm starts from; in TOML the path of an experiment file."""
+    """The base of every arm; in TOML the path of an experiment file."""
     base: Table = Field(default={})
     """Fields of the base that this ablation changes for all its arms. In TOML: `[base]`."""
     baseline: str
-    """The arm that the others are compared with. An arm of axes is named `path=level` in the axes' order, joined by
-    `, ` (`captions.count=0, mining.kind=none`); a level that is a table goes by its `kind`."""
+    """The arm to compare the others with. An arm from axes is named `path=level` in the order of the axes, joined by
+    `, ` (`captions.count=0, mining.kind=none`). A level that is a table is named by its `kind`."""
     arms: dict[str, Table] = Field(default={})
-    """Arms by name, each with the fields that it changes. A table whose `kind` differs replaces the base's."""
+    """Arms by name, each with the fields that it changes. A table with a different `kind` replaces the base's table."""
     labels: dict[str, str] = Field(default={})
-    """Arms' names as reports print them."""
+    """Names of arms in reports."""
     axes: Axes = Field(default={})
     """Factors: the dotted path of a field and its levels."""
     combine: Combine = "product"
-    """How axes make arms: all combinations, level by level side by side, or every factor alone around the first
-    level of each."""
+    """How axes make arms. `product`: all combinations. `zip`: the first levels together, the second levels together,
+    and so on. `one_at_a_time`: vary one factor, with all others at their first level."""
     exclude: tuple[Table, ...] = ()
-    """Combinations of axes that make no arm: dotted paths and a level, or a list of levels, each."""
+    """Combinations of axes to leave out: dotted paths, each with a level or a list of levels."""
     seeds: Seeds = 3
     """Replicates: a number n (seeds 0 to n-1), or the seeds themselves."""
     primary: str
     """The metric that answers the question: `set/metric`."""
     secondary: tuple[str, ...] = ()
-    """Further metrics for the report's table."""
+    """Other metrics for the report's table."""
     references: tuple[Reference, ...] = ()
-    """Reported numbers to stand beside ours."""
+    """Reported numbers to show next to ours."""
     claims: tuple[Claim, ...] = ()
-    """Statements that the report gives a verdict on."""
+    """Statements on which the report gives a verdict."""
     notes: str = ""
-    """Anything a reader of the report should know."""
+    """Anything that a reader of the report should know."""
 
     @model_validator(mode="after")
     def _names_exist(self) -> Ablation:
         check_axes(self.axes, self.combine, self.exclude)
         known = [name for name, _ in self.variants()]
         if not known:
-            rules = "exclude leaves none" if self.exclude else "add [arms.NAME] tables, or [axes]"
-            raise ValueError(f"there is no arm: {rules}")
+            rules = "exclude removes all of them" if self.exclude else "add [arms.NAME] tables, or [axes]"
+            raise ValueError(f"there are no arms: {rules}")
         if twice := next((name for name, number in Counter(known).items() if number > 1), None):
-            raise ValueError(f"two arms are called {twice!r}: rename one, or take a repeated level out of its axis")
+            raise ValueError(f"two arms are called {twice!r}: rename one, or remove a repeated level from its axis")
         named = [("baseline", self.baseline)] + [("labels", name) for name in self.labels]
         named += [("references", reference.arm) for reference in self.references]
         named += [(f"claims ({claim.text!r})", name) for claim in self.claims for name in (claim.arm, claim.than)]
         arms = set(known)
         for key, name in named:
             if name not in arms:
-                raise ValueError(f"{key} names {name!r}, which is no arm; {nearest(name, known)}")
+                raise ValueError(f"{key} names {name!r}, which is not an arm; {nearest(name, known)}")
         printed = Counter(self.labels.get(name, name) for name in known)
         if shared := next((label for label, number in printed.items() if number > 1), None):
-            raise ValueError(f"two arms are printed as {shared!r}: give each a label of its own")
+            raise ValueError(f"two arms are printed as {shared!r}: give each its own label")
         return self
 
     @property

@@ -1,4 +1,4 @@
-"""Axes: factors with their levels, the cells they make together, and the names of these cells."""
+"""Axes: factors with their levels, the cells that they form, and the names of these cells."""
 
 from __future__ import annotations
 
@@ -16,28 +16,28 @@ Combine = Literal["product", "zip", "one_at_a_time"]
 
 
 def check_axes(axes: Axes, combine: Combine, exclude: Sequence[Table]) -> None:
-    """Refuse axes that make no sensible cells.
+    """Refuse axes that cannot form cells.
 
     Raises:
-        ValueError: an axis has no levels, zipped axes are of unequal lengths, or a rule of `exclude` hits nothing.
+        ValueError: an axis has no levels, zipped axes differ in length, or a rule of `exclude` matches no cell.
     """
     for path, levels in axes.items():
         if not levels:
-            raise ValueError(f"axes.{path} has no levels; list the values that it takes")
+            raise ValueError(f"axes.{path} has no levels; list its values")
     if combine == "zip" and len({len(levels) for levels in axes.values()}) > 1:
         lengths = ", ".join(f"{path} has {len(levels)}" for path, levels in axes.items())
-        raise ValueError(f'combine = "zip" needs axes of one length: {lengths}')
+        raise ValueError(f'combine = "zip" needs axes of equal length: {lengths}')
     for number, rule in enumerate(exclude):
         for path in rule:
             if path not in axes:
                 known = nearest(path, axes) if axes else "there are no [axes]"
-                raise ValueError(f"exclude[{number}] names {path!r}, which is no axis; {known}")
+                raise ValueError(f"exclude[{number}] names {path!r}, which is not an axis; {known}")
         if not rule or not any(_matches(cell, rule) for cell in _combinations(axes, combine)):
-            raise ValueError(f"exclude[{number}] matches no combination of the axes; mend or remove it")
+            raise ValueError(f"exclude[{number}] matches no combination of the axes; correct or remove it")
 
 
 def named_cells(axes: Axes, combine: Combine, exclude: Sequence[Table]) -> Iterator[tuple[str, Table]]:
-    """Every cell that is not excluded as (name, its level by path); one cell without a name if there are no axes."""
+    """Every cell that is not excluded, as (name, level by path). Without axes there is one cell without a name."""
     names = {path: _level_names(levels) for path, levels in axes.items()}
     kept: Axes = {path: tuple(enumerate(levels)) for path, levels in axes.items()}
     for numbered in _combinations(kept, combine):
@@ -47,7 +47,7 @@ def named_cells(axes: Axes, combine: Combine, exclude: Sequence[Table]) -> Itera
 
 
 def _level_names(levels: Sequence[Any]) -> list[str]:
-    """Levels as they stand in arms' names: tables by their `kind`, in full where two are of one kind."""
+    """Levels in arms' names: a table appears as its `kind`, or in full if two tables have the same kind."""
     short = [level_name(level) for level in levels]
     shared = Counter(short)
     return [
@@ -57,7 +57,7 @@ def _level_names(levels: Sequence[Any]) -> list[str]:
 
 
 def level_name(level: Any) -> str:
-    """A level as it stands in an arm's name: a table by its `kind`, anything else as text."""
+    """A level in an arm's name: a table appears as its `kind`, anything else as text."""
     if isinstance(level, dict):
         return str(level.get("kind", _in_full(level)))
     return level if isinstance(level, str) else json.dumps(level, default=str)

@@ -12,10 +12,10 @@ from harness.base.duration import Duration
 
 
 class Spec(BaseModel):
-    """A frozen value that says what to do.
+    """A frozen value that describes what to do.
 
-    `algorithm` is the version of the code that a spec stands for. Raise it in a subclass whenever the
-    same fields begin to give another result: ids of runs that use the spec change, all others stay.
+    `algorithm` is the version of the code behind a spec. Raise it in a subclass whenever the same fields begin to
+    give another result: this changes the ids of all runs that use the spec, and no others.
     """
 
     model_config = ConfigDict(
@@ -25,15 +25,15 @@ class Spec(BaseModel):
     algorithm: ClassVar[int] = 1
 
     def irrelevant(self) -> frozenset[str]:
-        """Names of fields that cannot change a result as the others stand (paths, or `source` when `count` is 0)."""
+        """Names of fields without effect given the other fields (paths, or `source` when `count` is 0)."""
         return frozenset()
 
     def science(self, *, defaults: bool = False) -> dict[str, Any]:
-        """The part of this spec that can change a result, as JSON data; numbers that are equal look the same.
+        """The part of this spec that can change a result, as JSON data in which equal numbers look the same.
 
         Fields at their default are left out unless `defaults`, so that a new field keeps the ids of old runs.
-        A `kind` is always kept: it says which defaults the rest is measured against. So is a spec whose `algorithm`
-        was raised. Tables below are shared between calls; change none of them.
+        A `kind` is always kept, because it determines the defaults of the other fields. A spec whose `algorithm` was
+        raised is also kept. Calls share the nested tables; do not modify them.
         """
         skipped = self.irrelevant()
         kept: dict[str, Any] = {}
@@ -47,21 +47,21 @@ class Spec(BaseModel):
 
     @cached_property
     def table(self) -> dict[str, Any]:
-        """This spec as JSON data, made once: arms share most of their sections. Change nothing in it."""
+        """This spec as JSON data, cached because arms share most of their sections. Do not modify it."""
         return self.model_dump(mode="json")
 
 
 class FileSpec(Spec):
-    """A spec that a file may hold on its own. The file is no field: two specs are equal wherever they come from."""
+    """A spec that can have a file of its own. The file is not a field, so it does not affect equality."""
 
     @property
     def file(self) -> Path | None:
-        """The file that it was loaded from; None for a spec made in Python."""
+        """The file that the spec was loaded from; None for a spec made in Python."""
         found: Path | None = self.__dict__.get("_file")
         return found
 
     def remember_file(self, file: Path) -> None:
-        """Remember the file that it was loaded from."""
+        """Store the file that the spec was loaded from."""
         self.__dict__["_file"] = file
 
 
@@ -74,7 +74,7 @@ def _defaults(spec: type[Spec]) -> dict[str, Any]:
 
 
 def _is_other(value: Any, default: Any) -> bool:
-    """Whether a field has to be in the science: it is not at its default in what can matter, or its code is not."""
+    """Whether a field belongs in the science: its value differs from the default, or its `algorithm` was raised."""
     if isinstance(default, Spec) and isinstance(value, Spec):
         science = _science(value, defaults=False)
         return science != _science(default, defaults=False) or _is_revised(science)
@@ -86,7 +86,7 @@ def _is_revised(science: dict[str, Any]) -> bool:
 
 
 def _science(spec: Spec, *, defaults: bool) -> dict[str, Any]:
-    """The spec's science, found out once for each object: arms share those of the sections that they do not change."""
+    """The spec's science, cached on the object because arms share the sections that they do not change."""
     name = "_whole_science" if defaults else "_brief_science"
     known: dict[str, Any] | None = spec.__dict__.get(name)
     if known is None:
@@ -95,7 +95,7 @@ def _science(spec: Spec, *, defaults: bool) -> dict[str, Any]:
 
 
 def plain(value: Any, defaults: bool) -> Any:
-    """`value` as JSON data in which what is equal looks the same: 1.0 as 1, specs as their science."""
+    """`value` as JSON data in which equal values look the same: 1.0 becomes 1, a spec becomes its science."""
     match value:
         case None | bool() | int() | str():
             return value
@@ -110,4 +110,4 @@ def plain(value: Any, defaults: bool) -> Any:
         case list() | tuple():
             return [plain(item, defaults) for item in value]
         case _:
-            raise TypeError(f"{value!r} has no place in a run's identity")
+            raise TypeError(f"{value!r} cannot be part of a run's identity")

@@ -1,4 +1,4 @@
-"""An image-to-text model and how it is asked: what `harness data caption` reads and writes beside its captions."""
+"""An image-to-text model and its settings; `harness data caption` reads them and saves them with the captions."""
 
 from __future__ import annotations
 
@@ -10,45 +10,45 @@ from harness.config.base import Spec
 
 
 class ImageCaptioner(Spec):
-    """A captioner of images. The same settings on the same images give the same captions."""
+    """An image captioner. The same settings on the same images give the same captions."""
 
     model: str
-    """A folder or a cached name of transformers (`Salesforce/blip2-opt-2.7b`), or a CoCa of open_clip
-    (`coca_ViT-L-14`). Nothing is downloaded, and no code that comes with a model is run."""
+    """A folder or a name in transformers' cache (`Salesforce/blip2-opt-2.7b`), or a CoCa model of open_clip
+    (`coca_ViT-L-14`). The harness downloads nothing and runs no code that comes with a model."""
     weights: str | None = None
-    """For CoCa: a tag of open_clip in its cache, or the path of a checkpoint."""
+    """For CoCa: an open_clip tag in its cache, or the path of a checkpoint."""
     prompt: str = ""
-    """Text that each caption goes on from; it is cut off again. transformers only."""
+    """Text that each caption continues; it is removed from the caption. transformers only."""
     count: int = Field(5, ge=1, le=20)
-    """Captions for each image; FFF uses 5."""
+    """Captions per image; FFF uses 5."""
     method: Literal["beam", "sample"] = "sample"
-    """`beam` takes the `count` best of a beam search, which resemble each other; `sample` draws."""
+    """`beam` takes the `count` best of a beam search, which resemble each other. `sample` draws captions at random."""
     beams: int = Field(5, ge=1, le=64)
     """Width of the beam search, at least `count`."""
     top_p: float = Field(0.9, gt=0, le=1)
     """Sampling draws from the smallest set of tokens with this probability."""
     temperature: float = Field(1.0, gt=0)
-    """Sampling divides logits by it."""
+    """Temperature of sampling."""
     max_tokens: int = Field(40, ge=2, le=512)
     """Longest caption in tokens."""
     min_tokens: int = Field(5, ge=1, le=512)
     """Shortest caption in tokens."""
     precision: Literal["fp32", "bf16"] = "fp32"
-    """Of the model's weights and sums."""
+    """Precision of the model's weights and computations."""
     batch_size: int = Field(16, ge=1)
-    """Images at a time. Sampled captions depend on it."""
+    """Images per batch. Sampled captions depend on it."""
     seed: int = Field(0, ge=0, lt=2**31)
-    """Of sampling."""
+    """Seed of sampling."""
 
     @model_validator(mode="after")
     def _consistent(self) -> ImageCaptioner:
         if self.method == "beam" and self.beams < self.count:
-            raise ValueError(f"a beam search {self.beams} wide has no {self.count} captions; raise beams")
+            raise ValueError(f"a beam search of width {self.beams} cannot give {self.count} captions; raise beams")
         if self.min_tokens >= self.max_tokens:
             raise ValueError(f"min_tokens {self.min_tokens} is not below max_tokens {self.max_tokens}")
         return self
 
     def irrelevant(self) -> frozenset[str]:
-        """The fields of the method that is not used."""
+        """The fields of the unused method."""
         unused = {"beams"} if self.method == "sample" else {"top_p", "temperature", "seed"}
         return frozenset(unused)

@@ -1,4 +1,4 @@
-"""Which captions of an image a batch holds: the raw one, pseudo-captions, all of them or one drawn at each visit."""
+"""Which captions of an image a batch holds: the raw caption, pseudo-captions, all of them or one drawn per visit."""
 
 from __future__ import annotations
 
@@ -10,21 +10,21 @@ from harness.config.base import Spec
 
 
 class Captions(Spec):
-    """The caption set of every image and how a batch draws on it."""
+    """The caption set of every image, and how a batch draws from it."""
 
     source: str | tuple[str, ...] = ()
-    """Names of pseudo-caption sources of the data set (captioners). Several are taken in turn: the first caption of
+    """Names of the data set's pseudo-caption sources (captioners). Several sources alternate: the first caption of
     each, then the second of each, up to `count`."""
     count: int = Field(default=0, ge=0)
-    """Number of pseudo-captions used per image, as the paper's tables count them (the raw caption is not counted).
-    Where the data set has more, the first `count` are used."""
+    """Number of pseudo-captions per image, counted as in the paper's tables (without the raw caption). If the data set
+    has more, the first `count` are used."""
     raw: bool = True
-    """Whether the raw caption is in the set."""
+    """Whether the set includes the raw caption."""
     mixing: Literal["all", "sample"] = "all"
-    """`all` puts the whole set into the batch (FFF's batch text augmentation); `sample` draws one caption of the set
-    anew at each visit."""
+    """`all` puts the whole set into the batch (FFF's batch text augmentation). `sample` draws one caption of the set
+    at each visit."""
     pseudo_share: float | None = Field(default=None, ge=0, le=1)
-    """With `sample`: probability that a pseudo-caption is drawn rather than the raw one; unset, all captions of the
+    """With `sample`: probability of drawing a pseudo-caption instead of the raw caption. If unset, all captions of the
     set are equally likely."""
     text: Literal["none", "lower"] = "none"
     """Normalisation of every caption before the tokenizer."""
@@ -32,18 +32,18 @@ class Captions(Spec):
     @model_validator(mode="after")
     def _consistent(self) -> Captions:
         if self.count == 0 and not self.raw:
-            raise ValueError("no caption is left: raw is false and count is 0; set raw = true or count to 1 or more")
+            raise ValueError("there is no caption: raw is false and count is 0; set raw = true or count to 1 or more")
         if self.count > 0 and not any(self.sources):
-            raise ValueError(f"count is {self.count} but no source of pseudo-captions is named; set source")
+            raise ValueError(f"count is {self.count} but source names no pseudo-captions; set source")
         if self.pseudo_share is not None and self.mixing != "sample":
-            raise ValueError('pseudo_share is a probability of drawing, so it needs mixing = "sample"')
+            raise ValueError('pseudo_share is a sampling probability, so it needs mixing = "sample"')
         if len(set(self.sources)) != len(self.sources):
-            raise ValueError(f"source names {', '.join(self.sources)} repeat; name each once")
+            raise ValueError(f"source repeats a name ({', '.join(self.sources)}); name each source once")
         return self
 
     @property
     def sources(self) -> tuple[str, ...]:
-        """The sources as a tuple, in the order in which they are taken."""
+        """The sources as a tuple, in order."""
         return (self.source,) if isinstance(self.source, str) else self.source
 
     @property
@@ -59,18 +59,18 @@ class Captions(Spec):
         return self.count / (1 + self.count) if self.pseudo_share is None else self.pseudo_share
 
     def needed(self) -> dict[str, int]:
-        """How many captions of each source an image must have."""
+        """The number of captions that an image must have from each source."""
         turns = len(self.sources)
         if self.count == 0:
             return {}
         return {name: (self.count - number + turns - 1) // turns for number, name in enumerate(self.sources)}
 
     def science(self, *, defaults: bool = False) -> dict[str, Any]:
-        """As in Spec; specs by which the same captions are seen give the same answer, however they are written."""
+        """As in Spec. Specs that choose the same captions have the same science, however they are written."""
         return super(Captions, self._normal()).science(defaults=defaults)
 
     def _normal(self) -> Captions:
-        """The plainest spec that chooses the same captions."""
+        """The simplest spec that chooses the same captions."""
         raw, count, mixing, share = self.raw, self.count, self.mixing, self.pseudo_share
         if raw and count and share is not None:
             raw, count = share < 1, count if share > 0 else 0

@@ -22,7 +22,7 @@ _OPERATORS: Mapping[str, Callable[[Any, Any], bool]] = {
 
 @dataclass(frozen=True)
 class Condition:
-    """A comparison of two fields, or of a field and a number or name."""
+    """A comparison of two fields, or of a field with a number or name."""
 
     text: str
     left: str | float
@@ -31,11 +31,11 @@ class Condition:
 
     @property
     def paths(self) -> tuple[str, ...]:
-        """The fields that it compares: what has a dot and is no number."""
+        """The fields that the condition compares: sides that have a dot and are not numbers."""
         return tuple(side for side in (self.left, self.right) if isinstance(side, str) and "." in side)
 
     def check(self, fields: Mapping[str, Any]) -> None:
-        """Raise ValueError unless the condition holds. A field that the configuration does not have fulfils it."""
+        """Raise ValueError unless the condition holds. It holds if the configuration lacks one of the fields."""
         known: Mapping[str | float, Any] = {path: fields.get(path) for path in self.paths}
         sides = [known.get(side, side) for side in (self.left, self.right)]
         if None in sides:
@@ -53,11 +53,11 @@ def parse_condition(text: str) -> Condition:
     """The condition that `text` states.
 
     Raises:
-        ValueError: it is no comparison, or compares no field.
+        ValueError: the text is not a comparison, or names no field.
     """
     found = _COMPARISON.match(text)
     if found is None:
-        raise ValueError(f"condition {text!r} is no comparison; write field < field, with <, <=, >, >=, == or !=")
+        raise ValueError(f"condition {text!r} is not a comparison; write field < field, with <, <=, >, >=, == or !=")
     condition = Condition(text, _side(found[1]), found[2], _side(found[3]))
     if not condition.paths:
         raise ValueError(f"condition {text!r} names no field; write its dotted path, as in mining.image_text")

@@ -1,4 +1,4 @@
-"""What is measured, and how."""
+"""Which evaluation sets to measure, and under which protocol."""
 
 from __future__ import annotations
 
@@ -15,52 +15,52 @@ __all__ = ["Evaluation", "Precision", "TextNormalisation", "check_template", "se
 
 Precision = Literal["float32", "bfloat16"]
 ADDRESSING = ("sets", "every", "protocols")
-"""Fields that say what is measured and when, not how."""
+"""Fields that say what to measure and when, but not how."""
 
 
 class Evaluation(Spec):
-    """Evaluation sets and the protocol that they are measured under."""
+    """Evaluation sets and their protocol."""
 
     sets: tuple[str, ...] = ()
-    """Evaluation sets: one that comes with embedded data (`shapes`, `shapes_retrieval`, `digits`), a folder under
-    the settings' `evaluation_root`, the path of a folder in clip-benchmark's local layout, or a suite (`fff11`,
-    `retrieval`, `vtab+`, `datacomp`), of which sets that are not on this machine are left out and reported.
-    `SET@PROTOCOL` is the set under one of `protocols`."""
+    """Evaluation sets. Each is an embedded set (`shapes`, `shapes_retrieval`, `digits`), a folder under the settings'
+    `evaluation_root`, the path of a folder in clip-benchmark's local layout, or a suite (`fff11`, `retrieval`,
+    `vtab+`, `datacomp`). Sets of a suite that are not on this machine are left out and reported. `SET@PROTOCOL`
+    measures the set under one of `protocols`."""
     protocols: tuple[NamedProtocol, ...] = ()
-    """Also measure well-known sets as prior work did, from the same pass over the images: `slip` (7 prompts on
+    """Also measure well-known sets like prior work, from the same pass over the images: `slip` (7 prompts on
     ImageNet), `alip` ("a photo of" before captions), `flair` (validation splits in retrieval), `lowercase`,
     `linear_probe` (needs `train/` in the set)."""
     split: str = Field("test", pattern="^[A-Za-z0-9_]+$")
-    """The part of the sets that is measured: the folder that its shards are in."""
+    """The split to measure: the folder that holds its shards."""
     every: Duration | None = None
     """Evaluate on this schedule during training too, for example "500 steps". Default: only at the end."""
     recall_k: tuple[Annotated[int, Field(ge=1)], ...] = (1, 5, 10)
-    """The k of retrieval's recall@k. A k above the number of candidates of a set is left out there."""
+    """The k of retrieval's recall@k. A set with fewer candidates than k leaves that k out."""
     precision: Precision = "float32"
-    """Of the towers while they encode; features, logits and metrics are float32 at every precision."""
+    """Precision of the towers while they encode. Features, logits and metrics are always float32."""
     templates: NamedTemplates | tuple[str, ...] = "set"
-    """Prompt templates of zero-shot classification: "set" takes the set's own file, "imagenet7" and "imagenet80"
-    are OpenAI's, and a list gives one's own, each with {c} where the class name goes."""
+    """Prompt templates of zero-shot classification. "set" uses the set's own file; "imagenet7" and "imagenet80" are
+    OpenAI's; a list gives your own templates, each with {c} in place of the class name."""
     prefix: str = ""
-    """Put before every caption in retrieval, with a space between: some prior work uses "a photo of"."""
+    """Text before every caption in retrieval, separated by a space. Some prior work uses "a photo of"."""
     text_normalisation: TextNormalisation = "none"
-    """Applied to prompts and captions before the tokenizer, which may do its own."""
+    """Normalisation of prompts and captions before the tokenizer, which may apply its own."""
 
     @field_validator("sets")
     @classmethod
     def _sets_have_names(cls, sets: tuple[str, ...]) -> tuple[str, ...]:
         names = [set_name(reference) for reference in sets]
         if any(not set_name(parted(reference)[0]) for reference in sets):
-            raise ValueError("an evaluation set without a name; give the name or path of a folder")
+            raise ValueError("an evaluation set has no name; give the name or path of a folder")
         if twice := sorted({name for name in names if names.count(name) > 1}):
-            raise ValueError(f'two evaluation sets are called "{twice[0]}", so their metrics would have one name')
+            raise ValueError(f'two evaluation sets are called "{twice[0]}", so their metrics would share a name')
         return sets
 
     @field_validator("recall_k")
     @classmethod
     def _recall_k_is_a_set(cls, recall_k: tuple[int, ...]) -> tuple[int, ...]:
         if not recall_k or len(set(recall_k)) < len(recall_k):
-            raise ValueError(f"recall_k = {list(recall_k)} must name at least one k, and each once")
+            raise ValueError(f"recall_k = {list(recall_k)} must name at least one k, and each only once")
         return tuple(sorted(recall_k))
 
     @field_validator("templates")
@@ -75,9 +75,9 @@ class Evaluation(Spec):
 
     @property
     def references(self) -> tuple[str, ...]:
-        """Every set to measure, suites as their members, and again under each of `protocols` that changes it.
+        """Every set to measure, with suites replaced by their members, and once more for each protocol that changes it.
 
-        A set that is stated itself takes the place of the suite's set of that name.
+        A set that is listed itself replaces the suite's set of the same name.
         """
         stated = {set_name(reference): reference for reference in self.sets if not is_suite(reference)}
         found: dict[str, str] = {}
@@ -88,7 +88,7 @@ class Evaluation(Spec):
         return tuple(found.values())
 
     def under(self, reference: str) -> Evaluation:
-        """How the set `reference` is measured: this, changed by the protocol behind its `@`."""
+        """How to measure the set `reference`: this spec, changed by the protocol after the `@`."""
         _, protocol = parted(reference)
         if protocol is None:
             return self
@@ -109,12 +109,12 @@ class Evaluation(Spec):
 
 
 def is_suite(reference: str) -> bool:
-    """Whether a reference names a suite, under whatever protocol."""
+    """Whether a reference names a suite, with or without a protocol."""
     return parted(reference)[0] in SUITES
 
 
 def standing_metric(reference: str) -> str:
-    """The `set/metric` that is read first of a reference: a suite's average, a set's metric by what it is for."""
+    """The main `set/metric` of a reference: a suite's average, or the metric of the set's task."""
     base, protocol = parted(reference)
     name, base = set_name(reference), set_name(base)
     if is_suite(reference):
@@ -128,7 +128,7 @@ def standing_metric(reference: str) -> str:
 
 
 def members(suite: str) -> tuple[str, ...]:
-    """The sets of a suite; of `SUITE@PROTOCOL` those that the protocol changes are named with it."""
+    """The sets of a suite. For `SUITE@PROTOCOL`, sets that the protocol changes carry its name."""
     name, protocol = parted(suite)
     sets = SUITES[name].members
     if protocol is None:

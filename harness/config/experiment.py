@@ -1,4 +1,4 @@
-"""An experiment: everything that one training run needs, in one frozen value."""
+"""An experiment: everything that one training run needs, as one frozen value."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from harness.config.model import Model, Train
 from harness.config.resources import Resources
 
 SEEDS = 2**31
-"""Seeds are below this: the trainer makes 64-bit seeds of seed and step."""
+"""Upper limit of seeds (exclusive): the trainer combines seed and step into 64-bit seeds."""
 
 
 class ExperimentTeacher(Spec):
@@ -28,7 +28,7 @@ class ExperimentTeacher(Spec):
 
     kind: Literal["experiment"] = "experiment"
     experiment: Experiment
-    """The teacher's experiment; in TOML `path = "teacher.toml"`. Its own `seed` is used for every student."""
+    """The teacher's experiment; in TOML `path = "teacher.toml"`. Every student uses the teacher with its own `seed`."""
 
 
 class OpenClipTeacher(Spec):
@@ -45,28 +45,28 @@ Teacher = Annotated[ExperimentTeacher | OpenClipTeacher, Field(discriminator="ki
 
 
 class Experiment(Spec):
-    """One training run but for its seed's replicates: data, captions, teacher, mining, loss, model and recipe."""
+    """One training run, apart from its replicates over seeds: data, captions, teacher, mining, loss, model, recipe."""
 
     data: Data = Field(default_factory=ShapesData)
-    """What is trained on."""
+    """Training data."""
     captions: Captions = Field(default_factory=Captions)
-    """Which captions of an image take part in a batch."""
+    """Which captions of an image enter a batch."""
     teacher: Teacher | None = None
-    """Frozen model whose similarities mine positives or serve as targets."""
+    """Frozen model. Mining and some losses use its similarities."""
     mining: Mining = Field(default_factory=NoMining)
-    """Which pairs become positives besides an image and its own captions."""
+    """Which pairs become positives, in addition to an image and its own captions."""
     loss: Loss = Field(default_factory=InfoNCE)
     """The objective."""
     model: Model = Field(default_factory=Model)
-    """The towers."""
+    """The image tower and the text tower."""
     train: Train = Field(default_factory=Train)
-    """The recipe."""
+    """The training recipe."""
     seed: int = Field(0, ge=0, lt=SEEDS)
-    """Governs initialisation, sample order, caption choice and augmentation. An ablation's seeds replace it."""
+    """Determines initialisation, sample order, caption choice and augmentation. An ablation's seeds replace it."""
     evaluation: Evaluation = Field(default_factory=Evaluation)
-    """What is measured; not part of a run's id, so a new set evaluates finished runs without training them again."""
+    """What to evaluate. Not part of a run's id: a new set is evaluated on finished runs without training them again."""
     resources: Resources = Field(default_factory=Resources)
-    """How it is carried out; not part of a run's id."""
+    """How to execute the run. Not part of a run's id."""
 
     @model_validator(mode="after")
     def _fits_together(self) -> Experiment:
@@ -92,7 +92,7 @@ class Experiment(Spec):
         return self.mining.needs_teacher or self.loss.needs_teacher or self.train.batches.needs_teacher
 
     def irrelevant(self) -> frozenset[str]:
-        """Evaluation and resources never change a training result; an unused teacher does not either."""
+        """Evaluation and resources never change a training result; neither does an unused teacher."""
         unused = frozenset() if self.uses_teacher else frozenset({"teacher"})
         return frozenset({"evaluation", "resources"}) | unused
 
@@ -101,7 +101,7 @@ ExperimentTeacher.model_rebuild()
 
 
 def caption_sources(data: Data) -> Mapping[str, int | None]:
-    """Names of the pseudo-caption sources of `data`, with how many captions an image has where the spec says so."""
+    """Pseudo-caption sources of `data` and the captions that each has per image; None if the spec does not state it."""
     match data:
         case ShapesData() | DigitsData():
             return {"captioner": data.captioner.captions, "captioner_b": data.captioner_b.captions}
@@ -126,24 +126,24 @@ def _check_captions(captions: Captions, sources: Mapping[str, int | None]) -> No
             raise ValueError(f"captions.source: the data has no pseudo-captions called {name!r}; {known}")
         there = sources[name]
         if there is not None and needed > there:
-            what = f"captions.count takes {needed} captions of {name!r} for each image, which makes {there}"
+            what = f"captions.count needs {needed} captions of {name!r} for each image, which has {there}"
             raise ValueError(f"{what}; lower it, or raise data.{name}.captions")
 
 
 def _check_batches(train: Train) -> None:
     batches, size = train.batches, train.global_batch_size
     if isinstance(batches, GroupedBatches) and batches.search_space % size:
-        what = f"train.batches.search_space {batches.search_space} is no multiple of train.global_batch_size {size}"
+        what = f"train.batches.search_space {batches.search_space} is not a multiple of train.global_batch_size {size}"
         raise ValueError(f"{what}; use {max(batches.search_space // size, 1) * size}")
 
 
 def labelled(experiment: Experiment) -> dict[str, Any]:
-    """`experiment` as one flat mapping of dotted path to value, for tables, parameters and diffs."""
+    """`experiment` as a flat mapping of dotted path to value, for tables, parameters and diffs."""
     return flatten(experiment.model_dump(mode="json"))
 
 
 def flatten(data: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested tables as one table with dotted keys."""
+    """Nested tables as a flat table with dotted keys."""
     flat: dict[str, Any] = {}
     for key, value in data.items():
         path = f"{prefix}{key}"

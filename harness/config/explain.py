@@ -1,4 +1,4 @@
-"""pydantic's errors as one sentence: the file, the key, what is wrong, the nearest valid name."""
+"""Turns pydantic's errors into one sentence: the file, the key, what is wrong, the nearest valid name."""
 
 from __future__ import annotations
 
@@ -30,33 +30,33 @@ _EXPECTED = {
 
 @dataclass(frozen=True)
 class Problem:
-    """One thing that is wrong."""
+    """One problem in a spec."""
 
     key: str
-    """Dotted path of the key as it stands in the file."""
+    """Dotted path of the key in the file."""
     what: str
     fix: str | None
     sort: str
-    """pydantic's name for the sort of error; `value_error` for the models' own validators."""
+    """pydantic's error type; `value_error` for the models' own validators."""
 
     @property
     def unknown_key(self) -> bool:
-        """Whether the key is one that does not exist."""
+        """Whether the key does not exist."""
         return self.sort == "extra_forbidden"
 
 
 def explain(error: ValidationError, model: type[BaseModel], *, where: str, prefix: str = "") -> SpecError:
-    """The first problem of `error`, raised while validating `model` from the file `where`.
+    """The first problem of `error`, which was raised while validating `model` from the file `where`.
 
     Args:
-        prefix: dotted path under which the validated table stands in the file (`arms.fff.`).
+        prefix: dotted path of the validated table in the file (`arms.fff.`).
     """
     found = problems(error, model)
     return sentence(found[0], where=where, prefix=prefix, others=len(found) - 1)
 
 
 def problems(error: ValidationError, model: type[BaseModel]) -> list[Problem]:
-    """Everything that is wrong, a key once; unknown keys first, as they are often what causes the rest."""
+    """All problems, at most one per key. Unknown keys come first, because they often cause the others."""
     found: dict[str, list[Problem]] = {}
     for detail in error.errors(include_url=False):
         problem = _problem(detail, model)
@@ -110,7 +110,7 @@ def _shown(value: Any) -> str:
 
 
 def _joined(same_key: Sequence[Problem]) -> Problem:
-    """The branches of a union that all fail are one problem: `should be a whole number or a list, not 'x'`."""
+    """Joins the failing branches of a union into one problem: `should be a whole number or a list, not 'x'`."""
     first, *others = same_key
     branches = [problem.what for problem in same_key if problem.what.startswith("should be ")]
     if not others or len(branches) < len(same_key):
@@ -122,7 +122,7 @@ def _joined(same_key: Sequence[Problem]) -> Problem:
 
 @dataclass
 class _Place:
-    """A key of the file, what may stand beside it, and which kinds the table there can have."""
+    """A key of the file, the valid names next to it, and the kinds that the table there can have."""
 
     key: str
     names: Sequence[str]
@@ -130,7 +130,7 @@ class _Place:
 
 
 def _walk(model: type[BaseModel], location: Sequence[int | str]) -> _Place:
-    """Where pydantic's `location` is in the file: it also holds the tags of unions, which nobody wrote."""
+    """The place of pydantic's `location` in the file. A location also holds union tags, which are not in the file."""
     here: Any = model
     key, names = "", []
     for part in location:
@@ -148,7 +148,7 @@ def _walk(model: type[BaseModel], location: Sequence[int | str]) -> _Place:
 
 
 def _bare(annotation: Any) -> Any:
-    """An annotation without what is annotated, and without None."""
+    """An annotation without its `Annotated` metadata and without None."""
     if get_origin(annotation) is Annotated:
         return _bare(get_args(annotation)[0])
     if _is_union(annotation):

@@ -1,4 +1,4 @@
-"""From TOML files to specs: `extends`, paths relative to the file that states them, teachers by path."""
+"""Loads specs from TOML files: resolves `extends`, paths relative to the file that names them, teachers by path."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ _ONLY_IN_ABLATIONS = Ablation.model_fields.keys() - Experiment.model_fields.keys
 
 @dataclass(frozen=True)
 class _Place:
-    """Where a table stands: what its relative paths are relative to, and how messages call it."""
+    """Location of a table: the folder of its relative paths, and its name in messages."""
 
     label: str
     folder: Path
     prefix: str = ""
     seen: tuple[Path, ...] = ()
-    """Experiment files that led here, by `extends` or as teachers."""
+    """Experiment files that led here, through `extends` or as teachers."""
 
     @classmethod
     def of(cls, file: Path, seen: tuple[Path, ...] = ()) -> _Place:
@@ -44,7 +44,7 @@ class _Place:
         return f"{self.label}: {self.prefix}{name}"
 
     def path(self, stated: str) -> str:
-        """`stated` from the folder of this file on; a URL as it is."""
+        """`stated` relative to the folder of this file; a URL is unchanged."""
         return stated if "://" in stated else str(self.folder.resolve() / Path(stated).expanduser())
 
     def file(self, stated: Any, key: str) -> Path:
@@ -55,12 +55,12 @@ class _Place:
 
 
 def load(path: str | Path, assignments: Sequence[str] = ()) -> Ablation:
-    """The ablation in a TOML file, or an experiment file as an ablation of one arm.
+    """Load the ablation in a TOML file, or an experiment file as an ablation with one arm.
 
     Args:
         path: an ablation file or an experiment file.
-        assignments: changes like `"train.duration=300 steps"`, laid over the base experiment. Paths in them are
-            relative to the working folder.
+        assignments: changes to the base experiment, like `"train.duration=300 steps"`. Paths in them are relative to
+            the working folder.
 
     Raises:
         SpecError: the file, or a file that it names, is missing or not valid.
@@ -81,17 +81,17 @@ def is_search(path: str | Path) -> bool:
     """Whether a TOML file declares a search rather than an ablation or an experiment.
 
     Raises:
-        SpecError: the file is missing or no TOML.
+        SpecError: the file is missing or not valid TOML.
     """
     return "space" in _read(Path(path))
 
 
 def load_search(path: str | Path, assignments: Sequence[str] = ()) -> Search:
-    """The search in a TOML file.
+    """Load the search in a TOML file.
 
     Args:
         path: a file with a `[space]`.
-        assignments: changes like `"train.duration=300 steps"`, laid over the base experiment.
+        assignments: changes to the base experiment, like `"train.duration=300 steps"`.
 
     Raises:
         SpecError: the file, or a file that it names, is missing or not valid.
@@ -119,7 +119,7 @@ def _validated_search(file: Path, table: Table, base: Experiment) -> Search:
 
 
 def load_captioner_spec(path: Path) -> ImageCaptioner:
-    """The captioner in a TOML file; folders and checkpoints that it names are relative to the file.
+    """Load the captioner in a TOML file. Folders and checkpoints that it names are relative to the file.
 
     Raises:
         SpecError: the file is missing or not valid.
@@ -135,7 +135,7 @@ def load_captioner_spec(path: Path) -> ImageCaptioner:
 
 
 def load_experiment(path: str | Path) -> Experiment:
-    """The experiment in a TOML file.
+    """Load the experiment in a TOML file.
 
     Raises:
         SpecError: the file, or a file that it names, is missing or not valid.
@@ -152,14 +152,14 @@ def _experiment(file: Path, table: Table) -> Experiment:
 
 
 def _experiment_table(file: Path, seen: tuple[Path, ...]) -> Table:
-    """The tables of an experiment file over those of the files that it extends, with paths made absolute."""
+    """The tables of an experiment file merged over those of the files that it extends, with absolute paths."""
     if file.resolve() in seen:
         raise SpecError("extends itself, or its teacher is itself", where=str(file), fix="break the circle")
     place = _Place.of(file, (*seen, file.resolve()))
     table = _read(file)
     if "question" in table:
         fix = "name the experiment that it starts from"
-        raise SpecError("is an ablation, where an experiment is needed", where=str(file), fix=fix)
+        raise SpecError("is an ablation, but an experiment is needed", where=str(file), fix=fix)
     base: Table = {}
     if "extends" in table:
         parent = place.file(table.pop("extends"), "extends")
@@ -182,7 +182,7 @@ def _ablation(file: Path, table: Table, assignments: Sequence[str]) -> Ablation:
 
 
 def _base_experiment(place: _Place, stated: Any) -> Experiment:
-    """The experiment that a file starts from: another file's, or a table of its own."""
+    """The base experiment of a file: another file's, or a table in this file."""
     if isinstance(stated, str):
         return load_experiment(place.file(stated, "experiment"))
     if isinstance(stated, dict):
@@ -199,10 +199,10 @@ def _validated(file: Path, table: Table, base: Experiment) -> Ablation:
 
 
 def _assigned(assignments: Sequence[str], base: Experiment, shared: Table) -> Table:
-    """The assignments as one table.
+    """The assignments merged into one table.
 
     Raises:
-        SpecError: one of them assigns nothing, or makes no sense for the base experiment.
+        SpecError: an assignment has no value, or is not valid for the base experiment.
     """
     parsed = [parse_assignment(text) for text in assignments]
     changes: Table = {}
@@ -218,17 +218,17 @@ def _assigned(assignments: Sequence[str], base: Experiment, shared: Table) -> Ta
 
 
 def _concerns(problem: Problem, path: str) -> bool:
-    """Whether the value at `path` is to blame, by itself and not by what it is combined with."""
+    """Whether the value at `path` causes the problem by itself, not in combination with others."""
     above = problem.unknown_key and path.startswith(f"{problem.key}.")
     return above or problem.key == path or problem.key.startswith((f"{path}.", f"{path}["))
 
 
 def _located(place: _Place, table: Table) -> Table:
-    """An experiment's tables, complete or in part, with what they name by path put in its place."""
+    """An experiment's tables, complete or partial, with absolute paths and with named files read in."""
     located = expand(table)
     for section in ("data", "model", "teacher", "evaluation"):
         if section in located and not isinstance(located[section], dict):
-            raise SpecError("is no table", where=place.key(section), fix=f"write [{section}] and its keys")
+            raise SpecError("is not a table", where=place.key(section), fix=f"write [{section}] and its keys")
     for field in PATH_FIELDS:
         if isinstance(value := located.get("data", {}).get(field), str):
             located["data"] = {**located["data"], field: place.path(value)}
@@ -251,7 +251,7 @@ def _located(place: _Place, table: Table) -> Table:
 
 
 def _caption_files(place: _Place, source: Any) -> Any:
-    """A source of pseudo-captions with its paths placed, where it is one of files."""
+    """A source of pseudo-captions; if it is made of files, with absolute paths."""
     if not isinstance(source, dict):
         return source
     paths = {field: place.path(source[field]) for field in CAPTION_PATHS if isinstance(source.get(field), str)}
@@ -259,7 +259,7 @@ def _caption_files(place: _Place, source: Any) -> Any:
 
 
 def _teacher(place: _Place, table: Table) -> Table:
-    """A teacher given by its experiment file; it takes nothing over from the teacher that it replaces."""
+    """A teacher given by its experiment file. It inherits nothing from the teacher that it replaces."""
     file = place.file(table["path"], "teacher.path")
     nested = _experiment_table(file, place.seen)
     _experiment(file, nested)
@@ -268,7 +268,7 @@ def _teacher(place: _Place, table: Table) -> Table:
 
 
 def _set(place: _Place, name: Any) -> Any:
-    """An evaluation set's name as it is; the path of its folder made absolute."""
+    """An evaluation set's name unchanged, or the absolute path of its folder."""
     if not isinstance(name, str):
         return name
     is_path = name.startswith((".", "/", "~")) or ("/" in name and Path(place.path(name)).is_dir())
@@ -276,13 +276,13 @@ def _set(place: _Place, name: Any) -> Any:
 
 
 def _refuse_files_in_axes(place: _Place, axes: Any) -> None:
-    """The name of an arm holds its levels, and a file's place must not be part of it."""
+    """Refuse levels that name files: an arm's name holds its levels, and must not depend on a file's location."""
     for path, levels in axes.items() if isinstance(axes, dict) else ():
         for level in levels if isinstance(levels, list) else ():
             if isinstance(level, str | list | dict) and _located(
                 replace(place, prefix="axes."), {path: level}
             ) != expand({path: level}):
-                fix = "name each file in an arm of its own: [arms.NAME]"
+                fix = "give each file its own arm: [arms.NAME]"
                 raise SpecError("levels cannot name files", where=place.key(f"axes.{path}"), fix=fix)
 
 
@@ -295,18 +295,18 @@ def _read(file: Path) -> Table:
     try:
         return tomllib.loads(file.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise SpecError("there is no such file", where=str(file), fix="shipped ones are in ablations/") from None
+        raise SpecError("there is no such file", where=str(file), fix="shipped files are in ablations/") from None
     except OSError as error:
         raise SpecError(f"cannot be read ({error.strerror})", where=str(file), fix="name a TOML file") from None
     except ValueError as error:
-        raise SpecError(f"is no valid TOML ({error})", where=str(file), fix="mend that line") from None
+        raise SpecError(f"is not valid TOML ({error})", where=str(file), fix="correct that line") from None
 
 
 def _model_config(file: Path) -> Table:
     try:
         config = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise SpecError(f"is no valid JSON ({error})", where=str(file), fix="give an open_clip model config") from None
+        raise SpecError(f"is not valid JSON ({error})", where=str(file), fix="give an open_clip model config") from None
     if not isinstance(config, dict) or not {"embed_dim", "vision_cfg", "text_cfg"} <= config.keys():
         raise SpecError(
             "has no embed_dim, vision_cfg and text_cfg", where=str(file), fix="see open_clip's model_configs"

@@ -1,4 +1,4 @@
-"""What is trained: the two towers, and how long, on what batches, with which optimiser."""
+"""The model and the training recipe: towers, duration, batches, optimiser."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _SHIPPED = resources.files("harness") / "models"
 
 @lru_cache
 def shipped_config(name: str) -> dict[str, Any] | None:
-    """A model configuration that ships with the harness, or None."""
+    """The configuration of a model that ships with the harness, or None."""
     file = _SHIPPED / f"{name}.json"
     return dict(json.loads(file.read_text(encoding="utf-8"))) if file.is_file() else None
 
@@ -30,7 +30,7 @@ def shipped_names() -> list[str]:
 
 
 class Model(Spec):
-    """A two-tower model of open_clip, by name or by a configuration of one's own."""
+    """A two-tower model of open_clip, given by name or by your own configuration."""
 
     name: str = "ViT-B-16"
     """A model name of open_clip (`ViT-B-16`, `RN50`, ...), a configuration that ships with the harness
@@ -46,75 +46,76 @@ class Model(Spec):
         try:
             json.dumps(config, allow_nan=False)
         except (TypeError, ValueError) as error:
-            raise ValueError(f"holds what JSON cannot say ({error}); give numbers, texts, lists and tables") from None
+            raise ValueError(f"is not JSON data ({error}); give numbers, texts, lists and tables") from None
         return config
 
     def architecture(self) -> dict[str, Any] | None:
-        """The configuration to build from: one's own or one that ships; None leaves it to open_clip by name."""
+        """The configuration to build from: the user's or a shipped one. None: open_clip builds the model by name."""
         return self.config or shipped_config(self.name)
 
     @property
     def may_give_tokens(self) -> bool:
-        """False where the towers surely give pooled features only; building the model knows for sure."""
+        """False if the towers certainly give pooled features only. Only building the model tells for sure."""
         if (architecture := self.architecture()) is None:
             return not self.name.startswith("RN")
         vision = architecture.get("vision_cfg", {})
         return isinstance(vision.get("layers"), int) and "timm_model_name" not in vision
 
     def irrelevant(self) -> frozenset[str]:
-        """The name of what is built from a configuration: it is only a label then."""
+        """The name, if the model is built from a configuration: it is only a label then."""
         return frozenset({"name"} if self.architecture() else ())
 
     def science(self, *, defaults: bool = False) -> dict[str, Any]:
-        """As in Spec; a configuration that ships counts by its content, as one's own does."""
+        """As in Spec. A shipped configuration is identified by its content, like the user's own."""
         kept = super().science(defaults=defaults)
         return kept | ({"config": plain(architecture, defaults)} if (architecture := self.architecture()) else {})
 
 
 class Optimiser(Spec):
-    """AdamW; weight decay on matrices only, as CLIP and open_clip do."""
+    """AdamW, with weight decay on matrices only, as in CLIP and open_clip."""
 
     lr: float = Field(1e-3, gt=0)
     """Peak learning rate."""
     image_lr: float | None = Field(None, gt=0)
-    """Peak learning rate of the image tower, where it is another than `lr`."""
+    """Peak learning rate of the image tower. Default: `lr`."""
     text_lr: float | None = Field(None, gt=0)
-    """Peak learning rate of the text tower, where it is another than `lr`."""
+    """Peak learning rate of the text tower. Default: `lr`."""
     layer_decay: float = Field(1.0, gt=0, le=1)
-    """Layer-wise learning rate: each layer's is this share of the one above it; 1 treats all alike (BEiT's rule)."""
+    """Layer-wise learning rate (BEiT's rule): a layer's rate as a share of the layer above; 1: all equal."""
     beta1: float = Field(0.9, ge=0, lt=1)
     """Decay of the first moment."""
     beta2: float = Field(0.98, ge=0, lt=1)
     """Decay of the second moment."""
     eps: float = Field(1e-6, gt=0)
-    """Added to the root of the second moment."""
+    """Constant added to the root of the second moment."""
     weight_decay: float = Field(0.1, ge=0)
-    """Decoupled weight decay of parameters with two or more dimensions; gains, biases and temperatures have none."""
+    """Decoupled weight decay of parameters with two or more dimensions. Gains, biases and temperatures do not decay."""
     no_decay: tuple[str, ...] = ()
-    """Further parameters without weight decay: parts of their names (`positional_embedding`, `token_embedding`)."""
+    """Other parameters without weight decay, given by parts of their names (`positional_embedding`,
+    `token_embedding`)."""
 
 
 class Lock(Spec):
-    """Towers that are not trained, as in LiT (Zhai et al., CVPR 2022); with open_clip's groups of layers.
+    """Towers that are not trained, as in LiT (Zhai et al., CVPR 2022), with open_clip's groups of layers.
 
-    A locked tower's batch norms keep their statistics.
+    The batch norms of a locked tower keep their statistics.
     """
 
     image: bool = False
     """Do not train the image tower."""
     image_unlocked_groups: int = Field(0, ge=0)
-    """Train the last groups of a locked image tower all the same (open_clip's --lock-image-unlocked-groups)."""
+    """Number of last groups of a locked image tower to train (open_clip's --lock-image-unlocked-groups)."""
     text: bool = False
     """Do not train the text tower."""
     text_unlocked_layers: int = Field(0, ge=0)
-    """Train the last layers of a locked text tower all the same (open_clip's --lock-text-unlocked-layers)."""
+    """Number of last layers of a locked text tower to train (open_clip's --lock-text-unlocked-layers)."""
 
     @model_validator(mode="after")
     def _leaves_something(self) -> Lock:
         if self.image and self.text and not (self.image_unlocked_groups or self.text_unlocked_layers):
-            raise ValueError("both towers are locked, so there is nothing to train; unlock one, or some of its layers")
+            raise ValueError("both towers are locked, so nothing is trained; unlock one, or some of its layers")
         if (self.image_unlocked_groups and not self.image) or (self.text_unlocked_layers and not self.text):
-            raise ValueError("layers can be unlocked only in a tower that is locked; set image or text to true")
+            raise ValueError("layers can be unlocked only in a locked tower; set image or text to true")
         return self
 
 
@@ -122,43 +123,43 @@ class Train(Spec):
     """The training recipe."""
 
     duration: Duration = Duration.parse("32 epochs")
-    """How long: `"32 epochs"`, `"2000 steps"` or `"1e6 samples"` (images). An epoch drops its last partial batch."""
+    """Length of training: `"32 epochs"`, `"2000 steps"` or `"1e6 samples"` (images). An epoch drops its last partial
+    batch."""
     global_batch_size: int = Field(8192, ge=2)
     """Images in one optimiser step, over all devices and accumulation steps. The loss contrasts all of them."""
     virtual_batch_size: int | None = Field(None, ge=1)
-    """Images that share batch-norm statistics and dropout masks ("ghost" batches, Hoffer et al. 2017); None: all of
-    the global batch. A tower that has neither does not mind. One that has them can be split over devices or
-    accumulation steps only in multiples of this."""
+    """Images that share batch-norm statistics and dropout masks ("ghost" batches, Hoffer et al. 2017). None: the whole
+    global batch. Has no effect on towers without batch norm and dropout. With them, the global batch can be split over
+    devices or accumulation steps only in multiples of this."""
     batches: Batches = Field(default_factory=RandomBatches)
-    """Which images stand together in a batch."""
+    """How images are grouped into batches."""
     augment: Augment = Field(default_factory=NoAugment)
     """Augmentation of the training images."""
     optimiser: Optimiser = Field(default_factory=Optimiser)
     """The optimiser."""
     schedule: Literal["cosine", "constant", "linear"] = "cosine"
-    """Learning rate after the warm-up: down along a cosine or a line, or constant."""
+    """Learning rate after the warm-up: a cosine decay, a linear decay, or constant."""
     warmup: Duration = Duration.parse("0 steps")
     """Linear warm-up of the learning rate from zero."""
     cooldown: Duration = Duration.parse("0 steps")
-    """With the constant schedule: the last part of training, in which the learning rate falls along a line
-    (warm-up-stable-decay)."""
+    """With the constant schedule: length of a linear decay at the end of training (warm-up-stable-decay)."""
     end_lr: float = Field(0.0, ge=0, le=1)
-    """Where cosine, line and cooldown end, as a share of the peak learning rate."""
+    """Final learning rate of a decay or cooldown, as a share of the peak learning rate."""
     lock: Lock = Field(default_factory=Lock)
     """Towers that are not trained."""
     grad_clip: float | None = Field(None, gt=0)
-    """Largest norm of the gradient over all parameters; None does not clip."""
+    """Largest norm of the gradient over all parameters. None: no clipping."""
     ema_decay: float | None = Field(None, gt=0, lt=1)
-    """Keep an exponential moving average of the weights, with this decay a step, and evaluate and save it in place of
-    the last weights; None does not."""
+    """Decay per step of an exponential moving average of the weights, which is evaluated and saved in place of the
+    last weights. None: no moving average."""
     precision: Literal["float32", "bfloat16", "float16"] = "float32"
-    """Precision of the towers (autocast); losses and mining always accumulate in float32. float16 scales the loss."""
+    """Precision of the towers (autocast). Losses and mining always accumulate in float32. float16 uses loss scaling."""
 
     @model_validator(mode="after")
     def _fits_together(self) -> Train:
         if self.cooldown.amount and self.schedule != "constant":
-            raise ValueError(f'cooldown is for schedule = "constant"; "{self.schedule}" comes down by itself')
+            raise ValueError(f'cooldown needs schedule = "constant"; "{self.schedule}" already decays')
         if self.virtual_batch_size and self.global_batch_size % self.virtual_batch_size:
             what = f"virtual_batch_size {self.virtual_batch_size} does not divide global_batch_size"
-            raise ValueError(f"{what} {self.global_batch_size}; take a divisor of it")
+            raise ValueError(f"{what} {self.global_batch_size}; use a divisor of it")
         return self

@@ -1,4 +1,4 @@
-"""Changing specs: nested tables laid over one another, dotted paths, and validation after every change."""
+"""Changes to specs: merging of nested tables, dotted paths, and validation after every change."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ SpecT = TypeVar("SpecT", bound=Spec)
 
 
 class Whole(dict[str, Any]):
-    """A table that takes the place of the one below instead of being laid over it: the content of a file."""
+    """A table that replaces the table below it instead of being merged into it: the content of a file."""
 
 
 def expand(table: Mapping[str, Any]) -> Table:
@@ -29,9 +29,9 @@ def expand(table: Mapping[str, Any]) -> Table:
 
 
 def merge(base: Mapping[str, Any], changes: Mapping[str, Any]) -> Table:
-    """`changes` laid over `base`, table by table.
+    """`base` with `changes` merged into it, table by table.
 
-    A table that states another `kind` than the base's replaces it: the fields of one kind mean nothing to another.
+    A table with another `kind` replaces the base's table, because the fields of one kind do not apply to another.
     """
     merged = dict(base)
     for key, value in changes.items():
@@ -48,7 +48,9 @@ def _replaces(value: Mapping[str, Any], below: Mapping[str, Any]) -> bool:
 
 
 def parse_assignment(text: str) -> tuple[str, Any]:
-    """`"train.duration='300 steps'"` or `"captions.count=5"` as (dotted path, value); values are TOML, or plain text.
+    """Parse `"train.duration='300 steps'"` or `"captions.count=5"` into (dotted path, value).
+
+    The value is TOML; if it is not valid TOML, it is plain text.
 
     Raises:
         SpecError: there is no `=`, or no path before it.
@@ -58,7 +60,7 @@ def parse_assignment(text: str) -> tuple[str, Any]:
     path, equals, value = text.partition("=")
     path, value = path.strip(), value.strip()
     if not equals or not path:
-        raise SpecError(f"{text!r} sets nothing", where="--set", fix="write --set path.to.field=value")
+        raise SpecError(f"{text!r} assigns no value", where="--set", fix="write --set path.to.field=value")
     try:
         return path, tomllib.loads(f"value = {value}")["value"]
     except tomllib.TOMLDecodeError:
@@ -66,9 +68,9 @@ def parse_assignment(text: str) -> tuple[str, Any]:
 
 
 def laid_over(spec: SpecT, *layers: Mapping[str, Any]) -> SpecT:
-    """`spec` with the layers of changes laid over its tables, one after the other, and validated.
+    """`spec` with the layers of changes merged into its tables in order, and validated.
 
-    Sections that do not change are the same objects.
+    Sections that do not change are shared with `spec`.
 
     Raises:
         pydantic.ValidationError: the result is not valid.

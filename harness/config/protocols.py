@@ -1,8 +1,8 @@
-"""Named protocols: the ways in which prior work measured, each as what it changes in clip-benchmark's default.
+"""Named protocols of prior work, each as its changes to clip-benchmark's default.
 
 Sources: released code of SLIP (7 prompts on ImageNet), ALIP and RWKV-CLIP (80 prompts, "a photo of" before each
 caption), FLAIR and COSMOS (validation splits of Flickr30k and COCO), clip-benchmark (linear probe).
-`SET@PROTOCOL` names a set measured so.
+`SET@PROTOCOL` names a set measured under a protocol.
 """
 
 from __future__ import annotations
@@ -20,20 +20,20 @@ TextNormalisation = Literal["none", "lowercase"]
 
 @dataclass(frozen=True)
 class Variant:
-    """What a named protocol changes; None where it changes nothing."""
+    """Changes that a named protocol makes. None: no change."""
 
     templates: NamedTemplates | None = None
-    """Of ImageNet's sets."""
+    """Prompt templates of the ImageNet sets."""
     prefix: str | None = None
-    """In retrieval."""
+    """Caption prefix in retrieval."""
     split: str | None = None
-    """In retrieval."""
+    """Split in retrieval."""
     text_normalisation: TextNormalisation | None = None
     probe: bool = False
-    """A linear classifier trained on the features instead of one made of prompts."""
+    """Train a linear classifier on the features instead of building one from prompts."""
 
     def changes(self, name: str) -> bool:
-        """Whether it measures the well-known set `name` otherwise than clip-benchmark does."""
+        """Whether the protocol measures the well-known set `name` differently from clip-benchmark."""
         if name in RETRIEVAL_SETS:
             return any(one is not None for one in (self.prefix, self.split, self.text_normalisation))
         return self.probe or self.text_normalisation is not None or (self.templates is not None and "imagenet" in name)
@@ -49,20 +49,21 @@ VARIANTS: dict[str, Variant] = {
 
 
 def parted(reference: str) -> tuple[str, NamedProtocol | None]:
-    """A reference as the set that it names and the protocol behind its `@`.
+    """Split a reference into the set that it names and the protocol after its `@`.
 
     Raises:
-        ValueError: no protocol is called so.
+        ValueError: the protocol does not exist.
     """
     base, _, last = reference.rpartition("@")
-    if not base or "/" in last:  # an @ of a folder above
+    if not base or "/" in last:  # the @ belongs to the name of a parent folder
         return reference, None
     for known in get_args(NamedProtocol):
         if known == last:
             return base, known
-    raise ValueError(f'no protocol is called "{last}" (in "{reference}"); known: {", ".join(get_args(NamedProtocol))}')
+    known_names = ", ".join(get_args(NamedProtocol))
+    raise ValueError(f'there is no protocol "{last}" (in "{reference}"); known: {known_names}')
 
 
 def set_name(reference: str) -> str:
-    """The name that a set's metrics carry: the last part of its name or path (`vtab/pets@slip` is `pets@slip`)."""
+    """The set's name in metrics: the last part of its name or path (`vtab/pets@slip` becomes `pets@slip`)."""
     return PurePath(reference).name

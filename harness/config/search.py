@@ -1,4 +1,4 @@
-"""A search: a base experiment, a space of fields and their ranges, what is to be optimised, and what it may cost."""
+"""A search: a base experiment, a space of fields and their ranges, objectives, and a budget."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from harness.config.seeds import Seeds, listed
 from harness.config.strategy import FastBOPolicy, GPSampler, NoPruner, Pruner, Sampler, WilcoxonPruner
 
 COSTS = ("duration_s", "evaluation_s", "images_per_s", "peak_memory_gb")
-"""`cost/NAME`: what a record says about what a run used."""
+"""Names of `cost/NAME`: what a run used, according to its record."""
 _FEASIBLE_DRAWS = 200
 _METRIC = re.compile(r"acc1|acc5|mean_per_class_recall|(image|text)_retrieval_recall@(\d+)")
 
@@ -35,7 +35,7 @@ class FloatRange(Spec):
     high: float
     """Highest value."""
     log: bool = False
-    """Whether equal ratios are equally likely, as for learning rates."""
+    """Whether to draw on a logarithmic scale, as for learning rates."""
 
     @model_validator(mode="after")
     def _is_a_range(self) -> FloatRange:
@@ -60,7 +60,7 @@ class IntRange(Spec):
     high: int
     """Highest value."""
     log: bool = False
-    """Whether equal ratios are equally likely."""
+    """Whether to draw on a logarithmic scale."""
 
     @model_validator(mode="after")
     def _is_a_range(self) -> IntRange:
@@ -77,7 +77,7 @@ class IntRange(Spec):
 
 
 class Choice(Spec):
-    """One of some values: names, numbers, or tables (`{ kind = "infonce" }`)."""
+    """One of several values: names, numbers, or tables (`{ kind = "infonce" }`)."""
 
     kind: Literal["choice"] = "choice"
     of: tuple[Any, ...]
@@ -88,7 +88,7 @@ class Choice(Spec):
     def _is_a_choice(cls, of: tuple[Any, ...]) -> tuple[Any, ...]:
         names = [level_name(level) for level in of]
         if len(of) < 2 or len(set(names)) < len(names):
-            raise ValueError(f"a choice is between two or more different values, not {', '.join(names) or 'none'}")
+            raise ValueError(f"a choice needs two or more different values, not {', '.join(names) or 'none'}")
         return of
 
     def ends(self) -> tuple[Any, ...]:
@@ -101,7 +101,7 @@ class Choice(Spec):
 
     @property
     def names(self) -> tuple[str, ...]:
-        """The values as they are printed and stored."""
+        """The values as printed and stored."""
         return tuple(level_name(level) for level in self.of)
 
 
@@ -109,17 +109,17 @@ Parameter = Annotated[FloatRange | IntRange | Choice, Field(discriminator="kind"
 
 
 class SearchObjective(Spec):
-    """What is to be optimised."""
+    """A metric to optimise."""
 
     metric: str
     """`set/metric` of an evaluation set, `train/NAME` of the training log, or `cost/NAME` (duration_s, evaluation_s,
     images_per_s, peak_memory_gb)."""
     goal: Literal["maximise", "minimise"] = "maximise"
-    """In which direction."""
+    """Direction of the optimisation."""
 
 
 class Constraints(Spec):
-    """What a run may use. A configuration beyond it is trained once, told to the sampler as such, and never wins."""
+    """Limits for a run. A configuration over a limit is trained once, is infeasible for the sampler, and never wins."""
 
     peak_memory_gb: float | None = Field(None, gt=0)
     """Largest peak memory."""
@@ -128,62 +128,62 @@ class Constraints(Spec):
 
 
 class Budget(Spec):
-    """What the search may use; it ends when the first of these is used up. Finished runs in the store are free."""
+    """What the search may use. It ends when one of these is used up. Finished runs in the store cost nothing."""
 
     trials: int | None = Field(None, ge=1)
-    """Configurations."""
+    """Number of configurations."""
     runs: float | None = Field(None, gt=0)
-    """Training, in runs of the full length: what is stopped early counts for the part that was trained."""
+    """Amount of training, in runs of the full length. A run that is stopped early counts for the part it trained."""
     steps: int | None = Field(None, ge=1)
-    """Training, in optimiser steps."""
+    """Amount of training, in optimiser steps."""
     gpu_hours: float | None = Field(None, gt=0)
-    """Training, in hours of one device (of one worker, where there is no GPU)."""
+    """Amount of training, in hours of one device (of one worker if there is no GPU)."""
     duration_min: float | None = Field(None, gt=0)
-    """Minutes after the first start of the search in which configurations begin; what runs then comes to its end."""
+    """Minutes after the first start of the search during which configurations may start. Running ones finish."""
 
     @model_validator(mode="after")
     def _is_one(self) -> Budget:
         if not self.model_fields_set:
-            raise ValueError("says nothing; give trials, runs, steps, gpu_hours or duration_min")
+            raise ValueError("is empty; give trials, runs, steps, gpu_hours or duration_min")
         if self.runs is not None and self.runs < 1:
             raise ValueError(f"runs = {self.runs:g} is smaller than one run; give at least 1")
         return self
 
 
 class Confirm(Spec):
-    """The winner beside a reference, trained in full on seeds that the search has not used."""
+    """Confirmation: trains the winner and a reference in full on seeds that the search has not used."""
 
     seeds: int = Field(0, ge=0)
-    """How many fresh seeds; 0 confirms nothing."""
+    """Number of fresh seeds; 0 skips the confirmation."""
     against: Table = Field(default={})
-    """Fields of the base that make the reference; by default the base as it is."""
+    """Fields that the reference changes in the base. Default: the base as it is."""
 
 
 class Exploration(Spec):
-    """The part of a search that knows no experiment: a space, what is to be optimised, and how."""
+    """The part of a search that does not depend on an experiment: space, objectives and strategy."""
 
     space: dict[str, Parameter]
-    """The dotted path of each field that is searched, and its range."""
+    """The dotted path of each field to search, and its range."""
     objectives: tuple[SearchObjective, ...]
-    """One, or several for a front (quality against cost)."""
+    """One objective, or several for a Pareto front (quality against cost)."""
     constraints: Constraints = Field(default_factory=Constraints)
-    """What a run may use."""
+    """Limits on what a run may use."""
     sampler: Sampler = Field(default_factory=GPSampler)
-    """How configurations are chosen."""
+    """How to choose configurations."""
     pruner: Pruner = Field(default_factory=NoPruner)
-    """How far each of them is trained."""
+    """How far to train each configuration."""
     finish: int = Field(2, ge=1)
-    """At the end, so many of the most promising configurations are trained to the full length if they were not: the
+    """Number of most promising configurations that are trained to the full length at the end, if they were not. The
     winner is chosen among values at full length."""
     seed: int = Field(0, ge=0)
-    """Of the sampler."""
+    """Seed of the sampler."""
 
     @field_validator("objectives")
     @classmethod
     def _some_objectives(cls, objectives: tuple[SearchObjective, ...]) -> tuple[SearchObjective, ...]:
         names = [objective.metric for objective in objectives]
         if not names or len(set(names)) < len(names):
-            raise ValueError("give at least one objective, and each once")
+            raise ValueError("give at least one objective, and each only once")
         return objectives
 
 
@@ -191,24 +191,25 @@ class Search(Exploration, FileSpec):
     """A declared search over fields of an experiment."""
 
     question: str
-    """What is to be found out, in one sentence."""
+    """The question to answer, in one sentence."""
     experiment: Experiment
     """The base that every configuration changes; in TOML the path of an experiment file."""
     base: Table = Field(default={})
     """Fields of the base that this search changes for all its configurations. In TOML: `[base]`."""
     conditions: tuple[str, ...] = ()
-    """What a configuration has to fulfil: comparisons of fields and numbers, as in
+    """Conditions that every configuration must meet: comparisons of fields and numbers, as in
     `"mining.image_text_guard < mining.image_text"`."""
     seeds: Seeds = 1
-    """Runs of each configuration: a number n (seeds 0 to n-1), or the seeds themselves. Its value is their mean."""
+    """Seeds of each configuration: a number n (seeds 0 to n-1), or the seeds themselves. A configuration's value is
+    the mean over them."""
     budget: Budget
     """What the search may use."""
     warm_start: bool = True
-    """Whether finished runs of the store that lie in the space are told to the sampler first."""
+    """Whether the sampler starts from the finished runs in the store that lie in the space."""
     confirm: Confirm = Field(default_factory=Confirm)
-    """The winner against a reference on fresh seeds."""
+    """Comparison of the winner with a reference on fresh seeds."""
     notes: str = ""
-    """Anything a reader of the report should know."""
+    """Anything that a reader of the report should know."""
 
     @model_validator(mode="after")
     def _can_be_carried_out(self) -> Search:
@@ -221,7 +222,7 @@ class Search(Exploration, FileSpec):
         for text in self.conditions:
             for path in parse_condition(text).paths:
                 if path not in known:
-                    raise ValueError(f"conditions: {path!r} in {text!r} is no field; {nearest(path, known)}")
+                    raise ValueError(f"conditions: {path!r} in {text!r} is not a field; {nearest(path, known)}")
         for objective in self.objectives:
             _check_objective(objective, base)
         _check_strategy(self, base)
@@ -242,8 +243,8 @@ class Search(Exploration, FileSpec):
         """The experiment of a configuration.
 
         Args:
-            values: by dotted path.
-            seed: replaces the base's.
+            values: field values by dotted path.
+            seed: replaces the base's seed.
 
         Raises:
             pydantic.ValidationError: the values do not fit together.
@@ -260,9 +261,9 @@ class Search(Exploration, FileSpec):
 
 def _check_range(low: float, high: float, log: bool) -> None:
     if not low < high:
-        raise ValueError(f"the range from {low:g} to {high:g} is empty; high has to be above low")
+        raise ValueError(f"the range from {low:g} to {high:g} is empty; high must be above low")
     if log and low <= 0:
-        raise ValueError(f"a logarithmic range cannot begin at {low:g}; begin above 0, or leave log out")
+        raise ValueError(f"a logarithmic range cannot start at {low:g}; start above 0, or leave log out")
 
 
 def _base(search: Search) -> Experiment:
@@ -278,7 +279,7 @@ def _said(error: ValidationError) -> str:
 
 
 def _check_parameter(search: Search, path: str, parameter: Parameter) -> None:
-    """A path that exists, and ends of the range that its field takes."""
+    """Refuse a path that does not exist, and a range whose ends the field does not accept."""
     for value in parameter.ends():
         try:
             laid_over(search.experiment, expand(search.base), expand({path: value}))
@@ -291,7 +292,7 @@ def _check_parameter(search: Search, path: str, parameter: Parameter) -> None:
 
 
 def _check_objective(objective: SearchObjective, base: Experiment) -> None:
-    """Refuse an objective that no run will have a value of."""
+    """Refuse an objective for which no run will have a value."""
     group, _, name = objective.metric.partition("/")
     sets = [set_name(reference) for reference in base.evaluation.sets]
     measured = [*sets, "train", "cost"]
@@ -299,7 +300,7 @@ def _check_objective(objective: SearchObjective, base: Experiment) -> None:
         what = f"objective {objective.metric!r} is not evaluated: evaluation.sets has no {group!r}"
         raise ValueError(f"{what}; {nearest(group, measured)}")
     if group == "cost" and name not in COSTS:
-        raise ValueError(f"objective {objective.metric!r} is no cost; {nearest(name, COSTS)}")
+        raise ValueError(f"objective {objective.metric!r} is not a cost; {nearest(name, COSTS)}")
     found = _METRIC.fullmatch(name)
     if group in sets and (found is None or (found[2] and int(found[2]) not in base.evaluation.recall_k)):
         names = ["acc1", "acc5", "mean_per_class_recall"]
@@ -308,22 +309,24 @@ def _check_objective(objective: SearchObjective, base: Experiment) -> None:
 
 
 def _check_strategy(search: Search, base: Experiment) -> None:
-    """Refuse a pruner that has nothing to decide on."""
+    """Refuse a pruner that has nothing to base its decisions on."""
     pruner, kind = search.pruner, search.pruner.kind
     if kind == "none":
         return
     if len(search.objectives) > 1:
-        raise ValueError(f'pruner.kind = "{kind}" decides by one objective; several can only be trained in full')
+        raise ValueError(
+            f'pruner.kind = "{kind}" needs a single objective; with several, every configuration is trained in full'
+        )
     if isinstance(pruner, WilcoxonPruner):
         if len(search.seed_list) < 2:
             raise ValueError("the Wilcoxon pruner decides over seeds; set seeds to 2 or more")
         return
     metric = search.objectives[0].metric
     if metric.startswith("cost/"):
-        raise ValueError(f'pruner.kind = "{kind}" needs a metric that is evaluated during training, not {metric!r}')
+        raise ValueError(f'pruner.kind = "{kind}" needs a metric evaluated during training, not {metric!r}')
     if not metric.startswith("train/") and base.evaluation.every is None:
         raise ValueError(
-            f'pruner.kind = "{kind}" decides on evaluations during training, and there are none; '
+            f'pruner.kind = "{kind}" needs evaluations during training, and there are none; '
             'set evaluation.every in [base], for example "50 steps"'
         )
     if isinstance(pruner, FastBOPolicy):
@@ -333,9 +336,9 @@ def _check_strategy(search: Search, base: Experiment) -> None:
 def _check_fastbo(metric: str, base: Experiment) -> None:
     if base.train.schedule in ("cosine", "linear"):
         raise ValueError(
-            f'FastBO stops and judges configurations early, and with train.schedule = "{base.train.schedule}" the '
-            "learning rate there still waits for a decay that lies at the full length, so an early value says little "
-            'about the end; set train.schedule = "constant" (or one with a stable phase) in [base]'
+            f'FastBO judges configurations early. With train.schedule = "{base.train.schedule}" the learning rate has '
+            "not decayed yet at that point, so an early value says little about the final one; "
+            'set train.schedule = "constant" (or one with a stable phase) in [base]'
         )
     if metric.startswith("train/"):
         raise ValueError(f"FastBO needs a metric from 0 to 1, which {metric!r} is not; name an evaluation metric")
@@ -352,10 +355,10 @@ def _check_feasible(search: Search) -> None:
             said = _said(error)
         except ValueError as error:
             said = str(error)
-    raise ValueError(f"of {_FEASIBLE_DRAWS} configurations drawn from the space none can be run ({said})")
+    raise ValueError(f"none of {_FEASIBLE_DRAWS} configurations drawn from the space can be run ({said})")
 
 
 def draws(search: Exploration, generator: random.Random) -> Iterator[dict[str, Any]]:
-    """Configurations at random, feasible or not, without end."""
+    """An endless iterator of random configurations, feasible or not."""
     while True:
         yield {path: parameter.draw(generator) for path, parameter in search.space.items()}

@@ -1,4 +1,4 @@
-"""Seeds as specs give them: a number of them, or the seeds themselves."""
+"""Seeds in specs: a number of seeds, or a list of them."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from harness.config.experiment import SEEDS
 
 
 def listed(seeds: int | tuple[int, ...]) -> tuple[int, ...]:
-    """The seeds themselves: of a number n they are 0 to n - 1."""
+    """The list of seeds; a number n means 0 to n - 1."""
     return tuple(range(seeds)) if isinstance(seeds, int) else seeds
 
 
 def _some(seeds: int | tuple[int, ...]) -> int | tuple[int, ...]:
     each = listed(seeds)
     if not each or len(set(each)) != len(each) or min(each) < 0 or max(each) >= SEEDS:
-        raise ValueError(f"give at least one seed; seeds are different, not negative and below {SEEDS}")
+        raise ValueError(f"give at least one seed; seeds must differ, must not be negative and must be below {SEEDS}")
     return seeds
 
 

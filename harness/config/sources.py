@@ -1,4 +1,4 @@
-"""Where the pseudo-captions of one's own data stand: inside the shards or the table, or in files of their own."""
+"""Location of pseudo-captions for the user's own data: inside the shards or the table, or in separate files."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from harness.config.base import Spec
 PLACE = r"^[A-Za-z0-9_.]+(:.+)?$"
 
 Split = Literal["none", "sentences", "lines"]
-"""What becomes of one long text: one caption, one for each sentence, one for each line."""
+"""How to split a long text: one caption, one per sentence, or one per line."""
 
 Columns = Annotated[
     tuple[str, ...],
@@ -19,11 +19,11 @@ Columns = Annotated[
     Field(min_length=1),
     WithJsonSchema({"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}, "minItems": 1}]}),
 ]
-"""One column, or several whose captions are put together."""
+"""One column, or several whose captions are combined."""
 
 
 class SplitPlace(Spec):
-    """Captions inside the shards that are one long text."""
+    """Captions inside the shards, stored as one long text."""
 
     place: str = Field(pattern=PLACE)
     """`json:KEY`, or the extension of a text member."""
@@ -32,42 +32,44 @@ class SplitPlace(Spec):
 
 
 class SplitColumns(Spec):
-    """Captions in the table itself that are one long text."""
+    """Captions in the table itself, stored as one long text."""
 
     columns: Columns
-    """Column or columns."""
+    """Column or columns with the text."""
     split: Split = "sentences"
     """`sentences` ends a caption at each `.`, `!` or `?` before a space, `lines` at each line."""
 
 
 class CaptionFile(Spec):
-    """Captions in files beside the data, joined to its samples by what both name: never by row number alone.
+    """Captions in separate files, joined to the samples by an id that both have, never by row number alone.
 
-    Downloads fail, so the tenth row of somebody's captions is not the tenth sample. A sample takes the captions of the
-    first row with its id. Rows that join nothing are counted; too few joins, or raw captions that differ, are refused.
+    Downloads fail, so the tenth row of a caption file need not be the tenth sample. A sample takes the captions of the
+    first row with its id. Rows that match no sample are counted. Too few matches, or raw captions that differ, are an
+    error.
     """
 
     path: str
-    """A `.parquet`, `.jsonl`, `.csv` or `.tsv` table, a text file of one caption a line (`.txt`, with `rows`), or a
-    tar file of members KEY.EXT; or a folder of them, a glob, a brace pattern. Relative to the spec file."""
+    """A `.parquet`, `.jsonl`, `.csv` or `.tsv` table, a text file with one caption per line (`.txt`, with `rows`), or a
+    tar file with members KEY.EXT; or a folder of these, a glob, or a brace pattern. Relative to the spec file."""
     id: str = "key"
-    """Column of the id in the files (in `rows`, for text files). In tar files the id is always the member's key."""
+    """Column with the id in the files (for text files: in `rows`). In tar files the id is always the member's key."""
     join: str = Field("key", pattern=r"^(key|[A-Za-z0-9_.]+:.+|[^:]+)$")
-    """What of a sample is looked up: its `key`, a json value (`json:url`), or a column of the data's own table."""
+    """The sample's value to look up: its `key`, a JSON value (`json:url`), or a column of the data's own table."""
     captions: Columns = ("captions",)
-    """Columns of captions, each a text or a list of texts. In tar files places like `syn.json:syn_text` or `txt`."""
+    """Columns with captions, each a text or a list of texts. In tar files: places like `syn.json:syn_text` or `txt`."""
     split: Split = "none"
-    """What one long text is cut into: nothing, `sentences` or `lines`."""
+    """How to split a long text: not at all, into `sentences` or into `lines`."""
     rows: str | None = None
-    """For text files: the table whose row n belongs to line n. Line counts that differ are refused."""
+    """For text files: the table whose row n belongs to line n. Different line counts are an error."""
     raw: str | None = None
-    """Column that repeats the raw caption. Where more than one joined sample in ten has another one, the files belong
-    to other data and are refused."""
+    """Column that repeats the raw caption. If it differs for more than one joined sample in ten, the files belong to
+    other data, which is an error."""
     min_coverage: float = Field(0.5, ge=0, le=1)
-    """Share of the samples that must find captions here; below it the ids are taken to be of another sort."""
+    """Smallest share of samples that must find captions here. A lower share is an error, because the ids are then
+    probably of another kind."""
 
     def irrelevant(self) -> frozenset[str]:
-        """Places and checks: the captions themselves are in the data's fingerprint."""
+        """Paths and checks. The captions themselves are in the data's fingerprint."""
         return frozenset(CAPTION_PATHS) | {"raw", "min_coverage"}
 
     @field_validator("captions")
@@ -92,10 +94,10 @@ PlaceSource = Annotated[
     Annotated[str, Tag("place")] | Annotated[SplitPlace, Tag("split")] | Annotated[CaptionFile, Tag("file")],
     Discriminator(_sort),
 ]
-"""A place inside the shards, or files beside them."""
+"""A place inside the shards, or separate files."""
 
 ColumnSource = Annotated[
     Annotated[Columns, Tag("place")] | Annotated[SplitColumns, Tag("split")] | Annotated[CaptionFile, Tag("file")],
     Discriminator(_sort),
 ]
-"""Columns of the table itself, or files beside it."""
+"""Columns of the table itself, or separate files."""

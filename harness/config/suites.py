@@ -1,7 +1,8 @@
-"""Suites: evaluation sets that go by one name, the metric that stands for each, and where mirrors keep them.
+"""Suites: named lists of evaluation sets, the metric that represents each set, and the sets' folders in mirrors.
 
-Lists: FFF Table 1; clip-benchmark 1.6 (`vtab+`, `retrieval`); DataComp's tasklist.yml. Metrics that stand for a set:
-mean per class on Pets, Flowers, Caltech101 and Aircraft, as SLIP, ALIP and DataComp have it, plain top-1 elsewhere.
+Sources of the lists: FFF Table 1; clip-benchmark 1.6 (`vtab+`, `retrieval`); DataComp's tasklist.yml. The metric of a
+set is mean per class recall on Pets, Flowers, Caltech101 and Aircraft, as in SLIP, ALIP and DataComp, and plain top-1
+accuracy elsewhere.
 """
 
 from __future__ import annotations
@@ -19,14 +20,14 @@ class Suite:
     """Evaluation sets that are averaged together."""
 
     members: tuple[str, ...]
-    """References, as `evaluation.sets` has them."""
+    """References, in the form of `evaluation.sets`."""
     metrics: Mapping[str, str] = field(default_factory=dict)
-    """The metric that stands for a set in `SUITE/average`, by the set's name, where it is not acc1."""
+    """The metric of a set in `SUITE/average`, by the set's name; acc1 for sets that are not listed."""
     elsewhere: Mapping[str, str] = field(default_factory=dict)
-    """Sets that belong to it and are not measured here, with the reason; they leave a hole in its averages."""
+    """Sets of the suite that the harness does not measure, with the reason. They prevent an average."""
 
     def metric(self, name: str) -> str:
-        """The metric that stands for the set `name`."""
+        """The metric that represents the set `name` in the average."""
         return self.metrics.get(name, "acc1")
 
 
@@ -102,10 +103,10 @@ SUITES: dict[str, Suite] = {
 
 
 def places(reference: str) -> tuple[str, ...]:
-    """Where mirrors keep the set `reference`, relative to a common folder, the first that exists being meant.
+    """Candidate folders of the set `reference`, relative to a common folder. Use the first that exists.
 
-    As named; under `wds/`, clip-benchmark's name for it; as repositories of its mirrors are called
-    (`wds_vtab-pets`), and with DataComp's `_test`. Sets of VTAB also go without `vtab/`.
+    Candidates are the reference itself, the same under `wds/` (clip-benchmark's name), the name of the mirror's
+    repository (`wds_vtab-pets`), and that name with DataComp's `_test`. A name without `vtab/` also finds VTAB's sets.
     """
     names = [reference] if "/" in reference else [reference, f"vtab/{reference}"]
     found = []

@@ -42,7 +42,7 @@ def test_two_checkpoints_under_one_name() -> None:
     ("suites", "protocols", "sentence"),
     [
         (["fff11"], ["slap"], "slip"),
-        (["pets@slap"], [], 'no protocol is called "slap"'),
+        (["pets@slap"], [], 'there is no protocol "slap"'),
         (["a/pets", "b/pets"], [], 'two evaluation sets are called "pets"'),
     ],
 )

@@ -97,7 +97,7 @@ def test_a_stated_set_takes_the_place_of_the_suites() -> None:
 @pytest.mark.parametrize(
     ("fields", "sentence"),
     [
-        ({"sets": ["pets@slap"]}, 'no protocol is called "slap"'),
+        ({"sets": ["pets@slap"]}, 'there is no protocol "slap"'),
         ({"protocols": ["slap"]}, "slip"),
         ({"split": "../test"}, "pattern"),
     ],

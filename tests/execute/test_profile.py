@@ -33,8 +33,8 @@ BAD = [
     ("time_limit_min = 0", "time_limit_min: should be greater than or equal to 1, not 0"),
     ('mem_gb = "8G"', "mem_gb: should be a number, not '8G'"),
     ('[evaluation]\ntime = 5', "evaluation.time: unknown key; did you mean 'nodes'?"),
-    ('sbatch = { array = "0-3" }', "sbatch: sets 'array', which the harness decides; give `array_parallelism`"),
-    ("partitions = [", "is no valid TOML"),
+    ('sbatch = { array = "0-3" }', "sbatch: sets 'array', which the harness controls; give `array_parallelism`"),
+    ("partitions = [", "is not valid TOML"),
 ]  # fmt: skip
 
 
@@ -52,7 +52,7 @@ def test_a_mistake_is_one_sentence(tmp_path: Path, text: str, sentence: str) -> 
 
 
 def test_no_such_profile(tmp_path: Path) -> None:
-    with pytest.raises(SpecError, match=r"there is no such profile; shipped ones are in slurm/"):
+    with pytest.raises(SpecError, match=r"there is no such profile; shipped profiles are in slurm/"):
         load_profile(tmp_path / "none.toml")
 
 

@@ -110,21 +110,26 @@ def test_no_axes_make_one_cell_however_they_are_combined() -> None:
 @pytest.mark.parametrize(
     ("axes", "combine", "exclude", "message"),
     [
-        ({COUNT: ()}, "one_at_a_time", [], "axes.captions.count has no levels; list the values that it takes"),
+        ({COUNT: ()}, "one_at_a_time", [], "axes.captions.count has no levels; list its values"),
         (
             {COUNT: (0, 1, 2), SCHEDULE: ("cosine",)},
             "zip",
             [],
-            'combine = "zip" needs axes of one length: captions.count has 3, train.schedule has 1',
+            'combine = "zip" needs axes of equal length: captions.count has 3, train.schedule has 1',
         ),
         (
             {COUNT: (0, 1)},
             "product",
             [{"captions.cout": 0}],
-            "exclude[0] names 'captions.cout', which is no axis; did you",
+            "exclude[0] names 'captions.cout', which is not an axis; did you",
         ),
-        ({}, "product", [{COUNT: 0}], "exclude[0] names 'captions.count', which is no axis; there are no [axes]"),
-        ({COUNT: (0, 1)}, "product", [{COUNT: 0}, {COUNT: 2}], "exclude[1] matches no combination of the axes; mend"),
+        ({}, "product", [{COUNT: 0}], "exclude[0] names 'captions.count', which is not an axis; there are no [axes]"),
+        (
+            {COUNT: (0, 1)},
+            "product",
+            [{COUNT: 0}, {COUNT: 2}],
+            "exclude[1] matches no combination of the axes; correct",
+        ),
         ({COUNT: (0, 1)}, "product", [{}], "exclude[0] matches no combination of the axes"),
     ],
 )
@@ -137,12 +142,18 @@ def test_axes_that_make_no_sense(axes: Any, combine: Any, exclude: Any, message:
 @pytest.mark.parametrize(
     ("stated", "message"),
     [
-        ({"baseline": "a"}, "there is no arm: add [arms.NAME] tables, or [axes]"),
-        ({"axes": {COUNT: [0]}, "exclude": [{COUNT: 0}], "baseline": "a"}, "there is no arm: exclude leaves none"),
-        ({"arms": {"clip": {}}, "baseline": "clop"}, "baseline names 'clop', which is no arm; did you mean 'clip'?"),
+        ({"baseline": "a"}, "there are no arms: add [arms.NAME] tables, or [axes]"),
+        (
+            {"axes": {COUNT: [0]}, "exclude": [{COUNT: 0}], "baseline": "a"},
+            "there are no arms: exclude removes all of them",
+        ),
+        (
+            {"arms": {"clip": {}}, "baseline": "clop"},
+            "baseline names 'clop', which is not an arm; did you mean 'clip'?",
+        ),
         (
             {"arms": {"a": {}, "b": {"seed": 1}}, "baseline": "a", "labels": {"b": "a"}},
-            "two arms are printed as 'a': give each a label of its own",
+            "two arms are printed as 'a': give each its own label",
         ),
         (
             {
@@ -152,7 +163,7 @@ def test_axes_that_make_no_sense(axes: Any, combine: Any, exclude: Any, message:
             },
             "references[0].protocol: is empty: say where",
         ),
-        ({"arms": {"a": {}}, "baseline": "a", "labels": {"b": "B"}}, "labels names 'b', which is no arm; known: a"),
+        ({"arms": {"a": {}}, "baseline": "a", "labels": {"b": "B"}}, "labels names 'b', which is not an arm; known: a"),
         ({"axes": {COUNT: [1, 1]}, "baseline": "a"}, "two arms are called 'captions.count=1': rename one"),
         ({"axes": {COUNT: ["1", 1]}, "baseline": "a"}, "two arms are called 'captions.count=1'"),
         (
@@ -161,14 +172,14 @@ def test_axes_that_make_no_sense(axes: Any, combine: Any, exclude: Any, message:
                 "baseline": "a",
                 "references": [{"arm": "b", "metric": "m", "value": 1, "source": "s"}],
             },
-            "references names 'b', which is no arm",
+            "references names 'b', which is not an arm",
         ),
         (
             {"arms": {"a": {}}, "baseline": "a", "claims": [{"text": "t", "arm": "a", "than": "b"}]},
-            "claims ('t') names 'b', which is no arm",
+            "claims ('t') names 'b', which is not an arm",
         ),
         ({"arms": {"a": {}}, "baseline": "a", "seeds": 0}, "seeds: give at least one seed"),
-        ({"arms": {"a": {}}, "baseline": "a", "seeds": [1, 1]}, "seeds: give at least one seed; seeds are different"),
+        ({"arms": {"a": {}}, "baseline": "a", "seeds": [1, 1]}, "seeds: give at least one seed; seeds must differ"),
         ({"arms": {"a": {}}, "baseline": "a", "seeds": [-1]}, "seeds: give at least one seed"),
         ({"arms": {"a": {}}, "baseline": "a", "seeds": [2**31]}, "seeds: give at least one seed"),
     ],

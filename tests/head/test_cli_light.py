@@ -72,7 +72,7 @@ def test_loads_nothing_heavy(spec: Path, arguments: list[str]) -> None:
 @pytest.mark.parametrize(
     ("arguments", "files", "expected"),
     [
-        (["plan", "none.toml"], {}, "none.toml: there is no such file; shipped ones are in ablations/"),
+        (["plan", "none.toml"], {}, "none.toml: there is no such file; shipped files are in ablations/"),
         (["check"], {"harness.toml": "stroe = 3"}, "harness.toml: stroe: unknown key; did you mean 'store'?"),
         (
             ["status"],
@@ -82,7 +82,7 @@ def test_loads_nothing_heavy(spec: Path, arguments: list[str]) -> None:
         (
             ["run", "--set", "captions.count"],
             {},
-            "--set: 'captions.count' sets nothing; write --set path.to.field=value",
+            "--set: 'captions.count' assigns no value; write --set path.to.field=value",
         ),
         (["run", "--on", "slrum"], {}, "there is no profile 'slrum'; known: local, inline"),
         (["logs", "abc"], {}, "0 runs have an id that begins with 'abc'; `harness status SPEC` lists the ids"),

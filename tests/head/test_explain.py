@@ -92,8 +92,8 @@ def told(model: type[BaseModel], table: dict[str, Any]) -> str:
         # required keys
         ({"data": {"kind": "table"}}, "data.path: required key is missing; add it"),
         # what one table says does not fit together
-        ({"captions": {"count": 3}}, "captions: count is 3 but no source of pseudo-captions is named; set source"),
-        ({"model": {"config": {"a": float("nan")}}}, "model.config: holds what JSON cannot say (Out of range float"),
+        ({"captions": {"count": 3}}, "captions: count is 3 but source names no pseudo-captions; set source"),
+        ({"model": {"config": {"a": float("nan")}}}, "model.config: is not JSON data (Out of range float"),
     ],
 )
 def test_experiments(table: dict[str, Any], expected: str) -> None:
@@ -114,7 +114,7 @@ def test_experiments(table: dict[str, Any], expected: str) -> None:
         ),
         (
             {"captions": {"source": "captioner", "count": 6}},
-            "captions.count takes 6 captions of 'captioner' for each image, which makes 5; "
+            "captions.count needs 6 captions of 'captioner' for each image, which has 5; "
             "lower it, or raise data.captioner.captions",
         ),
         (
@@ -134,7 +134,7 @@ def test_experiments(table: dict[str, Any], expected: str) -> None:
                 "train": {"batches": {"kind": "grouped", "search_space": 1000}, "global_batch_size": 128},
                 "teacher": {"kind": "experiment", "experiment": {}},
             },
-            "train.batches.search_space 1000 is no multiple of train.global_batch_size 128; use 896",
+            "train.batches.search_space 1000 is not a multiple of train.global_batch_size 128; use 896",
         ),
     ],
 )

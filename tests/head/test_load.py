@@ -156,8 +156,8 @@ UNKNOWN = "unknown key; did you mean"
         ("small.toml", SMALL.replace("128", "1"), "small.toml: train.global_batch_size: should be greater than or equal to 2, not 1"),
         ("small.toml", SMALL.replace('"300 steps"', "300"), 'small.toml: train.duration: 300 has no unit; write "300 steps", "300 epochs" or "300 samples"'),
         ("small.toml", SMALL.replace('"300 steps"', '"300"'), "small.toml: train.duration: '300' is no duration; write a number and a unit, as in \"8 epochs\" or \"2000 steps\""),
-        ("small.toml", "data = 3", "small.toml: data: is no table; write [data] and its keys"),
-        ("ablation.toml", f"{ABLATION}\n[arms.x]\nmodel = 'RN50'", "ablation.toml: arms.x.model: is no table; write [model] and its keys"),
+        ("small.toml", "data = 3", "small.toml: data: is not a table; write [data] and its keys"),
+        ("ablation.toml", f"{ABLATION}\n[arms.x]\nmodel = 'RN50'", "ablation.toml: arms.x.model: is not a table; write [model] and its keys"),
         ("ablation.toml", f"{ABLATION}\n[arms.x]\ncaptions.count = -1", "ablation.toml: arms.x.captions.count: should be greater than or equal to 0, not -1"),
         (
             "ablation.toml",
@@ -172,26 +172,26 @@ UNKNOWN = "unknown key; did you mean"
             "ablation.toml: arms.x: captions.source: the data has no pseudo-captions called 'captoner'; did you mean 'captioner'?",
         ),
         # files
-        ("ablation.toml", "question = ", "ablation.toml: is no valid TOML (Invalid value (at end of document)); mend that line"),
+        ("ablation.toml", "question = ", "ablation.toml: is not valid TOML (Invalid value (at end of document)); correct that line"),
         ("ablation.toml", ABLATION.replace("small.toml", "smal.toml"), "ablation.toml: experiment: there is no file 'smal.toml'; looked for smal.toml"),
         ("ablation.toml", ABLATION.replace('experiment = "small.toml"', ""), 'ablation.toml: experiment: required key is missing; name one: experiment = "../experiments/shapes.toml"'),
-        ("ablation.toml", ABLATION.replace('"small.toml"', '"ablation.toml"'), "ablation.toml: is an ablation, where an experiment is needed; name the experiment that it starts from"),
+        ("ablation.toml", ABLATION.replace('"small.toml"', '"ablation.toml"'), "ablation.toml: is an ablation, but an experiment is needed; name the experiment that it starts from"),
         ("small.toml", 'extends = "none.toml"', "small.toml: extends: there is no file 'none.toml'; looked for none.toml"),
         ("small.toml", "extends = 3", "small.toml: extends: there is no file 3; looked for 3"),
         ("small.toml", SMALL.replace("teacher.toml", "t.toml"), "small.toml: teacher.path: there is no file 't.toml'; looked for t.toml"),
         ("small.toml", f'{SMALL}\n[model]\nweights = "./none.pt"', "small.toml: model.weights: there is no file './none.pt'; looked for none.pt"),
-        ("small.toml", f'{SMALL}\n[model]\nconfig = "teacher.toml"', "teacher.toml: is no valid JSON (Expecting value: line 2 column 2 (char 2)); give an open_clip model config"),
+        ("small.toml", f'{SMALL}\n[model]\nconfig = "teacher.toml"', "teacher.toml: is not valid JSON (Expecting value: line 2 column 2 (char 2)); give an open_clip model config"),
         ("small.toml", 'extends = "small.toml"', "small.toml: extends itself, or its teacher is itself; break the circle"),
         ("teacher.toml", 'extends = "small.toml"', "small.toml: extends itself, or its teacher is itself; break the circle"),
         ("teacher.toml", '[teacher]\npath = "small.toml"', "small.toml: extends itself, or its teacher is itself; break the circle"),
         # names
-        ("ablation.toml", ABLATION.replace('"plain"', '"plan"'), "ablation.toml: baseline names 'plan', which is no arm; did you mean 'plain'?"),
+        ("ablation.toml", ABLATION.replace('"plain"', '"plan"'), "ablation.toml: baseline names 'plan', which is not an arm; did you mean 'plain'?"),
         ("ablation.toml", f"{ABLATION}\n[arms.same]\ncaptions.count = 0", "ablation.toml: arms 'plain' and 'same' are the same run; remove one of them, or change a field that can change a result"),
         ("ablation.toml", f"{ABLATION}\n[arms.same]\nevaluation.prefix = 'x'", "ablation.toml: arms 'plain' and 'same' are the same run; remove one of them, or change a field that can change a result"),
         (
             "ablation.toml",
             f'{ABLATION}\n[axes]\n"teacher.path" = ["teacher.toml"]',
-            "ablation.toml: axes.teacher.path: levels cannot name files; name each file in an arm of its own: [arms.NAME]",
+            "ablation.toml: axes.teacher.path: levels cannot name files; give each file its own arm: [arms.NAME]",
         ),
         # what only the data tells
         ("ablation.toml", f"{ABLATION}\n[arms.x]\ntrain.global_batch_size = 8193", "ablation.toml: arm 'x': train.global_batch_size: the data has 8192 samples, fewer than one batch of 8193; make the batch smaller"),
@@ -210,7 +210,7 @@ def test_mistakes_in_files(tmp_path: Path, file: str, text: str, expected: str) 
 @pytest.mark.parametrize(
     ("assignment", "expected"),
     [
-        ("captions.count", "--set: 'captions.count' sets nothing; write --set path.to.field=value"),
+        ("captions.count", "--set: 'captions.count' assigns no value; write --set path.to.field=value"),
         ("captions.cuont=3", f"--set: captions.cuont: {UNKNOWN} 'count'?"),
         ("trian.duration=3 steps", f"--set: trian: {UNKNOWN} 'train'?"),
         ("captions.count=many", "--set: captions.count: should be a whole number, not 'many'"),
@@ -220,7 +220,7 @@ def test_mistakes_in_files(tmp_path: Path, file: str, text: str, expected: str) 
         ),
         ("loss.kind=infonc", "--set: loss.kind: there is no kind 'infonc'; did you mean 'infonce'?"),
         ("captions=3", "--set: captions: should be a table, not 3"),
-        ("data=3", "--set: data: is no table; write [data] and its keys"),
+        ("data=3", "--set: data: is not a table; write [data] and its keys"),
         ("seeds=3", f"--set: seeds: {UNKNOWN} 'seed'?"),
         ("teacher.path=none.toml", "--set: teacher.path: there is no file 'none.toml'"),
         ("evaluation.sets=['a','b','a']", "--set: evaluation.sets: two evaluation sets are called"),
@@ -251,6 +251,6 @@ def test_no_such_file(tmp_path: Path, path: str) -> None:
 
 def test_a_file_that_is_no_text(tmp_path: Path) -> None:
     (tmp_path / "a.toml").write_bytes(b"\xff\xfe")
-    with pytest.raises(HarnessError, match="is no valid TOML") as caught:
+    with pytest.raises(HarnessError, match="is not valid TOML") as caught:
         load(tmp_path / "a.toml")
     assert is_one_sentence(caught.value)

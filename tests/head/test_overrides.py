@@ -64,7 +64,7 @@ def test_assignments(text: str, path: str, value: object) -> None:
 
 @pytest.mark.parametrize("text", ["captions.count", "", "=5", "  = 5"])
 def test_an_assignment_needs_a_path_and_an_equals_sign(text: str) -> None:
-    with pytest.raises(SpecError, match=r"^--set: .* sets nothing; write --set path.to.field=value$"):
+    with pytest.raises(SpecError, match=r"^--set: .* assigns no value; write --set path.to.field=value$"):
         parse_assignment(text)
 
 

@@ -42,7 +42,7 @@ kind = "fastbo"
 BAD = {
     ("optimiser.lr", "optimiser.rl"): "did you mean 'lr'",
     ("low = 1e-4, high = 1e-2, log", "low = 1e-2, high = 1e-2, log"): "is empty",
-    ("low = 1e-4", "low = 0.0"): "cannot begin at 0",
+    ("low = 1e-4", "low = 0.0"): "cannot start at 0",
     ("high = 0.999 }", "high = 1.5 }"): "beta1 at 1.5: should be less than 1",
     ('["infonce", "sigmoid"]', '["infonce"]'): "between two or more",
     ('["infonce", "sigmoid"]', '["infonce", "sigmoit"]'): "did you mean 'sigmoid'",
@@ -53,7 +53,7 @@ BAD = {
     ("runs = 5", ""): "budget: says nothing",
     ("< train.optimiser.beta2", "< train.optimiser.betta2"): "did you mean 'train.optimiser.beta2'",
     ("< train.optimiser.beta2", "< 0.1"): "none can be run",
-    ("beta1 < train", "beta1 ~ train"): "is no comparison",
+    ("beta1 < train", "beta1 ~ train"): "is not a comparison",
     ('train.schedule = "constant"', ""): "cosine",
     ('evaluation.every = "50 steps"', ""): "evaluation.every",
     ('"fastbo"', '"wilcoxon"'): "set seeds to 2",
@@ -94,7 +94,7 @@ def test_bad_input_is_one_sentence(change: tuple[str, str], said: str, tmp_path:
 
 def test_several_objectives_cannot_be_pruned(tmp_path: Path) -> None:
     more = '[[objectives]]\nmetric = "cost/duration_s"\ngoal = "minimise"\n[budget]'
-    with pytest.raises(SpecError, match="decides by one objective"):
+    with pytest.raises(SpecError, match="needs a single objective"):
         load_search(made(tmp_path, "[budget]", more))
 
 

@@ -102,9 +102,9 @@ def test_locks_as_open_clip_has_them(lock: dict[str, Any], trained: set[str]) ->
 
 
 def test_locks_that_make_no_sense() -> None:
-    with pytest.raises(ValidationError, match="both towers are locked, so there is nothing to train"):
+    with pytest.raises(ValidationError, match="both towers are locked, so nothing is trained"):
         Lock(image=True, text=True)
-    with pytest.raises(ValidationError, match="only in a tower that is locked"):
+    with pytest.raises(ValidationError, match="only in a locked tower"):
         Lock(text_unlocked_layers=2)
     with pytest.raises(ModelError, match=r"train.lock: open_clip cannot lock resnet so"):
         lock_towers(built("resnet"), Lock(image=True, image_unlocked_groups=2))
