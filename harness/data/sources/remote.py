@@ -16,7 +16,6 @@ from harness.base.files import read_json, replacing, write_json
 from harness.data.sources.patterns import braces
 
 _LISTING = "files.json"
-_CHUNK = 1 << 22
 _COPIES_AT_ONCE = 8
 
 
@@ -126,8 +125,7 @@ def _size(url: str) -> int:
 def _copy(file: Remote, folder: Path) -> Remote:
     with replacing(folder / file.name) as aside:
         try:
-            with _system(file.url).open(file.url, "rb") as source, aside.open("wb") as target:
-                shutil.copyfileobj(source, target, _CHUNK)
+            _system(file.url).get_file(file.url, str(aside))
         except Exception as error:
             raise _unreadable(file.url, error) from error
         copied = os.path.getsize(aside)
