@@ -17,6 +17,7 @@ from harness import worker
 from harness.runs.store import RunFolder, State
 from harness.training.checkpoint import FORMAT
 from tests.node.small import experiment, planned, prepared
+from tests.records import metric_in
 
 
 def ready(root: Path, **changes: object) -> RunFolder:
@@ -36,7 +37,7 @@ def test_a_run_leaves_record_metrics_weights_and_outcomes(tmp_path: Path) -> Non
     assert folder.state() is State.DONE
     assert (record.steps, record.samples_seen) == (8, 128)
     assert {one.set for one in record.evaluations} == {"shapes", "shapes_retrieval"}
-    assert record.metric("shapes/acc1") is not None
+    assert metric_in(record, "shapes/acc1") is not None
     assert record.data.samples == 96
     assert folder.weights.exists()
     assert not folder.checkpoint.exists()

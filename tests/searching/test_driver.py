@@ -71,9 +71,7 @@ def test_killed_at_any_look_it_goes_on_to_as_many_trials(name: str, at: Project)
             (run_id,) = one.run_ids(trial.number)
             assert at.store.run(run_id).read_progress()["step"] == trial.reached
     again = driver(search(**STRATEGIES[name]), at)
-    assert {n: t.values for n, t in again.study.trials.items()} == {
-        n: t.values for n, t in one.study.trials.items()
-    }
+    assert {n: t.values for n, t in again.study.trials.items()} == {n: t.values for n, t in one.study.trials.items()}
     workers = MadeWorkers()
     over = driver(search(**STRATEGIES[name]), at, workers)
     carried_out(over)
