@@ -22,14 +22,21 @@ ARMS: dict[str, Any] = {
     "mined": {
         "loss.kind": "multi_positive_sigmoid",
         "mining": {"kind": "threshold", "image_text": 0.75},
-        "teacher": {"kind": "experiment", "experiment": {"train": {"global_batch_size": 128, "duration": "9 steps"}}},
+        "teacher": {
+            "kind": "experiment",
+            "experiment": {
+                "train": {"global_batch_size": 128, "duration": "9 steps"},
+                "evaluation": {"sets": ["shapes", "shapes_retrieval"]},
+            },
+        },
     },
 }
 
 
 def plan_of(arms: Mapping[str, Any] = ARMS, *, name: str = "quickstart", seeds: int = 2) -> Plan:
     """A plan on a made-up data set of 8,192 samples."""
-    base = Experiment.model_validate({"train": {"global_batch_size": 128, "duration": "300 steps"}})
+    train = {"global_batch_size": 128, "duration": "300 steps"}
+    base = Experiment.model_validate({"train": train, "evaluation": {"sets": ["shapes", "shapes_retrieval"]}})
     table = {"question": "Does mining help?", "baseline": "clip", "seeds": seeds, "primary": "shapes/acc1"}
     ablation = Ablation.model_validate({**table, "arms": arms, "experiment": base})
     return make_plan(ablation, name=name, where="made.toml", inspect=lambda _: DATA)
