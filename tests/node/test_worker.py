@@ -41,7 +41,9 @@ def test_a_run_leaves_record_metrics_weights_and_outcomes(tmp_path: Path) -> Non
     assert record.data.samples == 96
     assert folder.weights.exists()
     assert not folder.checkpoint.exists()
-    assert {file.name for file in folder.outcomes.iterdir()} == {"shapes.parquet", "shapes_retrieval.parquet"}
+    assert {file.name for file in folder.outcomes.iterdir()} == {
+        f"{one.set}.{one.protocol_id}.parquet" for one in record.evaluations
+    }
 
 
 def test_done_run_is_only_measured_again(tmp_path: Path) -> None:
