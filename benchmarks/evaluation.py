@@ -36,8 +36,10 @@ from torch.nn.functional import normalize
 from harness.config.evaluation import Evaluation
 from harness.config.model import Model
 from harness.evaluation.evaluator import Evaluator
+from harness.evaluation.measured import Retrieved
 from harness.evaluation.protocol import templates
-from harness.evaluation.retrieval import CaptionFeatures, retrieval_metrics, retrieval_ranks
+from harness.evaluation.registry import computed, wanted
+from harness.evaluation.retrieval import CaptionFeatures, retrieval_ranks
 from harness.evaluation.sets import read_set
 from harness.evaluation.towers import SetEncoder
 from harness.evaluation.zero_shot import classifier
@@ -102,9 +104,9 @@ def retrieval_ours(sizes: Sizes) -> Measured:
 
     def measured() -> dict[str, float]:
         ranks = retrieval_ranks(images, CaptionFeatures(texts, torch.arange(len(texts)), owner))
-        metrics = retrieval_metrics(
-            ranks.image_retrieval.numpy(), ranks.text_retrieval.numpy(), owner.numpy(), RECALL_K
-        )
+        found = Retrieved(ranks.image_retrieval.numpy(), ranks.text_retrieval.numpy(), owner.numpy())
+        names = wanted("zeroshot_retrieval", Evaluation(recall_k=RECALL_K))
+        metrics = computed("zeroshot_retrieval", names, found)
         return {name: metric.value for name, metric in metrics.items()}
 
     return watched(measured)

@@ -117,7 +117,8 @@ def ours(folder: Path) -> None:
 
     from harness.config.evaluation import Evaluation
     from harness.config.experiment import Experiment
-    from harness.evaluation.retrieval import ranks_of_scores, retrieval_metrics, retrieval_ranks
+    from harness.evaluation.registry import computed
+    from harness.evaluation.retrieval import ranks_of_scores, retrieval_ranks
     from harness.evaluation.suite_averages import averages
     from harness.models import build_towers, load_weights
     from harness.node.run_evaluation import RunEvaluation
@@ -130,7 +131,7 @@ def ours(folder: Path) -> None:
     counted = {
         "harness.evaluation.retrieval.ranks_of_scores": timed(ranks_of_scores, counting),
         "harness.evaluation.evaluator.retrieval_ranks": timed(retrieval_ranks, ranking),
-        "harness.evaluation.evaluator.retrieval_metrics": timed(retrieval_metrics, metrics),
+        "harness.evaluation.evaluator.computed": timed(computed, metrics),
     }
     for name, function in counted.items():
         mock.patch(name, function).start()

@@ -60,7 +60,7 @@ def project(spec: Spec | None = None) -> Project:
         SpecError: harness.toml or a HARNESS_ variable is not valid.
     """
     if isinstance(spec, Plan):
-        return Project(spec.settings, Store(spec.settings.store))
+        return Project(spec.settings, Store(spec.settings.store, spec.settings.evaluation_root))
     file = _file(spec)
     return Project.at(None if file is None else file.parent)
 

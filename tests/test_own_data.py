@@ -24,6 +24,7 @@ from harness.losses import PairBatch, build_objective
 from harness.models import build_towers, load_weights
 from harness.runs.store import Store
 from tests.node.small import CONFIG
+from tests.records import metric_in
 
 COLOURS = {"red": (220, 30, 30), "green": (30, 200, 30), "blue": (30, 30, 220), "grey": (128, 128, 128)}
 TEMPLATES = ("a photo of a {c} thing", "{c}")
@@ -166,6 +167,6 @@ def metric(record: object, name: str) -> float:
     from harness.runs.record import Record
 
     assert isinstance(record, Record)
-    found = record.metric(name)
+    found = metric_in(record, name)
     assert found is not None, name
     return found.value

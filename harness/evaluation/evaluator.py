@@ -16,20 +16,23 @@ from torch import Tensor
 from harness.config.evaluation import Evaluation, TextNormalisation
 from harness.evaluation.cache import FeatureCache
 from harness.evaluation.layout import Task
-from harness.evaluation.linear_probe import Training, probe, probe_metrics
-from harness.evaluation.multilabel import first_hits, indicator, multilabel_metrics
+from harness.evaluation.linear_probe import Training, probe
+from harness.evaluation.measured import Classified, Multilabelled, Retrieved
+from harness.evaluation.multilabel import first_hits, indicator
 from harness.evaluation.outcomes import Columns, Outcomes, classification_columns, multilabel_columns, retrieval_columns
 from harness.evaluation.protocol import normalised, protocol, protocol_id, templates
-from harness.evaluation.retrieval import CaptionFeatures, retrieval_metrics, retrieval_ranks
+from harness.evaluation.registry import computed, wanted
+from harness.evaluation.retrieval import CaptionFeatures, retrieval_ranks
 from harness.evaluation.sets import EvaluationSet
 from harness.evaluation.towers import CACHE_BYTES, EvaluatedTowers, SetEncoder, distinct, undisturbed
-from harness.evaluation.zero_shot import classification_metrics, classifier, label_ranks, ranked
+from harness.evaluation.zero_shot import classifier, label_ranks, ranked
 from harness.parallel.process_group import World
 from harness.runs import record
+from harness.runs.metrics import family
 
 __all__ = ["EvaluatedTowers", "EvaluationTask", "Evaluator", "Result", "evaluate"]
 
-Metrics = dict[str, record.Metric]
+Measured = Classified | Multilabelled | Retrieved
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,6 +51,13 @@ class EvaluationTask:
     spec: Evaluation
     training: Training | None = None
     """What a linear probe learns from, where one is asked for."""
+    lacking: tuple[str, ...] | None = None
+    """The metrics to compute; None for all that the spec asks for."""
+
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        """The metrics to compute."""
+        return wanted(self.task, self.spec) if self.lacking is None else self.lacking
 
     @property
     def task(self) -> Task:
@@ -131,47 +141,54 @@ class Evaluator:
             self._encoder.forget()
 
     def _result(self, job: EvaluationTask, how: dict[str, Any]) -> Result:
+        measured: tuple[Measured, Columns]
         match job.task:
             case "zeroshot_classification":
-                metrics, columns = self._classification(job)
+                measured = self._classification(job)
             case "zeroshot_multilabel":
-                metrics, columns = self._multilabel(job)
+                measured = self._multilabel(job)
             case "zeroshot_retrieval":
-                metrics, columns = self._retrieval(job)
+                measured = self._retrieval(job)
             case "linear_probe":
-                metrics, columns = self._linear_probe(job)
-        name, task, identity = job.set.name, job.task, protocol_id(how)
-        return Result(
-            record.EvaluationResult(set=name, task=task, protocol_id=identity, protocol=how, metrics=metrics),
-            Outcomes(name, task, identity, columns),
+                measured = self._linear_probe(job)
+        found, columns = measured
+        metrics = computed(job.task, job.metrics, found)
+        used = {family(name, how["metrics"])[0] for name in job.metrics}
+        stated = how | {"metrics": {name: text for name, text in how["metrics"].items() if name in used}}
+        evaluation = record.EvaluationResult(
+            set=job.set.name,
+            task=job.task,
+            protocol_id=protocol_id(how),
+            protocol=stated,
+            metrics=metrics,
+            undefined=tuple(name for name in job.metrics if name not in metrics),
         )
+        return Result(evaluation, Outcomes(job.set.name, job.task, evaluation.protocol_id, columns))
 
-    def _classification(self, job: EvaluationTask) -> tuple[Metrics, Columns]:
+    def _classification(self, job: EvaluationTask) -> tuple[Classified, Columns]:
         weights, name = self._class_weights(job)
         labels = torch.tensor(job.set.labels, device=self._device)
         predictions, ranks = label_ranks(self._encoder.images(job.set), weights, name, labels)
-        metrics = classification_metrics(_array(ranks), _array(labels), len(name))
-        return metrics, classification_columns(job.set, _array(predictions), _array(ranks))
+        return _classified(job.set, predictions, ranks, len(name))
 
-    def _multilabel(self, job: EvaluationTask) -> tuple[Metrics, Columns]:
+    def _multilabel(self, job: EvaluationTask) -> tuple[Multilabelled, Columns]:
         weights, name = self._class_weights(job)
         logits = (100.0 * self._encoder.images(job.set) @ weights).index_select(1, name)
         targets = indicator(job.set.targets, len(name)).to(self._device)
         predictions, ranks = first_hits(logits, targets)
-        return multilabel_metrics(logits, targets), multilabel_columns(job.set, _array(predictions), _array(ranks))
+        return Multilabelled(logits, targets), multilabel_columns(job.set, _array(predictions), _array(ranks))
 
-    def _retrieval(self, job: EvaluationTask) -> tuple[Metrics, Columns]:
+    def _retrieval(self, job: EvaluationTask) -> tuple[Retrieved, Columns]:
         counts = np.array([len(captions) for captions in job.set.captions])
         owner = np.repeat(np.arange(len(counts)), counts)
         texts, text = distinct(normalised(_prefixed(job), job.spec.text_normalisation))
         features = self._encoder.cached(f"texts {_content(texts)}", lambda: self._encoder.texts(texts))
         captions = CaptionFeatures(features, text.to(self._device), torch.from_numpy(owner).to(self._device))
         ranks = retrieval_ranks(self._encoder.images(job.set), captions)
-        of_captions, of_images = _array(ranks.image_retrieval), _array(ranks.text_retrieval)
-        metrics = retrieval_metrics(of_captions, of_images, owner, job.spec.recall_k)
-        return metrics, retrieval_columns(job.set, of_captions, of_images)
+        found = Retrieved(_array(ranks.image_retrieval), _array(ranks.text_retrieval), owner)
+        return found, retrieval_columns(job.set, found.of_captions, found.of_images)
 
-    def _linear_probe(self, job: EvaluationTask) -> tuple[Metrics, Columns]:
+    def _linear_probe(self, job: EvaluationTask) -> tuple[Classified, Columns]:
         if job.training is None:
             raise ValueError("a linear probe without training samples")
         validation = job.training.validation
@@ -179,8 +196,7 @@ class Evaluator:
         checked = None if validation is None else self._labelled(validation)
         classifier, _ = probe(self._labelled(job.training.train), checked, classes)
         predictions, ranks = ranked(classifier.logits(self._encoder.images(job.set)), labels)
-        metrics = probe_metrics(_array(ranks), _array(labels), classes)
-        return metrics, classification_columns(job.set, _array(predictions), _array(ranks))
+        return _classified(job.set, predictions, ranks, classes)
 
     def _labelled(self, evaluation_set: EvaluationSet) -> tuple[Tensor, Tensor]:
         return self._encoder.images(evaluation_set), torch.tensor(evaluation_set.labels, device=self._device)
@@ -202,6 +218,14 @@ class Evaluator:
             return self._encoder.texts(normalised(prompts, how))
 
         return classifier(encode, names, prompt_templates)
+
+
+def _classified(
+    evaluation_set: EvaluationSet, predictions: Tensor, ranks: Tensor, classes: int
+) -> tuple[Classified, Columns]:
+    labels = np.array(evaluation_set.labels, dtype=np.int64)
+    found = Classified(_array(ranks), _array(predictions), labels, classes)
+    return found, classification_columns(evaluation_set, found.predictions, found.ranks)
 
 
 def _prefixed(job: EvaluationTask) -> list[str]:

@@ -10,26 +10,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from harness.evaluation.metrics import Index
+from harness.evaluation.conditions import EXPONENTS, HELD_OUT, Samples
 from harness.evaluation.sets import EvaluationSet
-from harness.evaluation.zero_shot import classification_metrics
-from harness.runs.record import Metric
 
-DEFINITIONS = {
-    "lp_acc1": "share of samples whose label has the highest logit",
-    "lp_acc5": "share of samples whose label is among the 5 highest logits; only for 5 classes or more",
-    "lp_mean_per_class_recall": "mean over the classes present of the share of their samples whose label is highest",
-}
-HELD_OUT = 5
-"""Without a validation part every fifth training sample of each class is one."""
-EXPONENTS = range(-48, 49)
-"""Strengths C are 10^(exponent / 8): 97 of them, from 1e-6 to 1e6."""
 _FIRST_STEP, _STEPS = 16, (8, 4, 2, 1)
 _MOST_ITERATIONS = 1000
 
@@ -42,15 +30,11 @@ class Training:
     validation: EvaluationSet | None
     """None where the set has no part of that name."""
 
-    def said(self) -> dict[str, Any]:
-        """All that its classifier depends on besides features, as JSON data."""
+    @property
+    def samples(self) -> dict[str, Samples]:
+        """Which samples each part has."""
         parts = {"train": self.train, "val": self.validation}
-        return {
-            "objective": "C * sum of cross-entropies + |W|^2 / 2, intercepts free, L-BFGS, unit features",
-            "C": f"10^(n/8) for n in {EXPONENTS[0]}..{EXPONENTS[-1]}, by accuracy on val, then fitted on train and val",
-            "val": "val" if self.validation else f"every {HELD_OUT}th training sample of each class",
-            "samples": {name: {"count": len(one), "sha256": one.digest} for name, one in parts.items() if one},
-        }
+        return {name: one.samples for name, one in parts.items() if one is not None}
 
 
 @dataclass(frozen=True, eq=False)
@@ -118,11 +102,6 @@ def chosen(quality: Callable[[float], float]) -> int:
         look(best - step)
         look(best + step)
     return _best(known)
-
-
-def probe_metrics(ranks: Index, labels: Index, classes: int) -> dict[str, Metric]:
-    """lp_acc1, lp_acc5 and lp_mean_per_class_recall from ranks [N] of `labels` [N]."""
-    return {f"lp_{name}": metric for name, metric in classification_metrics(ranks, labels, classes).items()}
 
 
 def _best(known: dict[int, float]) -> int:

@@ -9,10 +9,6 @@ from torch import Tensor
 
 from harness.runs.record import Metric
 
-DEFINITIONS = {
-    "mean_average_precision": "mean over the classes of the average precision of their images ranked by logit",
-}
-
 
 def average_precisions(logits: Tensor, targets: Tensor) -> Tensor:
     """The average precision of each class, [C], from logits [N, C] and `targets` [N, C], true where an image has it.
@@ -27,10 +23,10 @@ def average_precisions(logits: Tensor, targets: Tensor) -> Tensor:
     return (precision * hits).sum(dim=0) / hits.sum(dim=0).clamp(min=1)
 
 
-def multilabel_metrics(logits: Tensor, targets: Tensor) -> dict[str, Metric]:
-    """Mean average precision from logits and targets [N, C]. It is no mean over images, so it has no standard error."""
+def mean_average_precision(logits: Tensor, targets: Tensor) -> Metric:
+    """From logits and targets [N, C]. It is no mean over images, so it has no standard error."""
     value = float(average_precisions(logits, targets).mean())
-    return {"mean_average_precision": Metric(value=value, samples=len(logits))}
+    return Metric(value=value, samples=len(logits))
 
 
 def first_hits(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:

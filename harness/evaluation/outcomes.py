@@ -63,6 +63,11 @@ def retrieval_columns(evaluation_set: EvaluationSet, image_retrieval: Index, tex
     }
 
 
+def outcomes_file(folder: Path, outcomes: Outcomes) -> Path:
+    """Where outcomes lie in a run's `folder` for them: what was measured under another protocol lies beside."""
+    return folder / f"{outcomes.set}.{outcomes.protocol_id}.parquet"
+
+
 def write_outcomes(path: Path, outcomes: Outcomes) -> None:
     """Write `outcomes` to the Parquet file `path` in one atomic step; set, task and protocol are its metadata.
 

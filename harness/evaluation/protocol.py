@@ -6,29 +6,48 @@ that turn text and scores into numbers (clip-benchmark's definitions, open_clip 
 
 What is not: the checkpoint and its tokenizer, which belong to the model; names and places of a set; batch and block
 sizes, device, and the versions of torch, torchvision and Pillow, which move a feature in its last bits. Those are
-among the record's versions. Two numbers with one id may stand in one column.
+among the record's versions.
+
+Two numbers with one metric id (`harness.runs.metrics`) may stand in one column. The protocol's id is that of the
+conditions that all metrics of an evaluation share.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Sequence
 from importlib.metadata import version
 from typing import Any
 
-from open_clip import OPENAI_IMAGENET_TEMPLATES, SIMPLE_IMAGENET_TEMPLATES
-
 from harness.config.evaluation import Evaluation, TextNormalisation
-from harness.evaluation import linear_probe, multilabel, retrieval, zero_shot
-from harness.evaluation.layout import check_templates
+from harness.evaluation.conditions import Contents, conditions, sha256, templates_of
+from harness.evaluation.layout import Task
 from harness.evaluation.linear_probe import Training
+from harness.evaluation.registry import definitions
 from harness.evaluation.sets import EvaluationSet
 
-VERSION = 1
-"""Raise it when this package begins to measure something else under the same words."""
-CONVENTIONS = "clip-benchmark 1.6"
-TIE_RULE = "of equal scores the lower index comes first; equal texts have equal scores"
+FOUNDING: dict[Task, dict[str, str]] = {
+    "zeroshot_classification": {
+        "acc1": "share of samples whose label has the highest logit",
+        "acc5": "share of samples whose label is among the 5 highest logits; only for 5 classes or more",
+        "mean_per_class_recall": "mean over the classes present of the share of their samples whose label is highest",
+    },
+    "zeroshot_multilabel": {
+        "mean_average_precision": "mean over the classes of the average precision of their images ranked by logit"
+    },
+    "zeroshot_retrieval": {
+        "image_retrieval_recall@k": "share of captions whose image is among the k images of highest score",
+        "text_retrieval_recall@k": "share of images of which a caption is among the k captions of highest score",
+    },
+    "linear_probe": {
+        "lp_acc1": "share of samples whose label has the highest logit",
+        "lp_acc5": "share of samples whose label is among the 5 highest logits; only for 5 classes or more",
+        "lp_mean_per_class_recall": (
+            "mean over the classes present of the share of their samples whose label is highest"
+        ),
+    },
+}
+"""The metrics that existed when protocols got ids. They are hashed in place of today's, so that a new metric does not
+change the id of a protocol. Never change them."""
 
 
 def protocol(
@@ -42,40 +61,23 @@ def protocol(
     Raises:
         DataError: the set has no templates and the spec gives none.
     """
-    common = {
-        "version": VERSION,
-        "conventions": CONVENTIONS,
+    contents = contents_of(evaluation_set, training)
+    return conditions(contents, spec) | {
         "libraries": {"open_clip": ".".join(version("open_clip_torch").split(".")[:2])},
-        "task": "linear_probe" if training else evaluation_set.task,
-        "split": evaluation_set.layout.split,
-        "samples": {"count": len(evaluation_set), "sha256": evaluation_set.digest},
-        "precision": spec.precision,
-        "scores": "float32",
-        "tie_rule": TIE_RULE,
         "transform": transform_name,
-        "text_normalisation": spec.text_normalisation,
+        "metrics": dict(definitions(contents.task)),
     }
-    if training is not None:
-        del common["text_normalisation"]
-        return common | {"metrics": linear_probe.DEFINITIONS, "classifier": training.said()}
-    match evaluation_set.task:
-        case "zeroshot_classification" | "zeroshot_multilabel":
-            names = evaluation_set.layout.classnames
-            several = evaluation_set.task == "zeroshot_multilabel"
-            return common | {
-                "metrics": multilabel.DEFINITIONS if several else zero_shot.DEFINITIONS,
-                "classnames": {"count": len(names), "sha256": _sha256(names)},
-                "templates": list(templates(evaluation_set, spec)),
-            }
-        case "zeroshot_retrieval":
-            return common | {"metrics": retrieval.DEFINITIONS, "prefix": spec.prefix}
-        case "linear_probe":
-            raise ValueError("a set has no task linear_probe")
+
+
+def contents_of(evaluation_set: EvaluationSet, training: Training | None = None) -> Contents:
+    """All that a protocol takes from sets that were read."""
+    parts = None if training is None else training.samples
+    return Contents(evaluation_set.layout, evaluation_set.samples, parts)
 
 
 def protocol_id(protocol: dict[str, Any]) -> str:
-    """Twelve hexadecimal digits of the sha256 of `protocol` as canonical JSON."""
-    return _sha256(protocol)[:12]
+    """Twelve hexadecimal digits of the sha256 of what the metrics of `protocol` share, as canonical JSON."""
+    return sha256({**protocol, "metrics": FOUNDING[protocol["task"]]})[:12]
 
 
 def templates(evaluation_set: EvaluationSet, spec: Evaluation) -> tuple[str, ...]:
@@ -84,16 +86,7 @@ def templates(evaluation_set: EvaluationSet, spec: Evaluation) -> tuple[str, ...
     Raises:
         DataError: neither of the two gives any.
     """
-    match spec.templates:
-        case "set":
-            check_templates(evaluation_set.layout, spec)
-            return evaluation_set.layout.templates
-        case "imagenet7":
-            return tuple(template("{c}") for template in SIMPLE_IMAGENET_TEMPLATES)
-        case "imagenet80":
-            return tuple(template("{c}") for template in OPENAI_IMAGENET_TEMPLATES)
-        case _:
-            return spec.templates
+    return templates_of(evaluation_set.layout, spec)
 
 
 def normalised(texts: Sequence[str], how: TextNormalisation) -> list[str]:
@@ -103,8 +96,3 @@ def normalised(texts: Sequence[str], how: TextNormalisation) -> list[str]:
             return list(texts)
         case "lowercase":
             return [text.lower() for text in texts]
-
-
-def _sha256(data: Any) -> str:
-    text = json.dumps(data, sort_keys=True, separators=(",", ":"), allow_nan=False)
-    return hashlib.sha256(text.encode()).hexdigest()

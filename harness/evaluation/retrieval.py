@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-
-from harness.evaluation.metrics import Index, clustered_proportion, proportion
-from harness.runs.record import Metric
 
 SCORES_AT_ONCE = 2**21
 """Scores of one block: 8 MiB, small enough for the caches and large enough for the matrix product."""
@@ -17,10 +14,6 @@ BYTE = 255
 """Rows of one block at most: so many truths are counted in a byte."""
 SCORES_KEPT = 2**27
 """Scores that are kept at most: 512 MiB, which is enough for COCO's 5,000 images and 25,000 captions."""
-DEFINITIONS = {
-    "image_retrieval_recall@k": "share of captions whose image is among the k images of highest score",
-    "text_retrieval_recall@k": "share of images of which a caption is among the k captions of highest score",
-}
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,22 +63,6 @@ def retrieval_ranks(image_features: Tensor, captions: CaptionFeatures) -> Retrie
         for rows in _blocks(len(image_features), len(captions.text))
     ]
     return RetrievalRanks(torch.cat(images_of_captions), torch.cat(captions_of_images))
-
-
-def retrieval_metrics(
-    image_retrieval: Index, text_retrieval: Index, owner: Index, recall_k: Sequence[int]
-) -> dict[str, Metric]:
-    """Recall at each of `recall_k` up to the number of candidates, from ranks [M] and [N]; `owner` [M].
-
-    The standard error of image retrieval takes the captions of one image as dependent.
-    """
-    metrics = {}
-    for k in recall_k:
-        if k <= len(text_retrieval):
-            metrics[f"image_retrieval_recall@{k}"] = clustered_proportion(image_retrieval <= k, owner)
-        if k <= len(image_retrieval):
-            metrics[f"text_retrieval_recall@{k}"] = proportion(text_retrieval <= k)
-    return metrics
 
 
 def ranks_of_scores(scores: Tensor, captions: CaptionFeatures) -> RetrievalRanks:

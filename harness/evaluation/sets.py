@@ -16,6 +16,7 @@ import numpy as np
 from PIL import Image
 
 from harness.base.errors import DataError
+from harness.evaluation.conditions import Samples
 from harness.evaluation.layout import SPLIT, Layout, Task, describe
 
 IMAGE_SUFFIXES = ("webp", "png", "jpg", "jpeg")
@@ -57,6 +58,11 @@ class EvaluationSet:
     def name(self) -> str:
         """As in `shapes` of the metric `shapes/acc1`."""
         return self.layout.name
+
+    @property
+    def samples(self) -> Samples:
+        """Which samples it has."""
+        return Samples(len(self), self.digest)
 
     @property
     def task(self) -> Task:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from functools import cache
 from statistics import fmean
 
@@ -14,6 +15,7 @@ from harness.config.evaluation import is_suite, members
 from harness.config.protocols import VARIANTS, parted, set_name
 from harness.config.suites import SUITES
 from harness.runs.identity import digest
+from harness.runs.metrics import metric_id
 from harness.runs.record import EvaluationResult, Metric
 
 AVERAGE = "average"
@@ -21,8 +23,14 @@ AVERAGE = "average"
 
 
 def averages(evaluations: Iterable[EvaluationResult]) -> tuple[EvaluationResult, ...]:
-    """An evaluation for each suite, under each protocol, whose sets were all measured; its id is made of theirs."""
-    by_name = {one.set: one for one in evaluations}
+    """An evaluation for each suite, under each protocol, whose sets were all measured; its ids are made of theirs.
+
+    Args:
+        evaluations: each metric of a set once, as those have that a spec asks for.
+    """
+    by_name: dict[str, list[EvaluationResult]] = {}
+    for one in evaluations:
+        by_name.setdefault(one.set, []).append(one)
     return tuple(_averages(by_name))
 
 
@@ -42,7 +50,7 @@ def holes(suites: Iterable[str], measured: Iterable[str]) -> dict[str, list[str]
     return found
 
 
-def _averages(by_name: Mapping[str, EvaluationResult]) -> Iterator[EvaluationResult]:
+def _averages(by_name: Mapping[str, list[EvaluationResult]]) -> Iterator[EvaluationResult]:
     for name, sets, standing in _definitions():
         if all(one in by_name for one in sets):
             yield _average(name, [by_name[one] for one in sets], standing)
@@ -61,19 +69,41 @@ def _definitions() -> list[tuple[str, list[str], list[str]]]:
     return found
 
 
-def _average(name: str, parts: list[EvaluationResult], standing: list[str]) -> EvaluationResult:
-    available = [{**part.metrics, **_mean_recalls(part.metrics)} for part in parts]
-    common = [metric for metric in available[0] if all(metric in one for one in available)]
-    found = {metric: _mean([one[metric] for one in available]) for metric in common}
+@dataclass(frozen=True)
+class _Part:
+    """A metric of one set, and its id."""
+
+    metric: Metric
+    id: str
+
+
+def _average(name: str, parts: list[list[EvaluationResult]], standing: list[str]) -> EvaluationResult:
+    sets = [evaluations[0].set for evaluations in parts]
+    available = [_metrics(evaluations) for evaluations in parts]
+    common = {metric: [one[metric] for one in available] for metric in available[0] if _all_have(metric, available)}
     if all(metric in one for metric, one in zip(standing, available, strict=True)):
-        found[AVERAGE] = _mean([one[metric] for metric, one in zip(standing, available, strict=True)])
+        common[AVERAGE] = [one[metric] for metric, one in zip(standing, available, strict=True)]
     protocol = {
-        "average of": {part.set: part.protocol_id for part in parts},
-        AVERAGE: dict(zip([part.set for part in parts], standing, strict=True)),
+        "average of": {evaluations[-1].set: evaluations[-1].protocol_id for evaluations in parts},
+        AVERAGE: dict(zip(sets, standing, strict=True)),
     }
+    ids = {metric: {of: one.id for of, one in zip(sets, found, strict=True)} for metric, found in common.items()}
     return EvaluationResult(
-        set=name, task=parts[0].task, protocol_id=digest(protocol), protocol=protocol, metrics=found
+        set=name,
+        task=parts[0][0].task,
+        protocol_id=digest(protocol),
+        protocol=protocol | {"metrics": ids},
+        metrics={metric: _mean([one.metric for one in found]) for metric, found in common.items()},
     )
+
+
+def _all_have(metric: str, available: list[dict[str, _Part]]) -> bool:
+    return all(metric in one for one in available)
+
+
+def _metrics(evaluations: list[EvaluationResult]) -> dict[str, _Part]:
+    found = {name: _Part(one.metrics[name], metric_id(one, name)) for one in evaluations for name in one.metrics}
+    return found | _mean_recalls(found)
 
 
 def _mean(metrics: list[Metric]) -> Metric:
@@ -85,12 +115,14 @@ def _mean(metrics: list[Metric]) -> Metric:
     return Metric(value=value, standard_error=spread, samples=sum(metric.samples for metric in metrics))
 
 
-def _mean_recalls(metrics: Mapping[str, Metric]) -> dict[str, Metric]:
+def _mean_recalls(metrics: Mapping[str, _Part]) -> dict[str, _Part]:
     """mean_recall@k, DataComp's: of both directions. They share their samples, so its error is only bounded."""
     found = {}
     for name, ours in metrics.items():
         _, _, k = name.partition("image_retrieval_recall@")
         other = metrics.get(f"text_retrieval_recall@{k}")
         if k and other is not None:
-            found[f"mean_recall@{k}"] = Metric(value=(ours.value + other.value) / 2, samples=other.samples)
+            value = (ours.metric.value + other.metric.value) / 2
+            mean = Metric(value=value, samples=other.metric.samples)
+            found[f"mean_recall@{k}"] = _Part(mean, digest([ours.id, other.id]))
     return found

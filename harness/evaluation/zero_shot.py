@@ -8,16 +8,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from harness.evaluation.metrics import Index, mean_per_class_recall, proportion
-from harness.runs.record import Metric
-
 PROMPTS_AT_ONCE = 8192
 LOGITS_AT_ONCE = 2**24
-DEFINITIONS = {
-    "acc1": "share of samples whose label has the highest logit",
-    "acc5": "share of samples whose label is among the 5 highest logits; only for 5 classes or more",
-    "mean_per_class_recall": "mean over the classes present of the share of their samples whose label is highest",
-}
 
 
 def classifier(encode: Callable[[list[str]], Tensor], classnames: Sequence[str], templates: Sequence[str]) -> Tensor:
@@ -57,11 +49,3 @@ def ranked(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
     # argmax may return any of several maxima.
     best = torch.where(logits == logits.amax(dim=1, keepdim=True), classes, logits.shape[1])
     return best.amin(dim=1), ahead.sum(dim=1, dtype=torch.int32) + 1
-
-
-def classification_metrics(ranks: Index, labels: Index, classes: int) -> dict[str, Metric]:
-    """acc1, acc5 (where there are 5 `classes` or more) and mean_per_class_recall from ranks [N] of `labels` [N]."""
-    metrics = {"acc1": proportion(ranks <= 1), "mean_per_class_recall": mean_per_class_recall(ranks <= 1, labels)}
-    if classes >= 5:
-        metrics["acc5"] = proportion(ranks <= 5)
-    return metrics

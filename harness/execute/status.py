@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
+
+from pydantic import ValidationError
 
 from harness.execute.slurm.gpu_hours import Used, held
 from harness.execute.slurm.job_tracker import TrackedJob
 from harness.execute.slurm.jobs import look
 from harness.planning.estimate import predicted_hours
+from harness.planning.evaluation_sets import EvaluationSets
 from harness.planning.plan import Plan
 from harness.runs.attempts import Attempt
-from harness.runs.record import Record
+from harness.runs.planned import PlannedRun
+from harness.runs.record import Record, StepMetrics
 from harness.runs.store import RunFolder, State, Store
 
 TAIL_BYTES = 1 << 16
@@ -74,8 +78,11 @@ def statuses(plan: Plan, store: Store) -> tuple[list[RunStatus], tuple[str, ...]
     """Every run of `plan`, and what a person should know about its jobs."""
     jobs, notes = look(store)
     names = {run: (arm, str(seed)) for (arm, seed), run in plan.cells.items()}
-    primary = plan.ablation.primary
-    found = [_status(store.run(run), names.get(run, (TEACHER, "")), primary, jobs.get(run)) for run in plan.runs]
+    primary, sets = plan.ablation.primary, EvaluationSets.of(store)
+    found = [
+        _status(store.run(run.id), names.get(run.id, (TEACHER, "")), _Metric(primary, run, sets), jobs.get(run.id))
+        for run in plan.runs.values()
+    ]
     return found, notes
 
 
@@ -94,7 +101,7 @@ def hours(found: Sequence[RunStatus], plan: Plan, store: Store) -> list[ArmHours
     return rows
 
 
-def _status(folder: RunFolder, name: tuple[str, str], primary: str, tracked: TrackedJob | None) -> RunStatus:
+def _status(folder: RunFolder, name: tuple[str, str], metric: _Metric, tracked: TrackedJob | None) -> RunStatus:
     arm, seed = name
     if tracked is None and not folder.path.is_dir():
         return RunStatus(folder.id, arm, seed, State.MISSING)
@@ -111,7 +118,7 @@ def _status(folder: RunFolder, name: tuple[str, str], primary: str, tracked: Tra
         steps=int(at["steps"]) if record is None and "steps" in at else None,
         duration_s=None if record is None else record.cost.duration_s,
         left_s=_left_s(at) if running else None,
-        metric=_metric(folder, record, primary),
+        metric=metric.latest(folder, record),
         node=(tracked.job.node if tracked is not None and tracked.job is not None and running else host) or host,
         attempts=len(attempts),
         used=held(folder, attempts),
@@ -143,28 +150,34 @@ def _left_s(at: Mapping[str, Any]) -> float | None:
     return float((at["steps"] - at["step"]) * at["elapsed_s"] / at["step"])
 
 
-def _metric(folder: RunFolder, record: Record | None, name: str) -> float | None:
-    """The latest value of the primary metric."""
-    if record is None:
-        return _last_logged(folder, name)
-    metric = record.metric(name)
-    return None if metric is None else metric.value
+@dataclass(frozen=True)
+class _Metric:
+    """The primary metric of a run, as its plan asks for it."""
 
+    name: str
+    run: PlannedRun
+    sets: EvaluationSets
 
-def _last_logged(folder: RunFolder, name: str) -> float | None:
-    """From the end of metrics.jsonl, which may be long."""
-    try:
-        with folder.metrics.open("rb") as stream:
-            size = stream.seek(0, 2)
-            stream.seek(max(size - TAIL_BYTES, 0))
-            lines = stream.read().splitlines()
-    except OSError:
+    def latest(self, folder: RunFolder, record: Record | None) -> float | None:
+        """Its latest value; None where there is none."""
+        if record is None:
+            return self._last_logged(folder)
+        return self.sets.taken(record, self.run.experiment).metric(self.name)
+
+    def _last_logged(self, folder: RunFolder) -> float | None:
+        """From the end of metrics.jsonl, which may be long."""
+        try:
+            with folder.metrics.open("rb") as stream:
+                size = stream.seek(0, 2)
+                stream.seek(max(size - TAIL_BYTES, 0))
+                lines = stream.read().splitlines()
+        except OSError:
+            return None
+        curve, name = self.sets.curve(self.run.experiment, None), self.name.removeprefix("train/")
+        for line in reversed(lines):
+            if self.name.encode() in line or self.name == "train/loss":
+                with suppress(ValidationError):
+                    (own,) = curve.of_lines([StepMetrics.model_validate_json(line)])
+                    if name in own.values:
+                        return own.values[name]
         return None
-    for line in reversed(lines):
-        if name.encode() in line or name == "train/loss":
-            try:
-                values = json.loads(line)["values"]
-                return float(values[name.removeprefix("train/")])
-            except (ValueError, KeyError, TypeError):
-                continue
-    return None

@@ -14,13 +14,13 @@ from harness.base.errors import StoreError, TrainingError
 from harness.base.files import read_json, write_json
 from harness.data.dataset.dataset import open_dataset
 from harness.data.sources.inspection import inspect_data
+from harness.evaluation.recorded import added, conditions_key, conditions_of
 from harness.models import build_towers, load_weights
 from harness.models.fitting import choose_device, fit_out
 from harness.node.assemble import Assembler
 from harness.node.preview import leave_gallery
 from harness.node.run_evaluation import RunEvaluation
 from harness.parallel.process_group import World
-from harness.runs.completeness import missing_sets
 from harness.runs.identity import identify, teacher_id
 from harness.runs.record import Cost, EvaluationResult, Record
 from harness.runs.request import Request, read_request
@@ -113,17 +113,26 @@ class AttemptRunner:
             checkpoint.remove(self.folder.checkpoint)
 
     def evaluate_again(self) -> None:
-        """Measure a finished run on the sets that it has not been measured on, and add them to its record.
+        """Measure the metrics that a finished run lacks, and add them to its record. Every process calls it.
 
-        Every process's to do.
+        Raises:
+            StoreError: the weights are not those that the record's numbers were measured with.
         """
         record = self.folder.record()
-        missing = self.world.broadcast(missing_sets(self.experiment.evaluation, record))
+        missing = self.world.broadcast(self.measuring.missing(record.evaluations))
         if missing:
             load_weights(self.towers.model, self.folder.weights)
-            evaluations = record.evaluations + self.measuring.measured(missing, self.folder.outcomes)
+            self._check_weights(record)
+            new = self.measuring.measured(missing, self.folder.outcomes)
             if self.world.is_first:
+                evaluations = added(record.evaluations, new)
                 self.folder.finish(Record.model_validate({**dict(record), "evaluations": evaluations}))
+
+    def _check_weights(self, record: Record) -> None:
+        known = {one.weights for one in record.evaluations if one.weights}
+        if known and known != {self.measuring.weights()}:
+            what = "are not the weights that the numbers of the run's record were measured with"
+            raise StoreError(what, where=str(self.folder.weights), fix="restore them, or move the run's folder away")
 
     def _take_up(self) -> None:
         """Make ready to evaluate what an earlier attempt, or a job that only trains, has trained."""
@@ -179,7 +188,9 @@ class AttemptRunner:
         if not self.world.is_first:
             return
         if values or evaluated:
-            self.folder.append_metrics(at, values | evaluated)
+            curve = {f"{one.set}/{name}": metric.value for one in evaluated for name, metric in one.metrics.items()}
+            keys = {one.set: conditions_key(conditions_of(one)) for one in evaluated}
+            self.folder.append_metrics(at, values | curve, keys)
         if step.spike is not None:
             self.folder.append_spike(asdict(step.spike))
         if evaluated or time.time() - self._reported > PROGRESS_EVERY_S:
@@ -191,15 +202,15 @@ class AttemptRunner:
             return {}
         return {name: float(value) for name, value in step.logs.items()} | trainer.speed.read()
 
-    def _curve(self, at: int, trainer: Trainer, student: Student) -> dict[str, float]:
-        """The metrics on the evaluation sets after step `at`, where that is due."""
+    def _curve(self, at: int, trainer: Trainer, student: Student) -> tuple[EvaluationResult, ...]:
+        """The evaluation sets after step `at`, where that is due."""
         spec = self.experiment.evaluation
         if spec.every is None or not spec.sets or at == trainer.steps:
-            return {}
+            return ()
         batch = self.experiment.train.global_batch_size
         every = spec.every.steps(samples_per_epoch=len(self.dataset), global_batch_size=batch)
         if at % max(every, 1):
-            return {}
+            return ()
         with _averaged(student):
             return self.measuring.curve()
 

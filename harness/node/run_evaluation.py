@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import TypeAlias
 
 import open_clip
 import torch
@@ -13,10 +17,13 @@ from harness.config.base import plain
 from harness.config.protocols import parted, set_name
 from harness.data.synthetic.embedded import embedded_sets
 from harness.evaluation.cache import FeatureCache, weights_digest
+from harness.evaluation.contents import remember, stamps
 from harness.evaluation.evaluator import EvaluationTask, Evaluator
-from harness.evaluation.layout import TRAIN, VALIDATION, locate
+from harness.evaluation.layout import TRAIN, VALIDATION, describe, locate
 from harness.evaluation.linear_probe import Training
-from harness.evaluation.outcomes import write_outcomes
+from harness.evaluation.outcomes import outcomes_file, write_outcomes
+from harness.evaluation.protocol import contents_of
+from harness.evaluation.recorded import AskedSet, taken
 from harness.evaluation.sets import EvaluationSet, read_set
 from harness.evaluation.towers import CACHE_BYTES
 from harness.models import Towers
@@ -26,6 +33,8 @@ from harness.runs.record import EvaluationResult
 from harness.runs.request import Request, evaluation_key
 
 BATCH = 256
+Lacking: TypeAlias = tuple[str, ...] | None
+"""The metrics to compute of a set; None for all that the spec asks for."""
 
 
 class RunEvaluation:
@@ -47,53 +56,78 @@ class RunEvaluation:
         Raises:
             DataError: a set is missing or damaged.
         """
-        self._evaluator(self._spec.references, cache_bytes=0)
+        self._evaluator(dict.fromkeys(self._spec.references), cache_bytes=0)
 
-    def measured(self, references: tuple[str, ...], outcomes: Path | None = None) -> tuple[EvaluationResult, ...]:
-        """The numbers of every set; none in other processes than the first.
-
-        Args:
-            references: names or paths, as specs give them.
-            outcomes: folder for per-sample outcomes as Parquet, a file for each set.
+    def missing(self, recorded: Sequence[EvaluationResult]) -> dict[str, Lacking]:
+        """What `recorded` lacks of the spec: by reference, the metrics of the set.
 
         Raises:
             DataError: a set is missing or damaged.
         """
-        cache = self._feature_cache() if self._world.is_first else None
-        evaluator = self._evaluator(references, cache_bytes=0, cache=cache)
+        found = {reference: taken(self._asked(reference), recorded) for reference in self._spec.references}
+        return {reference: one.lacking for reference, one in found.items() if not one.is_complete}
+
+    def measured(
+        self, wanted: Iterable[str] | Mapping[str, Lacking], outcomes: Path | None = None
+    ) -> tuple[EvaluationResult, ...]:
+        """The numbers of every set; none in other processes than the first.
+
+        Args:
+            wanted: names or paths, as specs give them; a mapping tells which metrics.
+            outcomes: folder for per-sample outcomes as Parquet, a file for each set and protocol.
+
+        Raises:
+            DataError: a set is missing or damaged.
+        """
+        lacking: dict[str, Lacking] = dict(wanted) if isinstance(wanted, Mapping) else dict.fromkeys(wanted)
+        weights = self.weights() if self._world.is_first else ""
+        cache = self._feature_cache(weights) if self._world.is_first else None
+        evaluator = self._evaluator(lacking, cache_bytes=0, cache=cache)
         results = evaluator()
         self._say_share(evaluator)
         if not self._world.is_first:
             return ()
         if outcomes is not None:
             for result in results:
-                write_outcomes(outcomes / f"{result.outcomes.set}.parquet", result.outcomes)
+                write_outcomes(outcomes_file(outcomes, result.outcomes), result.outcomes)
         return tuple(
             EvaluationResult.model_validate(
-                {**dict(result.evaluation), "request": evaluation_key(self._spec, reference)}
+                {
+                    **dict(result.evaluation),
+                    "request": evaluation_key(self._spec, reference),
+                    "reference": reference,
+                    "weights": weights,
+                }
             )
-            for reference, result in zip(references, results, strict=True)
+            for reference, result in zip(lacking, results, strict=True)
         )
 
-    def curve(self) -> dict[str, float]:
-        """The metrics of the towers as they are now, `set/metric` each; none in other processes than the first.
+    def curve(self) -> tuple[EvaluationResult, ...]:
+        """The towers as they are now, without linear probes; none in other processes than the first.
 
         Images are decoded the first time only.
         """
         if self._repeated is None:
-            self._repeated = self._evaluator(self._zero_shot(), cache_bytes=CACHE_BYTES)
-        return {
-            f"{result.evaluation.set}/{name}": metric.value
-            for result in self._repeated()
-            for name, metric in result.evaluation.metrics.items()
-        }
+            self._repeated = self._evaluator(dict.fromkeys(self._zero_shot()), cache_bytes=CACHE_BYTES)
+        return tuple(result.evaluation for result in self._repeated())
+
+    def weights(self) -> str:
+        """A digest of the weights as they are now."""
+        return weights_digest(self._towers.model)
+
+    def _asked(self, reference: str) -> AskedSet:
+        job = self._job(reference)
+        own = embedded_sets(self._request.experiment.data, self._request.stored.data)
+        return AskedSet.of(self._spec, reference, contents_of(job.set, job.training), parted(reference)[0] in own)
 
     def _zero_shot(self) -> tuple[str, ...]:
         """Without linear probes, which train a classifier each time."""
         return tuple(one for one in self._spec.references if parted(one)[1] != "linear_probe")
 
-    def _evaluator(self, references: tuple[str, ...], cache_bytes: int, cache: FeatureCache | None = None) -> Evaluator:
-        jobs = [self._job(reference) for reference in references]
+    def _evaluator(
+        self, wanted: Mapping[str, Lacking], cache_bytes: int, cache: FeatureCache | None = None
+    ) -> Evaluator:
+        jobs = [replace(self._job(reference), lacking=lacking) for reference, lacking in wanted.items()]
         return Evaluator(
             self._towers,
             jobs,
@@ -112,9 +146,8 @@ class RunEvaluation:
             who = f"process {ranks.rank + 1} of {ranks.size} has encoded"
             say(f"{who} {encoded['image']} images and {encoded['text']} texts")
 
-    def _feature_cache(self) -> FeatureCache:
+    def _feature_cache(self, weights: str) -> FeatureCache:
         spec, model = self._spec, self._request.experiment.model
-        weights = weights_digest(self._towers.model)
         place = [self._device.type, torch.__version__, open_clip.__version__]
         owner = digest([weights, plain(model, False), self._towers.transform_name, spec.precision, place], 32)
         return FeatureCache(self._request.stored.evaluation_features, owner)
@@ -134,8 +167,16 @@ class RunEvaluation:
 
     def _read(self, reference: str, name: str, split: str) -> EvaluationSet:
         if (reference, split) not in self._sets:
-            self._sets[reference, split] = read_set(self._found(reference), split=split)
+            self._sets[reference, split] = self._read_and_remembered(self._found(reference), split)
         return self._sets[reference, split].called(name)
+
+    def _read_and_remembered(self, path: Path, split: str) -> EvaluationSet:
+        """Reading a set tells what it contains; the head need not read it again."""
+        before, read_at = stamps(describe(path, split=split)), time.time()
+        found = read_set(path, split=split)
+        if self._world.is_first:
+            remember(found.layout, found.samples, before, read_at, self._request.stored.evaluation_sets)
+        return found
 
     def _found(self, reference: str) -> Path:
         own = embedded_sets(self._request.experiment.data, self._request.stored.data)

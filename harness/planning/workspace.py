@@ -33,7 +33,7 @@ class Project:
             StoreError: a newer harness has written to the store.
         """
         settings = load_settings(start)
-        store = Store(settings.store)
+        store = Store(settings.store, settings.evaluation_root)
         store.check()
         return cls(settings, store)
 

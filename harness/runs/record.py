@@ -53,6 +53,12 @@ class EvaluationResult(_Part):
     """Everything that a number depends on besides the checkpoint: templates, class names, sample ids, precision..."""
     metrics: dict[str, Metric]
     """By clip-benchmark's names: acc1, acc5, mean_per_class_recall, image_retrieval_recall@k, ..."""
+    undefined: tuple[str, ...] = ()
+    """Metrics that were asked for and that the set does not define, such as acc5 of three classes."""
+    reference: str = ""
+    """The set as the spec had it: a name or a path. Empty in records before it was noted."""
+    weights: str = ""
+    """Digest of the weights that were measured. Empty in records before it was noted."""
 
 
 class DataReport(_Part):
@@ -112,14 +118,6 @@ class Record(_Part):
     versions: dict[str, str]
     """python, torch, open_clip, numpy, harness, commit."""
 
-    def metric(self, name: str) -> Metric | None:
-        """The metric called `set/metric`, or None if it was not measured."""
-        for evaluation in self.evaluations:
-            prefix = f"{evaluation.set}/"
-            if name.startswith(prefix) and name.removeprefix(prefix) in evaluation.metrics:
-                return evaluation.metrics[name.removeprefix(prefix)]
-        return None
-
 
 class Failure(_Part):
     """How an attempt ended when it did not complete."""
@@ -167,3 +165,5 @@ class StepMetrics(_Part):
     time: float
     """Unix time in seconds."""
     values: dict[str, float]
+    evaluated: dict[str, str] = {}
+    """For each evaluation set among the values, a digest of what its numbers depend on."""

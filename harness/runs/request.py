@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from harness.base.files import read_json
 from harness.config.base import plain
-from harness.config.evaluation import ADDRESSING, Evaluation, set_name
+from harness.config.evaluation import ADDRESSING, Evaluation
 from harness.config.experiment import Experiment
 from harness.config.protocols import VARIANTS, parted
 from harness.config.suites import places
@@ -84,7 +84,7 @@ class Request(BaseModel):
     @property
     def stored(self) -> Store:
         """The store as an object."""
-        return Store(self.store)
+        return Store(self.store, self.evaluation_root)
 
 
 def read_request(folder: RunFolder) -> Request:
@@ -125,9 +125,10 @@ def shape(experiment: Experiment) -> str:
 
 
 def evaluation_key(spec: Evaluation, reference: str) -> str:
-    """What was asked for one evaluation set: its name and the options that change its numbers."""
+    """What was asked for one evaluation set: its name or path as the spec has it, and the options that change its
+    numbers."""
     options = {name: value for name, value in spec.under(reference).science().items() if name not in ADDRESSING}
-    return digest({"set": set_name(reference), "options": options})
+    return digest({"set": reference, "options": options})
 
 
 def on_this_machine(evaluation: Evaluation, evaluation_root: Path | None) -> Evaluation:

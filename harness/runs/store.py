@@ -21,6 +21,7 @@ store/store.json     the version of the store (see `harness.runs.versions`)
 store/data/          generated worlds and indexes of shards
 store/features/      teachers' features, one folder for each (data, teacher)
 store/evaluation/    features of evaluation sets; may be deleted
+store/evaluation_sets/   what evaluation sets contain, by the state of their files; may be deleted
 store/commands/      NAME.PID, held by each command that conducts the ablation NAME
 """
 
@@ -31,7 +32,7 @@ import json
 import os
 import socket
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from enum import StrEnum
@@ -250,18 +251,24 @@ class RunFolder:
         """Drop lines of metrics.jsonl and spikes.jsonl after `step`: an attempt that resumes there writes them anew."""
         if self.metrics.exists():
             kept = [line for line in self.step_metrics() if line.step <= step]
-            write_text(self.metrics, "".join(f"{line.model_dump_json()}\n" for line in kept))
+            write_text(self.metrics, "".join(f"{line.model_dump_json(exclude_defaults=True)}\n" for line in kept))
         if self.spikes.exists():
             spikes = [line for line in self.spikes.read_text(encoding="utf-8").splitlines() if _step_of(line) <= step]
             write_text(self.spikes, "".join(f"{line}\n" for line in spikes))
 
-    def append_metrics(self, step: int, values: dict[str, float]) -> None:
+    def append_metrics(
+        self, step: int, values: Mapping[str, float], evaluated: Mapping[str, str] | None = None
+    ) -> None:
         """Add a line to metrics.jsonl.
+
+        Args:
+            evaluated: for each evaluation set among the values, a digest of what its numbers depend on.
 
         Raises:
             StoreError: it cannot be written (full disk).
         """
-        self._append(self.metrics, StepMetrics(step=step, time=time.time(), values=values).model_dump_json())
+        line = StepMetrics(step=step, time=time.time(), values=dict(values), evaluated=dict(evaluated or {}))
+        self._append(self.metrics, line.model_dump_json(exclude_defaults=True))
 
     def append_spike(self, spike: dict[str, Any]) -> None:
         """Add a line to spikes.jsonl.
@@ -355,6 +362,8 @@ class Store:
     """The root of everything that runs produce."""
 
     root: Path
+    evaluation_root: Path | None = None
+    """Folder of evaluation sets on this machine, as the settings have it."""
 
     def check(self) -> None:
         """Raise StoreError if a newer harness has written to the store. Writes nothing."""
@@ -398,6 +407,11 @@ class Store:
     def evaluation_features(self) -> Path:
         """Where features of evaluation sets are kept, up to a bound."""
         return self.root / "evaluation"
+
+    @property
+    def evaluation_sets(self) -> Path:
+        """Where it is kept what evaluation sets contain."""
+        return self.root / "evaluation_sets"
 
     @contextmanager
     def registered(self, name: str) -> Iterator[None]:

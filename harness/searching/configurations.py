@@ -14,6 +14,7 @@ from harness.config.ablation import Ablation
 from harness.config.experiment import Experiment
 from harness.config.overrides import expand, laid_over
 from harness.config.search import Choice, Parameter, Search
+from harness.planning.evaluation_sets import EvaluationSets, Taken
 from harness.planning.plan import Plan
 from harness.planning.workspace import Project
 from harness.runs.planned import PlannedRun
@@ -49,6 +50,7 @@ class Configurations:
         self.length = self._length(base, self.steps)
         """Evaluations of a full run."""
         self._conditions = feasible_in(search)
+        self._sets = EvaluationSets.of(project.store)
 
     def empty_plan(self) -> Plan:
         """A plan without a run; its ablation names the base, and jobs of a cluster are named after it."""
@@ -85,19 +87,21 @@ class Configurations:
         """The first objective after each evaluation so far, by level; the last comes from the record."""
         metric, every = self.search.objectives[0].metric, self._every(run.experiment, run.steps)
         name = metric.removeprefix("train/")
+        lines = self._sets.curve(run.experiment, None).of_lines(folder.step_metrics())
         return {
             line.step // every: line.values[name]
-            for line in folder.step_metrics()
+            for line in lines
             if name in line.values and line.step % every == 0 and line.step < run.steps
         }
 
-    def objectives(self, record: Record) -> tuple[float, ...]:
-        """What a finished run is worth.
+    def objectives(self, experiment: Experiment, record: Record) -> tuple[float, ...]:
+        """What a finished run of `experiment` is worth, by the evaluations that the search asks for.
 
         Raises:
             StoreError: an objective was not measured.
         """
-        return tuple(self._objective(record, objective.metric) for objective in self.search.objectives)
+        found = self._sets.taken(record, experiment)
+        return tuple(self._objective(record, found, objective.metric) for objective in self.search.objectives)
 
     def violation(self, records: list[Record]) -> float:
         """By how much runs break the constraints, relative to them; 0 if they do not."""
@@ -118,13 +122,16 @@ class Configurations:
                 grouped.setdefault(repr(sorted(values.items())), (values, {}))[1][seed] = folder
         for values, folders in grouped.values():
             if set(folders) >= set(self.search.seed_list) and self.why_not(values) is None:
-                chosen = [folders[seed] for seed in self.search.seed_list]
-                if (final := self._means(chosen)) is not None:
-                    yield Known(values, final, tuple(folder.id for folder in chosen))
+                chosen = {seed: folders[seed] for seed in self.search.seed_list}
+                if (final := self._means(values, chosen)) is not None:
+                    yield Known(values, final, tuple(folder.id for folder in chosen.values()))
 
-    def _means(self, folders: list[RunFolder]) -> tuple[float, ...] | None:
+    def _means(self, values: dict[str, Any], folders: Mapping[int, RunFolder]) -> tuple[float, ...] | None:
         try:
-            columns = [self.objectives(folder.record()) for folder in folders]
+            columns = [
+                self.objectives(self.search.configured(values, seed), folder.record())
+                for seed, folder in folders.items()
+            ]
         except StoreError:
             return None
         return tuple(fmean(column) for column in zip(*columns, strict=True))
@@ -143,18 +150,17 @@ class Configurations:
             return None
         return (values, seed) if same else None
 
-    def _objective(self, record: Record, metric: str) -> float:
+    def _objective(self, record: Record, taken: Taken, metric: str) -> float:
         group, _, name = metric.partition("/")
         if group == "cost":
             return float(record.cost.model_dump()[name])
         if group == "train" and name in record.final:
             return record.final[name]
-        found = record.metric(metric)
+        found = taken.metric(metric)
         if found is None:
-            known = [f"{one.set}/{key}" for one in record.evaluations for key in one.metrics]
-            what = f"run {record.run_id} was not measured on {metric!r}"
-            raise StoreError(what, where=self.name, fix=f"it has {', '.join(known)}")
-        return found.value
+            what = f"run {record.run_id} was not measured on {metric!r} as the search asks"
+            raise StoreError(what, where=self.name, fix=f"it has {', '.join(taken.known) or 'nothing else'}")
+        return found
 
     def _length(self, experiment: Experiment, steps: int) -> int:
         every = self._every(experiment, steps)

@@ -282,7 +282,8 @@ class Driver:
             self._settle("failed", trial.number, why=self._failure(failed[0]))
         elif all(self._is_complete(run) for run in active.runs):
             records = [self._run(run.id).record() for run in active.runs]
-            columns = zip(*(self.configurations.objectives(record) for record in records), strict=True)
+            worth = map(self.configurations.objectives, (run.experiment for run in active.runs), records)
+            columns = zip(*worth, strict=True)
             final = [fmean(column) for column in columns]
             self._settle("complete", trial.number, final=final, violation=self.configurations.violation(records))
         elif trial.limit is not None and self._has_paused(active, trial.limit):
@@ -329,7 +330,7 @@ class Driver:
             if trial.limit is not None or not folder.record_file.exists():
                 return
             if level not in trial.curve:
-                value = self.configurations.objectives(folder.record())[0]
+                value = self.configurations.objectives(run.experiment, folder.record())[0]
                 self._note("report", number=trial.number, level=level, value=value)
                 self.study.report(trial.number, level, value)
 

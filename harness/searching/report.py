@@ -143,8 +143,10 @@ def _note(trial: Trial, name: str) -> TableCell:
 
 
 def _seed_values(driver: Driver, trial: Trial) -> Sequence[float]:
-    runs = [driver.project.store.run(run_id) for run_id in driver.run_ids(trial.number)]
-    return [driver.configurations.objectives(run.record())[0] for run in runs if run.record_file.exists()]
+    planned = [driver.configurations.plan.runs[run_id] for run_id in driver.run_ids(trial.number)]
+    runs = [(one.experiment, driver.project.store.run(one.id)) for one in planned]
+    found = driver.configurations.objectives
+    return [found(experiment, run.record())[0] for experiment, run in runs if run.record_file.exists()]
 
 
 def _first(trial: Trial) -> float:

@@ -17,8 +17,10 @@ from harness.base.errors import StoreError
 from harness.base.files import read_json
 from harness.config.experiment import flatten
 from harness.evaluation.suite_averages import averages
+from harness.planning.evaluation_sets import EvaluationSets
 from harness.planning.plan import Arm, Plan
 from harness.runs.identity import digest
+from harness.runs.metrics import metric_id
 from harness.runs.planned import PlannedRun
 from harness.runs.record import DataReport, Record, StepMetrics
 from harness.runs.store import RunFolder, State, Store
@@ -55,6 +57,27 @@ class ProjectedRun:
     """Whether it is its arm's first seed, or a teacher."""
     stamp: str
     """Digest of all that its entry is made from."""
+    sets: EvaluationSets
+    """The evaluation sets of this machine: of a record only what the plan asks for is projected."""
+
+    def record(self) -> Record:
+        """The record, with the evaluations that the plan asks for.
+
+        Raises:
+            StoreError: there is none, or it is damaged.
+        """
+        record = self.folder.record()
+        found = self.sets.taken(record, self.run.experiment)
+        return record.model_copy(update={"evaluations": found.evaluations})
+
+    def lines(self) -> list[StepMetrics]:
+        """What the training has logged, of evaluation sets what the plan asks for.
+
+        Raises:
+            StoreError: a line or the record is damaged.
+        """
+        record = self.folder.record() if self.state is State.DONE else None
+        return self.sets.curve(self.run.experiment, record).of_lines(self.folder.step_metrics())
 
 
 @dataclass(frozen=True)
@@ -108,6 +131,7 @@ def cells_of(plan: Plan, store: Store, skipped: list[str]) -> list[ProjectedRun]
     """Every run of the plan, teachers among them; a folder that cannot be read goes to `skipped` as a sentence."""
     places = {run: place for place, run in plan.cells.items()}
     arms, colours = {arm.name: arm for arm in plan.arms}, _colours(plan)
+    sets = EvaluationSets.of(store)
     cells = []
     for run in plan.runs.values():
         folder = store.run(run.id)
@@ -115,13 +139,25 @@ def cells_of(plan: Plan, store: Store, skipped: list[str]) -> list[ProjectedRun]
         arm = arms[name] if name is not None else None
         try:
             state = folder.state()
+            left_out = _left_out(folder, state, run, sets)
         except StoreError as error:
             skipped.append(str(error))
             continue
         colour = colours[name] if name is not None else BASELINE_COLOUR
-        facts = [VERSION, run.id, run.role, name, arm.label if arm else None, seed, colour, state, _content(folder)]
+        facts = [
+            VERSION,
+            run.id,
+            run.role,
+            name,
+            arm.label if arm else None,
+            seed,
+            colour,
+            state,
+            _content(folder),
+            *left_out,
+        ]
         first = seed in (None, plan.ablation.seed_list[0])
-        cells.append(ProjectedRun(run, folder, state, arm, seed, colour, first, digest(facts)))
+        cells.append(ProjectedRun(run, folder, state, arm, seed, colour, first, digest(facts), sets))
     return cells
 
 
@@ -149,8 +185,8 @@ def run_entry(cell: ProjectedRun) -> MlflowRun:
     """
     folder, done = cell.folder, cell.state is State.DONE
     resolved = read_json(folder.spec)["resolved"]
-    record = folder.record() if done else None
-    lines = folder.step_metrics()
+    record = cell.record() if done else None
+    lines = cell.lines()
     started = record.started_at if record else folder.spec.stat().st_mtime
     name = f"{cell.arm.label} · seed {cell.seed}" if cell.arm else f"teacher {cell.run.id}"
     files = [folder.spec, folder.record_file, *([] if done else [folder.failure_file])]
@@ -298,6 +334,21 @@ def _run_tags(cell: ProjectedRun, record: Record | None) -> dict[str, str]:
     return tags
 
 
+def _left_out(folder: RunFolder, state: State, run: PlannedRun, sets: EvaluationSets) -> list[str]:
+    """Which metrics of a record its entry does without, since the plan does not ask for them; none for most runs.
+
+    It changes where the spec asks otherwise or a set has other contents, and so does the entry.
+    """
+    if state is not State.DONE:
+        return []
+    try:
+        record = folder.record()
+    except StoreError:
+        return []  # said when it is the run's turn
+    taken = {metric_id(one, name) for one in sets.taken(record, run.experiment).evaluations for name in one.metrics}
+    return sorted({metric_id(one, name) for one in record.evaluations for name in one.metrics} - taken)
+
+
 def _protocol_tags(records: Sequence[Record]) -> dict[str, str]:
     protocols: dict[str, set[str]] = defaultdict(set)
     for record in records:
@@ -323,14 +374,14 @@ def _final_points(record: Record, lines: Sequence[StepMetrics]) -> list[Point]:
 
 
 def _means(records: Sequence[Record]) -> list[Point]:
-    """Mean and standard deviation over seeds of every metric that all of them have under one protocol."""
+    """Mean and standard deviation over seeds of every metric that all of them have under one identity."""
     if not records:
         return []
     values: dict[tuple[str, str], list[float]] = defaultdict(list)
     for record in records:
         for evaluation in (*record.evaluations, *averages(record.evaluations)):
             for name, metric in evaluation.metrics.items():
-                values[(f"{evaluation.set}/{name}", evaluation.protocol_id)].append(metric.value)
+                values[(f"{evaluation.set}/{name}", metric_id(evaluation, name))].append(metric.value)
     whole = {name: numbers for (name, _), numbers in values.items() if len(numbers) == len(records)}
     summary = {name: statistics.fmean(numbers) for name, numbers in whole.items()}
     if len(records) > 1:

@@ -262,7 +262,7 @@ def _records(cells: Sequence[ProjectedRun]) -> list[Record]:
     for cell in cells:
         if cell.state is State.DONE:
             with suppress(StoreError):
-                records.append(cell.folder.record())
+                records.append(cell.record())
     return records
 
 

@@ -12,8 +12,9 @@ import pytest
 from harness.base.errors import DataError
 from harness.config.evaluation import Evaluation
 from harness.evaluation import protocol as protocols
+from harness.evaluation.conditions import CONVENTIONS
 from harness.evaluation.layout import Layout
-from harness.evaluation.protocol import CONVENTIONS, protocol, protocol_id, templates
+from harness.evaluation.protocol import protocol, protocol_id, templates
 from harness.evaluation.sets import EvaluationSet
 
 PATH = Path("somewhere")

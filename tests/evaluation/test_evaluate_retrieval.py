@@ -11,7 +11,9 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from harness.evaluation import retrieval
-from harness.evaluation.retrieval import CaptionFeatures, RetrievalRanks, retrieval_metrics, retrieval_ranks
+from harness.evaluation.retrieval import CaptionFeatures, RetrievalRanks, retrieval_ranks
+
+from .worlds import retrieval_metrics
 
 
 def owners(images: int, captions: int, generator: torch.Generator, shuffled: bool) -> Tensor:
@@ -39,7 +41,7 @@ def expected_metrics(scores: Tensor, owner: Tensor, recall_k: list[int]) -> dict
 
 
 def metrics_of(ranks: RetrievalRanks, owner: Tensor, recall_k: list[int]) -> dict[str, float]:
-    metrics = retrieval_metrics(ranks.image_retrieval.numpy(), ranks.text_retrieval.numpy(), owner.numpy(), recall_k)
+    metrics = retrieval_metrics(ranks, owner, recall_k)
     return {name: metric.value for name, metric in metrics.items()}
 
 

@@ -12,9 +12,9 @@ from sklearn.metrics import balanced_accuracy_score
 
 from harness.evaluation import zero_shot
 from harness.evaluation.towers import distinct
-from harness.evaluation.zero_shot import classification_metrics, classifier, label_ranks
+from harness.evaluation.zero_shot import classifier, label_ranks
 
-from .worlds import TinyClip
+from .worlds import TinyClip, classification_metrics
 
 pytestmark = pytest.mark.filterwarnings("ignore:Conversion:DeprecationWarning", "ignore::UserWarning:sklearn")
 
@@ -38,7 +38,7 @@ def test_classifier_equals_clip_benchmark(prompts_at_once: int, monkeypatch: pyt
 def metrics_of(features: torch.Tensor, weights: torch.Tensor, labels: torch.Tensor) -> dict[str, float]:
     classes = weights.shape[1]
     _, ranks = label_ranks(features, weights, torch.arange(classes), labels)
-    metrics = classification_metrics(ranks.numpy(), labels.numpy(), classes)
+    metrics = classification_metrics(ranks, labels.numpy(), classes)
     return {name: metric.value for name, metric in metrics.items()}
 
 
@@ -91,6 +91,6 @@ def test_classes_of_one_name_tie_exactly() -> None:
 def test_a_collapsed_model_is_at_chance() -> None:
     labels = np.repeat(np.arange(10), 7)
     _, ranks = label_ranks(torch.ones(70, 4), torch.ones(4, 10), torch.arange(10), torch.from_numpy(labels))
-    metrics = classification_metrics(ranks.numpy(), labels, 10)
+    metrics = classification_metrics(ranks, labels, 10)
     assert metrics["acc1"].value == metrics["mean_per_class_recall"].value == 0.1
     assert metrics["acc5"].value == 0.5

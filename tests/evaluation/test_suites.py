@@ -11,16 +11,18 @@ from clip_benchmark.datasets.builder import dataset_collection
 from pydantic import ValidationError
 
 from harness.config.evaluation import Evaluation, standing_metric
+from harness.config.experiment import Experiment
 from harness.config.load import load
 from harness.config.protocols import set_name
 from harness.config.suites import SUITES
 from harness.evaluation.conventions import conventional_classnames, conventional_templates
 from harness.evaluation.layout import describe, locate
 from harness.evaluation.suite_averages import averages, holes
-from harness.runs.completeness import missing_sets
+from harness.planning.evaluation_sets import EvaluationSets
 from harness.runs.record import EvaluationResult as Measured
 from harness.runs.record import Metric
 from harness.runs.request import evaluation_key, on_this_machine
+from harness.runs.store import Store
 from tests.evaluation.worlds import write_set
 from tests.reporting.made import record_of
 
@@ -119,7 +121,8 @@ def test_mirrors_are_found_as_they_are_laid_out(tmp_path: Path, place: str) -> N
     assert locate("pets", evaluation_root=tmp_path, embedded={}) == tmp_path / place
     here = on_this_machine(Evaluation(sets=("fff11",)), tmp_path)
     assert here.sets == ("pets",)
-    assert missing_sets(here, record_of("r", {})) == ("pets",)
+    sets, asking = EvaluationSets(Store(tmp_path / "store"), tmp_path), Experiment(evaluation=here)
+    assert sets.taken(record_of("r", {}), asking).missing == ("pets",)
 
 
 def test_sets_without_text_files_go_by_clip_benchmarks(tmp_path: Path) -> None:

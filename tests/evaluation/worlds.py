@@ -10,9 +10,16 @@ from pathlib import Path
 import numpy as np
 import open_clip
 import torch
+from numpy.typing import NDArray
 from open_clip.transform import PreprocessCfg, image_transform_v2
 from PIL import Image
 from torch import Tensor, nn
+
+from harness.config.evaluation import Evaluation
+from harness.evaluation.measured import Classified, Retrieved
+from harness.evaluation.registry import computed, wanted
+from harness.evaluation.retrieval import RetrievalRanks
+from harness.runs.record import Metric
 
 Member = tuple[str, bytes]
 
@@ -81,6 +88,19 @@ def retrieval_set(path: Path, images: int = 22) -> Path:
     half = images // 2
     shards = [retrieval_members(captions[:half]), retrieval_members(captions[half:], half)]
     return write_set(path, shards, {"dataset_type.txt": "retrieval"})
+
+
+def classification_metrics(ranks: Tensor, labels: NDArray[np.int64], classes: int) -> dict[str, Metric]:
+    """All metrics of zero-shot classification, from ranks [N] of `labels` [N]."""
+    found = Classified(ranks.numpy(), labels, labels, classes)
+    return computed("zeroshot_classification", wanted("zeroshot_classification", Evaluation()), found)
+
+
+def retrieval_metrics(ranks: RetrievalRanks, owner: Tensor, recall_k: Sequence[int]) -> dict[str, Metric]:
+    """All metrics of retrieval; `owner` [M] of the captions."""
+    found = Retrieved(ranks.image_retrieval.numpy(), ranks.text_retrieval.numpy(), owner.numpy())
+    names = wanted("zeroshot_retrieval", Evaluation(recall_k=tuple(recall_k)))
+    return computed("zeroshot_retrieval", names, found)
 
 
 class TinyClip(nn.Module):

@@ -28,9 +28,9 @@ from harness.execute.local.executor import LocalExecutor
 from harness.execute.local.inline import InlineWorkers
 from harness.execute.local.processes import Ended, LocalWorkers, job_count
 from harness.execute.run import stoppable, workers_of
+from harness.planning.completeness import Completeness
 from harness.planning.plan import Plan
 from harness.planning.workspace import Project
-from harness.runs.completeness import Completeness
 from harness.runs.planned import PlannedRun
 from harness.runs.record import Cause, Failure
 from harness.runs.request import evaluation_key

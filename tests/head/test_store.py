@@ -22,6 +22,7 @@ from harness.runs.planned import PlannedRun
 from harness.runs.record import Cause, Failure
 from harness.runs.store import Holder, RunFolder, State, Store, exclusive, holder
 from tests.head.made import ablation, is_one_sentence, plan_of, record
+from tests.records import metric_in
 
 PLAN = plan_of(ablation({"plain": {}, "more": {"captions": {"count": 2}}}, seeds=2))
 RUN, OTHER, *_ = PLAN.runs.values()
@@ -130,11 +131,11 @@ def test_records_are_read_as_they_were_written(tmp_path: Path) -> None:
     one = record(RUN.id, requests={"shapes": "k"})
     folder.finish(one)
     assert folder.record() == one
-    found = one.metric("shapes/acc1")
+    found = metric_in(one, "shapes/acc1")
     assert found is not None
     assert (found.value, found.samples) == (0.5, 10)
-    assert one.metric("shapes/acc5") is None
-    assert one.metric("shapes_retrieval/acc1") is None
+    assert metric_in(one, "shapes/acc5") is None
+    assert metric_in(one, "shapes_retrieval/acc1") is None
 
 
 @pytest.mark.parametrize("torn", [b'{"step": 3', b"\xff", b'{"step":3,"time":1.0,"values":{}}'])

@@ -17,6 +17,7 @@ from harness import worker
 from harness.runs.store import RunFolder, State
 from harness.training.checkpoint import FORMAT
 from tests.node.small import experiment, planned, prepared
+from tests.records import metric_in
 
 
 def ready(root: Path, **changes: object) -> RunFolder:
@@ -36,11 +37,13 @@ def test_a_run_leaves_record_metrics_weights_and_outcomes(tmp_path: Path) -> Non
     assert folder.state() is State.DONE
     assert (record.steps, record.samples_seen) == (8, 128)
     assert {one.set for one in record.evaluations} == {"shapes", "shapes_retrieval"}
-    assert record.metric("shapes/acc1") is not None
+    assert metric_in(record, "shapes/acc1") is not None
     assert record.data.samples == 96
     assert folder.weights.exists()
     assert not folder.checkpoint.exists()
-    assert {file.name for file in folder.outcomes.iterdir()} == {"shapes.parquet", "shapes_retrieval.parquet"}
+    assert {file.name for file in folder.outcomes.iterdir()} == {
+        f"{one.set}.{one.protocol_id}.parquet" for one in record.evaluations
+    }
 
 
 def test_done_run_is_only_measured_again(tmp_path: Path) -> None:

@@ -227,4 +227,6 @@ def study_equals_records(one: Driver) -> None:
         (run,) = [one.project.store.run(run_id) for run_id in one.run_ids(trial.number)]
         assert run.record_file.exists() == (trial.final is not None)
         if trial.final is not None:
-            assert trial.final == one.configurations.objectives(run.record())
+            assert trial.final == one.configurations.objectives(
+                one.configurations.plan.runs[run.id].experiment, run.record()
+            )

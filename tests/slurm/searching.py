@@ -148,7 +148,8 @@ def check_study(driver: Driver) -> None:
         folder = driver.project.store.run(run)
         assert folder.record_file.exists() == (trial.final is not None)
         if trial.final is not None:
-            assert trial.final == driver.configurations.objectives(folder.record())
+            planned = driver.configurations.plan.runs[run]
+            assert trial.final == driver.configurations.objectives(planned.experiment, folder.record())
             assert frozen.values == list(trial.final)
 
 

@@ -17,19 +17,22 @@ from harness.runs.store import RunFolder, Store
 
 START = 1_700_000_000.0
 DATA = DataReport(fingerprint="5a3c9e01b7d2", samples=8192, rejected={"no caption": 12})
+SETS = {"evaluation": {"sets": ["shapes", "shapes_retrieval"]}}
+TEACHER = {"train": {"global_batch_size": 128, "duration": "9 steps"}, **SETS}
 ARMS: dict[str, Any] = {
     "clip": {},
     "mined": {
         "loss.kind": "multi_positive_sigmoid",
         "mining": {"kind": "threshold", "image_text": 0.75},
-        "teacher": {"kind": "experiment", "experiment": {"train": {"global_batch_size": 128, "duration": "9 steps"}}},
+        "teacher": {"kind": "experiment", "experiment": TEACHER},
     },
 }
 
 
 def plan_of(arms: Mapping[str, Any] = ARMS, *, name: str = "quickstart", seeds: int = 2) -> Plan:
     """A plan on a made-up data set of 8,192 samples."""
-    base = Experiment.model_validate({"train": {"global_batch_size": 128, "duration": "300 steps"}})
+    train = {"global_batch_size": 128, "duration": "300 steps"}
+    base = Experiment.model_validate({"train": train, **SETS})
     table = {"question": "Does mining help?", "baseline": "clip", "seeds": seeds, "primary": "shapes/acc1"}
     ablation = Ablation.model_validate({**table, "arms": arms, "experiment": base})
     return make_plan(ablation, name=name, where="made.toml", inspect=lambda _: DATA)

@@ -15,8 +15,8 @@ from typing import Protocol
 from harness.base.machine import gpu_count
 from harness.execute.executor import Progress
 from harness.execute.local.processes import Ended
+from harness.planning.completeness import Completeness, broken_promise
 from harness.planning.plan import Plan
-from harness.runs.completeness import Completeness, broken_promise
 from harness.runs.planned import PlannedRun
 from harness.runs.record import Failure
 from harness.runs.request import Request

@@ -24,8 +24,8 @@ from harness.execute.slurm.scheduler import HeldBackError, Scheduler, Unreachabl
 from harness.execute.slurm.snapshot import snapshot
 from harness.execute.slurm.submission_log import Intent, SubmissionLog
 from harness.execute.slurm.submitter import Submitter
+from harness.planning.completeness import Completeness, Missing, broken_promise
 from harness.planning.plan import Plan
-from harness.runs.completeness import Completeness, Missing, broken_promise
 from harness.runs.planned import PlannedRun
 from harness.runs.record import Failure
 from harness.runs.request import read_request

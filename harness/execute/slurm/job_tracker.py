@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from harness.execute.slurm.retry_policy import cause_of, was_killed
 from harness.execute.slurm.scheduler import Job, Scheduler, UnreachableError
 from harness.execute.slurm.submission_log import Submission, SubmissionLog
-from harness.runs.completeness import is_complete
+from harness.planning.completeness import is_complete
 from harness.runs.record import AttemptStart, Cause
 from harness.runs.store import RunFolder, Store
 

@@ -25,8 +25,8 @@ from harness.execute.slurm.job import Leaving, out_of_memory, reason, scontrol
 from harness.execute.slurm.rank_workers import RankWorkers
 from harness.execute.slurm.retry_policy import hopeless
 from harness.execute.slurm.submission_log import Submission, load
+from harness.planning.completeness import is_complete
 from harness.runs.attempts import restarts, this_job
-from harness.runs.completeness import is_complete
 from harness.runs.record import AttemptStart, Cause
 from harness.runs.request import read_request
 from harness.runs.store import RunFolder, Store

@@ -1,4 +1,4 @@
-"""A metric over all arms: means, paired differences to the baseline, and never two protocols in one number."""
+"""A metric over all arms: means, paired differences to the baseline, and never two identities in one number."""
 
 from __future__ import annotations
 
@@ -18,13 +18,15 @@ class ArmValue:
 
     arm: str
     values: Mapping[int, float]
-    """By seed; all of one protocol."""
+    """By seed; all of one identity."""
     protocol_id: str | None
+    identity: str | None
+    """Of the metric: what its value depends on besides the weights."""
     standard_error: float | None
     """Over the evaluation samples, mean over seeds."""
     samples: int | None
     left_out: tuple[int, ...]
-    """Seeds that were measured, but under another protocol than `protocol_id`."""
+    """Seeds that were measured, but not under `identity`."""
     foreign: bool
     """Measured under another protocol than the rest of the column: marked, and compared with nothing."""
     summary: Summary | None = None
@@ -40,7 +42,9 @@ class Column:
 
     metric: str
     protocol_id: str | None
-    """The baseline's protocol, or the most frequent one if the baseline has no result."""
+    """The protocol of `identity`."""
+    identity: str | None
+    """Of the metric as the baseline has it, or the most frequent one if the baseline has no result."""
     arms: Mapping[str, ArmValue]
 
     @cached_property
@@ -77,35 +81,40 @@ def compare_arms(results: Results, metric: str) -> Column:
         arm: {run.seed: run.measured[metric] for run in runs if metric in run.measured}
         for arm, runs in results.by_arm.items()
     }
-    everything = (one for seeds in measured.values() for one in seeds.values())
-    protocol = _usual(measured[baseline].values()) or _usual(everything)
-    arms = {arm: _arm_value(arm, seeds, protocol) for arm, seeds in measured.items()}
-    return Column(metric, protocol, _with_differences(arms, baseline))
+    everything = [one for seeds in measured.values() for one in seeds.values()]
+    identity = _usual(measured[baseline].values()) or _usual(everything)
+    arms = {arm: _arm_value(arm, seeds, identity) for arm, seeds in measured.items()}
+    return Column(metric, _protocol_of(everything, identity), identity, _with_differences(arms, baseline))
 
 
 def difference_between(column: Column, arm: str, than: str) -> Difference | None:
     """The paired difference of two arms, or None where they have no seed or no protocol in common."""
     ours, theirs = column.arms[arm], column.arms[than]
-    return paired_difference(ours.values, theirs.values) if ours.protocol_id == theirs.protocol_id else None
+    return paired_difference(ours.values, theirs.values) if ours.identity == theirs.identity else None
 
 
 def _usual(measured: Iterable[Measured]) -> str | None:
-    return most_common([one.protocol_id for one in measured if one.protocol_id is not None])
+    return most_common([one.identity for one in measured if one.identity is not None])
 
 
-def _arm_value(arm: str, seeds: Mapping[int, Measured], protocol: str | None) -> ArmValue:
-    own = protocol if any(one.protocol_id == protocol for one in seeds.values()) else _usual(seeds.values())
-    kept = {seed: one for seed, one in seeds.items() if one.protocol_id == own}
+def _protocol_of(measured: Iterable[Measured], identity: str | None) -> str | None:
+    return next((one.protocol_id for one in measured if one.identity == identity), None)
+
+
+def _arm_value(arm: str, seeds: Mapping[int, Measured], identity: str | None) -> ArmValue:
+    own = identity if any(one.identity == identity for one in seeds.values()) else _usual(seeds.values())
+    kept = {seed: one for seed, one in seeds.items() if one.identity == own}
     errors = [one.standard_error for one in kept.values() if one.standard_error is not None]
     values = {seed: one.value for seed, one in kept.items()}
     return ArmValue(
         arm=arm,
         values=values,
-        protocol_id=own,
+        protocol_id=_protocol_of(kept.values(), own),
+        identity=own,
         standard_error=fmean(errors) if errors else None,
         samples=next((one.samples for one in kept.values()), None),
         left_out=tuple(sorted(seeds.keys() - kept.keys())),
-        foreign=bool(values) and own != protocol,
+        foreign=bool(values) and own != identity,
         summary=summarise(list(values.values())) if values else None,
     )
 

@@ -46,7 +46,7 @@ def read_curves(results: Results, arms: Iterable[str], names: Iterable[str]) -> 
 
 def _series(run: RunResult, names: tuple[str, ...]) -> dict[str, dict[int, float]]:
     found: dict[str, dict[int, float]] = {name: {} for name in names}
-    for line in run.folder.step_metrics():
+    for line in run.lines():
         for name in names:
             if name in line.values:
                 found[name][line.step] = line.values[name]

@@ -10,12 +10,15 @@ from functools import cached_property
 from typing import Any
 
 from harness.base.errors import StoreError
+from harness.evaluation.recorded import OwnCurve
 from harness.evaluation.suite_averages import averages
+from harness.planning.evaluation_sets import EvaluationSets
 from harness.planning.plan import Plan
 from harness.reporting.collect.design import Design, design_of
 from harness.reporting.formats.numbers import clean
+from harness.runs.metrics import metric_id
 from harness.runs.planned import PlannedRun
-from harness.runs.record import Record
+from harness.runs.record import Record, StepMetrics
 from harness.runs.store import RunFolder, State, Store
 
 _NUMBER = re.compile(r"(\d+)")
@@ -38,6 +41,13 @@ class Measured:
     samples: int | None = None
     protocol_id: str | None = None
     """None for training metrics, which have no protocol."""
+    metric_id: str | None = None
+    """What the number depends on besides the weights: equal ids may stand in one column."""
+
+    @property
+    def identity(self) -> str | None:
+        """What tells whether two numbers can be compared."""
+        return self.metric_id or self.protocol_id
 
 
 @dataclass(frozen=True)
@@ -55,7 +65,19 @@ class RunResult:
     message: str = ""
     record: Record | None = None
     measured: Mapping[str, Measured] = field(default_factory=dict)
-    """By `set/metric`, and `train/NAME`."""
+    """By `set/metric`, and `train/NAME`: of sets what the run's own spec asks for."""
+    doubts: tuple[str, ...] = ()
+    """What could not be checked of its evaluation sets."""
+    curve: OwnCurve | None = None
+
+    def lines(self) -> list[StepMetrics]:
+        """What its training has logged; of evaluation sets only what its own spec asks for.
+
+        Raises:
+            StoreError: a line is damaged.
+        """
+        lines = self.folder.step_metrics()
+        return lines if self.curve is None else self.curve.of_lines(lines)
 
     @property
     def sets(self) -> set[str]:
@@ -129,36 +151,76 @@ def refuse_nothing(results: Results) -> None:
 
 def collect(plan: Plan, store: Store) -> Results:
     """What the store holds of `plan`. A damaged record is a failed run of the report, not its end."""
-    known: Protocols = {}
+    reader = _Reader(store, EvaluationSets.of(store))
     cells = [(plan.runs[run_id], arm, seed) for (arm, seed), run_id in plan.cells.items()]
     teachers = [(run, "", run.experiment.seed) for run in plan.runs.values() if run.role == "teacher"]
-    runs, others = (tuple(_read(store.run(cell[0].id), *cell, known) for cell in part) for part in (cells, teachers))
-    return Results(plan, runs, others, known)
+    runs, others = (tuple(reader.read(*cell) for cell in part) for part in (cells, teachers))
+    return Results(plan, runs, others, reader.protocols)
 
 
-def _read(folder: RunFolder, planned: PlannedRun, arm: str, seed: int, known: Protocols) -> RunResult:
-    state = State.FAILED
-    try:
-        state = folder.state()
-        if state is State.DONE:
-            record = _sharing(folder.record(), known)
-            return RunResult(arm, seed, folder, planned, state, "", record=record, measured=measurements(record))
-        cause, message = _why(folder, state)
-    except StoreError as error:
-        state, cause, message = State.FAILED, "failed: damaged", str(error)
-    return RunResult(arm, seed, folder, planned, state, cause, clean(message))
+@dataclass
+class _Reader:
+    """Reads runs of a store, of each what its own spec asks for."""
+
+    store: Store
+    sets: EvaluationSets
+    protocols: Protocols = field(default_factory=dict)
+
+    def read(self, planned: PlannedRun, arm: str, seed: int) -> RunResult:
+        """One run as it stands; a damaged record is a failed run."""
+        folder, state = self.store.run(planned.id), State.FAILED
+        try:
+            state = folder.state()
+            if state is State.DONE:
+                return self._done(folder, planned, arm, seed)
+            cause, message = _why(folder, state)
+        except StoreError as error:
+            state, cause, message = State.FAILED, "failed: damaged", str(error)
+        return RunResult(arm, seed, folder, planned, state, cause, clean(message))
+
+    def _done(self, folder: RunFolder, planned: PlannedRun, arm: str, seed: int) -> RunResult:
+        record = folder.record()
+        found = self.sets.taken(record, planned.experiment)
+        asked = record.model_copy(update={"evaluations": found.evaluations})
+        return RunResult(
+            arm,
+            seed,
+            folder,
+            planned,
+            State.DONE,
+            "",
+            record=_sharing(asked, self.protocols),
+            measured=measurements(asked),
+            doubts=found.doubts,
+            curve=self.sets.curve(planned.experiment, record),
+        )
 
 
 def measurements(record: Record) -> dict[str, Measured]:
-    """All metrics of a record by `set/metric`, averages of suites too, and last training metrics as `train/NAME`."""
+    """All metrics of a record by `set/metric`, averages of suites too, and last training metrics as `train/NAME`.
+
+    Args:
+        record: its evaluations have each metric of a set once, as those do that a spec asks for.
+    """
     found = {
         f"{evaluation.set}/{name}": Measured(
-            metric.value, metric.standard_error, metric.samples, evaluation.protocol_id
+            metric.value, metric.standard_error, metric.samples, evaluation.protocol_id, metric_id(evaluation, name)
         )
         for evaluation in (*record.evaluations, *averages(record.evaluations))
         for name, metric in evaluation.metrics.items()
     }
     return found | {f"{TRAINING}/{name}": Measured(number) for name, number in record.final.items()}
+
+
+def every_measurement(record: Record) -> dict[str, list[Measured]]:
+    """All that a record has, whatever spec asked for it: several measurements of one name where there are several."""
+    found: dict[str, dict[str | None, Measured]] = {}
+    for evaluation in record.evaluations:
+        for name, one in measurements(record.model_copy(update={"evaluations": (evaluation,)})).items():
+            found.setdefault(name, {})[one.identity] = one
+    for name, one in measurements(record).items():
+        found.setdefault(name, {}).setdefault(one.identity, one)
+    return {name: list(ways.values()) for name, ways in found.items()}
 
 
 def _natural(name: str) -> list[tuple[int, str]]:

@@ -91,7 +91,7 @@ def _arm(document: Document, arm: str) -> dict[str, Any]:
 
 def _column(column: Column) -> dict[str, Any]:
     arms = [_arm_value(one) for one in column.arms.values() if one.summary is not None]
-    return {"metric": column.metric, "protocol_id": column.protocol_id, "arms": arms}
+    return {"metric": column.metric, "protocol_id": column.protocol_id, "metric_id": column.identity, "arms": arms}
 
 
 def _arm_value(one: ArmValue) -> dict[str, Any]:
@@ -99,6 +99,7 @@ def _arm_value(one: ArmValue) -> dict[str, Any]:
         "arm": one.arm,
         "values": {str(seed): number for seed, number in one.values.items()},
         "protocol_id": one.protocol_id,
+        "metric_id": one.identity,
         "other_protocol": one.foreign,
         "standard_error": one.standard_error,
         "samples": one.samples,

@@ -165,7 +165,7 @@ def _verdict(claim: Claim, column: Column) -> Verdict:
     delta = difference_between(column, claim.arm, claim.than)
     if not ours.values or not theirs.values:
         word: Word = "no result"
-    elif ours.protocol_id != theirs.protocol_id:
+    elif ours.identity != theirs.identity:
         word = "not comparable"
     elif delta is None or delta.interval is None or not delta.interval.excludes_zero:
         word = "not settled"

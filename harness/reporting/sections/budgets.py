@@ -75,7 +75,7 @@ def _curve(run: RunResult, metric: str) -> dict[float, float]:
     """Values by the share of the run's steps; the last is the record's."""
     assert run.record is not None
     steps = max(run.record.steps, 1)
-    lines = run.folder.step_metrics() if run.planned.experiment.evaluation.every is not None else []
+    lines = run.lines() if run.planned.experiment.evaluation.every is not None else []
     found = {line.step / steps: line.values[metric] for line in lines if metric in line.values and line.step < steps}
     return {**found, 1.0: run.measured[metric].value}
 

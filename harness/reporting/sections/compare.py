@@ -9,13 +9,14 @@ from typing import Any
 
 from harness.base.errors import SpecError
 from harness.config.experiment import flatten
-from harness.reporting.collect.results import TRAINING, Measured, measurements
+from harness.reporting.collect.results import TRAINING, Measured, every_measurement
 from harness.reporting.formats.numbers import NOTHING, heading, minutes, plain, value
 from harness.reporting.formats.table import Head, Table, TableCell, numbers, words
 from harness.reporting.formats.terminal import plain_table
 from harness.reporting.sections.tables import EMPTY
 from harness.runs.record import Record
 
+Everything = Mapping[str, Sequence[Measured]]
 Compared = tuple[str, Record, Mapping[str, Any]]
 """What a run is called, its record, and its resolved spec as in spec.json."""
 
@@ -48,19 +49,40 @@ def _spec_table(runs: Sequence[Compared]) -> Table:
 
 
 def _metrics_table(runs: Sequence[Compared]) -> Table:
-    measured = [measurements(record) for _, record, _ in runs]
+    everything = [every_measurement(record) for _, record, _ in runs]
+    measured = [_in_common(one, everything) for one in everything]
     names = dict.fromkeys(name for one in measured for name in one)
     rows, mixed = [], False
     for name in names:
         found = [one.get(name) for one in measured]
-        protocol = next(one.protocol_id for one in found if one is not None)
-        foreign = [one is not None and one.protocol_id != protocol for one in found]
+        identity = next(one.identity for one in found if one is not None)
+        foreign = [one is not None and one.identity != identity for one in found]
         mixed |= any(foreign)
-        entries = (_metric(name, one, mark) for one, mark in zip(found, foreign, strict=True))
+        plain_name = name.partition(" (")[0]
+        entries = (_metric(plain_name, one, mark) for one, mark in zip(found, foreign, strict=True))
         rows.append((TableCell(heading(name)), *entries))
     notes = ["In brackets the standard error over evaluation samples. It says nothing about other seeds."]
     notes += ["† Measured under another protocol than the first run's: not comparable."] if mixed else []
     return Table("metrics", "Metrics", _heads(runs, "metric"), tuple(rows), tuple(notes))
+
+
+def _in_common(own: Everything, everything: Sequence[Everything]) -> dict[str, Measured]:
+    """Each measurement of a run by a name that tells it from its others.
+
+    A run may have been measured in several ways on sets of one name. Where it was, a way that all runs share keeps the
+    plain name, and each other is named with the id of its protocol.
+    """
+    found = {}
+    for name, ways in own.items():
+        shared = [one for one in ways if all(_has(other.get(name, ()), one) for other in everything)]
+        usual = min(shared or ways, key=lambda one: one.identity or "")
+        for one in ways:
+            found[name if one is usual else f"{name} ({one.protocol_id})"] = one
+    return found
+
+
+def _has(ways: Sequence[Measured], wanted: Measured) -> bool:
+    return any(one.identity == wanted.identity for one in ways)
 
 
 def _metric(name: str, one: Measured | None, foreign: bool) -> TableCell:

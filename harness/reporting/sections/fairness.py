@@ -35,6 +35,7 @@ def flags(results: Results, columns: Sequence[Column], differences: Differences)
     found = [
         *_unfinished(results),
         *_holes(results),
+        *_doubts(results),
         *_protocols(results, columns),
         *_short_runs(results),
         *_amounts(results, differences),
@@ -61,6 +62,13 @@ def _holes(results: Results) -> Iterable[Flag]:
     everywhere = set.intersection(*map(set, measured)) if measured else set[str]()
     for suite, absent in holes(sorted(asked), everywhere).items() if measured else ():
         yield Flag("warning", f"No average over {suite}: {_listed(absent)} not measured in every run.")
+
+
+def _doubts(results: Results) -> Iterable[Flag]:
+    """Evaluation sets whose contents could not be compared with what the records are of."""
+    doubts = Counter(doubt for run in results.runs for doubt in dict.fromkeys(run.doubts))
+    for doubt, number in doubts.items():
+        yield Flag("warning", f"{clean(doubt)} ({count(number, 'run')}).")
 
 
 def _protocols(results: Results, columns: Sequence[Column]) -> Iterable[Flag]:

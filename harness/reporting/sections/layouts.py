@@ -133,7 +133,7 @@ class _Grid:
         if arm is None or than is None or arm == than:
             return EMPTY
         ours, theirs = self._column.arms[arm], self._column.arms[than]
-        delta = paired_difference(ours.values, theirs.values) if ours.protocol_id == theirs.protocol_id else None
+        delta = paired_difference(ours.values, theirs.values) if ours.identity == theirs.identity else None
         if delta is None:
             return EMPTY
         return TableCell(difference(self._column.metric, delta), best=_told_apart(delta))

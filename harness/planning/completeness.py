@@ -5,10 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from harness.base.errors import StoreError
-from harness.config.evaluation import Evaluation, set_name
+from harness.config.evaluation import set_name
+from harness.config.experiment import Experiment
+from harness.planning.evaluation_sets import EvaluationSets, Taken
 from harness.runs.planned import PlannedRun
-from harness.runs.record import Record
-from harness.runs.request import evaluation_key, on_this_machine, read_request
+from harness.runs.request import on_this_machine, read_request
 from harness.runs.settings import Settings
 from harness.runs.store import RunFolder, Store
 
@@ -21,7 +22,9 @@ class Missing:
     record: bool = False
     """It has no record yet: with or without evaluation sets, a record is written last."""
     sets: tuple[str, ...] = ()
-    """Evaluation sets that the run has not been measured on."""
+    """Evaluation sets that lack a metric: all of them, or those in `metrics`."""
+    metrics: tuple[str, ...] = ()
+    """`set/metric` that sets lack that were measured otherwise: wanted metrics minus recorded ones."""
 
     def __bool__(self) -> bool:
         return self.training or self.record or bool(self.sets)
@@ -29,14 +32,16 @@ class Missing:
     def __str__(self) -> str:
         if self.training:
             return "trained weights"
-        return f"results on {', '.join(map(set_name, self.sets))}" if self.sets else "a record"
+        partly = {metric.partition("/")[0] for metric in self.metrics}
+        wholly = [name for name in map(set_name, self.sets) if name not in partly]
+        return f"results on {', '.join([*wholly, *self.metrics])}" if self.sets else "a record"
 
 
 class Completeness:
     """What the runs of a store lack, for the evaluation sets of this machine."""
 
     def __init__(self, store: Store, settings: Settings) -> None:
-        self._store, self._evaluation_root = store, settings.evaluation_root
+        self._store, self._sets = store, EvaluationSets(store, settings.evaluation_root)
 
     def missing(self, run: PlannedRun) -> Missing:
         """What is left to do on `run`.
@@ -47,24 +52,31 @@ class Completeness:
         folder = self._store.run(run.id)
         if folder.record_file.exists():
             folder.check(run.identity)
-        return missing(folder, on_this_machine(run.experiment.evaluation, self._evaluation_root))
+        return missing(folder, run.experiment, self._sets)
 
     def is_complete(self, run: PlannedRun) -> bool:
         """Whether nothing is left to do on `run`; raises as `missing`."""
         return not self.missing(run)
 
 
-def missing(folder: RunFolder, evaluation: Evaluation) -> Missing:
-    """What is left to do on a run that is to be measured on every set of `evaluation`."""
+def missing(folder: RunFolder, experiment: Experiment, sets: EvaluationSets) -> Missing:
+    """What is left to do on a run that is to be measured as `experiment` asks, on the sets of this machine."""
     if folder.record_file.exists():
-        return Missing(sets=missing_sets(evaluation, folder.record()))
-    return Missing(training=not folder.is_trained(), record=True, sets=evaluation.references)
+        return _unmeasured(sets.taken(folder.record(), experiment))
+    wanted = on_this_machine(experiment.evaluation, sets.root).references
+    return Missing(training=not folder.is_trained(), record=True, sets=wanted)
+
+
+def _unmeasured(found: Taken) -> Missing:
+    metrics = [f"{one.asked.name}/{metric}" for one in found.sets for metric in one.lacking or ()]
+    return Missing(sets=found.missing, metrics=tuple(metrics))
 
 
 def is_complete(folder: RunFolder) -> bool:
     """Whether everything is done that the run's own request asks for; False where it cannot be read."""
     try:
-        return not missing(folder, read_request(folder).experiment.evaluation)
+        request = read_request(folder)
+        return not missing(folder, request.experiment, EvaluationSets.of(request.stored))
     except StoreError:
         return False
 
@@ -84,9 +96,3 @@ def broken_promise(folder: RunFolder, left: Missing, steps: int) -> str | None:
     else:
         promised = request.phase != "train" and set(left.sets) <= set(request.experiment.evaluation.references)
     return f"attempt {len(ends)} completed without {left}; see {folder.log}" if promised else None
-
-
-def missing_sets(evaluation: Evaluation, record: Record) -> tuple[str, ...]:
-    """The evaluation sets that `evaluation` asks for and a finished run has not been measured on."""
-    measured = {one.request for one in record.evaluations}
-    return tuple(one for one in evaluation.references if evaluation_key(evaluation, one) not in measured)

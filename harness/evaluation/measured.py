@@ -1,0 +1,45 @@
+"""What was measured of a set, from which each of its metrics is computed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from harness.evaluation.metrics import Index
+
+
+@dataclass(frozen=True, eq=False)
+class Classified:
+    """N samples of a classification set, zero-shot or by a linear probe."""
+
+    ranks: Index
+    """[N] rank of each sample's label, from 1."""
+    predictions: Index
+    """[N]"""
+    labels: Index
+    """[N]"""
+    classes: int
+    """C, the number of classes."""
+
+
+@dataclass(frozen=True, eq=False)
+class Multilabelled:
+    """N samples of a multi-label set of C classes."""
+
+    logits: Tensor
+    """[N, C]"""
+    targets: Tensor
+    """[N, C], true where a sample has the class."""
+
+
+@dataclass(frozen=True, eq=False)
+class Retrieved:
+    """M captions of N images."""
+
+    of_captions: Index
+    """[M] rank of each caption's image among the N images, from 1."""
+    of_images: Index
+    """[N] rank of each image's first caption among the M captions, from 1."""
+    owner: Index
+    """[M] the image that each caption belongs to."""

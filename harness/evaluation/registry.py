@@ -1,0 +1,152 @@
+"""The metrics that can be measured: by task, the definition of each and the function that computes it.
+
+Light: what a metric is called and means is known without importing numpy or torch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from harness.base.errors import SpecError
+from harness.config.evaluation import Evaluation
+from harness.evaluation.layout import Task
+from harness.runs.metrics import at_k, family
+from harness.runs.record import Metric
+
+if TYPE_CHECKING:
+    from harness.evaluation.measured import Classified, Multilabelled, Retrieved
+
+Compute = Callable[[Any, int], Metric | None]
+"""From what was measured of a set (`harness.evaluation.measured`) and k to the metric; None where the set does not
+define it. k is 0 for a metric without one."""
+
+
+@dataclass(frozen=True)
+class MetricDefinition:
+    """One metric, or one for each k."""
+
+    name: str
+    """As reports call it. `NAME@k` stands for one metric for each of `evaluation.recall_k`."""
+    text: str
+    """What it measures. It is part of the metric's identity: another text is another metric."""
+    compute: Compute
+
+
+def register(task: Task, definition: MetricDefinition) -> None:
+    """Have `definition` measured on every set of `task`.
+
+    Raises:
+        SpecError: the task has a metric of that name.
+    """
+    if definition.name in _METRICS[task]:
+        raise SpecError(f"{task} has a metric {definition.name!r}", where="metrics", fix="give it another name")
+    _METRICS[task][definition.name] = definition
+
+
+@contextmanager
+def registered(task: Task, definition: MetricDefinition) -> Iterator[None]:
+    """`register` for the time of the block."""
+    register(task, definition)
+    try:
+        yield
+    finally:
+        del _METRICS[task][definition.name]
+
+
+def definitions(task: Task) -> Mapping[str, str]:
+    """The text of each metric of `task`, by name."""
+    return {name: one.text for name, one in _METRICS[task].items()}
+
+
+def wanted(task: Task, spec: Evaluation) -> tuple[str, ...]:
+    """The metrics that `spec` asks for on a set of `task`, a name for each k."""
+    plain = [name for name in _METRICS[task] if not name.endswith("@k")]
+    return (*plain, *(at_k(name, k) for k in spec.recall_k for name in _METRICS[task] if name.endswith("@k")))
+
+
+def computed(task: Task, names: tuple[str, ...], found: Any) -> dict[str, Metric]:
+    """The metrics `names` of `found`, less those that the set does not define."""
+    metrics = {}
+    for name in names:
+        of, k = family(name, _METRICS[task])
+        if (metric := _METRICS[task][of].compute(found, k)) is not None:
+            metrics[name] = metric
+    return metrics
+
+
+def _top(k: int) -> Compute:
+    def compute(found: Classified, _: int) -> Metric | None:
+        from harness.evaluation.metrics import proportion
+
+        return proportion(found.ranks <= k) if found.classes >= k else None
+
+    return compute
+
+
+def _mean_per_class_recall(found: Classified, _: int) -> Metric:
+    from harness.evaluation.metrics import mean_per_class_recall
+
+    return mean_per_class_recall(found.ranks <= 1, found.labels)
+
+
+def _mean_average_precision(found: Multilabelled, _: int) -> Metric:
+    from harness.evaluation.multilabel import mean_average_precision
+
+    return mean_average_precision(found.logits, found.targets)
+
+
+def _image_retrieval_recall(found: Retrieved, k: int) -> Metric | None:
+    from harness.evaluation.metrics import clustered_proportion
+
+    return clustered_proportion(found.of_captions <= k, found.owner) if k <= len(found.of_images) else None
+
+
+def _text_retrieval_recall(found: Retrieved, k: int) -> Metric | None:
+    from harness.evaluation.metrics import proportion
+
+    return proportion(found.of_images <= k) if k <= len(found.of_captions) else None
+
+
+_HIGHEST = "share of samples whose label has the highest logit"
+_FIVE = "share of samples whose label is among the 5 highest logits; only for 5 classes or more"
+_PER_CLASS = "mean over the classes present of the share of their samples whose label is highest"
+
+
+def _table(*metrics: MetricDefinition) -> dict[str, MetricDefinition]:
+    return {one.name: one for one in metrics}
+
+
+def _classification(prefix: str) -> dict[str, MetricDefinition]:
+    return _table(
+        MetricDefinition(f"{prefix}acc1", _HIGHEST, _top(1)),
+        MetricDefinition(f"{prefix}acc5", _FIVE, _top(5)),
+        MetricDefinition(f"{prefix}mean_per_class_recall", _PER_CLASS, _mean_per_class_recall),
+    )
+
+
+_METRICS: dict[Task, dict[str, MetricDefinition]] = {
+    "zeroshot_classification": _classification(""),
+    "linear_probe": _classification("lp_"),
+    "zeroshot_multilabel": _table(
+        MetricDefinition(
+            "mean_average_precision",
+            "mean over the classes of the average precision of their images ranked by logit",
+            _mean_average_precision,
+        )
+    ),
+    "zeroshot_retrieval": _table(
+        MetricDefinition(
+            "image_retrieval_recall@k",
+            "share of captions whose image is among the k images of highest score",
+            _image_retrieval_recall,
+        ),
+        MetricDefinition(
+            "text_retrieval_recall@k",
+            "share of images of which a caption is among the k captions of highest score",
+            _text_retrieval_recall,
+        ),
+    ),
+}

@@ -1,0 +1,39 @@
+"""The identity of a metric: what it depends on besides the weights, by the protocol of its evaluation.
+
+An evaluation's protocol has parts that all its metrics share, and under `metrics` a definition for each. A metric's id
+is a digest of the shared parts and of its own definition only. So a metric that is new leaves the ids of all others,
+and a record made before metrics had ids gives the same ids as one made today.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Container, Mapping
+from typing import Any
+
+from harness.runs.identity import digest
+from harness.runs.record import EvaluationResult
+
+
+def metric_id(evaluation: EvaluationResult, name: str) -> str:
+    """The id of the metric `name` of an evaluation.
+
+    Where the protocol has no definition of it, the id of the whole evaluation takes the place of the shared parts.
+    """
+    definitions: Mapping[str, Any] = evaluation.protocol.get("metrics", {})
+    of, k = family(name, definitions)
+    if of not in definitions:
+        return digest({"protocol_id": evaluation.protocol_id, "name": name})
+    shared = {key: part for key, part in evaluation.protocol.items() if key != "metrics"}
+    return digest({"shared": shared, "name": name, "definition": definitions[of], "k": k})
+
+
+def family(name: str, known: Container[str]) -> tuple[str, int]:
+    """The definition among `known` that `name` falls under, and its k: (`recall@k`, 5) for `recall@5`, else k is 0."""
+    stem, _, k = name.rpartition("@")
+    general = f"{stem}@k"
+    return (general, int(k)) if k.isdecimal() and name not in known and general in known else (name, 0)
+
+
+def at_k(name: str, k: int) -> str:
+    """`recall@5` of `recall@k`."""
+    return f"{name.removesuffix('k')}{k}"
