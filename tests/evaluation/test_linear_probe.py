@@ -13,8 +13,9 @@ from sklearn.linear_model import LogisticRegression
 from torch import Tensor
 
 from harness.config.evaluation import Evaluation
+from harness.evaluation.conditions import EXPONENTS
 from harness.evaluation.evaluator import EvaluationTask, Evaluator
-from harness.evaluation.linear_probe import EXPONENTS, Training, _held_out, chosen, fit, probe
+from harness.evaluation.linear_probe import Training, _held_out, chosen, fit, probe
 from harness.evaluation.sets import read_set
 from tests.evaluation.worlds import (
     TinyClip,

@@ -70,7 +70,7 @@ class Archive:
             if info.isreg() and not info.issparse():
                 head = self.read(info.offset_data, min(stop, info.offset_data + _HEAD))
                 yield Member(info.name, info.offset_data, info.size, head)
-            tar.members.clear()  # it would keep all of them
+            tar.members.clear()  # type: ignore[attr-defined]  # it would keep all of them
         # tarfile takes a header that it cannot read for the end.
         mark = self.read(tar.offset, tar.offset + tarfile.BLOCKSIZE)
         if len(mark) < tarfile.BLOCKSIZE:
