@@ -2,8 +2,11 @@
 
     store/features/<data>-<teacher>/
         image.npy            [S, e] float16, unit rows
-        <source>.npy         [U, e] float16, unit rows of the distinct captions of a source (`raw`, `captioner`...)
-        <source>.rows.npz    where each caption of each sample stands among them
+        captions-<digest>.npy        [U, e] float16, unit rows of the distinct captions of a source
+        captions-<digest>.rows.npz   where each caption of each sample is among them
+
+Features of captions are found by a digest of the captions, since another source may have the same name. Older code
+named the files after their source, which does not say what they are of: they are left alone and not read.
 
 Images are seen un-augmented, through the teacher's own evaluation transform (FFF, Section 5).
 """

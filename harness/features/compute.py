@@ -8,7 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -16,12 +16,14 @@ import torch
 from torch import Tensor
 
 from harness.data.dataset.dataset import Dataset
-from harness.features.dedup import Distinct, kept_distinct
+from harness.features.dedup import RAW_NAME, Distinct, kept_distinct
 from harness.features.resumable_array import Halves, ResumableArray
 from harness.models import Towers
 
 BATCH = 512
 IMAGE = "image"
+DIGITS = 24
+"""Of a digest of captions in a file name."""
 _TIMED = 64
 
 
@@ -35,10 +37,13 @@ class Wanted:
     """Caption sources, `raw` among them."""
     lower: bool = False
     """Whether texts are lower-cased first."""
+    _digests: dict[str, str] = field(default_factory=dict, compare=False)
 
     def stem(self, source: str) -> str:
-        """The file name of a source's features, without its ending."""
-        return f"{source}.lower" if self.lower else source
+        """The file name of a source's features, without its ending: a digest of its captions, whatever it is called."""
+        digest = self._digests.get(source) or self.dataset.captions_digest(None if source == RAW_NAME else source)
+        self._digests[source] = digest
+        return f"captions-{digest[:DIGITS]}{'.lower' if self.lower else ''}"
 
     def file(self, source: str) -> Path:
         """The features of a source."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 from pathlib import Path
 
@@ -13,14 +14,16 @@ from hypothesis import strategies as st
 
 from harness.base.errors import StoreError
 from harness.config.captions import Captions
-from harness.config.data import ShapesData
+from harness.config.data import ShapesData, WebdatasetData
 from harness.config.model import Model
 from harness.data.dataset.dataset import Dataset, open_dataset
+from harness.data.synthetic.embedded import train_shards
 from harness.features import compute, read_features, teacher_features
 from harness.features import resumable_array as growing
 from harness.features.compute import Extraction, Wanted
 from harness.features.dedup import distinct, numbered
 from harness.models import Towers, build_towers
+from tests.evaluation.worlds import picture, write_shard
 from tests.killing import kill_9, script
 from tests.node.small import CONFIG
 
@@ -87,6 +90,45 @@ def test_distinct_texts_are_found_again(dataset: Dataset) -> None:
         assert [texts[row] for row in found.rows] == every
 
 
+def test_a_source_that_took_over_the_name_of_another_has_features_of_its_own(tmp_path: Path, dataset: Dataset) -> None:
+    shards = train_shards(DATA, tmp_path / "data")
+    towers = build_towers(Model(name="small", config=CONFIG)).eval()
+    named = [("captioner", "captioner_b"), ("captioner_b", "captioner")]
+    datasets = []
+    for first, second in named:
+        pseudo = {"a": f"json:{first}", "b": f"json:{second}"}
+        open_dataset(DATA, tmp_path / "data")
+        data = WebdatasetData.model_validate({**dict(shards), "pseudo": pseudo})
+        datasets.append(open_dataset(data, tmp_path / "data"))
+    samples = np.array([5, 90, 17])
+    rows = (samples, np.zeros(3, dtype=np.int64), np.zeros(3, dtype=np.int64))
+
+    def features(folder: Path, number: int, source: str) -> torch.Tensor:
+        captions = Captions(source=source, count=1)
+        return teacher_features(folder, datasets[number], captions, lambda: towers, CPU).text(*rows)
+
+    shared = [features(tmp_path / "shared", number, "a") for number in (0, 1)]
+    alone = [features(tmp_path / f"alone{number}", number, "a") for number in (0, 1)]
+    assert torch.equal(shared[0], alone[0])
+    assert torch.equal(shared[1], alone[1])
+    assert not torch.equal(shared[0], shared[1])
+    assert torch.equal(features(tmp_path / "shared", 1, "b"), shared[0])  # the same captions under another name
+    digests = [dataset.captions_digest(name) for dataset in datasets for name in "ab"]
+    assert digests[:2] == digests[:1:-1]
+    assert len({*digests, dataset.captions_digest(None)}) == 3
+
+
+def test_a_digest_of_captions_tells_where_they_end(tmp_path: Path) -> None:
+    found = set()
+    for number, captions in enumerate([["ab", "c"], ["a", "bc"], ["abc"], ["abc", ""]]):
+        members = [("0.png", picture(0)), ("0.txt", b"raw"), ("0.json", json.dumps({"x": captions}).encode())]
+        write_shard(tmp_path / f"{number}" / "0.tar", members)
+        data = WebdatasetData(shards=str(tmp_path / f"{number}" / "0.tar"), pseudo={"x": "json:x"})
+        dataset = open_dataset(data, tmp_path / "data")
+        found.add((dataset.captions_digest("x"), dataset.pseudo("x", 0)))
+    assert len({digest for digest, _ in found}) == len({texts for _, texts in found}) >= 3
+
+
 @pytest.mark.usefixtures("small_parts")
 def test_shards_threads_and_rot_end_in_the_same_files(tmp_path: Path, dataset: Dataset) -> None:
     assert extraction(tmp_path / "whole", dataset).compute()
@@ -110,7 +152,9 @@ def test_damage_is_found(tmp_path: Path, dataset: Dataset) -> None:
     assert (before.images, before.width) == (96, 16)
     made.compute()
     assert made.estimate().bytes == 0
-    assert sum((tmp_path / f"{name}.npy").stat().st_size - 128 for name in ("image", *SOURCES)) == before.bytes
+    wanted = Wanted(tmp_path, dataset, SOURCES)
+    files = [wanted.images, *map(wanted.file, SOURCES)]
+    assert sum(file.stat().st_size - 128 for file in files) == before.bytes
     assert growing.verify(tmp_path / "image.npy") == []
     content = bytearray((tmp_path / "image.npy").read_bytes())
     content[128 + 16 * 2 * 20] ^= 1

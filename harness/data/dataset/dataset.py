@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from bisect import bisect_right
 from collections import OrderedDict
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -142,6 +143,29 @@ class Dataset:
         """
         self._require(source)
         return arrow.numbers(pyarrow.compute.list_value_length(self._column(pseudo_column(source))))
+
+    def captions_digest(self, source: str | None) -> str:
+        """A digest of the captions of `source` (None: the raw ones), sample by sample: equal captions, equal digest.
+
+        Raises:
+            DataError: there is no such source.
+        """
+        if source is not None:
+            self._require(source)
+        counts, lengths, texts = (hashlib.sha256() for _ in range(3))
+        for column in self._parts("raw" if source is None else pseudo_column(source)):
+            if source is not None:
+                counts.update(arrow.numbers(pyarrow.compute.list_value_length(column)).tobytes())
+                column = column.flatten()
+            lengths.update(arrow.numbers(pyarrow.compute.binary_length(column)).tobytes())
+            texts.update(arrow.text_bytes(column))
+        return hashlib.sha256(counts.digest() + lengths.digest() + texts.digest()).hexdigest()
+
+    def _parts(self, name: str) -> Iterator[Any]:
+        """A column of the samples, batch by batch."""
+        for batch, start in zip(self._batches, self._starts, strict=False):
+            first, last = np.searchsorted(self._rows, [start, start + batch.num_rows])
+            yield batch.column(name).take(arrow.integers(self._rows[first:last] - start))
 
     def _require(self, source: str) -> None:
         if source not in self.sources:

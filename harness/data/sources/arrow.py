@@ -24,6 +24,15 @@ def numbers(array: Any) -> NDArray[np.int64]:
     return np.frombuffer(array.buffers()[1], dtype=np.int64, count=len(array), offset=8 * array.offset)
 
 
+def text_bytes(array: Any) -> memoryview:
+    """The bytes of all texts of a large_string array without nulls, one after another."""
+    _, offsets, values = array.buffers()
+    if values is None or not len(array):
+        return memoryview(b"")
+    ends = np.frombuffer(offsets, dtype=np.int64, count=len(array) + 1, offset=8 * array.offset)
+    return memoryview(values)[int(ends[0]) : int(ends[-1])]
+
+
 def strings(texts: Sequence[str]) -> Any:
     """A large_string array."""
     encoded = [text.encode() for text in texts]
