@@ -7,6 +7,7 @@ stamp, and the next one completes it.
 from __future__ import annotations
 
 import logging
+import math
 import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -259,16 +260,26 @@ def _contradicts(run: Run, entry: MlflowRun) -> bool:
     if intended and lines_digest(entry.lines[:intended]) != digest:
         return True
     was_done = run.data.tags.get("harness.state") == "done"
-    return was_done and any(metrics.get(point.key, point.value) != point.value for point in entry.points)
+    changed = any(metrics.get(point.key, point.value) != point.value for point in entry.points)
+    return was_done and (changed or bool(_gone(run, entry)))
+
+
+def _gone(run: Run, entry: MlflowRun) -> set[str]:
+    """Metrics that `run` holds and `entry` has no more: the plan asks for another evaluation of that name."""
+    return set(run.data.metrics) - {point.key for point in [*entry.points, *line_points(entry.lines)]}
 
 
 def _final(run: Run, entry: MlflowRun) -> list[Point]:
-    """The final metrics to send: those of a run as they are, those that move only where they did, dated now."""
+    """The final metrics to send: those of a run as they are, those that move only where they did, dated now.
+
+    MLflow cannot take a metric back: one that is gone from a mean over seeds becomes NaN.
+    """
     if not entry.moves:
         return list(entry.points)
     latest, now_ms = run.data.metrics, int(time.time() * 1000)
     moved = [point for point in entry.points if latest.get(point.key) != point.value]
-    return [replace(point, time_ms=now_ms) if point.key in latest else point for point in moved]
+    gone = [Point(key, math.nan, now_ms, 0) for key in sorted(_gone(run, entry)) if not math.isnan(latest[key])]
+    return [*(replace(point, time_ms=now_ms) if point.key in latest else point for point in moved), *gone]
 
 
 def _lines_text(sent: int, entry: MlflowRun) -> str:

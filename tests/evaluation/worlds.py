@@ -45,11 +45,11 @@ def write_shard(path: Path, members: Iterable[Member]) -> None:
             archive.addfile(info, io.BytesIO(content))
 
 
-def write_set(path: Path, shards: Sequence[Sequence[Member]], files: Mapping[str, str]) -> Path:
+def write_set(path: Path, shards: Sequence[Sequence[Member]], files: Mapping[str, str], split: str = "test") -> Path:
     for index, members in enumerate(shards):
-        write_shard(path / "test" / f"{index}.tar", members)
-    (path / "test").mkdir(parents=True, exist_ok=True)
-    (path / "test" / "nshards.txt").write_text(f"{len(shards)}\n")
+        write_shard(path / split / f"{index}.tar", members)
+    (path / split).mkdir(parents=True, exist_ok=True)
+    (path / split / "nshards.txt").write_text(f"{len(shards)}\n")
     for name, text in files.items():
         (path / name).write_text(text)
     return path
