@@ -3,7 +3,7 @@
     store/features/<data>-<teacher>/
         image.npy            [S, e] float16, unit rows
         <source>.npy         [U, e] float16, unit rows of the distinct captions of a source (`raw`, `captioner`...)
-        <source>.rows.npz    where each caption of each sample stands among them
+        <source>.rows.npz    row of each caption of each sample in them
 
 Images are seen un-augmented, through the teacher's own evaluation transform (FFF, Section 5).
 """

@@ -1,6 +1,7 @@
 """Computes a teacher's features: selects the arrays, and fills them part by part with fixed batches.
 
-A batch holds the same rows whoever computes it and whatever was killed before, so the finished arrays are the same.
+A batch always holds the same rows, whichever process computes it and whatever was killed before. The finished arrays
+are therefore identical.
 """
 
 from __future__ import annotations

@@ -93,7 +93,7 @@ def assigned(found: Iterable[External], arms: Mapping[str, str]) -> list[Referen
 
 
 def arm_names(options: Iterable[str]) -> dict[str, str]:
-    """`--arm` options as arms by row; `ARM` alone stands for every row, under `*`."""
+    """`--arm` options as arms by row; a single `ARM` applies to every row, under `*`."""
     pairs = (option.rpartition("=") for option in options)
     return {row or "*": arm for row, _, arm in pairs}
 

@@ -134,7 +134,7 @@ class TrackedExperiment:
         """Write `entry` to MLflow. A second call changes nothing.
 
         Args:
-            parent: MLflow's id of the run to stand under.
+            parent: MLflow's id of the parent run.
             again: compare and send even what is stamped as imported.
 
         Returns:
