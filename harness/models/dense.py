@@ -1,7 +1,7 @@
 """Features of single tokens from open_clip's transformers, as compared by FILIP and DreamLIP.
 
-Every function gives the pooled feature and the tokens' in one tensor, the pooled one first. So whoever splits, gathers
-or sends gradients through features need not know of tokens.
+Every function returns the pooled feature and the token features in one tensor, the pooled one first. Code that splits,
+gathers or backpropagates features therefore needs no special case for tokens.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Arms at an equal budget of samples, steps or cost, read from the learning curves.
 
-A run was measured at its end, and along the way where `evaluation.every` says so. Between two measurements its curve is
-taken as straight, and its time as spread evenly over its steps. A run that was longer than the budget is read where it
-had used it up; its schedule was still that of the longer run.
+A run is evaluated at its end, and with `evaluation.every` also during training. Between two evaluations the curve is
+interpolated linearly, and time is assumed to be spread evenly over steps. A run longer than the budget is read where it
+had used the budget; its schedule was still that of the longer run.
 """
 
 from __future__ import annotations
