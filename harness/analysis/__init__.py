@@ -1,4 +1,4 @@
-"""What is wrong with a data set's captions, seen through a teacher: FFF's Figures 2 to 5 for any data."""
+"""Measures a data set's captions with a teacher's features: FFF's Figures 2 to 5 for any data."""
 
 from harness.analysis.analyse import Analysis, Options, analyse
 from harness.analysis.page import write_page

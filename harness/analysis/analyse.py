@@ -1,4 +1,4 @@
-"""All that is measured of a data set with a teacher's features, on all of it where it is small, else on a sample."""
+"""Analysis of a data set with a teacher's features, on the whole set if it is small, otherwise on a sample."""
 
 from __future__ import annotations
 
@@ -28,24 +28,24 @@ _MARGIN = 0.05
 
 @dataclass(frozen=True)
 class Options:
-    """How much is looked at; what is smaller is looked at whole."""
+    """Sample sizes of the analysis. Smaller sets are used completely."""
 
     queries: int = 2000
-    """Captions and images whose neighbours are looked for among all."""
+    """Number of captions and images whose neighbours are searched among all."""
     samples: int = 100_000
-    """Samples whose own captions are compared with their image."""
+    """Number of samples whose own captions are compared with their image."""
     batches: int = 10
-    """Batches of 1,000 in which true captions are ranked."""
+    """Number of batches of 1,000 in which true captions are ranked."""
     calibration: int = 1024
-    """Samples among which all pairs are scored for thresholds."""
+    """Number of samples among which all pairs are scored for thresholds."""
     shown: int = 12
-    """Entries of each gallery."""
+    """Number of entries in each gallery."""
     seed: int = 0
 
 
 @dataclass
 class OfSource:
-    """One caption source."""
+    """Results for one caption source."""
 
     captions: int
     distinct: int
@@ -56,15 +56,15 @@ class OfSource:
     mean: Floats
     """Similarity of images to the mean of their captions (Figure 3b)."""
     within: Floats
-    """Mean similarity among the captions of an image (Figure 3a); empty where each has one."""
+    """Mean similarity among the captions of an image (Figure 3a); empty if each has one."""
     frequencies: Ints
     """How often the 100 most common captions occur (Figure 2c)."""
     ranks: Ints
-    """Rank of the true caption among those of 1,000 images, or of all where there are fewer (Figure 3c)."""
+    """Rank of the true caption among those of 1,000 images, or of all if there are fewer (Figure 3c)."""
     near: Floats
     """Similarity of queried texts to the nearest other text."""
     quantiles: dict[float, dict[str, float]]
-    """By level, the thresholds at that quantile of foreign pairs, by clause."""
+    """Thresholds by clause at each quantile level of foreign pairs."""
     passing: dict[str, float]
     """Share of foreign pairs above the paper's thresholds, by clause."""
     common: list[tuple[str, int]] = field(default_factory=list)
@@ -75,7 +75,7 @@ class OfSource:
 
 @dataclass
 class Analysis:
-    """What was found."""
+    """Results of the analysis."""
 
     samples: int
     options: Options
@@ -85,11 +85,11 @@ class Analysis:
     twins: list[tuple[int, int, float]]
     """Pairs of the most similar images."""
     worst: list[tuple[int, float]]
-    """Samples whose raw caption fits the image least."""
+    """Samples with the lowest similarity of raw caption and image."""
 
 
 def analyse(wanted: Wanted, options: Options, device: torch.device) -> Analysis:
-    """Measure what `wanted` holds; its features have to be there.
+    """Analyse the features of `wanted`, which must exist.
 
     Raises:
         StoreError: features are damaged.
@@ -158,7 +158,7 @@ class _Analyser:
         return single, mean, within
 
     def _batches(self, found: SourceFeatures) -> Iterator[tuple[Ints, Tensor, Tensor]]:
-        """Samples, images and first captions of batches of 1,000 (of one smaller batch where there are fewer)."""
+        """Samples, images and first captions of batches of 1,000 (of one smaller batch if there are fewer)."""
         total = len(self._image)
         size = min(BATCH, total)
         order = np.random.default_rng(self._options.seed).permutation(total)
@@ -188,7 +188,7 @@ class _Analyser:
         return [(text, int(count)) for text, count in zip(texts, counts[most], strict=True)]
 
     def _ahead(self, name: str, found: SourceFeatures) -> list[tuple[int, str, list[tuple[str, float]]]]:
-        """Of the first batch, samples spread over the ranks, with up to three captions that rank before their own."""
+        """Samples of the first batch, spread over the ranks, with up to three captions that rank before their own."""
         samples, image, text = next(self._batches(found))
         scores = image @ text.T
         own = scores.diagonal().unsqueeze(1)
@@ -209,7 +209,7 @@ class _Analyser:
         return dataset.raw(sample) if name == RAW_NAME else dataset.pseudo(name, sample)[0]
 
     def _captions(self, found: SourceFeatures, samples: Ints) -> tuple[Tensor, Ints]:
-        """Features of all captions of some samples, and where those of each begin."""
+        """Features of all captions of some samples, and the start index of each sample."""
         counts = found.starts[samples + 1] - found.starts[samples]
         starts = np.concatenate([[0], np.cumsum(counts)])
         within = np.arange(starts[-1]) - np.repeat(starts[:-1], counts)
@@ -220,7 +220,7 @@ class _Analyser:
         return measures.unit(self._image[samples], self._device)
 
     def _some(self, total: int, most: int) -> Ints:
-        """All numbers below `total`, or `most` of them drawn at random, ascending."""
+        """All indices below `total`, or `most` of them drawn at random, ascending."""
         if total <= most:
             return np.arange(total)
         return np.sort(np.random.default_rng(self._options.seed).choice(total, most, replace=False))

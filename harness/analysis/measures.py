@@ -1,4 +1,4 @@
-"""Similarities within and between images and captions, block by block: memory does not grow with the data set.
+"""Similarities within and between images and captions, computed in blocks so that memory stays constant.
 
 Features are unit rows in half precision; products are made in float32.
 """
@@ -35,7 +35,7 @@ class Nearest(NamedTuple):
 
 
 def nearest(queries: Halves, pool: Halves, k: int, device: torch.device) -> Nearest:
-    """The `k` most similar rows of `pool` [U, e] to each of `queries` [Q, e]; fewer where the pool is smaller."""
+    """The `k` most similar rows of `pool` [U, e] to each of `queries` [Q, e]; fewer if the pool is smaller."""
     found = [_nearest(unit(queries[part], device), pool, k, device) for part in blocks(len(queries), QUERIES)]
     return Nearest(torch.cat([one.similarity for one in found]), torch.cat([one.row for one in found]))
 
@@ -71,7 +71,7 @@ def mean_of_nearest(found: Nearest, counts: Ints, own: Ints, k: int) -> Floats:
 
 
 def nearest_other(found: Nearest, own: Ints) -> tuple[Floats, Ints]:
-    """The nearest row that is not the query itself: its similarity and number [Q], [Q]."""
+    """The nearest row other than the query: its similarity [Q] and index [Q]."""
     other = found.row.numpy() != own[:, None]
     place = other.argmax(axis=1)
     each = np.arange(len(own))
@@ -110,7 +110,7 @@ def sums(rows: Tensor, starts: Ints) -> Tensor:
 
 
 def ranks(image: Tensor, text: Tensor) -> Ints:
-    """Rank of each image's own caption among those of the batch [N], 1 the best: one more than are more similar.
+    """Rank [N] of each image's own caption among those of the batch: 1 + the number of more similar captions.
 
     A caption counts as more similar where it is so by more than rounding, so equal captions never do.
 
@@ -130,7 +130,7 @@ def unit(rows: Halves, device: torch.device) -> Tensor:
 
 
 def blocks(total: int, size: int) -> Iterator[slice]:
-    """`total` rows in blocks."""
+    """Slices that cover `total` rows in blocks."""
     return (slice(start, min(start + size, total)) for start in range(0, total, size))
 
 

@@ -1,4 +1,4 @@
-"""The analysis as one HTML file: no scripts, nothing from the network; and its numbers as JSON beside it."""
+"""The analysis as one HTML file without scripts or network access, and its numbers as JSON."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def write_page(path: Path, found: Analysis, dataset: Dataset, title: str) -> Non
 
 
 def numbers(found: Analysis) -> dict[str, Any]:
-    """Everything but pictures and texts, as JSON data."""
+    """Everything except pictures and texts, as JSON data."""
     return {
         "samples": found.samples,
         "queries": found.options.queries,
@@ -107,7 +107,7 @@ class _Shown:
         self._dataset = dataset
 
     def picture(self, sample: int) -> tuple[str, str]:
-        """A data URI (empty where the image is damaged) and the key."""
+        """A data URI (empty if the image is damaged) and the key."""
         (key,) = self._dataset.keys_of([sample])
         try:
             return data_uri(self._dataset.image(sample)), key

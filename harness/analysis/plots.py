@@ -1,4 +1,4 @@
-"""The figures of an analysis: distributions by caption source, in the look of the reports."""
+"""The figures of an analysis: distributions by caption source, in the style of the reports."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Drawn:
 
 
 def figures(found: Analysis) -> list[Drawn]:
-    """Every figure that there is data for."""
+    """Every figure for which there is data."""
     sources = found.sources
     several = {name: one.within for name, one in sources.items() if len(one.within)}
     alignment: dict[str, Floats] = {}
@@ -126,7 +126,7 @@ def _panel(x: str, y: str) -> tuple[Figure, Axes]:
 
 
 def _plain(axis: Axis) -> None:
-    """Numbers as 100 instead of powers, which are mathematics, and no labels in between."""
+    """Tick labels as plain numbers instead of powers of ten, without minor labels."""
     axis.set_major_formatter("{x:g}")
     axis.set_minor_formatter(NullFormatter())
 

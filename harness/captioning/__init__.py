@@ -1,4 +1,4 @@
-"""Pseudo-captions by image-to-text models: resumable, in shards, written as a source of their own."""
+"""Pseudo-captions by image-to-text models: resumable, in shards, written as a new caption source."""
 
 from harness.captioning.caption_shards import CaptionFolder, caption
 from harness.captioning.models import CaptionModel, load_captioner

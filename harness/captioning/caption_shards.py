@@ -1,4 +1,4 @@
-"""Captioning a data set part by part. A part is written whole or not at all, so a kill loses and doubles nothing."""
+"""Captions a data set part by part. Each part is written atomically, so a kill neither loses nor duplicates one."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ from harness.runs.store import exclusive
 from harness.runs.versions import check_version
 
 VERSION = 1
-"""Of the folder's layout. Folders that state no version have version 1."""
+"""Version of the folder's layout. Folders without a version have version 1."""
 PART = 512
-"""Samples of a part: what a kill costs at most."""
+"""Samples per part: the most that a kill can lose."""
 _SCHEMA = pa.schema([("key", pa.string()), ("captions", pa.list_(pa.string())), ("raw", pa.string())])
 
 
 @dataclass(frozen=True)
 class CaptionFolder:
-    """Where the captions of one data set by one captioner are collected."""
+    """Output folder for the captions of one data set by one captioner."""
 
     path: Path
     settings: ImageCaptioner
@@ -37,11 +37,11 @@ class CaptionFolder:
 
     @property
     def parts(self) -> int:
-        """How many parts there will be."""
+        """Total number of parts."""
         return -(-len(self.dataset) // PART)
 
     def begin(self) -> None:
-        """Say in the folder what it will hold, or make sure that it says just this.
+        """Write the settings into the folder, or check that they match those already there.
 
         Raises:
             DataError: it holds captions of other data or by other settings.
@@ -63,11 +63,11 @@ class CaptionFolder:
             check_version(there, VERSION, self.path / SETTINGS)
         different = [name for name in stated if not isinstance(there, dict) or there.get(name) != stated[name]]
         if different:
-            what = f"holds captions made otherwise (other {', '.join(different)})"
+            what = f"holds captions made with a different {', '.join(different)}"
             raise DataError(what, where=str(self.path), fix="name another folder with --out, or delete this one")
 
     def missing(self, shard: tuple[int, int] = (0, 1)) -> list[int]:
-        """Parts that shard I of N has to make still."""
+        """Parts that shard I of N still has to write."""
         number, total = shard
         parts = range(number, self.parts, total)
         return [part for part in parts if not part_file(self.path, part).exists()]
@@ -76,7 +76,7 @@ class CaptionFolder:
 def caption(
     folder: CaptionFolder, captioner: CaptionModel, shard: tuple[int, int], said: Callable[[str], None]
 ) -> tuple[int, int]:
-    """Make the missing parts of one shard.
+    """Write the missing parts of one shard.
 
     Returns:
         How many samples were captioned now, and how many of them have no caption as their image is damaged or the
@@ -103,14 +103,14 @@ def _part(folder: CaptionFolder, captioner: CaptionModel, part: int) -> list[dic
 
 
 def _batch(folder: CaptionFolder, captioner: CaptionModel, samples: range, start: int) -> list[dict[str, Any]]:
-    """The samples of a batch from `start` on. Which ones, and the seed, depend on the data and settings alone."""
+    """The samples of a batch from `start`. The choice and the seed depend only on data and settings."""
     batch = range(start, min(start + folder.settings.batch_size, samples.stop))
     keys, images, told = folder.dataset.keys_of(batch), [], []
     for sample in batch:
         try:
             images.append(folder.dataset.image(sample))
             told.append(sample)
-        except DataError:  # damage that no header shows; the sample stays, without captions, and is counted
+        except DataError:  # damage that no header shows; the sample gets no captions and is counted
             continue
     texts = captioner.captions(images, _seed(folder.settings.seed, keys[0])) if images else []
     by_sample = dict(zip(told, texts, strict=True))

@@ -1,4 +1,4 @@
-"""Image-to-text models behind one call: transformers' by class, and CoCa of open_clip.
+"""Image-to-text models behind one interface: transformers' by class, and CoCa of open_clip.
 
 Nothing is downloaded and no code that comes with a model is run: `local_files_only`, no `trust_remote_code`, weights
 from safetensors or through torch's restricted unpickler.
@@ -23,10 +23,10 @@ _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
 class CaptionModel(Protocol):
-    """Something that describes images."""
+    """A model that captions images."""
 
     def captions(self, images: Sequence[Image.Image], seed: int) -> list[list[str]]:
-        """`count` captions of each image [N]; those of one (images, seed) are always the same."""
+        """`count` captions for each image [N]. The same images and seed always give the same captions."""
         ...
 
 
@@ -48,8 +48,8 @@ def load_captioner(settings: ImageCaptioner, device: torch.device) -> CaptionMod
 
 
 class TransformersCaptioner:
-    """BLIP, BLIP-2, InstructBLIP, GIT, Pix2Struct, vision encoder-decoders, and whatever else transformers loads as
-    an image-to-text model."""
+    """BLIP, BLIP-2, InstructBLIP, GIT, Pix2Struct, vision encoder-decoders, and every other model that
+    transformers loads as image-to-text."""
 
     def __init__(self, settings: ImageCaptioner, device: torch.device) -> None:
         self._settings, self._device = settings, device
@@ -92,7 +92,7 @@ def _from_transformers(settings: ImageCaptioner) -> tuple[Any, Any, Any]:
     """Model, processor of images (and prompts), tokenizer."""
     from transformers.models.auto import modeling_auto
 
-    transformers: Any = importlib.import_module("transformers")  # typed in parts only
+    transformers: Any = importlib.import_module("transformers")  # only partly typed
     local: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
     name, where = settings.model, f"model {settings.model!r}"
     try:
@@ -115,20 +115,20 @@ def _from_transformers(settings: ImageCaptioner) -> tuple[Any, Any, Any]:
             model = kind.from_pretrained(name, dtype=dtype, weights_only=True, local_files_only=True)
     except (OSError, ValueError, KeyError, ImportError, RuntimeError) as error:
         first = next(iter(str(error).splitlines()), type(error).__name__)
-        there = "it is incomplete or needs code of its own" if Path(name).is_dir() else "it is not on this machine"
+        there = "it is incomplete or needs its own code" if Path(name).is_dir() else "it is not on this machine"
         fix = "give the folder of a model that transformers can load itself"
         raise ModelError(f"cannot be loaded: {there} ({first})", where=where, fix=fix) from error
     return model, processor, tokenizer
 
 
 class CoCaCaptioner:
-    """CoCa of open_clip, sampled here: open_clip's own `generate` needs classes that transformers 5 has no more."""
+    """CoCa of open_clip, with our own sampling: open_clip's `generate` needs classes removed in transformers 5."""
 
     def __init__(self, settings: ImageCaptioner, device: torch.device) -> None:
         if settings.method == "beam":
             raise ModelError("CoCa is sampled", where="method", fix='set method = "sample"')
         if settings.prompt:
-            raise ModelError("CoCa takes no prompt here", where="prompt", fix="leave it out")
+            raise ModelError("CoCa does not take a prompt", where="prompt", fix="leave it out")
         from harness.config.model import Model
         from harness.models import build_towers
 
@@ -160,12 +160,12 @@ class CoCaCaptioner:
 
 
 START, END = 49406, 49407
-"""Of CLIP's tokenizer, which every CoCa of open_clip has."""
+"""Token ids of CLIP's tokenizer, which every CoCa of open_clip uses."""
 
 
 def nucleus(logits: torch.Tensor, top_p: float) -> torch.Tensor:
-    """One token for each row of `logits` [N, V], of the smallest set with probability `top_p` (Holtzman et al. 2020).
-    [N, 1]."""
+    """One token [N, 1] per row of `logits` [N, V], drawn from the smallest set with probability `top_p` (Holtzman et
+    al. 2020)."""
     ordered, token = logits.softmax(dim=1).sort(dim=1, descending=True)
     before = ordered.cumsum(dim=1) - ordered
     kept = ordered.masked_fill(before >= top_p, 0.0)
@@ -185,7 +185,7 @@ def _grouped(texts: list[str], count: int) -> list[list[str]]:
 
 @contextmanager
 def _seeded(seed: int, device: torch.device) -> Iterator[None]:
-    """Torch's generators seeded inside, and as they were outside."""
+    """Context manager that seeds torch's generators and restores them at the end."""
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(seed)
         yield

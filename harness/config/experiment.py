@@ -60,7 +60,7 @@ class Experiment(Spec):
     model: Model = Field(default_factory=Model)
     """The image tower and the text tower."""
     train: Train = Field(default_factory=Train)
-    """The training recipe."""
+    """Training recipe: duration, batches, optimiser, schedule."""
     seed: int = Field(0, ge=0, lt=SEEDS)
     """Determines initialisation, sample order, caption choice and augmentation. An ablation's seeds replace it."""
     evaluation: Evaluation = Field(default_factory=Evaluation)

@@ -1,4 +1,4 @@
-"""What is known to go wrong on a machine, looked for in seconds and without importing anything heavy."""
+"""Checks a machine for known problems within seconds, without heavy imports."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ __all__ = ["Finding", "Level", "diagnose"]
 
 
 def diagnose(settings: Settings) -> list[Finding]:
-    """Everything that was looked at, in the order of a set-up: software, machine, places."""
+    """All findings, in the order of a set-up: software, machine, places."""
     software = [python(), *requirements(), *defects(), pairing(), checkout()]
     machine = [processor(), *shared_memory(), gpu(), slurm()]
     places = [*store(settings.store), tracking(settings.tracking), *evaluation_sets(settings.evaluation_root)]

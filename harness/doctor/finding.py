@@ -1,4 +1,4 @@
-"""What the doctor says, and how it asks other programs."""
+"""Findings of the doctor, and calls of other programs."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ Level = Literal["ok", "warning", "error"]
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that was looked at."""
+    """The result of one check."""
 
     level: Level
-    """`error`: runs will fail. `warning`: something is lost, or may fail later."""
+    """`error`: runs will fail. `warning`: a feature is missing, or something may fail later."""
     subject: str
-    """What was looked at, in a word or two."""
+    """What was checked, in one or two words."""
     message: str
     """What was found."""
     remedy: str = ""
@@ -24,7 +24,7 @@ class Finding:
 
 
 def answer(command: list[str], *, timeout_s: float) -> tuple[int, str]:
-    """Exit status and output (standard error where there is no other) of a program; 124 when it took too long."""
+    """Exit status and output of a program (standard error if there is no output); 124 on a timeout."""
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=timeout_s, check=False)
     except subprocess.TimeoutExpired:

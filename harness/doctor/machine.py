@@ -30,21 +30,19 @@ def processor(quota: Path = Path("/sys/fs/cgroup/cpu.max")) -> Finding:
 
 
 def shared_memory(folder: Path = Path("/dev/shm"), least_gb: float = 1.0) -> Iterator[Finding]:
-    """Loader workers hand batches over in shared memory; a container's default of 64 MB ends in a bus error."""
+    """Loader workers pass batches through shared memory; a container's default of 64 MB causes a bus error."""
     if folder.is_dir() and (size_gb := shutil.disk_usage(folder).total / 1e9) < least_gb:
         remedy = "start the container with --shm-size=8g, or keep resources.loader_workers at 0"
         yield Finding("warning", "shared memory", f"{folder} has {size_gb:.2f} GB", remedy)
 
 
 def gpu() -> Finding:
-    """GPUs of the driver, and whether torch can use them (asked in a process of its own)."""
+    """GPUs of the driver, and whether torch can use them (checked in a separate process)."""
     if shutil.which("nvidia-smi") is None:
-        return Finding("ok", "GPU", "no NVIDIA driver: runs use the processor")
+        return Finding("ok", "GPU", "no NVIDIA driver: runs use the CPU")
     status, text = answer(_GPUS, timeout_s=10)
     if status != 0 or not text:
-        return Finding(
-            "warning", "GPU", f"nvidia-smi fails ({text})", "mend the driver; until then runs use the processor"
-        )
+        return Finding("warning", "GPU", f"nvidia-smi fails ({text})", "repair the driver; until then runs use the CPU")
     gpus = [line.strip() for line in text.splitlines()]
     status, text = answer([sys.executable, "-c", _TORCH], timeout_s=60)
     words = text.split()
@@ -53,7 +51,7 @@ def gpu() -> Finding:
         return Finding("error", "GPU", f"torch cannot be imported ({last})", "install the locked requirements")
     if int(words[1]) == 0:
         what = "has no CUDA" if words[0] == "None" else f"for CUDA {words[0]} does not work with this driver"
-        remedy = "install a torch and torchvision for the driver's CUDA; until then runs use the processor"
+        remedy = "install a torch and torchvision for the driver's CUDA; until then runs use the CPU"
         return Finding("warning", "GPU", f"{'; '.join(gpus)}: but the installed torch {what}", remedy)
     return Finding("ok", "GPU", f"{'; '.join(gpus)}; torch uses {words[1]} with CUDA {words[0]}")
 
@@ -62,7 +60,7 @@ def slurm() -> Finding:
     """SLURM's commands, its controller, and its accounting."""
     lacking = [name for name in _SLURM if shutil.which(name) is None]
     if len(lacking) == len(_SLURM):
-        return Finding("ok", "SLURM", "not on this machine: runs stay here")
+        return Finding("ok", "SLURM", "not on this machine: runs execute locally")
     if lacking:
         return Finding("error", "SLURM", f"{', '.join(lacking)} not found", "install SLURM's client commands")
     status, text = answer(["squeue", "--noheader", "--me", "--format=%i"], timeout_s=10)
@@ -70,7 +68,7 @@ def slurm() -> Finding:
         return Finding("error", "SLURM", f"the controller does not answer ({text})", "ask the cluster's administrators")
     status, text = answer(["sacct", "--noheader", "--allocations", "--format=JobID"], timeout_s=10)
     if status != 0:
-        remedy = "sweeps work without accounting; only causes of ends are less precise"
+        remedy = "sweeps work without accounting; the causes of failures are less precise"
         return Finding("warning", "SLURM", f"sacct fails ({text})", remedy)
     return Finding("ok", "SLURM", "commands, controller and accounting answer")
 

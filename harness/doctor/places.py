@@ -21,9 +21,9 @@ _NETWORKED = ("nfs", "nfs4", "lustre", "gpfs", "beegfs", "cifs", "smb3", "fuse.s
 
 
 def store(root: Path) -> Iterator[Finding]:
-    """Whether the store can be written and locked, and how much room is left. Nothing stays behind."""
+    """Whether the store can be written and locked, and how much room is left. Leaves nothing behind."""
     folder = next(parent for parent in (root, *root.parents) if parent.exists())
-    remedy = "set `store` in harness.toml to a folder of yours"
+    remedy = "set `store` in harness.toml to a folder that you can write"
     try:
         with tempfile.TemporaryFile(dir=folder) as probe_file:
             try:
@@ -63,12 +63,16 @@ def tracking(uri: str | None) -> Finding:
 
 
 def evaluation_sets(root: Path | None) -> Iterator[Finding]:
-    """Which evaluation sets lie under `root`, and what is wrong with each that cannot be read."""
+    """The evaluation sets under `root`, and the problem of each that cannot be read."""
     if root is None:
-        yield Finding("ok", "evaluation sets", "no evaluation_root is set: only sets of embedded data, and by path")
+        yield Finding(
+            "ok", "evaluation sets", "no evaluation_root is set: only embedded sets and sets by path are available"
+        )
         return
     if not root.is_dir():
-        yield Finding("error", "evaluation sets", f"{root} is no folder", "mend `evaluation_root` in harness.toml")
+        yield Finding(
+            "error", "evaluation sets", f"{root} is not a folder", "correct `evaluation_root` in harness.toml"
+        )
         return
     readable = []
     for folder in sorted({path.parent for pattern in ("*/test", "*/*/test") for path in root.glob(pattern)}):
@@ -82,11 +86,11 @@ def evaluation_sets(root: Path | None) -> Iterator[Finding]:
     if readable:
         yield Finding("ok", "evaluation sets", f"{len(readable)} under {root}: {', '.join(readable)}")
     else:
-        remedy = "make them as docs/data.md tells, or unset `evaluation_root`"
+        remedy = "create them as docs/evaluation.md describes, or unset `evaluation_root`"
         yield Finding("warning", "evaluation sets", f"none that can be read under {root}", remedy)
 
 
 def filesystem(path: Path) -> str:
-    """The type of the file system that `path` is or would be on, as the mount table names it."""
+    """The type of the file system that `path` is or would be on, according to the mount table."""
     parts = {Path(part.mountpoint): part.fstype for part in psutil.disk_partitions(all=True)}
     return next((parts[parent] for parent in (path, *path.parents) if parent in parts), "unknown")

@@ -28,10 +28,10 @@ def installed(package: str) -> str | None:
 
 @dataclass(frozen=True)
 class Defect:
-    """A combination of versions that was seen to fail."""
+    """A combination of versions that is known to fail."""
 
     packages: tuple[str, ...]
-    """Requirements that all have to hold for the defect to be there."""
+    """Requirements; if all of them hold, the defect is present."""
     level: Level
     message: str
     remedy: str
@@ -54,12 +54,12 @@ DEFECTS = (
         ("open_clip_torch>=3.3.0,<4.0.0.dev0", "webdataset>=1"),
         "ok",
         "open_clip_train crashes with webdataset 1; the harness uses neither",
-        "for runs of open_clip_train itself take an environment with webdataset<1",
+        "to run open_clip_train itself, use an environment with webdataset<1",
     ),
     Defect(
         ("mlflow<3",),
         "warning",
-        "MLflow 2 was not tried with the importer",
+        "the import was not tested with MLflow 2",
         'pip install "mlflow>=3.5"',
     ),
 )
@@ -69,12 +69,17 @@ def python(version: str = platform.python_version()) -> Finding:
     """The interpreter's version against what the project states."""
     required = _required_python()
     if not SpecifierSet(required).contains(version, prereleases=True):
-        return Finding("error", "python", f"{version} is outside {required}", f"make the environment anew: {required}")
+        return Finding(
+            "error",
+            "python",
+            f"{version} is outside {required}",
+            f"create the environment again with Python {required}",
+        )
     return Finding("ok", "python", version)
 
 
 def requirements(wanted: list[str] | None = None, version_of: VersionOf = installed) -> Iterator[Finding]:
-    """Packages that the project needs and that are missing or outside the range that it states."""
+    """Required packages that are missing or outside the allowed range."""
     wanted = _stated() if wanted is None else wanted
     lacking = 0
     for requirement in map(Requirement, wanted):
@@ -92,7 +97,7 @@ def requirements(wanted: list[str] | None = None, version_of: VersionOf = instal
 
 
 def defects(version_of: VersionOf = installed) -> Iterator[Finding]:
-    """Combinations of versions that were seen to fail."""
+    """Installed combinations of versions that are known to fail."""
     for defect in DEFECTS:
         versions = [(Requirement(text), version_of(Requirement(text).name)) for text in defect.packages]
         if all(found and wanted.specifier.contains(found, prereleases=True) for wanted, found in versions):
@@ -101,7 +106,7 @@ def defects(version_of: VersionOf = installed) -> Iterator[Finding]:
 
 
 def pairing(version_of: VersionOf = installed, needs_of: Callable[[str], list[str]] | None = None) -> Finding:
-    """torch and torchvision have to be builds of one another, or `torchvision::nms does not exist`."""
+    """torch and torchvision must be matching builds; otherwise `torchvision::nms does not exist`."""
     torch, vision = version_of("torch"), version_of("torchvision")
     if torch is None or vision is None:
         return Finding("error", "torch", "torch or torchvision is not installed", "install the locked requirements")
@@ -122,10 +127,10 @@ def checkout(folder: Path = Path(__file__).parent) -> Finding:
     """The commit that records will name, and whether the code differs from it."""
     status, described = answer(["git", "-C", str(folder), "describe", "--always", "--dirty"], timeout_s=5)
     if status != 0:
-        return Finding("warning", "code", f"no git commit can be told ({described})", "run from a git checkout")
+        return Finding("warning", "code", f"the git commit is unknown ({described})", "run from a git checkout")
     if described.endswith("-dirty"):
         message = f"files differ from commit {described.removesuffix('-dirty')}: records will say -dirty"
-        return Finding("warning", "code", message, "commit before runs that are to be cited")
+        return Finding("warning", "code", message, "commit before runs that you want to cite")
     return Finding("ok", "code", f"commit {described}")
 
 

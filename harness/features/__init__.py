@@ -1,4 +1,4 @@
-"""A teacher's features of a data set: computed once for each (data, teacher), stored beside, shared by all runs.
+"""A teacher's features of a data set, computed once per (data, teacher), stored, and shared by all runs.
 
     store/features/<data>-<teacher>/
         image.npy            [S, e] float16, unit rows
@@ -34,7 +34,7 @@ __all__ = ["TeacherFeatures", "features_folder", "read_features", "teacher_featu
 def teacher_features(
     folder: Path, dataset: Dataset, captions: Captions, teacher: Callable[[], Towers], device: torch.device
 ) -> TeacherFeatures:
-    """The features of all images and of the captions that `captions` may choose; what is missing is computed first.
+    """The features of all images and of the captions that `captions` may choose. Computes missing ones first.
 
     Args:
         folder: `features_folder` of this data set and teacher.
@@ -45,7 +45,7 @@ def teacher_features(
     """
     wanted = wanted_by(folder, dataset, captions)
     with exclusive(folder / "lock", wait=True):
-        while not wanted.is_done:  # again where a disk did not keep a part as it was written
+        while not wanted.is_done:  # repeat if a part on disk does not match what was written
             Extraction(wanted, teacher(), device).compute()
     return read_features(wanted, {RAW: RAW_NAME} | dict(enumerate(wanted.sources[1:])))
 
@@ -57,5 +57,5 @@ def wanted_by(folder: Path, dataset: Dataset, captions: Captions) -> Wanted:
 
 
 def features_folder(root: Path, fingerprint: str, teacher: str) -> Path:
-    """Where the features of one data set by one teacher are kept."""
+    """Folder of the features of one data set from one teacher."""
     return root / f"{fingerprint[:12]}-{digest(teacher)}"

@@ -1,6 +1,7 @@
-"""Making a teacher's features: which arrays are wanted, and filling them part by part, batches always the same.
+"""Computes a teacher's features: selects the arrays, and fills them part by part with fixed batches.
 
-A batch holds the same rows whoever computes it and whatever was killed before, so the finished arrays are the same.
+A batch always holds the same rows, whichever process computes it and whatever was killed before. The finished arrays
+are therefore identical.
 """
 
 from __future__ import annotations
@@ -29,12 +30,12 @@ _TIMED = 64
 
 @dataclass(frozen=True)
 class Wanted:
-    """Features of one data set by one teacher."""
+    """Features of one data set from one teacher."""
 
     folder: Path
     dataset: Dataset
     sources: tuple[str, ...]
-    """Caption sources, `raw` among them."""
+    """Caption sources, including `raw`."""
     lower: bool = False
     """Whether texts are lower-cased first."""
     _digests: dict[str, str] = field(default_factory=dict, compare=False)
@@ -60,13 +61,13 @@ class Wanted:
 
     @property
     def is_done(self) -> bool:
-        """Whether nothing is missing."""
+        """Whether all features exist."""
         return all(file.exists() for file in [self.images, *map(self.file, self.sources)])
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """What computing what is missing will take, measured on one small batch."""
+    """Estimated cost of computing the missing features, measured on one small batch."""
 
     images: int
     texts: int
@@ -75,7 +76,7 @@ class Estimate:
 
     @property
     def bytes(self) -> int:
-        """On disk."""
+        """Size on disk."""
         return 2 * self.width * (self.images + self.texts)
 
 
@@ -89,7 +90,7 @@ class Extraction:
         self._texts = {source: wanted.distinct(source) for source in wanted.sources}
 
     def estimate(self) -> Estimate:
-        """What it will take on this device from here on."""
+        """Estimated cost of the rest on this device."""
         arrays = [self._array(name) for name in (IMAGE, *self._wanted.sources)]
         rows = [sum(map(len, array.missing())) for array in arrays]
         image = self._timed(lambda: self._encoded_images(range(min(_TIMED, len(self._wanted.dataset)))))
@@ -100,7 +101,7 @@ class Extraction:
         return Estimate(rows[0], sum(rows[1:]), self._width, seconds)
 
     def compute(self, shard: tuple[int, int] = (0, 1), said: Callable[[str], None] = lambda _: None) -> bool:
-        """Make the missing parts of one shard; whether everything is there then.
+        """Compute the missing parts of one shard. Returns whether all features then exist.
 
         Raises:
             DataError: an image cannot be decoded.

@@ -1,4 +1,4 @@
-"""Which captions of a source are equal, so that each text is encoded once. Holds hashes, never the texts."""
+"""Finds equal captions of a source, so that each text is encoded once. Holds hashes, not texts."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ class Distinct:
     """The distinct captions of a source, numbered as they first appear."""
 
     rows: npt.NDArray[np.int32]
-    """[T] number of each caption's text, sample by sample."""
+    """[T] text number of each caption, sample by sample."""
     starts: Ints
-    """[S + 1] where each sample's captions begin in `rows`."""
+    """[S + 1] start of each sample's captions in `rows`."""
     first: Ints
     """[U] the caption in which each text first appears."""
 
@@ -62,7 +62,7 @@ def distinct(dataset: Dataset, source: str, lower: bool) -> Distinct:
 
 
 def numbered(hashes: npt.NDArray[np.uint64]) -> tuple[npt.NDArray[np.int32], Ints]:
-    """Number equal hashes [T, 2] alike, in order of appearance: the numbers [T], and where each first appears [U]."""
+    """Number equal hashes [T, 2] alike, in order of appearance. Returns numbers [T] and first positions [U]."""
     order = np.lexsort((hashes[:, 1], hashes[:, 0]))
     ordered = hashes[order]
     begins = np.concatenate([[True], (ordered[1:] != ordered[:-1]).any(axis=1)]) if len(order) else np.empty(0, bool)
@@ -77,7 +77,7 @@ def numbered(hashes: npt.NDArray[np.uint64]) -> tuple[npt.NDArray[np.int32], Int
 
 
 def kept_distinct(file: Path, dataset: Dataset, source: str, lower: bool) -> Distinct:
-    """As `distinct`, kept in `file`."""
+    """Like `distinct`, cached in `file`."""
     if not file.exists():
         found = distinct(dataset, source, lower)
         with replacing(file) as aside, aside.open("wb") as stream:

@@ -1,4 +1,4 @@
-"""A teacher's features as batches ask for them: by sample, and by caption."""
+"""Access to a teacher's features by sample and by caption, as needed by batches."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class SourceFeatures:
     rows: npt.NDArray[np.int32]
     """[T] row of each caption, sample by sample."""
     starts: Ints
-    """[S + 1] where each sample's captions begin in `rows`."""
+    """[S + 1] start of each sample's captions in `rows`."""
 
 
 class TeacherFeatures:
@@ -47,7 +47,7 @@ class TeacherFeatures:
 
 
 def read_features(wanted: Wanted, numbers: Mapping[int, str]) -> TeacherFeatures:
-    """The finished features of `wanted`, each source under its number.
+    """The finished features of `wanted`, with sources by number.
 
     Raises:
         StoreError: a file is damaged.

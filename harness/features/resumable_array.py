@@ -1,4 +1,4 @@
-"""An array on disk that is filled part by part, by one process or several, and can be killed at any moment.
+"""An array on disk, filled part by part by one or several processes, which may be killed at any moment.
 
 NAME.npy.partial    the array at its full size; parts that are not marked hold anything
 NAME.parts/N        written once part N is on disk: the SHA-256 of its bytes
@@ -23,11 +23,11 @@ from harness.runs.store import exclusive
 Halves = npt.NDArray[np.float16]
 
 PART = 16384
-"""Rows of a part: what a kill costs at most."""
+"""Rows per part: the most that a kill can lose."""
 
 
 class ResumableArray:
-    """`path`, a float16 array [rows, width] in the making. `part` has to be the same for all who fill it."""
+    """An unfinished float16 array [rows, width] at `path`. All processes must use the same `part`."""
 
     def __init__(self, path: Path, rows: int, width: int) -> None:
         self.path, self.rows, self.width = path, rows, width
@@ -37,11 +37,11 @@ class ResumableArray:
 
     @property
     def is_done(self) -> bool:
-        """Whether the whole array is there."""
+        """Whether the array is complete."""
         return self.path.exists()
 
     def missing(self, shard: tuple[int, int] = (0, 1)) -> list[range]:
-        """Rows of the parts that shard I of N has to make still; those of the last N are shared out evenly."""
+        """Rows of the parts that shard I of N still has to compute. The remainder is distributed evenly."""
         if self.is_done:
             return []
         there = {file.name for file in self._marks.glob("*")}
@@ -49,7 +49,7 @@ class ResumableArray:
         return [self._rows_of(part) for part in range(number, self._parts, total) if str(part) not in there]
 
     def write(self, rows: range, values: Halves) -> None:
-        """Put the values [len(rows), width] of a part in place and mark it, in this order.
+        """Write the values [len(rows), width] of a part, then mark it as done, in this order.
 
         Raises:
             StoreError: the disk is full.
@@ -63,7 +63,7 @@ class ResumableArray:
         write_text(self._marks / str(rows.start // PART), _digest(values))
 
     def finish(self) -> bool:
-        """Put the array in its place if every part is there; whether it is in its place now.
+        """Move the array to its final path if every part is done. Returns whether it is there now.
 
         A part that is not what its mark says (a disk's fault) is forgotten and has to be made again.
         """
@@ -100,10 +100,10 @@ class ResumableArray:
         if create and not self._partial.exists():
             with exclusive(self.path.with_name("growing.lock"), wait=True):
                 self._create()
-        file = self._partial if self._partial.exists() else self.path  # another process may just have finished it
+        file = self._partial if self._partial.exists() else self.path  # another process may have just finished it
         array = np.load(file, mmap_mode="r+")
         if array.shape != (self.rows, self.width):
-            fix = "delete it: it was begun by another version"
+            fix = "delete it: another version created it"
             raise StoreError(f"has the shape {array.shape}, not {self.rows, self.width}", where=str(file), fix=fix)
         return array
 
@@ -128,15 +128,17 @@ def open_array(path: Path, rows: int) -> Halves:
     try:
         array: Halves = np.load(path, mmap_mode="r")
     except (OSError, ValueError) as error:
-        raise StoreError(f"cannot be read ({error})", where=str(path), fix="delete it: it is computed again") from error
+        raise StoreError(
+            f"cannot be read ({error})", where=str(path), fix="delete it; it is then computed again"
+        ) from error
     if array.ndim != 2 or len(array) != rows or array.dtype != np.float16:
         what = f"holds {array.dtype} {array.shape} instead of {rows:,} rows of float16"
-        raise StoreError(what, where=str(path), fix="delete it: it is computed again")
+        raise StoreError(what, where=str(path), fix="delete it; it is then computed again")
     return array
 
 
 def verify(path: Path) -> list[int]:
-    """Parts of a finished array whose bytes are not those that were written. Reads all of it.
+    """Parts of a finished array whose bytes differ from those written. Reads the whole array.
 
     Raises:
         StoreError: the array or its digests cannot be read.

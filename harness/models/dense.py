@@ -1,7 +1,7 @@
-"""Features of single tokens, as FILIP and DreamLIP compare them, from open_clip's transformers.
+"""Features of single tokens from open_clip's transformers, as compared by FILIP and DreamLIP.
 
-Every function gives the pooled feature and the tokens' in one tensor, the pooled one first. So whoever splits, gathers
-or sends gradients through features need not know of tokens.
+Every function returns the pooled feature and the token features in one tensor, the pooled one first. Code that splits,
+gathers or backpropagates features therefore needs no special case for tokens.
 """
 
 from __future__ import annotations
@@ -15,29 +15,29 @@ __all__ = ["image_tokens", "text_tokens", "token_mask", "why_no_tokens"]
 
 
 def why_no_tokens(model: nn.Module) -> str | None:
-    """What keeps a model from giving features of its tokens in the space of the pooled ones; None where nothing does.
+    """The reason why a model cannot give token features in the space of the pooled ones. None if it can.
 
     A ResNet's attention pool mixes its grid into one feature and is trained for nothing else.
     """
     if not isinstance(model, CLIP):
-        return "its text tower is none of CLIP's"
+        return "its text tower is not one of CLIP's"
     visual = model.visual
     if not isinstance(visual, VisionTransformer):
-        return "its image tower is no vision transformer of open_clip's own"
+        return "its image tower is not one of open_clip's own vision transformers"
     if visual.attn_pool is not None or visual.proj is None or visual.pool_type == "none":
         return "its image tower does not project the mean of its tokens or its class token"
     return None if model.text_pool_type == "argmax" else "its text tower does not pool at the end of the text"
 
 
 def token_mask(tokens: Tensor) -> Tensor:
-    """Which token ids [M, L] are no padding, bool: all up to the end of the text, the largest id."""
+    """Mask [M, L] of the tokens that are not padding: all up to the end-of-text token, which has the largest id."""
     return torch.arange(tokens.shape[1], device=tokens.device) <= tokens.argmax(dim=1, keepdim=True)
 
 
 def image_tokens(visual: VisionTransformer, images: Tensor) -> Tensor:
     """[N, 3, H, W] -> [N, 1 + p, d]: the pooled feature and those of the patches, not normalised.
 
-    Patches pass the last layer norm and the projection as the class token does.
+    Patches pass through the last layer norm and the projection, like the class token.
     """
     output = visual.forward_intermediates(images, indices=1, normalize_intermediates=True, output_fmt="NLC")
     patches = output["image_intermediates"][0] @ visual.proj

@@ -1,4 +1,4 @@
-"""How towers are run on a machine: trimming, activation checkpoints, compilation. None of it is science."""
+"""Execution of towers on a machine: trimming, activation checkpoints, compilation. Results do not depend on it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from harness.models.towers import Towers, can_trim
 
 
 def fit_out(towers: Towers, resources: Resources) -> None:
-    """Have `towers` run as `resources` says.
+    """Configure `towers` according to `resources`.
 
     Raises:
         ModelError: the model cannot be run so.
@@ -25,7 +25,7 @@ def fit_out(towers: Towers, resources: Resources) -> None:
 
 
 def choose_device(resources: Resources, number: int) -> torch.device:
-    """The GPU of that number, or the CPU.
+    """The GPU with that number, or the CPU.
 
     Raises:
         ModelError: there is no GPU where one is asked for.
@@ -36,13 +36,13 @@ def choose_device(resources: Resources, number: int) -> torch.device:
     if count == 0:
         fix = 'use "auto" or "cpu", or look at `harness doctor`'
         raise ModelError("there is no GPU here", where="resources.device", fix=fix)
-    return torch.device("cuda", number % count)  # a task that sees its own GPU alone calls it 0
+    return torch.device("cuda", number % count)  # a task that sees only its own GPU numbers it 0
 
 
 def _trim(towers: Towers, resources: Resources) -> None:
     exact = can_trim(towers.model)
     if resources.trim_text == "on" and not exact:
-        what = f"texts of {towers.name} cannot be trimmed: its text tower looks at what stands after a token"
+        what = f"texts of {towers.name} cannot be trimmed: its text tower attends to later tokens"
         raise ModelError(what, where="resources.trim_text", fix='leave it at "auto"')
     towers.trims = exact and resources.trim_text != "off"
 
@@ -57,7 +57,7 @@ def _checkpoint_activations(towers: Towers) -> None:
 
 
 def _compile(towers: Towers) -> None:
-    """Compile the parts in which the time goes; lengths of texts and sizes of groups change from step to step."""
+    """Compile the parts that take most of the time. Text lengths and group sizes change from step to step."""
     model: Any = towers.model
     model.visual.compile()
     text = model.transformer if towers.trims else model.text if "text" in dict(model.named_children()) else model

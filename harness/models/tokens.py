@@ -1,4 +1,4 @@
-"""Token ids of texts, each text tokenized once, and with CLIP's own tokenizer each word."""
+"""Token ids of texts. Each text is tokenized once; with CLIP's own tokenizer, each word."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from open_clip.tokenizer import SimpleTokenizer
 from torch import Tensor
 
 CAPACITY = 1_000_000
-"""Texts remembered, and words; at 77 tokens of 4 bytes about 0.3 GB."""
+"""Number of cached texts, and of cached words; at 77 tokens of 4 bytes about 0.3 GB."""
 _PLAIN = re.compile("[ -%'-~]*")
-"""Printable ASCII but for `&`, which begins an HTML entity: cleaning leaves everything but spaces and case alone."""
+"""Printable ASCII except `&`, which starts an HTML entity. Cleaning changes only spaces and case of such text."""
 
 
 class TokenCache:
-    """An open_clip tokenizer that remembers: a text of the data set comes back every epoch."""
+    """An open_clip tokenizer with a cache, because every text of the data set recurs each epoch."""
 
     def __init__(self, tokenizer: Any) -> None:
         self._tokenizer = tokenizer
@@ -43,7 +43,7 @@ class TokenCache:
 
 
 def can_split(tokenizer: Any) -> bool:
-    """Whether a tokenizer gives a text the ids of its words one after another.
+    """Whether a tokenizer encodes a text as the concatenated ids of its words.
 
     open_clip's SimpleTokenizer does: no part of its pattern matches a space. One with further special tokens, in which
     there may be spaces, or that drops tokens of long texts at random, is left to itself.
@@ -53,14 +53,14 @@ def can_split(tokenizer: Any) -> bool:
 
 
 class Words:
-    """A SimpleTokenizer that remembers words: captions and prompts are made of few, and cleaning a text is dear."""
+    """A SimpleTokenizer that caches words: captions use few distinct words, and cleaning a text is expensive."""
 
     def __init__(self, tokenizer: SimpleTokenizer) -> None:
         self._tokenizer = tokenizer
         self._known: dict[str, list[int]] = {}
 
     def rows(self, texts: list[str]) -> NDArray[np.int32]:
-        """What the tokenizer gives for `texts`: ids between those of start and end, cut off, padded with 0, [M, L]."""
+        """The tokenizer's result for `texts` [M, L]: ids between start and end tokens, truncated, padded with 0."""
         first, last = self._tokenizer.sot_token_id, self._tokenizer.eot_token_id
         found = np.zeros((len(texts), self._tokenizer.context_length or 0), dtype=np.int32)
         for row, text in zip(found, texts, strict=True):

@@ -1,4 +1,4 @@
-"""An image tower and a text tower of open_clip: built from a spec, encoding to unit vectors."""
+"""The image tower and text tower of an open_clip model, built from a spec. They encode to unit vectors."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from harness.models.tokens import TokenCache
 
 
 class Towers(nn.Module):
-    """The two towers of an open_clip model. Its temperature is not used: the objective owns its own.
+    """The two towers of an open_clip model. Its temperature is not used, because the objective owns one.
 
     `encode_image`: [N, 3, H, W] float pixels (see `normalise`) -> [N, d] unit rows, float32.
     `encode_text`: [M, L] token ids, on any device -> [M, d] unit rows, float32.
@@ -47,7 +47,7 @@ class Towers(nn.Module):
                 owned.requires_grad_(False)
         self.tokens = TokenCache(tokenizer)
         if isinstance(model, CoCa):
-            model.text_decoder.requires_grad_(False)  # it makes captions; the towers end before it
+            model.text_decoder.requires_grad_(False)  # the decoder generates captions and is not part of the towers
         self.trims = can_trim(model)
         preprocess = dict(model.visual.preprocess_cfg)  # type: ignore[union-attr, arg-type]
         size = preprocess["size"]
@@ -57,7 +57,7 @@ class Towers(nn.Module):
         self._transform = image_transform_v2(PreprocessCfg(**preprocess), is_train=False)
 
     def train(self, mode: bool = True) -> Towers:
-        """As in nn.Module, but that batch norms of a locked tower keep their statistics."""
+        """As in nn.Module, except that batch norms of a locked tower keep their statistics."""
         super().train(mode)
         for norm in self.norms:
             norm.train(mode and moves(norm))
@@ -70,12 +70,12 @@ class Towers(nn.Module):
 
     @property
     def device(self) -> torch.device:
-        """Where the parameters are."""
+        """Device of the parameters."""
         return next(self.parameters()).device
 
     @property
     def dtype(self) -> torch.dtype:
-        """Of the parameters."""
+        """Data type of the parameters."""
         return next(self.parameters()).dtype
 
     @property
@@ -89,7 +89,7 @@ class Towers(nn.Module):
         return [(name, one) for name, one in self.named_parameters() if not name.startswith("model.visual.")]
 
     def normalise(self, pixels: Tensor) -> Tensor:
-        """Pixels [N, 3, H, W] uint8 as the image tower takes them: float32, minus `mean`, over `std`."""
+        """Convert pixels [N, 3, H, W] uint8 to the image tower's input: float32, minus `mean`, divided by `std`."""
         mean, std = (pixels.new_tensor(each, dtype=torch.float32).view(1, 3, 1, 1) for each in (self.mean, self.std))
         return (pixels.float() / 255 - mean) / std
 
@@ -150,37 +150,37 @@ class Towers(nn.Module):
         return F.normalize(_full(text_tokens(self.model, tokens.to(self.device))), dim=-1)
 
     def require_tokens(self) -> None:
-        """Make sure that the towers give token features.
+        """Check that the towers give token features.
 
         Raises:
             ModelError: they don't.
         """
         if why := why_no_tokens(self.model):
-            fix = "take a ViT of open_clip's own, such as ViT-B-16, or another loss"
+            fix = "use one of open_clip's own ViTs, such as ViT-B-16, or another loss"
             raise ModelError(f"{self.name} gives no token features to a loss on tokens: {why}", where="model", fix=fix)
 
 
 def moves(norm: _BatchNorm) -> bool:
-    """Whether a batch norm is trained, so that its running statistics move."""
+    """Whether a batch norm is trained, so that its running statistics change."""
     return all(parameter.requires_grad for parameter in norm.parameters())
 
 
 def can_trim(model: nn.Module) -> bool:
-    """Whether cutting the padding off texts leaves their features as they are: no token sees what follows it, and the
-    feature is read at the end-of-text token, the largest id.
+    """Whether removing padding leaves features unchanged: no token attends to later tokens, and the feature is read at
+    the end-of-text token, which has the largest id.
     """
     return isinstance(model, CLIP) and model.text_pool_type == "argmax" and model.attn_mask is not None
 
 
 def _full(features: Tensor) -> Tensor:
-    """Features in full precision: float32 at least."""
+    """Features in float32, or in float64 if they already are."""
     return features if features.dtype == torch.float64 else features.float()
 
 
 def length_groups(lengths: Tensor, context: int) -> list[tuple[int, Tensor]]:
     """Texts grouped by length [M] in tokens: pairs of the tokens to encode and the texts, at most eight groups.
 
-    One long text would otherwise undo the trimming of its whole batch.
+    Without groups, one long text would undo the trimming of its whole batch.
     """
     width = max(context // 8, 1)
     bucket = (lengths + width - 1) // width
@@ -214,12 +214,12 @@ def build_towers(spec: Model, *, seed: int = 0) -> Towers:
         model, tokenizer = _from_config(config) if config else _by_name(spec)
     if config and spec.weights:
         load_weights(model, Path(spec.weights))
-    # Convolutions run faster on channels-last memory, on CPUs as on GPUs; other layers don't mind.
+    # Convolutions run faster on channels-last memory, on CPUs and GPUs; other layers are unaffected.
     return Towers(model.to(memory_format=torch.channels_last), tokenizer, spec.name)
 
 
 def load_weights(model: nn.Module, file: Path) -> None:
-    """Load a checkpoint into `model`; every name and shape has to fit, and no code of the file is run.
+    """Load a checkpoint into `model`. Every name and shape must match. Runs no code from the file.
 
     Raises:
         ModelError: it is no checkpoint, or not one of this model.
@@ -228,15 +228,17 @@ def load_weights(model: nn.Module, file: Path) -> None:
         state = torch.load(file, map_location="cpu", weights_only=True)
         model.load_state_dict(state.get("state_dict", state), strict=True)
     except FileNotFoundError:
-        raise ModelError("there is no such checkpoint", where=str(file), fix="mend `weights`") from None
+        raise ModelError("there is no such checkpoint", where=str(file), fix="correct `weights`") from None
     except Exception as error:  # torch.load raises anything from KeyError to UnpicklingError
         first = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise ModelError(f"does not fit the model ({first})", where=str(file), fix="name the model it is of") from error
+        raise ModelError(
+            f"does not fit the model ({first})", where=str(file), fix="name the model that it belongs to"
+        ) from error
 
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """open_clip warns on the root logger that random weights are random; weights that fail to load are errors here."""
+    """Silences open_clip's warning that random weights are random. Weights that fail to load are errors here."""
     logging.disable(logging.WARNING)
     try:
         yield
@@ -250,7 +252,7 @@ def _by_name(spec: Model) -> tuple[nn.Module, Any]:
         raise ModelError(f"there is no model {spec.name!r}", where="model.name", fix=nearest(spec.name, known))
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("error", UserWarning)  # a QuickGELU mismatch would train another model than named
+            warnings.simplefilter("error", UserWarning)  # a QuickGELU mismatch would train a different model
             model = open_clip.create_model(
                 spec.name,
                 pretrained=spec.weights,
@@ -258,7 +260,7 @@ def _by_name(spec: Model) -> tuple[nn.Module, Any]:
                 require_pretrained=spec.weights is not None,
             )
     except (RuntimeError, UserWarning, OSError) as error:
-        what = f"weights {spec.weights!r} of {spec.name} cannot be had ({str(error).splitlines()[0]})"
+        what = f"weights {spec.weights!r} of {spec.name} cannot be loaded ({str(error).splitlines()[0]})"
         raise ModelError(
             what, where="model.weights", fix="give a checkpoint's path, or fill open_clip's cache"
         ) from error

@@ -1,4 +1,4 @@
-"""Reports: from a plan and the records in its store to the answer, in every format that people and programs read."""
+"""Reports: turns a plan and the records in its store into an answer, in formats for people and for programs."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def render(results: Results, format: Format) -> str:
         case "md":
             return as_markdown(document)
         case "html":
-            # a template engine that no other format needs
+            # only this format needs the template engine
             from harness.reporting.formats.page import as_html
 
             return as_html(document)

@@ -1,7 +1,7 @@
-"""Numbers that others measured, as references: clip-benchmark's result files, and tables of papers.
+"""Numbers measured by others, as references: clip-benchmark's result files, and tables of papers.
 
-What a source does not say about how it measured is named unknown, part by part, so that nobody takes a number for one
-of the same protocol.
+Each part of the protocol that a source does not state is marked unknown, so that a number is not mistaken for one
+measured under our protocol.
 """
 
 from __future__ import annotations
@@ -18,31 +18,31 @@ from harness.base.errors import SpecError
 from harness.config.ablation import Reference
 
 PARTS = ("split", "samples", "templates", "class names", "prefix", "precision", "ties")
-"""What a number depends on besides the checkpoint; a paper's table states what it knows of them in [protocol]."""
+"""Parts of a protocol that affect a number. A paper's table states the known parts in [protocol]."""
 _TASKS = ("zeroshot_classification", "zeroshot_retrieval", "linear_probe")
 
 
 @dataclass(frozen=True)
 class External:
-    """One number of somebody else."""
+    """One number measured by others."""
 
     row: str
-    """Whose it is: clip-benchmark's `MODEL PRETRAINED`, or the name of a table's row."""
+    """The model: clip-benchmark's `MODEL PRETRAINED`, or the name of a table's row."""
     metric: str
-    """`set/metric`, by clip-benchmark's names."""
+    """`set/metric`, with clip-benchmark's names."""
     value: float
     """0 to 1."""
     source: str
     protocol: Mapping[str, str]
-    """By PARTS; what is missing is not known."""
+    """Value by part of PARTS. Missing parts are unknown."""
 
     def reference(self, arm: str) -> Reference:
-        """It as an ablation's reference for `arm`."""
+        """This number as a reference for `arm`."""
         return Reference(arm=arm, metric=self.metric, value=self.value, source=self.source, protocol=self.said)
 
     @property
     def said(self) -> str:
-        """How it was measured, every part named."""
+        """The protocol in words, with every part named."""
         unknown = [part for part in PARTS if part not in self.protocol]
         known = [f"{part}: {self.protocol[part]}" for part in PARTS if part in self.protocol]
         return "; ".join([*known, *([f"unknown: {', '.join(unknown)}"] if unknown else [])])
@@ -52,7 +52,7 @@ def read_external(file: Path) -> list[External]:
     """The numbers in a file: clip_benchmark's JSON or CSV, or a paper's table as TOML.
 
     Raises:
-        SpecError: it is none of these, or a number is out of range.
+        SpecError: the file has another format, or a number is out of range.
     """
     try:
         text = file.read_text(encoding="utf-8")
@@ -75,10 +75,10 @@ def read_external(file: Path) -> list[External]:
 
 
 def assigned(found: Iterable[External], arms: Mapping[str, str]) -> list[Reference]:
-    """References for arms: `arms` says which arm a row is; a row goes by its own name where it does not.
+    """References for arms. `arms` maps rows to arms; a row that it does not map keeps its own name.
 
     Raises:
-        SpecError: two rows would say different things about one arm and metric.
+        SpecError: two rows give a number for the same arm and metric.
     """
     known: dict[tuple[str, str], External] = {}
     references = []
@@ -93,7 +93,7 @@ def assigned(found: Iterable[External], arms: Mapping[str, str]) -> list[Referen
 
 
 def arm_names(options: Iterable[str]) -> dict[str, str]:
-    """`--arm` options as arms by row; `ARM` alone stands for every row, under `*`."""
+    """`--arm` options as arms by row; a single `ARM` applies to every row, under `*`."""
     pairs = (option.rpartition("=") for option in options)
     return {row or "*": arm for row, _, arm in pairs}
 
@@ -124,7 +124,7 @@ def _numbers(metrics: Mapping[str, float], about: Mapping[str, Any], file: Path)
         raise ValueError(f'task "{about["task"]}" is not measured here')
     name = PurePosixPath(about["dataset"]).name
     suffix = "@linear_probe" if about["task"] == "linear_probe" else ""
-    # of what decides these numbers clip-benchmark writes down the language alone
+    # of the parts that affect these numbers, clip-benchmark records only the language
     protocol = {"ties": "as topk returns them"}
     if about.get("language", "en") != "en":
         protocol["class names"] = f"language {about['language']}"

@@ -1,4 +1,4 @@
-"""What can be said about arms: from seeds (replicates, paired), from the samples of one seed, and about factors."""
+"""Statistics of arms: over seeds (paired replicates), over the samples of one seed, and over factors."""
 
 from __future__ import annotations
 

@@ -19,12 +19,12 @@ from scipy import special
 
 Array = NDArray[np.float64]
 Term = tuple[str, ...]
-"""One factor, or the two of an interaction."""
+"""One factor, or the two factors of an interaction."""
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One run: the level of every factor, its seed, and what was measured."""
+    """One run: the level of every factor, its seed and its value."""
 
     levels: Mapping[str, str]
     seed: int
@@ -39,17 +39,17 @@ class Effect:
     df: int
     sum_of_squares: float
     share: float
-    """Eta squared: its part of the variation among all runs, from 0 to 1."""
+    """Eta squared: share of the variation among all runs, from 0 to 1."""
     f: float | None
-    """None where no error is left to test it against, or from one seed."""
+    """p-value. None with one seed, or if there is no residual error to test against."""
     p: float | None
 
 
 def effects(cells: Sequence[Cell]) -> list[Effect]:
-    """Main effects, then two-way interactions, of the factors that vary; those that cannot be told apart are left out.
+    """Main effects, then two-way interactions, of the factors that vary. Terms that cannot be separated are left out.
 
-    F and p are those of statsmodels' `anova_lm(ols("value ~ C(seed) + (C(a) + C(b) + ...)**2"), typ=2)`. Nothing is
-    tested where there is one seed.
+    F and p are those of statsmodels' `anova_lm(ols("value ~ C(seed) + (C(a) + C(b) + ...)**2"), typ=2)`. With one
+    seed there are no tests.
     """
     factors = [name for name in (cells[0].levels if cells else ()) if len({cell.levels[name] for cell in cells}) > 1]
     if not factors or len(cells) < 3:
@@ -65,9 +65,9 @@ def effects(cells: Sequence[Cell]) -> list[Effect]:
 
 
 def level_means(cells: Sequence[Cell], factor: str) -> dict[str, dict[int, float]]:
-    """For each level of `factor` and each seed, the mean over those settings of the other factors that have all levels.
+    """Mean for each level of `factor` and each seed, over the settings of the other factors that have all levels.
 
-    So levels are compared on the same settings, whatever is missing. A seed that has no such setting is left out.
+    Levels are thus compared on the same settings even if runs are missing. A seed without such settings is left out.
     """
     levels = list(dict.fromkeys(cell.levels[factor] for cell in cells))
     settings: dict[tuple[int, tuple[tuple[str, str], ...]], dict[str, float]] = {}
@@ -92,7 +92,7 @@ class _Fits:
         self._known: dict[frozenset[Term], tuple[int, float]] = {}
 
     def of(self, terms: Sequence[Term]) -> tuple[int, float]:
-        """Rank of the model of a constant, the seeds and `terms`, and the sum of squares that it leaves."""
+        """Rank of the model of a constant, the seeds and `terms`, and its residual sum of squares."""
         # the combinations of two factors' levels span both factors
         needed = [term for term in terms if not any(set(term) < set(other) for other in terms)]
         key = frozenset(needed)
@@ -115,7 +115,7 @@ def _effect(term: Term, terms: Sequence[Term], fits: _Fits, error: tuple[float, 
 
 
 def _columns(cells: Sequence[Cell], term: Term) -> Array:
-    """Indicators of the (combinations of) levels that occur [n, levels]; they span the terms that they contain."""
+    """Indicators [n, levels] of the (combinations of) levels that occur. They span the terms that they contain."""
     return _indicators([repr([cell.levels[name] for name in term]) for cell in cells])
 
 
@@ -124,9 +124,9 @@ def _indicators(levels: Sequence[str]) -> Array:
 
 
 def _fit(blocks: Sequence[Array], values: Array) -> tuple[int, float]:
-    """Rank of a constant and `blocks`, and the sum of squares that they leave."""
+    """Rank of a constant and `blocks`, and their residual sum of squares."""
     design = np.hstack([np.ones((len(values), 1)), *blocks])
-    # indicators are well conditioned, so the small square matrix tells the rank as well as the tall one does
+    # indicators are well conditioned, so the small square matrix gives the same rank as the tall one
     sizes, axes = np.linalg.eigh(design.T @ design)
     kept = sizes > 1e-10 * sizes[-1]
     basis = design @ (axes[:, kept] / np.sqrt(sizes[kept]))

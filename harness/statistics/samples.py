@@ -1,4 +1,4 @@
-"""Two checkpoints on the same evaluation samples: how sure their difference is, where there is one seed of each.
+"""Uncertainty of the difference between two checkpoints on the same evaluation samples, with one seed each.
 
 It says nothing about other seeds: trained again, both may come out otherwise.
 
@@ -30,10 +30,10 @@ class SampleTest:
     interval: Interval
     """Bootstrap interval of 95 % over samples."""
     only_ours: int
-    """Samples that only we got right."""
+    """Samples that only the first checkpoint got right."""
     only_theirs: int
     p: float | None
-    """McNemar's exact two-sided p-value; None where samples come in groups, and so are not independent."""
+    """McNemar's exact two-sided p-value. None if samples form groups and are therefore not independent."""
 
 
 def compare_samples(ours: Hits, theirs: Hits, groups: NDArray[np.int64] | None = None) -> SampleTest:
@@ -61,7 +61,7 @@ def compare_samples(ours: Hits, theirs: Hits, groups: NDArray[np.int64] | None =
 
 
 def mcnemar(only_ours: int, only_theirs: int) -> float:
-    """The exact two-sided p-value: the smaller count as of a fair coin thrown for every sample that differs."""
+    """The exact two-sided p-value: a binomial test with p = 0.5 over the samples that differ."""
     thrown = only_ours + only_theirs
     return min(1.0, 2 * float(special.bdtr(min(only_ours, only_theirs), thrown, 0.5))) if thrown else 1.0
 
@@ -74,7 +74,7 @@ def paired_bootstrap(deltas: NDArray[np.float64], groups: NDArray[np.int64] | No
     places = np.arange(len(deltas)) if groups is None else groups
     sums, sizes = np.bincount(places, deltas), np.bincount(places).astype(np.float64)
     rng = np.random.default_rng(seed)
-    # what a resample's mean needs is how often each group was drawn, and groups of one sum and size are alike
+    # a resample's mean depends only on how often each group is drawn; groups with equal sum and size are alike
     kinds, counts = np.unique(np.stack([sums, sizes]), axis=1, return_counts=True)
     drawn = rng.multinomial(counts.sum(), counts / counts.sum(), size=RESAMPLES)
     means = (drawn @ kinds[0]) / np.maximum(drawn @ kinds[1], 1)

@@ -1,4 +1,4 @@
-"""A few seeds: they are replicates, paired between arms, and one seed says nothing.
+"""Statistics over a few seeds, which are replicates paired between arms. One seed gives no inference.
 
 Sources: paired t-test and t-interval (Student 1908); Holm, "A Simple Sequentially Rejective Multiple Test Procedure",
 Scand. J. Statist. 6 (1979); power of the t-test by the noncentral t distribution (Cohen 1988, ch. 2).
@@ -42,12 +42,12 @@ class Summary:
     sd: float | None
     """Sample standard deviation (n - 1); None for one seed."""
     interval: Interval | None
-    """t-interval of the mean; None for one seed, or where the replicates do not vary."""
+    """t-interval of the mean. None for one seed, or if the replicates do not vary."""
 
 
 @dataclass(frozen=True)
 class Difference:
-    """An arm minus another over the seeds that both have."""
+    """Difference between two arms over the seeds that both have."""
 
     n: int
     """Pairs of seeds."""
@@ -55,9 +55,9 @@ class Difference:
     sd: float | None
     """Sample standard deviation of the paired differences; None for one pair."""
     interval: Interval | None
-    """t-interval of the mean difference; None for one pair, or where the differences do not vary."""
+    """t-interval of the mean difference. None for one pair, or if the differences do not vary."""
     p: float | None
-    """Two-sided p-value of the paired t-test; None where there is no interval."""
+    """Two-sided p-value of the paired t-test. None if there is no interval."""
 
 
 def summarise(values: Sequence[float]) -> Summary:
@@ -67,7 +67,7 @@ def summarise(values: Sequence[float]) -> Summary:
         ValueError: there is no value.
     """
     if not values:
-        raise ValueError("there is nothing to summarise")
+        raise ValueError("there are no values to summarise")
     n, mean, sd = len(values), fmean(values), _sd(values)
     return Summary(n, mean, sd, _interval(n, mean, sd))
 
@@ -89,7 +89,7 @@ def paired_difference(ours: Mapping[int, float], theirs: Mapping[int, float]) ->
 
 
 def holm(p_values: Sequence[float | None]) -> list[float | None]:
-    """Holm's adjusted p-values, in the order given; None stays None and is not counted as a comparison."""
+    """Holm's adjusted p-values, in the given order. None stays None and does not count as a comparison."""
     known = sorted((p, place) for place, p in enumerate(p_values) if p is not None)
     adjusted: list[float | None] = [None] * len(p_values)
     largest = 0.0
@@ -100,17 +100,17 @@ def holm(p_values: Sequence[float | None]) -> list[float | None]:
 
 
 def power(effect: float, n: int, confidence: float = CONFIDENCE) -> float:
-    """Probability that a paired t-test of `n` pairs tells a true effect of `effect` standard deviations from zero."""
+    """Power of a paired t-test with `n` pairs for a true effect of `effect` standard deviations."""
     critical = _critical(n, confidence)
     shift = abs(effect) * math.sqrt(n)
     return 1 - _noncentral_t(n - 1, shift, critical) + _noncentral_t(n - 1, shift, -critical)
 
 
 def more_seeds(difference: Difference) -> int | None:
-    """About how many further seeds would tell the arms apart if the difference and its spread stayed as they look.
+    """Approximate number of additional seeds needed to distinguish the arms, at the current difference and spread.
 
     It is the smallest number that gives the paired t-test a power of 0.8. The spread comes from few seeds,
-    so it is a rough guide. None where there is no spread to go by, or more than 1000 seeds would be needed.
+    so the number is a rough guide. None if there is no spread, or if more than 1000 seeds would be needed.
     """
     if difference.interval is None or not difference.sd or difference.mean == 0:
         return None
@@ -126,7 +126,7 @@ def more_seeds(difference: Difference) -> int | None:
 
 def _noncentral_t(degrees: int, shift: float, t: float) -> float:
     probability = float(special.nctdtr(degrees, shift, t))
-    # scipy gives nan where a shift of many standard deviations leaves nothing below t
+    # scipy gives nan if a shift of many standard deviations leaves no probability below t
     return 0.0 if math.isnan(probability) else probability
 
 
@@ -135,7 +135,7 @@ def _sd(values: Sequence[float]) -> float | None:
         return None
     centre = fmean(values)
     sd = math.sqrt(math.fsum((value - centre) ** 2 for value in values) / (len(values) - 1))
-    # values that are equal but for rounding have no spread to make an interval of
+    # values that differ only by rounding have no spread for an interval
     return 0.0 if sd <= _NO_SPREAD * max(1.0, max(map(abs, values))) else sd
 
 

@@ -1,4 +1,4 @@
-"""MLflow as a projection of the store: run folders are the truth, and can be imported again at any time.
+"""MLflow as a copy of the store: run folders are authoritative, and can be imported again at any time.
 
 `sync` writes what is new to any tracking URI; a server that is dead or slow costs seconds and loses nothing.
 """

@@ -1,4 +1,4 @@
-"""The only module that speaks to MLflow; it is imported inside functions, since that takes seconds.
+"""The only module that calls MLflow. It is imported inside functions, because the import takes seconds.
 
 MLflow has no unique keys, so every write first looks for what is there. An interrupted import leaves a run without its
 stamp, and the next one completes it.
@@ -30,10 +30,10 @@ if TYPE_CHECKING:
 KEY = "harness.key"
 PARENT = "mlflow.parentRunId"
 LINES = "harness.lines"
-"""`sent intended digest`: lines of metrics.jsonl that have arrived, that were about to be sent, and what they say."""
+"""`sent intended digest`: lines of metrics.jsonl that arrived, lines about to be sent, and a digest of them."""
 REPLACED = "replaced"
-"""The stamp of a run that another has taken the place of."""
-METRICS_PER_BATCH, PARAMS_PER_BATCH = 1000, 100  # what MLflow takes in one request
+"""The stamp of a run that another run replaced."""
+METRICS_PER_BATCH, PARAMS_PER_BATCH = 1000, 100  # MLflow's limits for one request
 # MLflow's defaults are 7 retries of 120 s each, and to wait for as long as a server's Retry-After asks
 _PATIENCE = {
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
@@ -53,11 +53,11 @@ _QUIET = {
 
 @contextmanager
 def mlflow_session(uri: str) -> Iterator[None]:
-    """Short patience, no telemetry, no chatter; whatever MLflow raises becomes one TrackingError."""
+    """Short timeouts, no telemetry, no output. Every exception of MLflow becomes one TrackingError."""
     before = dict(os.environ)
     wanted = {**_PATIENCE, **{name: before[name] for name in _PATIENCE if name in before}, **_QUIET}
     if database_file(uri) is not None:
-        # a pooled connection would go on writing to a file that was deleted meanwhile
+        # a pooled connection would keep writing to a file that was deleted in the meantime
         wanted["MLFLOW_SQLALCHEMYSTORE_POOLCLASS"] = "NullPool"
     os.environ.update(wanted)
     loggers = [logging.getLogger(name) for name in ("mlflow", "alembic", "urllib3", "psycopg")]
@@ -84,7 +84,7 @@ def _translated(uri: str) -> Iterator[None]:
     try:
         yield
     except (MlflowException, SQLAlchemyError, OSError) as error:
-        what = f"MLflow did not take the records ({_reason(error)})"
+        what = f"MLflow did not accept the records ({_reason(error)})"
         raise TrackingError(what, where=redacted(uri), fix=LATER) from error
     except ModuleNotFoundError as error:
         fix = f"install {error.name}, or run a tracking server and name its http:// address"
@@ -99,7 +99,7 @@ def _reason(error: Exception) -> str:
 
 
 def create_database(file: Path) -> None:
-    """Make MLflow's SQLite database whole or not at all: a kill during its migrations would leave an unusable one."""
+    """Create MLflow's SQLite database atomically: a kill during its migrations would leave an unusable one."""
     from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 
     with replacing(file) as aside:
@@ -110,7 +110,7 @@ def create_database(file: Path) -> None:
 
 
 class TrackedExperiment:
-    """One MLflow experiment, made or found by its name."""
+    """One MLflow experiment, created or found by name."""
 
     def __init__(self, uri: str, name: str, *, location: str | None, note: str) -> None:
         from mlflow.tracking import MlflowClient
@@ -132,10 +132,10 @@ class TrackedExperiment:
             self.tags = {**self.tags, name: value}
 
     def put(self, entry: MlflowRun, parent: str | None, *, again: bool) -> str:
-        """Make MLflow hold `entry`; doing it twice changes nothing.
+        """Write `entry` to MLflow. A second call changes nothing.
 
         Args:
-            parent: MLflow's id of the run to stand under.
+            parent: MLflow's id of the parent run.
             again: compare and send even what is stamped as imported.
 
         Returns:
@@ -167,7 +167,7 @@ class TrackedExperiment:
                 return
 
     def mark(self, run: Run, *, planned: bool, status: str) -> None:
-        """Say whether `run` still belongs to the plan, and how it stands."""
+        """Set whether `run` still belongs to the plan, and its status."""
         if run.data.tags.get("harness.planned") != (value := "yes" if planned else "no"):
             self._client.set_tag(run.info.run_id, "harness.planned", value)
         if run.info.status != status:
@@ -179,13 +179,13 @@ class TrackedExperiment:
         try:
             return self._client.get_experiment(self._client.create_experiment(name, artifact_location=location))
         except MlflowException:
-            # somebody else's store may have made it on the same server since we looked
+            # another store may have created it on the same server in the meantime
             if (found := self._client.get_experiment_by_name(name)) is None:
                 raise
             return found
 
     def _find(self, key: str) -> Run | None:
-        """The run of that key, deleted ones too; of several, made by stores that raced on a server, the first stays."""
+        """The run with that key, even if deleted. If stores raced and created several, the first one stays."""
         from mlflow.entities import ViewType
 
         query = f"tags.`{KEY}` = '{key}'"
@@ -198,12 +198,12 @@ class TrackedExperiment:
 
     def _retire(self, run: Run) -> None:
         if run.info.lifecycle_stage == "deleted":
-            self._client.restore_run(run.info.run_id)  # nothing can be written to a deleted run
+            self._client.restore_run(run.info.run_id)  # a deleted run cannot be written to
         self._client.set_tag(run.info.run_id, STAMP, REPLACED)
         self._client.delete_run(run.info.run_id)
 
     def _announce(self, run: Run | None, entry: MlflowRun, tags: Mapping[str, str]) -> Run:
-        """The run to write to, which says before it is written to which lines it is going to hold."""
+        """The run to write to. Before writing, it records which lines it is going to hold."""
         if run is None:
             return self._client.create_run(self.id, start_time=entry.started_ms, tags=dict(tags), run_name=entry.name)
         if run.info.lifecycle_stage == "deleted":
@@ -242,7 +242,7 @@ class TrackedExperiment:
                 self._client.log_artifacts(run.info.run_id, str(folder), FOLDER)
 
     def _finish(self, run: Run, tags: Mapping[str, str]) -> None:
-        """Write all tags, the stamp among them: from now on the run is known to be whole."""
+        """Write all tags including the stamp, which marks the run as complete."""
         from mlflow.entities import RunTag
 
         for name in run.data.tags:
@@ -252,7 +252,7 @@ class TrackedExperiment:
 
 
 def _contradicts(run: Run, entry: MlflowRun) -> bool:
-    """Whether `run` holds something that `entry` does not say: MLflow cannot change what is logged."""
+    """Whether `run` holds values that `entry` does not: MLflow cannot change logged values."""
     params, metrics = run.data.params, run.data.metrics
     if any(params.get(name, value) != value for name, value in entry.params.items()):
         return True

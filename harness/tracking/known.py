@@ -1,4 +1,4 @@
-"""Which records are imported already, told without MLflow: its import alone takes seconds.
+"""Which records are already imported, found without importing MLflow, which takes seconds.
 
 SQLite is asked itself, so a database that is gone or put back tells the truth. For other URIs a ledger in the store
 (tracking.json) remembers; it is a cache, and deleting it costs one look at every run.
@@ -24,7 +24,7 @@ _STAMPS = """
 
 
 def known_stamps(uri: str, store: Store, experiment: str) -> frozenset[str]:
-    """Stamps of the records of `experiment` that are at `uri`; fewer when it cannot be told."""
+    """Stamps of the records of `experiment` at `uri`. May be incomplete if they cannot be determined."""
     file = database_file(uri)
     if file is None:
         return frozenset(_ledger(store).get(redacted(uri), {}).get(experiment, {}).get("stamps", ()))
@@ -36,7 +36,7 @@ def known_stamps(uri: str, store: Store, experiment: str) -> frozenset[str]:
 
 
 def known_birth(uri: str, store: Store, experiment: str) -> str | None:
-    """Id and time of creation of `experiment` when the ledger was written; None where it says nothing."""
+    """Id and creation time of `experiment` when the ledger was written. None if the ledger has no entry."""
     known = _ledger(store).get(redacted(uri), {}).get(experiment, {}).get("birth")
     return str(known) if known is not None else None
 

@@ -1,4 +1,4 @@
-"""A run's model as MLflow keeps it: a folder that `mlflow.pyfunc.load_model` turns back into towers.
+"""A run's model in MLflow: a folder from which `mlflow.pyfunc.load_model` restores the towers.
 
 Nothing in it is pickled code: the weights are a state dict, the architecture is JSON, and this module is the loader.
 """
@@ -28,22 +28,22 @@ if TYPE_CHECKING:
     from harness.models import Towers
 
 FOLDER = "model"
-"""Where it lies among a run's artifacts: `runs:/<MLflow's id>/model`."""
+"""Path of the model among a run's artifacts: `runs:/<MLflow's id>/model`."""
 _WEIGHTS, _SPEC = "weights.pt", "model.json"
 
 
 @dataclass(frozen=True)
 class Logged:
-    """What is logged of a model."""
+    """The parts of a model that are logged."""
 
     weights: Path
-    """A state dict, as runs write it."""
+    """Path of a state dict, as written by runs."""
     spec: Model
 
 
 @contextmanager
 def model_folder(logged: Logged, run_id: str) -> Iterator[Path]:
-    """The folder to log, for the time of the block; the weights are linked, not copied, where that is possible."""
+    """Context manager that yields the folder to log. The weights are linked, not copied, if possible."""
     with TemporaryDirectory(dir=logged.weights.parent, prefix=".mlflow-") as root:
         folder = Path(root) / FOLDER
         data = folder / "data"
@@ -55,7 +55,7 @@ def model_folder(logged: Logged, run_id: str) -> Iterator[Path]:
 
 
 class Encoder:
-    """What `mlflow.pyfunc.load_model` gives: `predict` encodes, `get_raw_model` are the towers."""
+    """The model that `mlflow.pyfunc.load_model` returns: `predict` encodes, `get_raw_model` returns the towers."""
 
     def __init__(self, towers: Towers) -> None:
         self._towers = towers
@@ -87,7 +87,7 @@ class Encoder:
 
 
 def _load_pyfunc(data_path: str) -> Encoder:
-    """MLflow calls it by this name with the folder of weights and architecture."""
+    """Entry point that MLflow calls with the folder of weights and architecture."""
     from harness.models import build_towers, load_weights
 
     folder = Path(data_path)
@@ -98,7 +98,7 @@ def _load_pyfunc(data_path: str) -> Encoder:
 
 
 def _portable(spec: Model) -> dict[str, Any]:
-    """The model without paths of this machine: its architecture in full, no weights to start from."""
+    """The model spec without paths of this machine: the full architecture, and no initial weights."""
     config = spec.architecture()
     return {**spec.model_dump(mode="json"), "weights": None} | ({"config": config} if config else {})
 

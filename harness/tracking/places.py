@@ -1,4 +1,4 @@
-"""Tracking URIs: what they name, and whether it can be used, told within seconds and without importing MLflow.
+"""Tracking URIs: what they name and whether it is usable, checked within seconds and without importing MLflow.
 
 MLflow itself must not find out: with a damaged SQLite file or a dead PostgreSQL it tries for 100 s, with a dead
 server for 8 minutes.
@@ -48,13 +48,13 @@ def redacted(uri: str) -> str:
 
 
 def lock_file(uri: str, store: Store) -> Path:
-    """What an importer locks: beside an SQLite file, which several stores may share; else in the store."""
+    """Lock file of an import: next to an SQLite file, which several stores may share; otherwise in the store."""
     file = database_file(uri)
     return store.root / "tracking.lock" if file is None else file.with_name(f"{file.name}.lock")
 
 
 def artifact_location(uri: str, store: Store) -> str | None:
-    """Where artifacts go; None where a tracking server decides. MLflow's own default is the working folder."""
+    """Location of artifacts. None if a tracking server decides. MLflow's own default is the working folder."""
     file = database_file(uri)
     if file is not None:
         return (file.parent / "mlflow-artifacts").as_uri()
@@ -62,7 +62,7 @@ def artifact_location(uri: str, store: Store) -> str | None:
 
 
 def probe(uri: str) -> None:
-    """Raise TrackingError within seconds if `uri` cannot be used; nothing is created."""
+    """Raise TrackingError within seconds if `uri` cannot be used. Creates nothing."""
     file = database_file(uri)
     scheme = urlsplit(uri).scheme
     if file is not None:
@@ -82,7 +82,7 @@ def ui_command(uri: str, port: int) -> list[str]:
         TrackingError: `uri` is a tracking server, which has its own UI.
     """
     if urlsplit(uri).scheme in ("http", "https"):
-        raise TrackingError("is a server with a UI of its own", where=redacted(uri), fix="open it in a browser")
+        raise TrackingError("is a server with its own UI", where=redacted(uri), fix="open it in a browser")
     file = database_file(uri)
     root = (file.parent if file else Path.cwd()) / "mlflow-artifacts"
     settings = [f"{name}={value}" for name, value in _ENVIRONMENT.items()]
@@ -103,7 +103,7 @@ def _probe_file(file: Path) -> None:
             raise TrackingError("cannot be created", where=where, fix=f"make {folder} writable or set tracking_uri")
         return
     if not os.access(file, os.R_OK | os.W_OK):
-        raise TrackingError("cannot be written", where=where, fix="mend its permissions or set tracking_uri")
+        raise TrackingError("cannot be written", where=where, fix="fix its permissions or set tracking_uri")
     try:
         with closing(sqlite3.connect(f"{file.as_uri()}?mode=rw", uri=True, timeout=CONNECT_TIMEOUT_S)) as database:
             database.execute("PRAGMA schema_version").fetchone()
@@ -115,7 +115,7 @@ def _probe_file(file: Path) -> None:
 
 
 def _probe_server(uri: str) -> None:
-    """A server that answers at all is alive, whatever the answer: a proxy may hide /health."""
+    """Any answer counts as alive, because a proxy may hide /health."""
     try:
         with urllib.request.urlopen(f"{uri.rstrip('/')}/health", timeout=CONNECT_TIMEOUT_S):
             return
@@ -126,7 +126,7 @@ def _probe_server(uri: str) -> None:
     except (OSError, ValueError) as error:
         reason = error.reason if isinstance(error, urllib.error.URLError) else error
         what = f"the tracking server does not answer ({reason})"
-    raise TrackingError(what, where=redacted(uri), fix="start it or mend tracking_uri")
+    raise TrackingError(what, where=redacted(uri), fix="start it or correct tracking_uri")
 
 
 def _probe_port(uri: str) -> None:
@@ -137,4 +137,4 @@ def _probe_port(uri: str) -> None:
             return
     except OSError as error:
         what = f"the database does not answer ({error})"
-        raise TrackingError(what, where=redacted(uri), fix="start it or mend tracking_uri") from error
+        raise TrackingError(what, where=redacted(uri), fix="start it or correct tracking_uri") from error

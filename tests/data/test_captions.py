@@ -146,7 +146,7 @@ def test_missing_pseudo_captions_name_the_sample_and_the_remedy() -> None:
     ("fields", "message"),
     [
         ({"raw": False}, "there is no caption"),
-        ({"count": 2}, "no source"),
+        ({"count": 2}, "source names no pseudo-captions"),
         ({"count": 2, "source": "blip2", "pseudo_share": 0.5}, 'needs mixing = "sample"'),
         ({"count": 2, "source": ("a", "a")}, "repeat"),
         ({"count": -1}, "greater than or equal to 0"),

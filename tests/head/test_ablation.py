@@ -161,7 +161,7 @@ def test_axes_that_make_no_sense(axes: Any, combine: Any, exclude: Any, message:
                 "baseline": "a",
                 "references": [{"arm": "a", "metric": "x/acc1", "value": 0.1, "source": "T", "protocol": " "}],
             },
-            "references[0].protocol: is empty: say where",
+            "references[0].protocol: is empty: state where",
         ),
         ({"arms": {"a": {}}, "baseline": "a", "labels": {"b": "B"}}, "labels names 'b', which is not an arm; known: a"),
         ({"axes": {COUNT: [1, 1]}, "baseline": "a"}, "two arms are called 'captions.count=1': rename one"),

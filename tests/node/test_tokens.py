@@ -86,7 +86,7 @@ def test_towers_without_tokens_are_refused_before_anything_runs() -> None:
     ("change", "why"),
     [
         ({"vision_cfg": {"attentional_pool": True, "attn_pooler_queries": 4}}, "class token"),
-        ({"custom_text": True}, "text tower is none of CLIP's"),
+        ({"custom_text": True}, "text tower is not one of CLIP's"),
     ],
 )
 def test_built_towers_that_give_none_say_why(change: dict[str, Any], why: str) -> None:

@@ -102,7 +102,7 @@ def test_a_server_killed_in_the_middle_and_brought_back_holds_the_same(
         real(*args, **kwargs)
 
     monkeypatch.setattr(MlflowClient, "log_artifact", killing)
-    with pytest.raises(TrackingError, match="did not take the records"):
+    with pytest.raises(TrackingError, match="did not accept the records"):
         sync(finished.plan, finished.store, server.uri)
     with pytest.raises(TrackingError, match="does not answer"):
         sync(finished.plan, finished.store, server.uri)

@@ -1,4 +1,4 @@
-"""What the figures of a page have in common: sizes, rows and panels, labels."""
+"""Helpers shared by the figures of a page: sizes, rows and panels, labels."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ LEGEND_WIDTH = 54
 
 @dataclass(frozen=True)
 class Style:
-    """How an arm looks in every figure."""
+    """Style of an arm in every figure."""
 
     colour: str
     marker: str
@@ -28,7 +28,7 @@ class Style:
 
 
 def row_panel(number: int) -> tuple[Figure, Axes]:
-    """A figure with a row for each arm, the first at the top."""
+    """A figure with one row per arm, the first at the top."""
     height = ROW * number + 46
     figure = Figure(figsize=(WIDTH / 72, height / 72))
     axes = figure.add_axes((0.02, 40 / height, 0.96, (height - 46) / height))
@@ -42,14 +42,14 @@ def row_panel(number: int) -> tuple[Figure, Axes]:
 
 
 def row_text(axes: Axes, place: int, left: str, right: str) -> None:
-    """Write the name of a row and what it says at its ends."""
+    """Write the name of a row, and the texts at its ends."""
     x, y = axes.get_yaxis_transform(), place - 0.42
     axes.text(0.0, y, shortened(left, 46), color=INK, fontsize=10.5, va="center", transform=x)
     axes.text(1.0, y, right.replace("-", "−"), color=MUTED, fontsize=10, ha="right", va="center", transform=x)
 
 
 def dot(axes: Axes, x: float, place: int, style: Style, *, filled: bool) -> None:
-    """A mark in a row; an open one says less."""
+    """A mark in a row. An open mark means weaker evidence."""
     face = style.colour if filled else "none"
     axes.plot([x], [place], style.marker, color=style.colour, markerfacecolor=face, markersize=7)
 
@@ -72,7 +72,7 @@ def legend_columns(legend: Sequence[str]) -> int:
 
 
 def numeric_axis(axes: Axes, levels: Sequence[float]) -> None:
-    """Ticks at the levels, on a logarithmic axis where they spread far."""
+    """Ticks at the levels, on a logarithmic axis if they span a wide range."""
     if levels[0] > 0 and levels[-1] / levels[0] >= 16:
         axes.set_xscale("log", base=2)
     axes.set_xticks(levels, [f"{level:g}" for level in levels])
@@ -85,6 +85,6 @@ def shortened(text: str, width: int) -> str:
 
 
 def unit_text(metric: str) -> str:
-    """The unit of a metric's axis, and which way it is read where that is downwards."""
+    """The unit of a metric's axis, with a hint if lower is better."""
     better = "" if higher_is_better(metric) else ", lower is better"
     return f" ({unit(metric).strip()}{better})" if unit(metric) else better

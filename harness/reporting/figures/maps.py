@@ -16,14 +16,14 @@ from harness.reporting.figures.svg import INK, MUTED, series_colour
 from harness.reporting.formats.numbers import is_share, value
 
 MOST_CELLS = 8
-"""Levels of a factor that a heat map has room for."""
+"""Largest number of levels of a factor in a heat map."""
 LEAST_CELLS = 3
 
 
 def pareto_figure(
     offers: Sequence[Offer], price: Price, metric: str, labels: Mapping[str, str], style: Callable[[str], Style]
 ) -> tuple[Figure, Axes, list[str]]:
-    """Arms by price and quality; those on the front are filled and joined. With the legend's entries."""
+    """Plot arms by cost and quality, with those on the front filled and joined. Returns the legend's entries too."""
     legend = [shortened(labels[offer.arm], LEGEND_WIDTH) for offer in offers]
     figure, axes = panel(legend)
     scale = 100 if is_share(metric) else 1
@@ -45,7 +45,7 @@ def pareto_figure(
 
 
 def heat_figure(column: Column, design: Design) -> tuple[Figure, str] | None:
-    """The metric over two factors, a cell for each arm, and the same in words; None for other designs."""
+    """Heat map of the metric over two factors, and the same in words. None for other designs."""
     if not design.is_product or len(design.factors) != 2:
         return None
     (down, rows), (across, columns) = design.factors.items()

@@ -1,4 +1,4 @@
-"""The figures of the HTML page. Each is drawn only where there is data for it; the tables hold the same numbers."""
+"""The figures of the HTML page. A figure is drawn only if there is data; the tables hold the same numbers."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class Picture:
 
 
 class Figures:
-    """Draws the figures of one report, with the same look for an arm in all of them."""
+    """Draws the figures of one report. An arm looks the same in all of them."""
 
     def __init__(self, document: Document) -> None:
         self.results, self.document = document.results, document
@@ -59,7 +59,7 @@ class Figures:
         self.styles = _styles(self.results, self.column)
 
     def pictures(self) -> list[Picture]:
-        """All figures that there is data for."""
+        """All figures for which there is data."""
         with mpl.rc_context(RC):
             over = [*self._factors(), self._heat(), *self._pareto()]
             found = [self._forest(), self._seeds(), *over, *self._curves(), self._mining()]
@@ -257,7 +257,7 @@ class Figures:
 
 
 def _styles(results: Results, column: Column) -> dict[str, Style]:
-    """A look for the baseline and the best arms, in declared order: no more arms than there are colours."""
+    """A style for the baseline and the best arms, in declared order, at most one arm per colour."""
     baseline = results.plan.ablation.baseline
     ranked = [arm.arm for arm in column.comparable if arm.arm != baseline]
     ranked += [arm for arm in results.by_arm if arm != baseline and arm not in ranked]
@@ -268,7 +268,7 @@ def _styles(results: Results, column: Column) -> dict[str, Style]:
 
 
 def _most(arms: list[ArmValue], column: Column) -> tuple[list[ArmValue], str]:
-    """The arms of a figure with a row each, and what to say where some are left out."""
+    """The arms that get a row in a figure, and a sentence if some are left out."""
     if len(arms) <= MOST_ROWS:
         return arms, ""
     order = {arm.arm: place for place, arm in enumerate(column.comparable)}

@@ -1,4 +1,4 @@
-"""Matplotlib figures as SVG that belongs to the page: its text is text, its colours follow the page's dark mode."""
+"""Matplotlib figures as inline SVG: text stays text, and colours follow the page's dark mode."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ RC: dict[Any, Any] = {
     "legend.frameon": False,
     "legend.fontsize": 10,
 }
-"""Settings that every figure is drawn with: placeholder colours, and no mathematics in untrusted labels."""
+"""Settings of every figure: placeholder colours, and no mathtext in untrusted labels."""
 
 
 def series_colour(place: int) -> str:

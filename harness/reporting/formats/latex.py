@@ -53,7 +53,7 @@ _NEGATIVE = re.compile(r"(?<![\w.)])-(?=\d)")
 
 
 def as_latex(document: Document) -> str:
-    """The tables that answer and one for each evaluation set; a comment names the runs behind the numbers."""
+    """The tables that answer the question and one per evaluation set. A comment names the runs behind the numbers."""
     run_ids = [run.folder.id for run in document.results.done]
     header = _HEADER.format(
         question=_comment(document.question), answer=_comment(document.answer.sentence), runs=" ".join(run_ids)
@@ -76,7 +76,7 @@ def latex_table(table: Table, document: str) -> str:
 
 
 def escape(text: str) -> str:
-    """Text that LaTeX prints as it is; a minus before a number becomes a real one."""
+    """Text escaped for LaTeX; a hyphen before a number becomes a minus sign."""
     printed = "".join(_PRINTED.get(character, character) for character in clean(text))
     return _NEGATIVE.sub("$-$", printed)
 

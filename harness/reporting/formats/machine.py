@@ -1,4 +1,4 @@
-"""Reports for programs: CSV with a line for each run and metric, JSON with all that the other formats say."""
+"""Reports for programs: CSV with one line per run and metric, JSON with the contents of all other formats."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ _FORMULA = ("=", "+", "-", "@", "\t", "\r")
 
 
 def as_csv(results: Results) -> str:
-    """A line for each run and metric, values as they stand in the record; a run without a record has one line."""
+    """One line per run and metric, with values as in the record. A run without a record has one line."""
     out = StringIO()
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow(HEADS)
@@ -43,7 +43,7 @@ def as_csv(results: Results) -> str:
 
 
 def rows(results: Results) -> Iterator[tuple[Any, ...]]:
-    """The values of `HEADS` for each run and metric, as they stand in the record; one row for a run without results."""
+    """The values of `HEADS` for each run and metric, as in the record; one row for a run without results."""
     for run in results.runs:
         first = (run.arm, results.labels[run.arm], run.seed, run.folder.id, run.cause or "done")
         for metric, one in run.measured.items():
@@ -53,7 +53,7 @@ def rows(results: Results) -> Iterator[tuple[Any, ...]]:
 
 
 def as_json(document: Document) -> str:
-    """The report as one JSON object; numbers are unrounded and in their own scale (shares from 0 to 1)."""
+    """The report as one JSON object. Numbers are not rounded and keep their scale (shares from 0 to 1)."""
     results, ablation = document.results, document.ablation
     data = {
         "version": REPORT_VERSION,
@@ -132,5 +132,5 @@ def _without_protocols(record: dict[str, Any]) -> dict[str, Any]:
 
 def _cell(text: str) -> str:
     text = clean(text)
-    # a spreadsheet would run it
+    # a spreadsheet would execute it
     return f"'{text}" if text.startswith(_FORMULA) else text

@@ -1,4 +1,4 @@
-"""Reports as Markdown, as GitHub renders it."""
+"""Reports as GitHub-flavoured Markdown."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def markdown_table(table: Table) -> str:
 
 
 def escape(text: str) -> str:
-    """Text that Markdown, and HTML inside it, take literally."""
+    """Text escaped for Markdown and for HTML inside it."""
     return _SPECIAL.sub(r"\\\1", clean(text))
 
 

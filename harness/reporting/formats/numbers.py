@@ -1,4 +1,4 @@
-"""How numbers are printed: shares as percent and points with one decimal, everything else plain."""
+"""Number formats: shares as percent or points with one decimal, everything else plain."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _SHARE = re.compile(r"(^|_)(acc\d*|recall|precision|accuracy|share|fraction)(_|@
 
 @cache
 def is_share(metric: str) -> bool:
-    """Whether a metric lies between 0 and 1 and is read as a percentage, as accuracies and recalls are."""
+    """Whether a metric lies between 0 and 1 and is printed as a percentage, like accuracies and recalls."""
     return bool(_SHARE.search(metric.rpartition("/")[2]))
 
 
@@ -25,12 +25,12 @@ def higher_is_better(metric: str) -> bool:
 
 
 def unit(metric: str) -> str:
-    """What stands behind a value: ` %`, or nothing."""
+    """Suffix of a value: ` %`, or empty."""
     return " %" if is_share(metric) else ""
 
 
 def points(metric: str) -> str:
-    """What stands behind a difference: ` points`, or nothing."""
+    """Suffix of a difference: ` points`, or empty."""
     return " points" if is_share(metric) else ""
 
 
@@ -41,7 +41,7 @@ def heading(metric: str) -> str:
 
 def value(metric: str, number: float) -> str:
     """One value without its unit."""
-    # adding zero makes -0.0 of a small negative number 0.0
+    # adding zero turns -0.0, a rounded small negative number, into 0.0
     return f"{round(100 * number, 1) + 0.0:.1f}" if is_share(metric) else plain(number)
 
 
@@ -66,7 +66,7 @@ def interval(metric: str, bounds: Interval) -> str:
 
 
 def difference(metric: str, delta: Difference, *, with_points: bool = False) -> str:
-    """A paired difference with its 95 % interval: `+3.2 [1.1, 5.3]`; without one it says why."""
+    """A paired difference with its 95 % interval: `+3.2 [1.1, 5.3]`; without an interval, with the reason."""
     text = signed(metric, delta.mean) + (points(metric) if with_points else "")
     if delta.interval is not None:
         return f"{text} {interval(metric, delta.interval)}"
@@ -81,7 +81,7 @@ def p_value(p: float | None) -> str:
 
 
 def plain(number: float) -> str:
-    """A number of no known scale, with about four digits."""
+    """A number on an unknown scale, with about four digits."""
     if number != 0 and (abs(number) < 0.001 or abs(number) >= 1e7):
         return f"{number:.3g}"
     decimals = _decimals(number)
@@ -94,7 +94,7 @@ def _decimals(number: float) -> int:
 
 
 def minutes(seconds: float) -> str:
-    """A time as people say it."""
+    """A duration in readable units."""
     if seconds < 120:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.1f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
@@ -106,12 +106,12 @@ def count(number: int, noun: str, plural: str = "") -> str:
 
 
 def named(label: str) -> str:
-    """What an arm is called inside a sentence: in quotation marks unless it is one word."""
+    """An arm's name in a sentence: in quotation marks unless it is one word."""
     return label if _WORD.fullmatch(label) else f"“{label}”"
 
 
 def clean(text: str) -> str:
-    """Text from a spec or a record without the control characters that could steer a terminal, on one line."""
+    """Text from a spec or a record on one line, without terminal control characters."""
     if text.isprintable():
         return text
     return "".join(character if character.isprintable() else " " for character in text)

@@ -1,4 +1,4 @@
-"""The HTML page: one file, no scripts, nothing from the network, readable on a phone, in the dark and by ear."""
+"""The HTML page: one file, no scripts, no network; works on a phone, in dark mode and with a screen reader."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ from harness.reporting.sections.document import Document
 
 TEMPLATES = Path(__file__).parent / "templates"
 LEADING = ("forest", "seeds")
-"""Figures that stand beside the table of arms."""
+"""Figures shown next to the table of arms."""
 GALLERY_FIGURES = ("positives per image", "mined per image", "mining precision", "mining recall")
-"""What is said of a gallery's batch; the rest stands in the training metrics."""
+"""Metrics shown for a gallery's batch; the training metrics have the others."""
 _NEGATIVE = re.compile(r"(?<![\w.)-])-(?=\d)")
 _SEPARATOR = re.compile(r"([/_])(?=\w{3})")
 
@@ -31,7 +31,7 @@ _SEPARATOR = re.compile(r"([/_])(?=\w{3})")
 def as_html(document: Document) -> str:
     """The whole report. Text from specs and records is escaped by the template engine."""
     results = document.results
-    # the SVG is made by this code, and its text escaped: see svg.py
+    # this code generates the SVG and escapes its text: see svg.py
     drawn = Figures(document).pictures() if results.done else []
     pictures = [(picture, Markup(picture.svg)) for picture in drawn]
     return (
@@ -51,7 +51,7 @@ def as_html(document: Document) -> str:
 
 
 def templates(*more: Path) -> jinja2.Environment:
-    """The templates here and in the folders `more`, which may extend them: one shell, one look for every page."""
+    """The templates in this package and in the folders `more`, which may extend them, so that all pages look alike."""
     found = environment(TEMPLATES, *more)
     found.globals["style"] = Markup((TEMPLATES / "report.css").read_text(encoding="utf-8"))
     found.filters |= {
@@ -92,6 +92,6 @@ def _breakable(text: str) -> Markup:
 
 
 def _as_of(results: Results) -> str:
-    """When the newest result was written: a report of the same results is the same text."""
+    """Time of the newest result, so that reports of the same results are identical."""
     ended = [run.record.ended_at for run in results.done if run.record]
     return datetime.fromtimestamp(max(ended), UTC).strftime("%Y-%m-%d %H:%M UTC") if ended else ""

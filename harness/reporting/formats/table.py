@@ -1,4 +1,4 @@
-"""A table as data, which every format prints in its own way."""
+"""A table as data, rendered differently by every format."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ class TableCell:
 
     text: str
     best: bool = False
-    """The best of its column, printed in bold."""
+    """Whether the cell is the best of its column, printed in bold."""
     muted: bool = False
-    """Nothing was measured: missing, failed, not applicable."""
+    """Whether the cell has no measurement: missing, failed, not applicable."""
 
 
 @dataclass(frozen=True)
@@ -23,13 +23,13 @@ class Head:
 
     text: str
     numeric: bool = True
-    """Numbers are set flush right, text flush left."""
+    """Whether the column holds numbers, aligned right; text is aligned left."""
     group: str = ""
-    """What it stands under together with its neighbours of the same group."""
+    """Heading above this head and its neighbours of the same group."""
 
     @property
     def full(self) -> str:
-        """Its text for formats that have one row of heads."""
+        """Text for formats with one row of heads."""
         return f"{self.group} {self.text}".strip()
 
 
@@ -47,7 +47,7 @@ class Table:
 
     @property
     def groups(self) -> list[tuple[str, int]]:
-        """Heads above the heads, each with the columns that it spans; empty where there is none."""
+        """Group headings, each with the number of columns that it spans; empty if there are none."""
         if not any(head.group for head in self.heads):
             return []
         return [(group, len(list(heads))) for group, heads in groupby(head.group for head in self.heads)]

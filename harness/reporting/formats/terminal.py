@@ -1,4 +1,4 @@
-"""Reports as lines of text: rich tables on a terminal, plain aligned columns elsewhere."""
+"""Reports as text: rich tables on a terminal, plain aligned columns elsewhere."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ GAP = 3
 
 
 def as_terminal(document: Document) -> str:
-    """The answer with its tables, for a person at a prompt; a table of details is for the other formats."""
+    """The answer with its tables, without the detail tables of the other formats."""
     tables = [*document.answering, *([document.failures] if document.failures else [])]
     return _on_terminal(document, tables) if sys.stdout.isatty() else _plain(document, tables)
 
@@ -40,7 +40,7 @@ def plain_table(table: Table) -> str:
 
 
 def rich_tables(table: Table, width: int) -> Iterator[RichTable]:
-    """A table for rich's console: as many tables as it takes for whole columns to fit into `width` characters."""
+    """A table for rich's console, split into as many tables as needed to fit whole columns into `width` characters."""
     for part, columns in enumerate(_fitting(table, width)):
         title = None if part else Text(clean(table.caption))
         drawn = RichTable(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
@@ -55,7 +55,7 @@ def rich_tables(table: Table, width: int) -> Iterator[RichTable]:
 
 
 def _fitting(table: Table, width: int) -> Iterator[list[int]]:
-    """Places of columns that fit side by side; the first column names the rows and is in every part."""
+    """Groups of columns that fit side by side. The first column names the rows and is in every group."""
     columns, used = [0], _least(table, 0)
     for place in range(1, len(table.heads)):
         wide = _least(table, place) + GAP
@@ -67,7 +67,7 @@ def _fitting(table: Table, width: int) -> Iterator[list[int]]:
 
 
 def _least(table: Table, place: int) -> int:
-    """How narrow a column may become: numbers stay on one line, text may wrap."""
+    """Minimum width of a column: numbers stay on one line, text may wrap."""
     widest = max((len(clean(row[place].text)) for row in table.rows), default=1)
     head = table.heads[place]
     longest_word = max(map(len, _broken(head.full, 1).split("\n")))
@@ -75,7 +75,7 @@ def _least(table: Table, place: int) -> int:
 
 
 def _broken(head: str, width: int) -> str:
-    """A head over several lines, broken at spaces and inside `set/metric_name` so that no line need be long."""
+    """A head on several lines, broken at spaces and inside `set/metric_name`."""
     lines = [""]
     for part in re.findall(r"[^ /_]*[ /_]?", clean(head)):
         if len((lines[-1] + part).rstrip()) > max(width, 12) and lines[-1]:

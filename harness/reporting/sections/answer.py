@@ -1,4 +1,4 @@
-"""The question's answer in one sentence, and a verdict on each claim: only what the intervals bear."""
+"""The answer in one sentence, and a verdict on each claim, both backed by confidence intervals."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ Word = Literal["holds", "opposite", "not settled", "not comparable", "no result"
 
 @dataclass(frozen=True)
 class Answer:
-    """What the ablation's question can be answered with so far."""
+    """The answer to the ablation's question from the results so far."""
 
     sentence: str
     details: tuple[str, ...] = ()
-    """Further sentences: how many arms differ, whether the best and the runner-up can be told apart."""
+    """More sentences: how many arms differ from the baseline, and whether the best two arms differ."""
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """What the runs say about a claim."""
+    """Verdict on a claim."""
 
     claim: Claim
     metric: str
@@ -35,7 +35,7 @@ class Verdict:
 
     @property
     def text(self) -> str:
-        """The verdict in words, with what would settle it."""
+        """The verdict in words; if it is not settled, with the number of seeds needed."""
         return f"{self.word}{needed(self.difference)}" if self.word == "not settled" else self.word
 
 
@@ -51,17 +51,17 @@ def answer(results: Results, column: Column) -> Answer:
 
 
 def verdicts(results: Results, column: Callable[[str], Column]) -> list[Verdict]:
-    """A verdict on every claim, by the 95 % interval of its own paired difference.
+    """A verdict on every claim, from the 95 % interval of its own paired difference.
 
     Args:
-        column: gives the column of a metric.
+        column: function that returns the column of a metric.
     """
     ablation = results.plan.ablation
     return [_verdict(claim, column(claim.metric or ablation.primary)) for claim in ablation.claims]
 
 
 def needed(delta: Difference | None) -> str:
-    """How many more seeds would tell, in brackets; empty where it cannot be estimated."""
+    """Number of additional seeds needed, in brackets; empty if it cannot be estimated."""
     if delta is None or delta.interval is None:
         return " (one seed tells nothing)" if delta is not None and delta.n == 1 else ""
     seeds = more_seeds(delta)
@@ -132,7 +132,7 @@ def _details(results: Results, column: Column, ranked: Sequence[ArmValue]) -> li
 
 
 def _counted(gains: list[float], others: int) -> str:
-    """How many of the `others` are shown to be better or worse, by the gains of those that are shown to differ."""
+    """Sentence that counts how many of `others` arms are better or worse; `gains` are those of arms that differ."""
     better, worse = sum(gain > 0 for gain in gains), sum(gain < 0 for gain in gains)
     parts = [(better, "better than the baseline"), (worse, "worse than the baseline")]
     said = [f"{number} {'is' if number == 1 else 'are'} shown to be {how}" for number, how in parts if number]
@@ -156,7 +156,7 @@ def _runner_up(results: Results, column: Column, best: ArmValue, second: ArmValu
 
 
 def _names(results: Results) -> dict[str, str]:
-    """What arms are called in sentences."""
+    """Names of arms in sentences."""
     return {arm: named(label) for arm, label in results.labels.items()}
 
 

@@ -1,8 +1,8 @@
-"""Arms at one budget: equal samples, equal steps, equal cost, read off the learning curves.
+"""Arms at an equal budget of samples, steps or cost, read from the learning curves.
 
-A run was measured at its end, and along the way where `evaluation.every` says so. Between two measurements its curve is
-taken as straight, and its time as spread evenly over its steps. A run that was longer than the budget is read where it
-had used it up; its schedule was still that of the longer run.
+A run is evaluated at its end, and with `evaluation.every` also during training. Between two evaluations the curve is
+interpolated linearly, and time is assumed to be spread evenly over steps. A run longer than the budget is read where it
+had used the budget; its schedule was still that of the longer run.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from harness.runs.record import Record
 from harness.statistics import paired_difference, summarise
 
 TOLERANCE = 0.01
-"""Arms whose amounts differ by less than this share are equal already."""
+"""Arms whose amounts differ by less than this share count as equal."""
 
 
 @dataclass(frozen=True)
 class EqualBudget:
-    """A quantity that a run uses up evenly while it trains."""
+    """A quantity that a run uses at a constant rate during training."""
 
     name: str
     of: Callable[[Record], float]
@@ -44,7 +44,7 @@ BUDGETS = (
 
 
 def budget_table(results: Results, column: Column) -> Table | None:
-    """The metric at each budget in which arms differ; None where no arm can be read before its end."""
+    """The metric at each budget in which arms differ. None if no arm has a value before its end."""
     values = {arm.arm: dict(arm.values) for arm in column.comparable}
     runs = {arm: [run for run in results.by_arm[arm] if run.seed in seeds] for arm, seeds in values.items()}
     curves = {run.folder.id: _curve(run, column.metric) for found in runs.values() for run in found}
@@ -72,7 +72,7 @@ def at(curve: Mapping[float, float], share: float) -> float | None:
 
 
 def _curve(run: RunResult, metric: str) -> dict[float, float]:
-    """Values by the share of the run's steps; the last is the record's."""
+    """Values by the share of the run's steps; the last value comes from the record."""
     assert run.record is not None
     steps = max(run.record.steps, 1)
     lines = run.lines() if run.planned.experiment.evaluation.every is not None else []
@@ -81,7 +81,7 @@ def _curve(run: RunResult, metric: str) -> dict[float, float]:
 
 
 def _least(runs: Mapping[str, list[RunResult]], budget: EqualBudget) -> float | None:
-    """What every run has used; None where all have used the same."""
+    """The amount that every run has used. None if all have used the same amount."""
     amounts = [budget.of(run.record) for found in runs.values() for run in found if run.record]
     least, most = min(amounts), max(amounts)
     return least if most > least * (1 + TOLERANCE) else None
@@ -90,7 +90,7 @@ def _least(runs: Mapping[str, list[RunResult]], budget: EqualBudget) -> float | 
 def _read(
     runs: list[RunResult], budget: EqualBudget, amount: float, curves: Mapping[str, Mapping[float, float]]
 ) -> dict[int, float]:
-    """Values by seed at the budget."""
+    """Values at the budget, by seed."""
     found = {}
     for run in runs:
         assert run.record is not None

@@ -1,4 +1,4 @@
-"""Runs side by side, whatever ablation they come from: what differs in their specs, and what they measured."""
+"""Runs side by side, from any ablation: differences between their specs, and their metrics."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from harness.runs.record import Record
 
 Everything = Mapping[str, Sequence[Measured]]
 Compared = tuple[str, Record, Mapping[str, Any]]
-"""What a run is called, its record, and its resolved spec as in spec.json."""
+"""A run's label, its record, and its resolved spec as in spec.json."""
 
 
 def compare(runs: Sequence[Compared]) -> str:
-    """Spec differences, metrics with standard errors, and cost of `runs`, a column for each.
+    """Spec differences, metrics with standard errors, and cost of `runs`, one column per run.
 
     Raises:
-        SpecError: two of them go by one name.
+        SpecError: two of them have the same name.
     """
     names = Counter(name for name, _, _ in runs)
     if twice := next((name for name, number in names.items() if number > 1), None):

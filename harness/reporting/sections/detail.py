@@ -18,13 +18,13 @@ from harness.reporting.sections.tables import EMPTY, why_empty
 from harness.runs.record import DataReport, Record
 
 SHORT = 12
-"""Digits of a fingerprint that are printed; the JSON has them all."""
+"""Printed digits of a fingerprint; the JSON has all digits."""
 ONE_SIDED = 6
-"""Fields that only one of two arms has are listed one by one up to this number of a section."""
+"""Largest number of fields of a section, present in only one of two arms, that are listed one by one."""
 
 
 def changes_table(results: Results, differences: Differences) -> Table | None:
-    """What each arm changes in the baseline."""
+    """The changes of each arm relative to the baseline."""
     if not differences:
         return None
     rows = tuple(
@@ -38,7 +38,7 @@ def changes_table(results: Results, differences: Differences) -> Table | None:
 
 
 def set_table(results: Results, set_name: str, columns: Sequence[Column]) -> Table:
-    """All metrics of one evaluation set: mean over seeds, its spread, and the standard error over samples."""
+    """All metrics of one evaluation set: mean and spread over seeds, and the standard error over samples."""
     rows = []
     protocols = {arm: columns[0].arms[arm].protocol_id for arm in results.by_arm}
     mixed = len({one for one in protocols.values() if one}) > 1
@@ -76,7 +76,7 @@ def training_table(results: Results, columns: Sequence[Column]) -> Table | None:
 
 
 def cost_table(results: Results, column: Column) -> Table | None:
-    """What each arm's runs took, and which arms no other beats for less."""
+    """Cost of each arm's runs, and the arms on the Pareto front."""
     records = {arm: [run.record for run in runs if run.record] for arm, runs in results.by_arm.items()}
     if not results.done:
         return None
@@ -101,7 +101,7 @@ def cost_table(results: Results, column: Column) -> Table | None:
 
 
 def failures_table(results: Results) -> Table | None:
-    """Runs without a record, with the cause, what was said, and where to look."""
+    """Runs without a record, with the cause, the message, and where to look."""
     rows = tuple(
         (
             TableCell(results.labels.get(run.arm, "teacher")),
@@ -119,7 +119,7 @@ def failures_table(results: Results) -> Table | None:
 
 
 def runs_table(results: Results) -> Table | None:
-    """Every finished run: where its numbers come from."""
+    """Every finished run and the source of its numbers."""
     rows = tuple(_run_row(results, run) for run in (*results.teachers, *results.runs) if run.record)
     heads = (
         *words("Arm"),
@@ -147,7 +147,7 @@ def data_table(results: Results) -> Table:
 
 
 def versions_table(results: Results) -> Table | None:
-    """Versions that the finished runs were made with."""
+    """Software versions of the finished runs."""
     found: dict[str, dict[str, int]] = defaultdict(lambda: defaultdict(int))
     for run in results.done:
         for package, version in (run.record.versions if run.record else {}).items():
@@ -160,7 +160,7 @@ def versions_table(results: Results) -> Table | None:
 
 
 def protocol_texts(results: Results) -> list[tuple[str, str, str]]:
-    """Each protocol as (id, evaluation set, JSON); long lists are cut, with their length."""
+    """Each protocol as (id, evaluation set, JSON). Long lists are truncated and show their length."""
     return [
         (protocol_id, set_name, json.dumps(_shortened(protocol), indent=1, ensure_ascii=False))
         for protocol_id, (set_name, protocol) in results.protocols.items()
@@ -168,7 +168,7 @@ def protocol_texts(results: Results) -> list[tuple[str, str, str]]:
 
 
 def _changes(found: Mapping[str, tuple[Any, Any]]) -> Iterator[tuple[str, str]]:
-    """Each section that differs, and how: kinds first; many fields that only one side has are counted."""
+    """Each section that differs, and how; kinds come first. Many fields that only one side has are counted."""
     sections: dict[str, dict[str, tuple[Any, Any]]] = defaultdict(dict)
     for path, sides in found.items():
         section, _, field = path.partition(".")

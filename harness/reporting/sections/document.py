@@ -1,4 +1,4 @@
-"""A report before it has a format: the answer, the remarks and the tables, each made when a format asks for it."""
+"""A report independent of its format: the answer, the remarks and the tables, each computed on first use."""
 
 from __future__ import annotations
 
@@ -31,11 +31,11 @@ from harness.runs.gallery import Gallery, read_gallery
 
 MOST_GALLERIES = 3
 MOST_GRIDS = 4
-"""Shown metrics that get a grid of their own."""
+"""Number of shown metrics that get their own grid."""
 
 
 class Document:
-    """Everything that a report says about `results`."""
+    """The contents of a report on `results`."""
 
     def __init__(self, results: Results) -> None:
         self.results = results
@@ -63,30 +63,30 @@ class Document:
 
     @cached_property
     def answer(self) -> Answer:
-        """What the question is answered with."""
+        """The answer to the question."""
         found = answer(self.results, self.primary)
         said = effects_sentence(self.primary, self.effects)
         return replace(found, details=(*found.details, said)) if said else found
 
     @cached_property
     def differences(self) -> Differences:
-        """What each arm but the baseline changes."""
+        """The changes of each arm except the baseline."""
         arms = [arm.name for arm in self.results.plan.arms if arm.name != self.ablation.baseline]
         return {arm: self.results.plan.differences(arm) for arm in arms}
 
     @cached_property
     def flags(self) -> tuple[Flag, ...]:
-        """What to know before comparing."""
+        """Remarks to read before comparing arms."""
         return tuple(flags(self.results, self.shown, self.differences))
 
     @cached_property
     def verdicts(self) -> tuple[Verdict, ...]:
-        """What the runs say about each claim."""
+        """The verdict on each claim."""
         return tuple(verdicts(self.results, self.column))
 
     @cached_property
     def effects(self) -> list[FactorEffect]:
-        """Which factor matters, by the primary metric."""
+        """The effect of each factor on the primary metric."""
         return factor_effects(self.results, self.primary)
 
     @cached_property
@@ -101,12 +101,12 @@ class Document:
 
     @cached_property
     def changes(self) -> Table | None:
-        """What the arms change."""
+        """The table of changes of each arm."""
         return changes_table(self.results, self.differences)
 
     @cached_property
     def galleries(self) -> tuple[tuple[str, Gallery], ...]:
-        """What mining found, of a few arms: the best ones first, each as one of its runs left it."""
+        """Mined positives of a few arms, the best arms first, each from one of its runs."""
         ranked = dict.fromkeys([*(arm.arm for arm in self.primary.comparable), *self.results.by_arm])
         found: list[tuple[str, Gallery]] = []
         for arm in ranked:
@@ -150,7 +150,7 @@ class Document:
 
     @property
     def detail(self) -> tuple[Table, ...]:
-        """All tables but those that answer."""
+        """All tables except those that answer the question."""
         return _present((self.changes, *self.sets, *self.training, self.failures, *self.provenance))
 
     @property

@@ -12,18 +12,18 @@ from harness.reporting.formats.table import Head, Table, TableCell, numbers
 from harness.statistics import CONFIDENCE, Cell, Difference, Effect, effects, holm, level_means, paired_difference
 
 MOST_LEVELS = 120
-"""Of all terms together; beyond that a design is a search, and no table of effects."""
+"""Largest number of terms. A larger design is a search and gets no table of effects."""
 
 
 @dataclass(frozen=True)
 class FactorEffect:
-    """A main effect or an interaction, with what it amounts to."""
+    """A main effect or an interaction, with its size."""
 
     effect: Effect
     holm_p: float | None
-    """Corrected for the number of effects."""
+    """Holm's p-value, corrected for the number of effects."""
     contrast: tuple[str, Difference] | None
-    """What is compared, and its paired difference over seeds."""
+    """The comparison in words, and its paired difference over seeds."""
 
     @property
     def name(self) -> str:
@@ -32,12 +32,12 @@ class FactorEffect:
 
     @property
     def is_shown(self) -> bool:
-        """Whether it is told from chance after Holm's correction."""
+        """Whether the effect is significant after Holm's correction."""
         return self.holm_p is not None and self.holm_p < 1 - CONFIDENCE
 
 
 def factor_effects(results: Results, column: Column) -> list[FactorEffect]:
-    """Effects of the axes on a metric, largest share of the variation first within mains and interactions."""
+    """Effects of the axes on a metric: main effects, then interactions, each with the largest share first."""
     design = results.design
     if sum(map(len, design.factors.values())) > MOST_LEVELS or not design.factors:
         return []
@@ -57,7 +57,7 @@ def factor_effects(results: Results, column: Column) -> list[FactorEffect]:
 
 
 def effects_table(column: Column, found: list[FactorEffect]) -> Table | None:
-    """The effects on the primary metric; None where there are no two factors to weigh."""
+    """The effects on the primary metric. None if there are fewer than two factors."""
     if len({name for one in found for name in one.effect.factors}) < 2:
         return None
     unit = f" ({points(column.metric).strip()})" if is_share(column.metric) else ""
@@ -91,7 +91,7 @@ def effects_table(column: Column, found: list[FactorEffect]) -> Table | None:
 
 
 def effects_sentence(column: Column, found: list[FactorEffect]) -> str:
-    """Which factor matters most, and whether factors act on each other; empty where there is nothing to weigh."""
+    """Sentence on which factor matters most, and whether factors interact; empty if there is nothing to compare."""
     mains = [one for one in found if len(one.effect.factors) == 1 and one.is_shown]
     if len({name for one in found for name in one.effect.factors}) < 2 or not mains:
         return ""

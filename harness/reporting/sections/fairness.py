@@ -1,4 +1,4 @@
-"""What a reader has to know before comparing: arms that differ in more than the ablation declares."""
+"""Remarks for the reader, above all arms that differ in more than the ablation declares."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Flag:
     """A remark at the top of a report."""
 
     level: Literal["warning", "note"]
-    """`warning`: a comparison may not be fair; `note`: follows from what is declared, or is only worth knowing."""
+    """`warning`: a comparison may be unfair. `note`: follows from the declaration, or is just worth knowing."""
     text: str
 
 
@@ -57,7 +57,7 @@ def _unfinished(results: Results) -> Iterable[Flag]:
 
 def _holes(results: Results) -> Iterable[Flag]:
     asked = {suite for arm in results.plan.arms for suite in arm.experiment.evaluation.sets}
-    # an average that lacks a set in any arm can be compared in none
+    # if a set is missing in one arm, the average is not comparable in any arm
     measured = [run.sets for run in results.done]
     everywhere = set.intersection(*map(set, measured)) if measured else set[str]()
     for suite, absent in holes(sorted(asked), everywhere).items() if measured else ():
@@ -111,7 +111,7 @@ def _amounts(results: Results, differences: Differences) -> Iterable[Flag]:
 def _unequal(
     results: Results, differences: Differences, quantity: Callable[[Record], int]
 ) -> Iterable[tuple[list[str], tuple[str, str], tuple[str, ...]]]:
-    """Arms whose quantity is not the baseline's: (labels, (baseline's, theirs), the declared paths that explain it)."""
+    """Arms that differ from the baseline: (labels, (baseline's value, theirs), declared paths that explain it)."""
     expected = _quantities(results, results.plan.ablation.baseline, quantity)
     alike: dict[tuple[str, tuple[str, ...]], list[str]] = defaultdict(list)
     for arm in results.by_arm:
@@ -124,7 +124,7 @@ def _unequal(
 
 
 def _quantities(results: Results, arm: str, quantity: Callable[[Record], int]) -> str:
-    """Values over an arm's runs of full length; the others have a remark of their own."""
+    """Values over an arm's full-length runs; shorter runs have a separate remark."""
     runs = [run for run in results.by_arm[arm] if run.record and run.planned.steps in {0, run.record.steps}]
     return " or ".join(f"{n:,}" for n in sorted({quantity(run.record) for run in runs if run.record}))
 
@@ -152,7 +152,7 @@ def _data(results: Results, differences: Differences) -> Iterable[Flag]:
 
 
 def _precision(results: Results, differences: Differences) -> Iterable[Flag]:
-    """Arms that compute otherwise than the baseline; only a declared field can make them."""
+    """Arms with another precision than the baseline, which only a declared field can cause."""
     alike: dict[tuple[str, str], list[str]] = defaultdict(list)
     for arm, found in differences.items():
         if "train.precision" in found:
@@ -175,7 +175,7 @@ def _versions(results: Results) -> Iterable[Flag]:
             theirs = by_arm.get(results.plan.ablation.baseline, Counter())
             apart = [results.labels[arm] for arm, ours in by_arm.items() if theirs and not ours.keys() & theirs.keys()]
             mixed = f"; {_listed(apart)} with none of the baseline's" if apart else ""
-            # a commit changes with every edit of the docs; what can change a result is in the run's id
+            # every edit of the docs changes the commit; what can change a result is in the run's id
             level: Literal["warning", "note"] = "note" if package == "commit" and not apart else "warning"
             yield Flag(level, f"Runs were made with different {clean(package)}: {text}{mixed}.")
 

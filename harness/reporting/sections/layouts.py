@@ -15,9 +15,9 @@ from harness.reporting.sections.tables import EMPTY, mean_entry, why_empty
 from harness.statistics import Difference, paired_difference, summarise
 
 MOST_COLUMNS = 10
-"""Levels that can be set side by side."""
+"""Largest number of levels in one table."""
 MANY_METRICS = 4
-"""From so many shown metrics on, they get a table of their own."""
+"""From this number of shown metrics on, they get their own table."""
 _AVERAGED = ("acc1", "mean_per_class_recall")
 _LAST = ("imagenet1k", "mscoco_captions")
 """Sets that papers print after the others."""
@@ -40,7 +40,7 @@ _DIRECTIONS = {"text_retrieval": "text", "image_retrieval": "image"}
 
 
 def grid_table(results: Results, column: Column) -> Table | None:
-    """One or two factors laid out as rows and columns, with what others reported beneath; None for other designs."""
+    """One or two factors as rows and columns, with reported numbers below. None for other designs."""
     design = results.design
     if not design.is_product or not 1 <= len(design.factors) <= 2:
         return None
@@ -56,7 +56,7 @@ def grid_table(results: Results, column: Column) -> Table | None:
 
 
 def suite_table(results: Results, columns: Sequence[Column]) -> Table | None:
-    """Many metrics side by side, ours and what others reported, with their average where no part of it is missing."""
+    """Many metrics side by side, ours and reported ones, with their average if no part of it is missing."""
     sets = {column.metric.partition("/")[0] for column in columns}
     if len(columns) < MANY_METRICS or len(sets) < 2 or not all(is_share(column.metric) for column in columns):
         return None
@@ -68,13 +68,13 @@ def suite_table(results: Results, columns: Sequence[Column]) -> Table | None:
     for arm, row, average in _ours(results, ordered):
         rows.append((TableCell(results.labels[arm]), *row, *([average] if averaged else [])))
         rows += _reported(results, ordered, arm, averaged)
-    notes = ["Mean over seeds, in %; the spread stands in the table of arms." if averaged else "Mean over seeds, in %."]
+    notes = ["Mean over seeds, in %; the table of arms shows the spread." if averaged else "Mean over seeds, in %."]
     notes += ["The average is one only where every set was measured, under one protocol for all arms."] * averaged
     return Table("suite", "Evaluation sets side by side", tuple(heads), tuple(rows), tuple(notes))
 
 
 class _Grid:
-    """Arms by the levels of two factors; without a row factor there is one row."""
+    """Arms by the levels of two factors. Without a row factor there is one row."""
 
     def __init__(self, results: Results, column: Column, design: Design, rows: str, columns: str) -> None:
         self._results, self._column, self._design = results, column, design
@@ -114,7 +114,7 @@ class _Grid:
         return TableCell(value(one.metric, one.value), muted=True) if one else EMPTY
 
     def _differences(self) -> Iterator[tuple[TableCell, ...]]:
-        """Second row minus first where there are two; level minus first level where there is one row."""
+        """Second row minus first if there are two rows; level minus first level if there is one row."""
         if self._rows and len(self._row_levels) != 2:
             return
         if self._rows:
@@ -150,7 +150,7 @@ def _told_apart(delta: Difference) -> bool:
 
 
 def _oriented(design: Design) -> tuple[str, str]:
-    """The factor of the rows (empty where there is one factor) and that of the columns: the one of more levels."""
+    """The row factor (empty if there is one factor) and the column factor, which has more levels."""
     names = list(design.factors)
     if len(names) == 1:
         return "", names[0]
@@ -193,7 +193,7 @@ def _ours(results: Results, columns: Sequence[Column]) -> Iterator[tuple[str, li
 
 
 def _average(columns: Sequence[Column], arm: str) -> Mapping[int, float]:
-    """By seed, for the seeds that have every column under its protocol."""
+    """Averages by seed, for seeds that have every column under the column's protocol."""
     found = [column.arms[arm] for column in columns]
     if any(one.foreign or not one.values for one in found):
         return {}

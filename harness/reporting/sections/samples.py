@@ -1,4 +1,4 @@
-"""Where there is one seed: two checkpoints compared sample by sample, from the outcomes that their runs kept."""
+"""For a single seed: compares two checkpoints sample by sample, using the outcomes that their runs kept."""
 
 from __future__ import annotations
 
@@ -29,15 +29,15 @@ class Hits:
     """Which samples a run got right, in the order of their keys."""
 
     keys: NDArray[Any]
-    """[n], what tells samples apart."""
+    """[n], key of each sample."""
     images: NDArray[Any]
-    """[n], the image that each belongs to."""
+    """[n], image of each sample."""
     right: NDArray[np.bool_]
     """[n]"""
 
 
 def sample_table(results: Results, column: Column) -> Table | None:
-    """Arms with one seed against the baseline's run of that seed; None where there are more seeds, or no outcomes."""
+    """Arms with one seed against the baseline's run of that seed. None if there are more seeds, or no outcomes."""
     single = [arm for arm in column.comparable if arm.difference is not None and arm.difference.n == 1]
     tests = {arm.arm: test for arm in single[:MOST_ARMS] if (test := _tested(results, column, arm)) is not None}
     if not tests:
@@ -66,13 +66,13 @@ def sample_table(results: Results, column: Column) -> Table | None:
 
 
 def read_hits(run: RunResult, metric: str) -> Hits | None:
-    """Which samples the run got right by `set/metric`; None where it kept no outcomes of that set and protocol."""
+    """The samples that the run got right in `set/metric`. None if it kept no outcomes of that set and protocol."""
     set_name, _, name = metric.partition("/")
     measured = run.measured.get(metric)
     if measured is None or not (_TOP.fullmatch(name) or _RECALL.fullmatch(name)):
         return None
     for file in sorted(run.folder.outcomes.glob("*.parquet")):
-        with suppress(OSError, KeyError, ValueError):  # a damaged file is one that was not kept
+        with suppress(OSError, KeyError, ValueError):  # treat a damaged file as missing
             if _is_of(file, set_name, measured.protocol_id):
                 return _hits(file, name)
     return None
@@ -99,7 +99,7 @@ def _entries(column: Column, test: SampleTest, corrected: float | None) -> Itera
 
 
 def _is_of(file: Path, set_name: str, protocol_id: str | None) -> bool:
-    import pyarrow.parquet as pq  # half of the time that a report without it takes
+    import pyarrow.parquet as pq  # this import takes half as long as the rest of a report
 
     metadata = pq.read_schema(file).metadata or {}
     return (metadata.get(b"set"), metadata.get(b"protocol_id")) == (set_name.encode(), (protocol_id or "").encode())

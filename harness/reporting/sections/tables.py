@@ -33,7 +33,7 @@ def arms_table(results: Results, columns: Sequence[Column]) -> Table:
     """Arms with the primary metric, its paired difference to the baseline, and the secondary metrics.
 
     Args:
-        columns: the primary metric's first.
+        columns: the primary metric's column first.
     """
     primary, *secondary = columns
     ablation = results.plan.ablation
@@ -56,7 +56,7 @@ def arms_table(results: Results, columns: Sequence[Column]) -> Table:
 
 
 def claims_table(results: Results, verdicts: Sequence[Verdict]) -> Table | None:
-    """Each claim with the paired difference that it stands or falls by."""
+    """Each claim with the paired difference that decides it."""
     if not verdicts:
         return None
     rows = tuple(
@@ -78,10 +78,10 @@ def claims_table(results: Results, verdicts: Sequence[Verdict]) -> Table | None:
 
 
 def references_table(results: Results, column: Callable[[str], Column]) -> Table | None:
-    """Numbers that others reported, beside ours.
+    """Numbers reported by others, next to ours.
 
     Args:
-        column: gives the column of a metric.
+        column: function that returns the column of a metric.
     """
     references = results.plan.ablation.references
     if not references:
@@ -107,7 +107,7 @@ def references_table(results: Results, column: Callable[[str], Column]) -> Table
 
 
 def mean_entry(results: Results, column: Column, arm: str) -> TableCell:
-    """An arm's mean in a column, marked where it cannot be compared; or why there is none."""
+    """An arm's mean in a column, marked if it is not comparable; or the reason why there is none."""
     one = column.arms[arm]
     if one.summary is None:
         return TableCell(why_empty(results, arm), muted=True)
@@ -116,7 +116,7 @@ def mean_entry(results: Results, column: Column, arm: str) -> TableCell:
 
 
 def why_empty(results: Results, arm: str) -> str:
-    """Why no seed of an arm has a value: how its first failed run failed, else how far its runs are."""
+    """Why no seed of an arm has a value: the cause of a failed run, else the state of its runs."""
     causes = [run.cause for run in results.by_arm[arm] if run.cause]
     gravest = (cause for state in _GRAVITY for cause in causes if cause.startswith(state))
     return next(gravest, "not measured")
