@@ -107,7 +107,7 @@ def test_status_when_slurm_is_silent(spec: Path, slurm: MadeScheduler, capsys: p
     code, out, err = harness(capsys, "status", spec)
     assert code == 0
     assert "4 missing" in out
-    assert "warning: queue does not answer: the states of jobs are not known for now" in err
+    assert "warning: queue does not answer: the states of jobs are unknown for now" in err
 
 
 def test_a_clock_that_is_ahead_is_told(spec: Path, slurm: MadeScheduler, capsys: pytest.CaptureFixture[str]) -> None:
@@ -165,7 +165,7 @@ def test_what_jobs_have_does_not_run_here_as_well(
     submitted(capsys, spec)
     code, _, err = harness(capsys, "run", spec)
     assert code == 2
-    assert err.startswith("harness: ablation: 4 runs of it are in jobs of SLURM; go on with `--on` their profile")
+    assert err.startswith("harness: ablation: 4 runs of it are in jobs of SLURM; continue with `--on` and their profile")
 
 
 def test_what_is_held_back_goes_on_in_the_background_within_its_budget(
