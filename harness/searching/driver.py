@@ -427,7 +427,7 @@ class Driver:
         return sum(now[1] - before[1] for before, now in self._spent())
 
     def _spent(self) -> Iterator[tuple[tuple[int, float], tuple[int, float]]]:
-        """Steps and seconds of each run before this search and now. Runs that are not in training are read only once."""
+        """Steps and seconds of each run before this search and now. Runs that are not in training are read once."""
         moving = set(self.active_runs())
         for run_id, before in self._had.items():
             if run_id in moving:

@@ -1,8 +1,8 @@
 """FastBO's policy: decide how to continue a configuration from its evaluations so far. Pure functions, without files.
 
 Source: Jiang et al., CVPR 2024 (FastBO), Definitions 1 and 2, Sections 4.2 and 4.3, Algorithm 1. Resource levels r are
-numbers of evaluations, 1 to r_max. Our choices where the paper leaves them open: C(2r) beyond r_max is the curve's value
-there, e and s are whole numbers from w to r_max, and a curve that never saturates has s = r_max.
+numbers of evaluations, 1 to r_max. Our choices where the paper leaves them open: C(2r) beyond r_max is the curve's
+value there, e and s are whole numbers from w to r_max, and a curve that never saturates has s = r_max.
 """
 
 from __future__ import annotations

@@ -111,7 +111,7 @@ def sampler(spec: Sampler, seed: int, constraints: Callable[[FrozenTrial], Seque
 
 
 def pruner(spec: Pruner, length: int) -> BasePruner:
-    """Build the pruner of a spec for runs of `length` evaluations; one that never prunes for this project's policies."""
+    """Build the pruner of a spec for runs of `length` evaluations; it never prunes for this project's own policies."""
     from optuna import pruners
 
     match spec:

@@ -126,7 +126,9 @@ class SearchRequest:
         trials = [one for one in driver.study.trials.values() if one.status != "skipped"]
         if not trials:
             raise StoreError(
-                "the search has no configuration yet", where=self.where or self.name, fix="start it with `harness search`"
+                "the search has no configuration yet",
+                where=self.where or self.name,
+                fix="start it with `harness search`",
             )
         return self.project.plan(as_ablation(driver.search, trials), name=self.name)
 
