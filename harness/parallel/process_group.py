@@ -226,8 +226,8 @@ def _store(process: ProcessRank, folder: Path) -> TCPStore:
         store = TCPStore(host, 0, process.size, True, wait, wait_for_workers=False)
         write_json(file, {"host": host, "port": store.port})
         return store
-    address = _wait_for_address(file)
-    return TCPStore(address["host"], int(address["port"]), process.size, False, wait, wait_for_workers=False)
+    first = _wait_for_address(file)
+    return TCPStore(first["host"], int(first["port"]), process.size, False, wait, wait_for_workers=False)
 
 
 def _wait_for_address(file: Path) -> dict[str, str]:
