@@ -125,8 +125,8 @@ def say_jobs_cancelled(cancelled: Cancelled) -> None:
     if cancelled.jobs:
         print(f"cancelled {cancelled.jobs} jobs; running ones write a checkpoint first")
     if cancelled.pending:
-        what = f"{cancelled.pending} jobs are marked as cancelled, but SLURM was not told"
-        fix = "they leave when they see it; run the same command again once SLURM answers"
+        what = f"{cancelled.pending} jobs are marked as cancelled, but SLURM did not answer"
+        fix = "they stop when they find the mark; repeat the command once SLURM answers"
         print(f"{what}: {fix}", file=sys.stderr)
     if cancelled.others:
         print(

@@ -260,7 +260,7 @@ def start_in_background(verb: Literal["run", "search"], arguments: Sequence[str]
 
 
 def _refuse_what_runs_here(plan: Plan, store: Store) -> None:
-    """Raise DispatchError if processes outside of jobs work on some of the runs: a job would take them over.
+    """Raise DispatchError if processes outside jobs are executing some of the runs, because a job would take them over.
 
     It would start at the last checkpoint, and the process would find out only at its next write.
     """

@@ -113,7 +113,7 @@ class AttemptRunner:
             checkpoint.remove(self.folder.checkpoint)
 
     def evaluate_again(self) -> None:
-        """Measure the metrics that a finished run lacks, and add them to its record. Every process calls it.
+        """Compute the metrics that a finished run lacks, and add them to its record. All ranks call this.
 
         Raises:
             StoreError: the weights are not those that the record's numbers were measured with.
@@ -131,7 +131,7 @@ class AttemptRunner:
     def _check_weights(self, record: Record) -> None:
         known = {one.weights for one in record.evaluations if one.weights}
         if known and known != {self.evaluation.weights()}:
-            what = "are not the weights that the numbers of the run's record were measured with"
+            what = "are not the weights with which the metrics of the run's record were computed"
             raise StoreError(what, where=str(self.folder.weights), fix="restore them, or move the run's folder away")
 
     def _load_trained(self) -> None:
@@ -203,7 +203,7 @@ class AttemptRunner:
         return {name: float(value) for name, value in step.logs.items()} | trainer.speed.read()
 
     def _curve(self, at: int, trainer: Trainer, student: Student) -> tuple[EvaluationResult, ...]:
-        """The evaluation sets after step `at`, where that is due."""
+        """Evaluate the sets after step `at` if that is due."""
         spec = self.experiment.evaluation
         if spec.every is None or not spec.sets or at == trainer.steps:
             return ()

@@ -54,7 +54,7 @@ class Plan:
     file: Path | None = None
     """The spec's file, if it has one."""
     assignments: tuple[str, ...] = ()
-    """What was laid over it."""
+    """The assignments that were laid over the spec."""
 
     @property
     def origin(self) -> str:
@@ -63,7 +63,7 @@ class Plan:
 
     @property
     def command(self) -> str:
-        """What commands that carry it out are registered under: another spec may have the same name."""
+        """The name under which commands that carry it out are registered, unique even if two specs share a name."""
         return f"{self.name}@{self.origin}" if self.origin else self.name
 
     @property

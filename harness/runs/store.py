@@ -19,10 +19,10 @@ store/runs/<id>/
     lock             held by the live attempt; contains its process id and host
 store/store.json     the version of the store (see `harness.runs.versions`)
 store/data/          generated worlds and indexes of shards
-store/features/      teachers' features, one folder for each (data, teacher)
-store/evaluation/    features of evaluation sets; may be deleted
-store/evaluation_sets/   what evaluation sets contain, by the state of their files; may be deleted
-store/commands/      NAME.PID, held by each command that conducts the ablation NAME
+store/features/      teacher features, one folder for each (data, teacher)
+store/evaluation/    cached features of evaluation sets; may be deleted
+store/evaluation_sets/   cached contents of evaluation sets, by the state of their files; may be deleted
+store/commands/      NAME.PID, locked by each command that carries out the ablation NAME
 """
 
 from __future__ import annotations
@@ -265,7 +265,7 @@ class RunFolder:
         """Append a line to metrics.jsonl.
 
         Args:
-            evaluated: for each evaluation set among the values, a digest of what its numbers depend on.
+            evaluated: for each evaluation set among the values, a digest of everything that its metrics depend on.
 
         Raises:
             StoreError: it cannot be written (full disk).
@@ -369,7 +369,7 @@ class Store:
 
     root: Path
     evaluation_root: Path | None = None
-    """Folder of evaluation sets on this machine, as the settings have it."""
+    """Folder of evaluation sets on this machine, from the settings."""
 
     def check(self) -> None:
         """Raise StoreError if a newer harness has written to the store. This writes nothing."""
@@ -416,7 +416,7 @@ class Store:
 
     @property
     def evaluation_sets(self) -> Path:
-        """Where it is kept what evaluation sets contain."""
+        """The folder of cached contents of evaluation sets."""
         return self.root / "evaluation_sets"
 
     @contextmanager

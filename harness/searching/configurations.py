@@ -95,7 +95,7 @@ class Configurations:
         }
 
     def objectives(self, experiment: Experiment, record: Record) -> tuple[float, ...]:
-        """What a finished run of `experiment` is worth, by the evaluations that the search asks for.
+        """The objectives of a finished run of `experiment`, from the evaluations that the search requests.
 
         Raises:
             StoreError: an objective was not measured.
@@ -158,7 +158,7 @@ class Configurations:
             return record.final[name]
         found = taken.metric(metric)
         if found is None:
-            what = f"run {record.run_id} was not measured on {metric!r} as the search asks"
+            what = f"run {record.run_id} has no result for {metric!r} as the search requests it"
             raise StoreError(what, where=self.name, fix=f"it has {', '.join(taken.known) or 'nothing else'}")
         return found
 

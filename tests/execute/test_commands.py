@@ -195,7 +195,7 @@ def test_cancel_says_what_it_could_not_do_yet(
     slurm.silent = True
     code, out, err = harness(capsys, "cancel", spec)
     assert (code, out) == (1, "")
-    assert "4 jobs are marked as cancelled, but SLURM was not told" in err
+    assert "4 jobs are marked as cancelled, but SLURM did not answer" in err
     slurm.silent = False
     code, out, _ = harness(capsys, "cancel", spec)
     assert code == 0

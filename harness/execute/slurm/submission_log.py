@@ -47,11 +47,11 @@ class Intent(BaseModel):
     profile: Profile
     store: Path
     code: Path
-    """The snapshot that runs."""
+    """The code snapshot that the jobs run."""
     origin: str = ""
     """The spec: a digest of its file and assignments, because two specs may have the same name."""
     training: str = ""
-    """The submission whose jobs train what those of this one evaluate."""
+    """For an evaluation: the submission whose jobs train its runs."""
     allowance_gpu_hours: float | None = None
     """GPU-hours that each job may use, including all its restarts; None for no limit."""
 
