@@ -1,8 +1,8 @@
 """The Python API. It does what the command does, prints nothing, installs no signal handler, and works in any thread.
 
-Each function takes a spec: the path of a TOML file, or what `load` or `plan` returned. A path and the object loaded
-from it mean the same plan in the same store: the nearest harness.toml at or above the file decides. A spec made in
-Python (`Ablation.model_validate({...})`) belongs to the project of the working folder.
+Each function takes a spec: the path of a TOML file, or an object that `load` or `plan` returned. A path and the object
+loaded from it give the same plan in the same store, which the nearest harness.toml at or above the file names. A spec
+created in Python (`Ablation.model_validate({...})`) belongs to the project of the working folder.
 """
 
 from __future__ import annotations
@@ -40,10 +40,10 @@ Spec: TypeAlias = str | Path | Ablation | Search | Plan
 
 
 def load(path: str | Path, assignments: Sequence[str] = ()) -> Ablation | Search:
-    """The ablation or the search in a TOML file; an experiment file is an ablation of one arm.
+    """Load the ablation or the search in a TOML file. An experiment file is an ablation with one arm.
 
     Args:
-        assignments: changes like `"train.duration=300 steps"`, laid over the base experiment.
+        assignments: changes to the base experiment, such as `"train.duration=300 steps"`.
 
     Raises:
         SpecError: the file is missing or not valid.
@@ -66,10 +66,10 @@ def project(spec: Spec | None = None) -> Project:
 
 
 def plan(spec: Spec, assignments: Sequence[str] = (), *, provisional: bool = False) -> Plan:
-    """Every run that a spec needs; of a search, the configurations that it has begun, each an arm.
+    """Plan every run that a spec needs. For a search, its begun configurations are the arms.
 
     Args:
-        provisional: plan although data is not on this machine; such runs have provisional ids.
+        provisional: plan even if data is missing on this machine; the affected runs get provisional ids.
 
     Raises:
         SpecError: the spec is not valid.
@@ -81,9 +81,9 @@ def plan(spec: Spec, assignments: Sequence[str] = (), *, provisional: bool = Fal
     if (request := _search_request(spec, assignments)) is not None:
         return request.begun()
     if assignments and isinstance(spec, Ablation):
-        fix = "give them to `load`, or change the object"
-        raise SpecError("assignments are laid over files", where="assignments", fix=fix)
-    assert isinstance(spec, str | Path | Ablation), "searches were dealt with"
+        fix = "pass them to `load`, or change the object"
+        raise SpecError("assignments apply only to files", where="assignments", fix=fix)
+    assert isinstance(spec, str | Path | Ablation), "searches are handled above"
     return project(spec).plan(spec, assignments, provisional=provisional)
 
 
@@ -107,19 +107,19 @@ def run(
     Args:
         on: `local` (processes of this machine), `inline` (this process), or the file of a cluster profile. Default:
             `profile` of harness.toml.
-        jobs: runs at a time on this machine.
-        max_gpu_hours: budget of a cluster's jobs.
-        detach: return at once. Jobs go on by themselves; on this machine a command in the background goes on.
-        confirm: asked where the budget may not suffice; without it, that is an error.
-        on_progress: gets a snapshot a few times a second.
-        stop: once set, by another thread, running runs write a checkpoint and leave.
+        jobs: number of runs to execute at a time on this machine.
+        max_gpu_hours: budget for a cluster's jobs.
+        detach: return at once. Jobs continue by themselves; on this machine, a background command continues the runs.
+        confirm: called if the budget may not be enough; without it, that is an error.
+        on_progress: called with a snapshot a few times a second.
+        stop: once another thread sets it, running runs write a checkpoint and exit.
         verbose: let `inline` print and handle signals in the calling thread, as the command does.
 
     Raises:
         SpecError: the spec or the profile is not valid, or the budget is not enough.
         DataError: the data cannot be read.
-        DispatchError: jobs of a cluster have some of the runs, or none can be started.
-        StoreError: the store cannot be written, or holds a run of other defaults.
+        DispatchError: some of the runs are in jobs of a cluster, or no process or job can be started.
+        StoreError: the store cannot be written, or holds a run with other defaults.
     """
     planned = plan(spec, assignments)
     at = project(planned)
@@ -152,7 +152,7 @@ def search(
     stop: Event | None = None,
     verbose: bool = False,
 ) -> SearchOutcome:
-    """Search until the budget is used up and confirm the winner on fresh seeds; goes on where an earlier one stopped.
+    """Search until the budget is used up, and confirm the winner on fresh seeds. Resumes a search that was stopped.
 
     Args:
         on, jobs, stop, verbose: as for `run`.
@@ -160,7 +160,7 @@ def search(
         on_progress, on_confirm, on_note: see `harness.searching.session.SearchRequest.carry_out`.
 
     Raises:
-        SpecError, DataError, DispatchError, StoreError: as `run`; another process drives the search.
+        SpecError, DataError, DispatchError, StoreError: as `run`, or another process drives the search.
     """
     request = search_request(spec, assignments, on=on, jobs=jobs, storage=storage)
     return request.carry_out(
@@ -179,13 +179,13 @@ def search_request(
     """A search and how to carry it out; see `search`.
 
     Raises:
-        SpecError: it is no search, or it is not valid.
+        SpecError: the spec is not a search, or is not valid.
     """
     from harness.searching.session import SearchRequest
 
     if assignments and isinstance(spec, Search):
-        fix = "give them to `load`, or change the object"
-        raise SpecError("assignments are laid over files", where="assignments", fix=fix)
+        fix = "pass them to `load`, or change the object"
+        raise SpecError("assignments apply only to files", where="assignments", fix=fix)
     at, file = project(spec), _file(spec)
     loaded = spec if isinstance(spec, Search) else load_search(spec, assignments)
     name = "search" if file is None else file.stem
@@ -193,7 +193,7 @@ def search_request(
 
 
 def report(spec: Spec, format: Format = "md", assignments: Sequence[str] = ()) -> str:
-    """The report on the records that are there, as text of that format; of a search, what it has found so far.
+    """Report on the finished runs, as text in this format. For a search, report its results so far.
 
     Raises:
         HarnessError: the spec is not valid, or a record is damaged.
@@ -203,7 +203,7 @@ def report(spec: Spec, format: Format = "md", assignments: Sequence[str] = ()) -
         from harness.searching.report import render as render_search
 
         if format in ("latex", "csv", "json"):
-            fix = "ask for md, terminal or html, or take `results`"
+            fix = "use md, terminal or html, or call `results`"
             raise SpecError(f"is a search, which has no report as {format}", where=request.where, fix=fix)
         return as_html(request.look()) if format == "html" else render_search(request.look())
     from harness.reporting import render
@@ -212,8 +212,10 @@ def report(spec: Spec, format: Format = "md", assignments: Sequence[str] = ()) -
 
 
 def results(spec: Spec, assignments: Sequence[str] = ()) -> pd.DataFrame:
-    """A row for each run and metric: arm, label, seed, run_id, state, metric, value, standard_error, samples,
-    protocol_id. Values are unrounded, in the metric's own scale. A run without results has one row without a metric.
+    """Results as a table with one row per run and metric: arm, label, seed, run_id, state, metric, value,
+    standard_error, samples, protocol_id.
+
+    Values are unrounded, in the metric's own scale. A run without results has one row without a metric.
 
     Raises:
         HarnessError: the spec is not valid, or a record is damaged.
@@ -233,17 +235,17 @@ def evaluate(
     model: str | None = None,
     processes: int | None = None,
 ) -> dict[str, tuple[EvaluationResult, ...]]:
-    """Measure checkpoints on evaluation sets, with the averages of suites; by checkpoint.
+    """Evaluate checkpoints on evaluation sets; returns the results, with averages of suites, by checkpoint.
 
     Args:
-        checkpoints: run ids, or weights files with `model`; `NAME=FILE` names one.
-        sets: names or paths of sets, or suites, of which the sets of this machine are measured.
-        protocols: also measure as prior work did: `slip`, `alip`...
-        model: open_clip's name of the model of weights files.
-        processes: how many of this machine measure together; default: one for each GPU.
+        checkpoints: run ids, or weights files with `model`; `NAME=FILE` gives a file a name.
+        sets: names or paths of sets, or suites; of a suite, the sets on this machine are evaluated.
+        protocols: additional evaluation protocols of prior work: `slip`, `alip`...
+        model: open_clip's model name, for weights files.
+        processes: number of processes of this machine that share the work; default: one per GPU.
 
     Raises:
-        SpecError: a weights file without a model name, an unknown protocol, or two checkpoints under one name.
+        SpecError: a weights file has no model name, a protocol is unknown, or two checkpoints have the same name.
         DataError: an evaluation set is missing or damaged.
         ModelError: the weights do not fit.
         StoreError: there is no such run.
@@ -265,16 +267,16 @@ def sync(
     under_report: bool = False,
     limit_s: float = float("inf"),
 ) -> SyncResult:
-    """Import the records of a spec's runs into MLflow; importing twice changes nothing.
+    """Import the records of a spec's runs into MLflow. Importing again changes nothing.
 
     Args:
-        pages: files of the report, attached to a run of their own.
-        under_report: make the arms children of that run, as the trials of a search are.
-        limit_s: begin no further run after that many seconds.
+        pages: files of the report, attached to a separate MLflow run.
+        under_report: make the arms children of that MLflow run, as for the trials of a search.
+        limit_s: import no further run after this many seconds.
 
     Raises:
         SpecError: tracking is off.
-        TrackingError: the server is dead or too slow, or refuses the records.
+        TrackingError: the server does not answer in time, or refuses the records.
     """
     from harness.tracking import sync as import_records
 
@@ -303,7 +305,7 @@ def _tracking(at: Project) -> str:
 
 
 def cancel_vanished(spec: Spec, assignments: Sequence[str] = ()) -> Cancelled:
-    """Cancel jobs of the spec's ablation whose runs it no longer asks for."""
+    """Cancel jobs of the spec's ablation whose runs the spec no longer contains."""
     from harness.execute.slurm.jobs import cancel_jobs, vanished
 
     planned = plan(spec, assignments, provisional=True)
@@ -328,7 +330,7 @@ def _detached(
     max_gpu_hours: float | None,
     confirm: Confirm | None,
 ) -> Outcome:
-    """Submit, and leave what the queue does not take, or what runs on this machine, to a command in the background."""
+    """Submit the runs, and start a background command for runs that the queue rejects or that use this machine."""
     outcome = Outcome(planned, Progress(0, len(planned.runs)))
     if is_profile(target):
         outcome = submit(planned, at, target, max_gpu_hours=max_gpu_hours, confirm=confirm)
@@ -336,7 +338,7 @@ def _detached(
             return outcome
     if (file := _file(spec)) is None:
         fix = "write the spec to a file, or run it without `detach`"
-        raise SpecError("a spec made in Python cannot go on in the background", where="detach", fix=fix)
+        raise SpecError("a spec created in Python cannot continue in the background", where="detach", fix=fix)
     arguments = background_arguments(file, assignments, target, jobs)
     if is_profile(target) and max_gpu_hours is not None:
         arguments += ["--max-gpu-hours", str(max_gpu_hours), "--yes"]
@@ -345,7 +347,7 @@ def _detached(
 
 
 def background_arguments(file: Path, assignments: Sequence[str], target: str, jobs: int | None) -> list[str]:
-    """The arguments of a command that goes on in the background."""
+    """The arguments of the background command."""
     sets = [part for one in assignments for part in ("--set", one)]
     return [str(file.resolve()), *sets, "--on", target, *(["--jobs", str(jobs)] if jobs else [])]
 
@@ -358,7 +360,7 @@ def _search_request(spec: Spec, assignments: Sequence[str]) -> SearchRequest | N
 
 
 def _file(spec: Spec | None) -> Path | None:
-    """The file of a spec, where it has one."""
+    """The file of a spec, if it has one."""
     if isinstance(spec, str | Path):
         return Path(spec)
     return spec.file if isinstance(spec, Ablation | Search | Plan) else None

@@ -173,7 +173,7 @@ def test_what_jobs_have_is_refused(spec: Path, monkeypatch: pytest.MonkeyPatch) 
     ("call", "sentence"),
     [
         (lambda file: harness.load(file.parent / "none.toml"), "there is no such file"),
-        (lambda file: harness.plan(harness.load(file), ["seed=1"]), "give them to `load`"),
+        (lambda file: harness.plan(harness.load(file), ["seed=1"]), "pass them to `load`"),
         (lambda file: harness.run(file, on="slrum"), "there is no profile 'slrum'"),
         (lambda file: harness.run(file, max_gpu_hours=1.0), "only jobs of a cluster have a budget"),
         (lambda file: harness.search(file), r"has no \[space\]"),
@@ -190,7 +190,7 @@ def test_mistakes_are_the_products_own_errors(spec: Path, call: Callable[[Path],
 def test_a_python_spec_cannot_go_on_in_the_background(spec: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(spec.parent)
     loaded = harness.load(spec)
-    with pytest.raises(SpecError, match="cannot go on in the background"):
+    with pytest.raises(SpecError, match="cannot continue in the background"):
         harness.run(type(loaded).model_validate(loaded.model_dump()), detach=True)
     begun: list[list[str]] = []
 

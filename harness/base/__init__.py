@@ -1,1 +1,1 @@
-"""What every room stands on: errors, atomic files, signals, durations, HTML escaping."""
+"""Shared foundations: errors, atomic files, signals, durations, HTML escaping."""

@@ -1,4 +1,4 @@
-"""Durations of training with their unit: "8 epochs", "2000 steps", "1e6 samples"."""
+"""Training durations with a unit: "8 epochs", "2000 steps", "1e6 samples"."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ class Duration:
 
     @classmethod
     def parse(cls, text: str) -> Duration:
-        """`"300 steps"` as a Duration.
+        """Parse a text such as `"300 steps"`.
 
         Raises:
             ValueError: the text has no number or no known unit.
         """
         match = _PATTERN.match(text)
         if match is None or not math.isfinite(float(match[1])):
-            raise ValueError(f'{text!r} is no duration; write a number and a unit, as in "8 epochs" or "2000 steps"')
+            raise ValueError(f'{text!r} is not a duration; write a number and a unit, as in "8 epochs" or "2000 steps"')
         units: dict[str, Unit] = {"epoch": "epochs", "step": "steps", "sample": "samples"}
         return cls(float(match[1]), units[match[2]])
 
@@ -41,7 +41,7 @@ class Duration:
         return f"{amount} {self.unit}"
 
     def steps(self, *, samples_per_epoch: int, global_batch_size: int) -> int:
-        """This duration in whole optimiser steps; an epoch has `samples_per_epoch // global_batch_size` of them."""
+        """Convert to whole optimiser steps; an epoch has `samples_per_epoch // global_batch_size` steps."""
         match self.unit:
             case "steps":
                 steps = self.amount

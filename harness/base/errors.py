@@ -1,15 +1,15 @@
-"""What can go wrong, as a tree. A user's mistake is one sentence with its remedy, never a traceback.
+"""The tree of errors. A user's mistake is reported in one sentence with a remedy, never as a traceback.
 
 HarnessError
-├── SpecError          a spec, an override or harness.toml does not say something that can be run
-├── DataError          shards, tables, captions, images or evaluation sets are not usable as they are
-├── ModelError         a model name, its weights or a teacher cannot be had
+├── SpecError          a spec, an override or harness.toml is not valid
+├── DataError          shards, tables, captions, images or evaluation sets are not usable
+├── ModelError         a model, its weights or a teacher is not available
 ├── CheckpointError    a checkpoint is damaged or belongs to another spec
 ├── StoreError         a run folder cannot be read or written, or holds something else under the same id
-├── SupersededError    a newer attempt at the run has taken over: this one has to stop and write nothing
+├── SupersededError    a newer attempt at the run has taken over; this one must stop without writing
 ├── DispatchError      runs could not be started, or some of them failed
 ├── TrainingError      a run had to stop: non-finite loss, no samples left
-└── TrackingError      the MLflow store or server did not take the records
+└── TrackingError      the MLflow store or server did not accept the records
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ __all__ = [
 
 
 class HarnessError(Exception):
-    """A mistake that a person can mend: `where` (file and key), what is wrong, and the `fix`."""
+    """An error that the user can fix: `where` it is (file and key), `what` is wrong, and the `fix`."""
 
     def __init__(self, what: str, *, where: str | None = None, fix: str | None = None) -> None:
         self.what, self.where, self.fix = what, where, fix
@@ -42,7 +42,7 @@ class HarnessError(Exception):
         return f"{head}; {self.fix}" if self.fix else head
 
     def __reduce__(self) -> tuple[partial[HarnessError], tuple[str]]:
-        """For pickle, which would hand over all three by their place: one process may fail for another."""
+        """Support pickle, which would pass all arguments by position. One process may raise another's error."""
         return partial(type(self), where=self.where, fix=self.fix), (self.what,)
 
 
@@ -55,7 +55,7 @@ class DataError(HarnessError):
 
 
 class ModelError(HarnessError):
-    """A model, its weights or a teacher cannot be had."""
+    """A model, its weights or a teacher is not available."""
 
 
 class CheckpointError(HarnessError):
@@ -63,7 +63,7 @@ class CheckpointError(HarnessError):
 
 
 class StoreError(HarnessError):
-    """A run folder cannot be read or written, or its id is taken by something else."""
+    """A run folder cannot be read or written, or holds something else under the same id."""
 
 
 class SupersededError(HarnessError):
@@ -79,4 +79,4 @@ class TrainingError(HarnessError):
 
 
 class TrackingError(HarnessError):
-    """The tracking store or server did not take the records."""
+    """The tracking store or server did not accept the records."""

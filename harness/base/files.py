@@ -1,4 +1,4 @@
-"""Atomic writes: a reader sees the old file or the new one, never a part."""
+"""Atomic writes: a reader sees the old file or the new one, never a partial one."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from typing import Any
 from harness.base.errors import StoreError
 
 _NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.ENOSYS)
-"""What `os.link` says on a file system that has no hard links."""
+"""Errors of `os.link` on a file system without hard links."""
 _fences: list[tuple[Path, Callable[[], None]]] = []
 
 
 @contextmanager
 def fenced(folder: Path, check: Callable[[], None]) -> Iterator[None]:
-    """While the block lasts, `check` is called before any file below `folder` is put in place, in every thread.
+    """Call `check` before any file below `folder` is put in place, in every thread, for the duration of the block.
 
-    It raises where this process may not write there any more.
+    `check` raises if this process may no longer write there: its fencing token is not the newest.
     """
     fence = (folder, check)
     _fences.append(fence)
@@ -33,7 +33,7 @@ def fenced(folder: Path, check: Callable[[], None]) -> Iterator[None]:
 
 
 def check_fences(path: Path) -> None:
-    """Raise if this process may not write to `path` any more."""
+    """Raise if this process may no longer write to `path`."""
     for folder, check in tuple(_fences):
         if path.is_relative_to(folder):
             check()
@@ -41,7 +41,7 @@ def check_fences(path: Path) -> None:
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Give a new file beside `path` to write to; when the block ends well it takes the place of `path`.
+    """Yield a temporary file next to `path` to write to. If the block succeeds, the file replaces `path`.
 
     Raises:
         SupersededError: `path` is in the folder of a run that a newer attempt has taken over.
@@ -67,19 +67,19 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def unwritable(path: Path, error: OSError) -> StoreError:
-    """What to tell a person when `path` cannot be written."""
+    """The error for a `path` that cannot be written."""
     what = f"cannot be written ({error.strerror or error})"
-    return StoreError(what, where=str(path), fix="free space or mend the permissions")
+    return StoreError(what, where=str(path), fix="free space or correct the permissions")
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write `text` to `path` as one atomic step."""
+    """Write `text` to `path` atomically."""
     with replacing(path) as aside:
         aside.write_text(text, encoding="utf-8")
 
 
 def create_text(path: Path, text: str) -> bool:
-    """Write `text` to `path` as one atomic step unless `path` exists; whether it was written.
+    """Write `text` to `path` atomically unless `path` exists; returns whether it was written.
 
     Raises:
         StoreError: the folder cannot be written.
@@ -102,15 +102,15 @@ def create_text(path: Path, text: str) -> bool:
 
 
 def write_json(path: Path, data: Any) -> None:
-    """Write `data` as indented JSON to `path` as one atomic step. NaN and infinity are refused."""
+    """Write `data` as indented JSON to `path` atomically. NaN and infinity raise ValueError."""
     write_text(path, json.dumps(data, indent=1, sort_keys=True, allow_nan=False) + "\n")
 
 
 def read_json(path: Path) -> Any:
-    """The JSON in `path`.
+    """Read the JSON file `path`.
 
     Raises:
-        StoreError: the file is missing, unreadable or no JSON.
+        StoreError: the file is missing, unreadable or not JSON.
     """
     try:
         return json.loads(path.read_text(encoding="utf-8"))

@@ -1,4 +1,4 @@
-"""Templates of HTML pages: what is put into them is escaped, and a name that is missing is an error."""
+"""Templates of HTML pages. Values are escaped, and an undefined name is an error."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import jinja2
 
 
 def environment(*folders: Path) -> jinja2.Environment:
-    """The templates in `folders`, looked for in their order."""
+    """A Jinja environment that searches `folders` for templates, in this order."""
     return jinja2.Environment(
         loader=jinja2.FileSystemLoader(folders),
         autoescape=True,

@@ -1,4 +1,4 @@
-"""What a node prints: to the terminal or its log, or to a file where an API call has to be silent."""
+"""Output of a node: to the terminal or its log, or to a file if an API call must print nothing."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def say_traceback() -> None:
 
 @contextmanager
 def written_to(path: Path) -> Iterator[None]:
-    """For the block, in this thread: what is said is added to the file instead."""
+    """Append this thread's output to the file instead, for the duration of the block."""
     with path.open("a", encoding="utf-8") as stream:
         token = _FILE.set(stream)
         try:

@@ -1,4 +1,4 @@
-"""What this machine has, without importing torch."""
+"""The machine's GPUs and cores, without importing torch."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 
 def gpu_count() -> int:
-    """NVIDIA GPUs that this process may use; asked of the driver's files, as the head does not import torch."""
+    """Number of NVIDIA GPUs that this process may use, from the driver's files, because the head imports no torch."""
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if visible is not None:
         return len([device for device in visible.split(",") if device.strip() not in ("", "-1")])
@@ -15,5 +15,5 @@ def gpu_count() -> int:
 
 
 def cores() -> int:
-    """Cores that this process may use."""
+    """Number of cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

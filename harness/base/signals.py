@@ -1,4 +1,4 @@
-"""Signals handled for the time of a block."""
+"""Handle signals for the duration of a block."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from contextlib import contextmanager
 from types import FrameType
 
 STOPPING = (signal.SIGTERM, signal.SIGUSR2, signal.SIGINT)
-"""Requests to stop: of a scheduler (preemption, cancelling), before a time limit, and Ctrl-C."""
+"""Requests to stop: from a scheduler (preemption, cancellation, time limit), and Ctrl-C."""
 
 
 @contextmanager
 def handled(numbers: Collection[signal.Signals], handler: Callable[[int, FrameType | None], object]) -> Iterator[None]:
-    """Have `handler` called for these signals; afterwards those of before are back."""
+    """Call `handler` for these signals, and restore the previous handlers afterwards."""
     before = {number: signal.signal(number, handler) for number in numbers}
     try:
         yield

@@ -7,4 +7,4 @@ from pathlib import Path
 __version__ = "0.1.0"
 """The same as `version` in pyproject.toml; a test compares them."""
 PACKAGE = Path(__file__).resolve().parents[1]
-"""The folder `harness/`: of the checkout, of an installation, or of a snapshot that a job runs from."""
+"""The folder `harness/` of the checkout, of an installation, or of a job's code snapshot."""

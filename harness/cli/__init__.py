@@ -1,4 +1,4 @@
-"""The command `harness`: a closed set of verbs, light to start, one sentence for every mistake."""
+"""The command `harness`: a fixed set of verbs, a fast start, and one sentence for every user's mistake."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ __all__ = ["main"]
 
 
 def main() -> None:
-    """Run the command; a user's mistake ends in one sentence on stderr and exit status 2."""
+    """Run the command. A user's mistake gives one sentence on stderr and exit status 2."""
     from harness.cli.verbs import app
 
-    # A plan of thousands of runs is a million objects that last; the collector would walk over them again and again.
+    # A plan of thousands of runs is a million long-lived objects, which the garbage collector would scan repeatedly.
     gc.set_threshold(100_000, 20, 100)
     try:
         app()

@@ -1,4 +1,4 @@
-"""`harness data`: fetch, check, describe, caption, extract features of and analyse the data that a spec names."""
+"""`harness data`: fetch, check, describe, caption and analyse a spec's data, and compute teacher features."""
 
 from __future__ import annotations
 
@@ -31,19 +31,20 @@ Set = Annotated[
         show_default=False,
     ),
 ]
-Shard = Annotated[
-    str, typer.Option("--shard", metavar="I/N", help="Do the I-th of N parts (from 0); others do the rest.")
-]
+Shard = Annotated[str, typer.Option("--shard", metavar="I/N", help="Process only part I of N, counted from 0.")]
 On = Annotated[
-    str | None, typer.Option("--on", metavar="PROFILE", help="A cluster profile (slurm/NAME.toml): an array of jobs.")
+    str | None,
+    typer.Option(
+        "--on", metavar="PROFILE", help="Run as a job array on the cluster of this profile (slurm/NAME.toml)."
+    ),
 ]
-Jobs = Annotated[int, typer.Option("--jobs", min=1, help="With --on: how many jobs, a shard each.")]
+Jobs = Annotated[int, typer.Option("--jobs", min=1, help="With --on: number of jobs, one shard each.")]
 Device = Annotated[str | None, typer.Option(help="Default: a GPU if there is one.")]
 
 
 @data_app.command()
 def fetch(spec: Spec, set_: Set) -> None:
-    """Copy what the spec names by URL to this machine; run again to go on."""
+    """Copy the spec's data from URLs to this machine. Run again to resume."""
     from harness.config.data import WebdatasetData
     from harness.data.sources.files import caption_files
     from harness.data.sources.remote import fetch as copy
@@ -57,7 +58,7 @@ def fetch(spec: Spec, set_: Set) -> None:
     for url in urls:
         copy(url, project.store.data, print)
     if not urls:
-        print(f"{spec}: all of its data is on this machine already")
+        print(f"{spec}: all of its data is already on this machine")
 
 
 @data_app.command()
@@ -66,19 +67,19 @@ def manifest(
     set_: Set,
     out: Annotated[Path | None, typer.Option("--out", metavar="FILE", help="Write it there as JSON.")] = None,
 ) -> None:
-    """Describe the data: files, sizes, survivors and why others did not survive, caption sources, digests."""
+    """Describe the data: files, sizes, usable samples, reasons for rejection, caption sources, digests."""
     import json
 
     from harness.base.files import write_json
     from harness.data.quality.manifest import manifest as describe
 
     project, data = _files(spec, set_)
-    told = describe(data, project.store.data)
+    described = describe(data, project.store.data)
     if out is None:
-        print(json.dumps(told, indent=1))
+        print(json.dumps(described, indent=1))
     else:
-        write_json(out, told)
-        print(f"{out}: {told['samples']:,} samples in {len(told['files']):,} files")
+        write_json(out, described)
+        print(f"{out}: {described['samples']:,} samples in {len(described['files']):,} files")
 
 
 @data_app.command()
@@ -88,7 +89,7 @@ def check(
     out: Annotated[Path | None, typer.Option("--out", metavar="DIR", help="Default: store/reports.")] = None,
     workers: Annotated[int, typer.Option(min=0, help="Processes; 0: one for each core.")] = 0,
 ) -> None:
-    """Read and decode everything; count what is bad by its reason, and list it in a quarantine list."""
+    """Read and decode all data, count bad samples by reason, and write them to a quarantine list."""
     from harness.base.files import write_json
     from harness.base.machine import cores
     from harness.cli.findings import show
@@ -98,11 +99,11 @@ def check(
     project, data = _files(spec, set_)
     found = check_data(data, project.store.data, workers or cores(), lambda text: print(text, file=sys.stderr))
     folder = out or project.store.reports
-    told = report(found)
-    write_json(folder / f"{spec.stem}-data-check.json", told)
+    summary = report(found)
+    write_json(folder / f"{spec.stem}-data-check.json", summary)
     listed = folder / f"{spec.stem}-quarantine.jsonl"
     write_quarantine(listed, found.quarantined)
-    show(told, listed, len(found.quarantined))
+    show(summary, listed, len(found.quarantined))
 
 
 @data_app.command()
@@ -114,10 +115,12 @@ def features(
     workers: Annotated[int, typer.Option(min=0, help="Threads that decode images; 0: one for each core.")] = 0,
     on: On = None,
     jobs: Jobs = 8,
-    estimate: Annotated[bool, typer.Option("--estimate", help="Only say what it will take.")] = False,
-    verify: Annotated[bool, typer.Option("--verify", help="Only compare what is there with its digests.")] = False,
+    estimate: Annotated[bool, typer.Option("--estimate", help="Only print an estimate.")] = False,
+    verify: Annotated[
+        bool, typer.Option("--verify", help="Only check existing features against their digests.")
+    ] = False,
 ) -> None:
-    """Compute the teachers' features that a spec's runs read: resumable, in shards, shared by all runs."""
+    """Compute the teacher features that a spec's runs read. Resumable, in shards, shared by all runs."""
     from harness.base.machine import cores
     from harness.features.resumable_array import verify as compare
     from harness.node import feature_sets as features_of
@@ -131,7 +134,7 @@ def features(
         if verify:
             for file in [wanted.images, *map(wanted.file, wanted.sources)]:
                 bad = compare(file)
-                print(f"{file}: " + (f"parts {bad} are damaged; delete the file" if bad else "as it was written"))
+                print(f"{file}: " + (f"parts {bad} are damaged; delete the file" if bad else "intact"))
             continue
         if wanted.is_done:
             print(f"{wanted.folder}: done")
@@ -141,7 +144,7 @@ def features(
         print(said_of(extraction.estimate(), wanted.folder, part[1]))
         if not estimate:
             done = extraction.compute(part, lambda text: print(text, file=sys.stderr))
-            print(f"{wanted.folder}: {'done' if done else f'shard {shard} done, others are not'}")
+            print(f"{wanted.folder}: {'done' if done else f'shard {shard} is done, others are not'}")
 
 
 @data_app.command()
@@ -157,7 +160,7 @@ def caption(
     on: On = None,
     jobs: Jobs = 8,
 ) -> None:
-    """Caption every image with an image-to-text model: resumable, in shards, as a source to join by key."""
+    """Caption every image with an image-to-text model. Resumable, in shards; the result is a source to join by key."""
     from harness.captioning import CaptionFolder, load_captioner
     from harness.captioning import caption as carry_out
     from harness.config.load import load_captioner_spec
@@ -188,11 +191,13 @@ def analyze(
     spec: Spec,
     set_: Set,
     out: Annotated[Path | None, typer.Option("--out", metavar="DIR", help="Default: store/reports.")] = None,
-    queries: Annotated[int, typer.Option(min=2, help="Captions and images whose neighbours are looked for.")] = 2000,
+    queries: Annotated[
+        int, typer.Option(min=2, help="Number of captions and images whose neighbours are searched.")
+    ] = 2000,
     device: Device = None,
     workers: Annotated[int, typer.Option(min=0, help="Threads that decode images; 0: one for each core.")] = 0,
 ) -> None:
-    """Show what the captions are like, as FFF's Figures 2 to 5: a page with plots, thresholds and galleries."""
+    """Analyse the captions as in FFF's Figures 2 to 5: write a page with plots, thresholds and galleries."""
     from harness.analysis import Options, analyse, write_page
     from harness.base.machine import cores
     from harness.node import feature_sets as features_of
@@ -213,11 +218,11 @@ def _submit(target: str, project: Project, verb: str, spec: Path, set_: list[str
     from harness.execute.slurm.data_jobs import on_cluster
 
     array = on_cluster(target, project.store, verb, spec, set_, more, jobs)
-    print(f"array {array} of {jobs} jobs; `squeue --job {array}` shows it, and the same command goes on where it ended")
+    print(f"submitted {jobs} jobs as array {array}; `squeue --job {array}` shows it; repeat the command to resume")
 
 
 def said_of(estimate: Estimate, folder: Path, shards: int) -> str:
-    """An estimate in words."""
+    """Format an estimate as a sentence."""
     from harness.cli.output import seconds
 
     each = f", in {shards} shards {seconds(estimate.seconds / shards)} each" if shards > 1 else ""
@@ -252,7 +257,7 @@ def _files(spec: Path, assignments: list[str]) -> tuple[Project, FileData]:
 
 
 def as_files(data: Data, cache: Path) -> FileData:
-    """`data` as the files that it is read from; an embedded world is generated first."""
+    """The files from which `data` is read; an embedded world is generated first."""
     from harness.config.data import TableData, WebdatasetData
     from harness.data.synthetic.embedded import train_shards
     from harness.data.synthetic.materialise import materialise
@@ -264,13 +269,13 @@ def as_files(data: Data, cache: Path) -> FileData:
 
 
 def part_of(stated: str) -> tuple[int, int]:
-    """I and N of a `--shard I/N`.
+    """Parse I and N from the text of `--shard I/N`.
 
     Raises:
-        SpecError: it is something else.
+        SpecError: the text has another form.
     """
     number, _, total = stated.partition("/")
     if not (number.isdecimal() and total.isdecimal() and int(number) < int(total)):
         fix = "count from 0: --shard 0/8 to --shard 7/8"
-        raise SpecError(f"{stated!r} is no part of a whole", where="--shard", fix=fix)
+        raise SpecError(f"{stated!r} is not a valid shard", where="--shard", fix=fix)
     return int(number), int(total)

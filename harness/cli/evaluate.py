@@ -1,4 +1,4 @@
-"""`harness eval`: checkpoints measured on evaluation sets, outside any ablation."""
+"""`harness eval`: evaluate checkpoints on evaluation sets, outside any ablation."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def measure(
     out: Path | None,
     processes: int | None = None,
 ) -> None:
-    """Print the metrics of each checkpoint as soon as it is measured, and write them as JSON to `out`."""
+    """Print the metrics of each checkpoint as soon as it is evaluated, and write them as JSON to `out`."""
     evaluation = present(evaluation_of(suites, protocols), project)
     found = {}
     for name, source in sources_of(project, checkpoints, model).items():

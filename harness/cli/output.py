@@ -1,4 +1,4 @@
-"""Plans and states as tables: rich on a terminal, plain aligned lines elsewhere."""
+"""Print plans and states as tables: with rich on a terminal, as plain aligned lines elsewhere."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def table(title: str, header: list[str], rows: list[list[str]]) -> None:
 
 
 def plan(planned: Plan, store: Store) -> None:
-    """Print arms, what each changes, and the state of its runs."""
+    """Print the arms, their changes, and the states of their runs."""
     states = store.states(planned.runs)
     users = Counter(planned.cells.values())
     rows = []
@@ -95,12 +95,12 @@ def plan_json(planned: Plan, store: Store) -> dict[str, Any]:
 
 
 def log(folder: RunFolder, *, follow: bool) -> None:
-    """Print a run's log, and what is added to it while the run is alive if `follow`; one that queues is waited for."""
+    """Print a run's log. With `follow`, wait for a pending run, and keep printing new lines while the run is alive."""
     job = _jobs_folder(folder)
     while follow and job is not None and not folder.log.exists() and not (job / "closed.json").exists():
         time.sleep(0.5)
     if not folder.log.exists():
-        print(f"run {folder.id} has written nothing yet" + (f"; what its job printed is in {job}" if job else ""))
+        print(f"run {folder.id} has written nothing yet" + (f"; its job's output is in {job}" if job else ""))
         return
     with folder.log.open(encoding="utf-8", errors="replace") as stream:
         while True:
@@ -111,7 +111,7 @@ def log(folder: RunFolder, *, follow: bool) -> None:
 
 
 def _jobs_folder(folder: RunFolder) -> Path | None:
-    """The folder of the submission that has the run, where a job prints what is no run's own log."""
+    """The folder of the run's submission, which holds the job's output apart from the runs' own logs."""
     if not folder.request.exists():
         return None
     submission = read_request(folder).submission
@@ -119,12 +119,12 @@ def _jobs_folder(folder: RunFolder) -> Path | None:
 
 
 def _is_alive(folder: RunFolder) -> bool:
-    """Whether more may be written: here, or on a node whose locks are not seen from here."""
+    """Whether a process may still write to the log, on this machine or on a node whose locks are not visible here."""
     return folder.is_locked() or (not folder.record_file.exists() and any(one.job for one in folder.attempts.open()))
 
 
 def seconds(duration: float) -> str:
-    """A duration for people: `45 s`, `12 min`, `3.5 h`."""
+    """Format a duration for display: `45 s`, `12 min`, `3.5 h`."""
     if duration < 90:
         return f"{duration:.0f} s"
     return f"{duration / 60:.0f} min" if duration < 5400 else f"{duration / 3600:.1f} h"

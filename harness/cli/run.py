@@ -1,4 +1,4 @@
-"""`harness run` and `harness cancel`: live progress, a clean stop, and what is printed at the end."""
+"""`harness run` and `harness cancel`: live progress, a clean stop, and the messages at the end."""
 
 from __future__ import annotations
 
@@ -27,52 +27,52 @@ if TYPE_CHECKING:
 
 LINE_EVERY_S = 15.0
 SHOWN_RUNS = 8
-STOPPING = "stopping: running runs write a checkpoint first (again to leave at once)"
-LEAVING = "leaving: jobs go on by themselves; `harness status` and the same command find them again"
+STOPPING = "stopping: running runs write a checkpoint first (press Ctrl-C again to exit at once)"
+LEAVING = "exiting: jobs continue by themselves; follow them with `harness status`, or repeat the command"
 SYNC_LIMIT_S = 60.0
-"""A slow tracking server does not hold the command up for longer; `harness sync` has no limit."""
+"""Maximum time that a slow tracking server can delay the command; `harness sync` has no limit."""
 Show = Callable[[Progress], None]
 
 
 def confirmed(question: str) -> bool:
-    """Ask a person; False where nobody can be asked."""
+    """Ask the user; False if stdin is not a terminal."""
     import typer
 
     return sys.stdin.isatty() and typer.confirm(question, default=False)
 
 
 def say_end(outcome: Outcome) -> None:
-    """Say which runs failed, and what goes on without this command."""
+    """Print which runs failed, and what continues without this command."""
     _say_failed(outcome)
     if outcome.vanished:
         _offer_vanished(outcome)
     if outcome.done + len(outcome.failed) < outcome.total:
         if outcome.on_cluster:
-            print("jobs go on; the same command, from any shell, picks up where they are", file=sys.stderr)
+            print("jobs continue; repeat the command, from any shell, to follow them", file=sys.stderr)
         else:
-            print("stopped; the same command goes on from the checkpoints", file=sys.stderr)
+            print("stopped; repeat the command to resume from the checkpoints", file=sys.stderr)
 
 
 def say_detached(outcome: Outcome, spec: Path) -> None:
-    """Say what goes on in the background, in jobs or in a process."""
+    """Print what continues in the background, in jobs or in a process."""
     if outcome.on_cluster:
         at = outcome.progress
-        print(f"{at.done} of {at.total} runs are done, {len(at.running)} run, {at.waiting} wait in the queue")
+        print(f"{at.done} of {at.total} runs are done, {len(at.running)} running, {at.waiting} pending in the queue")
         for note in at.notes:
             print(f"  {note}")
         _say_failed(outcome)
         if outcome.vanished:
             _offer_vanished(outcome)
         if outcome.in_jobs:
-            print(f"jobs go on by themselves; `harness status {spec} --watch` shows where they are")
+            print(f"jobs continue by themselves; `harness status {spec} --watch` shows their progress")
     if outcome.background is not None:
         say_background(outcome.background, spec)
 
 
 def say_background(background: Background, spec: Path) -> None:
-    """Say where a command in the background writes, and how to look at it and stop it."""
-    print(f"process {background.pid} goes on in the background; it writes to {background.log}")
-    print(f"`harness status {spec} --watch` shows where it is, `harness cancel {spec}` stops it")
+    """Print where a background command writes, and how to watch and stop it."""
+    print(f"process {background.pid} continues in the background; it writes to {background.log}")
+    print(f"`harness status {spec} --watch` shows its progress, `harness cancel {spec}` stops it")
 
 
 def wrap_up(plan: Plan, project: Project) -> None:
@@ -87,7 +87,7 @@ def wrap_up(plan: Plan, project: Project) -> None:
 
 
 def track(plan: Plan, project: Project, page: Path, *, under_report: bool = False) -> None:
-    """Import the records of a plan and the page of its report into MLflow, as `sync` does; trouble is a warning."""
+    """Import a plan's records and its report page into MLflow, as `sync` does; a failure is only a warning."""
     uri = project.settings.tracking
     if uri is None:
         return
@@ -97,41 +97,46 @@ def track(plan: Plan, project: Project, page: Path, *, under_report: bool = Fals
         for reason in done.skipped:
             print(f"warning: not in MLflow: {reason}", file=sys.stderr)
         if done.remaining:
-            print(f"warning: {done.remaining} runs are not in MLflow yet; `harness sync` goes on", file=sys.stderr)
+            print(
+                f"warning: {done.remaining} runs are not in MLflow yet; import them with `harness sync`",
+                file=sys.stderr,
+            )
     except TrackingError as error:
         print(f"warning: {error}; the records are safe", file=sys.stderr)
 
 
 def say_cancelled(asked: Asked) -> None:
-    """Say who was asked to stop."""
+    """Print what was asked to stop."""
     say_jobs_cancelled(asked.jobs)
     if asked.jobs.pending:
         return
     for holder in asked.elsewhere:
-        print(f"process {holder.pid} works on {holder.host}: cancel it there", file=sys.stderr)
+        print(f"process {holder.pid} is running on {holder.host}: cancel it there", file=sys.stderr)
     if not asked:
-        print("no run of it is running")
+        print("none of its runs is running")
     elif asked.workers and any(holder.is_here for holder in asked.processes):
         print(f"asked {len(set(asked.workers))} running runs to stop; they write a checkpoint first")
 
 
 def say_jobs_cancelled(cancelled: Cancelled) -> None:
-    """Say how many jobs were cancelled, and which other runs that concerns."""
+    """Print how many jobs were cancelled, and how many other runs that affects."""
     for note in cancelled.notes:
         print(f"warning: {note}", file=sys.stderr)
     if cancelled.jobs:
         print(f"cancelled {cancelled.jobs} jobs; running ones write a checkpoint first")
     if cancelled.pending:
-        what = f"{cancelled.pending} jobs are marked as cancelled, but SLURM was not told"
-        fix = "they leave when they see it; run the same command again once SLURM answers"
+        what = f"{cancelled.pending} jobs are marked as cancelled, but SLURM did not answer"
+        fix = "they stop when they find the mark; repeat the command once SLURM answers"
         print(f"{what}: {fix}", file=sys.stderr)
     if cancelled.others:
-        print(f"{len(cancelled.others)} other runs shared them: `harness run` submits those again", file=sys.stderr)
+        print(
+            f"{len(cancelled.others)} other runs shared these jobs: resubmit them with `harness run`", file=sys.stderr
+        )
 
 
 @contextmanager
 def clean_stop(stopping: str) -> Iterator[Event]:
-    """An event that the first Ctrl-C (or SIGTERM) sets, after saying `stopping`; the second leaves at once."""
+    """An event that the first Ctrl-C (or SIGTERM) sets, after printing `stopping`; a second Ctrl-C exits at once."""
     stop = Event()
 
     def first(_number: int, _frame: object) -> None:
@@ -145,7 +150,7 @@ def clean_stop(stopping: str) -> Iterator[Event]:
 
 @contextmanager
 def display(plan: Plan) -> Iterator[Show]:
-    """Shows snapshots: a line that is rewritten on a terminal, elsewhere plain lines, a few a minute."""
+    """A function that shows snapshots: on a terminal it rewrites one line, elsewhere it prints a few lines a minute."""
     started = time.monotonic()
     if not sys.stdout.isatty():
         yield _Lines(plan, started)
@@ -161,11 +166,11 @@ def display(plan: Plan) -> Iterator[Show]:
 
 def _rewrite(live: Status, line: str) -> None:
     live.update(line)
-    live.start()  # with the first snapshot: a finished plan shows nothing
+    live.start()  # start with the first snapshot, so that a finished plan shows nothing
 
 
 class _Lines:
-    """Progress as plain lines, a few a minute."""
+    """Prints progress as plain lines, a few a minute."""
 
     def __init__(self, plan: Plan, started: float) -> None:
         self._plan, self._started, self._last, self._done = plan, started, -LINE_EVERY_S, -1
@@ -182,26 +187,26 @@ class _Lines:
 
 
 def summary(plan: Plan, progress: Progress) -> str:
-    """One line: runs done, what runs now and its step, time left."""
+    """One line: runs done, running runs with their steps, time left."""
     names = {run: f"{arm}/{seed}" for (arm, seed), run in plan.cells.items()}
     running = [
         f"{names.get(run, 'teacher')} {at.get('step', 0)}/{at.get('steps', '?')}"
         for run, at in list(progress.running.items())[:SHOWN_RUNS]
     ]
     if len(progress.running) > SHOWN_RUNS:
-        running.append(f"{len(progress.running) - SHOWN_RUNS} more run")
+        running.append(f"{len(progress.running) - SHOWN_RUNS} more running")
     parts = [f"{progress.done} of {progress.total} runs", *running]
     if progress.waiting:
-        parts.append(f"{progress.waiting} wait in the queue")
+        parts.append(f"{progress.waiting} pending in the queue")
     if progress.elsewhere:
-        parts.append(f"{len(progress.elsewhere)} run in another process")
+        parts.append(f"{len(progress.elsewhere)} running in another process")
     if left := remaining_s(plan, progress):
         parts.append(f"about {seconds(left)} left")
     return "; ".join(parts)
 
 
 def remaining_s(plan: Plan, progress: Progress) -> float | None:
-    """Seconds until all is done, from the pace of the runs that are running; None before there is one."""
+    """Estimated seconds until all runs are done, from the speed of the running ones; None if it is not known yet."""
     rates = [at["step"] / at["elapsed_s"] for at in progress.running.values() if at.get("elapsed_s")]
     if not sum(rates):
         return None
@@ -218,10 +223,10 @@ def _say_failed(outcome: Outcome) -> None:
 
 
 def _offer_vanished(outcome: Outcome) -> None:
-    """Arms that the spec has lost since their jobs were submitted."""
+    """Offer to cancel jobs of runs that were removed from the spec after their submission."""
     name = outcome.plan.name
-    what = f"{len(outcome.vanished)} runs of {name} are in jobs, though the spec no longer asks for them"
+    what = f"{len(outcome.vanished)} runs of {name} are in jobs, but the spec no longer contains them"
     if confirmed(f"{what}. Cancel them?"):
         say_jobs_cancelled(api.cancel_vanished(outcome.plan))
     else:
-        print(f"{what}; `harness cancel SPEC --vanished` cancels them", file=sys.stderr)
+        print(f"{what}; cancel them with `harness cancel SPEC --vanished`", file=sys.stderr)

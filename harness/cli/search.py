@@ -1,4 +1,4 @@
-"""`harness search`: live progress, a clean stop, and what is printed at the end."""
+"""`harness search`: live progress, a clean stop, and the messages at the end."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ LINE_EVERY_S = 15.0
 
 
 def search(request: SearchRequest, spec: Path, out: Path | None) -> bool:
-    """Carry a search out, or go on with it; whether it came to its end. `out`: where to write the winner."""
+    """Start or resume a search; returns whether it came to its end. `out`: file for the winner."""
     with clean_stop(LEAVING if is_profile(request.target) else STOPPING) as stop, ExitStack() as stack:
         shown: list[Show] = []
 
@@ -46,12 +46,12 @@ def search(request: SearchRequest, spec: Path, out: Path | None) -> bool:
 
         outcome = request.carry_out(on_progress=_Lines(), on_confirm=confirm, on_note=note, stop=stop, verbose=True)
     if not outcome:
-        print("stopped; the same command goes on where it was", file=sys.stderr)
+        print("stopped; repeat the command to resume", file=sys.stderr)
         return False
     if outcome.confirmed is not None:
         say_end(outcome.confirmed)
         wrap_up(outcome.confirmed.plan, request.project)
-    _conclude(outcome.driver, request)
+    _wrap_up(outcome.driver, request)
     if out is not None:
         export_winner(outcome.driver, spec, out)
         print(f"The winner: {out}")
@@ -59,18 +59,18 @@ def search(request: SearchRequest, spec: Path, out: Path | None) -> bool:
 
 
 def detach(request: SearchRequest, spec: Path, arguments: list[str]) -> None:
-    """Start the search in the background, if it is one that can be carried out."""
+    """Check the search, and start it in the background."""
     request.check()
     log = request.project.store.root / f"{plan_name(request.name)}.log"
     say_background(start_in_background("search", arguments, log), spec)
 
 
 def cancel(request: SearchRequest) -> None:
-    """Ask a search to stop, then the runs and jobs that it leaves behind."""
+    """Ask a search to stop, then its remaining runs and jobs."""
     drivers, asked = request.cancel()
     for driver in drivers:
         if not driver.is_here:
-            print(f"process {driver.pid} drives it on {driver.host}: cancel it there", file=sys.stderr)
+            print(f"process {driver.pid} on {driver.host} drives the search: cancel it there", file=sys.stderr)
     if drivers and not asked.jobs.jobs:
         print("asked the search to stop; its running runs write a checkpoint first")
     else:
@@ -78,7 +78,7 @@ def cancel(request: SearchRequest) -> None:
 
 
 def report(request: SearchRequest, out: Path | None) -> None:
-    """Print where a search stands, or write its page."""
+    """Print a search's report, or write its page."""
     driver = request.look()
     if out is None:
         print(render(driver))
@@ -88,10 +88,10 @@ def report(request: SearchRequest, out: Path | None) -> None:
     print(write_page(driver, out))
 
 
-def _conclude(driver: Driver, request: SearchRequest) -> None:
-    """Print what came out, write the page, import the records into MLflow."""
+def _wrap_up(driver: Driver, request: SearchRequest) -> None:
+    """Print the report, write the page, import the records into MLflow."""
     print(render(driver))
-    from harness.searching.page import write_page  # it needs matplotlib: a second
+    from harness.searching.page import write_page  # imports matplotlib, which takes a second
 
     page = write_page(driver, request.project.store.reports)
     print(f"Report: {page}")
@@ -100,7 +100,7 @@ def _conclude(driver: Driver, request: SearchRequest) -> None:
 
 
 class _Lines:
-    """Progress as plain lines, a few a minute."""
+    """Prints progress as plain lines, a few a minute."""
 
     def __init__(self) -> None:
         self._started, self._last, self._trials = time.monotonic(), -LINE_EVERY_S, -1
@@ -119,7 +119,7 @@ class _Lines:
 def _line(at: Snapshot) -> str:
     parts = [f"{at.trials} configurations ({at.complete} to the end, {at.stopped} stopped, {at.running} running)"]
     parts += [f"{at.failed} failed"] if at.failed else []
-    parts += [f"{at.runs.waiting} runs wait in the queue"] if at.runs.waiting else []
+    parts += [f"{at.runs.waiting} runs pending in the queue"] if at.runs.waiting else []
     parts += [f"{at.spent_runs:.1f} full runs of training"]
     parts += [f"best {at.best:.4f}"] if at.best is not None else []
     parts += ["closing"] if at.closing else []

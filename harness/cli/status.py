@@ -1,4 +1,4 @@
-"""`harness status`: where every run is, and what it has cost."""
+"""`harness status`: the state and the cost of every run."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ SKEW_S = 60.0
 
 
 def status(planned: Plan, store: Store) -> list[RunStatus]:
-    """Print every run; returns what was printed."""
+    """Print the state of every run; returns the states."""
     found, notes = statuses(planned, store)
     counted = Counter(one.state.partition(":")[0].partition(" (")[0] for one in found)
     title = f"{planned.name}: {', '.join(f'{number} {state}' for state, number in sorted(counted.items()))}"
@@ -34,29 +34,29 @@ def status(planned: Plan, store: Store) -> list[RunStatus]:
 
 
 def watch(planned: Plan, store: Store) -> None:
-    """Print the status again and again until every run is done or failed."""
-    for _ in _looks():
+    """Print the status repeatedly until every run is done or failed."""
+    for _ in _refreshes():
         if all(one.is_over for one in status(planned, store)):
             return
 
 
 def watch_growing(plan: Callable[[], Plan], store: Store, grows: Callable[[], bool]) -> None:
-    """Print the status again and again until nobody adds runs to the plan any more and none of them moves."""
-    for _ in _looks():
-        over = not grows()  # asked first: what the last one added is shown
+    """Print the status repeatedly until the plan no longer grows and no run is running or pending."""
+    for _ in _refreshes():
+        over = not grows()  # ask first, so that the last added runs are still shown
         if not any(one.is_moving for one in status(plan(), store)) and over:
             return
 
 
-def _looks() -> Iterator[None]:
-    """Each on a clean screen, less and less often."""
+def _refreshes() -> Iterator[None]:
+    """Clear the screen before each refresh, at increasing intervals."""
     pause = WATCH_S
     while True:
         if sys.stdout.isatty():
             print("\x1b[2J\x1b[H", end="")
         yield
         time.sleep(pause)
-        pause = min(pause * 1.2, 15.0)  # each look is a squeue
+        pause = min(pause * 1.2, 15.0)  # each refresh calls squeue
 
 
 def _cells(one: RunStatus) -> list[str]:

@@ -1,4 +1,4 @@
-"""The verbs. Each is a few lines over the library; heavy imports happen inside the verb that needs them."""
+"""The verbs of the command. Each is a few lines over the library; heavy imports are inside the verb that needs them."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def _project(start: Path | None = None) -> Project:
 
 @app.command()
 def check(spec: Spec, set_: Set) -> None:
-    """Check a spec: every arm, its data, its evaluation sets. Trains nothing."""
+    """Check a spec without training: every arm, its data, its evaluation sets."""
     from harness import api
     from harness.planning.preflight import problems
 
@@ -58,7 +58,7 @@ def plan(
     set_: Set,
     as_json: Annotated[bool, typer.Option("--json", help="Print as JSON: one plan, or a list of several.")] = False,
 ) -> None:
-    """Show the runs that specs need: what is done, shared, missing, and what it will cost."""
+    """Show the runs that specs need: which are done, shared or missing, and what they will cost."""
     from harness import api
     from harness.cli import output
 
@@ -81,13 +81,15 @@ def run(
         str | None, typer.Option("--on", metavar="PROFILE", help="`local` processes, `inline`, or slurm/NAME.toml.")
     ] = None,
     jobs: Annotated[int | None, typer.Option("--jobs", min=1, help="Runs at a time on this machine.")] = None,
-    detach: Annotated[bool, typer.Option("--detach", help="Go on in the background; on a cluster, submit.")] = False,
+    detach: Annotated[
+        bool, typer.Option("--detach", help="Continue in the background; on a cluster, submit and exit.")
+    ] = False,
     max_gpu_hours: Annotated[
-        float | None, typer.Option("--max-gpu-hours", min=0, help="Budget of the sweep on a cluster.")
+        float | None, typer.Option("--max-gpu-hours", min=0, help="Budget for the jobs of a cluster.")
     ] = None,
     yes: Annotated[bool, typer.Option("--yes", help="Submit as much as fits into the budget, without asking.")] = False,
 ) -> None:
-    """Train and evaluate every missing run once, then print the table. Ctrl-C stops cleanly; run again to go on."""
+    """Train and evaluate every missing run once, then print the table. Ctrl-C stops cleanly; run again to resume."""
     from harness import api
     from harness.cli import run as shown
     from harness.execute.run import is_profile
@@ -123,9 +125,9 @@ def search(
     export: Annotated[
         Path | None, typer.Option("--export", metavar="FILE", help="Write the winner as an experiment file.")
     ] = None,
-    detach: Annotated[bool, typer.Option("--detach", help="Go on in the background.")] = False,
+    detach: Annotated[bool, typer.Option("--detach", help="Continue in the background.")] = False,
 ) -> None:
-    """Search fields of an experiment with Optuna over the same runs that ablations use. Run again to go on."""
+    """Search fields of an experiment with Optuna, with the same runs that ablations use. Run again to resume."""
     from harness import api
     from harness.cli import search as shown
 
@@ -144,7 +146,7 @@ def status(
     set_: Set,
     watch: Annotated[bool, typer.Option("--watch", help="Refresh until everything is done.")] = False,
 ) -> None:
-    """Show where every run of a spec stands; of a search, every run that it has begun."""
+    """Show the state of every run of a spec; for a search, of every run that it has begun."""
     from harness import api
     from harness.cli import status as shown
     from harness.config.load import is_search
@@ -165,9 +167,11 @@ def status(
 def cancel(
     spec: Annotated[str, typer.Argument(metavar="SPEC|RUN", help="A spec, or a run's id.", show_default=False)],
     set_: Set,
-    vanished: Annotated[bool, typer.Option("--vanished", help="Only jobs that the spec no longer asks for.")] = False,
+    vanished: Annotated[
+        bool, typer.Option("--vanished", help="Only cancel jobs of runs that the spec no longer contains.")
+    ] = False,
 ) -> None:
-    """Ask the running runs of a spec, or one run, to write a checkpoint and stop; jobs that wait are cancelled."""
+    """Ask the running runs of a spec, or one run, to write a checkpoint and stop; cancel pending jobs."""
     from harness import api
     from harness.cli import run as shown
     from harness.config.load import is_search
@@ -186,7 +190,7 @@ def cancel(
         cancelled = api.cancel_vanished(spec, set_)
         shown.say_jobs_cancelled(cancelled)
         if not cancelled.jobs and not cancelled.pending:
-            print("no job has a run that the spec does not ask for")
+            print("no job has a run that the spec does not contain")
         raise typer.Exit(1 if cancelled.pending else 0)
     else:
         planned = api.plan(spec, set_, provisional=True)
@@ -197,9 +201,9 @@ def cancel(
 
 @app.command()
 def logs(
-    run: RunId, follow: Annotated[bool, typer.Option("--follow", "-f", help="Keep printing what is added.")] = False
+    run: RunId, follow: Annotated[bool, typer.Option("--follow", "-f", help="Keep printing new lines.")] = False
 ) -> None:
-    """Print what a run's workers wrote."""
+    """Print the log of a run's workers."""
     from harness.cli import output
 
     output.log(_project().store.find(run), follow=follow)
@@ -214,7 +218,7 @@ def report(
         Path | None, typer.Option("--out", metavar="DIR", help="Write a file there instead of printing.")
     ] = None,
 ) -> None:
-    """Answer the ablation's question with numbers, intervals and plots, from the records that are there."""
+    """Answer the ablation's question with numbers, intervals and plots, from the finished runs' records."""
     from harness import api
     from harness.config.load import is_search
     from harness.reporting import collect, refuse_nothing, render, write_report
@@ -239,10 +243,10 @@ def preview(
     spec: Spec,
     set_: Set,
     arm: Annotated[str | None, typer.Option(help="Default: the first arm that mines.")] = None,
-    batches: Annotated[int, typer.Option(min=1, help="How many batches.")] = 2,
+    batches: Annotated[int, typer.Option(min=1, help="Number of batches.")] = 2,
     out: Annotated[Path | None, typer.Option("--out", metavar="DIR", help="Folder for the page.")] = None,
 ) -> None:
-    """Show what mining calls positive: a gallery of images, their captions, and the captions mined for them."""
+    """Show the positives that mining finds: a gallery of images, their captions, and the captions mined for them."""
     from harness import api
     from harness.node.preview_page import preview as write
 
@@ -256,10 +260,10 @@ def profile(
     spec: Spec,
     set_: Set,
     arm: Annotated[str | None, typer.Option(help="Default: the baseline.")] = None,
-    steps: Annotated[int, typer.Option(min=1, help="How many steps are measured.")] = 10,
+    steps: Annotated[int, typer.Option(min=1, help="Number of steps to measure.")] = 10,
     trace: Annotated[Path | None, typer.Option(metavar="FILE", help="Write a Chrome trace of the operations.")] = None,
 ) -> None:
-    """Take a few steps of an arm and say where the time goes: data, towers, mining, loss, optimiser."""
+    """Train an arm for a few steps and show where the time goes: data, towers, mining, loss, optimiser."""
     from harness import api
     from harness.node.profile import profile as measured
 
@@ -269,7 +273,7 @@ def profile(
 
 @app.command()
 def compare(runs: Annotated[list[str], typer.Argument(metavar="RUN...", help="Ids of finished runs.")]) -> None:
-    """Show side by side what differs between runs, and their metrics."""
+    """Compare runs side by side: their differences and their metrics."""
     from harness.reporting import compare as compared
 
     store = _project().store
@@ -290,18 +294,18 @@ def evaluate(
         list[str],
         typer.Option(
             metavar="NAME",
-            help="Also measure as prior work did: slip, alip...",
+            help="Also evaluate with a protocol of prior work: slip, alip...",
             default_factory=list,
             show_default=False,
         ),
     ],
-    model: Annotated[str | None, typer.Option(help="open_clip model of weights files.")] = None,
-    out: Annotated[Path | None, typer.Option("--out", metavar="FILE", help="Write JSON there too.")] = None,
+    model: Annotated[str | None, typer.Option(help="open_clip model name, for weights files.")] = None,
+    out: Annotated[Path | None, typer.Option("--out", metavar="FILE", help="Also write the results as JSON.")] = None,
     processes: Annotated[
-        int | None, typer.Option(min=1, help="Processes that measure together. Default: one for each GPU.")
+        int | None, typer.Option(min=1, help="Number of processes that share the work. Default: one per GPU.")
     ] = None,
 ) -> None:
-    """Measure checkpoints on evaluation sets and print the metrics with their protocol."""
+    """Evaluate checkpoints on evaluation sets and print the metrics with their protocol."""
     from harness.cli.evaluate import measure
 
     measure(_project(), checkpoints, suite, protocol, model, out, processes)
@@ -309,7 +313,7 @@ def evaluate(
 
 @app.command()
 def sync(spec: Spec, set_: Set) -> None:
-    """Import the records of a spec's runs into MLflow; importing twice changes nothing."""
+    """Import the records of a spec's runs into MLflow. Importing again changes nothing."""
     from harness import api
 
     result = api.sync(spec, set_)
@@ -330,13 +334,13 @@ def references(
         typer.Option(
             "--arm",
             metavar="[ROW=]ARM",
-            help="The arm that numbers stand beside.",
+            help="The arm to which the numbers are compared.",
             default_factory=list,
             show_default=False,
         ),
     ],
 ) -> None:
-    """Print others' results as [[references]] of an ablation, each with how it was measured as far as known."""
+    """Print published results as [[references]] of an ablation, with their evaluation protocol as far as known."""
     from harness.reporting.references import arm_names, as_toml, assigned, read_external
 
     found = [one for file in files for one in read_external(file)]
@@ -357,7 +361,7 @@ def ui(port: Annotated[int, typer.Option(help="Port on this machine.")] = 5000) 
 
 @app.command()
 def doctor() -> None:
-    """Look for what is known to go wrong: versions, GPU, SLURM, stores, data; each with a remedy."""
+    """Look for known problems with versions, GPU, SLURM, stores and data, and show a remedy for each."""
     from harness.doctor import diagnose
 
     findings = diagnose(_project().settings)
@@ -371,7 +375,7 @@ def doctor() -> None:
 def schema(
     out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Folder for the files.")] = Path("schemas"),
 ) -> None:
-    """Write the JSON Schemas of experiments, ablations and harness.toml; editors complete and check with them."""
+    """Write the JSON Schemas of experiments, ablations and harness.toml, with which editors complete and check."""
     from harness.base.files import write_json
     from harness.docs.schema import schemas
 

@@ -1,1 +1,1 @@
-"""Carrying a plan out: which runs are ready, where they run, how each of them ended."""
+"""Carry out a plan: find the runs that are ready, start them as processes or jobs, and record how each one ended."""

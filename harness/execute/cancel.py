@@ -1,4 +1,4 @@
-"""Ask running commands, workers and jobs to stop. They write a checkpoint first, so the same command goes on later."""
+"""Ask running commands, workers and jobs to stop. They write a checkpoint first, so the same command can resume."""
 
 from __future__ import annotations
 
@@ -14,29 +14,29 @@ from harness.runs.store import Holder, RunFolder, Store
 
 @dataclass(frozen=True)
 class Asked:
-    """Who was asked to stop."""
+    """The jobs and processes that were asked to stop."""
 
     jobs: Cancelled
     processes: tuple[Holder, ...] = ()
-    """Commands and workers. Those of other machines cannot be reached from here."""
+    """Commands and workers. Processes of other machines are listed too, but cannot be signalled from here."""
     workers: tuple[Holder, ...] = ()
-    """Those of them that work on runs."""
+    """The subset of `processes` that executes runs."""
 
     def __bool__(self) -> bool:
         return bool(self.jobs.jobs or self.processes)
 
     @property
     def elsewhere(self) -> tuple[Holder, ...]:
-        """Processes of other machines, which have to be cancelled there."""
+        """Processes of other machines, which must be cancelled there."""
         return tuple(one for one in dict.fromkeys(self.processes) if not one.is_here)
 
 
 def cancel(plan: Plan, store: Store) -> Asked:
-    """Cancel a plan's jobs; where there are none, ask the commands that carry it out to stop, then their workers."""
+    """Cancel a plan's jobs. Ask its running commands to stop and, if it has no jobs, their workers too."""
     jobs = cancel_jobs(plan.runs, store)
     commands = store.running_commands(plan.command)
     workers = [] if jobs.jobs else [one for run in plan.runs if (one := store.run(run).holder()) is not None]
-    return _ask(jobs, [*commands, *workers], workers)  # the command first, or it would start the run again
+    return _ask(jobs, [*commands, *workers], workers)  # the command first, or it would restart the run
 
 
 def cancel_run(folder: RunFolder, store: Store) -> Asked:
@@ -47,7 +47,7 @@ def cancel_run(folder: RunFolder, store: Store) -> Asked:
 
 
 def ask_to_stop(processes: Sequence[Holder]) -> None:
-    """Signal the processes that run on this machine."""
+    """Send SIGTERM to those processes that run on this machine."""
     for one in dict.fromkeys(processes):
         if one.is_here:
             send(one.pid, signal.SIGTERM)

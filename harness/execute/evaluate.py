@@ -1,4 +1,4 @@
-"""Measure checkpoints on evaluation sets, outside any ablation: runs of a store, or weights files."""
+"""Evaluate checkpoints outside an ablation. A checkpoint is a run of a store or a weights file."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ WHERE = "harness eval"
 
 
 def evaluation_of(sets: Sequence[str], protocols: Sequence[str]) -> Evaluation:
-    """The evaluation spec of sets or suites, and of named protocols.
+    """Build the evaluation spec for sets or suites and named protocols.
 
     Raises:
-        SpecError: an unknown protocol, or two sets of one name.
+        SpecError: a protocol is unknown, or two sets have the same name.
     """
     try:
         return Evaluation.model_validate({"sets": tuple(sets), "protocols": tuple(protocols)})
@@ -37,17 +37,17 @@ def evaluation_of(sets: Sequence[str], protocols: Sequence[str]) -> Evaluation:
 
 @dataclass(frozen=True)
 class CheckpointSource:
-    """A checkpoint to measure."""
+    """A checkpoint to evaluate."""
 
     request: Request
     model: Model
     weights: Path
 
     def measure(self, evaluation: Evaluation, processes: int | None = None) -> tuple[EvaluationResult, ...]:
-        """The results on the sets of `evaluation`.
+        """Evaluate the checkpoint on the sets of `evaluation`.
 
         Args:
-            processes: how many of this machine measure together; by default one for each GPU.
+            processes: number of processes of this machine that share the work; by default one per GPU.
 
         Raises:
             DataError: an evaluation set is missing or damaged.
@@ -64,38 +64,38 @@ class CheckpointSource:
 
 
 def with_averages(results: Sequence[EvaluationResult]) -> tuple[EvaluationResult, ...]:
-    """Results, and after them the averages of suites."""
+    """The results, followed by the averages of suites."""
     return (*results, *averages(results))
 
 
 def without_average(suites: Sequence[str], results: Iterable[EvaluationResult]) -> dict[str, list[str]]:
-    """For each suite that has no average: the sets that were not measured."""
+    """For each suite without an average: its sets that were not evaluated."""
     return holes(suites, {one.set for one in results})
 
 
 def present(evaluation: Evaluation, project: Project) -> Evaluation:
-    """`evaluation` with the sets of its suites that are on this machine.
+    """Restrict `evaluation` to the sets that are on this machine.
 
     Raises:
-        DataError: none is.
+        DataError: no set is on this machine.
     """
-    here = on_this_machine(evaluation, project.settings.evaluation_root)
-    if not here.sets:
+    available = on_this_machine(evaluation, project.settings.evaluation_root)
+    if not available.sets:
         root = str(project.settings.evaluation_root or "harness.toml")
         what = f"no set of {', '.join(evaluation.sets)} is on this machine"
         raise DataError(what, where=root, fix="mirror one there")
-    return here
+    return available
 
 
 def sources_of(project: Project, checkpoints: Sequence[str], model: str | None) -> dict[str, CheckpointSource]:
-    """Checkpoints by what their results are called.
+    """Resolve checkpoints, keyed by the name under which their results are reported.
 
     Args:
-        checkpoints: run ids or weights files; `NAME=FILE` names one.
-        model: open_clip's name of the model of weights files.
+        checkpoints: run ids or weights files; `NAME=FILE` gives a file a name.
+        model: open_clip's model name, for weights files.
 
     Raises:
-        SpecError: a weights file without a model name, or two checkpoints under one name.
+        SpecError: a weights file has no model name, or two checkpoints have the same name.
         StoreError: there is no such run.
     """
     return {
@@ -105,10 +105,10 @@ def sources_of(project: Project, checkpoints: Sequence[str], model: str | None) 
 
 
 def named(checkpoints: Sequence[str]) -> dict[str, str]:
-    """Checkpoints by name: NAME of `NAME=FILE`, else the file's name or the run's id.
+    """Key checkpoints by name: NAME of `NAME=FILE`, otherwise the file's name or the run's id.
 
     Raises:
-        SpecError: two have the same name.
+        SpecError: two checkpoints have the same name.
     """
     found: dict[str, str] = {}
     for one in checkpoints:

@@ -1,4 +1,4 @@
-"""What carries a plan out: the protocol of executors, and the snapshots that they give."""
+"""The protocol that every executor of a plan implements, and the progress snapshots that executors yield."""
 
 from __future__ import annotations
 
@@ -12,48 +12,48 @@ from harness.runs.record import Failure
 
 @dataclass
 class Progress:
-    """A snapshot for whoever watches."""
+    """A snapshot of a plan's execution, for display."""
 
     done: int
     total: int
     running: dict[str, dict[str, Any]] = field(default_factory=dict)
-    """By run id: the run's progress.json."""
+    """Contents of each running run's progress.json, by run id."""
     failed: dict[str, Failure] = field(default_factory=dict)
     elsewhere: tuple[str, ...] = ()
-    """Runs that another living process works on."""
+    """Runs that another live process is executing."""
     waiting: int = 0
-    """Runs whose jobs wait in a queue."""
+    """Number of runs whose jobs are pending in the queue."""
     notes: tuple[str, ...] = ()
-    """What a person should know."""
+    """Messages for the user."""
 
 
 class Executor(Protocol):
-    """Carries a plan out, with processes of this machine or with jobs of a cluster. The plan may grow meanwhile."""
+    """Carries out a plan with processes of this machine or jobs of a cluster. Runs may be added while it works."""
 
     jobs: int
-    """How many runs it carries out at a time, where somebody chooses them one by one."""
+    """How many runs a search that adds runs one at a time should keep in progress."""
 
     def add(self, run: PlannedRun, until: int | None = None) -> None:
-        """Carry out one more run, which the plan may not have had; its teacher has to be in the plan.
+        """Carry out one more run, which may be new to the plan. Its teacher must already be in the plan.
 
         Args:
-            until: pause after that step, with a checkpoint; `add` it again to go on.
+            until: write a checkpoint and pause after this step; call `add` again to continue.
         """
 
     def pause(self, run_id: str, step: int) -> None:
-        """Have a run that was added leave with a checkpoint after `step`, or at once if it is past that."""
+        """Have an added run write a checkpoint and pause after `step`, or at once if it has passed that step."""
 
     def is_open(self, run_id: str) -> bool:
-        """Whether a run is still to be carried out, here or by another process."""
+        """Whether a run is unfinished and not given up; this process or another one will execute it."""
 
     def failure(self, run_id: str) -> Failure | None:
         """Why a run was given up; None if it was not."""
 
     def progress(self) -> Progress:
-        """Where everything stands."""
+        """The current state of all runs."""
 
     def run(self) -> Iterator[Progress]:
-        """Carry the plan out; yields a snapshot a few times a second, and one at the end."""
+        """Carry out the plan. Yields a snapshot a few times a second, and a last one at the end."""
 
     def stop(self) -> None:
-        """Come to an end soon; what was begun can be gone on with."""
+        """Ask `run` to end soon. Unfinished runs can be resumed later."""

@@ -1,4 +1,7 @@
-"""Carry a plan out, here or on a cluster: progress by a callback, a clean stop by an event. Prints nothing."""
+"""Carry out a plan on this machine or on a cluster.
+
+Progress goes to a callback, and an event requests a clean stop. This module prints nothing.
+"""
 
 from __future__ import annotations
 
@@ -30,14 +33,14 @@ from harness.runs.settings import Settings
 from harness.runs.store import RunFolder, Store
 
 Confirm = Callable[[str], bool]
-"""Asks a person a question."""
+"""Asks the user a yes/no question."""
 OnProgress = Callable[[Progress], None]
 _Snapshot = TypeVar("_Snapshot")
 
 
 @dataclass(frozen=True)
 class Background:
-    """A command that goes on in the background."""
+    """A command that runs in the background."""
 
     pid: int
     log: Path
@@ -45,25 +48,25 @@ class Background:
 
 @dataclass(frozen=True)
 class Outcome:
-    """How carrying a plan out ended; true if every run is done."""
+    """How the execution of a plan ended. It is true if every run is done."""
 
     plan: Plan
     progress: Progress
     on_cluster: bool = False
     in_jobs: bool = False
-    """Whether jobs have every run that is not over: they go on without this process."""
+    """Whether every unfinished run is in a job, which continues without this process."""
     vanished: tuple[str, ...] = ()
-    """Runs in jobs of this ablation that its spec no longer asks for."""
+    """Runs in jobs of this ablation that its spec no longer contains."""
     background: Background | None = None
 
     @property
     def done(self) -> int:
-        """How many runs are done."""
+        """Number of runs that are done."""
         return self.progress.done
 
     @property
     def total(self) -> int:
-        """How many runs the plan has, teachers included."""
+        """Number of runs in the plan, teachers included."""
         return self.progress.total
 
     @property
@@ -76,7 +79,7 @@ class Outcome:
 
 
 def is_profile(target: str) -> bool:
-    """Whether a target is the file of a cluster profile; `local` and `inline` are the others."""
+    """Whether a target is a cluster profile's file. The other targets are `local` and `inline`."""
     return target.endswith(".toml")
 
 
@@ -96,16 +99,16 @@ def run(
 
     Args:
         target: `local` (processes of this machine), `inline` (this process), or the file of a cluster profile.
-        jobs: runs at a time on this machine.
-        max_gpu_hours: budget of a cluster's jobs.
-        confirm: asked where the budget may not suffice; without it, that is an error.
-        stop: once set, running runs write a checkpoint and leave; jobs of a cluster go on.
-        verbose: let `inline` run in the calling thread, print, and handle signals, as the command does. Otherwise a
-            thread carries runs out, and what they print is in their logs.
+        jobs: number of runs to execute at a time on this machine.
+        max_gpu_hours: budget for a cluster's jobs.
+        confirm: called if the budget may not be enough; without it, that is an error.
+        stop: once set, running workers write a checkpoint and exit; jobs of a cluster continue.
+        verbose: let `inline` work in the calling thread, print, and handle signals, as the command does. Otherwise
+            a separate thread executes the runs, and their output goes to their logs.
 
     Raises:
-        SpecError: there is no such target, or the budget is not enough and `confirm` does not agree.
-        DispatchError: jobs of a cluster have some of the runs, or no process or job can be started.
+        SpecError: there is no such target, or the budget is not enough and `confirm` declines.
+        DispatchError: some of the runs are in jobs of a cluster, or no process or job can be started.
     """
     store = project.store
     if is_profile(target):
@@ -126,7 +129,7 @@ def run(
 def submit(
     plan: Plan, project: Project, target: str, *, max_gpu_hours: float | None = None, confirm: Confirm | None = None
 ) -> Outcome:
-    """Submit what is missing to the cluster of the profile `target` and return.
+    """Submit the missing runs to the cluster of the profile `target`, and return without waiting for them.
 
     Raises:
         SpecError, DispatchError: as `run`.
@@ -139,7 +142,7 @@ def submit(
 def watch(
     executor: Executor, plan: Plan, store: Store, on_progress: OnProgress | None = None, stop: Event | None = None
 ) -> Progress:
-    """Have `executor` carry `plan` out; returns where it stood at the end."""
+    """Carry out `plan` with `executor`; returns the last snapshot."""
     last = executor.progress()
     if last.done == last.total:
         return last
@@ -149,7 +152,7 @@ def watch(
                 if on_progress is not None:
                     on_progress(last)
         except KeyboardInterrupt:
-            if stop is None or not stop.is_set():  # the second one leaves at once
+            if stop is None or not stop.is_set():  # a second Ctrl-C exits at once
                 executor.stop()
                 for _ in executor.run():
                     pass
@@ -160,7 +163,7 @@ def watch(
 def stoppable(
     snapshots: Iterator[_Snapshot], ask_to_stop: Callable[[], None], stop: Event | None
 ) -> Iterator[_Snapshot]:
-    """`snapshots`; calls `ask_to_stop` once, as soon as `stop` is set."""
+    """Pass `snapshots` through, and call `ask_to_stop` once as soon as `stop` is set."""
     asked = False
     for one in snapshots:
         if not asked and stop is not None and stop.is_set():
@@ -172,7 +175,7 @@ def stoppable(
 def workers_of(
     target: str, jobs: int | None, settings: Settings, stop: Event | None = None, *, verbose: bool = True
 ) -> Workers:
-    """The workers of `local` or `inline`; `stop` and `verbose` are for the latter, see `run`.
+    """Create the workers of the target `local` or `inline`. `stop` and `verbose` apply to `inline`, see `run`.
 
     Raises:
         SpecError: there is no such target.
@@ -189,12 +192,12 @@ def workers_of(
 
 
 def prepare_data(plan: Plan, store: Store) -> None:
-    """Generate embedded worlds before any worker needs them."""
+    """Generate the plan's embedded worlds before any worker needs them."""
     generate(store, *(run.experiment.data for run in plan.runs.values()))
 
 
 def generate(store: Store, *specs: Data) -> None:
-    """Generate the embedded worlds among data specs, each once."""
+    """Generate each embedded world among `specs` once."""
     from harness.data.synthetic.materialise import materialise
 
     for data in {data.model_dump_json(): data for data in specs}.values():
@@ -204,10 +207,10 @@ def generate(store: Store, *specs: Data) -> None:
 def slurm_executor(
     plan: Plan, project: Project, target: str, max_gpu_hours: float | None = None, confirm: Confirm | None = None
 ) -> SlurmExecutor:
-    """The executor for a profile's cluster; the budget is agreed upon.
+    """Create the executor for a profile's cluster, after checking the budget.
 
     Raises:
-        SpecError: the profile is not valid, or the budget is not enough and `confirm` does not agree.
+        SpecError: the profile is not valid, or the budget is not enough and `confirm` declines.
         DispatchError: there is no SLURM here.
     """
     profile = load_profile(target)
@@ -224,7 +227,7 @@ def slurm_executor(
 def one_by_one(
     project: Project, target: str, jobs: int | None, stop: Event | None = None, *, verbose: bool = False
 ) -> Callable[[Plan], Executor]:
-    """Makes executors for the runs of a search: `jobs` runs at a time, on a cluster each in a job of its own.
+    """Return a factory of executors for a search: `jobs` runs at a time; on a cluster, each run gets its own job.
 
     Raises:
         SpecError: there is no such target, or the profile is not valid.
@@ -243,7 +246,7 @@ def one_by_one(
 
 
 def start_in_background(verb: Literal["run", "search"], arguments: Sequence[str], log: Path) -> Background:
-    """Start a command of the harness in the background; its output is added to `log`."""
+    """Start a command of the harness in the background, and append its output to `log`."""
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("a") as stream:
         process = subprocess.Popen(
@@ -257,7 +260,7 @@ def start_in_background(verb: Literal["run", "search"], arguments: Sequence[str]
 
 
 def _refuse_what_runs_here(plan: Plan, store: Store) -> None:
-    """Raise DispatchError if processes outside of jobs work on some of the runs: a job would take them over.
+    """Raise DispatchError if processes outside jobs are executing some of the runs, because a job would take them over.
 
     It would start at the last checkpoint, and the process would find out only at its next write.
     """
@@ -275,7 +278,7 @@ def _works_outside_of_jobs(folder: RunFolder) -> bool:
 
 
 def _agree(budget: GpuHourBudget, profile: Profile, plan: Plan, store: Store, confirm: Confirm | None) -> None:
-    """Ask before a sweep is submitted that may not fit into its budget; if nobody can be asked, refuse."""
+    """Ask for confirmation if the plan may exceed its budget; without a `confirm` callback, raise SpecError."""
     if not profile.gpus:
         fix = "leave it out, or give `gpus_per_task`"
         raise SpecError("the profile asks for no GPUs, so they cannot be counted", where="--max-gpu-hours", fix=fix)

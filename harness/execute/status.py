@@ -1,4 +1,4 @@
-"""Where every run of a plan is, and what it has cost, from its folder and its job."""
+"""The state and the cost of every run of a plan, read from its folder and its job."""
 
 from __future__ import annotations
 
@@ -28,26 +28,26 @@ TEACHER = "(teacher)"
 
 @dataclass(frozen=True)
 class RunStatus:
-    """Where one run is."""
+    """The state of one run."""
 
     run: str
     arm: str
     seed: str
     state: str
-    """A `State`, or `pending (REASON)`; with its cause where an attempt ended early."""
+    """A `State` or `pending (REASON)`; if an attempt ended early, its cause follows."""
     step: int | None = None
     steps: int | None = None
     duration_s: float | None = None
     """Training time of a finished run."""
     left_s: float | None = None
-    """Seconds until a running one has trained."""
+    """Estimated seconds until training ends, for a running run."""
     metric: float | None = None
     """Latest value of the primary metric."""
     node: str = ""
     attempts: int = 0
     used: Used = NOTHING
     clock: float = 0.0
-    """Seconds by which its node's clock is ahead of this one's, where that is seen."""
+    """Seconds by which the clock of the run's node is ahead of this machine's; only for a running run."""
     failure: str = ""
     """Why it failed."""
 
@@ -58,24 +58,24 @@ class RunStatus:
 
     @property
     def is_moving(self) -> bool:
-        """Whether it runs, or waits in a queue."""
+        """Whether it is running or pending in a queue."""
         return self.state.startswith((State.RUNNING, "pending"))
 
 
 @dataclass(frozen=True)
 class ArmHours:
-    """What an arm's runs have used, in a job of a cluster."""
+    """The hours that an arm's runs have used in jobs of a cluster."""
 
     arm: str
     done: int
     runs: int
     used: Used
     predicted: float | None
-    """Hours of one worker for all of its runs; None where nothing comparable has run."""
+    """Predicted hours of one worker for all runs of the arm; None if no comparable run has finished."""
 
 
 def statuses(plan: Plan, store: Store) -> tuple[list[RunStatus], tuple[str, ...]]:
-    """Every run of `plan`, and what a person should know about its jobs."""
+    """The state of every run of `plan`, and notes for the user about its jobs."""
     jobs, notes = look(store)
     names = {run: (arm, str(seed)) for (arm, seed), run in plan.cells.items()}
     primary, sets = plan.ablation.primary, EvaluationSets.of(store)
@@ -87,7 +87,7 @@ def statuses(plan: Plan, store: Store) -> tuple[list[RunStatus], tuple[str, ...]
 
 
 def hours(found: Sequence[RunStatus], plan: Plan, store: Store) -> list[ArmHours]:
-    """Hours by arm, used and predicted; empty where no scheduler lent any."""
+    """Used and predicted hours of each arm; empty if no run used a scheduler's job."""
     if not any(one.used.core_hours for one in found):
         return []
     predicted = predicted_hours(plan, store)
@@ -128,7 +128,7 @@ def _status(folder: RunFolder, name: tuple[str, str], metric: _Metric, tracked: 
 
 
 def _state(folder: RunFolder, tracked: TrackedJob | None, attempts: Sequence[Attempt]) -> str:
-    """The folder's word first, then the job's."""
+    """The run's state. A record in the folder takes precedence over the job's state."""
     if folder.record_file.exists():
         return State.DONE
     job = tracked.job if tracked is not None else None
@@ -152,20 +152,20 @@ def _left_s(at: Mapping[str, Any]) -> float | None:
 
 @dataclass(frozen=True)
 class _Metric:
-    """The primary metric of a run, as its plan asks for it."""
+    """The primary metric of a run, as its plan requests it."""
 
     name: str
     run: PlannedRun
     sets: EvaluationSets
 
     def latest(self, folder: RunFolder, record: Record | None) -> float | None:
-        """Its latest value; None where there is none."""
+        """The latest value; None if there is none."""
         if record is None:
             return self._last_logged(folder)
         return self.sets.taken(record, self.run.experiment).metric(self.name)
 
     def _last_logged(self, folder: RunFolder) -> float | None:
-        """From the end of metrics.jsonl, which may be long."""
+        """Read the latest value from the end of metrics.jsonl, which may be long."""
         try:
             with folder.metrics.open("rb") as stream:
                 size = stream.seek(0, 2)

@@ -1,1 +1,1 @@
-"""What one attempt at a run does on the machine that trains it."""
+"""Execute one attempt at a run on the machine that trains it."""

@@ -32,21 +32,21 @@ PROGRESS_EVERY_S = 1.0
 
 
 def load_request(folder: RunFolder) -> Request:
-    """How to carry the run out.
+    """Read and check the run's request.
 
     Raises:
-        StoreError: request.json is missing, damaged, or asks for another run than spec.json froze; or a newer harness
-            has written to the store.
+        StoreError: request.json is missing or damaged, or its run is not that of spec.json; or a newer harness has
+            written to the store.
     """
     request = read_request(folder)
     request.stored.check()
     if read_json(folder.spec)["id"] != request.run_id:
-        raise StoreError("asks for another run", where=str(folder.request), fix="start it with `harness run`")
+        raise StoreError("is for another run", where=str(folder.request), fix="start the run with `harness run`")
     return request
 
 
 class AttemptRunner:
-    """Carries one run out, in one process of `world`; the first has claimed the folder and alone writes to it."""
+    """Executes one run as one process of `world`. Rank 0 has claimed the run's folder; only rank 0 writes to it."""
 
     def __init__(
         self, folder: RunFolder, request: Request, number: int, stop: Event, world: World | None = None
@@ -61,35 +61,35 @@ class AttemptRunner:
         self._check_identity()
         self.dataset = open_dataset(self.experiment.data, request.stored.data)
         self.towers = build_towers(self.experiment.model, seed=self.experiment.seed).to(self.device)
-        self.measuring = RunEvaluation(request, self.towers, self.device, self.world)
-        self.measuring.prepare()
+        self.evaluation = RunEvaluation(request, self.towers, self.device, self.world)
+        self.evaluation.prepare()
         self._reported = 0.0
 
     def train(self) -> bool:
-        """Train to the end, from the last checkpoint if there is one; False when asked to stop before.
+        """Train to the end, from the last checkpoint if there is one; returns False if a stop was requested earlier.
 
-        A run that is trained and not evaluated yet is only made ready for that, by as many processes as there are.
+        If the run is already trained but not evaluated, this only loads its weights, with any number of processes.
         """
         if self.world.broadcast(self.folder.is_trained()):
-            self._take_up()
+            self._load_trained()
             return True
         trainer, student = self.build()
-        self._checkpoints = self._keeping(student)
-        at = self._resumed(trainer)
+        self._checkpoints = self._create_checkpoints(student)
+        at = self._resume(trainer)
         self._report(at, trainer)
         self._saved = time.monotonic()
         try:
             for step in trainer.run(at):
                 at = step.at
-                self._log(step, trainer, student)
+                self._write_step(step, trainer, student)
                 stopping = self.world.any_rank(self.stop.is_set())
-                self._keep(at, trainer, now=stopping)
+                self._save_checkpoint(at, trainer, now=stopping)
                 if stopping and at.step < trainer.steps:
                     return False
         except TrainingError:
-            self._keep(at, trainer, now=True)  # the student is as it was after the last good step
+            self._save_checkpoint(at, trainer, now=True)  # the student's state is that after the last good step
             raise
-        self._keep(at, trainer, now=True)  # a kill during evaluation costs no step
+        self._save_checkpoint(at, trainer, now=True)  # a kill during evaluation costs no step
         if self.world.is_first:
             leave_gallery(self.request, self.dataset, self.data.fingerprint, self.towers, self.folder)
         if student.average is not None:
@@ -100,42 +100,42 @@ class AttemptRunner:
         return True
 
     def build(self) -> tuple[Trainer, Student]:
-        """The trainer and what it trains, at the start."""
-        shop = Assembler(self.request, self.dataset, self.data.fingerprint, self.towers, self.world)
-        return shop.build()
+        """Build the trainer and the student in their initial state."""
+        assembler = Assembler(self.request, self.dataset, self.data.fingerprint, self.towers, self.world)
+        return assembler.build()
 
     def evaluate(self) -> None:
-        """Measure the trained model on every set and write the record: the run is done. Every process's to do."""
+        """Evaluate the trained model on every set and write the record; then the run is done. All ranks call this."""
         begun = time.monotonic()
-        evaluations = self.measuring.measured(self.experiment.evaluation.references, self.folder.outcomes)
+        evaluations = self.evaluation.measured(self.experiment.evaluation.references, self.folder.outcomes)
         if self.world.is_first:
             self.folder.finish(self._record(evaluations, time.monotonic() - begun))
             checkpoint.remove(self.folder.checkpoint)
 
     def evaluate_again(self) -> None:
-        """Measure the metrics that a finished run lacks, and add them to its record. Every process calls it.
+        """Compute the metrics that a finished run lacks, and add them to its record. All ranks call this.
 
         Raises:
             StoreError: the weights are not those that the record's numbers were measured with.
         """
         record = self.folder.record()
-        missing = self.world.broadcast(self.measuring.missing(record.evaluations))
+        missing = self.world.broadcast(self.evaluation.missing(record.evaluations))
         if missing:
             load_weights(self.towers.model, self.folder.weights)
             self._check_weights(record)
-            new = self.measuring.measured(missing, self.folder.outcomes)
+            new = self.evaluation.measured(missing, self.folder.outcomes)
             if self.world.is_first:
                 evaluations = added(record.evaluations, new)
                 self.folder.finish(Record.model_validate({**dict(record), "evaluations": evaluations}))
 
     def _check_weights(self, record: Record) -> None:
         known = {one.weights for one in record.evaluations if one.weights}
-        if known and known != {self.measuring.weights()}:
-            what = "are not the weights that the numbers of the run's record were measured with"
+        if known and known != {self.evaluation.weights()}:
+            what = "are not the weights with which the metrics of the run's record were computed"
             raise StoreError(what, where=str(self.folder.weights), fix="restore them, or move the run's folder away")
 
-    def _take_up(self) -> None:
-        """Make ready to evaluate what an earlier attempt, or a job that only trains, has trained."""
+    def _load_trained(self) -> None:
+        """Load the weights that an earlier attempt, or a job that only trains, has trained, for evaluation."""
         fit_out(self.towers, self.experiment.resources)
         load_weights(self.towers.model, self.folder.weights)
         if self.world.is_first:
@@ -143,19 +143,19 @@ class AttemptRunner:
             write_json(self.folder.progress, self.folder.read_progress() | now)
 
     def _check_identity(self) -> None:
-        """Data that changed since the plan would make another run of this one."""
-        taught_by = teacher_id(self.experiment, self.request.teacher_run)
-        found = identify(self.experiment, fingerprint=self.data.fingerprint, teacher=taught_by).id
+        """Raise StoreError if the data or code has changed since the plan, so that the run's id would be another."""
+        teacher = teacher_id(self.experiment, self.request.teacher_run)
+        found = identify(self.experiment, fingerprint=self.data.fingerprint, teacher=teacher).id
         if found != self.folder.id:
             what = f"spec and data make run {found}, not {self.folder.id}: data or code changed since the plan"
             raise StoreError(what, where=str(self.folder.path), fix="plan again with `harness run`")
 
-    def _keeping(self, student: Student) -> Checkpoints:
+    def _create_checkpoints(self, student: Student) -> Checkpoints:
         resources = self.experiment.resources
         return Checkpoints(self.folder.checkpoint, self.folder.id, student.parts, keep=resources.keep_checkpoints)
 
-    def _resumed(self, trainer: Trainer) -> TrainingProgress:
-        """Where to go on: after the last checkpoint, or at the beginning."""
+    def _resume(self, trainer: Trainer) -> TrainingProgress:
+        """Restore the last checkpoint; returns its progress, or the start if there is no checkpoint."""
         found = self._checkpoints.restore()
         if found is None:
             trainer.calibrate()
@@ -164,8 +164,8 @@ class AttemptRunner:
             self.folder.keep_metrics_until(step)
         return TrainingProgress(step, duration_s, self.number)
 
-    def _keep(self, at: TrainingProgress, trainer: Trainer, *, now: bool) -> None:
-        """Take a checkpoint when it is time, or `now` and until it is on the disk. The first process's to do."""
+    def _save_checkpoint(self, at: TrainingProgress, trainer: Trainer, *, now: bool) -> None:
+        """Save a checkpoint if one is due; with `now`, save at once and wait until it is on disk. Rank 0 only."""
         if not self.world.is_first:
             return
         self._checkpoints.check()
@@ -177,10 +177,10 @@ class AttemptRunner:
             self._checkpoints.save(at, wait=now)
             self._saved = time.monotonic()
 
-    def _log(self, step: Step, trainer: Trainer, student: Student) -> None:
-        """Write the step's metrics, where a line is due, and what stands out.
+    def _write_step(self, step: Step, trainer: Trainer, student: Student) -> None:
+        """Write the step's metrics if a line is due, its spike if there is one, and the progress.
 
-        Evaluation is every process's to do, the rest the first one's.
+        All ranks evaluate, if that is due; only rank 0 writes.
         """
         at = step.at.step
         values = self._values(step, trainer) if self.world.is_first else {}
@@ -197,13 +197,13 @@ class AttemptRunner:
             self._report(step.at, trainer)
 
     def _values(self, step: Step, trainer: Trainer) -> dict[str, float]:
-        """What the step itself can tell, where a line is due."""
+        """The step's own metrics if a line is due; else empty."""
         if step.at.step % self.experiment.resources.log_every and step.at.step not in (1, trainer.steps):
             return {}
         return {name: float(value) for name, value in step.logs.items()} | trainer.speed.read()
 
     def _curve(self, at: int, trainer: Trainer, student: Student) -> tuple[EvaluationResult, ...]:
-        """The evaluation sets after step `at`, where that is due."""
+        """Evaluate the sets after step `at` if that is due."""
         spec = self.experiment.evaluation
         if spec.every is None or not spec.sets or at == trainer.steps:
             return ()
@@ -212,7 +212,7 @@ class AttemptRunner:
         if at % max(every, 1):
             return ()
         with _averaged(student):
-            return self.measuring.curve()
+            return self.evaluation.curve()
 
     def _report(self, at: TrainingProgress, trainer: Trainer) -> None:
         self._reported = time.time()
@@ -223,7 +223,7 @@ class AttemptRunner:
             self.stop.set()
 
     def _training_cost(self, trainer: Trainer) -> Cost:
-        """What the training has cost on the processes that trained; another number of them may evaluate."""
+        """The cost of the training on the processes that trained; the evaluation may use another number of them."""
         steps, duration_s = trainer.steps, float(self.folder.read_progress()["elapsed_s"])
         flops = trainer.speed.flops
         return Cost(
@@ -260,5 +260,5 @@ class AttemptRunner:
 
 
 def _averaged(student: Student) -> AbstractContextManager[None]:
-    """The towers with the moving average's weights, where there is one."""
+    """A context in which the towers have the moving average's weights, if there is one."""
     return nullcontext() if student.average is None else student.average.applied()

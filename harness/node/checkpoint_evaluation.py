@@ -1,7 +1,7 @@
-"""A checkpoint measured outside of any run, by this process or by several of this machine.
+"""Evaluate a checkpoint outside any run, with this process or several processes of this machine.
 
-`python -m harness.node.checkpoint_evaluation FOLDER` is one of several processes: it reads from the folder what to
-measure, and writes the results there. Exit status: 0 done, 2 a mistake of the user, 1 anything else.
+`python -m harness.node.checkpoint_evaluation FOLDER` is one of several processes. It reads the request from the folder
+and writes the results there. Exit status: 0 done, 2 a user's mistake, 1 anything else.
 """
 
 from __future__ import annotations
@@ -27,22 +27,22 @@ from harness.parallel.process_group import ProcessRank, World, process_group, pr
 from harness.runs.record import EvaluationResult
 from harness.runs.request import Request
 
-ASKED, FOUND, FAILED = "asked.json", "found.json", "failed.pickle"
+REQUEST, RESULTS, FAILED = "asked.json", "found.json", "failed.pickle"
 _EVALUATIONS = TypeAdapter(tuple[EvaluationResult, ...])
 
 
 class CheckpointEvaluation(BaseModel):
-    """What is to be measured, and on what."""
+    """A checkpoint and the evaluation to run on it."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     request: Request
-    """With the evaluation that is asked for."""
+    """The request, which contains the evaluation."""
     model: Model
     weights: Path
 
     def carried_out(self, world: World | None = None) -> tuple[EvaluationResult, ...]:
-        """The numbers; none in other processes than the first.
+        """Evaluate the checkpoint; returns the results on rank 0, and nothing on other ranks.
 
         Raises:
             DataError: an evaluation set is missing or damaged.
@@ -53,40 +53,40 @@ class CheckpointEvaluation(BaseModel):
         torch.set_num_threads(max(torch.get_num_threads() // world.local_size, 1))
         towers = build_towers(self.model)
         load_weights(towers.model, self.weights)
-        measuring = RunEvaluation(self.request, towers.to(device), device, world)
-        return measuring.measured(self.request.experiment.evaluation.sets)
+        evaluation = RunEvaluation(self.request, towers.to(device), device, world)
+        return evaluation.measured(self.request.experiment.evaluation.sets)
 
     def carried_out_by(self, processes: int) -> tuple[EvaluationResult, ...]:
-        """The numbers, as `processes` processes of this machine find them together.
+        """Evaluate the checkpoint with `processes` processes of this machine; returns the results.
 
         Raises:
-            HarnessError: what one of them has raised.
-            DispatchError: one of them has died.
+            HarnessError: one of the processes has raised it.
+            DispatchError: one of the processes has died.
         """
         if processes == 1:
             return self.carried_out()
         with tempfile.TemporaryDirectory(prefix="harness-eval-") as name:
             folder = Path(name)
-            write_json(folder / ASKED, self.model_dump(mode="json"))
-            here = ProcessRank(size=processes, starts=processes, rendezvous=f"pid{os.getpid()}")
-            status = start_processes(here, folder, "harness.node.checkpoint_evaluation")
+            write_json(folder / REQUEST, self.model_dump(mode="json"))
+            process = ProcessRank(size=processes, starts=processes, rendezvous=f"pid{os.getpid()}")
+            status = start_processes(process, folder, "harness.node.checkpoint_evaluation")
             if (folder / FAILED).exists():
                 failure: HarnessError = pickle.loads((folder / FAILED).read_bytes())
                 raise failure
             if status:
-                fix = "its own words stand above; --processes 1 measures in this one"
+                fix = "see its output above, or use --processes 1 to evaluate in this process"
                 raise DispatchError(f"a process has died (exit status {status})", where="harness eval", fix=fix)
-            return _EVALUATIONS.validate_python(read_json(folder / FOUND))
+            return _EVALUATIONS.validate_python(read_json(folder / RESULTS))
 
 
 def main(folder: Path) -> int:
-    """One process's part of what the folder asks for; returns the exit status."""
+    """Execute this process's part of the request in the folder; returns the exit status."""
     try:
-        measurement = CheckpointEvaluation.model_validate(read_json(folder / ASKED))
+        evaluation = CheckpointEvaluation.model_validate(read_json(folder / REQUEST))
         with process_group(process_rank(1, os.environ), folder, Resources()) as world:
-            found = measurement.carried_out(world)
+            found = evaluation.carried_out(world)
         if world.is_first:
-            write_json(folder / FOUND, _EVALUATIONS.dump_python(found, mode="json"))
+            write_json(folder / RESULTS, _EVALUATIONS.dump_python(found, mode="json"))
         return 0
     except HarnessError as error:
         with suppress(FileExistsError), (folder / FAILED).open("xb") as stream:

@@ -1,4 +1,4 @@
-"""Which features of which teachers a spec's runs read: what `harness data features` and `analyze` work on."""
+"""The teacher features that a spec's runs read, for `harness data features` and `harness data analyze`."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ from harness.runs.request import Request
 
 @dataclass(frozen=True)
 class FeatureSet:
-    """A data set and the features of it by one teacher that runs of a plan read."""
+    """A data set and one teacher's features of it, which runs of a plan read."""
 
     run: PlannedRun
-    """One of those runs."""
+    """One of the runs that read the features."""
     request: Request
     wanted: Wanted
 
     def extraction(self, device: torch.device, threads: int) -> Extraction:
-        """What computes the features.
+        """Create the extraction that computes the features.
 
         Raises:
             SpecError: the teacher has not been trained.
@@ -36,16 +36,16 @@ class FeatureSet:
         """
         run = self.run.teacher
         if run is not None and not self.request.stored.run(run).weights.exists():
-            fix = "`harness run SPEC` trains it first"
+            fix = "train it first with `harness run SPEC`"
             raise SpecError(f"the teacher, run {run}, has not been trained", where="teacher", fix=fix)
         return Extraction(self.wanted, towers_of(self.request), device, threads)
 
 
 def feature_sets(plan: Plan, project: Project, *, every_source: bool = False) -> list[FeatureSet]:
-    """Everything that the runs of `plan` read of teachers, each data set and teacher once.
+    """All teacher features that the runs of `plan` read, each pair of data set and teacher once.
 
     Args:
-        every_source: take all caption sources that the data has, not only those that runs use.
+        every_source: include all caption sources of the data, not only those that runs use.
 
     Raises:
         SpecError: no run uses a teacher.
@@ -68,13 +68,13 @@ def feature_sets(plan: Plan, project: Project, *, every_source: bool = False) ->
         sources = tuple(dict.fromkeys([*before, *wanted.sources, *more]))
         found[key] = FeatureSet(run, request, Wanted(folder, datasets[fingerprint], sources, wanted.lower))
     if not found:
-        fix = "name a [teacher], and a mining or a loss that uses it"
+        fix = "add a [teacher], and a mining or a loss that uses it"
         raise SpecError("no run uses a teacher, so there are no features to compute", where=plan.name, fix=fix)
     return list(found.values())
 
 
 def chosen_device(stated: str | None) -> torch.device:
-    """The device named, or a GPU if there is one.
+    """The device with the stated name; by default a GPU if there is one, else the CPU.
 
     Raises:
         SpecError: there is no such device.

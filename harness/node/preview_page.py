@@ -1,4 +1,4 @@
-"""`harness preview`: the first batches of an arm as a gallery of what mining would call positive."""
+"""`harness preview`: a gallery of an arm's first batches with the positives that mining finds."""
 
 from __future__ import annotations
 
@@ -56,5 +56,5 @@ def _write(path: Path, request: Request, count: int, folder: RunFolder) -> None:
     source, miner = mining_of(request, experiment, dataset, fingerprint, towers)
     first = zip(source.batches(0), range(count), strict=False)
     write_preview(path, [preview_batch(source, miner, batch) for batch, _ in first])
-    if folder.spec.exists():  # so that reports have it
+    if folder.spec.exists():  # for the run's reports
         leave_gallery(request, dataset, fingerprint, towers, folder)

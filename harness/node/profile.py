@@ -1,4 +1,4 @@
-"""`harness profile`: a few steps of an arm, and where their time goes."""
+"""`harness profile`: measure where the time of an arm's training steps goes."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from harness.planning.workspace import Project
 from harness.runs.request import Request
 
 WARM = 2
-"""Steps before the clock is read."""
+"""Number of warm-up steps before the measurement."""
 
 
 def profile(plan: Plan, project: Project, arm: str | None, steps: int, trace: Path | None) -> str:
-    """Take a few steps of an arm's first run, here and in one process, and say where the time went.
+    """Train an arm's first run for a few steps in this process; returns a table of where the time went.
 
-    Nothing is written into the run's folder.
+    Nothing is written to the run's folder.
 
     Args:
-        arm: its name; default: the baseline.
-        steps: how many steps are measured, after two that are not.
-        trace: where to write the operations of the measured steps, for chrome://tracing or ui.perfetto.dev.
+        arm: the arm's name; default: the baseline.
+        steps: number of steps to measure, after two warm-up steps.
+        trace: file for a trace of the measured steps' operations, for chrome://tracing or ui.perfetto.dev.
 
     Raises:
         SpecError: there is no such arm, or its teacher has not been trained.
@@ -34,16 +34,16 @@ def profile(plan: Plan, project: Project, arm: str | None, steps: int, trace: Pa
         )
     run = plan.runs[next(iter(ids.values()))]
     if run.teacher is not None and not project.store.run(run.teacher).weights.exists():
-        fix = "`harness run` trains it first"
+        fix = "train it first with `harness run`"
         raise SpecError(f"the teacher, run {run.teacher}, has not been trained", where=plan.name, fix=fix)
     if run.steps < WARM + steps:
         fix = f"use --steps {max(run.steps - WARM, 1)}"
         raise SpecError(f"the run takes {run.steps} steps, too few to profile {steps}", where=plan.name, fix=fix)
     request = Request.of(run.experiment, run.id, run.teacher, project.settings, threads=1)
-    return _measured(request, steps, trace)
+    return _measure(request, steps, trace)
 
 
-def _measured(request: Request, steps: int, trace: Path | None) -> str:
+def _measure(request: Request, steps: int, trace: Path | None) -> str:
     from contextlib import nullcontext
     from itertools import islice
 
@@ -65,8 +65,8 @@ def _measured(request: Request, steps: int, trace: Path | None) -> str:
     towers = build_towers(experiment.model, seed=experiment.seed).to(device)
     data, clock = request.stored.data, PartsTimer(device)
     fingerprint = inspect_data(experiment.data, data).fingerprint
-    shop = Assembler(request, open_dataset(experiment.data, data), fingerprint, towers, World(), clock)
-    trainer, _ = shop.build()
+    assembler = Assembler(request, open_dataset(experiment.data, data), fingerprint, towers, World(), clock)
+    trainer, _ = assembler.build()
     trainer.calibrate()
     taken = trainer.run(TrainingProgress(0, 0.0, 1))
     for _ in islice(taken, WARM):

@@ -1,4 +1,4 @@
-"""A run's teacher: its towers, built only where its features are not there yet."""
+"""A run's teacher features, and its towers, which are built only if features are missing."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ from harness.runs.request import Request
 
 
 def features_for(request: Request, dataset: Dataset, fingerprint: str, device: torch.device) -> TeacherFeatures | None:
-    """The teacher's features that the run of `request` reads; None where it uses no teacher.
+    """The teacher features that the run of `request` reads; None if it uses no teacher.
 
     Raises:
         ModelError: the teacher's weights are missing or do not fit.
     """
-    taught_by = teacher_id(request.experiment, request.teacher_run)
-    if taught_by is None:
+    teacher = teacher_id(request.experiment, request.teacher_run)
+    if teacher is None:
         return None
-    folder = features_folder(request.stored.features, fingerprint, taught_by)
+    folder = features_folder(request.stored.features, fingerprint, teacher)
     return teacher_features(folder, dataset, request.experiment.captions, lambda: towers_of(request), device)
 
 
 def towers_of(request: Request) -> Towers:
-    """The teacher's towers of the run of `request`.
+    """Build the towers of the teacher of the run of `request`.
 
     Raises:
         ModelError: the teacher's weights are missing or do not fit.
@@ -40,4 +40,4 @@ def towers_of(request: Request) -> Towers:
         case OpenClipTeacher(model=name, weights=weights):
             return build_towers(Model(name=name, weights=weights))
         case None:
-            raise AssertionError("only a run with a teacher asks for one")
+            raise AssertionError("only runs with a teacher need its towers")

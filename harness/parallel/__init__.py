@@ -1,1 +1,1 @@
-"""Several processes that train or evaluate one run together."""
+"""Train or evaluate one run with several processes."""

@@ -1,10 +1,10 @@
-"""The processes that carry out one run: who they are, how they find each other, how they agree to stop.
+"""The processes of one run: their ranks, their rendezvous, and their agreement to stop.
 
-`python -m harness.worker RUN_DIR` is the same command for all of them. Who it is, a process learns from torchrun's
-variables (RANK, WORLD_SIZE, LOCAL_RANK) or from those of a SLURM step of several tasks (one for each process, or one
-for each node); where neither is there and several processes are asked for, or a SLURM task stands for a node, it starts
-them on this machine and only watches over them. They meet through the run folder, where the first one leaves its
-address, or at torchrun's MASTER_ADDR.
+All processes use the same command, `python -m harness.worker RUN_DIR`. A process reads its rank from torchrun's
+variables (RANK, WORLD_SIZE, LOCAL_RANK) or from those of a SLURM step with several tasks (one per process, or one per
+node). If neither exists and several processes are requested, or if a SLURM task represents a node, the process is a
+launcher: it starts this machine's processes and supervises them. The rendezvous is a file in the run folder to which
+rank 0 writes its address, or torchrun's MASTER_ADDR.
 """
 
 from __future__ import annotations
@@ -37,39 +37,39 @@ from harness.parallel.ranks import Ranks
 STOPPED = 75
 """Exit status of a process that stopped on request."""
 PATIENCE = timedelta(hours=2)
-"""How long a process waits for another with tensors of its own in hand."""
+"""Timeout of collectives on tensors."""
 LONG_PATIENCE = timedelta(hours=48)
-"""How long a process waits for a word of another: the first one may be fitting a linear probe on its own."""
+"""Timeout of collectives on Python objects. It is long because rank 0 may be fitting a linear probe on its own."""
 MEETING_S = 600.0
-"""How long processes wait for each other at the start."""
+"""Timeout of the rendezvous at the start."""
 GRACE_S = 60.0
-"""How long processes may take to leave when one of them has died."""
+"""Time in which the other processes must exit after one of them has died."""
 RENDEZVOUS = "HARNESS_RENDEZVOUS"
-"""Variable with the name of the rendezvous: it keeps the address files of different attempts apart."""
-_Word = TypeVar("_Word")
+"""Environment variable with the name of the rendezvous, which keeps the address files of different attempts apart."""
+_Object = TypeVar("_Object")
 
 
 @dataclass(frozen=True)
 class ProcessRank:
-    """Which of the processes this one is."""
+    """The rank of this process, and what it has to launch."""
 
     rank: int = 0
     size: int = 1
     local_rank: int = 0
-    """Among those of this machine: the number of its GPU."""
+    """Rank among the processes of this machine; also the index of its GPU."""
     local_size: int = 1
-    """How many share this machine, as far as is known."""
+    """Number of processes on this machine, as far as known."""
     starts: int = 0
-    """How many processes it has to start, itself being none of them."""
+    """Number of processes to launch; the launcher is not one of them."""
     rendezvous: str = ""
-    """Name of the address file; empty where torchrun says the address."""
+    """Name of the address file; empty if torchrun provides the address."""
 
 
 def process_rank(processes: int, environment: Mapping[str, str]) -> ProcessRank:
-    """The place of a process in a run that asks for `processes` processes.
+    """The rank of this process in a run that requests `processes` processes.
 
     Raises:
-        DispatchError: the tasks of the SLURM step do not make up the processes.
+        DispatchError: the number of processes is not a multiple of the SLURM step's tasks.
     """
     if "RANK" in environment and "WORLD_SIZE" in environment:
         rank, size = int(environment["RANK"]), int(environment["WORLD_SIZE"])
@@ -90,90 +90,92 @@ def process_rank(processes: int, environment: Mapping[str, str]) -> ProcessRank:
 
 @dataclass(frozen=True)
 class World:
-    """The processes of a run, from inside one of them."""
+    """The processes of a run, seen from one of them, with collectives on Python objects."""
 
     ranks: Ranks = field(default_factory=Ranks)
     control: dist.ProcessGroup | None = None
-    """A group on the CPU, for words that need no GPU."""
+    """A CPU group for collectives on Python objects."""
     local_rank: int = 0
     local_size: int = 1
 
     @property
     def is_first(self) -> bool:
-        """Whether this process is the one that writes."""
+        """Whether this is rank 0, the only process that writes."""
         return self.ranks.rank == 0
 
-    def any_rank(self, wish: bool) -> bool:
-        """Whether any process wishes so; all ask at the same point and get the same answer."""
+    def any_rank(self, condition: bool) -> bool:
+        """Whether `condition` is true on any rank. All ranks call this at the same point and get the same answer."""
         if self.ranks.size == 1:
-            return wish
-        flag = torch.tensor([int(wish)])
+            return condition
+        flag = torch.tensor([int(condition)])
         dist.all_reduce(flag, dist.ReduceOp.MAX, group=self.control)
         return bool(flag.item())
 
-    def broadcast(self, word: _Word) -> _Word:
-        """The first process's `word`, in all of them."""
+    def broadcast(self, value: _Object) -> _Object:
+        """Rank 0's `value`, on all ranks."""
         if self.ranks.size == 1:
-            return word
-        words: list[_Word] = [word]
-        dist.broadcast_object_list(words, group_src=0, group=self.control)
-        return words[0]
+            return value
+        values: list[_Object] = [value]
+        dist.broadcast_object_list(values, group_src=0, group=self.control)
+        return values[0]
 
-    def all_gather(self, word: _Word) -> list[_Word]:
-        """Everybody's `word`, in all of them, in the order of ranks."""
+    def all_gather(self, value: _Object) -> list[_Object]:
+        """The `value` of every rank, on all ranks, in the order of ranks."""
         if self.ranks.size == 1:
-            return [word]
-        words = [word] * self.ranks.size
-        dist.all_gather_object(words, word, group=self.control)
-        return words
+            return [value]
+        values = [value] * self.ranks.size
+        dist.all_gather_object(values, value, group=self.control)
+        return values
 
 
 @contextmanager
-def process_group(here: ProcessRank, folder: Path, resources: Resources) -> Iterator[World]:
-    """Meet the other processes, for the time of the block.
+def process_group(process: ProcessRank, folder: Path, resources: Resources) -> Iterator[World]:
+    """Join the process group of the run, for the duration of the block.
 
     Raises:
-        DispatchError: they do not come.
+        DispatchError: the rendezvous timed out.
     """
-    if here.size == 1:
+    if process.size == 1:
         yield World()
         return
-    device = choose_device(resources, here.local_rank)
+    device = choose_device(resources, process.local_rank)
     if device.type == "cuda":
         torch.cuda.set_device(device)
-    store = _store(here, folder)
+    store = _store(process, folder)
     backend = "nccl" if device.type == "cuda" else "gloo"
-    dist.init_process_group(backend, store=store, rank=here.rank, world_size=here.size, timeout=PATIENCE)
+    dist.init_process_group(backend, store=store, rank=process.rank, world_size=process.size, timeout=PATIENCE)
+    # The control group has its own, longer timeout: ranks may wait for a long evaluation step of rank 0, while a
+    # collective on tensors that takes hours means that a rank is gone.
     control = dist.new_group(backend="gloo", timeout=LONG_PATIENCE)
-    if here.rendezvous and here.rank == 0:
-        _rendezvous_file(here, folder).unlink(missing_ok=True)
+    if process.rendezvous and process.rank == 0:
+        _rendezvous_file(process, folder).unlink(missing_ok=True)
     try:
         group = control if isinstance(control, dist.ProcessGroup) else None
-        yield World(Ranks.world(), group, here.local_rank, here.local_size)
+        yield World(Ranks.world(), group, process.local_rank, process.local_size)
     finally:
         dist.destroy_process_group()
 
 
-def start_processes(here: ProcessRank, folder: Path, module: str = "harness.worker") -> int:
-    """Start this machine's processes, `python -m MODULE FOLDER`, and watch over them; the worst of their exit statuses.
+def start_processes(process: ProcessRank, folder: Path, module: str = "harness.worker") -> int:
+    """Launch this machine's processes, `python -m MODULE FOLDER`, and supervise them; returns their exit status.
 
-    Requests to stop are passed on. When a process dies, the others are asked to leave, and ended if they do not.
+    Stop signals are passed on. When a process dies, the others are asked to stop, and killed after GRACE_S seconds.
     """
-    shared = {"WORLD_SIZE": str(here.size), "LOCAL_WORLD_SIZE": str(here.starts), RENDEZVOUS: here.rendezvous}
-    if here.starts == here.size:
-        _rendezvous_file(here, folder).unlink(missing_ok=True)  # of an old process of the same number
+    shared = {"WORLD_SIZE": str(process.size), "LOCAL_WORLD_SIZE": str(process.starts), RENDEZVOUS: process.rendezvous}
+    if process.starts == process.size:
+        _rendezvous_file(process, folder).unlink(missing_ok=True)  # left by an earlier process with the same id
         shared |= {"GLOO_SOCKET_IFNAME": "lo"}
     command = [sys.executable, "-m", module, str(folder)]
     children = [
-        subprocess.Popen(command, env={**os.environ, **shared, "RANK": str(here.rank + one), "LOCAL_RANK": str(one)})
-        for one in range(here.starts)
+        subprocess.Popen(command, env={**os.environ, **shared, "RANK": str(process.rank + one), "LOCAL_RANK": str(one)})
+        for one in range(process.starts)
     ]
     with handled(STOPPING, lambda number, _: _send(children, number)):
-        return _watched(children)
+        return _supervise(children)
 
 
-def _watched(children: list[subprocess.Popen[bytes]]) -> int:
-    """Wait for all; the status of the first that failed, else of the first that did anything but end well."""
+def _supervise(children: list[subprocess.Popen[bytes]]) -> int:
+    """Wait for all children; returns the status of the first that failed, else the first non-zero one, else 0."""
     failure, deadline = 0, float("inf")
     while any(child.poll() is None for child in children):
         failed = [child.returncode for child in children if child.returncode not in (None, 0, STOPPED)]
@@ -188,7 +190,7 @@ def _watched(children: list[subprocess.Popen[bytes]]) -> int:
 
 
 def watch_parent(stop: threading.Event) -> None:
-    """Ask for a stop when the process that started this one is gone: nobody would pass a request on any more."""
+    """Set `stop` when the launcher of this process has died, because it would no longer pass signals on."""
     if RENDEZVOUS not in os.environ:
         return
     parent = os.getppid()
@@ -208,36 +210,41 @@ def _send(children: list[subprocess.Popen[bytes]], number: int) -> None:
                 child.send_signal(number)
 
 
-def _store(here: ProcessRank, folder: Path) -> TCPStore:
-    """Where the processes meet."""
+def _store(process: ProcessRank, folder: Path) -> TCPStore:
+    """Create or join the store through which the processes find each other."""
     wait = timedelta(seconds=MEETING_S)
-    if not here.rendezvous:
+    if not process.rendezvous:
         address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
-        return TCPStore(address, port, here.size, here.rank == 0 and "TORCHELASTIC_RUN_ID" not in os.environ, wait)
-    file = _rendezvous_file(here, folder)
-    if here.rank == 0:
-        host = _address(here)
-        store = TCPStore(host, 0, here.size, True, wait, wait_for_workers=False)
+        return TCPStore(
+            address, port, process.size, process.rank == 0 and "TORCHELASTIC_RUN_ID" not in os.environ, wait
+        )
+    file = _rendezvous_file(process, folder)
+    if process.rank == 0:
+        host = _address(process)
+        # Port 0 lets the kernel choose a free port. The address file is written only once the store listens there,
+        # so other ranks never connect to a port that is not open yet.
+        store = TCPStore(host, 0, process.size, True, wait, wait_for_workers=False)
         write_json(file, {"host": host, "port": store.port})
         return store
-    said = _said(file)
-    return TCPStore(said["host"], int(said["port"]), here.size, False, wait, wait_for_workers=False)
+    first = _wait_for_address(file)
+    return TCPStore(first["host"], int(first["port"]), process.size, False, wait, wait_for_workers=False)
 
 
-def _said(file: Path) -> dict[str, str]:
+def _wait_for_address(file: Path) -> dict[str, str]:
     until = time.monotonic() + MEETING_S
     while not file.exists():
         if time.monotonic() > until:
-            what = f"the first process has not come within {MEETING_S:.0f} s"
-            raise DispatchError(what, where=str(file), fix="look at the log of its node; is the run folder shared?")
+            what = f"rank 0 has not started within {MEETING_S:.0f} s"
+            fix = "see the log of its node, and check that all nodes share the run folder"
+            raise DispatchError(what, where=str(file), fix=fix)
         time.sleep(0.05)
     return dict(read_json(file))
 
 
-def _rendezvous_file(here: ProcessRank, folder: Path) -> Path:
-    return folder / f"rendezvous-{here.rendezvous}.json"
+def _rendezvous_file(process: ProcessRank, folder: Path) -> Path:
+    return folder / f"rendezvous-{process.rendezvous}.json"
 
 
-def _address(here: ProcessRank) -> str:
-    """This machine's address, as the other processes reach it."""
-    return "127.0.0.1" if here.rendezvous.startswith("pid") else socket.gethostname()
+def _address(process: ProcessRank) -> str:
+    """The address at which other processes reach this machine."""
+    return "127.0.0.1" if process.rendezvous.startswith("pid") else socket.gethostname()

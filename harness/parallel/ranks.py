@@ -1,9 +1,9 @@
-"""The processes that share one global batch.
+"""The ranks that share one global batch, and their collectives.
 
 Convention: every rank gathers the whole batch and computes the *global* loss; only the dense N x M part is divided
-among them. So the value, the loss parameters' gradients and every statistic are the same on all ranks. The gradient
-that flows into a rank's own features is multiplied by the world size, because DistributedDataParallel divides by it
-when it *averages* the towers' gradients: after averaging they equal those of one process with the whole batch.
+among the ranks. So the value, the loss parameters' gradients and every statistic are the same on all ranks. The
+gradient that flows into a rank's own features is multiplied by the world size, because DistributedDataParallel divides
+by it when it *averages* the towers' gradients: after averaging they equal those of one process with the whole batch.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ __all__ = ["Ranks"]
 
 @dataclass(frozen=True)
 class Ranks:
-    """A process group and this process's place in it; the default is a single process."""
+    """A process group and this process's rank in it; the default is a single process."""
 
     group: dist.ProcessGroup | None = None
     rank: int = 0
@@ -29,7 +29,7 @@ class Ranks:
 
     @classmethod
     def world(cls) -> Ranks:
-        """All processes when torch.distributed is initialised, else the single one."""
+        """All processes if torch.distributed is initialised, else a single process."""
         if not (dist.is_available() and dist.is_initialized()):
             return cls()
         return cls(dist.group.WORLD, dist.get_rank(), dist.get_world_size())
@@ -65,10 +65,10 @@ class Ranks:
         return torch.cat([part[:length] for part, length in zip(parts, lengths, strict=True)])
 
     def agreed(self, parameter: Tensor) -> Tensor:
-        """`parameter` itself, its gradient averaged over ranks.
+        """Return `parameter`, with its gradient averaged over ranks in the backward pass.
 
-        The gradients are equal up to the order of additions; averaging makes them equal to the bit, so that
-        replicas of the temperature and the bias never drift apart, wrapped in DistributedDataParallel or not.
+        The gradients are equal up to the order of additions. Averaging makes them bitwise equal, so that replicas of
+        the temperature and the bias never drift apart, with or without DistributedDataParallel.
         """
         return _Agreed.apply(parameter, self) if self.size > 1 else parameter
 

@@ -1,1 +1,1 @@
-"""From a spec to the runs it needs, what is missing on this machine, and what it will cost."""
+"""Determine the runs that a spec needs, what they lack on this machine, and what they will cost."""

@@ -1,4 +1,4 @@
-"""What a plan will cost, judged by what finished runs of the same shape took."""
+"""Estimate the cost of a plan from finished runs of the same shape."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from harness.runs.request import shape
 from harness.runs.store import RunFolder, State, Store
 
 ENOUGH = 5
-"""Finished runs that are looked at for each shape."""
+"""Number of finished runs that are read for each shape."""
 
 
 def estimate(plan: Plan, store: Store, states: Mapping[str, State]) -> dict[str, Any]:
-    """Runs and images still to train, and hours of one worker; `hours_missing` is None where nothing is comparable.
+    """Runs and images still to train, and hours of one worker; `hours_missing` is None without comparable runs.
 
-    A step's time depends on towers, batch, captions per image, mining and machine: runs that share the first four
-    are taken as comparable, the nearest otherwise being no estimate at all.
+    A step's time depends on towers, batch, captions per image, mining and machine. Runs that share the first four count
+    as comparable; other runs are not used, so there may be no estimate at all.
     """
     missing = [run for run in plan.runs.values() if states[run.id] is not State.DONE]
     shapes = {run.id: shape(run.experiment) for run in missing}
@@ -37,12 +37,12 @@ def estimate(plan: Plan, store: Store, states: Mapping[str, State]) -> dict[str,
         "runs_missing": len(missing),
         "samples_missing": sum(run.steps * run.experiment.train.global_batch_size for run in missing),
         "hours_missing": None if total is None else total / 3600,
-        "basis": "nothing comparable has run yet" if total is None else "judged by finished runs of the same shape",
+        "basis": "no comparable run has finished yet" if total is None else "from finished runs of the same shape",
     }
 
 
 def predicted_hours(plan: Plan, store: Store) -> dict[str, float]:
-    """Hours that each run of the plan takes where its shape has run before; runs of new shapes are left out."""
+    """Predicted hours of each run whose shape has run before; runs with new shapes are left out."""
     states = store.states(plan.runs)
     shapes = {run.id: shape(run.experiment) for run in plan.runs.values()}
     done = [run for run in plan.runs.values() if states[run.id] is State.DONE]
@@ -56,7 +56,7 @@ def _seconds_per_step(wanted: set[str], done: Sequence[PlannedRun], store: Store
     found: dict[str, list[float]] = {name: [] for name in wanted}
     for name, folder in _finished(done, store):
         if name in found and len(found[name]) < ENOUGH:
-            with suppress(StoreError):  # a damaged run; this is an estimate
+            with suppress(StoreError):  # skip damaged runs: this is only an estimate
                 record = folder.record()
                 found[name].append(record.cost.duration_s / max(record.steps, 1))
         if all(len(times) >= ENOUGH for times in found.values()):
@@ -65,7 +65,7 @@ def _seconds_per_step(wanted: set[str], done: Sequence[PlannedRun], store: Store
 
 
 def _finished(done: Sequence[PlannedRun], store: Store) -> Iterator[tuple[str, RunFolder]]:
-    """Finished runs with their shape, those of the plan first, as their shape is known without reading a file."""
+    """Finished runs with their shapes. The plan's runs come first: their shapes are known without reading a file."""
     yield from ((shape(run.experiment), store.run(run.id)) for run in done)
     ours = {run.id for run in done}
     for folder in store.runs():

@@ -1,4 +1,4 @@
-"""From an ablation to the runs it needs: arms x seeds, teachers first, each run once whoever asks for it."""
+"""Plan the runs of an ablation: arms x seeds, teachers first, and each run once even if several arms need it."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from harness.runs.record import DataReport
 from harness.runs.settings import Settings
 
 Inspect = Callable[[Data], DataReport]
-"""Tells what a data set holds; `harness.data.inspect_data` with its cache."""
+"""Reports the contents of a data set; `harness.data.inspect_data` with its cache."""
 
 
 @dataclass(frozen=True)
@@ -33,28 +33,28 @@ class Arm:
     label: str
     experiment: Experiment
     changes: Mapping[str, Any]
-    """What it changes in the base: dotted path to value."""
+    """Its changes to the base: dotted path to value."""
 
 
 @dataclass
 class Plan:
-    """Every run of an ablation, in an order in which teachers come first."""
+    """Every run of an ablation, with teachers before their students."""
 
     name: str
     ablation: Ablation
     arms: tuple[Arm, ...]
     runs: dict[str, PlannedRun] = field(default_factory=dict)
-    """By id."""
+    """Runs by id."""
     cells: dict[tuple[str, int], str] = field(default_factory=dict)
-    """Id by (arm, seed)."""
+    """Run ids by (arm, seed)."""
     data: dict[str, DataReport] = field(default_factory=dict)
-    """What each data set holds, by fingerprint."""
+    """Contents of each data set, by fingerprint."""
     settings: Settings = field(default_factory=Settings)
-    """Of the project that it was made in: they name its store."""
+    """Settings of the project in which the plan was made; they name its store."""
     file: Path | None = None
-    """The spec's file, where it has one."""
+    """The spec's file, if it has one."""
     assignments: tuple[str, ...] = ()
-    """What was laid over it."""
+    """The assignments that were laid over the spec."""
 
     @property
     def origin(self) -> str:
@@ -63,16 +63,16 @@ class Plan:
 
     @property
     def command(self) -> str:
-        """What commands that carry it out are registered under: another spec may have the same name."""
+        """The name under which commands that carry it out are registered, unique even if two specs share a name."""
         return f"{self.name}@{self.origin}" if self.origin else self.name
 
     @property
     def missing_data(self) -> tuple[str, ...]:
-        """What keeps data sets from being looked at; empty unless the plan is provisional."""
+        """Why data sets could not be inspected; empty unless the plan is provisional."""
         return tuple(report.missing for report in self.data.values() if report.missing)
 
     def arm(self, name: str) -> Arm:
-        """The arm of that name."""
+        """The arm with this name."""
         return self._by_name[name]
 
     def ids(self, arm: str) -> dict[int, str]:
@@ -100,15 +100,15 @@ class Plan:
 
 
 def make_plan(ablation: Ablation, *, name: str, where: str, inspect: Inspect) -> Plan:
-    """The plan of `ablation`.
+    """Plan the runs of `ablation`.
 
     Args:
-        name: what the ablation is called (its file's stem); names its MLflow experiment and its reports.
-        where: its file, for messages.
-        inspect: tells what a data set holds.
+        name: the ablation's name (its file's stem), also used for its MLflow experiment and its reports.
+        where: the ablation's file, for messages.
+        inspect: reports the contents of a data set.
 
     Raises:
-        SpecError: an arm is no valid experiment, two arms are the same run, a batch is larger than the data.
+        SpecError: an arm is not a valid experiment, two arms are the same run, or a batch is larger than the data.
         DataError: a data set cannot be read.
     """
     plan = Plan(name, ablation, tuple(resolve_arms(ablation, where)))
@@ -127,7 +127,7 @@ def make_plan(ablation: Ablation, *, name: str, where: str, inspect: Inspect) ->
 
 
 def resolve_arms(ablation: Ablation, where: str) -> Iterator[Arm]:
-    """Every arm as a validated experiment.
+    """Yield every arm with its validated experiment.
 
     Raises:
         SpecError: an arm sets a field that does not exist, or a value that is not allowed.
@@ -142,7 +142,7 @@ def resolve_arms(ablation: Ablation, where: str) -> Iterator[Arm]:
 
 
 def _blame(ablation: Ablation, name: str, error: ValidationError, where: str) -> SpecError:
-    """The first problem of the arm `name`, with the key of the ablation's file that it comes from."""
+    """The error for the first problem of the arm `name`, with the key of the ablation's file that causes it."""
     first, *others = problems(error, Experiment)
     prefix = f"arm {name!r}: "
     try:
@@ -158,14 +158,14 @@ def _blame(ablation: Ablation, name: str, error: ValidationError, where: str) ->
 
 
 def _share_a_key(path: str, key: str) -> bool:
-    """Whether one of two dotted paths is the other or lies above it."""
+    """Whether two dotted paths are equal or one contains the other."""
     return (bool(key) and (f"{path}.").startswith(f"{key}.")) or f"{key}.".startswith(f"{path}.")
 
 
 class Planner:
     """Adds runs to a plan, teachers first, each id once.
 
-    Arms share the objects of the sections that they do not change, so what was found out for one is kept by object.
+    Arms share the objects of the sections that they do not change, so results are cached by object identity.
     """
 
     def __init__(self, plan: Plan, inspect: Inspect) -> None:
@@ -176,7 +176,7 @@ class Planner:
         self._inspected: dict[str, DataReport] = {}
 
     def add(self, experiment: Experiment, role: str, where: str) -> PlannedRun:
-        """The run of `experiment` in the plan, its teacher before it.
+        """Add the run of `experiment` to the plan, after its teacher; returns the run.
 
         Raises:
             SpecError: a batch is larger than the data, or the duration is shorter than a step.
@@ -215,7 +215,7 @@ def _seeded(experiment: Experiment, seed: int) -> Experiment:
 
 
 def steps_of(experiment: Experiment, samples: int, where: str) -> int:
-    """How many optimiser steps `experiment` takes on `samples` training samples.
+    """Number of optimiser steps of `experiment` on `samples` training samples.
 
     Raises:
         SpecError: there are fewer samples than one batch, or the duration is shorter than a step.

@@ -1,4 +1,4 @@
-"""What a valid spec still lacks on this machine: data, evaluation sets."""
+"""Check which data and evaluation sets of a valid spec are missing on this machine."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from harness.runs.settings import Settings
 
 
 def problems(plan: Plan, settings: Settings) -> list[str]:
-    """What is missing, a sentence each."""
+    """What is missing, one sentence per problem."""
     found = list(plan.missing_data)
     different: dict[tuple[int, int], Experiment] = {}
     for run in plan.runs.values():  # arms share the objects of the sections that they do not change
@@ -28,12 +28,14 @@ def _missing_sets(experiment: Experiment, settings: Settings) -> list[str]:
     from harness.data.synthetic.embedded import embedded_sets
 
     own, spec = embedded_sets(experiment.data, settings.store / "data"), experiment.evaluation
-    here = on_this_machine(spec, settings.evaluation_root)
-    found = [sentence for reference in here.sets for sentence in _problem(reference, spec, own, settings)]
-    absent = [set_name(reference) for reference in spec.references if reference not in here.sets]
+    available = on_this_machine(spec, settings.evaluation_root)
+    found = [sentence for reference in available.sets for sentence in _problem(reference, spec, own, settings)]
+    absent = [set_name(reference) for reference in spec.references if reference not in available.sets]
     if absent:
         where = settings.evaluation_root or "no evaluation_root in harness.toml"
-        found.append(f"evaluation sets of a suite or protocol ({where}): {', '.join(absent)}; averages have a hole")
+        found.append(
+            f"evaluation sets of a suite or protocol ({where}): {', '.join(absent)}; their averages cannot be reported"
+        )
     return found
 
 

@@ -1,4 +1,4 @@
-"""The head's view of a project: settings, store, and the plan of a spec. What the command and the Python API share."""
+"""A project's settings, store and plans, shared by the command and the Python API."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from harness.runs.store import Store
 
 @dataclass(frozen=True)
 class Project:
-    """Settings and the store that they name."""
+    """A project's settings and the store that they name."""
 
     settings: Settings
     store: Store
 
     @classmethod
     def at(cls, start: Path | None = None) -> Project:
-        """The project of the working folder, or of `start`: the nearest harness.toml decides.
+        """The project of the nearest harness.toml at or above `start` (default: the working folder).
 
         Raises:
             SpecError: harness.toml or a HARNESS_ variable is not valid.
@@ -45,11 +45,11 @@ class Project:
         provisional: bool = False,
         name: str | None = None,
     ) -> Plan:
-        """The plan of an ablation: a TOML file, or an object of the Python API.
+        """Plan an ablation, given as a TOML file or as an object of the Python API.
 
         Args:
-            name: what it is called; default: its file's stem.
-            provisional: plan although data is not on this machine; such runs have provisional ids.
+            name: the ablation's name; default: its file's stem.
+            provisional: plan even if data is missing on this machine; the affected runs get provisional ids.
 
         Raises:
             SpecError: the spec is not valid.
@@ -65,14 +65,14 @@ class Project:
         return plan
 
     def planner(self, plan: Plan) -> Planner:
-        """Adds runs to `plan` one by one, as a search finds them."""
+        """A planner that adds runs to `plan` one at a time, as a search needs."""
         return Planner(plan, self._inspect)
 
     def _inspect(self, data: Data) -> DataReport:
         from harness.data.sources.inspection import inspect_data
 
         report = inspect_data(data, self.store.data)
-        if self.store.data.is_dir():  # the first look at data of one's own writes an index
+        if self.store.data.is_dir():  # inspecting a user's data for the first time writes an index
             self.store.begin()
         return report
 

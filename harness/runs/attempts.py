@@ -1,11 +1,11 @@
-"""Attempts at a run: numbered without locks, fenced so that only the newest may write, each with its cause in the end.
+"""Attempts at a run. Their numbers are fencing tokens: only the newest attempt may write to the run's folder.
 
-    attempts/N.json        who began attempt N, where and when; made with O_EXCL, so that a number is given once
-    attempts/N.end.json    how it ended; the first statement stands
+    attempts/N.json        the process that began attempt N, where and when; created with O_EXCL, so N is used once
+    attempts/N.end.json    how it ended; the first statement is kept
 
-A scheduler that has given a node up starts the run anew elsewhere while the old processes may go on: two attempts are
-alive then. The old one finds a higher number before its next write, stops itself and spoils nothing. It holds on file
-systems where locks do not reach from node to node.
+If a scheduler gives up a node, it restarts the run elsewhere while the old processes may still be running, so two
+attempts are alive. The old one finds a higher number before its next write, and stops without writing. This needs no
+locks, so it also works on file systems whose locks do not reach from node to node.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ from harness.runs.record import AttemptEnd, AttemptStart, Cause
 
 @dataclass(frozen=True)
 class Attempt:
-    """One attempt as its files tell."""
+    """One attempt, read from its files."""
 
     start: AttemptStart
     end: AttemptEnd | None
-    """None while it runs, or when it died without a word."""
+    """None while it runs, or if it died without an exit record."""
 
 
 class Attempts:
@@ -41,28 +41,28 @@ class Attempts:
         self._folder = folder
 
     def newest(self) -> int:
-        """The highest number given so far; 0 before the first."""
+        """The highest attempt number so far; 0 if there is none."""
         return max(self._numbers(), default=0)
 
     def begin(self, least: int = 1, job: str | None = None) -> int:
-        """Take the next number, `least` or higher; from now on every older attempt is superseded.
+        """Take the next number, `least` or higher. From then on, every older attempt is superseded.
 
         Args:
-            job: id of a SLURM job that left no trace, where it is not this process that begins.
+            job: id of a SLURM job that left no record, to register an attempt on its behalf; None for this process.
 
         Raises:
             StoreError: the folder cannot be written.
         """
         number = max(self.newest() + 1, least)
-        while not self._taken(number, job):
+        while not self._take(number, job):
             number += 1
         return number
 
     def check(self, number: int) -> None:
         """Raise SupersededError unless attempt `number` is the newest.
 
-        The folder is listed rather than a name looked up: a network file system may remember for long that a name was
-        missing, but asks anew when a folder is opened.
+        This lists the folder instead of looking up a name: a network file system may cache for long that a name is
+        missing, but it asks the server again when a folder is opened.
         """
         if (newest := self.newest()) > number:
             raise SupersededError(f"attempt {newest} has taken over from attempt {number}", where=str(self._folder))
@@ -77,7 +77,9 @@ class Attempts:
         raised: bool = False,
         ended_at: float | None = None,
     ) -> None:
-        """State how attempt `number` ended, unless that was stated already; on a full disk that is left to others."""
+        """Record how attempt `number` ended, unless that is already recorded. On a full disk, nothing is written and
+        another process records it later.
+        """
         ended_at = ended_at or time.time()
         end = AttemptEnd(cause=cause, message=message, step=step, raised=raised, ended_at=ended_at)
         with suppress(OSError):
@@ -92,10 +94,10 @@ class Attempts:
         return [Attempt(self._start(one), self._end(one)) for one in sorted(self._numbers()) if one > number]
 
     def open(self) -> list[AttemptStart]:
-        """Attempts that run, or died without a word."""
+        """Attempts that are running, or died without an exit record."""
         return [attempt.start for attempt in self.all() if attempt.end is None]
 
-    def _taken(self, number: int, job: str | None) -> bool:
+    def _take(self, number: int, job: str | None) -> bool:
         start = _of_this_process(number) if job is None else AttemptStart(number=number, job=job)
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
@@ -117,7 +119,7 @@ class Attempts:
     def _start(self, number: int) -> AttemptStart:
         try:
             return AttemptStart.model_validate_json((self._folder / f"{number}.json").read_bytes())
-        except (ValidationError, OSError):  # begun this instant, or torn by a full disk
+        except (ValidationError, OSError):  # just being written, or cut short by a full disk
             return AttemptStart(number=number)
 
     def _end(self, number: int) -> AttemptEnd | None:
@@ -141,7 +143,7 @@ def _of_this_process(number: int) -> AttemptStart:
 
 
 def _create(path: Path, text: str) -> None:
-    """Make the file with its content, which is too short to be torn; FileExistsError if it is there."""
+    """Create the file with its content, which is short enough for one write; raises FileExistsError if it exists."""
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644)
     try:
         os.write(descriptor, f"{text}\n".encode())
@@ -153,11 +155,11 @@ def _create(path: Path, text: str) -> None:
 
 
 def this_job() -> str:
-    """The SLURM job of this process, `123` or `123_4`; empty outside of one."""
+    """The SLURM job of this process, `123` or `123_4`; empty outside a job."""
     array, task = os.environ.get("SLURM_ARRAY_JOB_ID"), os.environ.get("SLURM_ARRAY_TASK_ID")
     return f"{array}_{task}" if array and task else os.environ.get("SLURM_JOB_ID", "")
 
 
 def restarts() -> int:
-    """How often SLURM had queued the job of this process again before."""
+    """How often SLURM has requeued the job of this process."""
     return int(os.environ.get("SLURM_RESTART_COUNT", "0"))

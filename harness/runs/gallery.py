@@ -1,4 +1,4 @@
-"""What a run that mines leaves to be looked at: a few images with the captions that mining gave them, as JSON."""
+"""The gallery of a run with mining: a few images with the captions that mining assigned to them, as JSON."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from harness.base.errors import StoreError
 from harness.base.files import read_json, write_json
 
 Picture = Annotated[str, StringConstraints(pattern=r"^data:image/(png|jpeg);base64,[A-Za-z0-9+/]*={0,2}$")]
-"""An image as a data URI; nothing else goes into a page."""
+"""An image as a data URI. The pattern admits nothing else into a page."""
 
 
 class _Part(BaseModel):
@@ -19,38 +19,38 @@ class _Part(BaseModel):
 
 
 class MinedCaption(_Part):
-    """A caption of another image that mining calls positive."""
+    """A caption of another image that mining found to be a positive."""
 
     text: str
     key: str
-    """The image that it belongs to."""
+    """The image that the caption belongs to."""
     picture: Picture
     clauses: tuple[str, ...]
     """The clauses of Eq. 1 that found it."""
     verdict: str = ""
-    """`true`, `false` or `says nothing`, where the truth is known."""
+    """`true`, `false` or `says nothing` if the truth is known, else empty."""
 
 
 class Card(_Part):
-    """An image, its own captions, and those mined for it."""
+    """An image, its own captions, and the captions mined for it."""
 
     key: str
     picture: Picture
     own: tuple[str, ...]
     mined: tuple[MinedCaption, ...]
     more: int = 0
-    """Mined captions that are not shown."""
+    """Number of mined captions that are not shown."""
 
 
 class Gallery(_Part):
-    """The first batch of a run, as mining sees it."""
+    """The first batch of a run, with the result of mining."""
 
     images: int
-    """In the batch."""
+    """Number of images in the batch."""
     changed: int
-    """Images for which mining found or dropped a caption."""
+    """Number of images for which mining added or removed a caption."""
     figures: tuple[tuple[str, str], ...] = ()
-    """What there is to say of the whole batch, by name."""
+    """Figures about the whole batch, as (name, value)."""
     cards: tuple[Card, ...]
 
 
@@ -64,7 +64,7 @@ def write_gallery(path: Path, gallery: Gallery) -> None:
 
 
 def read_gallery(path: Path) -> Gallery | None:
-    """The gallery in `path`; None where there is none, or none that can be shown."""
+    """Read the gallery in `path`; None if there is none or it is damaged."""
     try:
         return Gallery.model_validate(read_json(path)) if path.exists() else None
     except (StoreError, ValidationError):

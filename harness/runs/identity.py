@@ -1,4 +1,4 @@
-"""A run's id: a short hash of everything that can change its result, and of nothing else."""
+"""A run's id: a short hash of everything that can change its result and nothing else."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ ID_LENGTH = 12
 
 @dataclass(frozen=True)
 class Identity:
-    """What a run is, independent of where and how it is carried out."""
+    """What a run computes, independent of where and how it is executed."""
 
     experiment: Experiment
     fingerprint: str
-    """Of the data's content."""
+    """Fingerprint of the data's content."""
     teacher: str | None
 
     @cached_property
@@ -32,27 +32,27 @@ class Identity:
 
     @cached_property
     def payload(self) -> dict[str, Any]:
-        """What is hashed: the science without fields at their default, data fingerprint, teacher, seed."""
-        return self._placed(self.experiment.science())
+        """What the id hashes: the science without fields at their default, data fingerprint, teacher, seed."""
+        return self._complete(self.experiment.science())
 
     @cached_property
     def resolved(self) -> dict[str, Any]:
-        """The same with every default spelled out; compared when an id is met again."""
-        return self._placed(self.experiment.science(defaults=True))
+        """The payload with every default written out. It is compared with the stored one when an id is used again."""
+        return self._complete(self.experiment.science(defaults=True))
 
-    def _placed(self, science: dict[str, Any]) -> dict[str, Any]:
-        placed = {**science, "data": {**science.get("data", {}), "fingerprint": self.fingerprint}}
-        if weights := placed.get("model", {}).get("weights"):
-            placed["model"] = {**placed["model"], "weights": weights_id(weights)}
-        placed.pop("teacher", None)
-        return placed | ({"teacher": self.teacher} if self.teacher else {})
+    def _complete(self, science: dict[str, Any]) -> dict[str, Any]:
+        complete = {**science, "data": {**science.get("data", {}), "fingerprint": self.fingerprint}}
+        if weights := complete.get("model", {}).get("weights"):
+            complete["model"] = {**complete["model"], "weights": weights_id(weights)}
+        complete.pop("teacher", None)
+        return complete | ({"teacher": self.teacher} if self.teacher else {})
 
 
 def identify(experiment: Experiment, *, fingerprint: str, teacher: str | None) -> Identity:
     """The identity of one run of `experiment` (with its seed) on data of that fingerprint.
 
     Args:
-        teacher: id of the teacher's run or of its weights (`teacher_id`); None where no teacher is used.
+        teacher: id of the teacher's run or of its weights (`teacher_id`); None if no teacher is used.
     """
     return Identity(experiment, fingerprint, teacher)
 
@@ -64,7 +64,7 @@ def digest(data: Any, length: int = ID_LENGTH) -> str:
 
 
 def teacher_id(experiment: Experiment, run_of: str | None) -> str | None:
-    """How a run names its teacher: the id of the teacher's run, or model and digest of its weights."""
+    """The teacher's id in a run's identity: the id of the teacher's run, or model and digest of its weights."""
     match experiment.teacher:
         case ExperimentTeacher() if experiment.uses_teacher:
             return run_of
@@ -75,7 +75,7 @@ def teacher_id(experiment: Experiment, run_of: str | None) -> str | None:
 
 
 def weights_id(weights: str) -> str:
-    """A tag as it is; a checkpoint file by size and the digest of its first and last MiB, not by its path."""
+    """The id of weights: a tag itself, or a digest of a checkpoint file's size and first and last MiB, not its path."""
     file = Path(weights)
     if not file.is_file():
         return weights
@@ -92,13 +92,13 @@ def _file_digest(file: Path, size: int, _modified_ns: int) -> str:
 
 
 def check_same(stored: dict[str, Any], identity: Identity, where: Path) -> None:
-    """Refuse a run folder whose resolved spec differs from `identity` although the id is the same.
+    """Check that a run folder's resolved spec equals that of `identity`, which has the same id.
 
-    It happens when a default changed in the code: the id leaves defaults out. Fields that are new since then are
-    no difference.
+    They differ if a default has changed in the code, because the id leaves defaults out. Fields that the code has
+    gained since then do not count as a difference.
 
     Raises:
-        StoreError: with the diff.
+        StoreError: they differ; the message contains the diff.
     """
     changes = list(_differences(flatten(stored), flatten(identity.resolved)))
     if changes:

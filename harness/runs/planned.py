@@ -1,4 +1,4 @@
-"""A run before it has a folder: what it is, and how long it takes."""
+"""A run of a plan: its identity, its experiment, and its number of steps."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ class PlannedRun:
 
     identity: Identity
     experiment: Experiment
-    """With the seed of this run."""
+    """The experiment with this run's seed."""
     role: str
-    """`arm`, or `teacher` where only other runs need it."""
+    """`arm`, or `teacher` if only other runs need it."""
     teacher: str | None
-    """Id of the run whose checkpoint teaches this one: it has to be done first."""
+    """Id of the run whose checkpoint is this run's teacher, which must be done first."""
     steps: int
-    """Optimiser steps that it will take; 0 where its data is missing."""
+    """Number of optimiser steps; 0 if its data is missing."""
 
     @property
     def id(self) -> str:

@@ -1,6 +1,6 @@
-"""harness.toml: where things are and how work is carried out, never what is trained.
+"""harness.toml: where files are and how runs are executed, never what is trained.
 
-Each key can be replaced by an environment variable: HARNESS_STORE, HARNESS_TRACKING_URI, and so on.
+An environment variable can override each key: HARNESS_STORE, HARNESS_TRACKING_URI, and so on.
 """
 
 from __future__ import annotations
@@ -40,15 +40,15 @@ class Settings(BaseModel):
 
     @property
     def tracking(self) -> str | None:
-        """The tracking URI to use, or None where MLflow is off."""
+        """The tracking URI to use; None if MLflow is off."""
         if self.tracking_uri == "none":
             return None
-        # `%` and `?` of a path mean something in a URI.
+        # `%` and `?` have a meaning in a URI, so a path that contains them has to be quoted.
         return self.tracking_uri or f"sqlite:///{quote(str(self.store / 'mlflow.db'))}"
 
 
 def load_settings(start: Path | None = None, environment: dict[str, str] | None = None) -> Settings:
-    """The settings of the nearest harness.toml at or above `start` (default: the working folder).
+    """Load the settings of the nearest harness.toml at or above `start` (default: the working folder).
 
     Raises:
         SpecError: the file or a HARNESS_ variable is not valid.
@@ -85,6 +85,6 @@ def _read(file: Path) -> dict[str, Any]:
     try:
         return tomllib.loads(file.read_text(encoding="utf-8"))
     except OSError as error:
-        raise SpecError(f"cannot be read ({error.strerror})", where=str(file), fix="mend its permissions") from None
+        raise SpecError(f"cannot be read ({error.strerror})", where=str(file), fix="correct its permissions") from None
     except ValueError as error:
-        raise SpecError(f"is no valid TOML ({error})", where=str(file), fix="mend or delete it") from error
+        raise SpecError(f"is no valid TOML ({error})", where=str(file), fix="correct or delete it") from error

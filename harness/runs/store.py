@@ -1,28 +1,28 @@
-"""The store: run folders and what stands in them. Only this module knows the file names.
+"""The store: run folders and their contents. Only this module knows the file names.
 
 store/runs/<id>/
-    spec.json        what the run is (identity and resolved spec), written once
-    request.json     how to carry it out now: experiment with paths, evaluation, roots, device, threads
-    progress.json    where it is: step, steps, images/s, attempt, pid
-    pause.json       train no further than this step for now; written by a search, looked at by the training loop
-    metrics.jsonl    a line every few steps
-    spikes.jsonl     a line for each step whose loss stood out, with its samples
-    checkpoint.pt    state to go on from; checkpoint-<step>.pt are those before it, where several are kept
+    spec.json        identity and resolved spec, written once
+    request.json     how to execute it now: experiment with paths, evaluation, roots, device, threads
+    progress.json    current step, steps, images/s, attempt, pid
+    pause.json       the step at which training pauses; a search writes it, the training loop reads it
+    metrics.jsonl    one line every few steps
+    spikes.jsonl     one line for each step with an outlying loss, with the step's samples
+    checkpoint.pt    state from which to resume; earlier ones are checkpoint-<step>.pt, if several are kept
     weights.pt       the final model
-    training.json    what its training has cost, until the evaluation is done
-    record.json      what came out: its presence means done
+    training.json    cost of the training, until the evaluation is done
+    record.json      the result; if it exists, the run is done
     failure.json     why the last attempt did not complete
-    gallery.json     a few images with the captions that mining gave them
+    gallery.json     a few images with the captions that mining assigned to them
     outcomes/        per-sample outcomes of evaluation sets
-    log.txt          what the worker printed
-    attempts/        who began each attempt, and how it ended (see `harness.runs.attempts`)
-    lock             held by the living attempt; says which process that is
+    log.txt          the worker's output
+    attempts/        the process and the end of each attempt (see `harness.runs.attempts`)
+    lock             held by the live attempt; contains its process id and host
 store/store.json     the version of the store (see `harness.runs.versions`)
 store/data/          generated worlds and indexes of shards
-store/features/      teachers' features, one folder for each (data, teacher)
-store/evaluation/    features of evaluation sets; may be deleted
-store/evaluation_sets/   what evaluation sets contain, by the state of their files; may be deleted
-store/commands/      NAME.PID, held by each command that conducts the ablation NAME
+store/features/      teacher features, one folder for each (data, teacher)
+store/evaluation/    cached features of evaluation sets; may be deleted
+store/evaluation_sets/   cached contents of evaluation sets, by the state of their files; may be deleted
+store/commands/      NAME.PID, locked by each command that carries out the ablation NAME
 """
 
 from __future__ import annotations
@@ -50,26 +50,28 @@ from harness.runs.versions import begin_store, check_store, check_version, unrea
 
 SPEC_VERSION = 1
 CLAIM_WAIT_S = 1.0
-"""Whoever looks whether a lock is held holds it for an instant; a claim does not give up for that."""
+"""How long a claim waits for the lock. A process that checks whether the lock is held takes it for an instant, and a
+claim must not fail because of that."""
 TAKEOVER_WAIT_S = 20.0
-"""How long a superseded attempt is waited for. After that the fence alone keeps it from writing."""
+"""How long to wait for a superseded attempt to release the lock. After that, only the fencing token stops its
+writes."""
 _Part = TypeVar("_Part", Record, Failure, Cost)
 
 
 class Holder(NamedTuple):
-    """The living process that holds a lock."""
+    """The live process that holds a lock."""
 
     pid: int
     host: str
 
     @property
     def is_here(self) -> bool:
-        """Whether it is a process of this machine."""
+        """Whether the process is on this machine."""
         return self.host == socket.gethostname()
 
 
 class State(StrEnum):
-    """Where a run stands, as its folder tells."""
+    """The state of a run, derived from its folder."""
 
     MISSING = "missing"
     INTERRUPTED = "interrupted"
@@ -79,7 +81,7 @@ class State(StrEnum):
 
 
 class _File:
-    """A file or folder of that name in a run folder. Its path is only made where it is asked for."""
+    """A file or folder with this name in a run folder. Its path is built only when it is read."""
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -121,11 +123,11 @@ class RunFolder:
 
     @property
     def attempts(self) -> Attempts:
-        """The attempts at the run."""
+        """The run's attempts."""
         return Attempts(self.path / "attempts")
 
     def state(self) -> State:
-        """Where the run stands."""
+        """The run's state."""
         if self.record_file.exists():
             return State.DONE
         if self.is_locked():
@@ -135,12 +137,12 @@ class RunFolder:
         return State.INTERRUPTED if self.progress.exists() else State.MISSING
 
     def prepare(self, identity: Identity, request: dict[str, Any]) -> None:
-        """Make the folder ready for an attempt: freeze or compare the spec, state how to carry it out.
+        """Make the folder ready for an attempt: freeze or compare the spec, and write the request.
 
-        An earlier attempt's failure is forgotten, lest it be taken for that of the new one; so is a pause.
+        Deletes an earlier attempt's failure, which could be mistaken for the new attempt's, and an earlier pause.
 
         Raises:
-            StoreError: the folder holds a run of other defaults under this id, or cannot be written.
+            StoreError: the folder holds a run with this id but other defaults, or cannot be written.
         """
         if self.spec.exists():
             self.check(identity)
@@ -152,11 +154,11 @@ class RunFolder:
         self.pause.unlink(missing_ok=True)
 
     def check(self, identity: Identity) -> None:
-        """Raise StoreError if the folder's spec is not what `identity` says."""
+        """Raise StoreError if the folder's spec differs from `identity`."""
         check_same(self.resolved(), identity, self.path)
 
     def resolved(self) -> dict[str, Any]:
-        """The run's spec with every default spelled out, as it was frozen.
+        """The run's frozen spec, with every default written out.
 
         Raises:
             StoreError: spec.json is damaged, or a newer harness wrote it.
@@ -178,14 +180,14 @@ class RunFolder:
         return _parsed(Failure, self.failure_file)
 
     def note_training(self, cost: Cost) -> None:
-        """Write what the training has cost; the evaluation may be somebody else's."""
+        """Write the cost of the training, because another process may do the evaluation and write the record."""
         write_json(self.training_file, cost.model_dump(mode="json"))
 
     def training(self) -> Cost:
-        """What the training has cost, until the record says so.
+        """The cost of the training. It is available until the run has a record, which then contains it.
 
         Raises:
-            StoreError: it is not noted, or damaged.
+            StoreError: it was not written, or is damaged.
         """
         return _parsed(Cost, self.training_file)
 
@@ -194,7 +196,7 @@ class RunFolder:
         return self.weights.exists() and self.training_file.exists()
 
     def finish(self, record: Record) -> None:
-        """Write the record: from now on the run is done."""
+        """Write the record. From then on the run is done."""
         write_json(self.record_file, record.model_dump(mode="json"))
         self.training_file.unlink(missing_ok=True)
         self.failure_file.unlink(missing_ok=True)
@@ -204,9 +206,9 @@ class RunFolder:
         write_json(self.failure_file, failure.model_dump(mode="json"))
 
     def pause_at(self, step: int | None) -> None:
-        """Ask the training loop to write a checkpoint and leave at `step`, or at once if it is past that.
+        """Ask the training loop to write a checkpoint and pause at `step`, or at once if it has passed that step.
 
-        None: to go on to the end.
+        With None, training continues to the end.
         """
         if step is None:
             self.pause.unlink(missing_ok=True)
@@ -214,22 +216,23 @@ class RunFolder:
             write_json(self.pause, {"step": step})
 
     def pause_step(self) -> int | None:
-        """The step that training is not to go beyond for now; None if there is no such limit."""
+        """The step at which training has to pause; None if there is no such limit."""
         try:
             return int(_table(read_json(self.pause), self.pause)["step"]) if self.pause.exists() else None
         except (KeyError, TypeError, ValueError):
-            fix = "delete it: the run goes on then"
+            fix = "delete it, and the run continues"
             raise StoreError("is damaged", where=str(self.pause), fix=fix) from None
 
     def is_paused(self) -> bool:
-        """Whether the run has got as far as it was asked to go for now."""
+        """Whether the run has reached the step at which it has to pause."""
         limit = self.pause_step()
         return limit is not None and not self.record_file.exists() and self.read_progress().get("step", -1) >= limit
 
     def step_metrics(self) -> list[StepMetrics]:
-        """The lines of metrics.jsonl, a step once: a superseded attempt may have written a last line beside its heir.
+        """The lines of metrics.jsonl, with each step once.
 
-        A line torn by a kill is left out.
+        A superseded attempt may have written a last line next to its successor's for the same step. An incomplete last
+        line, which a killed process leaves, is skipped.
 
         Raises:
             StoreError: another line is damaged.
@@ -244,11 +247,11 @@ class RunFolder:
         try:
             return StepMetrics.model_validate_json(line)
         except ValidationError:
-            fix = "delete that line: it only makes a curve"
+            fix = "delete that line: it is only a point of a curve"
             raise StoreError(f"line {number} is damaged", where=str(self.metrics), fix=fix) from None
 
     def keep_metrics_until(self, step: int) -> None:
-        """Drop lines of metrics.jsonl and spikes.jsonl after `step`: an attempt that resumes there writes them anew."""
+        """Delete lines of metrics.jsonl and spikes.jsonl after `step`; an attempt that resumes there rewrites them."""
         if self.metrics.exists():
             kept = [line for line in self.step_metrics() if line.step <= step]
             write_text(self.metrics, "".join(f"{line.model_dump_json(exclude_defaults=True)}\n" for line in kept))
@@ -259,10 +262,10 @@ class RunFolder:
     def append_metrics(
         self, step: int, values: Mapping[str, float], evaluated: Mapping[str, str] | None = None
     ) -> None:
-        """Add a line to metrics.jsonl.
+        """Append a line to metrics.jsonl.
 
         Args:
-            evaluated: for each evaluation set among the values, a digest of what its numbers depend on.
+            evaluated: for each evaluation set among the values, a digest of everything that its metrics depend on.
 
         Raises:
             StoreError: it cannot be written (full disk).
@@ -271,7 +274,7 @@ class RunFolder:
         self._append(self.metrics, line.model_dump_json(exclude_defaults=True))
 
     def append_spike(self, spike: dict[str, Any]) -> None:
-        """Add a line to spikes.jsonl.
+        """Append a line to spikes.jsonl.
 
         Raises:
             StoreError: it cannot be written (full disk).
@@ -287,7 +290,7 @@ class RunFolder:
             raise unwritable(file, error) from error
 
     def read_progress(self) -> dict[str, Any]:
-        """The last progress report, or an empty one.
+        """The contents of progress.json; empty if the file does not exist.
 
         Raises:
             StoreError: it is damaged.
@@ -296,47 +299,50 @@ class RunFolder:
             return {}
         table = _table(read_json(self.progress), self.progress)
         if not all(isinstance(value, int | float) for value in table.values()):
-            raise StoreError("is damaged", where=str(self.progress), fix="delete it: it only says where the run is")
+            raise StoreError("is damaged", where=str(self.progress), fix="delete it: it only shows the run's progress")
         return table
 
     def is_locked(self) -> bool:
-        """Whether a living process works on the run."""
+        """Whether a live process is executing the run."""
         return is_held(self.lock)
 
     def holder(self) -> Holder | None:
-        """The living process that works on the run."""
+        """The live process that is executing the run."""
         return holder(self.lock)
 
     @contextmanager
     def claimed(self, *, takeover: bool = False) -> Iterator[int]:
-        """Hold the run for this process and begin an attempt, whose number is given; older ones are superseded.
+        """Lock the run for this process and begin an attempt, whose number is yielded. Older attempts are superseded.
 
-        The kernel lets go when the process dies, however it dies. While the run is held, every write into its folder
-        is refused once a newer attempt has begun.
+        The kernel releases the lock when the process dies, in whatever way. The attempt's number is its fencing token:
+        once a newer attempt has begun, every write of this one into the run's folder raises SupersededError.
 
         Args:
-            takeover: a scheduler has given the run to this process: whoever still holds it is superseded.
+            takeover: a scheduler has assigned the run to this process, so an attempt that still holds it is superseded.
 
         Raises:
-            StoreError: another living process holds it, or its folder cannot be written.
+            StoreError: another live process holds the run, or its folder cannot be written.
         """
         with ExitStack() as stack:
-            number = self._begun() if takeover else 0
-            held = self._held(stack, TAKEOVER_WAIT_S if takeover else CLAIM_WAIT_S)
+            # A takeover takes its number before the lock: the old attempt then finds the higher number at its next
+            # write, stops, and releases the lock. Otherwise the lock comes first, so that a claim that fails does
+            # not supersede the attempt that holds it.
+            number = self._begin_attempt() if takeover else 0
+            held = self._acquire(stack, TAKEOVER_WAIT_S if takeover else CLAIM_WAIT_S)
             if not held and not takeover:
                 raise StoreError("another process works on this run", where=str(self.path), fix="wait for it")
-            number = number or self._begun()
+            number = number or self._begin_attempt()
             stack.enter_context(fenced(self.path, lambda: self.attempts.check(number)))
             if held:
-                self._sweep()
+                self._remove_partial_files()
             yield number
 
-    def _begun(self) -> int:
-        # Folders of before attempts were numbered say in progress.json how many there were.
+    def _begin_attempt(self) -> int:
+        # In folders made before attempts were numbered, progress.json gives the number of attempts.
         return self.attempts.begin(int(self.read_progress().get("attempt", 0)) + 1)
 
-    def _held(self, stack: ExitStack, patience_s: float) -> bool:
-        until = time.monotonic() + patience_s
+    def _acquire(self, stack: ExitStack, timeout_s: float) -> bool:
+        until = time.monotonic() + timeout_s
         while not (held := stack.enter_context(self._lock())) and time.monotonic() < until:
             time.sleep(0.02)
         return held
@@ -350,8 +356,8 @@ class RunFolder:
                 raise unwritable(self.lock, error) from error
             yield held
 
-    def _sweep(self) -> None:
-        """Remove what a killed attempt was writing aside. Only the attempt that holds the run writes these files."""
+    def _remove_partial_files(self) -> None:
+        """Remove temporary files of a killed attempt. Only the attempt that holds the run writes these files."""
         for file in (self.progress, self.metrics, self.checkpoint, self.weights, self.record_file, self.failure_file):
             for aside in self.path.glob(f".{file.name}.*"):
                 aside.unlink(missing_ok=True)
@@ -359,18 +365,18 @@ class RunFolder:
 
 @dataclass(frozen=True)
 class Store:
-    """The root of everything that runs produce."""
+    """The root folder of everything that runs produce."""
 
     root: Path
     evaluation_root: Path | None = None
-    """Folder of evaluation sets on this machine, as the settings have it."""
+    """Folder of evaluation sets on this machine, from the settings."""
 
     def check(self) -> None:
-        """Raise StoreError if a newer harness has written to the store. Writes nothing."""
+        """Raise StoreError if a newer harness has written to the store. This writes nothing."""
         check_store(self.root)
 
     def begin(self) -> None:
-        """Make the store and state its version, unless that is done. Call this before anything is written to it.
+        """Create the store and write its version, unless they exist. Call this before writing to the store.
 
         Raises:
             StoreError: a newer harness has written to it.
@@ -378,7 +384,7 @@ class Store:
         begin_store(self.root)
 
     def run(self, run_id: str) -> RunFolder:
-        """The folder of a run, whether it exists or not."""
+        """The folder of a run, which need not exist."""
         return RunFolder(self.root / "runs" / run_id)
 
     def runs(self) -> list[RunFolder]:
@@ -386,7 +392,7 @@ class Store:
         return [RunFolder(path.parent) for path in sorted(self.root.glob("runs/*/spec.json"))]
 
     def states(self, run_ids: Iterable[str]) -> dict[str, State]:
-        """Where runs stand. Runs that have no folder, most of a large plan's, cost nothing."""
+        """The states of runs. Runs without a folder, which most of a large plan's runs are, cost nothing."""
         try:
             begun = set(os.listdir(self.root / "runs"))
         except (FileNotFoundError, NotADirectoryError):
@@ -395,27 +401,27 @@ class Store:
 
     @property
     def data(self) -> Path:
-        """Where generated worlds and indexes are kept."""
+        """The folder of generated worlds and indexes."""
         return self.root / "data"
 
     @property
     def features(self) -> Path:
-        """Where teachers' features are kept."""
+        """The folder of teacher features."""
         return self.root / "features"
 
     @property
     def evaluation_features(self) -> Path:
-        """Where features of evaluation sets are kept, up to a bound."""
+        """The folder of cached features of evaluation sets, whose size is bounded."""
         return self.root / "evaluation"
 
     @property
     def evaluation_sets(self) -> Path:
-        """Where it is kept what evaluation sets contain."""
+        """The folder of cached contents of evaluation sets."""
         return self.root / "evaluation_sets"
 
     @contextmanager
     def registered(self, name: str) -> Iterator[None]:
-        """Announce that this process conducts the ablation `name`.
+        """Register this process as one that carries out the ablation `name`.
 
         Raises:
             StoreError: the store cannot be written.
@@ -431,7 +437,7 @@ class Store:
             yield
 
     def running_commands(self, name: str) -> list[Holder]:
-        """The living commands that conduct the ablation `name`."""
+        """The live commands that carry out the ablation `name`."""
         files = [file for file in self._commands.glob("*") if file.name.rpartition(".")[0] == name]
         return [found for file in sorted(files) if (found := holder(file)) is not None]
 
@@ -441,18 +447,18 @@ class Store:
 
     @property
     def reports(self) -> Path:
-        """Where reports are written by default."""
+        """The default folder of reports."""
         return self.root / "reports"
 
     def find(self, prefix: str) -> RunFolder:
         """The run whose id begins with `prefix`.
 
         Raises:
-            StoreError: none or several do.
+            StoreError: no run's id does, or several runs' ids do.
         """
         found = [folder for folder in self.runs() if folder.id.startswith(prefix)]
         if len(found) != 1:
-            fix = "`harness status SPEC` lists the ids" if not found else "give more digits"
+            fix = "list the ids with `harness status SPEC`" if not found else "give more digits"
             raise StoreError(f"{len(found)} runs have an id that begins with {prefix!r}", where=str(self.root), fix=fix)
         return found[0]
 
@@ -468,7 +474,7 @@ def exclusive(path: Path, *, wait: bool) -> Iterator[bool]:
         except BlockingIOError:
             yield False
             return
-        with suppress(OSError):  # on a full disk the lock holds all the same
+        with suppress(OSError):  # on a full disk the lock works even without this content
             os.ftruncate(descriptor, 0)
             os.pwrite(descriptor, f"{os.getpid()} {socket.gethostname()}\n".encode(), 0)
         yield True
@@ -477,15 +483,17 @@ def exclusive(path: Path, *, wait: bool) -> Iterator[bool]:
 
 
 def is_held(path: Path) -> bool:
-    """Whether a living process holds the lock `path`."""
+    """Whether a live process holds the lock `path`."""
     try:
         descriptor = os.open(path, os.O_RDONLY)
     except (FileNotFoundError, NotADirectoryError):
         return False
     except OSError as error:
-        raise StoreError(f"cannot be read ({error.strerror})", where=str(path), fix="mend the permissions") from error
+        raise StoreError(
+            f"cannot be read ({error.strerror})", where=str(path), fix="correct its permissions"
+        ) from error
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)  # shared, so that two who look do not see each other
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)  # shared, so that two checks do not see each other
     except BlockingIOError:
         return True
     finally:
@@ -494,7 +502,7 @@ def is_held(path: Path) -> bool:
 
 
 def holder(path: Path) -> Holder | None:
-    """The living process that holds the lock `path`; None where none does, or it has not said yet who it is."""
+    """The live process that holds the lock `path`; None if there is none, or it has not written its id yet."""
     if not is_held(path):
         return None
     match path.read_text(encoding="utf-8", errors="replace").split():
@@ -505,7 +513,7 @@ def holder(path: Path) -> Holder | None:
 
 
 def _step_of(line: str) -> float:
-    """The step of a line of spikes.jsonl; a line torn by a kill belongs to no step."""
+    """The step of a line of spikes.jsonl; infinite for an incomplete line, which a killed process leaves."""
     try:
         return float(json.loads(line)["step"])
     except (ValueError, KeyError, TypeError):

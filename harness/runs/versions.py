@@ -1,4 +1,4 @@
-"""Versions of what is on disk: an older harness refuses what a newer one wrote, in one sentence, and never guesses.
+"""Versions of files on disk. An older harness refuses a newer one's files with a clear error, and never guesses.
 
     store.json          version of the store: its folders, and every file in it that has no version of its own
     spec.json           `version`
@@ -52,9 +52,9 @@ def check_store(root: Path) -> None:
 
 
 def begin_store(root: Path) -> None:
-    """Call this before writing to a store: make its folder, and state its version unless that is stated already.
+    """Create a store's folder and write its version, unless they exist. Call this before writing to the store.
 
-    A store that cannot be written is left as it is: the write that follows says why.
+    If the store cannot be written, this does nothing, and the write that follows reports the reason.
 
     Raises:
         StoreError: a newer harness has written to it.
@@ -73,7 +73,7 @@ def check_version(table: Mapping[str, Any], newest: int, file: Path) -> None:
 
 
 def newer(file: Path, how: str) -> StoreError:
-    """The error for a file that a newer harness wrote; `how` says what shows it."""
+    """The error for a file that a newer harness wrote; `how` is the evidence for that."""
     return StoreError(f"was written by a newer harness ({how})", where=str(file), fix=UPDATE)
 
 

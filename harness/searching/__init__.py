@@ -1,1 +1,1 @@
-"""Search: Optuna studies over the same runs that ablations use, stopped early where that pays."""
+"""Search: Optuna studies over the same runs that ablations use, with early stopping."""

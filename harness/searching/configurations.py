@@ -1,4 +1,4 @@
-"""From configurations to runs and back: lengths, levels of evaluation, objectives, what is already in the store."""
+"""Map configurations to runs and back: lengths, evaluation levels, objectives, and finished runs of the store."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ BASE = "base"
 
 @dataclass(frozen=True)
 class Known:
-    """A finished configuration of the store."""
+    """A configuration whose runs are all finished in the store."""
 
     values: dict[str, Any]
     final: tuple[float, ...]
@@ -46,14 +46,14 @@ class Configurations:
         self._looked_at = self.empty_plan()
         self._scout = project.planner(self._looked_at)
         self.steps = self._scout.add(base, "arm", name).steps
-        """Optimiser steps of a full run of the base."""
+        """Number of optimiser steps of a full run of the base."""
         self.length = self._length(base, self.steps)
-        """Evaluations of a full run."""
+        """Number of evaluations of a full run."""
         self._conditions = feasible_in(search)
         self._sets = EvaluationSets.of(project.store)
 
     def empty_plan(self) -> Plan:
-        """A plan without a run; its ablation names the base, and jobs of a cluster are named after it."""
+        """A plan without runs. Its ablation contains the base, and jobs of a cluster are named after the plan."""
         metric = self.search.objectives[0].metric
         base = {"question": self.search.question, "experiment": self.search.experiment, "base": self.search.base}
         ablation = Ablation.model_validate(
@@ -62,7 +62,7 @@ class Configurations:
         return Plan(plan_name(self.name), ablation, ())
 
     def runs(self, values: Mapping[str, Any]) -> list[PlannedRun]:
-        """The runs of a configuration, one for each seed, with their teachers in the plan."""
+        """Add the runs of a configuration and their teachers to the plan; returns the runs, one per seed."""
         experiments = [self.search.configured(values, seed) for seed in self.search.seed_list]
         return [self._planner.add(experiment, "arm", self.name) for experiment in experiments]
 
@@ -95,7 +95,7 @@ class Configurations:
         }
 
     def objectives(self, experiment: Experiment, record: Record) -> tuple[float, ...]:
-        """What a finished run of `experiment` is worth, by the evaluations that the search asks for.
+        """The objectives of a finished run of `experiment`, from the evaluations that the search requests.
 
         Raises:
             StoreError: an objective was not measured.
@@ -104,7 +104,7 @@ class Configurations:
         return tuple(self._objective(record, found, objective.metric) for objective in self.search.objectives)
 
     def violation(self, records: list[Record]) -> float:
-        """By how much runs break the constraints, relative to them; 0 if they do not."""
+        """How far the runs exceed the constraints, relative to them; 0 if they do not."""
         limits, worst = self.search.constraints, 0.0
         for record in records:
             hours = record.cost.duration_s / 3600
@@ -114,7 +114,7 @@ class Configurations:
         return worst
 
     def known(self) -> Iterator[Known]:
-        """Configurations of the space whose runs are all finished in the store, whatever trained them."""
+        """Configurations of the space whose runs are all finished in the store, no matter what command trained them."""
         grouped: dict[str, tuple[dict[str, Any], dict[int, RunFolder]]] = {}
         for folder in self.project.store.runs():
             if folder.state() is State.DONE and (found := self._values(folder)) is not None:
@@ -137,11 +137,11 @@ class Configurations:
         return tuple(fmean(column) for column in zip(*columns, strict=True))
 
     def _values(self, folder: RunFolder) -> tuple[dict[str, Any], int] | None:
-        """The values of a run that is one of this search's configurations, and its seed: its id proves it."""
+        """The values and the seed of a run if it belongs to a configuration of this search, which its id proves."""
         try:
             table = read_request(folder).experiment.model_dump(mode="json")
             seed = int(table["seed"])
-            values = {path: _taken(parameter, _at(table, path)) for path, parameter in self.search.space.items()}
+            values = {path: _in_range(parameter, _at(table, path)) for path, parameter in self.search.space.items()}
             if None in values.values() or seed not in self.search.seed_list:
                 return None
             experiment = self.search.configured(values, seed)
@@ -158,7 +158,7 @@ class Configurations:
             return record.final[name]
         found = taken.metric(metric)
         if found is None:
-            what = f"run {record.run_id} was not measured on {metric!r} as the search asks"
+            what = f"run {record.run_id} has no result for {metric!r} as the search requests it"
             raise StoreError(what, where=self.name, fix=f"it has {', '.join(taken.known) or 'nothing else'}")
         return found
 
@@ -180,18 +180,18 @@ class Configurations:
 
 
 def plan_name(search: str) -> str:
-    """The name under which a search's runs are conducted: an ablation's file may be called like the search's."""
+    """The plan name of a search's runs. The prefix avoids a clash with an ablation whose file has the same name."""
     return f"search-{search}"
 
 
 def _at(table: Any, path: str) -> Any:
-    """The value at a dotted path; None where the table has another shape there."""
+    """The value at a dotted path; None if the table has no such path."""
     for part in path.split("."):
         table = table.get(part) if isinstance(table, Mapping) else None
     return table
 
 
-def _taken(parameter: Parameter, value: Any) -> Any:
+def _in_range(parameter: Parameter, value: Any) -> Any:
     """The value if it lies in the parameter's range, else None."""
     if isinstance(parameter, Choice):
         return next((level for level in parameter.of if level == value), None)

@@ -1,4 +1,4 @@
-"""Learning curves as weighted sums of parametric families, fitted to a few early evaluations.
+"""Fit learning curves, weighted sums of parametric families, to a few early evaluations.
 
 Source: Jiang et al., "Efficient Hyperparameter Optimization with Adaptive Fidelity Identification", CVPR 2024 (FastBO),
 Table 1 and Eqs. 1 and 2; the families are from Viering and Loog, "The Shape of Learning Curves" (2022).
@@ -27,9 +27,9 @@ SHAPES: dict[str, Array] = {
 }
 """Grids of c in POW3 and of a in EXP3, the latter in units of 1 / (the full length)."""
 FINER, REFINEMENTS = 12, 2
-"""Points of the grids around the best, and how often they are laid."""
+"""Number of points of each finer grid around the best shape, and number of refinements."""
 LEAST_VARIANCE = 1e-10
-"""Of the residuals: curves without noise fit exactly."""
+"""Lower bound of the residuals' variance, because curves without noise fit exactly."""
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ class FittedCurve:
 
 
 def fit(levels: Sequence[float], errors: Sequence[float], length: float) -> FittedCurve:
-    """The curve through observations.
+    """Fit a curve to observations.
 
     Args:
         levels: resource levels, ascending and above 0.
@@ -86,7 +86,7 @@ def fit(levels: Sequence[float], errors: Sequence[float], length: float) -> Fitt
 
 
 def _best(name: str, x: Array, y: Array, length: float) -> Family:
-    """The least squares fit of a family: over the grid of its shapes, then twice over a finer one around the best."""
+    """Fit a family by least squares: search the grid of its shapes, then twice a finer grid around the best."""
     shapes = SHAPES[name]
     squares, best = _on_grid(name, x, y, shapes, length)
     for _ in range(REFINEMENTS if len(shapes) > 1 else 0):
@@ -106,12 +106,12 @@ class _Line:
 
 
 def _on_grid(name: str, x: Array, y: Array, shapes: Array, length: float) -> tuple[float, _Line]:
-    """The sum of squares and the line of the best shape: with the shape fixed, a line in its regressor."""
+    """The sum of squares and the line of the best shape. With its shape fixed, a family is a line in its regressor."""
     regressors = _regressor(name)(x[None], shapes[:, None], length)
     centred = regressors - regressors.mean(1, keepdims=True)
     spread = (centred**2).sum(1)
     slopes = np.where(spread > 0, centred @ (y - y.mean()) / np.maximum(spread, 1e-300), 0.0)
-    if name == "EXP3":  # exp(-a x + b) is positive: it can only fall
+    if name == "EXP3":  # exp(-a x + b) is positive, so the curve can only fall
         slopes = np.maximum(slopes, 0.0)
     squares = ((y - y.mean() - slopes[:, None] * centred) ** 2).sum(1)
     place = int(np.argmin(squares))

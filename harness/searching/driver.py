@@ -1,8 +1,9 @@
-"""The driver: one process that owns a search. It asks the study, has runs carried out, and tells what came out.
+"""The driver: the one process that owns a search. It asks the study for trials, executes their runs, and tells the
+study the results.
 
-Runs are those of ablations: same folders, same ids, same workers. Nodes know nothing of the study: they write metrics
-to their run folder, and look there whether they are to pause. Every event is on disk before it is acted on, and the
-study is made of the events: a driver that was killed goes on where it was, with the same next configuration.
+The runs are those of ablations, with the same folders, ids and workers. Nodes do not know the study: they write metrics
+to their run folder, and check there whether to pause. Every event is written to disk before the driver acts on it, and
+the study is rebuilt from the events. A driver that was killed therefore continues with the same next configuration.
 """
 
 from __future__ import annotations
@@ -40,12 +41,12 @@ class Active:
     asked_for: int | None = None
     """The evaluation at which its runs were asked to pause."""
     seen: dict[str, int] = field(default_factory=dict)
-    """Size of each run's metrics when they were last read."""
+    """Size of each run's metrics file when it was last read."""
 
 
 @dataclass(frozen=True)
 class Snapshot:
-    """Where a search stands."""
+    """The progress of a search."""
 
     trials: int
     running: int
@@ -53,7 +54,7 @@ class Snapshot:
     stopped: int
     failed: int
     spent_runs: float
-    """Training so far, in runs of the full length."""
+    """Amount of training so far, in full-length runs."""
     best: float | None
     closing: bool
     runs: Progress
@@ -72,12 +73,12 @@ class Driver:
         storage: str | None = None,
         only_look: bool = False,
     ) -> None:
-        """Read where the search stands.
+        """Read the search's folder and rebuild its state.
 
         Args:
-            executor: makes what carries runs out, here or on a cluster, from an empty plan that will grow.
+            executor: creates the executor, local or for a cluster, from an empty plan to which runs will be added.
             storage: URL of a database for Optuna's study; by default a journal in the store.
-            only_look: write nothing, for a report beside a driver that may be alive.
+            only_look: write nothing, for a report while another driver may be alive.
 
         Raises:
             StoreError: the search's folder is damaged.
@@ -88,9 +89,9 @@ class Driver:
         self.active: dict[int, Active] = {}
         self._make_executor = executor
         self._had: dict[str, tuple[int, float]] = {}
-        """Steps and seconds that runs had before this search touched them."""
-        self._still: dict[str, tuple[int, float]] = {}
-        """Those of runs that nobody trains for now."""
+        """Steps and seconds that each run had been trained before this search used it."""
+        self._idle_progress: dict[str, tuple[int, float]] = {}
+        """Steps and seconds of runs that are not in training now, cached."""
         self._runs: dict[int, list[str]] = {}
         self._started_at, self._closing, self._stopping, self._ended = time.time(), False, False, False
         self._executor: Executor | None = None
@@ -115,25 +116,25 @@ class Driver:
     def carry_out(self) -> Iterator[Snapshot]:
         """Search until the budget is used up; yields a snapshot a few times a second."""
         while not self._stopping and not self._ended:
-            # A executor carries out all of its plan: this one begins empty, lest it go on with what was stopped.
+            # An executor carries out its whole plan. This plan starts empty, so that stopped runs stay stopped.
             self._executor = self._make_executor(self.configurations.empty_plan())
-            for active in self.active.values():  # living trials of a driver that was killed
-                self._carry_on(active)
+            for active in self.active.values():  # trials that a killed driver left in training
+                self._train(active)
             self._step()
             for progress in self._executor.run():
                 self._step()
                 yield self.snapshot(progress)
-            # What a person has ended goes on when a person asks for it.
-            self._stopping |= any(self._ended_by_a_person(run) for one in self.active.values() for run in one.runs)
+            # A run that the user cancelled is resumed only when the user starts the search again.
+            self._stopping |= any(self._was_cancelled(run) for one in self.active.values() for run in one.runs)
 
     def stop(self) -> None:
-        """Begin nothing more, and let the running runs write a checkpoint and leave."""
+        """Start no further trial, and have the running runs write a checkpoint and exit."""
         self._stopping = True
         if self._executor is not None:
             self._executor.stop()
 
     def snapshot(self, progress: Progress) -> Snapshot:
-        """Where the search stands."""
+        """The progress of the search."""
         trials = [one for one in self.study.trials.values() if one.status != "skipped"]
         count = {status: sum(one.status == status for one in trials) for status in ("complete", "stopped", "failed")}
         best = self.study.best()
@@ -149,7 +150,7 @@ class Driver:
 
     @property
     def is_over(self) -> bool:
-        """Whether the budget is used up and everything has come to its end."""
+        """Whether the budget is used up and all trials have ended."""
         return self._ended
 
     def active_runs(self) -> list[str]:
@@ -157,13 +158,13 @@ class Driver:
         return [run.id for active in self.active.values() for run in active.runs]
 
     def run_ids(self, number: int) -> list[str]:
-        """The runs of a trial, a seed each."""
+        """The run ids of a trial, one per seed."""
         return self._runs.get(number, [])
 
     # -- what to do -------------------------------------------------------------------------------------------------
 
     def _step(self) -> None:
-        """Tell what has happened, and find the next things to do."""
+        """Process what has happened, and start trials while jobs are free."""
         for number in list(self.active):
             self._look(self.active[number])
         while not self._stopping and not self._ended and self._open_runs() < self._jobs():
@@ -171,7 +172,7 @@ class Driver:
             self._fill()
             if len(self.active) == before and (self.active or self._ended):
                 return
-            for number in list(self.active):  # what is already in the store is done at once
+            for number in list(self.active):  # runs that are already in the store are done at once
                 self._look(self.active[number])
 
     def _fill(self) -> None:
@@ -184,7 +185,7 @@ class Driver:
                     self._note("resumed", number=job.number, until=job.until)
                 self._begin(job)
                 return
-        if self.active:  # what stops early may make room again
+        if self.active:  # a trial that stops early may free budget for another
             return
         self._closing = True
         jobs = self.study.closing(self._jobs())
@@ -197,7 +198,7 @@ class Driver:
             self._ended = True
 
     def _note_new(self, known: set[int]) -> None:
-        """Write down the trials that the study has begun or skipped."""
+        """Record the trials that the study has begun or skipped."""
         for number, trial in self.study.trials.items():
             if number in known:
                 continue
@@ -205,31 +206,31 @@ class Driver:
             if trial.status != "skipped":
                 event["had"] = {run.id: self._progress(run.id) for run in self.configurations.runs(trial.values)}
             self._note("asked", number=number, **event)
-            self._hold(number, event)
+            self._remember_start(number, event)
             if trial.status == "skipped":
                 self._note("skipped", number=number, why=trial.source)
 
     def _begin(self, job: Assignment) -> None:
         trial = self.study.trials[job.number]
         active = self.active[job.number] = Active(trial, self.configurations.runs(trial.values))
-        self._carry_on(active)
+        self._train(active)
 
-    def _carry_on(self, active: Active) -> None:
-        """Have the runs of a trial carried out, to its limit if it has one."""
+    def _train(self, active: Active) -> None:
+        """Add the runs of a trial to the executor, up to the trial's limit if it has one."""
         assert self._executor is not None
         limit = active.asked_for = active.trial.limit
         left = [run for run in active.runs if limit is None or not self._is_at(run, limit)]
-        if self.study.decides_over_seeds:  # one seed after the other: a bad configuration costs few of them
+        if self.study.decides_over_seeds:  # one seed at a time, so a bad configuration is stopped after few of them
             left = [run for run in left if not self._run(run.id).record_file.exists()][:1]
         for run in left:
-            if self._executor.is_open(run.id) or self._ended_by_a_person(run):
+            if self._executor.is_open(run.id) or self._was_cancelled(run):
                 continue
             if run.teacher is not None and self._executor.failure(run.teacher) is None:
                 self._executor.add(self.configurations.plan.runs[run.teacher])
             self._executor.add(run, None if limit is None else self.configurations.level_step(run, limit))
 
     def _has_room(self) -> bool:
-        """Whether the budget has room for one more configuration beside what runs and what the end will take."""
+        """Whether the budget allows one more configuration, after the running trials and the final full-length runs."""
         budget, full = self.search.budget, self.configurations.steps * len(self.search.seed_list)
         begun = sum(one.status != "skipped" and one.source == "sampled" for one in self.study.trials.values())
         if budget.trials is not None and begun >= budget.trials and not self._may_promote():
@@ -245,11 +246,11 @@ class Driver:
         return all(limit is None or ahead <= limit for limit in limits)
 
     def _may_promote(self) -> bool:
-        """Whether a ladder has somebody to promote although no new configuration may begin."""
+        """Whether pausing successive halving can promote a paused trial, although no new one may begin."""
         return isinstance(self.search.pruner, LadderPolicy) and self.study.promotable() is not None
 
     def _reserved(self) -> int:
-        """Full runs that the end will take: only what is stopped early has to be finished."""
+        """Number of full-length runs to reserve for the end; 0 if the pruner never stops a run early."""
         return 0 if self.search.pruner.kind in ("none", "wilcoxon") else self.search.finish
 
     def _left(self, active: Active) -> int:
@@ -260,7 +261,7 @@ class Driver:
         return sum(self._executor is not None and self._executor.is_open(run.id) for run in runs)
 
     def _is_at(self, run: PlannedRun, limit: int) -> bool:
-        """Whether a run has got as far as `limit` and nobody works on it."""
+        """Whether a run has reached `limit` and no process is training it."""
         folder = self._run(run.id)
         far = self._progress(run.id)[0] >= self.configurations.level_step(run, limit)
         return folder.record_file.exists() or (far and not folder.is_locked())
@@ -268,7 +269,7 @@ class Driver:
     # -- what has happened ------------------------------------------------------------------------------------------
 
     def _look(self, active: Active) -> None:
-        """Tell the study what a trial's runs have written, and the runs what the study decided."""
+        """Report a trial's new metrics to the study, and pass the study's decision on to its runs."""
         trial = active.trial
         if self.study.decides_over_seeds or self._has_news(active):
             self._report(active)
@@ -289,11 +290,11 @@ class Driver:
         elif trial.limit is not None and self._has_paused(active, trial.limit):
             self._settle("paused", trial.number)
         elif self.study.decides_over_seeds:
-            self._carry_on(active)
+            self._train(active)
 
     def _has_paused(self, active: Active, limit: int) -> bool:
-        """Whether all runs of a trial are where they were to pause, and the executor has noticed."""
-        if self.study.decides_over_seeds:  # the seeds after those that decided were not begun
+        """Whether all runs of a trial have paused at their limit, and the executor has noticed that."""
+        if self.study.decides_over_seeds:  # later seeds have not been started
             return True
         waits = self._executor is not None and any(self._executor.is_open(run.id) for run in active.runs)
         return active.trial.reached >= limit and not waits and all(self._is_at(run, limit) for run in active.runs)
@@ -312,7 +313,7 @@ class Driver:
         return news
 
     def _report(self, active: Active) -> None:
-        """Report evaluations that all seeds of a trial have, in order."""
+        """Report the evaluations that all seeds of a trial have reached, in order."""
         if self.study.decides_over_seeds:
             self._report_seeds(active)
             return
@@ -324,7 +325,7 @@ class Driver:
                 self.study.report(active.trial.number, level, value)
 
     def _report_seeds(self, active: Active) -> None:
-        """Report the value of each seed that is done, in order: level n is the n-th seed."""
+        """Report the value of each finished seed, in order: level n is the n-th seed."""
         for level, run in enumerate(active.runs, 1):
             folder, trial = self._run(run.id), active.trial
             if trial.limit is not None or not folder.record_file.exists():
@@ -335,12 +336,12 @@ class Driver:
                 self.study.report(trial.number, level, value)
 
     def _failure(self, run: PlannedRun) -> str | None:
-        """Why a run has failed by its own fault; a run that was preempted or killed goes on and is none."""
+        """Why a run has failed; None if it has not. Preempted and killed runs are resumed and have not failed."""
         failure = self._given_up(run)
-        return None if failure is None or self._ended_by_a_person(run) else failure.message
+        return None if failure is None or self._was_cancelled(run) else failure.message
 
-    def _ended_by_a_person(self, run: PlannedRun) -> bool:
-        """Whether a run's job was cancelled: it can be gone on with, and its trial has not failed."""
+    def _was_cancelled(self, run: PlannedRun) -> bool:
+        """Whether the user cancelled a run. It can be resumed, so its trial has not failed."""
         failure = self._given_up(run)
         return failure is not None and failure.cause in ("cancelled", "interrupted")
 
@@ -371,13 +372,17 @@ class Driver:
         self.folder.append({"event": event, **more})
 
     def _replay(self, event: Event) -> None:
-        """Do again what an event tells of."""
+        """Apply an event from disk to the study and to `active`.
+
+        Events are replayed in their order with the recorded values and attributes, so nothing is sampled again, and
+        the study and its sampler end up in the state in which the earlier driver left them.
+        """
         match event["event"]:
             case "started":
                 self._started_at = float(event["time"])
             case "asked":
-                self.study.asked(event["number"], event["values"], _before_told(event["attrs"]))
-                self._hold(event["number"], event)
+                self.study.asked(event["number"], event["values"], _sampler_attrs(event["attrs"]))
+                self._remember_start(event["number"], event)
                 if "had" in event:
                     trial = self.study.trials[event["number"]]
                     self.active[trial.number] = Active(trial, self.configurations.runs(trial.values))
@@ -398,7 +403,7 @@ class Driver:
                 self._apply(event)
                 self.active.pop(event["number"], None)
 
-    def _hold(self, number: int, event: Event) -> None:
+    def _remember_start(self, number: int, event: Event) -> None:
         had = event.get("had", {})
         self._runs[number] = list(had)
         for run_id, (steps, seconds) in had.items():
@@ -415,26 +420,26 @@ class Driver:
     # -- costs ------------------------------------------------------------------------------------------------------
 
     def spent_steps(self) -> int:
-        """Optimiser steps that this search has had taken."""
+        """Number of optimiser steps that this search has trained."""
         return sum(now[0] - before[0] for before, now in self._spent())
 
     def _spent_s(self) -> float:
         return sum(now[1] - before[1] for before, now in self._spent())
 
     def _spent(self) -> Iterator[tuple[tuple[int, float], tuple[int, float]]]:
-        """Steps and seconds of each run before this search and now; what stands still is read once."""
+        """Steps and seconds of each run before this search and now. Runs that are not in training are read once."""
         moving = set(self.active_runs())
         for run_id, before in self._had.items():
             if run_id in moving:
-                self._still.pop(run_id, None)
+                self._idle_progress.pop(run_id, None)
                 yield before, self._progress(run_id)
             else:
-                if run_id not in self._still:
-                    self._still[run_id] = self._progress(run_id)
-                yield before, self._still[run_id]
+                if run_id not in self._idle_progress:
+                    self._idle_progress[run_id] = self._progress(run_id)
+                yield before, self._idle_progress[run_id]
 
     def _progress(self, run_id: str) -> tuple[int, float]:
-        """Steps and seconds of training of a run so far."""
+        """Steps and seconds that a run has been trained so far."""
         try:
             at = self._run(run_id).read_progress()
         except StoreError:
@@ -445,13 +450,13 @@ class Driver:
         return self.project.store.run(run_id)
 
 
-def _before_told(attrs: dict[str, Any]) -> dict[str, Any]:
-    """What the sampler noted when it was asked; rungs that a pruner noted are noted again as reports are replayed."""
+def _sampler_attrs(attrs: dict[str, Any]) -> dict[str, Any]:
+    """The attributes that the sampler set. A pruner's rungs are left out: the replay of reports sets them again."""
     return {key: value for key, value in attrs.items() if not key.startswith("completed_rung")}
 
 
 def _journal(folder: SearchFolder) -> BaseStorage:
-    """Optuna's journal in the search's folder, empty; an absolute path, as a relative one can hang after a kill."""
+    """An empty Optuna journal in the search's folder. Its path is absolute: a relative one can hang after a kill."""
     from optuna.storages import JournalStorage
     from optuna.storages.journal import JournalFileBackend
 
@@ -460,7 +465,7 @@ def _journal(folder: SearchFolder) -> BaseStorage:
 
 
 def _storage(url: str, name: str) -> BaseStorage:
-    """A database of Optuna, without the study: it is written anew."""
+    """Optuna's database storage, without an earlier version of the study, which is rebuilt from the events."""
     import optuna
 
     storage = optuna.storages.RDBStorage(url)

@@ -1,8 +1,8 @@
-"""FastBO's policy: from a configuration's evaluations so far to what to do with it. Pure: no files, no study.
+"""FastBO's policy: decide how to continue a configuration from its evaluations so far. Pure functions, without files.
 
 Source: Jiang et al., CVPR 2024 (FastBO), Definitions 1 and 2, Sections 4.2 and 4.3, Algorithm 1. Resource levels r are
-numbers of evaluations, 1 to r_max. Where the paper says nothing: C(2r) beyond r_max is the curve's value there, e and s
-are whole numbers from w to r_max, and a curve that never saturates has s = r_max.
+numbers of evaluations, 1 to r_max. Our choices where the paper leaves them open: C(2r) beyond r_max is the curve's
+value there, e and s are whole numbers from w to r_max, and a curve that never saturates has s = r_max.
 """
 
 from __future__ import annotations
@@ -22,22 +22,22 @@ Array = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Continue:
-    """Go on: the warm-up is not over."""
+    """Continue training: the warm-up is not over."""
 
 
 @dataclass(frozen=True)
 class StopAt:
-    """Train to the efficient point, and tell the sampler what is seen there."""
+    """Train to the efficient point; the sampler receives the metric at that point."""
 
     efficient: int
     saturation: int
     residual: float
-    """Of the fit, root mean square."""
+    """Root mean square residual of the fit."""
 
 
 @dataclass(frozen=True)
 class Terminate:
-    """Two bad rises in a row: end here, and tell the sampler the last value."""
+    """Stop here, because the error rose twice in a row; the sampler receives the last value."""
 
     at: int
 
@@ -51,7 +51,7 @@ def warmup_point(policy: FastBOPolicy, length: int) -> int:
 
 
 def decide(policy: FastBOPolicy, errors: Mapping[int, float], length: int) -> Decision:
-    """What to do with a configuration.
+    """Decide how to continue a configuration.
 
     Args:
         errors: the error (0 to 1, lower is better) after each evaluation, from 1 on.
@@ -81,7 +81,7 @@ def points(policy: FastBOPolicy, curve: FittedCurve, length: int) -> tuple[int, 
 
 
 def promoted(policy: FastBOPolicy, configurations: int, workers: int) -> int:
-    """How many of the configurations are resumed to their saturation points at the end."""
+    """Number of configurations that are resumed to their saturation points at the end."""
     share = math.ceil(policy.promoted_share * configurations)
     number = max(share, workers) if policy.promoted == "at_least_workers" else min(share, workers)
     return min(number, configurations)
@@ -96,13 +96,13 @@ def _first(holds: NDArray[np.bool_], length: int) -> int:
 
 
 def _rises(policy: FastBOPolicy, seen: list[float], level: int) -> bool:
-    """Whether the error at `level` is above that before by more than the ratio."""
+    """Whether the error at `level` exceeds the previous one by more than the ratio."""
     before, now = seen[level - 2], seen[level - 1]
     return now - before > policy.drop_ratio * before
 
 
 def _is_left_out(policy: FastBOPolicy, seen: list[float], level: int) -> bool:
-    """A rise at `level` that the next evaluation does not go on with."""
+    """Whether to leave out `level`: the error rises there, and does not rise further at the next evaluation."""
     inside = 1 < level < len(seen)
     return (
         policy.leave_out_drop

@@ -1,9 +1,9 @@
-"""A search's folder in the store: what it is, what happened to its trials, and Optuna's journal, which is only a cache.
+"""A search's folder in the store: its spec, the events of its trials, and Optuna's journal, which is only a cache.
 
 store/searches/NAME/
-    search.json      the search as it was first started; another one under the same name is refused
-    trials.jsonl     what happened, a line an event: with the run folders, all that a restart needs
-    journal.log      Optuna's storage, written anew at each start; `optuna-dashboard` reads it
+    search.json      the search as it was first started; a different search with the same name is refused
+    trials.jsonl     the events, one per line; a restart needs only them and the run folders
+    journal.log      Optuna's storage, rewritten at each start; `optuna-dashboard` reads it
     lock             held by the driver
 """
 
@@ -23,7 +23,7 @@ from harness.config.search import Search
 from harness.runs.store import exclusive, holder
 
 MAY_CHANGE = ("budget", "confirm", "finish", "notes", "question", "warm_start")
-"""A search goes on under another budget; what it has found stays true."""
+"""Keys that may change when a search is resumed, because the results so far stay valid."""
 SHOWN_CHANGES = 4
 
 Event = dict[str, Any]
@@ -37,14 +37,14 @@ class SearchFolder:
         self.spec, self.log = self.path / "search.json", self.path / "trials.jsonl"
         self.journal, self.lock = self.path / "journal.log", self.path / "lock"
         self.repaired: list[str] = []
-        """What was found damaged, a sentence each."""
+        """One sentence for each damaged file that was repaired."""
 
     @contextmanager
     def held(self, search: Search) -> Iterator[None]:
-        """Hold the search for this process; its spec is frozen at the first time and compared from then on.
+        """Lock the search for this process. The first time, its spec is frozen; later it is compared.
 
         Raises:
-            StoreError: another process drives it, or it is another search.
+            StoreError: another process drives the search, or the folder holds a different search.
         """
         with exclusive(self.lock, wait=False) as mine:
             if not mine:
@@ -59,7 +59,7 @@ class SearchFolder:
         """Compare the spec with that of the folder, if there is one.
 
         Raises:
-            StoreError: the folder holds another search; the difference is shown.
+            StoreError: the folder holds a different search; the message contains the differences.
         """
         if self.spec.exists() and (changes := _changes(read_json(self.spec), search)):
             shown = "; ".join(changes[:SHOWN_CHANGES])
@@ -68,7 +68,7 @@ class SearchFolder:
             raise StoreError(f"another search has this name: {shown}{more}", where=str(self.path), fix=fix)
 
     def events(self, *, only_look: bool = False) -> list[Event]:
-        """What happened so far. A torn last line is dropped: what it told is found again in the run folders.
+        """The events so far. An incomplete last line is dropped; the driver finds that event again in the run folders.
 
         Raises:
             StoreError: another line is damaged.
@@ -82,16 +82,16 @@ class SearchFolder:
                 found.append(_event(line))
             except ValueError:
                 if number < len(lines):
-                    fix = "move the folder away: the search is rebuilt from the runs of the store"
+                    fix = "move the folder away, and the search is rebuilt from the runs in the store"
                     raise StoreError(f"line {number} is damaged", where=str(self.log), fix=fix) from None
                 if only_look:
                     return found
                 write_text(self.log, "".join(f"{json.dumps(event)}\n" for event in found))
-                self.repaired.append(f"{self.log}: the last line was torn by a kill and is dropped")
+                self.repaired.append(f"{self.log}: the last line was incomplete after a kill and is dropped")
         return found
 
     def append(self, event: Event) -> None:
-        """Write an event before anything is done about it.
+        """Write an event to disk. Call this before acting on the event.
 
         Raises:
             StoreError: it cannot be written.
@@ -105,7 +105,7 @@ class SearchFolder:
             raise unwritable(self.log, error) from error
 
     def fresh_journal(self) -> Path:
-        """The path of an empty journal; the old one is looked at first, so that a damaged one is told of."""
+        """The path for a new journal. Deletes the old one, after checking it so that damage can be reported."""
         if self.journal.exists():
             try:
                 for line in self.journal.read_bytes().splitlines(keepends=True):
@@ -119,12 +119,12 @@ class SearchFolder:
 def _event(line: bytes) -> Event:
     event = json.loads(line)
     if not isinstance(event, dict) or not line.endswith(b"\n"):
-        raise ValueError("no event")
+        raise ValueError("not an event")
     return event
 
 
 def _stated(search: Search, *, defaults: bool = True) -> dict[str, Any]:
-    """What makes the search this one: everything but place, budget and words."""
+    """The part of the spec that identifies the search: everything except paths, budget and texts."""
     table = search.model_dump(mode="json", exclude_defaults=not defaults)
     table["experiment"] = search.experiment.science(defaults=defaults)
     table["evaluation"] = {"every": str(search.experiment.evaluation.every)}
@@ -132,7 +132,7 @@ def _stated(search: Search, *, defaults: bool = True) -> dict[str, Any]:
 
 
 def _changes(before: Any, search: Search) -> list[str]:
-    """What differs from the search as it was frozen. A field that is new since then differs unless at its default."""
+    """The differences to the frozen search. A field that was added since then differs unless it has its default."""
     old = flatten(before if isinstance(before, dict) else {})
     new = flatten(json.loads(json.dumps(_stated(search))))
     chosen = flatten(_stated(search, defaults=False)).keys()

@@ -1,11 +1,12 @@
-"""A Gaussian process over configurations with expected improvement: milliseconds a suggestion, a function of its seed.
+"""A Gaussian process over configurations with expected improvement. A suggestion takes milliseconds and depends only
+on the observations and the seed.
 
-Optuna's GPSampler takes half a second a suggestion at 40 configurations and fits finished trials only; strategies here
-show a process values that change (forecasts), and the benchmark asks tens of thousands of times. Several objectives are
-left to Optuna's. Sources: Rasmussen and Williams 2006 (Alg. 2.1, Eq. 5.9); Matern 5/2 with a length scale for each
-dimension as in Snoek et al. 2012; expected improvement of Jones et al. 1998; losses go in as normal scores (Salinas et
-al. 2020), so that one diverged run does not flatten all others; what is pending counts at its posterior mean
-(Ginsbourger et al. 2010).
+Optuna's GPSampler takes half a second per suggestion at 40 configurations, and fits finished trials only. The policies
+here give the process values that change (forecasts), and the benchmark asks for tens of thousands of suggestions.
+Searches with several objectives use Optuna's sampler. Sources: Rasmussen and Williams 2006 (Alg. 2.1, Eq. 5.9); Matern
+5/2 with one length scale per dimension as in Snoek et al. 2012; expected improvement of Jones et al. 1998. Losses are
+converted to normal scores (Salinas et al. 2020), so that one diverged run does not flatten the differences between all
+others. Pending configurations count with their posterior mean (Ginsbourger et al. 2010).
 """
 
 from __future__ import annotations
@@ -26,10 +27,10 @@ Array = NDArray[np.float64]
 Space = Mapping[str, Parameter]
 CANDIDATES = 512
 NEAR = 256
-"""Candidates around the `BEST` best configurations."""
+"""Number of candidates near the `BEST` best configurations."""
 BEST = 5
 FITTED = 64
-"""Hyperparameters are fitted on so many configurations at most: the best and a draw of the others."""
+"""Maximum number of configurations for fitting hyperparameters: the best ones and a random draw of the others."""
 _LOG_LENGTH = (np.log(0.05), np.log(20.0))
 _LOG_NOISE = (np.log(1e-4), np.log(1.0))
 _LOG_SCALE = (np.log(0.05), np.log(20.0))
@@ -77,7 +78,10 @@ def matern(left: Array, right: Array, lengths: Array) -> Array:
 
 
 def fit(points: Array, values: Array, seed: int) -> Process:
-    """The process whose hyperparameters have the highest posterior density; priors keep them near one another."""
+    """Fit a process by maximising the posterior density of its hyperparameters.
+
+    Priors keep the hyperparameters moderate when there are few observations.
+    """
     generator = np.random.default_rng(seed)
     chosen = np.arange(len(points))
     if len(points) > FITTED:
@@ -150,7 +154,7 @@ def suggest(
 
 
 def _are_among(places: Array, points: Array) -> NDArray[np.bool_]:
-    """Which places are points: a run of the same configuration would be the same run."""
+    """Which places equal one of `points`. They are excluded: the same configuration would be the same run."""
     known = {tuple(point) for point in np.round(points, 9).tolist()}
     return np.array([tuple(place) in known for place in np.round(places, 9).tolist()])
 
@@ -160,20 +164,20 @@ def log_improvement(gain: Array, deviation: Array) -> Array:
     z = gain / deviation
     density = np.exp(-0.5 * z**2) / np.sqrt(2 * np.pi)
     plain = density + z * special.ndtr(z)
-    # far below zero the two terms cancel; there h(z) is about density / z^2
+    # For z far below zero, the two terms cancel and lose all digits; there, density / z^2 approximates their sum.
     far = -0.5 * z**2 - 0.5 * np.log(2 * np.pi) - 2 * np.log(np.maximum(-z, 1.0))
     safe = np.log(np.maximum(plain, 1e-300))
     return np.asarray(np.log(deviation) + np.where(z > -6, safe, far), float)
 
 
 def normal_scores(losses: Array) -> Array:
-    """Losses as quantiles of a normal distribution by their ranks; ties have one score."""
+    """Replace losses by the quantiles of a normal distribution at their ranks; ties get the same score."""
     ranks = stats.rankdata(losses)
     return np.asarray(stats.norm.ppf((ranks - 0.5) / len(losses)), float)
 
 
 def encode(space: Space, configurations: Sequence[Mapping[str, Any]]) -> Array:
-    """Configurations as points of the unit cube, `[n, d]`; a choice has a dimension for each of its values."""
+    """Map configurations to points of the unit cube, `[n, d]`; a choice has one dimension per value."""
     columns: list[Array] = []
     for path, parameter in space.items():
         values = [one[path] for one in configurations]
@@ -181,11 +185,11 @@ def encode(space: Space, configurations: Sequence[Mapping[str, Any]]) -> Array:
             names = [level_name(value) for value in values]
             columns += [np.array([float(name == level) for name in names]) for level in parameter.names]
         else:
-            columns.append(_placed(parameter, np.array(values, float)))
+            columns.append(_scaled(parameter, np.array(values, float)))
     return np.stack(columns, 1)
 
 
-def _placed(parameter: FloatRange | IntRange, values: Array) -> Array:
+def _scaled(parameter: FloatRange | IntRange, values: Array) -> Array:
     low, high = float(parameter.low), float(parameter.high)
     if parameter.log:
         values, low, high = np.log(values), float(np.log(low)), float(np.log(high))
@@ -193,7 +197,7 @@ def _placed(parameter: FloatRange | IntRange, values: Array) -> Array:
 
 
 def _candidates(space: Space, best: Sequence[Mapping[str, Any]], generator: np.random.Generator) -> Array:
-    """Shares of the ranges, `[n, parameters]`: all over the space, and around the best with some values changed."""
+    """Candidates as shares of the ranges, `[n, parameters]`: random ones, and the best with some values changed."""
     anywhere = generator.random((CANDIDATES + NEAR, len(space)))
     centres = np.array([[_share(p, one[path]) for path, p in space.items()] for one in best])
     around = centres[np.arange(NEAR) % len(best)]
@@ -206,7 +210,7 @@ def _candidates(space: Space, best: Sequence[Mapping[str, Any]], generator: np.r
 
 
 def _share(parameter: Parameter, value: Any) -> float:
-    """Where a value stands in its range: the middle of all that become it."""
+    """A value's position in its range, 0 to 1: the middle of all shares that map to the value."""
     if isinstance(parameter, Choice):
         return (parameter.names.index(level_name(value)) + 0.5) / len(parameter.of)
     low, high = bounds(parameter)
@@ -220,7 +224,7 @@ def _value(parameter: Parameter, share: float) -> Any:
 
 
 def _coordinates(space: Space, shares: Array) -> Array:
-    """Shares as points of the unit cube, as `encode` places the values that they become."""
+    """Map shares to points of the unit cube: the points that `encode` gives for the shares' values."""
     columns: list[Array] = []
     for parameter, share in zip(space.values(), shares.T, strict=True):
         match parameter:
@@ -231,7 +235,7 @@ def _coordinates(space: Space, shares: Array) -> Array:
                 low, high = bounds(parameter)
                 exact = low * (high / low) ** share if parameter.log else low + share * (high - low)
                 whole = np.clip(np.round(exact), parameter.low, parameter.high)
-                columns.append(_placed(parameter, whole))
+                columns.append(_scaled(parameter, whole))
             case _:
                 columns.append(share)
     return np.stack(columns, 1)

@@ -1,4 +1,4 @@
-"""The HTML page of a search: the tables of `report`, and figures in the look of the other reports."""
+"""The HTML page of a search: the tables of `report`, and figures in the style of the other reports."""
 
 from __future__ import annotations
 
@@ -122,7 +122,7 @@ def _contour(driver: Driver, tried: list[Trial], first: str, second: str) -> Pic
         if len(tried) >= 4 and len(set(x)) > 2 and len(set(y)) > 2:
             try:
                 axes.tricontour(x, y, losses, levels=6, colors=MUTED, linewidths=0.8)
-            except (RuntimeError, ValueError):  # all on a line
+            except (RuntimeError, ValueError):  # all points lie on one line
                 axes.set_title("")
         for left, up, rank in zip(x, y, ranks.tolist(), strict=True):
             axes.plot([left], [up], "o", color=series_colour(0), alpha=1 - 0.85 * rank, markersize=6)
@@ -160,7 +160,7 @@ def _value(trial: Trial) -> float:
 
 
 def _number(driver: Driver, trial: Trial, path: str) -> float:
-    """A value as a place on an axis; a choice by its number."""
+    """A value's position on an axis; for a choice, its index."""
     parameter = driver.search.space[path]
     if isinstance(parameter, Choice):
         return float(parameter.names.index(encoded({path: parameter}, {path: trial.values[path]})[path]))

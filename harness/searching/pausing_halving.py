@@ -1,9 +1,10 @@
-"""The ladder: who goes on to the next rung, and what every configuration will be worth at the full length.
+"""Pausing successive halving: which configuration to promote to its next rung, and forecasts at full length.
 
-Promotion is that of asynchronous successive halving (Li et al., MLSys 2020, Algorithm 2): a paused configuration goes
-on when it is among the best 1 / reduction of those that have reached its rung. Probes and forecast are this project's:
-the first configurations are trained to the end, and rungs that order them otherwise are left out; gains from rung to
-rung are learnt from those that climbed them, so that the sampler sees all configurations at one fidelity.
+Promotion is that of asynchronous successive halving (Li et al., MLSys 2020, Algorithm 2): a paused configuration is
+promoted when it is among the best 1 / reduction of those that have reached its rung. This project adds probes and
+forecasts. The first configurations, the probes, are trained to the end, and a rung whose ranking of the probes differs
+from the final one is left out. The gain from rung to rung is fitted on the configurations that have reached both, so
+that the sampler sees all configurations at one fidelity.
 """
 
 from __future__ import annotations
@@ -17,24 +18,24 @@ from scipy import stats
 from harness.config.strategy import LadderPolicy
 
 Losses = Mapping[int, float]
-"""Lower is better, by evaluation."""
+"""Losses by evaluation; lower is better."""
 LEAST_PROBES = 4
-"""Fewer probes say nothing about a rung."""
+"""Minimum number of probes for judging a rung."""
 LEAST_PAIRS = 4
-"""Fewer configurations that climbed a rung tell their mean gain only, no slope."""
+"""Minimum number of configurations for fitting a slope; with fewer, only the mean gain is used."""
 
 
 def rungs(policy: LadderPolicy, length: int) -> tuple[int, ...]:
     """The evaluations at which configurations are paused; the last is the full length."""
     found, level = [], policy.first_rung
-    while level * policy.reduction**0.5 < length:  # a last climb shorter than half a rung is none
+    while level * policy.reduction**0.5 < length:  # no rung within half a rung (in log scale) of the end
         found.append(level)
         level *= policy.reduction
     return (*found, length)
 
 
 def to_promote(policy: LadderPolicy, seen: Mapping[int, Losses], paused: Mapping[int, int], length: int) -> int | None:
-    """The number of the configuration that should go on to its next rung; None if a new one should begin.
+    """The number of the configuration to promote to its next rung; None if a new one should begin.
 
     Args:
         seen: losses of each configuration by its number.
@@ -52,9 +53,9 @@ def to_promote(policy: LadderPolicy, seen: Mapping[int, Losses], paused: Mapping
 def telling(policy: LadderPolicy, seen: Mapping[int, Losses], length: int) -> tuple[int, ...]:
     """The rungs at which a configuration may be paused, and the full length.
 
-    A rung that orders the probes otherwise than the full length does is none of them: Spearman's rank correlation is
-    below `trust`. Probes are the first that were evaluated at every rung up to the end. Until LEAST_PROBES of them are
-    known, all rungs are taken.
+    A rung is left out if Spearman's rank correlation between the probes' losses there and at full length is below
+    `trust`. Probes are the first configurations that were evaluated at every rung up to the end. Until LEAST_PROBES of
+    them are known, all rungs are used.
     """
     levels = rungs(policy, length)
     complete = [losses for _, losses in sorted(seen.items()) if losses.keys() >= set(levels)]
@@ -67,14 +68,14 @@ def telling(policy: LadderPolicy, seen: Mapping[int, Losses], length: int) -> tu
 
 
 def _agreement(early: Sequence[float], late: Sequence[float]) -> float:
-    """Spearman's rank correlation; 0 where one side does not vary."""
+    """Spearman's rank correlation; 0 if one side does not vary."""
     if np.ptp(early) == 0 or np.ptp(late) == 0:
         return 0.0
     return float(stats.spearmanr(early, late).statistic)
 
 
 def forecasts(policy: LadderPolicy, seen: Mapping[int, Losses], length: int) -> dict[int, float]:
-    """The loss that each configuration is expected to have at the full length."""
+    """The expected loss of each configuration at full length."""
     levels = rungs(policy, length)
     found: dict[int, float] = {}
     lines = [_line(seen, low, high) for low, high in itertools.pairwise(levels)]
@@ -89,7 +90,7 @@ def forecasts(policy: LadderPolicy, seen: Mapping[int, Losses], length: int) -> 
 
 
 def _line(seen: Mapping[int, Losses], low: int, high: int) -> tuple[float, float]:
-    """Slope and offset of the loss at rung `high` over that at rung `low`."""
+    """Slope and offset of the loss at rung `high` as a function of the loss at rung `low`."""
     pairs = [(losses[low], losses[high]) for losses in seen.values() if low in losses and high in losses]
     return _fitted(pairs)
 

@@ -1,4 +1,4 @@
-"""What a search found, as tables: best configurations at full length, what mattered, what it cost, what was decided."""
+"""A search's results as tables: best configurations at full length, importance of fields, cost, and decisions."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ LEAST_FOR_IMPORTANCE = 8
 
 
 def render(driver: Driver) -> str:
-    """The report for a person at a prompt."""
+    """The report for a terminal."""
     tables = [best_table(driver), importance_table(driver), cost_table(driver)]
     return "\n\n".join([answer(driver), *(plain_table(table) for table in tables if table is not None)])
 
 
 def answer(driver: Driver) -> str:
-    """The question's answer in one sentence: the winner by its value at full length, never by the best value seen."""
+    """Answer the question in one sentence. The winner has the best value at full length, not the best value seen."""
     winner, metric = driver.study.best(), driver.search.objectives[0].metric
     if winner is None or winner.final is None:
         return "There is no answer yet: no configuration has been trained to the full length."
@@ -37,7 +37,7 @@ def answer(driver: Driver) -> str:
 
 
 def finished(driver: Driver) -> list[Trial]:
-    """Configurations with a value at full length, best first."""
+    """The configurations with a value at full length, best first."""
     done = [trial for trial in driver.study.trials.values() if trial.final is not None]
     return sorted(done, key=lambda trial: (trial.violation > 0, driver.study.loss(_first(trial))))
 
@@ -76,7 +76,7 @@ def best_table(driver: Driver) -> Table:
 
 
 def importance_table(driver: Driver) -> Table | None:
-    """Which field mattered (Optuna's PED-ANOVA over what was seen of each configuration)."""
+    """The importance of each field (Optuna's PED-ANOVA on each configuration's final or expected loss)."""
     shares = importances(driver)
     if not shares:
         return None
@@ -86,7 +86,7 @@ def importance_table(driver: Driver) -> Table | None:
 
 
 def importances(driver: Driver) -> dict[str, float]:
-    """Importance of each field, 0 to 1, largest first; empty where there are too few configurations."""
+    """Importance of each field, 0 to 1, largest first; empty if there are too few configurations."""
     import optuna
 
     from harness.searching.samplers import distributions, encoded
@@ -101,15 +101,15 @@ def importances(driver: Driver) -> dict[str, float]:
         probe.add_trial(optuna.trial.create_trial(value=loss, params=params, distributions=space))
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # few configurations, many of them equal: the table's note says so
+            warnings.simplefilter("ignore")  # about few or equal configurations; the table's note covers that
             found = optuna.importance.get_param_importances(probe)
-    except (ValueError, RuntimeError):  # all configurations are worth the same
+    except (ValueError, RuntimeError):  # all configurations have the same loss
         return {}
     return {path: share for path, share in found.items() if math.isfinite(share)}
 
 
 def cost_table(driver: Driver) -> Table:
-    """What was trained, beside the bill for training every configuration to its end."""
+    """The amount of training, compared with training every configuration to its end."""
     tried = [one for one in driver.study.trials.values() if one.status != "skipped" and one.source == "sampled"]
     bill = sum(run.steps for one in tried for run in driver.configurations.runs(one.values))
     spent = driver.spent_steps()
@@ -125,7 +125,7 @@ def cost_table(driver: Driver) -> Table:
 
 
 def decisions_table(driver: Driver) -> Table | None:
-    """What FastBO found for each configuration: efficient point, saturation point, residual of the fit."""
+    """FastBO's findings for each configuration: efficient point, saturation point, residual of the fit."""
     if not isinstance(driver.search.pruner, FastBOPolicy):
         return None
     rows = tuple(

@@ -1,4 +1,4 @@
-"""Optuna's samplers and pruners from their specs, and configurations as Optuna's parameters."""
+"""Build Optuna's samplers and pruners from their specs, and convert configurations to Optuna's parameters."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ Space = Mapping[str, Parameter]
 
 
 def quietly() -> None:
-    """Optuna's log lines and warnings about features that it calls experimental are not for our users."""
+    """Silence Optuna's log lines and its warnings about experimental features."""
     import warnings
 
     import optuna
@@ -48,7 +48,7 @@ def quietly() -> None:
 
 
 def distributions(space: Space) -> dict[str, BaseDistribution]:
-    """The space in Optuna's terms; choices go by their names."""
+    """Convert the search space to Optuna's distributions; choices are represented by their names."""
     from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
     found: dict[str, BaseDistribution] = {}
@@ -64,7 +64,7 @@ def distributions(space: Space) -> dict[str, BaseDistribution]:
 
 
 def decoded(space: Space, params: Mapping[str, Any]) -> dict[str, Any]:
-    """Optuna's parameters as values of fields."""
+    """Convert Optuna's parameters to values of fields."""
     values = {}
     for path, parameter in space.items():
         value = params[path]
@@ -73,12 +73,12 @@ def decoded(space: Space, params: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def encoded(space: Space, values: Mapping[str, Any]) -> dict[str, Any]:
-    """Values of fields as Optuna's parameters."""
+    """Convert values of fields to Optuna's parameters."""
     return {path: level_name(values[path]) if isinstance(p, Choice) else values[path] for path, p in space.items()}
 
 
 def sampler(spec: Sampler, seed: int, constraints: Callable[[FrozenTrial], Sequence[float]] | None) -> BaseSampler:
-    """The sampler of a spec; made anew for each configuration, so that a restarted search chooses as it would have."""
+    """Build the sampler of a spec. A new one is built per configuration, so a restarted search suggests the same."""
     from optuna import samplers
 
     match spec:
@@ -111,7 +111,7 @@ def sampler(spec: Sampler, seed: int, constraints: Callable[[FrozenTrial], Seque
 
 
 def pruner(spec: Pruner, length: int) -> BasePruner:
-    """The pruner of a spec over runs of `length` evaluations; one that never prunes where the policy is ours."""
+    """Build the pruner of a spec for runs of `length` evaluations; it never prunes for this project's own policies."""
     from optuna import pruners
 
     match spec:
@@ -140,7 +140,7 @@ def quasi_random(spec: QuasiRandomSampler, space: Space, seed: int, number: int)
     point = np.zeros(0)
     if numeric:
         sequence = made(len(numeric), rng=np.random.default_rng(seed))
-        if number:  # scipy's Sobol cannot skip nothing
+        if number:  # scipy's Sobol cannot skip 0 points
             sequence.fast_forward(number)
         point = sequence.random(1)[0]
     places = dict(zip(numeric, point.tolist(), strict=True))
@@ -152,7 +152,7 @@ def quasi_random(spec: QuasiRandomSampler, space: Space, seed: int, number: int)
 
 
 def bounds(parameter: FloatRange | IntRange) -> tuple[float, float]:
-    """The ends of a range; those of whole numbers are half a step out, so that each has its share."""
+    """The ends of a range. For whole numbers they lie half a step further out, so each number has an equal share."""
     low, high = float(parameter.low), float(parameter.high)
     return (low - 0.5, high + 0.5) if isinstance(parameter, IntRange) else (low, high)
 

@@ -1,4 +1,4 @@
-"""Carry a search out from its start to the confirmation of its winner, or look at one. Prints nothing."""
+"""Carry out a search from its start to the confirmation of its winner, or read its state. This prints nothing."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ from harness.searching.folder import SearchFolder
 from harness.searching.winner import as_ablation, confirmation, export
 
 LEAVING_S = 60.0
-"""How long a driver that was asked to stop is waited for: runs of this machine write a checkpoint first."""
+"""How long to wait for a driver that was asked to stop; runs of this machine write a checkpoint first."""
 
 
 @dataclass(frozen=True)
 class SearchOutcome:
-    """How carrying a search out ended; true if its budget is used up and its winner confirmed."""
+    """How a search ended. It is true if the search's budget is used up and all its trials have ended."""
 
     driver: Driver
     confirmed: Outcome | None = None
-    """The winner beside the reference on fresh seeds, where the search asks for that."""
+    """The confirmation of the winner against the reference on fresh seeds, if the search requests it."""
 
     def __bool__(self) -> bool:
         return self.driver.is_over
@@ -46,7 +46,7 @@ class SearchOutcome:
 
 @dataclass(frozen=True)
 class SearchRequest:
-    """A search and how it is to be carried out."""
+    """A search and how to carry it out."""
 
     search: Search
     name: str
@@ -68,18 +68,18 @@ class SearchRequest:
         stop: Event | None = None,
         verbose: bool = False,
     ) -> SearchOutcome:
-        """Search until the budget is used up, then confirm the winner; goes on where an earlier one has stopped.
+        """Search until the budget is used up, then confirm the winner. Resumes a search that was stopped.
 
         Args:
-            on_progress: gets a snapshot a few times a second.
-            on_confirm: gets the plan of the confirmation and its snapshots.
-            on_note: gets sentences about what was repaired.
-            stop: once set, begins nothing more; running runs write a checkpoint and leave.
+            on_progress: called with a snapshot a few times a second.
+            on_confirm: called with the plan of the confirmation and its snapshots.
+            on_note: called with a sentence about each repaired file.
+            stop: once set, no further trial begins, and running runs write a checkpoint and exit.
             verbose: see `harness.execute.run.run`.
 
         Raises:
             SpecError: the cluster's profile is not valid.
-            DispatchError: there is no SLURM here, or jobs of one have runs that are to be carried out here.
+            DispatchError: there is no SLURM here, or the search's runs are in SLURM jobs but should run here.
             StoreError: another process drives the search, or another search has its name.
         """
         store = self.project.store
@@ -102,13 +102,13 @@ class SearchRequest:
         return SearchOutcome(driver, self._confirm(driver, on_confirm, stop, verbose))
 
     def check(self) -> None:
-        """Raise what `carry_out` would raise before it begins anything."""
+        """Raise the errors that `carry_out` would raise before it begins a trial."""
         self._prepare()
         self.look()
         one_by_one(self.project, self.target, self.jobs)
 
     def look(self) -> Driver:
-        """The search as it is now; nothing is written.
+        """Read the search's current state without writing anything.
 
         Raises:
             StoreError: another search has this name, or its folder is damaged.
@@ -117,27 +117,29 @@ class SearchRequest:
         return Driver(self.search, self.name, self.project, executors, only_look=True)
 
     def begun(self) -> Plan:
-        """The configurations that have begun, each an arm.
+        """A plan of the configurations that have begun, one arm each.
 
         Raises:
-            StoreError: there is none yet.
+            StoreError: no configuration has begun.
         """
         driver = self.look()
         trials = [one for one in driver.study.trials.values() if one.status != "skipped"]
         if not trials:
             raise StoreError(
-                "the search has no configuration yet", where=self.where or self.name, fix="`harness search` begins it"
+                "the search has no configuration yet",
+                where=self.where or self.name,
+                fix="start it with `harness search`",
             )
         return self.project.plan(as_ablation(driver.search, trials), name=self.name)
 
     def drivers(self) -> list[Holder]:
-        """The living processes that drive it."""
+        """The live processes that drive the search."""
         return self.project.store.running_commands(plan_name(self.name))
 
     def cancel(self) -> tuple[list[Holder], Asked]:
-        """Ask its drivers to stop, then the runs and jobs that they leave behind; returns who was asked."""
+        """Ask the search's drivers to stop, then the remaining runs and jobs; returns what was asked to stop."""
         drivers = self.drivers()
-        ask_to_stop(drivers)  # first, or it would fill the places of jobs that are cancelled
+        ask_to_stop(drivers)  # first, or a driver would replace the cancelled jobs with new ones
         until = time.monotonic() + LEAVING_S
         while any(one.is_here for one in self.drivers()) and time.monotonic() < until:
             time.sleep(0.2)
@@ -163,7 +165,7 @@ class SearchRequest:
 
 
 def tried(driver: Driver) -> Plan | None:
-    """The configurations that have a curve, each an arm; None where there is none."""
+    """A plan of the configurations that have a curve, one arm each; None if there is none."""
     trials = [one for one in driver.study.trials.values() if one.status != "skipped" and one.curve]
     if not trials:
         return None
@@ -174,7 +176,7 @@ def export_winner(driver: Driver, spec: Path, out: Path) -> None:
     """Write the winner as an experiment file.
 
     Raises:
-        SpecError: no configuration has a result, or the search's base is no file of its own.
+        SpecError: no configuration has a result, or the search's base is not in a separate file.
     """
     winner = driver.study.best()
     if winner is None:

@@ -1,8 +1,8 @@
-"""The study: which configuration to train next, how far, and which is best. It knows studies, not runs or files.
+"""The study: which configuration to train next, how far, and which is best. It does not know runs or files.
 
-Everything that happens to a trial is told by a method of the study in the order in which it happened; told again in
-that order, an empty study becomes what it was. That is how a search goes on after a restart (see `trial_log`), and how
-the benchmark drives the same code over tables of curves.
+Every event of a trial is reported through a method of the study, in the order in which it happened. If the same calls
+are repeated on an empty study, it reaches the same state. A search resumes in this way after a restart (see
+`SearchFolder.events`), and the benchmark drives the same code with tables of curves.
 """
 
 from __future__ import annotations
@@ -35,33 +35,33 @@ Status = Literal["running", "paused", "stopped", "complete", "failed", "skipped"
 Feasible = Callable[[Mapping[str, Any]], str | None]
 """Why a configuration cannot be run; None if it can."""
 REDRAWS = 10
-"""Infeasible suggestions in a row before a feasible configuration is drawn at random."""
+"""Maximum number of infeasible suggestions before a feasible configuration is drawn at random."""
 REPEATS = 2
-"""Suggestions that were made before, likewise: a sampler that has settled on a choice says it for ever."""
+"""Maximum number of repeated suggestions, likewise: a converged sampler may suggest the same configuration for ever."""
 RANDOM_DRAWS = 1000
 VIOLATION = "violation"
 
 
 @dataclass
 class Trial:
-    """A configuration and what is known of it."""
+    """A configuration and its results so far."""
 
     number: int
     values: dict[str, Any]
-    """By dotted path."""
+    """Values by dotted path."""
     status: Status = "running"
     curve: dict[int, float] = field(default_factory=dict)
     """The metric after each evaluation, 1 to the full length; the mean over seeds."""
     limit: int | None = None
-    """The evaluation that it is to be trained to for now; None: to the end."""
+    """The evaluation up to which it is trained for now; None: to the end."""
     final: tuple[float, ...] | None = None
     """Objectives at the full length."""
     told: float | None = None
-    """What the sampler was told."""
+    """The value passed to Optuna's `tell`, which the sampler learns from."""
     violation: float = 0.0
-    """By how much it breaks the constraints, relative to them; 0 if it does not."""
+    """How far it exceeds the constraints, relative to them; 0 if it does not."""
     notes: dict[str, float] = field(default_factory=dict)
-    """What a policy found: efficient, saturation, residual."""
+    """A policy's findings: efficient, saturation, residual."""
     source: str = "sampled"
     """`sampled`, `warm start`, or why it was skipped."""
 
@@ -94,8 +94,8 @@ class SearchStudy:
         """Begin an empty study.
 
         Args:
-            length: evaluations of a full run.
-            storage: where Optuna keeps it; in memory by default.
+            length: number of evaluations of a full run.
+            storage: Optuna's storage; in memory by default.
             feasible: checks a configuration.
         """
         import optuna
@@ -117,7 +117,7 @@ class SearchStudy:
     # -- what to do -------------------------------------------------------------------------------------------------
 
     def next(self) -> Assignment | None:
-        """The next thing to train: a paused configuration, or a new one; None where no new one can be found."""
+        """The next trial to train: a paused one to promote, or a new one; None if no new one can be found."""
         number = self.promotable()
         if number is not None:
             return self.resume(number, self._next_rung(self.trials[number]))
@@ -125,13 +125,13 @@ class SearchStudy:
         return None if trial is None else Assignment(trial.number, trial.limit)
 
     def promotable(self) -> int | None:
-        """The configuration that a ladder lets go on to its next rung; None if there is none."""
+        """The paused trial that pausing successive halving promotes to its next rung; None if there is none."""
         if not isinstance(self.search.pruner, LadderPolicy):
             return None
         return ladder.to_promote(self.search.pruner, self._losses(), self._paused(), self.length)
 
     def ask(self) -> Trial | None:
-        """A configuration that was not tried yet; None where 1,000 random draws find none that can be run."""
+        """Begin a configuration that was not tried yet; None if 1,000 random draws find no feasible one."""
         draws_left, repeats_left = REDRAWS, REPEATS
         while draws_left and repeats_left:
             trial = self._suggested()
@@ -145,13 +145,13 @@ class SearchStudy:
         return None if values is None else self._enqueued(values)
 
     def resume(self, number: int, until: int | None) -> Assignment:
-        """Let a paused or stopped configuration go on to `until`."""
+        """Resume a paused or stopped trial, up to `until`."""
         trial = self.trials[number]
         trial.status, trial.limit = "running", until
         return Assignment(number, until)
 
     def closing(self, workers: int) -> list[Assignment]:
-        """What is left to train when the budget for new configurations is used up; call again until it is empty."""
+        """The trials to resume once the budget for new ones is used up; call again until the list is empty."""
         policy = self.search.pruner
         if isinstance(policy, FastBOPolicy):
             jobs = self._to_saturation(policy, workers)
@@ -162,7 +162,7 @@ class SearchStudy:
     # -- what happened ----------------------------------------------------------------------------------------------
 
     def asked(self, number: int, values: Mapping[str, Any], attrs: Mapping[str, Any] | None = None) -> Trial:
-        """A trial that was asked for before: put it into the study as it was."""
+        """Add a trial with known values, such as one that an earlier driver began, as running."""
         import optuna
 
         frozen = optuna.trial.create_trial(
@@ -173,19 +173,19 @@ class SearchStudy:
         )
         self.study.add_trial(frozen)
         assert self._count() == number + 1
-        return self._begun(number, dict(values))
+        return self._begin(number, dict(values))
 
     def attrs(self, number: int) -> dict[str, Any]:
-        """What the sampler noted on a trial."""
+        """The attributes that the sampler has set on a trial."""
         return dict(self._frozen(number).system_attrs)
 
     def skip(self, number: int, why: str) -> None:
-        """A trial that cannot be run."""
+        """Mark a trial as skipped, because it cannot be run or was suggested before."""
         self._tell(number, None, "fail")
         self.trials[number].status, self.trials[number].source = "skipped", why
 
     def known(self, values: Mapping[str, Any], final: Sequence[float], curve: Mapping[int, float]) -> Trial:
-        """A finished configuration from elsewhere: warm start."""
+        """Add a configuration that was finished outside this search, as a warm start."""
         trial = self.asked(self._count(), values)
         trial.source = "warm start"
         trial.curve.update(curve)
@@ -193,18 +193,18 @@ class SearchStudy:
         return trial
 
     def report(self, number: int, level: int, value: float) -> None:
-        """The metric after evaluation `level` of a trial; may set its `limit`."""
+        """Report the metric after evaluation `level` of a trial. This may set the trial's `limit`."""
         trial = self.trials[number]
         if level in trial.curve:
             return
         trial.curve[level] = value
         if len(self.search.objectives) > 1 or trial.told is not None or self._frozen(number).state.is_finished():
-            return  # Optuna takes no intermediate values there
+            return  # Optuna accepts no intermediate values in these cases
         live = self._live(number)
         live.report(value, level)
         match self.search.pruner:
             case FastBOPolicy() as policy:
-                self._follow(policy, trial)
+                self._apply_fastbo(policy, trial)
             case LadderPolicy():
                 pass
             case PatiencePruner() as patience:
@@ -215,7 +215,7 @@ class SearchStudy:
                     trial.limit = level
 
     def pause(self, number: int) -> None:
-        """A trial has been trained to its limit."""
+        """Record that a trial has been trained to its limit."""
         trial = self.trials[number]
         trial.status = "paused"
         match self.search.pruner:
@@ -230,7 +230,7 @@ class SearchStudy:
         trial.status = "stopped"
 
     def complete(self, number: int, final: Sequence[float], violation: float = 0.0) -> None:
-        """A trial has been trained to its full length."""
+        """Record that a trial has been trained to its full length."""
         trial = self.trials[number]
         trial.final, trial.status, trial.violation, trial.limit = tuple(final), "complete", violation, None
         trial.curve[self.length] = final[0]
@@ -241,12 +241,12 @@ class SearchStudy:
             trial.told = final[0]
 
     def fail(self, number: int, why: str) -> None:
-        """A trial's training failed by its own fault."""
+        """Record that a trial's training has failed."""
         self.trials[number].status, self.trials[number].source = "failed", why
         self._tell(number, None, "fail")
 
     def end(self) -> None:
-        """The search is over: what waits at a rung is told as pruned, so that no trial is left running."""
+        """End the study. Trials that wait at a rung are marked as pruned, so that no trial is left running."""
         for trial in self.trials.values():
             if trial.status == "paused":
                 trial.status = "stopped"
@@ -255,7 +255,7 @@ class SearchStudy:
     # -- what came out ----------------------------------------------------------------------------------------------
 
     def forecasts(self) -> dict[int, float]:
-        """What each configuration is worth as far as anybody can tell, as a loss: at full length where it is known."""
+        """The expected final loss of each configuration: the measured one if known, else a forecast or the last one."""
         climbed: dict[int, float] = {}
         if isinstance(self.search.pruner, LadderPolicy):
             climbed = ladder.forecasts(self.search.pruner, self._losses(), self.length)
@@ -268,12 +268,12 @@ class SearchStudy:
         return found
 
     def best(self) -> Trial | None:
-        """The winner: the best at full length among those that keep the constraints."""
+        """The winner: the best at full length among the trials that satisfy the constraints."""
         finished = [trial for trial in self.trials.values() if trial.final is not None and trial.violation <= 0]
         return min(finished, key=lambda trial: self.loss(trial.final[0]) if trial.final else 0.0, default=None)
 
     def loss(self, value: float) -> float:
-        """The metric as a number of which lower is better."""
+        """Convert the metric to a loss, of which lower is better."""
         return -value if self.search.objectives[0].goal == "maximise" else value
 
     # -- within -----------------------------------------------------------------------------------------------------
@@ -288,13 +288,13 @@ class SearchStudy:
         if isinstance(spec, GPSampler) and len(self.search.objectives) == 1:
             return self._enqueued(self._improving(spec, seed))
         if isinstance(self.search.pruner, LadderPolicy):
-            return self._enqueued(self._foreseen(made))
+            return self._enqueued(self._suggested_from_forecasts(made))
         self.study.sampler = made
         asked = self.study.ask(self._space)
-        return self._begun(asked.number, decoded(self.search.space, asked.params))
+        return self._begin(asked.number, decoded(self.search.space, asked.params))
 
     def _improving(self, spec: GPSampler, seed: int) -> dict[str, Any]:
-        """The configuration of highest expected improvement; at first, and where nothing is known, one at random."""
+        """The configuration with the highest expected improvement; a random one during start-up."""
         known = self._shown_losses()
         if len(known) < max(spec.startup, 2):
             return next(draws(self.search, random.Random(seed)))
@@ -303,7 +303,9 @@ class SearchStudy:
         return gp.suggest(self.search.space, observed, running, seed)
 
     def _shown_losses(self) -> dict[int, float]:
-        """What the process is fitted on: forecasts of the ladder, else what was told; constraints broken are worst."""
+        """The losses on which the Gaussian process is fitted: forecasts of pausing successive halving, else the values
+        told to the sampler. A trial that violates the constraints gets the worst loss.
+        """
         if isinstance(self.search.pruner, LadderPolicy):
             found = ladder.forecasts(self.search.pruner, self._losses(), self.length)
         else:
@@ -311,8 +313,11 @@ class SearchStudy:
         worst = max(found.values(), default=0.0)
         return {number: worst if self.trials[number].violation > 0 else loss for number, loss in found.items()}
 
-    def _foreseen(self, made: Any) -> dict[str, Any]:
-        """What the sampler suggests when every configuration is shown to it with its forecast at the full length."""
+    def _suggested_from_forecasts(self, made: Any) -> dict[str, Any]:
+        """Ask the sampler with a copy of the study in which every trial has its forecast at full length as value.
+
+        Otherwise the sampler would compare values from different rungs.
+        """
         import optuna
 
         view = optuna.create_study(direction=self.study.direction, sampler=made)
@@ -347,13 +352,13 @@ class SearchStudy:
     def _enqueued(self, values: Mapping[str, Any]) -> Trial:
         return self.asked(self._count(), values)
 
-    def _begun(self, number: int, values: dict[str, Any]) -> Trial:
+    def _begin(self, number: int, values: dict[str, Any]) -> Trial:
         trial = self.trials[number] = Trial(number, values)
         if isinstance(self.search.pruner, LadderPolicy):
             trial.limit = self._next_rung(trial)
         return trial
 
-    def _follow(self, policy: FastBOPolicy, trial: Trial) -> None:
+    def _apply_fastbo(self, policy: FastBOPolicy, trial: Trial) -> None:
         if "efficient" in trial.notes:
             return
         errors = {level: self._error(value) for level, value in trial.curve.items()}
@@ -368,13 +373,13 @@ class SearchStudy:
                 pass
 
     def _stalls(self, spec: PatiencePruner, trial: Trial) -> bool:
-        """Whether the last evaluations were no better than those before. Optuna's asks whether they were worse."""
+        """Whether the last evaluations did not improve on the earlier ones. Optuna's pruner asks if they were worse."""
         losses = [self.loss(trial.curve[level]) for level in sorted(trial.curve)]
         before, after = losses[: -spec.patience - 1], losses[-spec.patience - 1 :]
         return bool(before) and min(after) > min(before) - spec.min_delta
 
     def _to_saturation(self, policy: FastBOPolicy, workers: int) -> list[Assignment]:
-        """The best configurations, resumed to their saturation points where they are not there."""
+        """Resume the best configurations that have not reached their saturation points."""
         tried = [trial for trial in self.trials.values() if trial.told is not None and trial.violation <= 0]
         number = fastbo.promoted(policy, len(tried), workers)
         best = sorted(tried, key=lambda trial: self.loss(trial.told or 0.0))[:number]
@@ -382,7 +387,7 @@ class SearchStudy:
         return [self.resume(one.number, self._until(int(one.notes["saturation"]))) for one in short]
 
     def _promising(self) -> list[Trial]:
-        """The configurations that are to have a value at the full length."""
+        """The best configurations, which are trained to full length before the search ends."""
         settled = [
             trial.number
             for trial in self.trials.values()
@@ -396,7 +401,7 @@ class SearchStudy:
     def _next_rung(self, trial: Trial) -> int | None:
         policy = self.search.pruner
         assert isinstance(policy, LadderPolicy)
-        if sum(one.source != "warm start" for one in self._tried()) <= policy.probes:  # it is one itself
+        if sum(one.source != "warm start" for one in self._tried()) <= policy.probes:  # this trial is a probe
             return None
         levels = ladder.telling(policy, self._losses(), self.length)
         return self._until(next(level for level in levels if level > trial.reached))
@@ -405,7 +410,7 @@ class SearchStudy:
         return level if level < self.length else None
 
     def _shown(self, trial: Trial) -> int:
-        """The evaluation whose value the sampler is told: the limit, though training may have run on a little."""
+        """The evaluation whose value the sampler receives: the limit, even if training has gone slightly further."""
         return min(trial.limit or self.length, trial.reached)
 
     def _losses(self) -> dict[int, dict[int, float]]:
@@ -430,7 +435,7 @@ class SearchStudy:
         return optuna.Trial(self.study, self._frozen(number)._trial_id)
 
     def _tell(self, number: int, values: list[float] | None, state: Literal["complete", "prune", "fail"]) -> None:
-        """Tell the study how a trial ended, once: finished trials cannot be changed."""
+        """Tell Optuna's study how a trial ended. This works once, because a finished trial cannot be changed."""
         import optuna
 
         if self._frozen(number).state.is_finished():
@@ -444,7 +449,7 @@ class SearchStudy:
 
     @property
     def decides_over_seeds(self) -> bool:
-        """Whether evaluations are seeds, not points of training."""
+        """Whether evaluation levels are seeds, instead of points in training."""
         return isinstance(self.search.pruner, WilcoxonPruner)
 
 
@@ -457,7 +462,7 @@ def _anything(values: Mapping[str, Any]) -> str | None:  # noqa: ARG001
 
 
 def feasible_in(search: Search) -> Feasible:
-    """Checks configurations by the fields' limits and the search's conditions."""
+    """Return a check of configurations against the fields' limits and the search's conditions."""
 
     def why_not(values: Mapping[str, Any]) -> str | None:
         try:

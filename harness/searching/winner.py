@@ -1,4 +1,4 @@
-"""What comes out of a search: the winner as an experiment file, its confirmation, and its trials as an ablation."""
+"""The results of a search: the winner as an experiment file, its confirmation, and the trials as an ablation."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ def described(trial: Trial) -> str:
 
 
 def shown(value: Any) -> str:
-    """A value for people: numbers to four digits."""
+    """Format a value for display, numbers with four digits."""
     return f"{value:.4g}" if isinstance(value, float) else level_name(value)
 
 
 def confirmation(search: Search, winner: Trial) -> Ablation:
-    """The winner beside the reference, on seeds that the search has not used."""
+    """An ablation of the winner and the reference, on seeds that the search has not used."""
     first = max(search.seed_list) + 1
     return Ablation.model_validate(
         {
@@ -47,7 +47,7 @@ def confirmation(search: Search, winner: Trial) -> Ablation:
 
 
 def as_ablation(search: Search, trials: Iterable[Trial]) -> Ablation:
-    """A search's configurations, one at least, as arms: whatever knows ablations (MLflow, `compare`) knows them."""
+    """An ablation with the search's configurations (at least one) as arms, so MLflow and `compare` can handle them."""
     arms = {f"configuration {trial.number}": expand(trial.values) for trial in trials}
     return Ablation.model_validate(
         {
@@ -67,15 +67,15 @@ def export(search: Search, winner: Trial, spec: Path, out: Path) -> None:
     """Write the winner as an experiment file.
 
     Raises:
-        SpecError: the search's base is no file of its own.
+        SpecError: the search's base is not in a separate file.
     """
     import tomllib
 
     stated = tomllib.loads(spec.read_text(encoding="utf-8"))
     base = stated.get("experiment")
     if not isinstance(base, str):
-        fix = "put the experiment into a file and name it"
-        raise SpecError("the base stands in the search itself", where=f"{spec}: experiment", fix=fix)
+        fix = "put the experiment into a separate file and name it"
+        raise SpecError("the base is written in the search itself", where=f"{spec}: experiment", fix=fix)
     parent = (spec.parent / base).resolve()
     document = tomlkit.document()
     value = winner.final[0] if winner.final else float("nan")

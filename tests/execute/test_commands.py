@@ -72,7 +72,7 @@ def submitted(capsys: pytest.CaptureFixture[str], spec: Path, *more: object) -> 
 
 def test_detached(spec: Path, slurm: MadeScheduler, capsys: pytest.CaptureFixture[str]) -> None:
     out = submitted(capsys, spec)
-    assert out.splitlines()[0] == "0 of 4 runs are done, 0 run, 4 wait in the queue"
+    assert out.splitlines()[0] == "0 of 4 runs are done, 0 running, 4 pending in the queue"
     assert f"`harness status {spec} --watch`" in out
     submitted(capsys, spec)
     assert len(slurm.jobs) == 4
@@ -107,7 +107,7 @@ def test_status_when_slurm_is_silent(spec: Path, slurm: MadeScheduler, capsys: p
     code, out, err = harness(capsys, "status", spec)
     assert code == 0
     assert "4 missing" in out
-    assert "warning: queue does not answer: the states of jobs are not known for now" in err
+    assert "warning: queue does not answer: the states of jobs are unknown for now" in err
 
 
 def test_a_clock_that_is_ahead_is_told(spec: Path, slurm: MadeScheduler, capsys: pytest.CaptureFixture[str]) -> None:
@@ -140,7 +140,7 @@ def test_logs_of_a_run_that_queues(spec: Path, slurm: MadeScheduler, capsys: pyt
     folder = store_of(spec).run(slurm.runs_of("1_0")[0])
     _, out, _ = harness(capsys, "logs", folder.id)
     job = slurm.batches["1"].folder
-    assert out == f"run {folder.id} has written nothing yet; what its job printed is in {job}\n"
+    assert out == f"run {folder.id} has written nothing yet; its job's output is in {job}\n"
     folder.log.write_text("at work\n")
     folder.finish(record(folder.id))
     assert harness(capsys, "logs", folder.id, "-f")[1] == "at work\n"
@@ -151,12 +151,12 @@ def test_arms_that_vanished(spec: Path, slurm: MadeScheduler, capsys: pytest.Cap
     spec.write_text(PLAIN.partition("[arms.more]")[0])
     code, _, err = harness(capsys, "run", spec, "--on", "mine.toml", "--detach")
     assert code == 0
-    assert "2 runs of ablation are in jobs, though the spec no longer asks for them" in err
+    assert "2 runs of ablation are in jobs, but the spec no longer contains them" in err
     assert slurm.cancelled == []
     _, out, _ = harness(capsys, "cancel", spec, "--vanished")
     assert "cancelled 2 jobs" in out
     _, out, _ = harness(capsys, "cancel", spec, "--vanished")
-    assert "no job has a run that the spec does not ask for" in out
+    assert "no job has a run that the spec does not contain" in out
 
 
 def test_what_jobs_have_does_not_run_here_as_well(
@@ -165,7 +165,9 @@ def test_what_jobs_have_does_not_run_here_as_well(
     submitted(capsys, spec)
     code, _, err = harness(capsys, "run", spec)
     assert code == 2
-    assert err.startswith("harness: ablation: 4 runs of it are in jobs of SLURM; go on with `--on` their profile")
+    assert err.startswith(
+        "harness: ablation: 4 runs of it are in jobs of SLURM; continue with `--on` and their profile"
+    )
 
 
 def test_what_is_held_back_goes_on_in_the_background_within_its_budget(
@@ -193,7 +195,7 @@ def test_cancel_says_what_it_could_not_do_yet(
     slurm.silent = True
     code, out, err = harness(capsys, "cancel", spec)
     assert (code, out) == (1, "")
-    assert "4 jobs are marked as cancelled, but SLURM was not told" in err
+    assert "4 jobs are marked as cancelled, but SLURM did not answer" in err
     slurm.silent = False
     code, out, _ = harness(capsys, "cancel", spec)
     assert code == 0

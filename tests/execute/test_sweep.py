@@ -501,7 +501,7 @@ def test_a_sweep_that_submits_without_progress_stops(
             slurm.end(f"{number}_0", "PREEMPTED")
     assert len(slurm.batches) == sweep.FRUITLESS
     (failure,) = one.progress().failed.values()
-    assert "without progress, still without trained weights" in failure.message
+    assert "without progress, still missing trained weights" in failure.message
     assert run in failure.message
 
 

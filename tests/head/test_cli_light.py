@@ -85,7 +85,7 @@ def test_loads_nothing_heavy(spec: Path, arguments: list[str]) -> None:
             "--set: 'captions.count' assigns no value; write --set path.to.field=value",
         ),
         (["run", "--on", "slrum"], {}, "there is no profile 'slrum'; known: local, inline"),
-        (["logs", "abc"], {}, "0 runs have an id that begins with 'abc'; `harness status SPEC` lists the ids"),
+        (["logs", "abc"], {}, "0 runs have an id that begins with 'abc'; list the ids with `harness status SPEC`"),
     ],
 )
 def test_a_mistake_is_one_sentence_and_exit_status_2(

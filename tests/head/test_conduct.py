@@ -320,7 +320,7 @@ def test_remaining_time(store: Store) -> None:
     assert running.remaining_s(PLAN, progress) == pytest.approx((total / 5 * 4 - 30) / 4)
     assert running.remaining_s(PLAN, Progress(1, 5, {"x": {}})) is None
     assert running.summary(PLAN, Progress(1, 5, {RUNS["b1"]: {"step": 3, "steps": 300}}, {}, ("x",))) == (
-        "1 of 5 runs; b/1 3/300; 1 run in another process"
+        "1 of 5 runs; b/1 3/300; 1 running in another process"
     )
 
 
@@ -513,12 +513,12 @@ def test_cancel_stops_the_command_and_its_workers(tmp_path: Path, capsys: pytest
     running.say_cancelled(cancel(plan, project.store))
     assert capsys.readouterr().out == "asked 2 running runs to stop; they write a checkpoint first\n"
     _, said = command.communicate(timeout=60)
-    assert "stopped; the same command goes on from the checkpoints" in said
+    assert "stopped; repeat the command to resume from the checkpoints" in said
     assert "Traceback" not in said
     assert [folder.state() for folder in folders] == [State.INTERRUPTED] * 2
     assert [len(attempts(folder)) for folder in folders] == [1, 1]
     running.say_cancelled(cancel(plan, project.store))
-    assert capsys.readouterr().out == "no run of it is running\n"
+    assert capsys.readouterr().out == "none of its runs is running\n"
 
 
 def test_workers_outlive_a_killed_command_and_are_waited_for_or_cancelled(
@@ -547,4 +547,4 @@ def test_cancel_of_what_runs_on_another_machine_says_so(store: Store, capsys: py
     with folder.claimed():
         folder.lock.write_text(f"{os.getpid()} elsewhere\n")
         running.say_cancelled(cancel(PLAN, store))
-    assert capsys.readouterr().err == f"process {os.getpid()} works on elsewhere: cancel it there\n"
+    assert capsys.readouterr().err == f"process {os.getpid()} is running on elsewhere: cancel it there\n"

@@ -87,7 +87,7 @@ def told(model: type[BaseModel], table: dict[str, Any]) -> str:
             {"train": {"duration": 300}},
             'train.duration: 300 has no unit; write "300 steps", "300 epochs" or "300 samples"',
         ),
-        ({"train": {"duration": "300"}}, "train.duration: '300' is no duration; write a number and a unit, "),
+        ({"train": {"duration": "300"}}, "train.duration: '300' is not a duration; write a number and a unit, "),
         ({"evaluation": {"every": 5}}, 'evaluation.every: 5 has no unit; write "5 steps", '),
         # required keys
         ({"data": {"kind": "table"}}, "data.path: required key is missing; add it"),

@@ -84,7 +84,7 @@ def test_the_old_file_is_there_until_the_new_one_is_whole(tmp_path: Path) -> Non
 
 def test_a_folder_in_the_way_is_one_sentence(tmp_path: Path) -> None:
     (tmp_path / "a").write_text("a file, not a folder")
-    with pytest.raises(StoreError, match=r"cannot be written \(.*\); free space or mend the permissions") as caught:
+    with pytest.raises(StoreError, match=r"cannot be written \(.*\); free space or correct the permissions") as caught:
         write_json(tmp_path / "a" / "b.json", {})
     assert is_one_sentence(caught.value)
 

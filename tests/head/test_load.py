@@ -155,7 +155,7 @@ UNKNOWN = "unknown key; did you mean"
         ("small.toml", SMALL.replace("128", '"big"'), "small.toml: train.global_batch_size: should be a whole number, not 'big'"),
         ("small.toml", SMALL.replace("128", "1"), "small.toml: train.global_batch_size: should be greater than or equal to 2, not 1"),
         ("small.toml", SMALL.replace('"300 steps"', "300"), 'small.toml: train.duration: 300 has no unit; write "300 steps", "300 epochs" or "300 samples"'),
-        ("small.toml", SMALL.replace('"300 steps"', '"300"'), "small.toml: train.duration: '300' is no duration; write a number and a unit, as in \"8 epochs\" or \"2000 steps\""),
+        ("small.toml", SMALL.replace('"300 steps"', '"300"'), "small.toml: train.duration: '300' is not a duration; write a number and a unit, as in \"8 epochs\" or \"2000 steps\""),
         ("small.toml", "data = 3", "small.toml: data: is not a table; write [data] and its keys"),
         ("ablation.toml", f"{ABLATION}\n[arms.x]\nmodel = 'RN50'", "ablation.toml: arms.x.model: is not a table; write [model] and its keys"),
         ("ablation.toml", f"{ABLATION}\n[arms.x]\ncaptions.count = -1", "ablation.toml: arms.x.captions.count: should be greater than or equal to 0, not -1"),

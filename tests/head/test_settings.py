@@ -64,7 +64,7 @@ def test_tracking(tmp_path: Path, uri: str, expected: str | None) -> None:
         ('jobs = "many"', "harness.toml: jobs: should be a whole number, not 'many'"),
         ("store = 3", "harness.toml: store: should be a path in quotes, not 3"),
         ("profile = 1\njobs = 0.5", "harness.toml: profile: should be text in quotes, not 1 (and 1 more)"),
-        ("store = ", "harness.toml: is no valid TOML (Invalid value (at end of document)); mend or delete it"),
+        ("store = ", "harness.toml: is no valid TOML (Invalid value (at end of document)); correct or delete it"),
         ("[jobs]\nn = 3", "harness.toml: jobs: should be a whole number, not a table"),
     ],
 )

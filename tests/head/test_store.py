@@ -275,6 +275,6 @@ def test_find(tmp_path: Path) -> None:
     with pytest.raises(StoreError, match="4 runs have an id that begins with ''; give more digits"):
         store.find("")
     with pytest.raises(
-        StoreError, match="0 runs have an id that begins with 'xyz'; `harness status SPEC` lists the ids"
+        StoreError, match="0 runs have an id that begins with 'xyz'; list the ids with `harness status SPEC`"
     ):
         store.find("xyz")

@@ -34,7 +34,7 @@ def test_reads(text: str, amount: float, unit: str) -> None:
     ["", "300", "epochs", "-3 steps", "3 hours", "3 steps more", "nan steps", "inf steps", "1e999 steps", "0x3 steps"],
 )
 def test_refuses(text: str) -> None:
-    with pytest.raises(ValueError, match="is no duration; write a number and a unit"):
+    with pytest.raises(ValueError, match="is not a duration; write a number and a unit"):
         Duration.parse(text)
 
 

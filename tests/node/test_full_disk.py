@@ -32,7 +32,7 @@ def test_the_last_checkpoint_is_still_good(small_disk: Path) -> None:
     small, file = nn.Linear(50, 50), small_disk / "checkpoint.pt"
     checkpoint.save(file, run_id="r", progress=TrainingProgress(3, 1.0, 1), parts={"model": small})
     before = small.weight.detach().clone()
-    expected = r"checkpoint.pt: cannot be written \(No space left on device\); free space or mend the permissions$"
+    expected = r"checkpoint.pt: cannot be written \(No space left on device\); free space or correct the permissions$"
     with pytest.raises(StoreError, match=expected):
         checkpoint.save(file, run_id="r", progress=TrainingProgress(4, 2.0, 1), parts={"model": nn.Linear(500, 500)})
     with torch.no_grad():

@@ -95,7 +95,7 @@ def test_request_for_another_run(tmp_path: Path) -> None:
     folder = ready(tmp_path)
     folder.request.write_text(json.dumps(json.loads(folder.request.read_text()) | {"run_id": "0" * 12}))
     assert worker.main(folder.path) == worker.USER_ERROR
-    assert "asks for another run" in folder.failure().message
+    assert "is for another run" in folder.failure().message
 
 
 def test_changed_spec_under_an_id(tmp_path: Path) -> None:

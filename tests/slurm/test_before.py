@@ -53,12 +53,12 @@ def test_an_array_that_the_old_code_queued_ends_under_the_current_code(cluster: 
     told = on_cluster(cluster, current, store, "status", "ablation.toml")
     assert told.count("pending") >= len(runs(straight)), told
     again = on_cluster(cluster, current, store, "run", "ablation.toml", "--on", str(profile), "--detach")
-    assert "5 wait in the queue" in again
+    assert "5 pending in the queue" in again
     log = tmp_path / "head.log"
     with log.open("wb") as stream:
         head = start(cluster, current, store, stream.fileno(), "run", "ablation.toml", "--on", str(profile))
     try:
-        until(lambda: "5 wait in the queue" in log.read_text(), log.read_text)
+        until(lambda: "5 pending in the queue" in log.read_text(), log.read_text)
         for node in NODES:
             cluster.ask("scontrol", "update", f"NodeName={node}", "State=RESUME")
         assert head.wait(timeout=900) == 0, log.read_text()

@@ -136,7 +136,9 @@ def test_processes_evaluate_together_and_training_does_not_notice(tmp_path: Path
         state = torch.load(curve.path / f"checkpoint-{step:09d}.pt", weights_only=True)
         alone.towers.model.load_state_dict(state["average"])
         found = {
-            f"{one.set}/{name}": metric.value for one in alone.measuring.curve() for name, metric in one.metrics.items()
+            f"{one.set}/{name}": metric.value
+            for one in alone.evaluation.curve()
+            for name, metric in one.metrics.items()
         }
         assert found == {name: line[name] for name in found}
         assert {"shapes/acc1", "shapes_retrieval/image_retrieval_recall@5"} <= found.keys()

@@ -1,1 +1,1 @@
-"""Runs as processes of this machine."""
+"""Execute runs as processes of this machine."""

@@ -1,7 +1,8 @@
-"""Conduct a plan: start what is ready, wait for what others do, retry what was killed, stop cleanly.
+"""Carry out a plan with processes of this machine: start ready runs, retry killed ones, stop cleanly.
 
-The run folders are the truth. A run is done when its record is there, whoever made it; a run that another living
-process works on (another command, or a worker that outlived a killed one) is waited for and never doubled.
+The run folders are the only source of truth. A run is done when its record exists, no matter which process wrote it.
+If another live process is executing a run (another command, or a worker that outlived its command), the executor
+waits for it and never starts the run a second time.
 """
 
 from __future__ import annotations
@@ -25,13 +26,13 @@ from harness.runs.store import RunFolder, Store
 
 POLL_S = 0.25
 OTHERS_EVERY_S = 2.0
-"""How often runs are looked at that this command has not started: there may be thousands."""
+"""Seconds between checks of the runs that this command has not started; there may be thousands of them."""
 MAX_CRASHES = 3
-"""A run whose process dies that often is given up. Ends by the run's own fault are not retried at all."""
+"""A run is given up when its process has died this often. Failures that the run itself records are not retried."""
 
 
 class Workers(Protocol):
-    """Where runs are carried out."""
+    """Processes or threads that execute runs."""
 
     jobs: int
     threads: int
@@ -47,14 +48,14 @@ class Workers(Protocol):
         """
 
     def stop(self) -> None:
-        """Ask every living worker to write a checkpoint and leave."""
+        """Ask every live worker to write a checkpoint and exit."""
 
     def close(self) -> None:
-        """No further run will be started."""
+        """Release resources; no further run will be started."""
 
 
 class LocalExecutor:
-    """Carries one plan out with one set of workers."""
+    """Carries out one plan with one set of workers."""
 
     def __init__(self, plan: Plan, store: Store, settings: Settings, workers: Workers) -> None:
         self.jobs = workers.jobs
@@ -62,15 +63,15 @@ class LocalExecutor:
         self._completeness = Completeness(store, settings)
         self._crashes: dict[str, int] = {}
         self._running: dict[str, int] = {}
-        """The slot of each running run, 0 to jobs - 1; it decides which GPU the run gets."""
+        """The slot of each running run, 0 to jobs - 1; the slot determines the run's GPU."""
         self._failed: dict[str, Failure] = {}
         self._stopping = False
         self._until: dict[str, int] = {}
-        """The step after which a run is to pause."""
+        """The step after which a run has to pause, by run id."""
         self._elsewhere: tuple[str, ...] = ()
-        self._looked_at = -OTHERS_EVERY_S
+        self._checked_at = -OTHERS_EVERY_S
         self._open = {run.id for run in plan.runs.values() if not self._completeness.is_complete(run)}
-        # Runs that others wait for come first, or workers would idle at the end until the teacher is done.
+        # Teachers come first. Otherwise workers would be idle at the end, waiting for a teacher that started late.
         awaited = {run.teacher for run in plan.runs.values()}
         self._order = sorted(plan.runs.values(), key=lambda run: run.id not in awaited)
         self._gpus = gpu_count()
@@ -84,18 +85,18 @@ class LocalExecutor:
         if until is not None:
             self._until[run.id] = until
         if (folder := self._store.run(run.id)).is_locked():
-            folder.pause_at(until)  # a worker that outlived its command has another limit
+            folder.pause_at(until)  # a worker that outlived its command still has its old limit
         self._failed.pop(run.id, None)
         if not self._completeness.is_complete(run):
             self._open.add(run.id)
 
     def pause(self, run_id: str, step: int) -> None:
-        """Have a run leave with a checkpoint after `step`."""
-        self._until[run_id] = step  # also for the worker that takes the place of one that dies
+        """Have a run write a checkpoint and pause after `step`."""
+        self._until[run_id] = step  # kept, so that a worker that replaces a dead one pauses there too
         self._store.run(run_id).pause_at(step)
 
     def is_open(self, run_id: str) -> bool:
-        """Whether a run is still to be carried out, here or by another process."""
+        """Whether a run is unfinished and not given up; this process or another one will execute it."""
         return run_id in self._open
 
     def failure(self, run_id: str) -> Failure | None:
@@ -103,14 +104,14 @@ class LocalExecutor:
         return self._failed.get(run_id)
 
     def progress(self) -> Progress:
-        """Where everything stands."""
+        """The current state of all runs."""
         running = {run: self._store.run(run).read_progress() for run in sorted(self._running)}
         total = len(self._plan.runs)
         done = total - len(self._open) - len(self._failed)
         return Progress(done, total, running, dict(self._failed), self._elsewhere)
 
     def run(self) -> Iterator[Progress]:
-        """Carry the plan out; yields a snapshot a few times a second, and one at the end."""
+        """Carry out the plan. Yields a snapshot a few times a second, and a last one at the end."""
         with ExitStack() as stack:
             stack.callback(self._workers.close)
             while self._running or (self._open and not self._stopping):
@@ -118,18 +119,18 @@ class LocalExecutor:
                     self._start_ready()
                 for ended in self._workers.ended(POLL_S):
                     self._settle(ended)
-                self._notice_others()
+                self._check_others()
                 yield self.progress()
         yield self.progress()
 
     def stop(self) -> None:
-        """Start nothing more and ask the running workers to write a checkpoint and leave."""
+        """Start no further run, and ask the running workers to write a checkpoint and exit."""
         self._stopping = True
         self._workers.stop()
 
     def _start_ready(self) -> None:
         for run in self._order:
-            # Workers that outlived a killed command use this machine's cores as much as ours do.
+            # Workers that outlived a killed command occupy this machine's cores too, so they count as jobs.
             if self._stopping or len(self._running) + len(self._elsewhere) >= self._workers.jobs:
                 return
             if run.id not in self._open or run.id in self._running:
@@ -142,7 +143,7 @@ class LocalExecutor:
 
     def _start(self, run: PlannedRun) -> None:
         folder = self._store.run(run.id)
-        if self._completeness.is_complete(run):  # by another process, since runs were last looked at
+        if self._completeness.is_complete(run):  # another process has completed it since the last check
             self._open.discard(run.id)
             return
         slot = min(set(range(self._workers.jobs)) - set(self._running.values()))
@@ -169,7 +170,9 @@ class LocalExecutor:
             self._retry(folder, ended.status)
 
     def _retry(self, folder: RunFolder, status: int) -> None:
-        """The process died without a word: killed, or out of memory. It goes on from its checkpoint."""
+        """Count a process that died without an exit record: killed, or out of memory. The run stays open, so it
+        resumes from its checkpoint, unless its process has died too often.
+        """
         self._crashes[folder.id] = self._crashes.get(folder.id, 0) + 1
         if self._crashes[folder.id] >= MAX_CRASHES:
             how = f"signal {-status}" if status < 0 else f"exit status {status}"
@@ -179,10 +182,10 @@ class LocalExecutor:
         self._open.discard(run_id)
         self._failed[run_id] = Failure(cause="crashed", message=message, attempt=0, ended_at=0.0)
 
-    def _notice_others(self) -> None:
-        if time.monotonic() - self._looked_at < OTHERS_EVERY_S:
+    def _check_others(self) -> None:
+        if time.monotonic() - self._checked_at < OTHERS_EVERY_S:
             return
-        self._looked_at = time.monotonic()
+        self._checked_at = time.monotonic()
         for run_id in self._open - self._running.keys():
             if self._completeness.is_complete(self._plan.runs[run_id]):
                 self._open.discard(run_id)

@@ -1,11 +1,11 @@
-"""Worker processes that start warm: one process imports the node side once, then forks a child for each run.
+"""A fork server for worker processes: it imports the node side once, then forks a child for each run.
 
-Importing open_clip takes seconds, a run of the embedded world about a minute, and a sweep has many runs. A child is
-what `python -m harness.worker RUN_DIR` would be: own session, own log, own exit status; it outlives the fork server and
-the command, and finishes its run when they are killed.
+This saves an import per run: importing open_clip takes seconds, and a run of the embedded world takes about a minute.
+A child behaves as `python -m harness.worker RUN_DIR` does: it has its own session, log and exit status. It outlives
+the fork server and the command, and finishes its run if they are killed.
 
-Protocol on stdin and stdout, one line each: `ready - 0` once; then `RUN_DIR` -> `started RUN_ID PID`, later
-`ended RUN_ID STATUS` (the exit status, or minus the number of the signal).
+The protocol on stdin and stdout has one line per message. The server writes `ready - 0` once. It reads `RUN_DIR` and
+answers `started RUN_ID PID`, and later `ended RUN_ID STATUS` (the exit status, or minus the signal's number).
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ _STOPPING = (signal.SIGTERM, signal.SIGUSR2)
 
 
 def main() -> None:
-    """Serve run folders named on stdin until it is closed and no child is left."""
-    from harness import worker  # the import that is paid once
+    """Fork a child for each run folder named on stdin, until stdin is closed and every child has ended."""
+    from harness import worker  # the expensive import, done once
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     children: dict[int, str] = {}
@@ -33,7 +33,7 @@ def main() -> None:
     selector.register(wakeup, selectors.EVENT_READ)
     selector.register(sys.stdin.buffer.fileno(), selectors.EVENT_READ)
     waiting, still_open = b"", True
-    _say("ready - 0")
+    _send_line("ready - 0")
     while still_open or children:
         for key, _ in selector.select():
             if key.fd == wakeup:
@@ -48,9 +48,9 @@ def main() -> None:
                 folder = Path(line.decode())
                 pid = _fork(folder, worker.main)
                 children[pid] = folder.name
-                _say(f"started {folder.name} {pid}")
+                _send_line(f"started {folder.name} {pid}")
         for pid, status in _ended():
-            _say(f"ended {children.pop(pid)} {status}")
+            _send_line(f"ended {children.pop(pid)} {status}")
 
 
 def _fork(folder: Path, work: object) -> int:
@@ -69,7 +69,7 @@ def _fork(folder: Path, work: object) -> int:
         sys.stdout.flush()
         sys.stderr.flush()
     finally:
-        # Not sys.exit: the fork server's own stack and handlers are not the child's to unwind.
+        # Not sys.exit: the child must not unwind the fork server's stack or run its exit handlers.
         os._exit(status)
 
 
@@ -77,7 +77,7 @@ def _write_to_log(folder: Path) -> None:
     try:
         log = os.open(folder / "log.txt", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
     except OSError:
-        log = os.open(os.devnull, os.O_WRONLY)  # a full disk; the run itself will say so in its failure
+        log = os.open(os.devnull, os.O_WRONLY)  # the disk is full; the run's failure reports that
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     os.dup2(log, 1)
     os.dup2(log, 2)
@@ -95,11 +95,11 @@ def _ended() -> list[tuple[int, int]]:
         ended.append((pid, os.waitstatus_to_exitcode(status)))
 
 
-def _say(line: str) -> None:
+def _send_line(line: str) -> None:
     try:
         os.write(1, f"{line}\n".encode())
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # the command is gone; the children go on
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # the command is gone; the children continue
 
 
 if __name__ == "__main__":

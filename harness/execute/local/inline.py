@@ -1,4 +1,4 @@
-"""This very process, one run after the other: for debugging, and for a node that is already allocated."""
+"""Execute runs in this process, one after the other: for debugging, and on a node that is already allocated."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from harness.execute.local.processes import Ended
 
 
 class InlineWorkers:
-    """Carries a run out in `start`, in the calling thread, so breakpoints and profilers work."""
+    """Executes a run inside `start`, in the calling thread, so breakpoints and profilers work."""
 
     def __init__(self) -> None:
         self.jobs = 1
@@ -22,41 +22,41 @@ class InlineWorkers:
         self._ended: list[Ended] = []
 
     def start(self, folder: Path) -> None:
-        """Carry the run out before returning. Ctrl-C stops the run, and then the caller."""
+        """Execute the run before returning. Ctrl-C stops the run, and then the caller."""
         from harness import worker
 
         status = worker.main(folder)
         self._ended.append(Ended(folder.name, status))
         if status == worker.STOPPED:
-            signal.raise_signal(signal.SIGINT)  # the run took the signal; it was meant for the command
+            signal.raise_signal(signal.SIGINT)  # the run consumed the signal, so pass it on to the command
 
     def ended(self, timeout_s: float) -> list[Ended]:
-        """The run that `start` carried out."""
+        """The run that `start` executed."""
         ended, self._ended = self._ended, []
         if not ended:
             time.sleep(timeout_s)
         return ended
 
     def stop(self) -> None:
-        """Nothing runs beside this process."""
+        """Do nothing: no other process is running."""
 
     def close(self) -> None:
-        """Nothing is held."""
+        """Do nothing: there are no resources to release."""
 
 
 class SilentInlineWorkers(InlineWorkers):
-    """The same without output and signal handlers: a thread carries the run out, and writes to the run's log."""
+    """Inline workers without output or signal handlers: a thread executes the run, and its output goes to its log."""
 
     def __init__(self, stop: threading.Event | None = None) -> None:
-        """`stop`: once set, the run writes a checkpoint and leaves."""
+        """`stop`: once set, the run writes a checkpoint and exits."""
         super().__init__()
-        self._asked = stop
+        self._stop_event = stop
 
     def start(self, folder: Path) -> None:
-        """Carry the run out before returning. A KeyboardInterrupt stops it cleanly and is raised again."""
+        """Execute the run before returning. A KeyboardInterrupt stops the run cleanly and is raised again."""
         from harness import worker
 
-        stop = worker.Stop(self._asked)
+        stop = worker.Stop(self._stop_event)
 
         def work() -> None:
             with written_to(folder / "log.txt"):

@@ -1,4 +1,4 @@
-"""Processes of this machine: N runs at a time, threads and GPUs shared out among them."""
+"""Execute N runs at a time as processes of this machine, which share its cores and GPUs."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from harness.runs.settings import Settings
 
 FORK_SERVER = (sys.executable, "-m", "harness.execute.local.fork_server")
 IGNORING_SIGNALS = ("/bin/sh", "-c", 'trap "" TERM USR2; exec "$@"', "sh")
-"""What it starts ignores these signals from its first instant on."""
+"""Command prefix: the command that follows ignores these signals from the moment it starts."""
 
 
 @dataclass(frozen=True)
@@ -31,15 +31,15 @@ class Ended:
 
 
 def job_count(settings: Settings, asked: int | None) -> int:
-    """How many runs at a time: what was asked for, harness.toml's `jobs`, or one for each GPU or core (at most 8)."""
+    """Runs at a time: the requested number, else harness.toml's `jobs`, else one per GPU or per core (at most 8)."""
     return asked or settings.jobs or gpu_count() or min(cores(), 8)
 
 
 class LocalWorkers:
-    """Worker processes, forked warm from one fork server (see `fork_server`). Each gets cores / jobs threads."""
+    """Worker processes that one fork server starts (see `fork_server`). Each gets cores / jobs threads."""
 
     def __init__(self, jobs: int, threads: int | None = None, *, in_job: bool = False) -> None:
-        """`in_job`: a scheduler signals every process of the job, the fork server too, and kills what is left of it."""
+        """`in_job`: a scheduler signals all processes of the job, the fork server included, and kills the rest."""
         self.jobs, self._in_job = jobs, in_job
         self.threads = threads or max(cores() // jobs, 1)
         self._events: queue.Queue[Ended | DispatchError] = queue.Queue()
@@ -70,18 +70,18 @@ class LocalWorkers:
             return found
 
     def stop(self) -> None:
-        """Ask every living worker to write a checkpoint and leave."""
+        """Ask every live worker to write a checkpoint and exit."""
         if self._fork_server is not None:
             self._fork_server.stop()
 
     def close(self) -> None:
-        """Let the fork server end; it waits for its children."""
+        """Let the fork server exit once its children have ended."""
         if self._fork_server is not None:
             self._fork_server.close()
 
 
 class _ForkServer:
-    """One fork server process, and the thread that listens to it."""
+    """One fork server process and the thread that reads its messages."""
 
     def __init__(self, threads: int, events: queue.Queue[Ended | DispatchError], in_job: bool) -> None:
         self._events, self._in_job = events, in_job
@@ -96,12 +96,12 @@ class _ForkServer:
             stdout=subprocess.PIPE,
             text=True,
             env={**os.environ, **limits},
-            start_new_session=True,  # Ctrl-C in the terminal is ours to pass on, as a request to leave cleanly
+            start_new_session=True,  # Ctrl-C reaches only this process, which asks the workers to stop cleanly
         )
         threading.Thread(target=self._listen, daemon=True).start()
 
     def take(self, folder: Path) -> bool:
-        """Have a worker started on a run folder; False where this fork server is dead."""
+        """Have a worker started on a run folder; returns False if this fork server is dead."""
         assert self._process.stdin is not None
         if self._process.poll() is not None:
             return False
@@ -115,11 +115,11 @@ class _ForkServer:
         return True
 
     def stop(self) -> None:
-        """Ask the workers to leave, those too that are only about to start."""
+        """Ask the workers to stop, including those that are about to start."""
         self._stopping = True
         for pid in list(self._pids.values()):
             send(pid, signal.SIGTERM)
-        if self._in_job and not self._ready:  # it imports for seconds yet, and a job that has to leave has few
+        if self._in_job and not self._ready:  # its imports take seconds more, which a job that must end may not have
             self._process.kill()
 
     def close(self) -> None:
@@ -146,11 +146,11 @@ class _ForkServer:
         if not self._ready and not self._stopping:
             what = f"the worker processes cannot be started (exit status {status}, see above)"
             self._events.put(DispatchError(what, fix="try `--on inline`, or `harness doctor`"))
-        for run_id in sorted(self._given):  # a killed fork server; its workers go on and keep their locks
+        for run_id in sorted(self._given):  # the fork server was killed; its workers continue and keep their locks
             self._events.put(Ended(run_id, status))
 
 
 def send(pid: int, number: signal.Signals) -> None:
-    """Send a signal to a process that may be gone already."""
+    """Send a signal to a process; do nothing if it has already ended."""
     with suppress(ProcessLookupError):
         os.kill(pid, number)

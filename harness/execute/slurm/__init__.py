@@ -1,1 +1,1 @@
-"""Runs as jobs of a SLURM cluster."""
+"""Execute runs as jobs of a SLURM cluster."""

@@ -1,4 +1,4 @@
-"""SLURM behind the seam: submission through submitit, and one call of squeue or sacct for all jobs at once."""
+"""The `Scheduler` for SLURM: it submits through submitit, and one call of squeue or sacct covers all jobs."""
 
 from __future__ import annotations
 
@@ -23,9 +23,10 @@ from harness.execute.slurm.scheduler import (
 )
 
 QUERY_TIMEOUT_S = 60
-ASKED_AGAIN = "a sweep that runs asks again by itself; else try again when SLURM answers"
+ASKED_AGAIN = "a running command retries by itself; otherwise retry when SLURM answers"
 SUBMIT_TIMEOUT_S = 180
-"""sbatch itself tries again for a while when the controller is busy; one that hangs longer may have been accepted."""
+"""sbatch retries for a while by itself when the controller is busy. If it hangs longer than this, the submission may
+have been accepted."""
 _FIELDS = ("JobID", "JobName", "State", "NodeList", "ExitCode", "Start", "End", "MaxRSS", "ReqMem")
 _RUNNING = ("RUNNING", "SUSPENDED", "STOPPED", "RESIZING", "SIGNALING", "STAGE_OUT")
 _PENDING = ("PENDING", "CONFIGURING", "REQUEUED", "REQUEUE_HOLD", "REQUEUE_FED", "RESV_DEL_HOLD", "SPECIAL_EXIT")
@@ -42,7 +43,7 @@ _REFUSAL = re.compile(
 
 
 class Slurm:
-    """The SLURM of this machine, as the user that runs this process."""
+    """The SLURM cluster of this machine, used as this process's user."""
 
     def __init__(self) -> None:
         lacking = [name for name in ("sbatch", "squeue", "scancel", "srun", "scontrol") if shutil.which(name) is None]
@@ -52,9 +53,9 @@ class Slurm:
         self._limits: Limits | None = None
 
     def limits(self) -> Limits:
-        """What the cluster allows and keeps; asked once."""
+        """The cluster's limits; queried once and then cached."""
         if self._limits is None:
-            found = dict(re.findall(r"^(\w+)\s*=\s*(.*?)\s*$", _ask(["scontrol", "show", "config"]), re.MULTILINE))
+            found = dict(re.findall(r"^(\w+)\s*=\s*(.*?)\s*$", _call(["scontrol", "show", "config"]), re.MULTILINE))
             accounting = found.get("AccountingStorageType", "") == "accounting_storage/slurmdbd"
             # The largest index is one less than MaxArraySize.
             largest = min(int(found.get("MaxArraySize", "1001")), int(found.get("MaxJobCount", "10000")))
@@ -62,9 +63,9 @@ class Slurm:
         return self._limits
 
     def partitions(self) -> Sequence[Partition]:
-        """The partitions that there are, each with its largest node."""
+        """All partitions, each with its largest node."""
         found: dict[str, Partition] = {}
-        for line in _ask(["sinfo", "--noheader", "--format=%R|%D|%c|%m|%G|%l"]).splitlines():
+        for line in _call(["sinfo", "--noheader", "--format=%R|%D|%c|%m|%G|%l"]).splitlines():
             name, nodes, cpus, mem, gres, limit = line.split("|")
             one = found.get(name, Partition(name, 0, 0, 0.0, 0, 0.0))
             found[name] = Partition(
@@ -78,14 +79,14 @@ class Slurm:
         return list(found.values())
 
     def accounts(self) -> Sequence[str]:
-        """Accounts that this user may charge."""
+        """The accounts that this user may charge."""
         if not self.limits().accounting or shutil.which("sacctmgr") is None:
             return []
-        listed = _ask(["sacctmgr", "--noheader", "--parsable2", "show", "assoc", f"user={_user()}", "format=account"])
+        listed = _call(["sacctmgr", "--noheader", "--parsable2", "show", "assoc", f"user={_user()}", "format=account"])
         return sorted(set(listed.split()))
 
     def submit(self, batch: ArrayRequest) -> str:
-        """Submit an array; returns its id."""
+        """Submit a job array; returns its id."""
         from submitit.core.utils import FailedJobError, FailedSubmissionError
 
         from harness.execute.slurm.sbatch import executor, outside_of_jobs
@@ -96,52 +97,57 @@ class Slurm:
         except FailedSubmissionError as error:
             raise UnsureError(f"sbatch gave no job id ({error})", where=batch.name) from error
         except FailedJobError as error:
-            raise _answer(str(error).strip(), batch) from error
+            raise _submission_error(str(error).strip(), batch) from error
 
     def queue(self) -> Sequence[Job]:
-        """All of this user's jobs that wait, run, or ended a short while ago."""
+        """All of this user's jobs that are pending, running, or ended recently."""
         command = ["squeue", "--noheader", "--states=all", f"--user={os.getuid()}", "--format=%i|%j|%T|%N|%r|%S|%e"]
-        return [job for line in _ask(command).splitlines() for job in _queued(line)]
+        return [job for line in _call(command).splitlines() for job in _queued(line)]
 
     def history(self, arrays: Collection[str]) -> Sequence[Job]:
-        """Every ended execution of the jobs of these arrays."""
+        """Every ended execution of these arrays' jobs."""
         if not arrays or not self.limits().accounting:
             return []
         options = ["--noheader", "--parsable2", "--duplicates", f"--format={','.join(_FIELDS)}"]
-        listed = _ask(["sacct", *options, f"--jobs={','.join(sorted(arrays))}"])
+        listed = _call(["sacct", *options, f"--jobs={','.join(sorted(arrays))}"])
         return [job for job in _accounted(listed) if job.phase == "ended"]
 
     def find(self, names: Collection[str]) -> dict[str, str]:
-        """The ids of the arrays of these names."""
+        """The ids of the arrays with these names."""
         if not names:
             return {}
         which = f"--name={','.join(sorted(names))}"
         squeue = ["squeue", "--noheader", "--states=all", f"--user={os.getuid()}", which, "--format=%i|%j"]
-        found = _arrays(_ask(squeue))
+        found = _arrays(_call(squeue))
         if self.limits().accounting and names - found.keys():
             options = ["--noheader", "--parsable2", "--allocations", "--starttime=now-30days", "--format=JobID,JobName"]
-            found |= _arrays(_ask(["sacct", *options, which]))
+            found |= _arrays(_call(["sacct", *options, which]))
         return found
 
     def cancel(self, jobs: Collection[str]) -> None:
-        """End jobs that wait, and ask running ones to stop; SLURM kills those that do not within its KillWait."""
+        """End pending jobs, and ask running ones to stop; SLURM kills those that do not stop within its KillWait."""
         ids = sorted(jobs)
         for start in range(0, len(ids), 500):
-            _ask(["scancel", *ids[start : start + 500]], forgive=r"Invalid job id|already completing|already completed")
+            _call(
+                ["scancel", *ids[start : start + 500]], forgive=r"Invalid job id|already completing|already completed"
+            )
 
     def release(self, jobs: Collection[str]) -> None:
-        """Let jobs wait for a node again that are held."""
+        """Release held jobs, so that they are pending again."""
         if jobs:
-            _ask(["scontrol", "release", *sorted(jobs)], forgive=r"Invalid job id|already|Job is no longer")
+            _call(["scontrol", "release", *sorted(jobs)], forgive=r"Invalid job id|already|Job is no longer")
 
 
-def _ask(command: list[str], *, forgive: str | None = None) -> str:
-    """What a command of SLURM prints.
+def _call(command: list[str], *, forgive: str | None = None) -> str:
+    """Run a SLURM command; returns its output.
+
+    Args:
+        forgive: pattern of error output that does not count as a failure.
 
     Raises:
-        UnreachableError: it fails or hangs.
+        UnreachableError: the command fails or hangs.
     """
-    # Times as seconds, array ranges in full length, and nothing of the user's own formats.
+    # Print times in seconds and array ranges in full, and ignore the user's own output formats.
     kept = {name: value for name, value in os.environ.items() if not re.match(r"S(QUEUE|ACCT|INFO)_", name)}
     environment = kept | {"SLURM_TIME_FORMAT": "%s", "SLURM_BITSTR_LEN": "0", "LC_ALL": "C"}
     try:
@@ -151,19 +157,20 @@ def _ask(command: list[str], *, forgive: str | None = None) -> str:
     except OSError as error:
         raise UnreachableError(f"{command[0]} cannot be started ({error.strerror})") from error
     if done.returncode and not (forgive and re.search(forgive, done.stderr)):
-        said = done.stderr.strip().splitlines() or [f"exit status {done.returncode}"]
-        raise UnreachableError(f"{command[0]} fails ({said[-1]})", fix=ASKED_AGAIN)
+        errors = done.stderr.strip().splitlines() or [f"exit status {done.returncode}"]
+        raise UnreachableError(f"{command[0]} fails ({errors[-1]})", fix=ASKED_AGAIN)
     return done.stdout
 
 
-def _answer(said: str, batch: ArrayRequest) -> DispatchError:
-    line = said.splitlines()[-1].removeprefix("sbatch: error: ") if said else "no word"
-    if _LIMIT.search(said):
+def _submission_error(output: str, batch: ArrayRequest) -> DispatchError:
+    line = output.splitlines()[-1].removeprefix("sbatch: error: ") if output else "no message"
+    if _LIMIT.search(output):
         return HeldBackError(f"SLURM takes no more jobs for now ({line})", where=batch.name)
-    if _REFUSAL.search(said):
-        asked = ", ".join(f"{name}={value}" for name, value in batch.resources if value)
-        return RefusedError(f"SLURM refuses the job ({line})", where=f"profile: {asked}", fix="change the profile")
-    return UnsureError(f"sbatch failed ({line})", where=batch.name, fix="it is looked for by its name")
+    if _REFUSAL.search(output):
+        requested = ", ".join(f"{name}={value}" for name, value in batch.resources if value)
+        return RefusedError(f"SLURM refuses the job ({line})", where=f"profile: {requested}", fix="change the profile")
+    fix = "the harness will search for the job by its name"
+    return UnsureError(f"sbatch failed ({line})", where=batch.name, fix=fix)
 
 
 def _queued(line: str) -> Iterator[Job]:
@@ -174,27 +181,27 @@ def _queued(line: str) -> Iterator[Job]:
 
 
 def _accounted(listed: str) -> Iterator[Job]:
-    """The executions in sacct's lines: each has a line, and one below it for each of its steps."""
+    """Parse sacct's output, where each execution has a line, followed by one line per job step."""
     found: list[Job] = []
-    asked = 0.0
+    requested_gb = 0.0
     for line in listed.splitlines():
         job, name, state, node, code, start, end, used, memory = line.split("|")
-        word = state.split()[0] if state else ""
+        first_word = state.split()[0] if state else ""  # "CANCELLED by 1000" -> "CANCELLED"
         if "." in job:
-            if found and asked and job.startswith(f"{found[0].id}."):
-                found = [replace(found[0], memory_share=max(found[0].memory_share, _gb(used) / asked))]
+            if found and requested_gb and job.startswith(f"{found[0].id}."):
+                found = [replace(found[0], memory_share=max(found[0].memory_share, _gb(used) / requested_gb))]
             continue
         yield from found
-        # REQUEUED is an execution that ended; the one that waits now has a line of its own.
-        phase: Phase = "ended" if word == "REQUEUED" else _phase(word)
-        # Jobs of an array that were cancelled while they waited share a line.
-        found = [Job(one, phase, word, code, node, name, _time(start), _time(end)) for one in expand(job)]
-        asked = _gb(memory)
+        # In sacct, REQUEUED is an execution that has ended; the pending one has its own line.
+        phase: Phase = "ended" if first_word == "REQUEUED" else _phase(first_word)
+        # Array jobs that were cancelled while pending share one line.
+        found = [Job(one, phase, first_word, code, node, name, _time(start), _time(end)) for one in expand(job)]
+        requested_gb = _gb(memory)
     yield from found
 
 
 def _gb(size: str) -> float:
-    """SLURM's `3000K`, `4G`, `512Mn` in GiB."""
+    """Convert SLURM's `3000K`, `4G` or `512Mn` to GiB."""
     found = re.match(r"([\d.]+)([KMGT]?)", size)
     return float(found[1]) * 1024.0 ** ("KMGT".find(found[2] or "K") - 2) if found else 0.0
 
@@ -206,7 +213,7 @@ def _phase(state: str) -> Phase:
 
 
 def expand(ids: str) -> Iterator[str]:
-    """The jobs of squeue's `123`, `123_4` or `123_[0-2,7%4]`."""
+    """Expand squeue's `123`, `123_4` or `123_[0-2,7%4]` to job ids."""
     array, bracket, ranges = ids.partition("_[")
     if not bracket:
         yield ids
@@ -233,7 +240,7 @@ def _time(text: str) -> float | None:
 
 
 def _minutes(limit: str) -> float:
-    """`1-02:03:04`, `02:03:04`, `03:04` or `infinite`."""
+    """Convert SLURM's `1-02:03:04`, `02:03:04`, `03:04` or `infinite` to minutes."""
     if not limit[:1].isdigit():
         return float("inf")
     days, _, clock = limit.rpartition("-")

@@ -1,4 +1,4 @@
-"""Whether a cluster has what a profile asks for, said before anything is submitted."""
+"""Check before submission that a cluster has the resources that a profile requests."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from harness.execute.slurm.scheduler import Partition, Scheduler
 
 
 def check(profile: Profile, scheduler: Scheduler) -> None:
-    """Raise SpecError for a partition or account that does not exist, or more than any node has."""
+    """Raise SpecError for a partition or account that does not exist, or a request that no node can satisfy."""
     partitions = scheduler.partitions()
     _check_resources(profile, partitions, "profile")
     if profile.evaluation is not None:
@@ -37,7 +37,7 @@ def _check_resources(asked: JobResources, partitions: Sequence[Partition], where
 
 
 def _lacks(asked: JobResources, partition: Partition) -> tuple[str, str] | None:
-    """The key that asks for too much of a partition, and how."""
+    """The first key that requests more than a partition has, and a message; None if the partition has enough."""
     cpus, gpus = asked.tasks_per_node * asked.cpus_per_task, asked.tasks_per_node * asked.gpus_per_task
     wanted = (
         ("nodes", asked.nodes, partition.nodes, "nodes"),

@@ -1,4 +1,4 @@
-"""`--on slurm/NAME.toml --jobs N` of `harness data`: the same command as an array of jobs, a shard for each."""
+"""`harness data ... --on slurm/NAME.toml --jobs N`: run the same command as a job array, one shard per job."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ from harness.runs.store import Store
 def submit_shards(
     scheduler: Scheduler, profile: Profile, store: Store, verb: str, arguments: Sequence[str], jobs: int
 ) -> str:
-    """Submit `harness data VERB ARGUMENTS --shard I/jobs` for every I; the array's id.
+    """Submit `harness data VERB ARGUMENTS --shard I/jobs` for every I; returns the array's id.
 
-    Shards that are submitted twice do no harm: each makes only what is missing, and the same whoever makes it.
+    It is safe to submit a shard twice: a job makes only what is missing, and every job makes the same files.
 
     Raises:
         DispatchError: SLURM refuses, or cannot be reached.
     """
     words = [profile.python or sys.executable, "-m", "harness", "data", verb, *arguments]
     command = f'{shlex.join(words)} --shard "$SLURM_ARRAY_TASK_ID/{jobs}"'
-    told = hashlib.sha256(command.encode()).hexdigest()[:8]
-    # A shard is one process, however many the profile gives a training run.
+    digest = hashlib.sha256(command.encode()).hexdigest()[:8]
+    # A shard is one process, no matter how many processes the profile gives a training run.
     batch = ArrayRequest(
-        name=f"data-{verb}-{told}",
-        folder=(store.root / "jobs" / f"data-{verb}-{told}").resolve(),
+        name=f"data-{verb}-{digest}",
+        folder=(store.root / "jobs" / f"data-{verb}-{digest}").resolve(),
         command=command,
         tasks=jobs,
         resources=JobResources.model_validate({**dict(profile.resources), "nodes": 1, "tasks_per_node": 1}),
@@ -41,11 +41,11 @@ def submit_shards(
 def on_cluster(
     target: str, store: Store, verb: str, spec: Path, assignments: Sequence[str], more: Sequence[str], jobs: int
 ) -> str:
-    """Submit the shards to the cluster of the profile `target`; the array's id.
+    """Submit the shards to the cluster of the profile `target`; returns the array's id.
 
     Raises:
         SpecError: the profile is not valid.
-        DispatchError: SLURM refuses, or there is none here.
+        DispatchError: SLURM refuses the jobs, or this machine has no SLURM.
     """
     from harness.config.profile import load_profile
     from harness.execute.slurm.client import Slurm

@@ -1,4 +1,4 @@
-"""The GPU-hours of an ablation: used so far, promised to jobs, and what a budget still allows."""
+"""The GPU-hours of an ablation: hours used, hours reserved for jobs, and how many jobs a budget still allows."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from harness.runs.planned import PlannedRun
 from harness.runs.store import RunFolder, Store
 
 SLACK = 1.5
-"""A job is promised this multiple of what it is predicted to take."""
+"""A job's allowance is this multiple of its predicted hours."""
 
 
 @dataclass(frozen=True)
 class Used:
-    """What attempts held."""
+    """Hours that attempts have used."""
 
     gpu_hours: float = 0.0
     core_hours: float = 0.0
@@ -28,47 +28,47 @@ class Used:
 
 
 def used(folder: RunFolder) -> Used:
-    """What all attempts at a run have held so far, each by its own node's clock."""
+    """Hours that all attempts at a run have used so far, each measured with its own node's clock."""
     return held(folder, folder.attempts.all())
 
 
 def held(folder: RunFolder, attempts: Iterable[Attempt]) -> Used:
-    """What these attempts at the run in `folder` have held so far."""
+    """Hours that these attempts at the run in `folder` have used so far."""
     return sum((_of(attempt, folder) for attempt in attempts), Used())
 
 
 def _of(attempt: Attempt, folder: RunFolder) -> Used:
-    ended = attempt.end.ended_at if attempt.end else _last_sign(folder, attempt)
+    ended = attempt.end.ended_at if attempt.end else _last_progress(folder, attempt)
     hours = max(ended - attempt.start.started_at, 0.0) / 3600 if attempt.start.started_at else 0.0
     return Used(hours * attempt.start.gpus, hours * attempt.start.cores)
 
 
-def _last_sign(folder: RunFolder, attempt: Attempt) -> float:
-    """When an attempt without an end was last heard of."""
+def _last_progress(folder: RunFolder, attempt: Attempt) -> float:
+    """When an attempt without an end last wrote its progress."""
     at = folder.read_progress()
     started = attempt.start.started_at
     return float(at.get("time", started)) if at.get("attempt") == attempt.start.number else started
 
 
 class GpuHourBudget:
-    """What may be spent on one plan, by `--max-gpu-hours`.
+    """The budget of one plan, from `--max-gpu-hours`.
 
-    Every job is promised GPU-hours that it cannot exceed (its node sees to that), and no more are promised than there
-    are: so the budget holds though nobody watches.
+    Every job gets an allowance of GPU-hours, which its supervisor on the node enforces. The allowances together never
+    exceed the budget, so the budget holds even if no command watches the jobs.
     """
 
     def __init__(self, gpu_hours: float, plan: Plan, store: Store, predicted: dict[str, float]) -> None:
-        """`predicted`: hours that each run is expected to take, where that is known."""
+        """`predicted`: predicted hours of each run, for runs where a prediction exists."""
         self.gpu_hours = gpu_hours
         self._plan, self._store, self._predicted = plan, store, predicted
 
     def used(self) -> float:
-        """GPU-hours used by the plan's runs so far."""
+        """GPU-hours that the plan's runs have used so far."""
         return sum(used(self._store.run(run)).gpu_hours for run in self._plan.runs)
 
     def allowance(self, task: Sequence[PlannedRun], resources: JobResources) -> float:
-        """GPU-hours that a job is promised: what its runs are predicted to take and half as much again, or one run of
-        the time limit where nothing is known.
+        """A job's allowance in GPU-hours: 1.5 times its runs' predicted hours or, if a prediction is missing, the
+        hours of one job that lasts until its time limit.
         """
         limit = resources.gpus * resources.time_limit_min / 60
         known = [self._predicted[run.id] for run in task if run.id in self._predicted]
@@ -77,18 +77,18 @@ class GpuHourBudget:
     def affordable(
         self, tasks: Sequence[list[PlannedRun]], asked: Sequence[JobResources], open_: Iterable[Submission]
     ) -> int:
-        """How many of these jobs, from the first, can be promised their hours.
+        """How many of these jobs, counted from the first, fit into the budget.
 
         Args:
-            asked: what a task's jobs ask for: of its training, and of its evaluation where that is a job of its own.
+            asked: the resources of a task's jobs: its training, and its evaluation if that is a separate job.
             open_: the submissions that are not closed.
         """
-        left = self.gpu_hours - self.used() - self._promised(open_)
+        left = self.gpu_hours - self.used() - self._reserved(open_)
         each = max((sum(self.allowance(task, one) for one in asked) for task in tasks), default=0.0)
         return len(tasks) if not each else max(min(int(left / each), len(tasks)), 0)
 
-    def _promised(self, submissions: Iterable[Submission]) -> float:
-        """What jobs that are not over may still use."""
+    def _reserved(self, submissions: Iterable[Submission]) -> float:
+        """GPU-hours that unfinished jobs may still use."""
         total = 0.0
         for submission in submissions:
             settled = submission.settled()

@@ -1,4 +1,4 @@
-"""What a job can find out about itself: why it was signalled, and whether it ran out of memory."""
+"""What a job can find out about itself: why SLURM signalled it, and whether it ran out of memory."""
 
 from __future__ import annotations
 
@@ -19,34 +19,34 @@ _SIGNAL_MARGIN_S = 75
 
 
 @dataclass(frozen=True)
-class Leaving:
-    """Why a job leaves before its runs are done."""
+class StopReason:
+    """Why a job stops before its runs are done."""
 
     cause: Cause | None
-    """None where it cannot be told here: accounting can, or the job itself when it starts again."""
-    goes_on: bool
-    """Whether it has to queue itself again."""
+    """None if the job cannot know it: accounting supplies it, or the job itself when it restarts."""
+    requeue: bool
+    """Whether the job has to requeue itself."""
     message: str = "checkpoint written"
 
 
-def reason(job: str, grace_s: int) -> Leaving:
-    """Why the job was signalled, as the controller tells."""
-    told = dict(re.findall(r"(\w+)=(\S+)", scontrol("--oneliner", "show", "job", job)))
-    if not told:
-        return Leaving(None, True)
-    if told.get("JobState") == "CANCELLED":
-        return Leaving("cancelled", False)
-    if told.get("JobState") != "RUNNING":
-        # COMPLETING is all that it says: cancelled, or to be queued again, which SLURM does by itself.
-        return Leaving(None, False)
-    end, preempted = told.get("EndTime", ""), told.get("PreemptTime", "None") != "None"
+def stop_reason(job: str, grace_s: int) -> StopReason:
+    """Ask the controller why the job was signalled."""
+    shown = dict(re.findall(r"(\w+)=(\S+)", scontrol("--oneliner", "show", "job", job)))
+    if not shown:
+        return StopReason(None, True)
+    if shown.get("JobState") == "CANCELLED":
+        return StopReason("cancelled", False)
+    if shown.get("JobState") != "RUNNING":
+        # COMPLETING does not tell whether the job was cancelled or SLURM will requeue it, which it does by itself.
+        return StopReason(None, False)
+    end, preempted = shown.get("EndTime", ""), shown.get("PreemptTime", "None") != "None"
     if not preempted and end.isdecimal() and int(end) - time.time() < grace_s + _SIGNAL_MARGIN_S:
-        return Leaving("timed_out", True)
-    return Leaving("preempted", True)
+        return StopReason("timed_out", True)
+    return StopReason("preempted", True)
 
 
 def scontrol(*arguments: str) -> str:
-    """What scontrol prints; nothing, but for a line on stderr, where it fails."""
+    """Run scontrol; returns its output. If scontrol fails, a line on stderr reports it."""
     environment = {**os.environ, "SLURM_TIME_FORMAT": "%s"}
     command = ["scontrol", *arguments]
     try:
@@ -60,7 +60,7 @@ def scontrol(*arguments: str) -> str:
 
 
 def out_of_memory() -> bool:
-    """Whether the kernel has killed a process of this job's cgroup for memory."""
+    """Whether the kernel has killed a process of this job's cgroup because it ran out of memory."""
     try:
         lines = Path("/proc/self/cgroup").read_text(encoding="ascii").splitlines()
     except OSError:

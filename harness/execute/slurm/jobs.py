@@ -1,4 +1,4 @@
-"""What jobs of a cluster have of a store's runs: looking, refusing what they have, cancelling."""
+"""A store's runs that are in jobs of a cluster: query them, refuse to run them a second time, cancel them."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ from harness.runs.store import Store
 
 @dataclass(frozen=True)
 class Cancelled:
-    """What became of a wish to cancel jobs."""
+    """The result of a request to cancel jobs."""
 
     jobs: int = 0
     others: tuple[str, ...] = ()
-    """Runs that nobody asked to cancel, but that shared these jobs."""
+    """Runs that were not named, but shared a cancelled job."""
     notes: tuple[str, ...] = ()
-    """What is not known about jobs."""
+    """Messages for the user about jobs whose state is unknown."""
     pending: int = 0
-    """Jobs that the scheduler could not be asked to cancel: the wish is on disk, and they leave when they see it."""
+    """Number of jobs whose scheduler did not answer. The request is on disk, and they stop when they read it."""
 
 
 def look(store: Store) -> tuple[dict[str, TrackedJob], tuple[str, ...]]:
-    """The job of every run that has one, and notes; nothing is asked where no submission is open."""
+    """The active job of every run that has one, and notes. SLURM is not queried if no submission is open."""
     submissions = SubmissionLog(store)
     if not submissions.open():
         return {}, ()
@@ -37,29 +37,29 @@ def look(store: Store) -> tuple[dict[str, TrackedJob], tuple[str, ...]]:
         with submissions.settling():
             tracker.look()
     except UnreachableError as error:
-        return {}, (f"{error}: the states of jobs are not known for now",)
+        return {}, (f"{error}: the states of jobs are unknown for now",)
     except DispatchError as error:
-        return {}, (f"{error.what}: the states of jobs are not known here",)
+        return {}, (f"{error.what}: the states of jobs are unknown on this machine",)
     return tracker.active, tracker.notes
 
 
 def refuse_what_jobs_have(runs: Collection[str], name: str, store: Store) -> None:
-    """Raise DispatchError if jobs of a cluster have some of the runs: they must not run here as well."""
+    """Raise DispatchError if some of the runs are in jobs of a cluster, because they must not run here as well."""
     active, _ = look(store)
     if mine := active.keys() & set(runs):
-        fix = "go on with `--on` their profile, or cancel them first with `harness cancel`"
+        fix = "continue with `--on` and their profile, or cancel them first with `harness cancel`"
         raise DispatchError(f"{len(mine)} runs of it are in jobs of SLURM", where=name, fix=fix)
 
 
 def cancel_jobs(runs: Collection[str], store: Store) -> Cancelled:
-    """Cancel the jobs of these runs; running ones write a checkpoint first."""
+    """Cancel the jobs of these runs. Running jobs write a checkpoint first."""
     submissions = SubmissionLog(store)
     if not (opened := submissions.open()):
         return Cancelled()
     active, notes = look(store)
     if notes and not active:  # the scheduler does not answer, or is not on this machine
-        wished = _wish(opened, runs)
-        return Cancelled(notes=notes, pending=wished)
+        requested = _request_cancellation(opened, runs)
+        return Cancelled(notes=notes, pending=requested)
     jobs = {job.id: job for run, job in active.items() if run in runs and job.id}
     if not jobs:
         return Cancelled(notes=notes)
@@ -67,32 +67,32 @@ def cancel_jobs(runs: Collection[str], store: Store) -> Cancelled:
 
 
 def vanished(plan: Plan, store: Store) -> list[str]:
-    """Runs with jobs of this ablation that its spec no longer asks for."""
+    """Runs in jobs of this ablation that its spec no longer contains."""
     active, _ = look(store)
     return [run for run, job in active.items() if run not in plan.runs and is_of(job.submission.intent, plan)]
 
 
 def is_of(intent: Intent, plan: Plan) -> bool:
-    """Whether a submission was made for the spec of `plan`: the same file with the same assignments."""
+    """Whether a submission is for the spec of `plan`, that is, for the same file with the same assignments."""
     return intent.ablation == plan.name and intent.origin == plan.origin
 
 
-def _wish(submissions: Sequence[Submission], runs: Collection[str]) -> int:
-    """Write down for every job that has some of the runs that it is to leave; how many there are."""
-    wished = 0
+def _request_cancellation(submissions: Sequence[Submission], runs: Collection[str]) -> int:
+    """Record on disk that every job with some of the runs has to stop; returns the number of these jobs."""
+    requested = 0
     for submission in submissions:
         settled = submission.settled()
         for task, having in enumerate(submission.intent.tasks):
             if task not in settled and not set(having).isdisjoint(runs):
                 submission.cancel(task)
-                wished += 1
-    return wished
+                requested += 1
+    return requested
 
 
 def _cancel(
     scheduler: Scheduler, jobs: Sequence[TrackedJob], runs: Collection[str], notes: tuple[str, ...]
 ) -> Cancelled:
-    for job in jobs:  # first, so that a job that is signalled knows why
+    for job in jobs:  # before scancel, so that a job that SLURM signals finds out that it was cancelled
         job.submission.cancel(job.task)
     others = tuple(sorted({run for job in jobs for run in job.runs} - set(runs)))
     try:

@@ -1,11 +1,11 @@
-"""The node's side of a submission: each task of each job runs `python -m harness.execute.slurm.node SUBMISSION_DIR`.
+"""The supervisor of a job: each task of each job runs `python -m harness.execute.slurm.node SUBMISSION_DIR`.
 
-It carries the job's runs out as worker processes, stands by while they train, and says how each attempt ended. Before
-the time limit, or when the job is preempted, it has them write a checkpoint and queues the job again, so that nothing
-has to be alive on the head. It imports no torch: where a worker dies for memory, it lives and can tell.
+It executes the job's runs as worker processes, monitors them, and records how each attempt ended. Before the time
+limit, or when the job is preempted, it has the workers write a checkpoint and requeues the job, so no process has to
+stay alive on the head. It does not import torch, so it survives when a worker runs out of memory, and can record that.
 
-Exit status: 0 every run is done, or paused where a search asked it to, 1 some are not, 2 the submission or its store
-cannot be seen from this node.
+Exit status: 0 if every run is done, or paused as a search requested; 1 if some are not; 2 if this node cannot read the
+submission or its store.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from harness.base.errors import HarnessError
 from harness.base.files import read_json, write_json
 from harness.base.signals import STOPPING, handled
 from harness.execute.local.processes import Ended, LocalWorkers
-from harness.execute.slurm.job import Leaving, out_of_memory, reason, scontrol
+from harness.execute.slurm.job import StopReason, out_of_memory, scontrol, stop_reason
 from harness.execute.slurm.rank_workers import RankWorkers
 from harness.execute.slurm.retry_policy import hopeless
 from harness.execute.slurm.submission_log import Submission, load
@@ -33,13 +33,14 @@ from harness.runs.store import RunFolder, Store
 
 DONE, SOME_ARE_NOT, UNSEEN = 0, 1, 2
 SUPERSEDED = 76
-"""Exit status of a worker whose run a newer attempt has taken over; as in `harness.worker`, which imports torch."""
+"""Exit status of a worker whose run a newer attempt has taken over. Repeated from `harness.worker`, which imports torch
+and so must not be imported here."""
 POLL_S = 0.5
 ALLOWANCE_EVERY_S = 10.0
 
 
 class Supervisor:
-    """Carries out the runs of one job."""
+    """Executes the runs of one job and records how their attempts end."""
 
     def __init__(self, submission: Submission, task: int, rank: int) -> None:
         self._submission, self._intent = submission, submission.intent
@@ -48,38 +49,38 @@ class Supervisor:
         self._job = this_job()
         self._started = time.time()
         self._signalled = False
-        self._leaving: Leaving | None = None
-        """Why the workers were asked to leave, once they were."""
+        self._stop_reason: StopReason | None = None
+        """Why the workers were asked to stop; None until then."""
         self._superseded = False
-        self._waiting = [run for run in self._intent.tasks[task] if self._is_mine(run)]
+        self._waiting = [run for run in self._intent.tasks[task] if self._is_assigned(run)]
         self._all = tuple(self._waiting)
         self._running: dict[str, int] = {}
-        """The slot of each running run."""
-        self._looked_at = time.monotonic()
-        self._workers = self._hire()
+        """The slot of each running run, which determines its GPU."""
+        self._allowance_checked_at = time.monotonic()
+        self._workers = self._create_workers()
         if rank == 0:
-            self._tell_of_earlier()
+            self._record_preemptions()
 
     def work(self) -> int:
-        """Carry the runs out; returns the exit status."""
+        """Execute the runs; returns the exit status."""
         with handled(STOPPING, self._signal):
-            while self._running or (self._waiting and self._leaving is None):
+            while self._running or (self._waiting and self._stop_reason is None):
                 self._start_ready()
                 for ended in self._workers.ended(POLL_S):
                     self._settle(ended)
-                self._mind()
-            self._mind()
+                self._check_stop()
+            self._check_stop()  # a signal may have arrived after the last worker ended
             self._workers.close()
             if self._rank == 0:
-                self._conclude()
+                self._finish()
         if self._intent.phase == "train":
-            # The job that evaluates starts only if this one ends well. What is trained must not wait for the others; a
-            # run that has paused is not trained, and its evaluation must not start.
+            # The evaluation job starts only if this job succeeds. Trained runs must not wait for the job's other runs.
+            # A paused run is not trained yet, so its evaluation must not start.
             return DONE if any(self._is_done(run) for run in self._all) or not self._all else SOME_ARE_NOT
         over = self._is_over if self._intent.phase == "run" else self._is_done
         return DONE if all(over(run) for run in self._all) else SOME_ARE_NOT
 
-    def _hire(self) -> LocalWorkers | RankWorkers:
+    def _create_workers(self) -> LocalWorkers | RankWorkers:
         resources, profile = self._intent.resources, self._intent.profile
         threads = max(resources.cpus_per_task // profile.at_a_time, 1)
         os.environ |= {
@@ -91,8 +92,8 @@ class Supervisor:
             return RankWorkers(threads)
         return LocalWorkers(profile.at_a_time, threads, in_job=True)
 
-    def _is_mine(self, run: str) -> bool:
-        """Whether this submission still has the run, and something is left to do."""
+    def _is_assigned(self, run: str) -> bool:
+        """Whether the run still belongs to this submission and is unfinished."""
         try:
             owner = read_request(self._folder(run)).submission
             return owner in (self._intent.id, self._intent.training) and not self._is_over(run)
@@ -107,22 +108,25 @@ class Supervisor:
         return is_complete(folder)
 
     def _is_over(self, run: str) -> bool:
-        """Whether nothing is left to do: it is done, or as far as a search wants it for now."""
+        """Whether no work is left: the run is done, or paused where a search requested it."""
         return self._is_done(run) or self._folder(run).is_paused()
 
     def _start_ready(self) -> None:
         at_a_time = 1 if self._intent.resources.processes > 1 else self._intent.profile.at_a_time
-        while self._waiting and len(self._running) < at_a_time and self._leaving is None:
+        while self._waiting and len(self._running) < at_a_time and self._stop_reason is None:
             run = self._waiting.pop(0)
-            if not self._hope(self._folder(run)):  # the head gives it up; others of the job have their turn
+            if not self._is_worth_retrying(
+                self._folder(run)
+            ):  # the executor gives it up; the job's other runs get their turn
                 continue
             if self._intent.phase == "evaluate" and not self._folder(run).weights.exists():
-                continue  # its training has ended early; a job that trains it takes it from there
+                continue  # its training ended early; a later training job resumes it
             if (reason := self._not_ready(run)) is not None:
-                self._never_started(run, reason)
+                self._record_never_started(run, reason)
                 continue
             self._running[run] = min(set(range(at_a_time)) - set(self._running.values()))
-            self._request(run)  # the same in every task, each of whose workers reads it at once
+            # Every task of the job writes the same content, and its worker reads it at once.
+            self._write_request(run)
             self._workers.start(self._folder(run).path)
 
     def _not_ready(self, run: str) -> str | None:
@@ -131,8 +135,8 @@ class Supervisor:
             return f"its teacher, run {teacher}, is not trained"
         return None
 
-    def _request(self, run: str) -> None:
-        """Lay what this job has over the run's request."""
+    def _write_request(self, run: str) -> None:
+        """Overwrite the run's request with this job's threads, phase, processes and GPU."""
         file, resources, profile = self._folder(run).request, self._intent.resources, self._intent.profile
         own: dict[str, Any] = {
             "threads": max(resources.cpus_per_task // profile.at_a_time, 1),
@@ -148,68 +152,70 @@ class Supervisor:
         self._running.pop(ended.run_id, None)
         folder = self._folder(ended.run_id)
         if ended.status == SUPERSEDED:
-            self._superseded, self._leaving = True, Leaving("superseded", False)
+            self._superseded, self._stop_reason = True, StopReason("superseded", False)
             self._workers.stop()
-        elif -ended.status in STOPPING:  # SLURM signals every process of a job, those too that do not mind it yet
+        elif -ended.status in STOPPING:  # SLURM signals every process of a job, even one without a handler yet
             self._signalled = True
         elif ended.status == DONE and folder.is_paused():
-            pass  # it has its checkpoint, and has said so
+            pass  # it has written its checkpoint and its exit record
         elif not self._is_done(ended.run_id) and not folder.failure_file.exists():
-            self._died(folder, ended.status)
+            self._handle_crash(folder, ended.status)
 
-    def _died(self, folder: RunFolder, status: int) -> None:
-        """A worker that went without a word: say how, and try again at once where that may be of use.
+    def _handle_crash(self, folder: RunFolder, status: int) -> None:
+        """Record how a worker died that wrote no exit record, and retry at once if that may help. Rank 0 only.
 
-        One of several processes of a run is not tried again here: the others have left, and only a new job brings them.
+        A run with several processes is not retried here: its other ranks have exited, and only a new job starts all.
         """
         if self._rank:
             return
         cause: Cause = "out_of_memory_host" if status == -signal.SIGKILL and out_of_memory() else "crashed"
         how = f"signal {-status}" if status < 0 else f"exit status {status}"
-        self._end(folder, cause, f"its process died by {how}")
+        self._record_end(folder, cause, f"its process died by {how}")
         alone = self._intent.resources.processes == 1
-        if cause == "crashed" and alone and self._leaving is None and self._hope(folder):
+        if cause == "crashed" and alone and self._stop_reason is None and self._is_worth_retrying(folder):
             self._waiting.insert(0, folder.id)
 
-    def _hope(self, folder: RunFolder) -> bool:
+    def _is_worth_retrying(self, folder: RunFolder) -> bool:
         since = read_request(folder).since
         return hopeless(folder.attempts.since(since), self._intent.profile.retry, self._intent.resources) is None
 
-    def _never_started(self, run: str, reason: str) -> None:
+    def _record_never_started(self, run: str, reason: str) -> None:
         if self._rank == 0:
             attempts = self._folder(run).attempts
             attempts.end(attempts.begin(), "never_started", reason)
             print(f"harness: run {run} cannot start: {reason}", file=sys.stderr)
 
-    def _end(self, folder: RunFolder, cause: Cause, message: str) -> None:
-        """State the cause for this job's attempts that have left none themselves."""
+    def _record_end(self, folder: RunFolder, cause: Cause, message: str) -> None:
+        """Record the cause of this job's attempts that wrote no exit record."""
         for start in folder.attempts.open():
             if start.job == self._job and start.restart == restarts():
                 folder.attempts.end(start.number, cause, message, step=int(folder.read_progress().get("step", 0)))
 
-    def _mind(self) -> None:
-        """Look at signals and the allowance; ask the workers to leave once."""
-        if self._leaving is not None:
+    def _check_stop(self) -> None:
+        """Check for a stop: cancellation, a signal, or a used-up allowance. Asks the workers to stop, at most once."""
+        if self._stop_reason is not None:
             return
-        if self._task in self._submission.settled():  # `harness cancel` says so before SLURM signals
-            self._leaving = Leaving("cancelled", False)
+        # The order matters: `harness cancel` settles the task before it calls scancel, so a cancelled job is
+        # recognised here before the controller is asked about the signal.
+        if self._task in self._submission.settled():
+            self._stop_reason = StopReason("cancelled", False)
         elif self._signalled:
-            self._leaving = reason(self._job, self._intent.profile.grace_s)
+            self._stop_reason = stop_reason(self._job, self._intent.profile.grace_s)
         elif self._is_spent():
-            self._leaving = Leaving("interrupted", False, "its share of the GPU-hours is used up")
-        if self._leaving is not None:
-            print(f"harness: leaving ({self._leaving.cause or 'SLURM ends the job'})", file=sys.stderr, flush=True)
+            self._stop_reason = StopReason("interrupted", False, "its share of the GPU-hours is used up")
+        if self._stop_reason is not None:
+            print(f"harness: stopping ({self._stop_reason.cause or 'SLURM ends the job'})", file=sys.stderr, flush=True)
             self._workers.stop()
 
     def _is_spent(self) -> bool:
         allowed, gpus = self._intent.allowance_gpu_hours, self._intent.resources.gpus
-        if allowed is None or not gpus or time.monotonic() - self._looked_at < ALLOWANCE_EVERY_S:
+        if allowed is None or not gpus or time.monotonic() - self._allowance_checked_at < ALLOWANCE_EVERY_S:
             return False
-        self._looked_at = time.monotonic()
+        self._allowance_checked_at = time.monotonic()
         return self._earlier_hours() + gpus * (time.time() - self._started) / 3600 >= allowed
 
     def _earlier_hours(self) -> float:
-        """GPU-hours of this job's earlier restarts."""
+        """GPU-hours that this job used before its last restart."""
         ended = [attempt for run in self._all for attempt in self._folder(run).attempts.all() if attempt.end]
         return sum(
             attempt.start.gpus * (attempt.end.ended_at - attempt.start.started_at) / 3600
@@ -217,27 +223,27 @@ class Supervisor:
             if attempt.end and _is_earlier(attempt.start, self._job)
         )
 
-    def _conclude(self) -> None:
-        """State the causes, and queue the job again where it has work left that it may go on with."""
-        leaving = self._leaving
-        if leaving is None or self._superseded:
+    def _finish(self) -> None:
+        """Record the causes of unfinished attempts, and requeue the job if a run is left that is worth retrying."""
+        stop = self._stop_reason
+        if stop is None or self._superseded:
             return
         left = [run for run in self._all if not self._is_over(run)]
-        if leaving.cause is None:
+        if stop.cause is None:
             self._submission.note_leaving(self._task, restarts())
         else:
             for run in left:
-                self._end(self._folder(run), leaving.cause, leaving.message)
-        going_on = leaving.goes_on and self._intent.profile.requeue
-        if going_on and any(self._hope(self._folder(run)) for run in left):
+                self._record_end(self._folder(run), stop.cause, stop.message)
+        may_requeue = stop.requeue and self._intent.profile.requeue
+        if may_requeue and any(self._is_worth_retrying(self._folder(run)) for run in left):
             scontrol("requeue", self._job)
 
-    def _tell_of_earlier(self) -> None:
-        """SLURM has started the job again: attempts that it had asked to leave, without saying why, were preempted."""
+    def _record_preemptions(self) -> None:
+        """Record earlier attempts as preempted if SLURM signalled them without a reason: it has restarted the job."""
         for run in self._all:
             for start in self._folder(run).attempts.open():
                 if _is_earlier(start, self._job) and self._submission.was_asked_to_leave(self._task, start.restart):
-                    self._folder(run).attempts.end(start.number, "preempted", "SLURM queued its job again")
+                    self._folder(run).attempts.end(start.number, "preempted", "SLURM requeued its job")
 
     def _folder(self, run: str) -> RunFolder:
         return self._store.run(run)
@@ -251,7 +257,7 @@ def _is_earlier(start: AttemptStart, job: str) -> bool:
 
 
 def main(folder: Path) -> int:
-    """Carry out this task's share of the submission in `folder`; returns the exit status."""
+    """Execute this task of the submission in `folder`; returns the exit status."""
     try:
         Store(folder.resolve().parents[1]).check()
         submission = load(folder)

@@ -1,4 +1,4 @@
-"""One of several processes of a run: each task that srun starts carries its own rank's worker out."""
+"""Workers for runs with several processes: each task that srun starts runs the worker of its own rank."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ POLL_S = 0.1
 
 
 class RankWorkers:
-    """Starts `python -m harness.worker RUN_DIR` with the rank that srun's variables state, one run at a time."""
+    """Starts `python -m harness.worker RUN_DIR` with the rank from srun's variables, one run at a time."""
 
     def __init__(self, threads: int) -> None:
         self._environment = {**os.environ, **{f"{name}_NUM_THREADS": str(threads) for name in ("OMP", "MKL")}}
@@ -31,7 +31,7 @@ class RankWorkers:
         self._current = (folder.name, process)
 
     def ended(self, timeout_s: float) -> list[Ended]:
-        """The worker, if it has ended, waiting at most `timeout_s` for that."""
+        """The worker, if it has ended; waits at most `timeout_s` for its end."""
         if self._current is None:
             time.sleep(timeout_s)
             return []
@@ -45,9 +45,9 @@ class RankWorkers:
         return [Ended(run_id, status)]
 
     def stop(self) -> None:
-        """Ask the worker to write a checkpoint and leave."""
+        """Ask the worker to write a checkpoint and exit."""
         if self._current is not None:
             send(self._current[1].pid, signal.SIGTERM)
 
     def close(self) -> None:
-        """Nothing is held."""
+        """Do nothing: there are no resources to release."""

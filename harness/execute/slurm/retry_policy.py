@@ -1,4 +1,4 @@
-"""What is done about a run whose attempt ended early: again, again with more memory or elsewhere, or not any more."""
+"""The retry policy for a run whose attempt ended early: retry, retry with more memory or elsewhere, or give up."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from harness.runs.attempts import Attempt
 from harness.runs.record import AttemptEnd, Cause, Failure
 
 _BLAMELESS: frozenset[Cause] = frozenset({"completed", "preempted", "cancelled", "superseded", "interrupted"})
-"""Ends that say nothing against the run."""
+"""Causes that are not the run's fault and do not count as failed attempts."""
 _STATES: dict[str, Cause] = {
     "NODE_FAIL": "node_failure",
     "BOOT_FAIL": "node_failure",
@@ -24,27 +24,28 @@ _STATES: dict[str, Cause] = {
     "OUT_OF_MEMORY": "out_of_memory_host",
 }
 _MEMORY_SHARE = 0.9
-"""Without cgroups SLURM kills for memory without saying so: a killed step that held this share of it is such a case."""
+"""Without cgroups, SLURM does not report that it killed a step for its memory use. A killed step that used at least
+this share of its memory counts as out of memory."""
 
 
 def cause_of(job: Job) -> Cause:
-    """Why an attempt ended that left no word itself, as SLURM tells."""
+    """Cause of an attempt that wrote no exit record, inferred from its SLURM job."""
     if was_killed(job) and job.memory_share >= _MEMORY_SHARE:
         return "out_of_memory_host"
     return _STATES.get(job.state, "crashed")
 
 
 def was_killed(job: Job) -> bool:
-    """Whether a job ended by a signal 9: somebody's, or SLURM's for memory."""
+    """Whether a job was ended by signal 9, which a person or, for memory, SLURM may have sent."""
     return job.state == "FAILED" and job.reason.endswith((":9", "9:0"))
 
 
 def hopeless(attempts: Sequence[Attempt], retry: Retry, resources: JobResources) -> Failure | None:
-    """Why a run is not worth another attempt; None where it is.
+    """Why a run is not worth another attempt; None if it is.
 
     Args:
-        attempts: those since a person last asked for the run.
-        resources: of the last attempt.
+        attempts: the attempts since the user last requested the run.
+        resources: resources of the last attempt.
     """
     ended = [(attempt.start.number, attempt.end) for attempt in attempts if attempt.end is not None]
     if not ended:
@@ -62,12 +63,12 @@ def hopeless(attempts: Sequence[Attempt], retry: Retry, resources: JobResources)
 
 
 def most_memory(resources: JobResources, retry: Retry) -> float:
-    """The most memory that is asked for, in GiB."""
+    """The maximum memory that a retry requests, in GiB."""
     return retry.max_mem_gb or 8 * (resources.mem_gb or float("inf"))
 
 
 def resources_for(attempts: Sequence[Attempt], resources: JobResources, retry: Retry) -> JobResources:
-    """What the next attempt asks for: more memory after each that ran out of it, not the node that failed last."""
+    """Resources of the next attempt: more memory after each attempt that ran out of it, and not the failed node."""
     causes = [attempt.end.cause for attempt in attempts if attempt.end is not None]
     changes: dict[str, object] = {}
     if resources.mem_gb and (times := causes.count("out_of_memory_host")):
@@ -79,9 +80,9 @@ def resources_for(attempts: Sequence[Attempt], resources: JobResources, retry: R
 
 
 def fitted(experiment: Experiment, attempts: Sequence[Attempt], processes: int) -> Experiment:
-    """The experiment with half the micro-batch for each attempt that ran out of the GPU's memory.
+    """Halve the experiment's micro-batch once for each attempt that ran out of GPU memory.
 
-    The global batch stays: more micro-batches are accumulated, which is none of the run's identity.
+    The global batch size stays the same: more micro-batches are accumulated, which does not change the run's identity.
     """
     times = sum(attempt.end is not None and attempt.end.cause == "out_of_memory_gpu" for attempt in attempts)
     if not times:
@@ -92,7 +93,7 @@ def fitted(experiment: Experiment, attempts: Sequence[Attempt], processes: int) 
 
 
 def _without_progress(ends: Sequence[AttemptEnd]) -> int:
-    """Attempts to blame since the last one that came further than any before it."""
+    """Number of failed attempts since the last one that got further than all before it."""
     best, count = 0, 0
     for end in ends:
         if end.step > best:

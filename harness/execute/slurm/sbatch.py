@@ -1,7 +1,7 @@
-"""The script of an array of jobs, made and submitted by submitit.
+"""Write and submit the script of a job array, with submitit.
 
-Nothing is pickled: a job runs a command line of ours with a path, so that it needs nothing that is written after sbatch
-has accepted it, and one that is adopted after a crash runs like any other.
+Nothing is pickled. A job runs a command line of the harness with a path, so it needs no file that is written after
+sbatch has accepted it, and a job that is found again after a crash runs like any other.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from harness.execute.slurm.scheduler import ArrayRequest
 
 
 class ArrayExecutor(SlurmExecutor):
-    """submitit's executor, whose sbatch cannot hang for ever."""
+    """submitit's executor, with a timeout for sbatch."""
 
     def __init__(self, folder: Path, timeout_s: int) -> None:
         super().__init__(folder)
@@ -39,7 +39,7 @@ class ArrayExecutor(SlurmExecutor):
 
 @contextmanager
 def outside_of_jobs() -> Iterator[None]:
-    """From inside a job, sbatch would take over that job's options; which cluster it speaks to stays."""
+    """Hide the variables of a surrounding job, whose options sbatch would inherit; SLURM_CONF, the cluster, is kept."""
     cluster = os.environ.get("SLURM_CONF")
     with clean_env():
         if cluster is not None:
@@ -51,7 +51,7 @@ def outside_of_jobs() -> Iterator[None]:
 
 
 def executor(batch: ArrayRequest, timeout_s: int) -> ArrayExecutor:
-    """The executor that submits `batch`."""
+    """Create the executor that submits `batch`."""
     made = ArrayExecutor(batch.folder, timeout_s)
     made.folder.mkdir(parents=True, exist_ok=True)
     made.update_parameters(**parameters(batch))
@@ -59,7 +59,7 @@ def executor(batch: ArrayRequest, timeout_s: int) -> ArrayExecutor:
 
 
 def parameters(batch: ArrayRequest) -> dict[str, Any]:
-    """A batch in submitit's terms."""
+    """Convert a batch to submitit's parameters."""
     resources, profile = batch.resources, batch.profile
     per_node = resources.tasks_per_node * resources.gpus_per_task
     stated = {
@@ -80,7 +80,7 @@ def parameters(batch: ArrayRequest) -> dict[str, Any]:
         "array_parallelism": profile.array_parallelism or batch.tasks,
         "setup": [*_exports(profile.environment), *profile.setup],
         "stderr_to_stdout": True,
-        # srun takes cores per task from the job only where it is told so (SLURM 22.05 and newer).
+        # From SLURM 22.05 on, srun does not inherit the job's cores per task, so pass them explicitly.
         "srun_args": [f"--cpus-per-task={resources.cpus_per_task}", "--kill-on-bad-exit=0"],
         "additional_parameters": {"requeue": True, "kill-on-invalid-dep": "yes"} | profile.sbatch,
     }
@@ -94,5 +94,4 @@ def _dependency(batch: ArrayRequest) -> str | None:
 
 
 def _exports(environment: dict[str, str]) -> list[str]:
-
     return [f"export {name}={shlex.quote(value)}" for name, value in environment.items()]

@@ -1,6 +1,6 @@
-"""The seam to a batch scheduler: what is asked of it, and what it answers. SLURM stands behind it, or a made one.
+"""The interface to a batch scheduler: its requests and its answers. SLURM implements it, and so does a fake for tests.
 
-A scheduler that does not answer is `UnreachableError`, which means that nothing is known: never that a job has ended.
+If a scheduler does not answer, it raises `UnreachableError`. The state of jobs is then unknown; they have not ended.
 """
 
 from __future__ import annotations
@@ -17,75 +17,75 @@ Phase = Literal["pending", "running", "ended"]
 
 
 class UnreachableError(DispatchError):
-    """The controller or the accounting did not answer; ask again later."""
+    """The controller or the accounting did not answer; retry later."""
 
 
 class UnsureError(DispatchError):
-    """A submission was answered with an error, or not at all, but may have been accepted: look for it by its name."""
+    """A submission got an error or no answer, but may have been accepted: search for it by its name."""
 
 
 class HeldBackError(DispatchError):
-    """A submission was refused because of a limit on the number of jobs; it will pass later, or a smaller one now."""
+    """A limit on the number of jobs rejected a submission. A smaller one may pass now, or the same one later."""
 
 
 class RefusedError(DispatchError):
-    """A submission was refused for what it asks, and would be again."""
+    """A submission was refused because of what it requests. Repeating it would fail again."""
 
 
 @dataclass(frozen=True)
 class ArrayRequest:
-    """An array of jobs that is submitted in one call."""
+    """A job array that is submitted in one call."""
 
     name: str
-    """Unique: how the jobs are found again after a crash in the middle of submission."""
+    """A unique name, used to find the jobs after a crash in the middle of submission."""
     folder: Path
-    """Where the script and what jobs print are kept; seen by head and nodes."""
+    """Folder of the script and the jobs' output; visible to head and nodes."""
     command: str
-    """Shell command of every job. SLURM_ARRAY_TASK_ID tells it which one it is, from 0."""
+    """Shell command of every job. SLURM_ARRAY_TASK_ID gives the job's index, from 0."""
     tasks: int
-    """How many jobs."""
+    """Number of jobs."""
     resources: JobResources
-    """Of one job."""
+    """Resources of one job."""
     profile: Profile
     after: tuple[str, ...] = ()
-    """Ids of jobs that have to end first, however they end."""
+    """Ids of jobs that must end first, successfully or not."""
     corresponding: str | None = None
-    """Id of an array of the same size: each job waits for the one of its number there to end well."""
+    """Id of an array of the same size: each job waits until the job with its index there has succeeded."""
 
 
 @dataclass(frozen=True)
 class Job:
-    """A job, or one of an array, as the scheduler sees it now or saw it last."""
+    """A job, alone or in an array, in the last state that the scheduler reported."""
 
     id: str
-    """`123` or, of an array, `123_4`."""
+    """`123` or, in an array, `123_4`."""
     phase: Phase
     state: str
-    """SLURM's word for it: PENDING, RUNNING, NODE_FAIL, OUT_OF_MEMORY..."""
+    """SLURM's job state: PENDING, RUNNING, NODE_FAIL, OUT_OF_MEMORY..."""
     reason: str = ""
-    """Why it waits, or its exit code."""
+    """Why it is pending, or its exit code."""
     node: str = ""
     name: str = ""
     started_at: float | None = None
-    """Unix time in seconds by the scheduler's clock."""
+    """Unix time in seconds, from the scheduler's clock."""
     ended_at: float | None = None
     memory_share: float = 0.0
-    """Largest memory of one of its processes, as a share of what it asked for; 0 where it is not known."""
+    """Largest memory use of one of its processes, as a share of the requested memory; 0 if unknown."""
 
     @property
     def is_stuck(self) -> bool:
-        """Whether SLURM could not launch it and holds it until somebody releases it."""
+        """Whether SLURM failed to launch it and holds it until it is released by hand."""
         return self.phase == "pending" and self.reason.replace("_", " ").startswith("launch failed requeued held")
 
 
 @dataclass(frozen=True)
 class Limits:
-    """What the cluster allows and keeps."""
+    """Limits and features of a cluster."""
 
     max_array: int
-    """The most jobs in one array."""
+    """Maximum number of jobs in one array."""
     accounting: bool
-    """Whether ended jobs can be asked for."""
+    """Whether accounting is available, which knows ended jobs."""
 
 
 @dataclass(frozen=True)
@@ -98,74 +98,74 @@ class Partition:
     mem_gb: float
     gpus: int
     time_limit_min: float
-    """Infinite where there is no limit."""
+    """Infinite if there is no limit."""
 
 
 class Scheduler(Protocol):
-    """A batch scheduler. Each method is at most one or two calls to it, however many jobs there are."""
+    """A batch scheduler. Each method makes at most one or two calls to it, for any number of jobs."""
 
     def limits(self) -> Limits:
-        """What the cluster allows and keeps.
+        """The cluster's limits and features.
 
         Raises:
             UnreachableError: it does not answer.
         """
 
     def partitions(self) -> Sequence[Partition]:
-        """The partitions that there are.
+        """All partitions.
 
         Raises:
             UnreachableError: it does not answer.
         """
 
     def accounts(self) -> Sequence[str]:
-        """Accounts that this user may charge; none where it cannot be told.
+        """The accounts that this user may charge; empty if that is unknown.
 
         Raises:
             UnreachableError: it does not answer.
         """
 
     def submit(self, batch: ArrayRequest) -> str:
-        """Submit an array; returns its id. Its jobs are `ID_0`, `ID_1`...
+        """Submit a job array; returns its id. Its jobs are `ID_0`, `ID_1`...
 
         Raises:
             HeldBackError: a limit on the number of jobs is reached.
-            RefusedError: what it asks for is not to be had.
-            UnsureError: nobody knows whether it was accepted.
+            RefusedError: the requested resources are not available.
+            UnsureError: it is unknown whether the array was accepted.
         """
 
     def queue(self) -> Sequence[Job]:
-        """All of this user's jobs that wait, run, or ended a short while ago.
+        """All of this user's jobs that are pending, running, or ended recently.
 
         Raises:
             UnreachableError: it does not answer.
         """
 
     def history(self, arrays: Collection[str]) -> Sequence[Job]:
-        """Every ended execution of the jobs of these arrays, a job's in order; nothing where there is no accounting.
+        """Every ended execution of these arrays' jobs, in order for each job; empty without accounting.
 
-        A job that was queued again appears once for each time it ended.
+        A job that was requeued appears once for each time it ended.
 
         Raises:
             UnreachableError: it does not answer.
         """
 
     def find(self, names: Collection[str]) -> dict[str, str]:
-        """The ids of the arrays of these names, for those that were ever accepted.
+        """The ids of the arrays with these names; names that were never accepted are missing.
 
         Raises:
-            UnreachableError: it does not answer, so that a name not found may have been accepted all the same.
+            UnreachableError: it does not answer, so a name that is not found may still have been accepted.
         """
 
     def cancel(self, jobs: Collection[str]) -> None:
-        """End jobs that wait, and ask running ones to stop.
+        """End pending jobs, and ask running ones to stop.
 
         Raises:
             UnreachableError: it does not answer.
         """
 
     def release(self, jobs: Collection[str]) -> None:
-        """Let jobs wait for a node again that are held.
+        """Release held jobs, so that they are pending again.
 
         Raises:
             UnreachableError: it does not answer.

@@ -1,9 +1,9 @@
-"""The code that runs is the code that was submitted: a copy of the package, addressed by its content.
+"""Snapshots of the code, so that jobs run the code that was submitted: copies of the package, named by content hash.
 
     store/code/<digest>/harness/...    the package; first on the nodes' sys.path
-    store/code/<digest>/code.json      its commit, and what differed from it
+    store/code/<digest>/code.json      its commit, and the difference to that commit
 
-Editing the checkout changes nothing that is queued, and submissions of equal code share one copy.
+Editing the checkout does not affect queued jobs. Submissions of identical code share one copy.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from harness.base.version import PACKAGE
 
 
 def snapshot(root: Path, package: Path = PACKAGE) -> Path:
-    """The folder below `root` with a copy of `package` as it is now; made unless it is there.
+    """Copy `package` in its current state to a folder below `root`, unless that exists; returns the folder.
 
     Raises:
         StoreError: it cannot be written.
@@ -40,7 +40,7 @@ def snapshot(root: Path, package: Path = PACKAGE) -> Path:
         finally:
             shutil.rmtree(aside, ignore_errors=True)
     except OSError as error:
-        if not target.is_dir():  # else another command has just made it
+        if not target.is_dir():  # otherwise another command has just created it
             raise unwritable(target, error) from error
     return target
 
@@ -51,7 +51,7 @@ def _fill(folder: Path, contents: dict[Path, bytes], package: Path) -> None:
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_bytes(content)
     write_json(folder / "code.json", _origin(package))
-    # Once here, instead of by each of a thousand jobs.
+    # Compile once here, so that a thousand jobs do not each compile.
     compileall.compile_dir(folder, quiet=2, force=True)
 
 
@@ -72,7 +72,7 @@ def _digest(contents: dict[Path, bytes]) -> str:
 
 
 def _origin(package: Path) -> dict[str, str]:
-    """Commit and difference to it; `unknown` outside of a checkout."""
+    """The commit, the difference to it, and untracked files; `unknown` outside a checkout."""
     return {
         "commit": _git(package, "describe", "--always", "--dirty", "--abbrev=12").strip() or "unknown",
         "diff": _git(package, "diff", "HEAD", "--", "."),

@@ -1,10 +1,10 @@
-"""Submissions on disk: the intent is written before sbatch is called, so that a crash in between doubles nothing.
+"""The submission log on disk. An intent is written before sbatch is called, so a crash never submits a run twice.
 
 store/submissions/<id>/
-    intent.json     which runs, with what; written before the scheduler is asked
-    job.json        the array's id; written once it is known, by whoever finds it
-    closed.json     nothing more is to be done about it; a job that starts all the same leaves at once
-    *.out           what the jobs printed besides their runs' own logs
+    intent.json     the runs and their resources; written before the scheduler is called
+    job.json        the array's id; written by the first command that learns it
+    closed.json     the submission needs no further work; a job of it that still starts exits at once
+    *.out           the jobs' output, apart from their runs' own logs
 """
 
 from __future__ import annotations
@@ -27,37 +27,37 @@ from harness.runs.versions import unreadable
 
 Phase = Literal["run", "train", "evaluate"]
 CANCELLED = "cancelled"
-"""Content of a job's file in settled/ that was cancelled by a person; the others are empty."""
+"""Content of the file in settled/ for a job that the user cancelled; the files of other jobs are empty."""
 
 
 class Intent(BaseModel):
-    """What is to be submitted."""
+    """A job array that is about to be submitted."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     id: str
     name: str
-    """The array's name in SLURM, by which it is found after a crash."""
+    """The array's unique name in SLURM, used to find it after a crash."""
     ablation: str
     created_at: float
     phase: Phase
     tasks: tuple[tuple[str, ...], ...]
-    """Runs of each job of the array."""
+    """The runs of each job of the array."""
     resources: JobResources
     profile: Profile
     store: Path
     code: Path
-    """The snapshot that runs."""
+    """The code snapshot that the jobs run."""
     origin: str = ""
-    """Which spec it is for: a digest of its file and assignments. Two specs may have one name."""
+    """The spec: a digest of its file and assignments, because two specs may have the same name."""
     training: str = ""
-    """The submission whose jobs train what those of this one evaluate."""
+    """For an evaluation: the submission whose jobs train its runs."""
     allowance_gpu_hours: float | None = None
-    """GPU-hours that each job may use, all its restarts together; None for no limit."""
+    """GPU-hours that each job may use, including all its restarts; None for no limit."""
 
     @classmethod
     def of(cls, ablation: str, phase: Phase, tasks: Iterable[Sequence[str]], **more: object) -> Intent:
-        """A new intent with a name of its own."""
+        """Create an intent with a new id and a unique name."""
         token = secrets.token_hex(4)
         stem = re.sub(r"[^A-Za-z0-9_.-]", "_", ablation)[:40]
         created = time.time()
@@ -76,7 +76,7 @@ class Submission:
 
     @property
     def array(self) -> str | None:
-        """The array's id, once it is known."""
+        """The array's id; None while it is unknown."""
         file = self.folder / "job.json"
         if self._array is None and file.exists():
             self._array = str(read_json(file)["array"])
@@ -84,33 +84,33 @@ class Submission:
 
     @property
     def is_closed(self) -> bool:
-        """Whether nothing more is to be done about it."""
+        """Whether the submission needs no further work."""
         return (self.folder / "closed.json").exists()
 
     def accept(self, array: str) -> None:
-        """Remember under which id the scheduler accepted it."""
+        """Record the id under which the scheduler accepted the submission."""
         self._array = array
         write_json(self.folder / "job.json", {"array": array, "at": time.time()})
 
     def close(self, why: str) -> None:
-        """Have nothing more done about it."""
+        """Mark the submission as needing no further work."""
         write_json(self.folder / "closed.json", {"why": why, "at": time.time()})
 
     def settle(self, task: int) -> None:
-        """Remember that one of its jobs ended before its runs were done, and was dealt with."""
+        """Record that a job ended before its runs were done, and that this has been handled."""
         if not self.was_cancelled(task):
             write_text(self.folder / "settled" / str(task), "")
 
     def cancel(self, task: int) -> None:
-        """Write down a person's wish to cancel one of its jobs.
+        """Record the user's request to cancel a job.
 
-        It holds whether or not the scheduler answers now: a job that runs looks for it and leaves, one that starts
-        later leaves at once, and no command that watches submits its runs again.
+        The request takes effect even if the scheduler does not answer now: a running job finds it and stops, a job
+        that starts later exits at once, and no running command submits its runs again.
         """
         write_text(self.folder / "settled" / str(task), CANCELLED)
 
     def was_cancelled(self, task: int) -> bool:
-        """Whether a person asked to cancel one of its jobs."""
+        """Whether the user asked to cancel a job."""
         if task not in self._cancelled:
             try:
                 text = (self.folder / "settled" / str(task)).read_text(encoding="utf-8")
@@ -122,22 +122,22 @@ class Submission:
         return True
 
     def settled(self) -> set[int]:
-        """Jobs that were dealt with."""
+        """The jobs whose cancellation or early end has been handled."""
         try:
             return {int(name) for name in os.listdir(self.folder / "settled") if name.isdecimal()}
         except FileNotFoundError:
             return set()
 
     def note_leaving(self, task: int, restart: int) -> None:
-        """Remember that SLURM asked a job to leave, and did not say why."""
+        """Record that SLURM signalled a job to end without giving a reason."""
         write_text(self.folder / "left" / f"{task}.{restart}", "")
 
     def was_asked_to_leave(self, task: int, restart: int) -> bool:
-        """Whether SLURM asked that execution of a job to leave, and did not say why."""
+        """Whether SLURM signalled this execution of a job to end without giving a reason."""
         return (self.folder / "left" / f"{task}.{restart}").exists()
 
     def job(self, task: int) -> str:
-        """The id of one of its jobs."""
+        """The scheduler's id of one of the submission's jobs."""
         return f"{self.array}_{task}"
 
 
@@ -151,7 +151,7 @@ class SubmissionLog:
 
     @contextmanager
     def settling(self) -> Iterator[None]:
-        """Hold the right to submit and to settle: one command at a time on a store.
+        """Hold the lock for submitting and settling: one command at a time on a store.
 
         Raises:
             StoreError: the store cannot be written.
@@ -165,7 +165,7 @@ class SubmissionLog:
             yield
 
     def add(self, intent: Intent) -> Submission:
-        """Write an intent down.
+        """Write an intent to disk.
 
         Raises:
             StoreError: it cannot be written.
@@ -175,7 +175,7 @@ class SubmissionLog:
         return Submission(folder, intent)
 
     def open(self) -> list[Submission]:
-        """Those about which something is still to be done, oldest first."""
+        """The submissions that are not closed, oldest first."""
         try:
             names = sorted(name for name in os.listdir(self._root) if name not in self._closed)
         except (FileNotFoundError, NotADirectoryError):
@@ -183,7 +183,7 @@ class SubmissionLog:
         return [submission for name in names if (submission := self._one(name)) is not None]
 
     def _one(self, name: str) -> Submission | None:
-        """What was read once is remembered: intents never change, and what is closed stays so."""
+        """The submission `name`; None if it is closed. Cached, because intents never change and closed stays closed."""
         folder = self._root / name
         if (folder / "closed.json").exists():
             self._closed.add(name)
@@ -194,10 +194,10 @@ class SubmissionLog:
 
 
 def load(folder: Path) -> Submission:
-    """The submission in `folder`.
+    """Read the submission in `folder`.
 
     Raises:
-        StoreError: it is damaged, or cannot be seen from here.
+        StoreError: it is damaged, or not visible from this machine.
     """
     try:
         return Submission(folder, Intent.model_validate(read_json(folder / "intent.json")))

@@ -1,4 +1,4 @@
-"""Submitting what is missing: runs that ask for the same go into one array, written down before SLURM hears of it."""
+"""Submit missing runs. Runs that need the same resources share a job array, and each submission is logged first."""
 
 from __future__ import annotations
 
@@ -31,14 +31,14 @@ from harness.runs.settings import Settings
 from harness.runs.store import Store
 
 MANY_TEACHERS = 16
-"""With more, students wait for all of them, lest there be an array for each."""
+"""With more teachers than this, every student waits for all of them, to avoid one array per teacher."""
 WRITERS = 16
-"""Threads that prepare run folders: on a network file system each write is a round trip."""
+"""Number of threads that prepare run folders. On a network file system, each write is a round trip."""
 
 
 @dataclass
 class _Group:
-    """Runs that ask for the same and so go into one array."""
+    """Runs with the same phase, resources and dependencies, which share a job array."""
 
     phase: Phase
     resources: JobResources
@@ -50,31 +50,31 @@ class Submitter:
     """Submits runs of one ablation with one profile."""
 
     def __init__(
-        self, plan: Plan, settings: Settings, profile: Profile, scheduler: Scheduler, placements: JobTracker
+        self, plan: Plan, settings: Settings, profile: Profile, scheduler: Scheduler, tracker: JobTracker
     ) -> None:
         self._plan, self._settings, self._profile = plan, settings, profile
-        self._scheduler, self._placements = scheduler, placements
+        self._scheduler, self._tracker = scheduler, tracker
         self._store = Store(settings.store)
         self._submissions = SubmissionLog(self._store)
         self.budget: GpuHourBudget | None = None
         self.since: dict[str, int] = {}
-        """By run that this command submits: attempts before do not count."""
+        """By run that this command submits: the last attempt that the retry policy ignores."""
         self.until: dict[str, int | None] = {}
-        """By run: the step after which it is to pause; None for the end."""
+        """By run: the step after which it has to pause; None to train to the end."""
         self.held_back = 0
-        """Jobs for which the budget did not suffice."""
+        """Number of jobs that were not submitted because the budget was not enough."""
 
     def submit(self, runs: Iterable[PlannedRun], unfinished: Collection[str], code: Path) -> None:
         """Submit `runs`.
 
         Args:
-            unfinished: runs that are not done yet; a student waits for the job of its teacher if that is one of them.
-            code: the snapshot that is to run.
+            unfinished: runs that are not done yet; a student waits for its teacher's job if the teacher is among them.
+            code: the code snapshot that the jobs run.
 
         Raises:
-            HeldBackError: a limit on the number of jobs is reached; some may have been submitted.
-            RefusedError: SLURM refuses what the profile asks for.
-            UnsureError, UnreachableError: SLURM does not answer; what it may have taken is looked for later.
+            HeldBackError: a limit on the number of jobs is reached; some runs may have been submitted.
+            RefusedError: SLURM refuses the profile's resources.
+            UnsureError, UnreachableError: SLURM does not answer; later cycles search for what it may have accepted.
         """
         for group in self._groups(runs, unfinished):
             self._submit_group(group, code)
@@ -93,7 +93,9 @@ class Submitter:
         return list(groups.values())
 
     def _submit_group(self, group: _Group, code: Path) -> None:
-        """An array, or several where it is too large for one; halves of it where SLURM takes no more jobs."""
+        """Submit a group as one array, or as several if it is too large. If a job limit rejects an array, retry with
+        half its size.
+        """
         tasks = _packed(group.runs, self._profile.pack)
         size = min(self._scheduler.limits().max_array, len(tasks))
         while tasks:
@@ -120,11 +122,11 @@ class Submitter:
 
     def _submit_array(self, group: _Group, tasks: list[list[PlannedRun]], code: Path) -> None:
         submission = self._write_ahead(group.phase, group.resources, tasks, code)
-        self._sent(submission, group.after)
+        self._send(submission, group.after)
         if group.phase == "train" and self._profile.evaluation is not None:
             follower = self._write_ahead("evaluate", self._profile.evaluation, tasks, code, submission)
-            with suppress(HeldBackError):  # then it is submitted once the training has ended
-                self._sent(follower, (), corresponding=submission.array)
+            with suppress(HeldBackError):  # in that case the evaluation is submitted once training has ended
+                self._send(follower, (), corresponding=submission.array)
 
     def _write_ahead(
         self,
@@ -134,7 +136,7 @@ class Submitter:
         code: Path,
         training: Submission | None = None,
     ) -> Submission:
-        """Everything that jobs will read is on disk before the scheduler hears of them."""
+        """Write everything that the jobs will read to disk, before the scheduler is called."""
         allowance = self.budget.allowance(tasks[0], resources) if self.budget else None
         intent = Intent.of(
             self._plan.name,
@@ -165,34 +167,36 @@ class Submitter:
         )
         folder.pause_at(self.until.get(run.id))
 
-    def _sent(self, submission: Submission, after: tuple[str, ...], corresponding: str | None = None) -> None:
+    def _send(self, submission: Submission, after: tuple[str, ...], corresponding: str | None = None) -> None:
         """Hand a submission to the scheduler.
 
         Raises:
-            HeldBackError, RefusedError: it was not accepted; it is withdrawn.
-            UnsureError: it may have been accepted; the next cycles look for it.
+            HeldBackError, RefusedError: it was not accepted and is withdrawn.
+            UnsureError: it may have been accepted; the next cycles search for it.
         """
         try:
             array = self._scheduler.submit(batch_of(submission, after, corresponding))
         except DispatchError as error:
-            # Whatever was answered: it may have been accepted all the same.
+            # Despite the error, the scheduler may have accepted the array: sbatch may have timed out after the
+            # controller took it. Search by name, because submitting it again would run the jobs twice.
             try:
                 found = self._scheduler.find([submission.intent.name])
             except UnreachableError as silent:
-                raise UnsureError(error.what, where=submission.intent.name, fix="it is looked for") from silent
+                fix = "the harness will search for the job by its name"
+                raise UnsureError(error.what, where=submission.intent.name, fix=fix) from silent
             if submission.intent.name not in found:
                 if isinstance(error, HeldBackError | RefusedError):
                     submission.close(f"withdrawn: {error}")
                 raise
             array = found[submission.intent.name]
         submission.accept(array)
-        self._placements.add(submission)
+        self._tracker.add(submission)
 
     def _after(self, run: PlannedRun, unfinished: Collection[str]) -> tuple[str, ...]:
         if run.teacher is None or run.teacher not in unfinished:
             return ()
-        place = self._placements.training(run.teacher)
-        return (place.id,) if place is not None and place.id else ()
+        tracked = self._tracker.training(run.teacher)
+        return (tracked.id,) if tracked is not None and tracked.id else ()
 
     def _needs(self, run: PlannedRun) -> tuple[Phase, JobResources]:
         folder, profile = self._store.run(run.id), self._profile
@@ -203,7 +207,7 @@ class Submitter:
 
 
 def batch_of(submission: Submission, after: tuple[str, ...] = (), corresponding: str | None = None) -> ArrayRequest:
-    """What the scheduler is asked for."""
+    """Build the scheduler's request for a submission."""
     intent = submission.intent
     return ArrayRequest(
         name=intent.name,
@@ -218,7 +222,7 @@ def batch_of(submission: Submission, after: tuple[str, ...] = (), corresponding:
 
 
 def command_of(intent: Intent, submission: Submission) -> str:
-    """The shell command of a job: the snapshot comes first on sys.path, and the working folder not at all."""
+    """The shell command of a job. It puts the code snapshot first on sys.path and leaves the working folder out."""
     python = intent.profile.python or shlex.quote(sys.executable)
     code, folder = shlex.quote(str(intent.code.resolve())), shlex.quote(str(submission.folder.resolve()))
     path = f'PYTHONPATH={code}"${{PYTHONPATH:+:$PYTHONPATH}}"'
