@@ -125,11 +125,6 @@ def _check_captions(captions: Captions, sources: Mapping[str, int | None]) -> No
             raise ValueError(f"{what}; lower it, or raise data.{name}.captions")
 
 
-def labelled(experiment: Experiment) -> dict[str, Any]:
-    """`experiment` as a flat mapping of dotted path to value, for tables, parameters and diffs."""
-    return flatten(experiment.model_dump(mode="json"))
-
-
 def flatten(data: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     """Nested tables as a flat table with dotted keys."""
     flat: dict[str, Any] = {}

@@ -99,14 +99,6 @@ class ThresholdMining(MiningSpec):
         """The guard and the reduction of a text_text clause that is off."""
         return frozenset({"image_text_guard", "text_text_reduction"} if self.text_text == "off" else ())
 
-    @property
-    def needs_quantiles(self) -> bool:
-        """Whether a threshold has to be resolved on the teacher's scores."""
-        used = [self.image_text, self.image_image, self.text_text, self.drop_below]
-        if self.text_text != "off":
-            used.append(self.image_text_guard)
-        return any(isinstance(value, Quantile) for value in used)
-
 
 Mining = Annotated[NoMining | ThresholdMining, Field(discriminator="kind")]
 

@@ -15,7 +15,7 @@ from harness.base.errors import DataError
 from harness.base.registry import Registry
 from harness.config.batches import GroupedBatches, RandomBatches
 from harness.config.experiment import Experiment
-from harness.data.dataset.caption_choice import RAW, Chosen, check_available, choose_batch
+from harness.data.dataset.caption_choice import RAW, Chosen, check_available, choose_batch, texts
 from harness.data.dataset.dataset import Dataset
 from harness.data.dataset.loader import ImageBatches
 from harness.data.dataset.order import epoch_order
@@ -132,7 +132,7 @@ class BatchSource:
         if len(dataset) < self.batch_size:
             what = f"the data has {len(dataset)} samples, fewer than one batch of {self.batch_size}"
             raise DataError(what, where="train.global_batch_size", fix="make the batch smaller")
-        self._experiment, self._towers = experiment, towers
+        self._experiment = experiment
         self._part = slice(*(ranks or Ranks()).share(self.batch_size))
         self._tokenize = towers.tokenize
         check_available(
@@ -211,14 +211,7 @@ class BatchSource:
 
     def texts(self, samples: Ints, chosen: Chosen) -> list[str]:
         """The chosen captions [M] of samples [N], normalised as the spec says."""
-        captions, dataset = self._experiment.captions, self.dataset
-        picked = [
-            dataset.raw(sample) if source == RAW else dataset.pseudo(captions.sources[source], sample)[position]
-            for sample, source, position in zip(
-                samples[chosen.owner].tolist(), chosen.source.tolist(), chosen.position.tolist(), strict=True
-            )
-        ]
-        return [text.lower() for text in picked] if captions.text == "lower" else picked
+        return texts(self._experiment.captions, self.dataset, samples, chosen)
 
 
 orders: Registry[[BatchSource, int, int], Ints] = Registry("train.batches")
