@@ -20,6 +20,7 @@ from harness.base.registry import Registry
 from harness.config import augment, batches, data, experiment, loss, mining, strategy
 from harness.config.base import Spec
 from harness.config.experiment import Experiment
+from harness.config.model import Train
 from harness.data import embedded_sets, inspect_data, materialise
 from harness.data.dataset.dataset import open_dataset
 from harness.data.dataset.transforms import augmentations, augmented
@@ -91,12 +92,12 @@ def test_no_kind_is_left_out_of_its_union(union: Any) -> None:
     assert {one for one in named if one.__module__.startswith("harness.")} <= members(union)
 
 
-@pytest.mark.parametrize("kind", sorted(members(loss.Loss), key=lambda kind: kind.__name__))
+@pytest.mark.parametrize("kind", sorted(members(loss.Loss), key=str))
 def test_every_loss_has_a_formula_to_be_compared_with(kind: type[loss.LossSpec]) -> None:
     """An arm in tests/losses/arms.py, whose formula is of tests/losses/formulas.py: values and gradients in float64."""
     arms = [arm for arm in ARMS.values() if type(arm.spec) is kind]
     assert arms, f"{kind.kind_name()} is in no arm of tests/losses/arms.py"
-    assert {arm.formula.__module__ for arm in arms} == {"tests.losses.formulas"}  # type: ignore[attr-defined]
+    assert {arm.formula.__module__ for arm in arms} == {"tests.losses.formulas"}
 
 
 @pytest.mark.parametrize(
@@ -210,7 +211,7 @@ def test_unknown_parts_are_refused_where_they_are_used(tmp_path: Path) -> None:
         augmented(Image.new("RGB", (8, 8)), MadeUpAugment(), 8, [0.5] * 34)
     for use in (inspect_data, open_dataset, materialise, embedded_sets):
         with pytest.raises(SpecError, match="neither an EmbeddedWorld nor a FileSpec"):
-            use(MadeUpData(), tmp_path)  # type: ignore[operator]
+            use(MadeUpData(), tmp_path)  # type: ignore[arg-type]
     with pytest.raises(SpecError, match=f"{REFUSED}; there is code for digits, shapes"):
         materialise(MadeUpWorld(), tmp_path)
     with pytest.raises(SpecError, match=f"{REFUSED}; there is code for table, webdataset"):
@@ -219,10 +220,10 @@ def test_unknown_parts_are_refused_where_they_are_used(tmp_path: Path) -> None:
 
 def test_an_unknown_teacher_has_no_id() -> None:
     one = Experiment.model_construct(
-        teacher=MadeUpTeacher(),
+        teacher=MadeUpTeacher(),  # type: ignore[arg-type]
         mining=mining.ThresholdMining(image_text=0.3),
         loss=loss.InfoNCE(),
-        train=experiment.Train(),
+        train=Train(),
     )
     with pytest.raises(SpecError, match=f"{REFUSED}; there is code for experiment, open_clip"):
         teacher_id(one, None)
