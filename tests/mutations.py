@@ -10,21 +10,22 @@ from __future__ import annotations
 import argparse
 import os
 import shutil
-import subprocess
+import signal
 import sys
 import tempfile
 import time
+from collections import deque
 from collections.abc import Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from queue import Queue
+from typing import NoReturn
 
 ROOT = Path(__file__).resolve().parents[1]
 LEFT_OUT = (".git", ".venv", "build", "dist", ".mypy_cache", ".ruff_cache", ".pytest_cache", ".hypothesis", "store")
 COPY = "HARNESS_MUTATED_COPY"
 """Environment variable that names the copy; tests/conftest.py checks that the package comes from it."""
+OUTPUT = "mutation-output.txt"
 LIMIT_S = 600.0
 
 
@@ -90,8 +91,8 @@ MUTATIONS = (
     # planning
     Mutation("planning/plan.py", 'known.role == "teacher"', 'known.role == "arm"', "head/test_plan.py", fast=True),
     # statistics, reporting
-    Mutation("statistics/seeds.py", "(len(values) - 1))", "len(values))", "test_statistics.py", fast=True),
-    Mutation("statistics/seeds.py", "(len(known) - rank) * p", "len(known) * p", "test_statistics.py", fast=True),
+    Mutation("statistics/seeds.py", "(len(values) - 1))", "len(values))", "test_statistics.py"),
+    Mutation("statistics/seeds.py", "(len(known) - rank) * p", "len(known) * p", "test_statistics.py"),
     Mutation("statistics/samples.py", "min(1.0, 2 * float(", "min(1.0, float(", "test_sample_tests.py", fast=True),
     Mutation("reporting/collect/pareto.py", "if top > best:", "if top >= best:", "reporting/test_plots.py"),
     Mutation("reporting/collect/comparison.py", "if one.protocol_id == own}", "if own}", "reporting/test_comparison.py"),
@@ -132,71 +133,133 @@ def checkout() -> Iterator[Path]:
         yield copy
 
 
-def noticed(mutation: Mutation, copy: Path) -> tuple[bool, str]:
-    """Whether a named test fails with the fault in `copy`, and what pytest printed. The copy is as before afterwards.
+@dataclass(frozen=True)
+class Trial:
+    """The tests of a mutation, which run in a child process."""
+
+    mutation: Mutation
+    copy: Path
+    before: str
+    """The file without the fault."""
+    pid: int
+    begun: float
+
+    @classmethod
+    def begin(cls, mutation: Mutation, copy: Path, *, unchanged: bool = False) -> Trial:
+        """Put the fault into `copy`, unless it is to stay `unchanged`, and fork a child that runs the tests there."""
+        file = copy / "harness" / mutation.file
+        before = file.read_text(encoding="utf-8")
+        if not unchanged:
+            file.write_text(before.replace(mutation.old, mutation.new), encoding="utf-8")
+        if (pid := os.fork()) == 0:
+            _run_tests(mutation, copy)
+        return cls(mutation, copy, before, pid, time.monotonic())
+
+    def status(self) -> int | None:
+        """The exit status of the tests; None while they run. A test that hangs counts as one that fails."""
+        pid, code = os.waitpid(self.pid, os.WNOHANG)
+        if pid == 0 and time.monotonic() - self.begun > LIMIT_S:
+            os.kill(self.pid, signal.SIGKILL)
+            os.waitpid(self.pid, 0)
+            return 1
+        return None if pid == 0 else os.waitstatus_to_exitcode(code)
+
+    def end(self) -> str:
+        """Take the fault out of the copy; returns what the tests printed."""
+        (self.copy / "harness" / self.mutation.file).write_text(self.before, encoding="utf-8")
+        return (self.copy / OUTPUT).read_text(encoding="utf-8", errors="replace")
+
+
+def warm() -> None:
+    """Import what most tests import, once: children that are forked have it. Nothing of harness is among it."""
+    import clip_benchmark
+    import hypothesis
+    import open_clip
+    import pytest
+    import sklearn.linear_model
+    import torch
+
+    torch.set_num_threads(1)
+    assert all((clip_benchmark, hypothesis, open_clip, pytest, sklearn))
+    assert "harness" not in sys.modules
+
+
+def _run_tests(mutation: Mutation, copy: Path) -> NoReturn:
+    """In the child: pytest in the copy. Never returns."""
+    code = 3
+    try:
+        with (copy / OUTPUT).open("w") as output:
+            os.dup2(output.fileno(), 1)
+            os.dup2(output.fileno(), 2)
+        os.chdir(copy)
+        os.environ |= {"PYTHONPATH": str(copy), COPY: str(copy)}
+        sys.path[:] = [str(copy), *(one for one in sys.path if one not in ("", str(ROOT)))]
+        for name in [name for name in sys.modules if name.partition(".")[0] == "tests"]:
+            del sys.modules[name]
+        import pytest
+
+        tests = [f"tests/{test}" for test in mutation.tests.split()]
+        code = int(pytest.main(["-x", "-q", "-p", "no:cacheprovider", "-p", "no:xdist", *tests]))
+    finally:
+        sys.stdout.flush()
+        os._exit(code)
+
+
+def survivors(mutations: Iterable[Mutation], jobs: int = 1, *, unchanged: bool = False) -> list[Mutation]:
+    """The mutations that no named test notices; `jobs` are tried at a time, each in a copy of its own.
 
     Raises:
         RuntimeError: pytest did not get as far as a test, so nothing is known.
     """
-    file = copy / "harness" / mutation.file
-    before = file.read_text(encoding="utf-8")
-    file.write_text(before.replace(mutation.old, mutation.new), encoding="utf-8")
-    try:
-        done = subprocess.run(
-            [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", "-p", "no:xdist"]
-            + [f"tests/{test}" for test in mutation.tests.split()],
-            cwd=copy,
-            env=_environment(copy),
-            capture_output=True,
-            text=True,
-            timeout=LIMIT_S,
-        )
-    except subprocess.TimeoutExpired:
-        return True, "timed out"
-    finally:
-        file.write_text(before, encoding="utf-8")
-    if done.returncode not in (0, 1):
-        raise RuntimeError(f"pytest ended with {done.returncode}:\n{done.stdout[-3000:]}{done.stderr[-3000:]}")
-    return done.returncode == 1, done.stdout
+    waiting, running, alive = deque(mutations), list[Trial](), list[Mutation]()
+    with ExitStack() as stack:
+        free = [stack.enter_context(checkout()) for _ in range(jobs)]
+        while waiting or running:
+            while waiting and free:
+                running.append(Trial.begin(waiting.popleft(), free.pop(), unchanged=unchanged))
+            for trial in list(running):
+                if (status := trial.status()) is None:
+                    continue
+                running.remove(trial)
+                free.append(trial.copy)
+                said = trial.end()
+                if status not in (0, 1):
+                    raise RuntimeError(f"pytest ended with {status} for {trial.mutation}:\n{said[-3000:]}")
+                _tell(trial, status, said)
+                if status == 0:
+                    alive.append(trial.mutation)
+            time.sleep(0.05)
+    return alive
 
 
-def _environment(copy: Path) -> dict[str, str]:
-    kept = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
-    return kept | {"PYTHONPATH": str(copy), COPY: str(copy), "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
-
-
-def survivors(mutations: Iterable[Mutation], jobs: int = 1) -> list[Mutation]:
-    """The mutations that no named test notices; `jobs` are tried at a time, each in a copy of its own."""
-    copies: Queue[Path] = Queue()
-
-    def tried(one: Mutation) -> tuple[Mutation, bool]:
-        copy, begun = copies.get(), time.monotonic()
-        try:
-            killed, said = noticed(one, copy)
-        finally:
-            copies.put(copy)
-        how = next((line for line in said.splitlines() if line.startswith(("FAILED", "ERROR"))), "")[:100]
-        what = "killed  " if killed else "SURVIVED"
-        print(f"{MUTATIONS.index(one):3} {what} {time.monotonic() - begun:5.1f} s  {one.file}  {how}", flush=True)
-        return one, killed
-
-    with ExitStack() as stack, ThreadPoolExecutor(jobs) as pool:
-        for _ in range(jobs):
-            copies.put(stack.enter_context(checkout()))
-        return [one for one, killed in pool.map(tried, mutations) if not killed]
+def _tell(trial: Trial, status: int, said: str) -> None:
+    how = next((line for line in said.splitlines() if line.startswith(("FAILED", "ERROR"))), "")[:90]
+    what, took = "killed  " if status else "SURVIVED", time.monotonic() - trial.begun
+    print(f"{MUTATIONS.index(trial.mutation):3} {what} {took:5.1f} s  {trial.mutation.file}  {how}", flush=True)
 
 
 def main() -> int:
     """Try the mutations; 1 where one survives or the table is out of date."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", type=int, nargs="+", metavar="N", help="numbers of rows in the table")
+    parser.add_argument("--fast", action="store_true", help="only the rows that `make test` tries")
     parser.add_argument("--jobs", type=int, default=2, help="how many at a time")
+    parser.add_argument("--unchanged", action="store_true", help="run the tests without the faults: all have to pass")
     asked = parser.parse_args()
     if wrong := stale():
         print("\n".join(wrong))
         return 1
-    chosen = [MUTATIONS[number] for number in asked.only] if asked.only else list(MUTATIONS)
-    begun, alive = time.monotonic(), survivors(chosen, asked.jobs)
+    os.environ |= {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+    chosen = [MUTATIONS[number] for number in asked.only or range(len(MUTATIONS))]
+    chosen = [one for one in chosen if one.fast or not asked.fast]
+    begun = time.monotonic()
+    if not asked.fast:
+        warm()
+    alive = survivors(chosen, asked.jobs, unchanged=asked.unchanged)
+    if asked.unchanged:
+        print(f"the tests of {len(alive)} of {len(chosen)} rows pass without the fault")
+        return 0 if len(alive) == len(chosen) else 1
     print(f"{len(chosen) - len(alive)} of {len(chosen)} mutations killed in {time.monotonic() - begun:.0f} s")
     for one in alive:
         print(f"survived: {one.file}: {one.old!r} -> {one.new!r} ({one.tests})")

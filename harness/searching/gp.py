@@ -89,8 +89,8 @@ def fit(points: Array, values: Array, seed: int) -> Process:
         chosen = np.concatenate([order[: FITTED // 3], others])
     dimensions = points.shape[1]
     # Logs make all hyperparameters positive and their scales comparable for L-BFGS. With ten observations the
-    # likelihood alone often calls everything noise, or one dimension all that matters; the log-normal priors in `_loss` pull
-    # length scales towards 0.7 of the unit cube and the noise towards 5 %, and 20 iterations are enough from there.
+    # likelihood alone often calls everything noise, or one dimension all that matters. The log-normal priors in
+    # `_loss` pull length scales towards 0.7 of the unit cube and noise towards 5 %; 20 iterations suffice from there.
     start = np.concatenate([np.full(dimensions, np.log(0.5)), [0.0, np.log(0.05)]])
     bounds = [_LOG_LENGTH] * dimensions + [_LOG_SCALE, _LOG_NOISE]
     found = optimize.minimize(
