@@ -12,7 +12,7 @@ WORKERS ?= 2
 # Without the bytecode cache, every process compiles torch and open_clip again, which takes seconds.
 unexport PYTHONDONTWRITEBYTECODE
 .NOTPARALLEL:
-.PHONY: help demo demo-search test test-slow test-slurm demo-slurm chaos chaos-search test-all check format generate lock clean
+.PHONY: help demo demo-search test test-slow test-slurm mutations demo-slurm chaos chaos-search test-all check format generate lock clean
 
 help: ## show this help
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | while IFS='	' read -r name text; do \
@@ -33,6 +33,9 @@ test: $(INSTALLED) ## run the tests, except slow and browser tests (select with 
 
 test-slow: $(INSTALLED) ## run the slow and browser tests (needs Debian's chromium and chromium-driver)
 	@$(ONE_THREAD) $(BIN)/python -m pytest -n $(WORKERS) -m "slow or browser" --timeout 1800 $(ARGS)
+
+mutations: $(INSTALLED) ## check that the tests notice small faults in a copy of the code (ARGS="--only 3")
+	@$(ONE_THREAD) $(BIN)/python -m tests.mutations --jobs $(WORKERS) $(ARGS)
 
 test-slurm: $(INSTALLED) ## run the tests on a real SLURM on this machine (as root; needs Debian's slurm-wlm, slurmdbd, mariadb-server)
 	@$(ONE_THREAD) slurm/testcluster/cluster with $(BIN)/python -m pytest -m slurm --timeout 1800 tests/slurm $(ARGS)

@@ -17,8 +17,7 @@ import pytest
 import torch
 
 from harness.runs.store import State, Store
-from harness.training.speed import TIMINGS
-from tests.node.small import CONFIG
+from tests.node.small import CONFIG, TIMINGS
 
 SPEC = """
 question = "Does it survive?"

@@ -11,7 +11,7 @@ import typer
 from harness.base.errors import SpecError
 
 if TYPE_CHECKING:
-    from harness.config.data import Data, FileData
+    from harness.config.data import FileData
     from harness.config.experiment import Experiment
     from harness.features.compute import Estimate
     from harness.planning.workspace import Project
@@ -44,14 +44,13 @@ Device = Annotated[str | None, typer.Option(help="Default: a GPU if there is one
 
 @data_app.command()
 def fetch(spec: Spec, set_: Set) -> None:
-    """Copy the spec's data from URLs to this machine. Run again to resume."""
-    from harness.config.data import WebdatasetData
+    """Copy what the spec names by URL to this machine; run again to go on."""
     from harness.data.sources.files import caption_files
     from harness.data.sources.remote import fetch as copy
     from harness.data.sources.remote import is_url
 
     project, data = _files(spec, set_)
-    patterns = [data.shards if isinstance(data, WebdatasetData) else data.path]
+    patterns = [data.location]
     for source in caption_files(data).values():
         patterns += [source.path, *([source.rows] if source.rows else [])]
     urls = [pattern for pattern in dict.fromkeys(patterns) if is_url(pattern)]
@@ -252,20 +251,10 @@ def _project(spec: Path) -> Project:
 
 
 def _files(spec: Path, assignments: list[str]) -> tuple[Project, FileData]:
+    from harness.data.synthetic.materialise import as_files
+
     project, experiment = experiment_of(spec, assignments)
     return project, as_files(experiment.data, project.store.data)
-
-
-def as_files(data: Data, cache: Path) -> FileData:
-    """The files from which `data` is read; an embedded world is generated first."""
-    from harness.config.data import TableData, WebdatasetData
-    from harness.data.synthetic.embedded import train_shards
-    from harness.data.synthetic.materialise import materialise
-
-    if isinstance(data, WebdatasetData | TableData):
-        return data
-    materialise(data, cache)
-    return train_shards(data, cache)
 
 
 def part_of(stated: str) -> tuple[int, int]:

@@ -2,23 +2,32 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
 from harness.config.base import Spec
 
 
-class NoAugment(Spec):
+class AugmentSpec(Spec):
+    """What every augmentation states; the class variable has no default."""
+
+    is_random: ClassVar[bool]
+    """An image looks different in each epoch, so its pixels cannot be kept."""
+
+
+class NoAugment(AugmentSpec):
     """Resize and centre crop, as in evaluation."""
 
     kind: Literal["none"] = "none"
+    is_random: ClassVar[bool] = False
 
 
-class CropAugment(Spec):
+class CropAugment(AugmentSpec):
     """Random resized crop and horizontal flip."""
 
     kind: Literal["crop"] = "crop"
+    is_random: ClassVar[bool] = True
     min_scale: float = Field(0.5, gt=0, le=1)
     """Least share of the image's area that a crop covers."""
     max_scale: float = Field(1.0, gt=0, le=1)
@@ -41,6 +50,7 @@ class FFFAugment(CropAugment):
     """
 
     kind: Literal["fff"] = "fff"  # type: ignore[assignment]
+    is_random: ClassVar[bool] = True
     jitter: float = Field(0.8, ge=0, le=1)
     """Probability of colour jitter."""
     brightness: float = Field(0.4, ge=0, le=1)

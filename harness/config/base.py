@@ -24,6 +24,23 @@ class Spec(BaseModel):
 
     algorithm: ClassVar[int] = 1
 
+    @classmethod
+    def __pydantic_init_subclass__(cls, **kwargs: Any) -> None:
+        """Refuse a kind that leaves open what its base declares without a value, such as `needs_teacher`.
+
+        Raises:
+            TypeError: a class variable has no value.
+        """
+        super().__pydantic_init_subclass__(**kwargs)
+        open_ = sorted(name for name in cls.__class_vars__ if not hasattr(cls, name))
+        if open_ and "kind" in cls.model_fields:
+            raise TypeError(f"{cls.__name__} has to state {', '.join(open_)}: there is no default")
+
+    @classmethod
+    def kind_name(cls) -> str:
+        """What `kind` says in specs of this class, one of several kinds."""
+        return str(cls.model_fields["kind"].default)
+
     def irrelevant(self) -> frozenset[str]:
         """Names of fields without effect given the other fields (paths, or `source` when `count` is 0)."""
         return frozenset()

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import re
-from typing import Annotated, Literal
+from abc import abstractmethod
+from collections.abc import Mapping
+from typing import Annotated, ClassVar, Literal, Never
 
 from pydantic import Field, field_validator, model_validator
 
+from harness.base.errors import SpecError
 from harness.config.base import Spec
 from harness.config.sources import PLACE, ColumnSource, PlaceSource
 
@@ -55,10 +58,30 @@ class VerboseCaptioner(Captioner):
     """Probability, for each attribute told, that it is wrong."""
 
 
-class ShapesData(Spec):
+class DataSpec(Spec):
+    """What every kind of data states. It is an `EmbeddedWorld` or a `FileSpec`."""
+
+    evaluation_sets: ClassVar[tuple[str, ...]]
+    """Names of the evaluation sets that come with it."""
+
+    @abstractmethod
+    def caption_sources(self) -> Mapping[str, int | None]:
+        """Names of its pseudo-caption sources, with the captions of each image where the spec determines them."""
+
+
+class EmbeddedWorld(DataSpec):
+    """Data that is generated. Its code is registered in `harness.data.synthetic.generate.generators`."""
+
+    @abstractmethod
+    def size(self) -> int:
+        """Pictures to train on."""
+
+
+class ShapesData(EmbeddedWorld):
     """The embedded world: one object a picture, whose shape, colour, background and size are known."""
 
     kind: Literal["shapes"] = "shapes"
+    evaluation_sets: ClassVar[tuple[str, ...]] = ("shapes", "shapes_retrieval")
     train_samples: int = Field(8192, ge=1)
     """Pictures to train on."""
     test_samples: int = Field(1500, ge=1)
@@ -89,11 +112,20 @@ class ShapesData(Spec):
     captioner_b: VerboseCaptioner = VerboseCaptioner()
     """The pseudo-caption source `captioner_b`: tells more and errs more."""
 
+    def caption_sources(self) -> Mapping[str, int | None]:
+        """Both simulated captioners, with their captions per picture."""
+        return {"captioner": self.captioner.captions, "captioner_b": self.captioner_b.captions}
 
-class DigitsData(Spec):
+    def size(self) -> int:
+        """As its field says."""
+        return self.train_samples
+
+
+class DigitsData(EmbeddedWorld):
     """scikit-learn's 1,797 handwritten digits with declared noisy captions: most of a batch are false negatives."""
 
     kind: Literal["digits"] = "digits"
+    evaluation_sets: ClassVar[tuple[str, ...]] = ("digits",)
     test_samples: int = Field(500, ge=10, le=1000)
     """Pictures kept for the evaluation set `digits`, evenly over the ten classes; the others are trained on."""
     image_size: int = Field(32, ge=8, le=512)
@@ -109,9 +141,12 @@ class DigitsData(Spec):
     captioner_b: VerboseCaptioner = VerboseCaptioner()
     """The pseudo-caption source `captioner_b`: tells more and errs more."""
 
-    @property
-    def train_samples(self) -> int:
-        """Pictures to train on."""
+    def caption_sources(self) -> Mapping[str, int | None]:
+        """Both simulated captioners, with their captions per picture."""
+        return {"captioner": self.captioner.captions, "captioner_b": self.captioner_b.captions}
+
+    def size(self) -> int:
+        """All that are not tested on."""
         return 1797 - self.test_samples
 
 
@@ -121,7 +156,11 @@ image) and decodes only suspicious ones; `decode` decodes every image (about 2 m
 out, counted and reported."""
 
 
-class _FileData(Spec):
+class FileSpec(DataSpec):
+    """Data that is read from files. Its code is registered in `harness.data.sources.formats.file_formats`."""
+
+    evaluation_sets: ClassVar[tuple[str, ...]] = ()
+
     verify: Verify = Field("header", description=" ".join(_VERIFY_DOC.split()))
     quarantine: str | None = None
     """A quarantine list as `harness data check` writes it: its samples are left out and counted, and a shard that it
@@ -131,8 +170,13 @@ class _FileData(Spec):
         """Paths: the content's fingerprint identifies the data wherever it lies."""
         return frozenset(PATH_FIELDS)
 
+    @property
+    @abstractmethod
+    def location(self) -> str:
+        """The path, pattern or URL of its samples."""
 
-class WebdatasetData(_FileData):
+
+class WebdatasetData(FileSpec):
     """Shards as img2dataset and webdataset write them: tar files with KEY.jpg, KEY.txt, KEY.json."""
 
     kind: Literal["webdataset"] = "webdataset"
@@ -152,8 +196,17 @@ class WebdatasetData(_FileData):
     def _sources(cls, value: dict[str, PlaceSource]) -> dict[str, PlaceSource]:
         return {_source_name(name): _place(source) for name, source in value.items()}
 
+    def caption_sources(self) -> Mapping[str, int | None]:
+        """Those that are declared."""
+        return dict.fromkeys(self.pseudo)
 
-class TableData(_FileData):
+    @property
+    def location(self) -> str:
+        """The shards."""
+        return self.shards
+
+
+class TableData(FileSpec):
     """CSV, TSV or Parquet tables with a column of images (paths, or whole files as Hugging Face embeds them in Parquet)
     and one or more columns of captions."""
 
@@ -180,6 +233,15 @@ class TableData(_FileData):
     def _sources(cls, value: dict[str, ColumnSource]) -> dict[str, ColumnSource]:
         return {_source_name(name): source for name, source in value.items()}
 
+    def caption_sources(self) -> Mapping[str, int | None]:
+        """Those that are declared."""
+        return dict.fromkeys(self.pseudo)
+
+    @property
+    def location(self) -> str:
+        """The table."""
+        return self.path
+
 
 def _source_name(name: str) -> str:
     if name == "raw" or not name.replace("_", "").replace("-", "").isalnum():
@@ -197,3 +259,9 @@ FileData = WebdatasetData | TableData
 """One's own data: what is read from files."""
 
 Data = Annotated[ShapesData | DigitsData | WebdatasetData | TableData, Field(discriminator="kind")]
+
+
+def unknown_data(data: Never) -> SpecError:
+    """The error of data that is neither generated nor read from files."""
+    what = f"no code reads data.kind = {data.kind!r}: it is neither an EmbeddedWorld nor a FileSpec"
+    return SpecError(what, where="data", fix="derive its spec from one of these (CONTRIBUTING.md)")

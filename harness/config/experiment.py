@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Never
 
 from pydantic import Field, model_validator
 
 from harness.base.errors import SpecError
 from harness.config.base import Spec
-from harness.config.batches import GroupedBatches
 from harness.config.captions import Captions
-from harness.config.data import Data, DigitsData, ShapesData, TableData, WebdatasetData
+from harness.config.data import Data, ShapesData
 from harness.config.evaluation import Evaluation
 from harness.config.explain import nearest
 from harness.config.loss import InfoNCE, Loss, check_loss
@@ -44,6 +43,12 @@ class OpenClipTeacher(Spec):
 Teacher = Annotated[ExperimentTeacher | OpenClipTeacher, Field(discriminator="kind")]
 
 
+def unknown_teacher(teacher: Never) -> SpecError:
+    """The error of a teacher of a kind that no code builds or identifies."""
+    what = f"no code knows teacher.kind = {teacher.kind!r}; there is code for experiment, open_clip"
+    return SpecError(what, where="teacher", fix="take one of these")
+
+
 class Experiment(Spec):
     """One training run, apart from its replicates over seeds: data, captions, teacher, mining, loss, model, recipe."""
 
@@ -71,15 +76,14 @@ class Experiment(Spec):
     @model_validator(mode="after")
     def _fits_together(self) -> Experiment:
         _check_teacher(self)
-        _check_captions(self.captions, caption_sources(self.data))
-        _check_batches(self.train)
-        mined, taught = self.mining.kind != "none", self.teacher is not None
+        _check_captions(self.captions, self.data.caption_sources())
+        self.train.batches.check(self.train.global_batch_size)
         try:
             check_loss(
                 self.loss,
                 captions_per_image=self.captions.per_image,
-                has_teacher=taught,
-                mined=mined,
+                has_teacher=self.teacher is not None,
+                mined=self.mining.mines,
                 has_tokens=self.model.may_give_tokens,
             )
         except SpecError as error:
@@ -100,18 +104,9 @@ class Experiment(Spec):
 ExperimentTeacher.model_rebuild()
 
 
-def caption_sources(data: Data) -> Mapping[str, int | None]:
-    """Pseudo-caption sources of `data` and the captions that each has per image; None if the spec does not state it."""
-    match data:
-        case ShapesData() | DigitsData():
-            return {"captioner": data.captioner.captions, "captioner_b": data.captioner_b.captions}
-        case WebdatasetData() | TableData():
-            return dict.fromkeys(data.pseudo)
-
-
 def _check_teacher(experiment: Experiment) -> None:
     if experiment.uses_teacher and experiment.teacher is None:
-        user = 'train.batches.kind = "grouped"'
+        user = f'train.batches.kind = "{experiment.train.batches.kind}"'
         if experiment.mining.needs_teacher:
             user = f'mining.kind = "{experiment.mining.kind}"'
         elif experiment.loss.needs_teacher:
@@ -128,18 +123,6 @@ def _check_captions(captions: Captions, sources: Mapping[str, int | None]) -> No
         if there is not None and needed > there:
             what = f"captions.count needs {needed} captions of {name!r} for each image, which has {there}"
             raise ValueError(f"{what}; lower it, or raise data.{name}.captions")
-
-
-def _check_batches(train: Train) -> None:
-    batches, size = train.batches, train.global_batch_size
-    if isinstance(batches, GroupedBatches) and batches.search_space % size:
-        what = f"train.batches.search_space {batches.search_space} is not a multiple of train.global_batch_size {size}"
-        raise ValueError(f"{what}; use {max(batches.search_space // size, 1) * size}")
-
-
-def labelled(experiment: Experiment) -> dict[str, Any]:
-    """`experiment` as a flat mapping of dotted path to value, for tables, parameters and diffs."""
-    return flatten(experiment.model_dump(mode="json"))
 
 
 def flatten(data: dict[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -52,13 +52,16 @@ _CLIP_SCALE = 1 / 0.07
 
 
 class LossSpec(Spec):
-    """What all losses have: a temperature, as the factor t = 1/tau on cosines."""
+    """What all losses have: a temperature, as the factor t = 1/tau on cosines.
 
-    needs_teacher: ClassVar[bool] = False
+    Each loss states what it needs: the class variables below have no default, and a class without them is an error.
+    """
+
+    needs_teacher: ClassVar[bool]
     """It reads the frozen teacher's features, whether or not positives are mined."""
-    needs_tokens: ClassVar[bool] = False
+    needs_tokens: ClassVar[bool]
     """It reads token features, which pooled towers don't have."""
-    uses_mining: ClassVar[bool] = True
+    uses_mining: ClassVar[bool]
     """Its definition has a place for mined positives; otherwise it trains on the ground truth."""
 
     logit_scale: Positive = _CLIP_SCALE
@@ -67,6 +70,18 @@ class LossSpec(Spec):
     """Train the factor; off keeps it at its start value."""
     max_logit_scale: Clamp = 100.0
     """The factor is clamped to this after each step; `"off"` does not clamp it."""
+
+    @property
+    def takes_mining(self) -> bool:
+        """Whether mined positives can change its value as its fields are."""
+        return self.uses_mining
+
+    def check_captions(self, per_image: int) -> None:
+        """That it can be trained with so many captions per image.
+
+        Raises:
+            SpecError: it can't.
+        """
 
     @model_validator(mode="after")
     def _starts_under_the_clamp(self) -> LossSpec:
@@ -78,16 +93,23 @@ class LossSpec(Spec):
 class SquareLossSpec(LossSpec):
     """A loss that is defined for one caption per image."""
 
-    uses_mining: ClassVar[bool] = False
-
     slotwise: bool = False
     """With k captions per image: the mean of k losses of one caption each. Off, more than one is an error."""
+
+    def check_captions(self, per_image: int) -> None:
+        """One caption per image, unless it is taken slot by slot."""
+        if per_image != 1 and not self.slotwise:
+            what = f"{self.kind_name()} takes one caption per image, not {per_image}"
+            fix = "set slotwise = true for the mean over caption slots, or sample one"
+            raise SpecError(what, where="loss", fix=fix)
 
 
 class InfoNCE(LossSpec):
     """CLIP's symmetric cross-entropy against the ground truth (Radford et al., ICML 2021)."""
 
     kind: Literal["infonce"] = "infonce"
+    needs_teacher: ClassVar[bool] = False
+    needs_tokens: ClassVar[bool] = False
     uses_mining: ClassVar[bool] = False
 
     normaliser: Literal["pooled", "slotwise"] = "pooled"
@@ -98,18 +120,27 @@ class SoftTargetInfoNCE(LossSpec):
     """Cross-entropy to the row-normalised positives (UniCL, Yang et al., CVPR 2022; StableRep, 2023)."""
 
     kind: Literal["soft_target_infonce"] = "soft_target_infonce"
+    needs_teacher: ClassVar[bool] = False
+    needs_tokens: ClassVar[bool] = False
+    uses_mining: ClassVar[bool] = True
 
 
 class SupConOut(LossSpec):
     """Supervised contrastive loss, mean over positives outside the logarithm (Khosla et al., NeurIPS 2020, Eq. 2)."""
 
     kind: Literal["supcon_out"] = "supcon_out"
+    needs_teacher: ClassVar[bool] = False
+    needs_tokens: ClassVar[bool] = False
+    uses_mining: ClassVar[bool] = True
 
 
 class SupConIn(LossSpec):
     """Supervised contrastive loss, mean over positives inside the logarithm (Khosla et al., NeurIPS 2020, Eq. 3)."""
 
     kind: Literal["supcon_in"] = "supcon_in"
+    needs_teacher: ClassVar[bool] = False
+    needs_tokens: ClassVar[bool] = False
+    uses_mining: ClassVar[bool] = True
 
 
 class SigmoidSpec(LossSpec):
@@ -129,6 +160,8 @@ class Sigmoid(SigmoidSpec, SquareLossSpec):
     """SigLIP: one caption per image, its own image the only positive, divided by N (Zhai et al., ICCV 2023)."""
 
     kind: Literal["sigmoid"] = "sigmoid"
+    needs_teacher: ClassVar[bool] = False
+    needs_tokens: ClassVar[bool] = False
     uses_mining: ClassVar[bool] = False
 
     logit_bias: float | Literal["calibrated"] = -10.0
@@ -139,6 +172,9 @@ class MultiPositiveSigmoid(SigmoidSpec):
     """FFF, Eq. 2: the sigmoid loss with any number of positives (Bulat et al., CVPR 2024)."""
 
     kind: Literal["multi_positive_sigmoid"] = "multi_positive_sigmoid"
+    needs_teacher: ClassVar[bool] = False
+    needs_tokens: ClassVar[bool] = False
+    uses_mining: ClassVar[bool] = True
 
     normaliser: Literal["captions", "images"] = "captions"
     """What the sum over pairs is divided by: M captions as in FFF and FLAIR, or N images as in SigLIP's code."""
@@ -148,6 +184,9 @@ class MAFA(LossSpec):
     """InfoNCE to row-normalised positives mixed with the uniform distribution (Byun et al., CVPR 2024)."""
 
     kind: Literal["mafa"] = "mafa"
+    needs_teacher: ClassVar[bool] = False
+    needs_tokens: ClassVar[bool] = False
+    uses_mining: ClassVar[bool] = True
 
     smoothing: Share = 0.5
     """Weight a of the uniform distribution in the target."""
@@ -159,6 +198,8 @@ class ALIP(LossSpec):
     """CLIP on raw and on synthetic captions, samples and pairs weighted by gates (Yang et al., ICCV 2023)."""
 
     kind: Literal["alip"] = "alip"
+    needs_teacher: ClassVar[bool] = False
+    needs_tokens: ClassVar[bool] = False
     uses_mining: ClassVar[bool] = False
 
     gates: Literal["as_published", "as_coded"] = "as_published"
@@ -168,12 +209,19 @@ class ALIP(LossSpec):
     momentum: Share = 0.99
     """Share of the old H in each update of the running means H of the similarities."""
 
+    def check_captions(self, per_image: int) -> None:
+        """A raw and a synthetic one."""
+        if per_image != 2:
+            what = f"alip takes one raw and one synthetic caption per image, not {per_image} captions"
+            raise SpecError(what, where="loss", fix="mix the raw caption with one pseudo-caption")
+
 
 class CWCL(LossSpec):
     """One direction weighted by the frozen teacher's similarity in its modality (Srinivasa et al., NeurIPS 2023)."""
 
     kind: Literal["cwcl"] = "cwcl"
     needs_teacher: ClassVar[bool] = True
+    needs_tokens: ClassVar[bool] = False
     uses_mining: ClassVar[bool] = False
 
     modality: Literal["image", "text"] = "image"
@@ -184,6 +232,9 @@ class CyCLIP(SquareLossSpec):
     """CLIP with cross-modal and in-modal cyclic consistency (Goel et al., NeurIPS 2022)."""
 
     kind: Literal["cyclip"] = "cyclip"
+    needs_teacher: ClassVar[bool] = False
+    needs_tokens: ClassVar[bool] = False
+    uses_mining: ClassVar[bool] = False
 
     in_modal: Weight = 0.25
     """Weight of the in-modal consistency."""
@@ -195,6 +246,9 @@ class CLOOB(SquareLossSpec):
     """InfoLOOB on features retrieved from a modern Hopfield network (Fürst et al., NeurIPS 2022)."""
 
     kind: Literal["cloob"] = "cloob"
+    needs_teacher: ClassVar[bool] = False
+    needs_tokens: ClassVar[bool] = False
+    uses_mining: ClassVar[bool] = False
 
     logit_scale: Positive = 30.0
     """Start value of the factor t = 1/tau on cosines."""
@@ -208,6 +262,9 @@ class AlignUniform(LossSpec):
     """CLIP with alignment, uniformity and cross-modal uniformity (Fahim et al., 2024, the contrastive gap)."""
 
     kind: Literal["align_uniform"] = "align_uniform"
+    needs_teacher: ClassVar[bool] = False
+    needs_tokens: ClassVar[bool] = False
+    uses_mining: ClassVar[bool] = True
 
     alignment: Weight = 1.0
     """Weight of the mean squared distance of positive pairs."""
@@ -222,6 +279,8 @@ class SoftTeacher(LossSpec):
 
     kind: Literal["soft_teacher"] = "soft_teacher"
     needs_teacher: ClassVar[bool] = True
+    needs_tokens: ClassVar[bool] = False
+    uses_mining: ClassVar[bool] = True
 
     similarity: Literal["image_text", "image_image", "text_text"] = "image_text"
     """Which of the teacher's similarities of image i and caption j: of the pair, or of j's image or captions to i's."""
@@ -230,12 +289,18 @@ class SoftTeacher(LossSpec):
     weight: Share = 1.0
     """Weight of the teacher's term; the rest is cross-entropy to the positives."""
 
+    @property
+    def takes_mining(self) -> bool:
+        """Whether anything is left for the positives."""
+        return self.weight < 1
+
 
 class OTTER(LossSpec):
     """Half CLIP, half cross-entropy to an optimal-transport plan over the teacher (Wu et al., ICLR 2022)."""
 
     kind: Literal["otter"] = "otter"
     needs_teacher: ClassVar[bool] = True
+    needs_tokens: ClassVar[bool] = False
     uses_mining: ClassVar[bool] = False
 
     ground_truth: Share = 0.5
@@ -254,6 +319,9 @@ class MACL(LossSpec):
     """InfoNCE with a temperature set by the mean positive similarity (Huang et al., ICML 2023)."""
 
     kind: Literal["macl"] = "macl"
+    needs_teacher: ClassVar[bool] = False
+    needs_tokens: ClassVar[bool] = False
+    uses_mining: ClassVar[bool] = True
 
     logit_scale: Positive = 10.0
     """Start value of t0 = 1/tau_0; the factor in use is t0 / (1 + alpha (A - A_0))."""
@@ -277,6 +345,9 @@ class FNC(LossSpec):
     """InfoNCE with false negatives cancelled: mined pairs attracted or left out (Huynh et al., WACV 2022)."""
 
     kind: Literal["fnc"] = "fnc"
+    needs_teacher: ClassVar[bool] = False
+    needs_tokens: ClassVar[bool] = False
+    uses_mining: ClassVar[bool] = True
 
     strategy: Literal["attract", "eliminate"] = "attract"
     """Mined pairs become targets beside the ground truth, or leave the normaliser."""
@@ -286,6 +357,7 @@ class FILIP(LossSpec):
     """CLIP on token-wise late interaction: mean of each token's best match (Yao et al., ICLR 2022)."""
 
     kind: Literal["filip"] = "filip"
+    needs_teacher: ClassVar[bool] = False
     needs_tokens: ClassVar[bool] = True
     uses_mining: ClassVar[bool] = False
 
@@ -298,6 +370,7 @@ class DreamLIP(LossSpec):
     """Multi-positive CLIP with captions grouped to patches (Zheng et al., ECCV 2024)."""
 
     kind: Literal["dreamlip"] = "dreamlip"
+    needs_teacher: ClassVar[bool] = False
     needs_tokens: ClassVar[bool] = True
     uses_mining: ClassVar[bool] = False
 
@@ -351,16 +424,7 @@ def check_loss(
     if loss.needs_tokens and not has_tokens:
         what = f"{loss.kind} compares tokens, and the model's towers give pooled features only"
         raise SpecError(what, where="loss", fix="take a vision transformer, such as tiny-vit or ViT-B-16")
-    if mined and not (loss.uses_mining and (loss.kind != "soft_teacher" or loss.weight < 1)):
+    if mined and not loss.takes_mining:
         fix = "take the mining out, or take multi_positive_sigmoid, soft_target_infonce or supcon_out"
         raise SpecError(f"{loss.kind} has no place for mined positives", where="loss", fix=fix)
-    _check_captions(loss, captions_per_image)
-
-
-def _check_captions(loss: Loss, captions_per_image: int) -> None:
-    if isinstance(loss, SquareLossSpec) and captions_per_image != 1 and not loss.slotwise:
-        what = f"{loss.kind} takes one caption per image, not {captions_per_image}"
-        raise SpecError(what, where="loss", fix="set slotwise = true for the mean over caption slots, or sample one")
-    if isinstance(loss, ALIP) and captions_per_image != 2:
-        what = f"alip takes one raw and one synthetic caption per image, not {captions_per_image} captions"
-        raise SpecError(what, where="loss", fix="mix the raw caption with one pseudo-caption")
+    loss.check_captions(captions_per_image)

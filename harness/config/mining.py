@@ -35,14 +35,24 @@ Threshold = Annotated[
 """An absolute cosine (`0.27`), a quantile (`{quantile = 0.99}`), or `"off"`; a pair passes when it lies above."""
 
 
-class NoMining(Spec):
+class MiningSpec(Spec):
+    """What every way of mining states; the class variables have no default."""
+
+    mines: ClassVar[bool]
+    """It makes other pairs than an image and its own captions positives."""
+    needs_teacher: ClassVar[bool]
+    """It reads the frozen teacher's features."""
+
+
+class NoMining(MiningSpec):
     """Only an image's own captions are its positives."""
 
     kind: Literal["none"] = "none"
+    mines: ClassVar[bool] = False
     needs_teacher: ClassVar[bool] = False
 
 
-class ThresholdMining(Spec):
+class ThresholdMining(MiningSpec):
     """FFF Eq. 1: positive = (Sit > p1) or (Sii > p2) or (Stt > p3 and Sit > p1'), all from a frozen teacher.
 
     A threshold belongs to a teacher. The paper's p1 = .27, p2 = .92, p3 = .99, p1' = .24 fit the cosine scale of CLIP
@@ -50,6 +60,7 @@ class ThresholdMining(Spec):
     """
 
     kind: Literal["threshold"] = "threshold"
+    mines: ClassVar[bool] = True
     needs_teacher: ClassVar[bool] = True
 
     image_text: Threshold = Field(default="off", examples=[0.27, {"quantile": 0.99}, "off"])
@@ -87,14 +98,6 @@ class ThresholdMining(Spec):
     def irrelevant(self) -> frozenset[str]:
         """The guard and the reduction of a text_text clause that is off."""
         return frozenset({"image_text_guard", "text_text_reduction"} if self.text_text == "off" else ())
-
-    @property
-    def needs_quantiles(self) -> bool:
-        """Whether a threshold has to be resolved on the teacher's scores."""
-        used = [self.image_text, self.image_image, self.text_text, self.drop_below]
-        if self.text_text != "off":
-            used.append(self.image_text_guard)
-        return any(isinstance(value, Quantile) for value in used)
 
 
 Mining = Annotated[NoMining | ThresholdMining, Field(discriminator="kind")]

@@ -18,7 +18,16 @@ from harness.config.experiment import Experiment, flatten
 from harness.config.explain import nearest, problems
 from harness.config.overrides import Table, expand, laid_over
 from harness.config.seeds import Seeds, listed
-from harness.config.strategy import FastBOPolicy, GPSampler, NoPruner, Pruner, Sampler, WilcoxonPruner
+from harness.config.strategy import (
+    FastBOPolicy,
+    GPSampler,
+    LadderPolicy,
+    NoPruner,
+    OptunaPruner,
+    PatiencePruner,
+    Pruner,
+    Sampler,
+)
 
 COSTS = ("duration_s", "evaluation_s", "images_per_s", "peak_memory_gb")
 """Names of `cost/NAME`: what a run used, according to its record."""
@@ -311,15 +320,15 @@ def _check_objective(objective: SearchObjective, base: Experiment) -> None:
 def _check_strategy(search: Search, base: Experiment) -> None:
     """Refuse a pruner that has nothing to base its decisions on."""
     pruner, kind = search.pruner, search.pruner.kind
-    if kind == "none":
+    if not (pruner.decides_during_training or pruner.decides_over_seeds):
         return
     if len(search.objectives) > 1:
         raise ValueError(
             f'pruner.kind = "{kind}" needs a single objective; with several, every configuration is trained in full'
         )
-    if isinstance(pruner, WilcoxonPruner):
-        if len(search.seed_list) < 2:
-            raise ValueError("the Wilcoxon pruner decides over seeds; set seeds to 2 or more")
+    if pruner.decides_over_seeds and len(search.seed_list) < 2:
+        raise ValueError("the Wilcoxon pruner decides over seeds; set seeds to 2 or more")
+    if not pruner.decides_during_training:
         return
     metric = search.objectives[0].metric
     if metric.startswith("cost/"):
@@ -329,8 +338,11 @@ def _check_strategy(search: Search, base: Experiment) -> None:
             f'pruner.kind = "{kind}" needs evaluations during training, and there are none; '
             'set evaluation.every in [base], for example "50 steps"'
         )
-    if isinstance(pruner, FastBOPolicy):
-        _check_fastbo(metric, base)
+    match pruner:
+        case FastBOPolicy():
+            _check_fastbo(metric, base)
+        case NoPruner() | OptunaPruner() | PatiencePruner() | LadderPolicy():
+            pass
 
 
 def _check_fastbo(metric: str, base: Experiment) -> None:

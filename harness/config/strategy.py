@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
@@ -69,26 +69,45 @@ Sampler = Annotated[
 ]
 
 
-class NoPruner(Spec):
+class PrunerSpec(Spec):
+    """What every pruner states; the class variables have no default."""
+
+    decides_during_training: ClassVar[bool]
+    """It decides on evaluations during training, so all runs need equally many of them."""
+    decides_over_seeds: ClassVar[bool]
+    """It decides between the seeds of a configuration, which are trained one after the other."""
+
+
+class OptunaPruner(PrunerSpec):
+    """A pruner of Optuna, which is asked after each evaluation."""
+
+
+class NoPruner(PrunerSpec):
     """Trains every configuration to the full length."""
 
     kind: Literal["none"] = "none"
+    decides_during_training: ClassVar[bool] = False
+    decides_over_seeds: ClassVar[bool] = False
 
 
-class MedianPruner(Spec):
+class MedianPruner(OptunaPruner):
     """Stops a run that is worse than the median of the others at the same point (Golovin et al. 2017)."""
 
     kind: Literal["median"] = "median"
+    decides_during_training: ClassVar[bool] = True
+    decides_over_seeds: ClassVar[bool] = False
     startup: int = Field(5, ge=0)
     """Finished configurations before anything is stopped."""
     warmup: int = Field(2, ge=0)
     """Evaluations of a run before it may be stopped."""
 
 
-class PercentilePruner(Spec):
+class PercentilePruner(OptunaPruner):
     """Stops a run that is not among the best `keep` percent at the same point."""
 
     kind: Literal["percentile"] = "percentile"
+    decides_during_training: ClassVar[bool] = True
+    decides_over_seeds: ClassVar[bool] = False
     keep: float = Field(25.0, gt=0, lt=100)
     """Share of runs that continue, in percent."""
     startup: int = Field(5, ge=0)
@@ -97,50 +116,58 @@ class PercentilePruner(Spec):
     """Evaluations of a run before it may be stopped."""
 
 
-class ASHAPruner(Spec):
+class ASHAPruner(OptunaPruner):
     """Asynchronous successive halving (Li et al. 2020), stopping variant: 1 in `reduction` continues at each rung."""
 
     kind: Literal["asha"] = "asha"
+    decides_during_training: ClassVar[bool] = True
+    decides_over_seeds: ClassVar[bool] = False
     first_rung: int = Field(1, ge=1)
     """Evaluations before the first decision; each next rung is `reduction` times as far."""
     reduction: int = Field(3, ge=2)
     """How many runs compete for one place in the next rung."""
 
 
-class HyperbandPruner(Spec):
+class HyperbandPruner(OptunaPruner):
     """Successive halving in several brackets that start at different rungs (Li et al. 2018)."""
 
     kind: Literal["hyperband"] = "hyperband"
+    decides_during_training: ClassVar[bool] = True
+    decides_over_seeds: ClassVar[bool] = False
     first_rung: int = Field(1, ge=1)
     """Evaluations before the first decision of the most aggressive bracket."""
     reduction: int = Field(3, ge=2)
     """How many runs compete for one place in the next rung."""
 
 
-class WilcoxonPruner(Spec):
+class WilcoxonPruner(OptunaPruner):
     """Trains the seeds of a configuration in turn, and stops when it is worse than the best configuration so far.
 
     The decision uses Wilcoxon's signed-rank test over the seeds that both have.
     """
 
     kind: Literal["wilcoxon"] = "wilcoxon"
+    decides_during_training: ClassVar[bool] = False
+    decides_over_seeds: ClassVar[bool] = True
     p: float = Field(0.1, gt=0, lt=1)
     """Stop below this p-value."""
     startup: int = Field(2, ge=1)
     """Seeds before anything is stopped."""
 
 
-class PatiencePruner(Spec):
+class PatiencePruner(PrunerSpec):
     """Stops a run whose metric has stopped improving."""
 
     kind: Literal["patience"] = "patience"
+    decides_during_training: ClassVar[bool] = True
+    decides_over_seeds: ClassVar[bool] = False
     patience: int = Field(3, ge=0)
     """Number of evaluations without an improvement that are tolerated; the next one ends the run."""
     min_delta: float = Field(0.0, ge=0)
     """Smallest change of the metric that counts as an improvement."""
 
 
-class FastBOPolicy(Spec):
+class FastBOPolicy(PrunerSpec):
     """Adaptive fidelity (Jiang et al., CVPR 2024): trains each configuration to its own efficient point.
 
     The policy fits a learning curve to the evaluations up to the warm-up point. At the efficient point, doubling the
@@ -151,6 +178,8 @@ class FastBOPolicy(Spec):
     """
 
     kind: Literal["fastbo"] = "fastbo"
+    decides_during_training: ClassVar[bool] = True
+    decides_over_seeds: ClassVar[bool] = False
     warmup: float = Field(0.2, gt=0, lt=1)
     """The warm-up point w = r_min + warmup * (r_max - r_min), as a share of the full length."""
     drop_ratio: float = Field(0.1, gt=0)
@@ -171,7 +200,7 @@ class FastBOPolicy(Spec):
     """Share of all configurations used by `promoted`; the paper's tenth."""
 
 
-class LadderPolicy(Spec):
+class LadderPolicy(PrunerSpec):
     """Pausing successive halving, with a sampler that sees the expected final score of each configuration.
 
     The first configurations are probes. They are trained to the full length and show which rungs predict final scores;
@@ -183,6 +212,8 @@ class LadderPolicy(Spec):
     """
 
     kind: Literal["ladder"] = "ladder"
+    decides_during_training: ClassVar[bool] = True
+    decides_over_seeds: ClassVar[bool] = False
     first_rung: int = Field(2, ge=1)
     """Evaluations before the first pause; each next rung is `reduction` times as far."""
     reduction: int = Field(3, ge=2)

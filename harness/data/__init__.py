@@ -4,7 +4,7 @@ What is exported here imports neither torch nor numpy until data has to be read 
 """
 
 from harness.data.sources.inspection import inspect_data
-from harness.data.synthetic.embedded import embedded_names, embedded_sets
+from harness.data.synthetic.embedded import embedded_sets
 from harness.data.synthetic.materialise import materialise
 
-__all__ = ["embedded_names", "embedded_sets", "inspect_data", "materialise"]
+__all__ = ["embedded_sets", "inspect_data", "materialise"]

@@ -101,4 +101,5 @@ def _task(name: str) -> Task:
     match name:
         case "zeroshot_classification" | "zeroshot_multilabel" | "zeroshot_retrieval" | "linear_probe":
             return name
-    raise ValueError(f"unknown task {name}")
+        case _:
+            raise ValueError(f"unknown task {name}")

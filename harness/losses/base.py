@@ -10,11 +10,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from harness.base.registry import Registry
 from harness.config.loss import LossSpec
 from harness.losses.chunks import ChunkPass, precise
 from harness.parallel.ranks import Ranks
 
-__all__ = ["Logs", "Objective", "PairBatch", "Positives", "gather_pairs"]
+__all__ = ["Logs", "Objective", "PairBatch", "Positives", "gather_pairs", "objectives"]
 
 Logs = dict[str, float | Tensor]
 
@@ -194,3 +195,7 @@ class Objective(nn.Module, ABC):
 
         Most losses have nothing and draw none of `batches`, which are made as they are drawn.
         """
+
+
+objectives: Registry[[ChunkPass], Objective] = Registry("loss")
+"""The objective of each loss spec; each registers itself where it is defined."""

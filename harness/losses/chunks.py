@@ -215,6 +215,9 @@ class _SigmoidSum(torch.autograd.Function):
 
 
 class _LogNormalisers(torch.autograd.Function):
+    # A strip holds whole columns (all images of some captions). So a caption's sum is done within its strip, while an
+    # image's grows over the strips by logaddexp, which keeps the maximum outside the exponential: exp(100) overflows
+    # float32 otherwise. Ranks have other strips; their image sums are merged last.
     @staticmethod
     def forward(
         ctx: Any, image: Tensor, text: Tensor, scale: Tensor, excluded: Pairs, sweep: ChunkPass
@@ -235,6 +238,9 @@ class _LogNormalisers(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        # d lse_i / d z_ij = exp(z_ij - lse_i), and the same by columns: both need the finished normalisers. So scores
+        # are made a second time instead of kept, and both softmaxes of a strip are added before the two products,
+        # which halves the matrix work. Weights go to the features' dtype, products accumulate in float32.
         image, text, scale, *normalisers = ctx.saved_tensors
         # a sum over nothing has no weight to spread: exp(-inf - inf) is 0 where exp(-inf + inf) would be NaN
         per_image, per_text = (torch.where(part == -torch.inf, torch.inf, part) for part in normalisers)

@@ -6,13 +6,14 @@ import torch
 from torch import Tensor
 
 from harness.config.loss import ALIP
-from harness.losses.base import Logs, Objective, PairBatch, Positives
+from harness.losses.base import Logs, Objective, PairBatch, Positives, objectives
 from harness.losses.chunks import ChunkPass
 from harness.losses.softmax import Terms, contrast
 
 __all__ = ["ALIPObjective"]
 
 
+@objectives.register(ALIP)
 class ALIPObjective(Objective):
     """ALIP (Yang et al., ICCV 2023): L_raw + L_synthetic, each the mean of w_s w_p (CLIP's loss of the pair).
 

@@ -9,13 +9,14 @@ import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
 from harness.config.loss import CLOOB, AlignUniform, CyCLIP
-from harness.losses.base import Logs, Objective, PairBatch
+from harness.losses.base import Logs, Objective, PairBatch, objectives
 from harness.losses.chunks import ChunkPass, log_normalisers, pair_cosines
 from harness.losses.softmax import Terms, clip_terms
 
 __all__ = ["AlignUniformObjective", "CLOOBObjective", "CyCLIPObjective"]
 
 
+@objectives.register(CyCLIP)
 class CyCLIPObjective(Objective):
     """CyCLIP (Goel et al., NeurIPS 2022): CLIP plus, per N, the squared differences of similarities
 
@@ -45,6 +46,7 @@ class CyCLIPObjective(Objective):
         }
 
 
+@objectives.register(CLOOB)
 class CLOOBObjective(Objective):
     """CLOOB (Fürst et al., NeurIPS 2022), as coded: InfoLOOB, times tau, on features retrieved by Hopfield networks.
 
@@ -80,6 +82,7 @@ class CLOOBObjective(Objective):
         return (others - scale * (anchor * sample).sum(1)).mean()
 
 
+@objectives.register(AlignUniform)
 class AlignUniformObjective(Objective):
     """CLIP with alignment and uniformity within and across modalities (Fahim et al., 2024; Wang and Isola, ICML 2020).
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from harness.config.loss import MultiPositiveSigmoid, Sigmoid
-from harness.losses.base import Logs, Objective, PairBatch, gather_pairs
+from harness.losses.base import Logs, Objective, PairBatch, gather_pairs, objectives
 from harness.losses.chunks import ChunkPass, score_histogram, sigmoid_sum
 
 __all__ = ["MultiPositiveSigmoidObjective", "SigmoidObjective", "calibrated_bias"]
@@ -35,6 +35,7 @@ class _SigmoidFamily(Objective):
             self.bias.fill_(calibrated_bias(batches, float(self.log_scale.exp()), self.sweep))
 
 
+@objectives.register(MultiPositiveSigmoid)
 class MultiPositiveSigmoidObjective(_SigmoidFamily):
     """FFF, Eq. 2 (Bulat et al., CVPR 2024): (1/M) sum_ij softplus(-m_ij z_ij), z = t s + b, m = 2 Y - 1."""
 
@@ -49,6 +50,7 @@ class MultiPositiveSigmoidObjective(_SigmoidFamily):
         return {"pairs": total / len(batch.text if self.per_caption else batch.image)}, logs
 
 
+@objectives.register(Sigmoid)
 class SigmoidObjective(_SigmoidFamily):
     """SigLIP (Zhai et al., ICCV 2023); of k captions per image, the mean of the k losses of one caption each."""
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import assert_never
 
 import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
 from harness.config.loss import FNC, MACL, MAFA, InfoNCE, SoftTargetInfoNCE, SupConIn, SupConOut
-from harness.losses.base import Logs, Objective, PairBatch, Positives
+from harness.losses.base import Logs, Objective, PairBatch, Positives, objectives
 from harness.losses.chunks import ChunkPass, log_normalisers, pair_cosines
 
 __all__ = [
@@ -89,6 +90,7 @@ def clip_terms(image: Tensor, text: Tensor, pairs: Positives, scale: Tensor, swe
     return sides.terms(*sides.cross_entropy(*sides.mean_scores()))
 
 
+@objectives.register(InfoNCE)
 class InfoNCEObjective(Objective):
     """CLIP (Radford et al., ICML 2021), against the ground truth.
 
@@ -108,6 +110,7 @@ class InfoNCEObjective(Objective):
         return {name: torch.stack([slot[name] for slot in slots]).mean() for name in slots[0]}, {}
 
 
+@objectives.register(SoftTargetInfoNCE, SupConOut, SupConIn)
 class MultiPositiveObjective(Objective):
     """`soft_target_infonce`, `supcon_out` and `supcon_in`: log-normaliser minus a mean over the positives.
 
@@ -117,7 +120,13 @@ class MultiPositiveObjective(Objective):
 
     def __init__(self, spec: SoftTargetInfoNCE | SupConOut | SupConIn, sweep: ChunkPass) -> None:
         super().__init__(spec, sweep)
-        self.inside = isinstance(spec, SupConIn)
+        match spec:
+            case SupConIn():
+                self.inside = True
+            case SupConOut() | SoftTargetInfoNCE():
+                self.inside = False
+            case _:
+                assert_never(spec)
 
     def _terms(self, batch: PairBatch, scale: Tensor) -> tuple[Terms, Logs]:
         sides = contrast(batch.image, batch.text, batch.final_positives, scale, self.sweep)
@@ -125,6 +134,7 @@ class MultiPositiveObjective(Objective):
         return sides.terms(*sides.cross_entropy(*target)), {}
 
 
+@objectives.register(MAFA)
 class MAFAObjective(Objective):
     """MAFA's smoothed InfoNCE (Byun et al., CVPR 2024): target (1 - a) rownorm(Y) + a uniform; a = 0 at first."""
 
@@ -141,6 +151,7 @@ class MAFAObjective(Objective):
         return sides.terms(*sides.cross_entropy(*target)), {"smoothing": a}
 
 
+@objectives.register(MACL)
 class MACLObjective(Objective):
     """MACL (Huang et al., ICML 2023): tau = tau_0 (1 + alpha (A - A_0)), A the mean cosine of positives, detached.
 
@@ -173,6 +184,7 @@ class MACLObjective(Objective):
         return loss / x.detach().sigmoid().clamp(min=torch.finfo(x.dtype).tiny) if self.reweight else loss
 
 
+@objectives.register(FNC)
 class FNCObjective(Objective):
     """False-negative cancellation (Huynh et al., WACV 2022): mined pairs that are not ground truth are attracted,
     as further targets of equal weight, or eliminated from the normalisers.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from harness.config.loss import CWCL, OTTER, SoftTeacher
-from harness.losses.base import Logs, Objective, PairBatch, Positives
+from harness.losses.base import Logs, Objective, PairBatch, Positives, objectives
 from harness.losses.chunks import ChunkPass
 from harness.losses.softmax import Terms, contrast
 from harness.losses.targets import Affinity, mean_captions, plan_mean, soft_mean, transport_plans, weighted_mean
@@ -13,6 +13,7 @@ from harness.losses.targets import Affinity, mean_captions, plan_mean, soft_mean
 __all__ = ["CWCLObjective", "OTTERObjective", "SoftTeacherObjective"]
 
 
+@objectives.register(CWCL)
 class CWCLObjective(Objective):
     """CWCL (Srinivasa et al., NeurIPS 2023): targets w_ij = 1/2 + cos/2 from the teacher's embeddings of one modality.
 
@@ -38,6 +39,7 @@ class CWCLObjective(Objective):
         return sides.terms(*sides.cross_entropy(by_image, by_text)), {}
 
 
+@objectives.register(SoftTeacher)
 class SoftTeacherObjective(Objective):
     """Cross-entropy to softmax(teacher_scale S), S the teacher's similarity of image i and caption j, both directions.
 
@@ -62,6 +64,7 @@ class SoftTeacherObjective(Objective):
         }, {}
 
 
+@objectives.register(OTTER)
 class OTTERObjective(Objective):
     """OTTER (Wu et al., ICLR 2022): alpha CLIP + (1 - alpha) cross-entropy to a transport plan over other pairs.
 

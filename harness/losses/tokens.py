@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from harness.config.loss import FILIP, DreamLIP
-from harness.losses.base import Logs, Objective, PairBatch, Positives
+from harness.losses.base import Logs, Objective, PairBatch, Positives, objectives
 from harness.losses.chunks import ChunkPass
 from harness.losses.softmax import Terms, clip_terms
 
@@ -20,6 +20,7 @@ __all__ = ["DreamLIPObjective", "FILIPObjective"]
 _STRIP_ELEMENTS = 2**24
 
 
+@objectives.register(FILIP)
 class FILIPObjective(Objective):
     """FILIP (Yao et al., ICLR 2022): CLIP's loss on token-wise similarities, and on pooled features beside it.
 
@@ -59,6 +60,7 @@ class FILIPObjective(Objective):
         return by_image, by_text
 
 
+@objectives.register(DreamLIP)
 class DreamLIPObjective(Objective):
     """DreamLIP (Zheng et al., ECCV 2024): the mean of CLIP's losses of the k captions, and a local loss.
 

@@ -1,5 +1,6 @@
 """Mining of positives with a frozen teacher (FFF Eq. 1), its thresholds, its figures, and grouped batches."""
 
+from harness.mining.build import Calibration, MiningRule, build_rule
 from harness.mining.grouping import grouped_order
 from harness.mining.positives import CLAUSES, GROUND_TRUTH, IMAGE_IMAGE, IMAGE_TEXT, TEXT_TEXT, Mined, mine
 from harness.mining.score import Truth, score
@@ -11,9 +12,12 @@ __all__ = [
     "IMAGE_IMAGE",
     "IMAGE_TEXT",
     "TEXT_TEXT",
+    "Calibration",
     "Mined",
+    "MiningRule",
     "Thresholds",
     "Truth",
+    "build_rule",
     "calibration_images",
     "grouped_order",
     "mine",

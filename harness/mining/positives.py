@@ -137,6 +137,9 @@ class _Batch:
 
     def merge(self, found: list[tuple[Pairs, int]]) -> tuple[Pairs, Tensor]:
         """The union of the finds, sorted, with the clauses of each pair [P] uint8."""
+        # Clauses find a pair in several tiles and in any order. A pair (i, j) becomes the code i M + j, so `unique`
+        # sorts by image and caption and joins finds of one pair. Adding bits then equals or-ing them, because each
+        # clause meets a pair in one tile only (the mirrored half of image_image has other pairs than the upper half).
         captions = len(self.text)
         codes = torch.cat([pairs.rows * captions + pairs.cols for pairs, _ in found])
         bits = torch.cat([torch.full_like(pairs.rows, bit, dtype=torch.int32) for pairs, bit in found])
@@ -144,8 +147,11 @@ class _Batch:
         clause = torch.zeros_like(codes, dtype=torch.int32).index_add_(0, place, bits)
         pairs = Pairs(codes // captions, codes % captions)
         own = self.owner[pairs.cols] == pairs.rows
-        # An unguarded text_text clause is computed everywhere, a guarded one only where image_text fails.
+        # TEXT_TEXT must not depend on how the clause was computed: unguarded it is looked at everywhere, guarded only
+        # where image_text fails. So the bit is taken off wherever IMAGE_TEXT is set.
         clause = torch.where(clause & IMAGE_TEXT > 0, clause & ~TEXT_TEXT, clause)
+        # With drop_below an own pair is a positive only if `own()` let it through, which set GROUND_TRUTH (the highest
+        # bit); a clause may have found it too, and does not bring it back. All own pairs that stay get the mark.
         keep = ~own | (clause >= GROUND_TRUTH) if self.thresholds.drop_below is not None else torch.ones_like(own)
         clause = torch.where(own, clause | GROUND_TRUTH, clause).to(torch.uint8)
         return pairs.select(keep), clause[keep]

@@ -88,6 +88,9 @@ def candidates(scores: Tensor, level: float, tile: Tile) -> tuple[Pairs, Tensor]
 
 def tiles(rows: range, columns: range, elements: int) -> list[Tile]:
     """`rows` x `columns` cut into tiles, as square as can be, of at most `elements` scores each."""
+    # A tile of h x w scores reads h + w rows of features for h w products: for a given memory, a square reads least.
+    # First h is the side of a square, or all rows if there are fewer; then w takes what is left of the budget; then h
+    # grows again where there are so few columns that w could not use its share.
     high = min(len(rows), isqrt(elements))
     wide = min(len(columns), elements // max(1, high))
     high = min(len(rows), elements // max(1, wide))

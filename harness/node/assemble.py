@@ -7,7 +7,6 @@ from dataclasses import dataclass
 import torch
 
 from harness.base.log import say
-from harness.config.mining import ThresholdMining
 from harness.data.dataset.dataset import Dataset
 from harness.losses import build_objective
 from harness.models import Towers
@@ -54,9 +53,7 @@ class Assembler:
         )
         if experiment.resources.micro_batch_size == "auto" and self.towers.device.type == "cuda":
             split = self._fitting(split, student, next(source.batches(0)))
-        miner = None
-        if isinstance(experiment.mining, ThresholdMining):
-            miner = build_miner(experiment.mining, source, experiment.captions, ranks)
+        miner = build_miner(experiment.mining, source, experiment.captions, ranks)
         trainer = Trainer(
             experiment.train, student, source, miner, split, seed=experiment.seed, ranks=ranks, clock=self.clock
         )

@@ -9,7 +9,6 @@ from pydantic import ValidationError
 
 from harness.base.errors import HarnessError
 from harness.config.experiment import Experiment
-from harness.config.mining import ThresholdMining
 from harness.config.overrides import laid_over
 from harness.data.dataset.dataset import Dataset
 from harness.mining.preview import PreviewBatch, gallery_of
@@ -29,10 +28,11 @@ def mining_of(
     request: Request, experiment: Experiment, dataset: Dataset, fingerprint: str, towers: Towers
 ) -> tuple[BatchSource, Miner]:
     """The batches of `experiment`, which mines, and its miner, in this process alone."""
-    assert isinstance(experiment.mining, ThresholdMining)
     features = features_for(request, dataset, fingerprint, torch.device("cpu"))
     source = BatchSource(experiment, dataset, towers, features)
-    return source, build_miner(experiment.mining, source, experiment.captions)
+    miner = build_miner(experiment.mining, source, experiment.captions)
+    assert miner is not None, "only an experiment that mines has a preview"
+    return source, miner
 
 
 def preview_batch(source: BatchSource, miner: Miner, batch: Batch) -> PreviewBatch:
@@ -53,7 +53,7 @@ def preview_batch(source: BatchSource, miner: Miner, batch: Batch) -> PreviewBat
 def leave_gallery(request: Request, dataset: Dataset, fingerprint: str, towers: Towers, folder: RunFolder) -> None:
     """Write what mining finds in a batch into the run's folder, for reports. No run is lost for want of a gallery."""
     experiment = request.experiment
-    if not isinstance(experiment.mining, ThresholdMining):
+    if not experiment.mining.mines:
         return
     with suppress(HarnessError, ValidationError):
         if experiment.train.global_batch_size > MOST_IMAGES:

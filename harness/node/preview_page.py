@@ -6,7 +6,6 @@ from pathlib import Path
 
 from harness.base.errors import SpecError
 from harness.config.explain import nearest
-from harness.config.mining import ThresholdMining
 from harness.planning.plan import Plan
 from harness.planning.workspace import Project
 from harness.runs.planned import PlannedRun
@@ -34,7 +33,7 @@ def preview(plan: Plan, project: Project, arm: str | None, batches: int, out: Pa
 
 
 def _mining_run(plan: Plan, arm: str | None) -> PlannedRun:
-    mining = [one.name for one in plan.arms if isinstance(one.experiment.mining, ThresholdMining)]
+    mining = [one.name for one in plan.arms if one.experiment.mining.mines]
     if not mining:
         raise SpecError("no arm mines", where=plan.name, fix='give one mining.kind = "threshold"')
     if arm is not None and arm not in mining:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from harness.config.experiment import ExperimentTeacher, OpenClipTeacher
+from harness.config.experiment import ExperimentTeacher, OpenClipTeacher, unknown_teacher
 from harness.config.model import Model
 from harness.data.dataset.dataset import Dataset
 from harness.features import TeacherFeatures, features_folder, teacher_features
@@ -40,4 +40,6 @@ def towers_of(request: Request) -> Towers:
         case OpenClipTeacher(model=name, weights=weights):
             return build_towers(Model(name=name, weights=weights))
         case None:
-            raise AssertionError("only runs with a teacher need its towers")
+            raise AssertionError("only a run with a teacher asks for one")
+        case _:
+            raise unknown_teacher(request.experiment.teacher)

@@ -13,7 +13,7 @@ from pydantic import ValidationError
 from harness.base.errors import SpecError
 from harness.config.ablation import Ablation
 from harness.config.data import Data
-from harness.config.experiment import Experiment, ExperimentTeacher, flatten
+from harness.config.experiment import Experiment, ExperimentTeacher, OpenClipTeacher, flatten, unknown_teacher
 from harness.config.explain import problems, sentence
 from harness.config.overrides import expand, laid_over
 from harness.runs.identity import digest, identify, teacher_id
@@ -192,9 +192,18 @@ class Planner:
         return self.plan.runs[identity.id]
 
     def _teacher(self, experiment: Experiment, where: str) -> str | None:
-        if not (experiment.uses_teacher and isinstance(experiment.teacher, ExperimentTeacher)):
+        if experiment.teacher is None or not experiment.uses_teacher:
             return None
-        teacher = experiment.teacher.experiment
+        match experiment.teacher:
+            case ExperimentTeacher(experiment=teacher):
+                return self._trained_first(teacher, where)
+            case OpenClipTeacher():
+                return None
+            case _:
+                raise unknown_teacher(experiment.teacher)
+
+    def _trained_first(self, teacher: Experiment, where: str) -> str:
+        """The id of a teacher's run, which comes into the plan."""
         if id(teacher) not in self._teachers:
             self._teachers[id(teacher)] = (teacher, self.add(teacher, "teacher", f"{where}: teacher.experiment").id)
         return self._teachers[id(teacher)][1]

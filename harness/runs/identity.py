@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.base.errors import StoreError
-from harness.config.experiment import Experiment, ExperimentTeacher, OpenClipTeacher, flatten
+from harness.config.experiment import Experiment, ExperimentTeacher, OpenClipTeacher, flatten, unknown_teacher
 
 ID_LENGTH = 12
 
@@ -64,14 +64,16 @@ def digest(data: Any, length: int = ID_LENGTH) -> str:
 
 
 def teacher_id(experiment: Experiment, run_of: str | None) -> str | None:
-    """The teacher's id in a run's identity: the id of the teacher's run, or model and digest of its weights."""
+    """How a run names its teacher: the id of the teacher's run, or model and digest of its weights."""
+    if experiment.teacher is None or not experiment.uses_teacher:
+        return None
     match experiment.teacher:
-        case ExperimentTeacher() if experiment.uses_teacher:
+        case ExperimentTeacher():
             return run_of
-        case OpenClipTeacher(model=model, weights=weights) if experiment.uses_teacher:
+        case OpenClipTeacher(model=model, weights=weights):
             return f"{model}:{weights_id(weights)}"
         case _:
-            return None
+            raise unknown_teacher(experiment.teacher)
 
 
 def weights_id(weights: str) -> str:

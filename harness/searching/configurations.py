@@ -69,7 +69,7 @@ class Configurations:
     def why_not(self, values: Mapping[str, Any]) -> str | None:
         """Why a configuration cannot be run; None if it can."""
         why = self._conditions(values)
-        if why is not None or self.search.pruner.kind in ("none", "wilcoxon"):
+        if why is not None or not self.search.pruner.decides_during_training:
             return why
         try:
             experiment = self.search.configured(values)

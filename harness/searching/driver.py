@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING, Any
 
 from harness.base.errors import StoreError
 from harness.config.search import Search
-from harness.config.strategy import LadderPolicy
 from harness.execute.executor import Executor, Progress
 from harness.planning.plan import Plan
 from harness.planning.workspace import Project
@@ -100,7 +99,7 @@ class Driver:
         kept = None if only_look else _storage(storage, name) if storage else _journal(self.folder)
         self.study = SearchStudy(
             search,
-            len(search.seed_list) if search.pruner.kind == "wilcoxon" else self.configurations.length,
+            len(search.seed_list) if search.pruner.decides_over_seeds else self.configurations.length,
             name=name,
             storage=kept,
             feasible=self.configurations.why_not,
@@ -246,12 +245,12 @@ class Driver:
         return all(limit is None or ahead <= limit for limit in limits)
 
     def _may_promote(self) -> bool:
-        """Whether pausing successive halving can promote a paused trial, although no new one may begin."""
-        return isinstance(self.search.pruner, LadderPolicy) and self.study.promotable() is not None
+        """Whether a ladder has somebody to promote although no new configuration may begin."""
+        return self.study.promotable() is not None
 
     def _reserved(self) -> int:
-        """Number of full-length runs to reserve for the end; 0 if the pruner never stops a run early."""
-        return 0 if self.search.pruner.kind in ("none", "wilcoxon") else self.search.finish
+        """Full runs that the end will take: only what is stopped early has to be finished."""
+        return self.search.finish if self.search.pruner.decides_during_training else 0
 
     def _left(self, active: Active) -> int:
         return sum(run.steps - self._progress(run.id)[0] for run in active.runs)
@@ -365,6 +364,8 @@ class Driver:
                 self.study.complete(number, event["final"], event["violation"])
             case "paused":
                 self.study.pause(number)
+            case other:
+                raise AssertionError(f"no event settles a configuration as {other!r}")
 
     # -- events -----------------------------------------------------------------------------------------------------
 

@@ -56,6 +56,9 @@ class Process:
     @classmethod
     def at(cls, points: Array, values: Array, lengths: Array, scale: float, noise: float) -> Process:
         """The process with given hyperparameters."""
+        # Everything is solved through one Cholesky factor of K + noise I (Rasmussen and Williams, Alg. 2.1). An
+        # explicit inverse would lose digits where configurations are close together, as they become in a search.
+        # The noise on the diagonal is also what keeps the factor defined when two configurations are equal.
         covariance = scale * matern(points, points, lengths) + noise * np.eye(len(points))
         factor = np.asarray(linalg.cholesky(covariance, lower=True), float)
         weights = np.asarray(linalg.cho_solve((factor, True), values), float)
@@ -89,6 +92,9 @@ def fit(points: Array, values: Array, seed: int) -> Process:
         others = generator.choice(order[FITTED // 3 :], FITTED - FITTED // 3, replace=False)
         chosen = np.concatenate([order[: FITTED // 3], others])
     dimensions = points.shape[1]
+    # Logs make all hyperparameters positive and their scales comparable for L-BFGS. With ten observations the
+    # likelihood alone often calls everything noise, or one dimension all that matters. The log-normal priors in
+    # `_loss` pull length scales towards 0.7 of the unit cube and noise towards 5 %; 20 iterations suffice from there.
     start = np.concatenate([np.full(dimensions, np.log(0.5)), [0.0, np.log(0.05)]])
     bounds = [_LOG_LENGTH] * dimensions + [_LOG_SCALE, _LOG_NOISE]
     found = optimize.minimize(
@@ -110,6 +116,9 @@ def _loss(theta: Array, points: Array, values: Array) -> tuple[float, Array]:
     factor = linalg.cholesky(kernel + (noise + 1e-8) * np.eye(count), lower=True)
     weights = linalg.cho_solve((factor, True), values)
     inverse = linalg.cho_solve((factor, True), np.eye(count))
+    # With alpha = K^-1 y the gradient of the log likelihood is 1/2 tr((alpha alpha^T - K^-1) dK/dtheta) (Eq. 5.9). The
+    # trace of a product is the sum over elements, so no matrix product is needed; thetas are logs, so dK/d log scale is
+    # the kernel itself and dK/d log noise is noise I.
     inner = np.outer(weights, weights) - inverse
     slope = scale * (5 / 3) * (1 + distance) * decay  # d kernel / d log length_k = slope * differences_k
     gradient = np.empty_like(theta)
@@ -138,6 +147,9 @@ def suggest(
     points = encode(space, [values for values, _ in observed])
     scores = normal_scores(np.array([loss for _, loss in observed]))
     process = fit(points, scores, seed)
+    # Several configurations train at once. One that is pending counts as observed at its predicted mean: the mean stays
+    # as it is, the deviation there shrinks, and so its neighbourhood is not proposed twice. Hyperparameters are kept,
+    # because invented observations must not be fitted.
     if pending:
         waiting = encode(space, pending)
         believed, _ = process.predict(waiting)

@@ -7,7 +7,7 @@ import statistics
 import warnings
 from collections.abc import Sequence
 
-from harness.config.strategy import FastBOPolicy
+from harness.config.strategy import FastBOPolicy, LadderPolicy, NoPruner, OptunaPruner, PatiencePruner
 from harness.reporting.formats.table import Table, TableCell, numbers, words
 from harness.reporting.formats.terminal import plain_table
 from harness.searching.driver import Driver
@@ -125,9 +125,12 @@ def cost_table(driver: Driver) -> Table:
 
 
 def decisions_table(driver: Driver) -> Table | None:
-    """FastBO's findings for each configuration: efficient point, saturation point, residual of the fit."""
-    if not isinstance(driver.search.pruner, FastBOPolicy):
-        return None
+    """What FastBO found for each configuration: efficient point, saturation point, residual of the fit."""
+    match driver.search.pruner:
+        case FastBOPolicy():
+            pass
+        case NoPruner() | OptunaPruner() | PatiencePruner() | LadderPolicy():
+            return None
     rows = tuple(
         (TableCell(str(one.number)), *(_note(one, name) for name in ("efficient", "saturation", "residual")))
         for one in driver.study.trials.values()

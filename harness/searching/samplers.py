@@ -13,10 +13,14 @@ from harness.config.search import Choice, FloatRange, IntRange, Parameter
 from harness.config.strategy import (
     ASHAPruner,
     CmaEsSampler,
+    FastBOPolicy,
     GPSampler,
     HyperbandPruner,
+    LadderPolicy,
     MedianPruner,
+    NoPruner,
     NSGA2Sampler,
+    PatiencePruner,
     PercentilePruner,
     Pruner,
     QuasiRandomSampler,
@@ -127,7 +131,7 @@ def pruner(spec: Pruner, length: int) -> BasePruner:
             )
         case WilcoxonPruner():
             return pruners.WilcoxonPruner(p_threshold=spec.p, n_startup_steps=spec.startup)
-        case _:
+        case NoPruner() | PatiencePruner() | FastBOPolicy() | LadderPolicy():
             return pruners.NopPruner()
 
 

@@ -15,12 +15,17 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from harness.config.search import Exploration, Search, draws
 from harness.config.strategy import (
+    CmaEsSampler,
     FastBOPolicy,
     GPSampler,
     LadderPolicy,
+    NoPruner,
+    NSGA2Sampler,
+    OptunaPruner,
     PatiencePruner,
     QuasiRandomSampler,
-    WilcoxonPruner,
+    RandomSampler,
+    TPESampler,
 )
 from harness.searching import fastbo, gp
 from harness.searching import pausing_halving as ladder
@@ -125,10 +130,9 @@ class SearchStudy:
         return None if trial is None else Assignment(trial.number, trial.limit)
 
     def promotable(self) -> int | None:
-        """The paused trial that pausing successive halving promotes to its next rung; None if there is none."""
-        if not isinstance(self.search.pruner, LadderPolicy):
-            return None
-        return ladder.to_promote(self.search.pruner, self._losses(), self._paused(), self.length)
+        """The configuration that a ladder lets go on to its next rung; None if there is none."""
+        policy = self._ladder
+        return None if policy is None else ladder.to_promote(policy, self._losses(), self._paused(), self.length)
 
     def ask(self) -> Trial | None:
         """Begin a configuration that was not tried yet; None if 1,000 random draws find no feasible one."""
@@ -151,12 +155,13 @@ class SearchStudy:
         return Assignment(number, until)
 
     def closing(self, workers: int) -> list[Assignment]:
-        """The trials to resume once the budget for new ones is used up; call again until the list is empty."""
-        policy = self.search.pruner
-        if isinstance(policy, FastBOPolicy):
-            jobs = self._to_saturation(policy, workers)
-            if jobs:
-                return jobs
+        """What is left to train when the budget for new configurations is used up; call again until it is empty."""
+        match self.search.pruner:
+            case FastBOPolicy() as policy:
+                if jobs := self._to_saturation(policy, workers):
+                    return jobs
+            case NoPruner() | OptunaPruner() | PatiencePruner() | LadderPolicy():
+                pass
         return [self.resume(trial.number, None) for trial in self._promising() if trial.final is None]
 
     # -- what happened ----------------------------------------------------------------------------------------------
@@ -210,7 +215,9 @@ class SearchStudy:
             case PatiencePruner() as patience:
                 if trial.limit is None and level < self.length and self._stalls(patience, trial):
                     trial.limit = level
-            case _:
+            case NoPruner():
+                pass
+            case OptunaPruner():
                 if trial.limit is None and level < self.length and live.should_prune():
                     trial.limit = level
 
@@ -225,7 +232,7 @@ class SearchStudy:
                 if trial.told is None:
                     self._tell(number, [trial.curve[self._shown(trial)]], "complete")
                     trial.told = trial.curve[self._shown(trial)]
-            case _:
+            case NoPruner() | OptunaPruner() | PatiencePruner():
                 self._tell(number, None, "prune")
         trial.status = "stopped"
 
@@ -255,10 +262,9 @@ class SearchStudy:
     # -- what came out ----------------------------------------------------------------------------------------------
 
     def forecasts(self) -> dict[int, float]:
-        """The expected final loss of each configuration: the measured one if known, else a forecast or the last one."""
-        climbed: dict[int, float] = {}
-        if isinstance(self.search.pruner, LadderPolicy):
-            climbed = ladder.forecasts(self.search.pruner, self._losses(), self.length)
+        """What each configuration is worth as far as anybody can tell, as a loss: at full length where it is known."""
+        policy = self._ladder
+        climbed = {} if policy is None else ladder.forecasts(policy, self._losses(), self.length)
         found = {}
         for number, trial in self.trials.items():
             if trial.final is not None:
@@ -281,14 +287,16 @@ class SearchStudy:
     def _suggested(self) -> Trial:
         number = self._count()
         spec, seed = self.search.sampler, random.Random(f"{self.search.seed}/{number}").getrandbits(31)
-        if isinstance(spec, QuasiRandomSampler):
-            return self._enqueued(quasi_random(spec, self.search.space, self.search.seed, number))
-        constrained = self.search.constraints.model_fields_set
-        made = sampler(spec, seed, _violation if constrained else None)
-        if isinstance(spec, GPSampler) and len(self.search.objectives) == 1:
-            return self._enqueued(self._improving(spec, seed))
-        if isinstance(self.search.pruner, LadderPolicy):
-            return self._enqueued(self._suggested_from_forecasts(made))
+        match spec:
+            case QuasiRandomSampler():
+                return self._enqueued(quasi_random(spec, self.search.space, self.search.seed, number))
+            case GPSampler() if len(self.search.objectives) == 1:
+                return self._enqueued(self._improving(spec, seed))
+            case RandomSampler() | TPESampler() | GPSampler() | CmaEsSampler() | NSGA2Sampler():
+                constrained = self.search.constraints.model_fields_set
+                made = sampler(spec, seed, _violation if constrained else None)
+        if (policy := self._ladder) is not None:
+            return self._enqueued(self._foreseen(made, policy))
         self.study.sampler = made
         asked = self.study.ask(self._space)
         return self._begin(asked.number, decoded(self.search.space, asked.params))
@@ -303,26 +311,19 @@ class SearchStudy:
         return gp.suggest(self.search.space, observed, running, seed)
 
     def _shown_losses(self) -> dict[int, float]:
-        """The losses on which the Gaussian process is fitted: forecasts of pausing successive halving, else the values
-        told to the sampler. A trial that violates the constraints gets the worst loss.
-        """
-        if isinstance(self.search.pruner, LadderPolicy):
-            found = ladder.forecasts(self.search.pruner, self._losses(), self.length)
+        """What the process is fitted on: forecasts of the ladder, else what was told; constraints broken are worst."""
+        if (policy := self._ladder) is not None:
+            found = ladder.forecasts(policy, self._losses(), self.length)
         else:
             found = {one.number: self.loss(one.told) for one in self.trials.values() if one.told is not None}
         worst = max(found.values(), default=0.0)
         return {number: worst if self.trials[number].violation > 0 else loss for number, loss in found.items()}
 
-    def _suggested_from_forecasts(self, made: Any) -> dict[str, Any]:
-        """Ask the sampler with a copy of the study in which every trial has its forecast at full length as value.
-
-        Otherwise the sampler would compare values from different rungs.
-        """
+    def _foreseen(self, made: Any, policy: LadderPolicy) -> dict[str, Any]:
+        """What the sampler suggests when every configuration is shown to it with its forecast at the full length."""
         import optuna
 
         view = optuna.create_study(direction=self.study.direction, sampler=made)
-        policy = self.search.pruner
-        assert isinstance(policy, LadderPolicy)
         expected = ladder.forecasts(policy, self._losses(), self.length)
         states = optuna.trial.TrialState
         for trial in self.trials.values():
@@ -354,7 +355,7 @@ class SearchStudy:
 
     def _begin(self, number: int, values: dict[str, Any]) -> Trial:
         trial = self.trials[number] = Trial(number, values)
-        if isinstance(self.search.pruner, LadderPolicy):
+        if self._ladder is not None:
             trial.limit = self._next_rung(trial)
         return trial
 
@@ -399,9 +400,9 @@ class SearchStudy:
         return [self.trials[number] for number in ranked[: self.search.finish]]
 
     def _next_rung(self, trial: Trial) -> int | None:
-        policy = self.search.pruner
-        assert isinstance(policy, LadderPolicy)
-        if sum(one.source != "warm start" for one in self._tried()) <= policy.probes:  # this trial is a probe
+        policy = self._ladder
+        assert policy is not None
+        if sum(one.source != "warm start" for one in self._tried()) <= policy.probes:  # it is one itself
             return None
         levels = ladder.telling(policy, self._losses(), self.length)
         return self._until(next(level for level in levels if level > trial.reached))
@@ -449,8 +450,17 @@ class SearchStudy:
 
     @property
     def decides_over_seeds(self) -> bool:
-        """Whether evaluation levels are seeds, instead of points in training."""
-        return isinstance(self.search.pruner, WilcoxonPruner)
+        """Whether evaluations are seeds, not points of training."""
+        return self.search.pruner.decides_over_seeds
+
+    @property
+    def _ladder(self) -> LadderPolicy | None:
+        """The policy that pauses configurations at rungs, if this search has it."""
+        match self.search.pruner:
+            case LadderPolicy() as policy:
+                return policy
+            case NoPruner() | OptunaPruner() | PatiencePruner() | FastBOPolicy():
+                return None
 
 
 def _violation(trial: FrozenTrial) -> Sequence[float]:

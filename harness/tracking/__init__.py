@@ -6,6 +6,6 @@
 from __future__ import annotations
 
 from harness.tracking.places import probe, redacted, ui_command
-from harness.tracking.sync import SyncResult, prepare, sync
+from harness.tracking.sync import SyncResult, sync
 
-__all__ = ["SyncResult", "prepare", "probe", "redacted", "sync", "ui_command"]
+__all__ = ["SyncResult", "probe", "redacted", "sync", "ui_command"]

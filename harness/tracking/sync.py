@@ -86,19 +86,6 @@ def sync(
     return job.result()
 
 
-def prepare(uri: str, store: Store) -> None:
-    """Create the database of an SQLite `uri` where there is none (a few seconds); nothing for other URIs.
-
-    Raises:
-        TrackingError: it cannot be created.
-    """
-    file = database_file(uri)
-    if file is not None and not file.exists():
-        probe(uri)
-        with _alone(uri, store), mlflow_session(uri):
-            _create_missing(uri)
-
-
 def _create_missing(uri: str) -> None:
     file = database_file(uri)
     if file is not None and not file.exists():

@@ -12,9 +12,10 @@ import torch
 from torch import Tensor
 
 from harness.base.errors import DataError
+from harness.base.registry import Registry
 from harness.config.batches import GroupedBatches, RandomBatches
 from harness.config.experiment import Experiment
-from harness.data.dataset.caption_choice import RAW, Chosen, check_available, choose_batch
+from harness.data.dataset.caption_choice import RAW, Chosen, check_available, choose_batch, texts
 from harness.data.dataset.dataset import Dataset
 from harness.data.dataset.loader import ImageBatches
 from harness.data.dataset.order import epoch_order
@@ -126,12 +127,12 @@ class BatchSource:
         features: TeacherFeatures | None,
         ranks: Ranks | None = None,
     ) -> None:
-        self.dataset = dataset
+        self.dataset, self.features = dataset, features
         self.batch_size = experiment.train.global_batch_size
         if len(dataset) < self.batch_size:
             what = f"the data has {len(dataset)} samples, fewer than one batch of {self.batch_size}"
             raise DataError(what, where="train.global_batch_size", fix="make the batch smaller")
-        self._experiment, self._towers, self._features = experiment, towers, features
+        self._experiment = experiment
         self._part = slice(*(ranks or Ranks()).share(self.batch_size))
         self._tokenize = towers.tokenize
         check_available(
@@ -178,22 +179,7 @@ class BatchSource:
         return ((step // self.steps_per_epoch, everyone[self._part]) for step, everyone in planned)
 
     def _order(self, epoch: int) -> Ints:
-        seed = self._experiment.seed
-        match self._experiment.train.batches:
-            case RandomBatches():
-                return epoch_order(len(self.dataset), seed, epoch)
-            case GroupedBatches(search_space=space):
-                samples = np.arange(len(self.dataset))
-                assert self._features is not None
-                first = self._features.text(samples, np.full_like(samples, RAW), np.zeros_like(samples))
-                return grouped_order(
-                    self._features.image(samples),
-                    first,
-                    batch_size=self.batch_size,
-                    search_space=space,
-                    seed=seed,
-                    epoch=epoch,
-                )
+        return orders(self._experiment.train.batches, self, self._experiment.seed, epoch)
 
     def _batch(self, step: int, everyone: Ints, images: Tensor) -> Batch:
         samples = everyone[self._part]
@@ -218,18 +204,36 @@ class BatchSource:
 
     def taught(self, samples: Ints, chosen: Chosen) -> tuple[Tensor | None, Tensor | None]:
         """The teacher's features of samples [N, e] and of their chosen captions [M, e]; None without a teacher."""
-        if self._features is None:
+        if self.features is None:
             return None, None
-        text = self._features.text(samples[chosen.owner], chosen.source, chosen.position)
-        return self._features.image(samples), text
+        text = self.features.text(samples[chosen.owner], chosen.source, chosen.position)
+        return self.features.image(samples), text
 
     def texts(self, samples: Ints, chosen: Chosen) -> list[str]:
         """The chosen captions [M] of samples [N], normalised as the spec says."""
-        captions, dataset = self._experiment.captions, self.dataset
-        picked = [
-            dataset.raw(sample) if source == RAW else dataset.pseudo(captions.sources[source], sample)[position]
-            for sample, source, position in zip(
-                samples[chosen.owner].tolist(), chosen.source.tolist(), chosen.position.tolist(), strict=True
-            )
-        ]
-        return [text.lower() for text in picked] if captions.text == "lower" else picked
+        return texts(self._experiment.captions, self.dataset, samples, chosen)
+
+
+orders: Registry[[BatchSource, int, int], Ints] = Registry("train.batches")
+"""For each way of making batches, the order of all samples in an epoch, by source, seed and epoch: batches are cut
+from it one after the other."""
+
+
+@orders.register(RandomBatches)
+def _random_order(_spec: RandomBatches, source: BatchSource, seed: int, epoch: int) -> Ints:
+    return epoch_order(len(source.dataset), seed, epoch)
+
+
+@orders.register(GroupedBatches)
+def _grouped_order(spec: GroupedBatches, source: BatchSource, seed: int, epoch: int) -> Ints:
+    samples = np.arange(len(source.dataset))
+    assert source.features is not None, "a spec that groups without a teacher does not validate"
+    first = source.features.text(samples, np.full_like(samples, RAW), np.zeros_like(samples))
+    return grouped_order(
+        source.features.image(samples),
+        first,
+        batch_size=source.batch_size,
+        search_space=spec.search_space,
+        seed=seed,
+        epoch=epoch,
+    )

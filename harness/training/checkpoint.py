@@ -35,22 +35,6 @@ class TrainingProgress:
     """The attempt that wrote the checkpoint, from 1."""
 
 
-def save(path: Path, *, run_id: str, progress: TrainingProgress, parts: Mapping[str, Any], keep: int = 1) -> None:
-    """Write the state of every part (anything with `state_dict`) as one atomic step.
-
-    Args:
-        path: of the newest checkpoint; older ones stand beside it with their step in the name.
-        run_id: the run that they belong to.
-        progress: where training stands.
-        parts: what has a state, by name.
-        keep: how many checkpoints there may be afterwards.
-
-    Raises:
-        StoreError: the disk is full or not writable; the previous checkpoint is still there.
-    """
-    _replace(path, _state(run_id, progress, parts), keep)
-
-
 class Checkpoints:
     """The checkpoints of a run that trains here: written in a thread, from a copy, while training goes on.
 

@@ -10,11 +10,11 @@ import torch
 from torch import Tensor
 
 from harness.config.captions import Captions
-from harness.config.mining import ThresholdMining
+from harness.config.mining import MiningSpec
 from harness.data.dataset.caption_choice import RAW, Chosen, choose_batch
 from harness.data.synthetic.truth import Truth
 from harness.losses import PairBatch, Positives
-from harness.mining import Mined, Thresholds, calibration_images, mine, resolve_thresholds, score
+from harness.mining import Calibration, Mined, MiningRule, build_rule, calibration_images, score
 from harness.parallel.ranks import Ranks
 from harness.training.batches import Batch, BatchSource
 
@@ -28,10 +28,8 @@ class Miner:
     Each of `ranks` mines for its own images among the captions of the whole batch.
     """
 
-    def __init__(
-        self, thresholds: Thresholds, truth: Truth | None, captions: Captions, ranks: Ranks | None = None
-    ) -> None:
-        self.thresholds = thresholds
+    def __init__(self, rule: MiningRule, truth: Truth | None, captions: Captions, ranks: Ranks | None = None) -> None:
+        self._rule = rule
         self._truth, self._captions = truth, captions
         self._ranks = ranks or Ranks()
 
@@ -40,7 +38,7 @@ class Miner:
         device = pairs.image.device
         mined = self.mined(batch, device)
         whole = self._gathered(mined, batch)
-        logs = whole.logs() | self.thresholds.logs()
+        logs = whole.logs() | self._rule.logs()
         if (truth := self.truth_of(batch)) is not None:
             matches, informative = (torch.from_numpy(mask).to(device) for mask in truth)
             logs |= score(whole, matches, self._owner(batch, device), informative)
@@ -51,7 +49,7 @@ class Miner:
         gather = self._ranks.all_gather
         image, text = gather(_there(batch.teacher_image, device)), gather(_there(batch.teacher_text, device))
         images = range(batch.first, batch.first + len(batch.samples))
-        return mine(self.thresholds, image, text, self._owner(batch, device), images=images)
+        return self._rule.mine(image, text, self._owner(batch, device), images)
 
     def truth_of(self, batch: Batch) -> tuple[Mask, Mask] | None:
         """Which captions hold for which images [N, M], and which say anything [M], of the whole batch; None where
@@ -88,13 +86,21 @@ def truth_sources(truth: Truth, chosen: Chosen, captions: Captions) -> Ints:
     return sources
 
 
-def build_miner(spec: ThresholdMining, source: BatchSource, captions: Captions, ranks: Ranks | None = None) -> Miner:
-    """The miner of a run: thresholds resolved on a fixed sample of its data, the same for every seed."""
-    samples = calibration_images(len(source.dataset))
-    chosen = choose_batch(captions, samples, seed=0, epoch=0)
-    image, text = source.taught(samples, chosen)
-    thresholds = resolve_thresholds(spec, _there(image), _there(text), torch.from_numpy(chosen.owner))
-    return Miner(thresholds, source.dataset.truth, captions, ranks)
+def build_miner(spec: MiningSpec, source: BatchSource, captions: Captions, ranks: Ranks | None = None) -> Miner | None:
+    """The miner of a run, calibrated on a fixed sample of its data, the same for every seed; None without mining.
+
+    Raises:
+        SpecError: no code mines by `spec`, or it contradicts itself on this data.
+    """
+
+    def calibration() -> Calibration:
+        samples = calibration_images(len(source.dataset))
+        chosen = choose_batch(captions, samples, seed=0, epoch=0)
+        image, text = source.taught(samples, chosen)
+        return Calibration(_there(image), _there(text), torch.from_numpy(chosen.owner))
+
+    rule = build_rule(spec, calibration)
+    return None if rule is None else Miner(rule, source.dataset.truth, captions, ranks)
 
 
 def _there(features: Tensor | None, device: torch.device | str = "cpu") -> Tensor:

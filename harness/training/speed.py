@@ -13,9 +13,6 @@ from harness.models import Towers
 from harness.training.batches import Batch
 from harness.training.provenance import peak_memory_gb
 
-TIMINGS = frozenset({"images_per_s", "data_wait", "mfu", "peak_memory_gb"})
-"""Metrics that two runs of one id do not share."""
-
 PEAK_FLOPS = {
     "H200": 989e12,
     "H100 PCIe": 756e12,

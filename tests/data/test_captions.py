@@ -11,7 +11,7 @@ from scipy import stats
 
 from harness.base.errors import DataError
 from harness.config.captions import Captions
-from harness.data.dataset.caption_choice import RAW, check_available, choose, choose_batch, texts
+from harness.data.dataset.caption_choice import RAW, check_available, choose_batch, texts
 
 
 def sampled(**fields: Any) -> Captions:
@@ -104,24 +104,34 @@ def test_visits_of_one_sample_are_independent() -> None:
         assert stats.chi2_contingency(table).pvalue > 1e-3
 
 
+class Spoken:
+    """A data set of three samples with captions in capitals."""
+
+    def raw(self, i: int) -> str:
+        return f"RAW{i}"
+
+    def pseudo(self, source: str, i: int) -> tuple[str, ...]:
+        return tuple(f"{source.upper()}{i}.{position}" for position in range(2))
+
+
 def test_sources_are_taken_in_turn_after_the_raw_caption() -> None:
-    spec = Captions(source=("blip2", "ofa"), count=3, text="lower")
-    picked = choose(spec, "RAW", {"blip2": ["B0", "B1"], "ofa": ["O0"]}, seed=0, epoch=0, sample=7)
-    assert [(c.text, c.source, c.slot, c.is_raw) for c in picked] == [
-        ("raw", None, 0, True),
-        ("b0", "blip2", 1, False),
-        ("o0", "ofa", 2, False),
-        ("b1", "blip2", 3, False),
+    spec = Captions(source=("blip2", "ofa"), count=3)
+    chosen = choose_batch(spec, [2, 0], seed=0, epoch=0)
+    assert texts(spec, Spoken(), np.array([2, 0]), chosen) == [
+        *("RAW2", "BLIP22.0", "OFA2.0", "BLIP22.1"),
+        *("RAW0", "BLIP20.0", "OFA0.0", "BLIP20.1"),
     ]
+    assert chosen.owner.tolist() == [0, 0, 0, 0, 1, 1, 1, 1]
+    assert chosen.slot.tolist() == [0, 1, 2, 3] * 2
+    assert chosen.is_raw.tolist() == [True, False, False, False] * 2
     assert spec.per_image == 4
     assert spec.needed() == {"blip2": 2, "ofa": 1}
 
 
-def test_texts_follow_the_chosen_order() -> None:
-    spec = Captions(source="blip2", count=2, raw=False)
-    chosen = choose_batch(spec, [5, 2], seed=0, epoch=0)
-    assert texts(spec, chosen, ["x", "y"], [{"blip2": ["a", "b"]}, {"blip2": ["c", "d", "e"]}]) == ["a", "b", "c", "d"]
-    assert chosen.owner.tolist() == [0, 0, 1, 1]
+def test_lower_case_is_for_every_caption() -> None:
+    spec = Captions(source="ofa", count=1, text="lower")
+    chosen = choose_batch(spec, [1], seed=0, epoch=0)
+    assert texts(spec, Spoken(), np.array([1]), chosen) == ["raw1", "ofa1.0"]
 
 
 def test_the_draws_are_pinned() -> None:

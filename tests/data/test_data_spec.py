@@ -58,4 +58,4 @@ def test_ranges_of_augmentation_are_ordered() -> None:
 
 def test_shares_may_fill_the_whole() -> None:
     assert RawCaptions(generic=0.3, partial=0.7).generic == 0.3
-    assert DigitsData(test_samples=297).train_samples == 1500
+    assert DigitsData(test_samples=297).size() == 1500

@@ -19,7 +19,7 @@ from torch.utils.data import DataLoader
 
 from harness.base.errors import StoreError
 from harness.config.data import Data, DigitsData, ShapesData, WebdatasetData
-from harness.data import embedded_names, embedded_sets, inspect_data, materialise
+from harness.data import embedded_sets, inspect_data, materialise
 from harness.data.dataset.dataset import open_dataset
 from harness.data.synthetic.embedded import home
 from harness.data.synthetic.shapes import all_combinations, draw, evaluation_attributes
@@ -122,7 +122,7 @@ def test_clip_benchmark_reads_the_digits(cache: Path) -> None:
     assert dataset.classes[:3] == ["zero", "one", "two"]
     assert images[0].shape == (32, 32, 3)
     training = open_dataset(DIGITS, cache)
-    assert len(training) == DIGITS.train_samples == 797
+    assert len(training) == DIGITS.size() == 797
     tested = {image.tobytes() for image in images}
     assert not any(np.asarray(training.image(i)).tobytes() in tested for i in range(len(training)))
 
@@ -130,9 +130,9 @@ def test_clip_benchmark_reads_the_digits(cache: Path) -> None:
 def test_names_are_known_without_generating(tmp_path: Path) -> None:
     own = WebdatasetData(shards="x")
     for data in (ShapesData(), DigitsData(), own):
-        assert tuple(embedded_sets(data, tmp_path)) == embedded_names(data)
+        assert tuple(embedded_sets(data, tmp_path)) == data.evaluation_sets
     materialise(own, tmp_path)
-    assert embedded_names(own) == ()
+    assert embedded_sets(own, tmp_path) == {}
     assert list(tmp_path.iterdir()) == []
 
 

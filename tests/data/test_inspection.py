@@ -104,7 +104,7 @@ def test_a_known_set_is_inspected_without_numpy_or_torch(tmp_path: Path) -> None
     two_shards(tmp_path / "a")
     inspected(tmp_path / "a", tmp_path / "cache")
     code = (
-        "import sys; from pathlib import Path; from harness.data import inspect_data, embedded_names;"
+        "import sys; from pathlib import Path; from harness.data import inspect_data, embedded_sets;"
         "from harness.config.data import WebdatasetData;"
         f"inspect_data(WebdatasetData(shards={str(tmp_path / 'a')!r}), Path({str(tmp_path / 'cache')!r}));"
         "print([name for name in ('numpy', 'torch', 'pyarrow', 'PIL', 'sklearn') if name in sys.modules])"

@@ -176,7 +176,7 @@ def test_digits_are_split_evenly_and_entirely() -> None:
     data = DigitsData(test_samples=203, image_size=24)
     pictures, true = digits.load(data)
     assert pictures.shape == (1797, 24, 24, 3)
-    assert len(pictures) == data.train_samples + data.test_samples
+    assert len(pictures) == data.size() + data.test_samples
     train, test = digits.split(data, true[:, 0])
     assert sorted([*train, *test]) == list(range(1797))
     assert np.bincount(true[test, 0]).tolist() == [21] * 3 + [20] * 7

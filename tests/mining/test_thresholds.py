@@ -90,6 +90,11 @@ def test_a_guard_that_comes_out_above_p1_is_refused() -> None:
     spec = ThresholdMining(image_text=0.2, text_text=0.9, image_text_guard=Quantile(quantile=0.99))
     with pytest.raises(SpecError, match=r"p1'.*image_text \(p1\) 0\.2000.*lower image_text_guard"):
         resolve_thresholds(spec, *batch)
+    guard = Quantile(quantile=0.99)
+    resolved = resolve_thresholds(ThresholdMining(text_text=0.9, image_text_guard=guard), *batch).image_text_guard
+    assert resolved is not None
+    with pytest.raises(SpecError, match="could never add a pair"):  # equal: there is nothing between them
+        resolve_thresholds(ThresholdMining(image_text=resolved, text_text=0.9, image_text_guard=guard), *batch)
     unused = ThresholdMining(image_text=0.2, image_text_guard=Quantile(quantile=0.99))
     assert resolve_thresholds(unused, *batch).image_text_guard is None
 
@@ -145,5 +150,3 @@ def test_what_a_clause_that_is_off_would_have_used_is_no_science() -> None:
     one = ThresholdMining(image_text=0.2, image_text_guard=0.3, text_text_reduction="max")
     assert one.science() == ThresholdMining(image_text=0.2).science() == {"kind": "threshold", "image_text": 0.2}
     assert ThresholdMining(image_text=0.2, text_text=0.5).science() != ThresholdMining(image_text=0.2).science()
-    assert not ThresholdMining(image_text=0.2, image_text_guard=Quantile(quantile=0.5)).needs_quantiles
-    assert ThresholdMining(image_image=Quantile(quantile=0.5)).needs_quantiles

@@ -22,6 +22,8 @@ CONFIG = {
 }
 DATA = {"kind": "shapes", "train_samples": 96, "test_samples": 36}
 STEPS = 8
+TIMINGS = frozenset({"images_per_s", "data_wait", "mfu", "peak_memory_gb"})
+"""Metrics that two runs of one id do not share."""
 
 
 def experiment(**changes: Any) -> Experiment:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,7 +13,7 @@ from torch import nn
 
 from harness.base.errors import StoreError
 from harness.training import checkpoint
-from harness.training.checkpoint import TrainingProgress
+from harness.training.checkpoint import Checkpoints, TrainingProgress
 
 
 @pytest.fixture
@@ -25,16 +26,17 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     except (OSError, subprocess.CalledProcessError):
         pytest.skip("this user cannot mount a file system")
     yield disk
+    gc.collect()  # an error that a checkpoint's thread has left holds the open file
     subprocess.run(["umount", str(disk)], check=True)
 
 
 def test_the_last_checkpoint_is_still_good(small_disk: Path) -> None:
     small, file = nn.Linear(50, 50), small_disk / "checkpoint.pt"
-    checkpoint.save(file, run_id="r", progress=TrainingProgress(3, 1.0, 1), parts={"model": small})
+    Checkpoints(file, "r", {"model": small}).save(TrainingProgress(3, 1.0, 1), wait=True)
     before = small.weight.detach().clone()
     expected = r"checkpoint.pt: cannot be written \(No space left on device\); free space or correct the permissions$"
     with pytest.raises(StoreError, match=expected):
-        checkpoint.save(file, run_id="r", progress=TrainingProgress(4, 2.0, 1), parts={"model": nn.Linear(500, 500)})
+        Checkpoints(file, "r", {"model": nn.Linear(500, 500)}).save(TrainingProgress(4, 2.0, 1), wait=True)
     with torch.no_grad():
         small.weight.zero_()
     found = checkpoint.restore(file, run_id="r", parts={"model": small})

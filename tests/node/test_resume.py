@@ -14,8 +14,7 @@ from harness import worker
 from harness.node.attempt import AttemptRunner, load_request
 from harness.runs.gallery import read_gallery
 from harness.runs.store import RunFolder, State
-from harness.training.speed import TIMINGS
-from tests.node.small import STEPS, experiment, planned, prepared
+from tests.node.small import STEPS, TIMINGS, experiment, planned, prepared
 from tests.training.made import VIT_MODEL
 
 ALL = {"source": "captioner", "count": 2, "mixing": "all"}

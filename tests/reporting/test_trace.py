@@ -247,6 +247,8 @@ class Page(HTMLParser):
                 self._into = "cell"
             case "caption":
                 self._into = "caption"
+            case _:
+                pass
 
     def handle_endtag(self, tag: str) -> None:
         if tag in {"th", "td", "caption"}:

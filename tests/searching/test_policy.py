@@ -90,6 +90,7 @@ def test_how_many_are_promoted_by_both_readings() -> None:
     assert promoted(POLICY, 10, 4) == 4
     assert promoted(FastBOPolicy(promoted="at_most_workers"), 100, 4) == 4
     assert promoted(POLICY, 2, 4) == 2
+    assert promoted(POLICY, 21, 1) == 3  # a tenth of 21, rounded up
 
 
 @given(st.lists(st.floats(0, 1), min_size=0, max_size=60))

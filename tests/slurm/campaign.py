@@ -19,8 +19,7 @@ from typing import Any, ClassVar, Self
 import torch
 
 from harness.runs.store import RunFolder, Store
-from harness.training.speed import TIMINGS
-from tests.node.small import CONFIG
+from tests.node.small import CONFIG, TIMINGS
 from tests.slurm.cluster import Cluster
 
 ARMS = 4

@@ -121,6 +121,8 @@ class Mischief:
                 self._node_dies(kind, victim.node)
             case "old_attempt_lives":
                 self._old_attempt_lives(victim.node)
+            case _:
+                raise AssertionError(f"no such fault: {kind}")
         return where
 
     def _node_dies(self, kind: str, node: str) -> None:

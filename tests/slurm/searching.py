@@ -29,7 +29,7 @@ from harness.runs.store import RunFolder
 from harness.searching.driver import Driver
 from harness.searching.study import Trial
 from harness.searching.winner import as_ablation
-from harness.training.speed import TIMINGS
+from tests.node.small import TIMINGS
 from tests.slurm.campaign import Campaign, check_submissions
 from tests.slurm.chaos import carry_out
 from tests.slurm.cluster import Cluster

@@ -9,7 +9,8 @@ import pytest
 
 from harness.planning.plan import Plan
 from harness.runs.store import Store
-from harness.tracking import prepare, sync
+from harness.tracking import sync
+from harness.tracking.client import create_database, mlflow_session
 from tests.tracking.world import content, finish_all, plan_of, sqlite_uri
 
 
@@ -40,7 +41,8 @@ class Place:
 def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Made once by the function under test: it takes seconds."""
     root = tmp_path_factory.mktemp("empty")
-    prepare(sqlite_uri(root), Store(root))
+    with mlflow_session(sqlite_uri(root)):
+        create_database(root / "mlflow.db")
     return root / "mlflow.db"
 
 

@@ -21,7 +21,7 @@ VIT: dict[str, Any] = {
     **CONFIG,
     "vision_cfg": {"image_size": 32, "layers": 2, "width": 16, "head_width": 8, "patch_size": 16},
 }
-VIT_MODEL = {"name": "small-vit", "config": VIT}
+VIT_MODEL: dict[str, Any] = {"name": "small-vit", "config": VIT}
 ALL = {"source": "captioner", "count": 2, "mixing": "all"}
 MINING = {"kind": "threshold", "image_text": {"quantile": 0.9}, "image_image": {"quantile": 0.95}}
 FFF: dict[str, Any] = {"captions": ALL, "loss": {"kind": "multi_positive_sigmoid"}, "mining": MINING}

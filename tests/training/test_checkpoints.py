@@ -68,7 +68,7 @@ def test_as_many_are_kept_as_asked_for(tmp_path: Path, keep: int) -> None:
 
 def test_a_checkpoint_of_another_model(tmp_path: Path) -> None:
     file = tmp_path / "checkpoint.pt"
-    checkpoint.save(file, run_id="r", progress=at(1), parts={"model": nn.Linear(3, 3)})
+    Checkpoints(file, "r", {"model": nn.Linear(3, 3)}).save(at(1), wait=True)
     with pytest.raises(CheckpointError, match=r"does not fit this model \(.*delete it to start over"):
         restore(file, run_id="r", parts={"model": nn.Linear(4, 3)})
     with pytest.raises(CheckpointError, match="does not fit this model"):

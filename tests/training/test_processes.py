@@ -20,9 +20,8 @@ from harness.base.files import read_json, write_json
 from harness.node.attempt import AttemptRunner, load_request
 from harness.parallel.process_group import ProcessRank, process_rank
 from harness.runs.store import RunFolder, State
-from harness.training.speed import TIMINGS
 from tests.evaluation.worlds import classification_files, classification_members, write_set
-from tests.node.small import experiment, planned, prepared
+from tests.node.small import TIMINGS, experiment, planned, prepared
 from tests.training.made import VIT_MODEL, train
 
 STEPS = 6

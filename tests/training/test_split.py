@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -56,12 +57,27 @@ def test_accumulation_changes_nothing(root: Path, changes: dict[str, Any]) -> No
             torch.testing.assert_close(tensor, state[name], rtol=1e-6, atol=1e-9, msg=name)
 
 
+def dropping() -> dict[str, Any]:
+    """An experiment's fields with a model that drops half of the patches, four images at a time."""
+    vision = {**VIT_MODEL["config"]["vision_cfg"], "patch_dropout": 0.5}
+    model = {"name": "dropping", "config": {**VIT_MODEL["config"], "vision_cfg": vision}}
+    return {"model": model, "train": train(virtual_batch_size=4)}
+
+
 def test_dropout_draws_the_same_masks_for_every_split(root: Path) -> None:
-    vision = {**VIT_MODEL["config"]["vision_cfg"], "patch_dropout": 0.5}  # type: ignore[index]
-    model = {"name": "dropping", "config": {**VIT_MODEL["config"], "vision_cfg": vision}}  # type: ignore[dict-item]
-    changes = {"model": model, "train": train(virtual_batch_size=4)}
-    whole, parts = (outcome(root, micro, **changes)[0] for micro in (BATCH, 4))
+    whole, parts = (outcome(root, micro, **dropping())[0] for micro in (BATCH, 4))
     assert whole[-1]["loss"] == pytest.approx(parts[-1]["loss"], rel=1e-9)
+
+
+def test_dropout_draws_other_masks_in_each_step_and_for_each_part(root: Path) -> None:
+    _, trainer, student = attempt(root, experiment(**dropping()))
+    student.towers.train()
+    batch = next(trainer._source.batches(0))
+    alike = replace(batch, images=batch.images[:1].expand_as(batch.images))
+    first, second = (trainer._encoder.look(step, alike)[0] for step in (0, 1))
+    assert torch.equal(first, trainer._encoder.look(0, alike)[0])
+    assert not torch.allclose(first, second)
+    assert not torch.allclose(first[:4], first[4:8])
 
 
 def test_one_part_is_plain_batch_norm(root: Path) -> None:

@@ -36,6 +36,13 @@ def test_a_run_that_diverges_is_stopped() -> None:
     watched(falling(200) + [5.0] * 100, limit=0)
 
 
+def test_a_single_good_step_starts_the_count_anew() -> None:
+    bad = [5.0] * 29
+    assert watched([*falling(200), *bad, 2.7, *bad, 2.7, *bad])
+    with pytest.raises(TrainingError, match="for 30 steps in a row"):
+        watched([*falling(200), *bad, 2.7, *bad, 5.0])
+
+
 @pytest.mark.parametrize("losses", [falling(2000), [5.0] * 300, [-loss for loss in falling(300)]])
 def test_others_are_not(losses: list[float]) -> None:
     assert watched(losses) == []

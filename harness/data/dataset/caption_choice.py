@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -46,17 +47,6 @@ class Chosen:
         return np.equal(self.source, RAW)
 
 
-@dataclass(frozen=True)
-class ChosenCaption:
-    """One caption of one image."""
-
-    text: str
-    source: str | None
-    """Name of its source; None for the raw caption."""
-    slot: int
-    is_raw: bool
-
-
 def choose_batch(spec: Captions, samples: npt.ArrayLike, *, seed: int, epoch: int) -> Chosen:
     """The captions of the samples with these indices in the data set [N], for their visit in `epoch`."""
     indices = np.asarray(samples, dtype=np.int64)
@@ -74,29 +64,29 @@ def choose_batch(spec: Captions, samples: npt.ArrayLike, *, seed: int, epoch: in
     )
 
 
-def choose(
-    spec: Captions, raw: str, pseudo: Mapping[str, Sequence[str]], *, seed: int, epoch: int, sample: int
-) -> list[ChosenCaption]:
-    """The captions of one sample: its raw caption and those of each source give their texts."""
-    chosen = choose_batch(spec, [sample], seed=seed, epoch=epoch)
-    sources = [None if number == RAW else spec.sources[number] for number in chosen.source]
-    return [
-        ChosenCaption(text, source, slot, source is None)
-        for text, source, slot in zip(texts(spec, chosen, [raw], [pseudo]), sources, chosen.slot.tolist(), strict=True)
-    ]
+class CaptionTexts(Protocol):
+    """The captions of a data set by sample number, as `Dataset` has them."""
+
+    def raw(self, i: int) -> str:
+        """The raw caption of sample `i`."""
+
+    def pseudo(self, source: str, i: int) -> Sequence[str]:
+        """The pseudo-captions of sample `i` from `source`."""
 
 
-def texts(
-    spec: Captions, chosen: Chosen, raw: Sequence[str], pseudo: Sequence[Mapping[str, Sequence[str]]]
-) -> list[str]:
-    """The chosen captions as normalised text [M], from the raw caption and the sources of every image [N]."""
+def texts(spec: Captions, data: CaptionTexts, samples: _Ints, chosen: Chosen) -> list[str]:
+    """The chosen captions [M] of samples [N] of `data`, normalised as `spec` says."""
     picked = [
-        raw[owner] if source == RAW else pseudo[owner][spec.sources[source]][position]
-        for owner, source, position in zip(
-            chosen.owner.tolist(), chosen.source.tolist(), chosen.position.tolist(), strict=True
+        data.raw(sample) if source == RAW else data.pseudo(spec.sources[source], sample)[position]
+        for sample, source, position in zip(
+            samples[chosen.owner].tolist(), chosen.source.tolist(), chosen.position.tolist(), strict=True
         )
     ]
-    return [text.lower() for text in picked] if spec.text == "lower" else picked
+    match spec.text:
+        case "none":
+            return picked
+        case "lower":
+            return [text.lower() for text in picked]
 
 
 def check_available(spec: Captions, available: Mapping[str, npt.ArrayLike], keys: Sequence[str]) -> None:

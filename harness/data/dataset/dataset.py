@@ -17,14 +17,14 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from harness.base.errors import DataError
-from harness.config.data import Data, DigitsData, ShapesData, TableData, WebdatasetData
+from harness.config.data import Data, EmbeddedWorld, FileSpec, unknown_data
 from harness.data.dataset import pictures
 from harness.data.dataset.index import INDEX, ROWS, pseudo_column
 from harness.data.dataset.pictures import BadImageError
 from harness.data.sources import arrow
 from harness.data.sources.inspection import Indexed, indexed, inspect_data
-from harness.data.synthetic.embedded import home, train_shards
-from harness.data.synthetic.materialise import materialise
+from harness.data.synthetic.embedded import home
+from harness.data.synthetic.materialise import as_files
 from harness.data.synthetic.truth import TRUTH, Truth, load_truth
 from harness.runs.record import DataReport
 
@@ -39,12 +39,13 @@ def open_dataset(data: Data, cache: Path) -> Dataset:
         StoreError: `cache` cannot be written.
     """
     match data:
-        case ShapesData() | DigitsData():
-            materialise(data, cache)
-            index = indexed(train_shards(data, cache), cache)
+        case EmbeddedWorld():
+            index = indexed(as_files(data, cache), cache)
             return Dataset(index._replace(report=inspect_data(data, cache)), load_truth(home(data, cache) / TRUTH))
-        case WebdatasetData() | TableData():
+        case FileSpec():
             return Dataset(indexed(data, cache), None)
+        case _:
+            raise unknown_data(data)
 
 
 class Dataset:

@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 
 from harness.base.errors import DataError
-from harness.config.augment import Augment, NoAugment
+from harness.config.augment import Augment
 from harness.data.dataset.dataset import Dataset
 from harness.data.dataset.transforms import DRAWS, Pixels, augmented
 from harness.data.rng import stream
@@ -88,7 +88,7 @@ class _Source(TorchDataset[Tensor | _Failure]):
 
     def __init__(self, dataset: Dataset, augment: Augment, size: int, seed: int, *, keep: bool) -> None:
         self._dataset, self._augment, self._size, self._seed = dataset, augment, size, seed
-        self._is_fixed = isinstance(augment, NoAugment)
+        self._is_fixed = not augment.is_random
         self._keep = keep and self._bytes_kept() <= KEPT_BYTES
         self._pixels: dict[int, Pixels] = {}
         self._images: dict[int, Image.Image] = {}

@@ -17,6 +17,9 @@ def prefetched(items: Iterator[_T], ahead: int) -> Iterator[_T]:
 
     The first is made by the caller's own thread: loader processes are forked then, before there is a second thread.
     """
+    # A `for` with a `break` takes one item and is silent on an empty iterator. The thread starts only when the second
+    # item is asked for, and from then on the bounded queue is all that couples the two: `maxsize` is the look-ahead,
+    # and an item or an error travels in one tuple, so that an error arrives after the good items made before it.
     for first in items:
         yield first
         break
@@ -48,6 +51,8 @@ def _make(items: Iterator[_T], passed: queue.Queue[_Passed[_T]], stopped: thread
 
 
 def _put(passed: queue.Queue[_Passed[_T]], item: _Passed[_T], stopped: threading.Event) -> None:
+    # A plain put would wait for ever when the consumer has gone: its generator is closed, and no get() makes room.
+    # So the wait is short and looks at `stopped` between tries; the thread is a daemon for the same reason.
     while not stopped.is_set():
         with suppress(queue.Full):
             passed.put(item, timeout=0.2)

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageEnhance, ImageFilter
 
+from harness.base.registry import Registry
 from harness.config.augment import Augment, CropAugment, FFFAugment, NoAugment
 
 Pixels: TypeAlias = NDArray[np.uint8]
@@ -26,17 +27,33 @@ _LOG_RATIO = math.log(4 / 3)
 _CORNER, _FLIP, _JITTER, _FACTORS, _ORDER, _BLUR = 20, 22, 23, slice(24, 28), slice(28, 32), slice(32, 34)
 _BICUBIC = Image.Resampling.BICUBIC
 
+augmentations: Registry[[Image.Image, int, Uniforms], Image.Image] = Registry("train.augment")
+"""What each augmentation makes of an image: one of size x size, in RGB."""
+
 
 def augmented(image: Image.Image, augment: Augment, size: int, chance: Uniforms) -> Pixels:
-    """`image` [H, W] in RGB as training sees it: pixels [3, size, size]."""
-    match augment:
-        case NoAugment():
-            result = centre_cropped(image, size)
-        case FFFAugment():
-            result = _blurred(_jittered(_cropped(image, augment, size, chance), augment, chance), augment, chance)
-        case CropAugment():
-            result = _cropped(image, augment, size, chance)
+    """`image` [H, W] in RGB as training sees it: pixels [3, size, size].
+
+    Raises:
+        SpecError: no code augments by `augment`.
+    """
+    result = augmentations(augment, image, size, chance)
     return np.ascontiguousarray(np.asarray(result).transpose(2, 0, 1))
+
+
+@augmentations.register(NoAugment)
+def _plain(_augment: NoAugment, image: Image.Image, size: int, _chance: Uniforms) -> Image.Image:
+    return centre_cropped(image, size)
+
+
+@augmentations.register(CropAugment)
+def _crop(augment: CropAugment, image: Image.Image, size: int, chance: Uniforms) -> Image.Image:
+    return _cropped(image, augment, size, chance)
+
+
+@augmentations.register(FFFAugment)
+def _fff(augment: FFFAugment, image: Image.Image, size: int, chance: Uniforms) -> Image.Image:
+    return _blurred(_jittered(_cropped(image, augment, size, chance), augment, chance), augment, chance)
 
 
 def centre_cropped(image: Image.Image, size: int) -> Image.Image:

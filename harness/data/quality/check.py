@@ -16,11 +16,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from harness.base.errors import DataError
-from harness.config.data import FileData, WebdatasetData
+from harness.config.data import FileData
 from harness.data.dataset.pictures import BadImageError
 from harness.data.hashing import hash64
 from harness.data.quality.sample_check import look_at_image, odd_caption, odd_image, words
 from harness.data.sources.files import FilesOf, caption_files, files_of_source
+from harness.data.sources.formats import file_formats
 from harness.data.sources.raw_samples import RawSample, Rejected
 from harness.data.sources.reading import Reading
 
@@ -154,7 +155,7 @@ class _Pass:
     """One pass over the samples of a file."""
 
     def __init__(self, found: Findings, data: FileData) -> None:
-        self._found, self._shards = found, isinstance(data, WebdatasetData)
+        self._found, self._shards = found, file_formats(data).in_shards
         self._before: dict[str, set[str]] = {}
 
     def take(self, candidate: RawSample | Rejected) -> None:

@@ -11,9 +11,10 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from harness.config.data import FileData, WebdatasetData
+from harness.config.data import FileData
 from harness.data.dataset.index import DIGESTS, INDEX, ROWS
 from harness.data.sources import arrow
+from harness.data.sources.formats import file_formats
 from harness.data.sources.inspection import Indexed, indexed
 
 VERSION = 1
@@ -41,7 +42,7 @@ def manifest(data: FileData, cache: Path) -> dict[str, Any]:
         "bytes": sum(file.stat().st_size for file in found.files.main),
         "images": _images(found),
         "sources": _sources(found),
-        "downloads": _downloads(found) if isinstance(data, WebdatasetData) else None,
+        "downloads": _downloads(found) if file_formats(data).in_shards else None,
         "spec": data.science(defaults=True),
         "files": _files(found),
     }

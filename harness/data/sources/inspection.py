@@ -15,8 +15,9 @@ from pydantic import ValidationError
 
 from harness.base.errors import DataError
 from harness.base.files import read_json, write_json
-from harness.config.data import Data, DigitsData, FileData, ShapesData, TableData, WebdatasetData
-from harness.data.sources.files import FilesOf, caption_files, common_folder
+from harness.config.data import Data, EmbeddedWorld, FileData, FileSpec, unknown_data
+from harness.data.sources.files import FilesOf, caption_files
+from harness.data.sources.formats import common_folder, file_formats
 from harness.runs.record import DataReport
 from harness.runs.versions import unreadable
 
@@ -57,11 +58,13 @@ def inspect_data(data: Data, cache: Path) -> DataReport:
         StoreError: `cache` cannot be written.
     """
     match data:
-        case ShapesData() | DigitsData():
+        case EmbeddedWorld():
             content = json.dumps([data.science(), data.algorithm], sort_keys=True)
-            return DataReport(fingerprint=hashlib.sha256(content.encode()).hexdigest(), samples=data.train_samples)
-        case WebdatasetData() | TableData():
+            return DataReport(fingerprint=hashlib.sha256(content.encode()).hexdigest(), samples=data.size())
+        case FileSpec():
             return indexed(data, cache).report
+        case _:
+            raise unknown_data(data)
 
 
 def indexed(data: FileData, cache: Path) -> Indexed:
@@ -86,9 +89,9 @@ def _build(data: FileData, files: FilesOf, folder: Path) -> None:
 
     reading = Reading.begin(data, files, folder)
     summary = index.build(folder, reading.candidates(), sorted(data.pseudo), data.verify)
-    where = data.shards if isinstance(data, WebdatasetData) else data.path
     if summary.samples == 0:
-        raise DataError(_nothing(summary.rejected), where=where, fix="check data.raw, data.pseudo and the files")
+        fix = "check data.raw, data.pseudo and the files"
+        raise DataError(_nothing(summary.rejected), where=data.location, fix=fix)
     reading.check_joins()
     report = DataReport(fingerprint=summary.fingerprint, samples=summary.samples, rejected=summary.rejected)
     suspects = {location: _stamp(files.root / location) for location in summary.suspects}
@@ -116,7 +119,7 @@ def _state(data: FileData, files: FilesOf) -> str:
         _VERSION,
         data.algorithm,
         data.science(defaults=True),
-        os.path.relpath(files.root, base) if isinstance(data, TableData) else "",
+        os.path.relpath(files.root, base) if file_formats(data).names_root else "",
         [(os.path.relpath(file, base), *_size_and_time(file)) for file in files.main],
     ]
     if files.captions:

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from harness.config.data import FileData, TableData, WebdatasetData
-from harness.data.sources import shards, tables
+from harness.config.data import FileData
 from harness.data.sources.files import FilesOf, caption_files
+from harness.data.sources.formats import ReadOptions, file_formats
 from harness.data.sources.quarantine import Quarantine, read_quarantine
 from harness.data.sources.raw_samples import RawSample, Rejected
 from harness.data.sources.sidecars import Joined
@@ -43,12 +43,8 @@ class Reading:
     def candidates(self, files: list[Path] | None = None) -> Iterator[RawSample | Rejected]:
         """The samples of all shards or tables, or of some of them."""
         chosen = self.files.main if files is None else files
-        match self.data:
-            case WebdatasetData():
-                return shards.raw_samples(self.data, chosen, self.files.root, self.joins, self.quarantine)
-            case TableData():
-                root = self.files.root
-                return tables.raw_samples(self.data, chosen, root, self.joins, self.quarantine, self.unpack)
+        options = ReadOptions(self.files.root, self.joins, self.quarantine, self.unpack)
+        return file_formats(self.data).raw_samples(chosen, options)
 
     def joined(self) -> dict[str, dict[str, Any]]:
         """How each source in files of its own joined."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -24,7 +24,6 @@ from harness.data.sources.sidecars import Joined
 
 _HEAD = 4096
 _FIX = "correct data.image, data.raw or data.pseudo"
-Read = Callable[[int, int], bytes]
 
 
 def raw_samples(

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from harness.base.registry import Registry
 from harness.config.data import DigitsData, ShapesData
 from harness.data.synthetic import digits, shapes
 from harness.data.synthetic.captions import Claims, captioner_claims, digits_phrases, raw_claims, shapes_phrases, texts
@@ -18,10 +19,14 @@ from harness.data.synthetic.truth import TRUTH, save_truth
 SAMPLES_PER_SHARD = 2048
 RETRIEVAL_CAPTIONS = 5
 
+generators: Registry[[Path], None] = Registry("data")
+"""What writes each embedded world into a folder: train/, eval/ with its evaluation sets, and the truth."""
+
 SHAPES_TEMPLATES = ("{c}", "a {c}", "a photo of a {c}", "there is a {c}", "a picture of a {c}")
 DIGITS_TEMPLATES = ("the digit {c}", "a photo of the digit {c}", "a handwritten {c}, a digit")
 
 
+@generators.register(ShapesData)
 def generate_shapes(data: ShapesData, folder: Path) -> None:
     """Write the world `data` under `folder`: train/, eval/shapes/, eval/shapes_retrieval/ and the truth."""
     world = shapes.attributes(data)
@@ -44,6 +49,7 @@ def generate_shapes(data: ShapesData, folder: Path) -> None:
     write_retrieval(folder / "eval" / "shapes_retrieval", shapes.draw(data, "retrieval", combinations), described)
 
 
+@generators.register(DigitsData)
 def generate_digits(data: DigitsData, folder: Path) -> None:
     """Write the digits with their captions under `folder`: train/, eval/digits/ and the truth."""
     pictures, true = digits.load(data)

@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 
 from harness.base.errors import StoreError
-from harness.config.data import Data, DigitsData, ShapesData
+from harness.config.data import Data, EmbeddedWorld, FileData, FileSpec, unknown_data
 from harness.data.sources.inspection import indexed
 from harness.data.synthetic.embedded import home, train_shards
 
@@ -25,8 +25,32 @@ def materialise(data: Data, cache: Path) -> None:
     Raises:
         StoreError: the cache cannot be written.
     """
-    if not isinstance(data, ShapesData | DigitsData):
-        return
+    match data:
+        case EmbeddedWorld():
+            _materialise(data, cache)
+        case FileSpec():
+            return
+        case _:
+            raise unknown_data(data)
+
+
+def as_files(data: Data, cache: Path) -> FileData:
+    """`data` as the files that it is read from; an embedded world is generated first.
+
+    Raises:
+        StoreError: the cache cannot be written.
+    """
+    match data:
+        case EmbeddedWorld():
+            _materialise(data, cache)
+            return train_shards(data, cache)
+        case FileSpec():
+            return data
+        case _:
+            raise unknown_data(data)
+
+
+def _materialise(data: EmbeddedWorld, cache: Path) -> None:
     folder = home(data, cache)
     if not folder.is_dir():
         try:
@@ -40,19 +64,15 @@ def materialise(data: Data, cache: Path) -> None:
     indexed(train_shards(data, cache), cache)
 
 
-def _generate_aside(data: ShapesData | DigitsData, folder: Path) -> None:
+def _generate_aside(data: EmbeddedWorld, folder: Path) -> None:
     # Only generating needs numpy and Pillow.
-    from harness.data.synthetic.generate import generate_digits, generate_shapes
+    from harness.data.synthetic.generate import generators
 
     folder.parent.mkdir(parents=True, exist_ok=True)
     _remove_stale(folder)
     aside = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
     try:
-        match data:
-            case ShapesData():
-                generate_shapes(data, aside)
-            case DigitsData():
-                generate_digits(data, aside)
+        generators(data, aside)
         aside.chmod(0o755)
         _move_into_place(aside, folder)
     finally:

@@ -142,6 +142,8 @@ class _ForkServer:
                         self._pids.pop(run_id, None)
                         self._given.discard(run_id)
                         self._events.put(Ended(run_id, int(number)))
+                    case _:
+                        self._events.put(DispatchError(f"the fork server sent an unknown event: {event!r}"))
         status = self._process.wait()
         if not self._ready and not self._stopping:
             what = f"the worker processes cannot be started (exit status {status}, see above)"

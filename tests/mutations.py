@@ -1,0 +1,271 @@
+"""Mutations of the harness that its tests have to notice: `python -m tests.mutations`, with `--only N` for some.
+
+Each row of the table is one small fault. It is put into a copy of the checkout, never into the checkout itself, and
+the named tests run there against the copy. A mutation that no test notices is a gap: write the missing test. A row
+whose old text is not in its file exactly once is out of date: adapt it to the changed line.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import signal
+import sys
+import tempfile
+import time
+from collections import deque
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NoReturn
+
+ROOT = Path(__file__).resolve().parents[1]
+LEFT_OUT = (".git", ".venv", "build", "dist", ".mypy_cache", ".ruff_cache", ".pytest_cache", ".hypothesis", "store")
+COPY = "HARNESS_MUTATED_COPY"
+"""Environment variable that names the copy; tests/conftest.py checks that the package comes from it."""
+OUTPUT = "mutation-output.txt"
+LIMIT_S = 600.0
+
+
+@dataclass(frozen=True)
+class Mutation:
+    """One fault, and where it must be noticed."""
+
+    file: str
+    """Below harness/."""
+    old: str
+    """Exact text, found once in the file."""
+    new: str
+    tests: str
+    """Arguments of pytest below tests/: files, or single tests."""
+    fast: bool = False
+    """It takes a second or two, and is among those that `make test` tries."""
+
+
+MUTATIONS = (
+    # losses
+    Mutation("losses/chunks.py", "torch.logaddexp(per_image, z.logsumexp(0))", "torch.maximum(per_image, z.logsumexp(0))", "losses/test_formulas.py::test_formula[infonce]"),
+    Mutation("losses/chunks.py", "torch.where(part == -torch.inf, torch.inf, part)", "part", "losses/test_formulas.py::test_float32_stays_finite_and_near_float64[1.0-macl]"),
+    Mutation("losses/sigmoid.py", "len(batch.text if self.per_caption else batch.image)", "len(batch.image)", "losses/test_formulas.py::test_formula[multi_positive_sigmoid]"),
+    Mutation("losses/softmax.py", "if batch.epoch >= self.start else 0.0", "if batch.epoch > self.start else 0.0", "losses/test_references.py::test_mafa_smooths_from_its_epoch_on"),
+    Mutation("losses/gated.py", "1 - self.momentum)", "self.momentum)", "losses/test_formulas.py::test_formula[alip]"),
+    Mutation("losses/base.py", "self.log_scale.clamp_(max=self.max_log_scale)", "self.log_scale.clamp_(min=-self.max_log_scale)", "losses/test_references.py::test_clamp_and_frozen_scale"),
+    # training
+    Mutation("training/trainer.py", "            student.objective.clamp_()\n", "", "training/test_steps.py::test_the_scale_is_clamped_after_each_step"),
+    Mutation("training/divergence.py", "state.bad + 1 if lost else 0", "state.bad + 1 if lost else state.bad", "training/test_watch.py"),
+    Mutation("training/schedule.py", "return (step + 1) / self.warmup", "return step / self.warmup", "node/test_train.py::test_schedules_in_closed_form"),
+    Mutation("training/schedule.py", "left > self.cooldown", "left >= self.cooldown", "node/test_train.py::test_schedules_in_closed_form"),
+    Mutation("training/ema.py", "tensors, 1 - self._decay)", "tensors, self._decay)", "training/test_steps.py::test_the_average_follows_the_weights_after_each_step"),
+    Mutation("training/norms.py", "total / parts if", "total if", "training/test_split.py::test_accumulation_changes_nothing"),
+    Mutation("training/checkpoint.py", 'to("cpu", copy=True)', 'to("cpu")', "training/test_checkpoints.py"),
+    Mutation("training/encoder.py", "torch.manual_seed(seed_of(self._seed, step, unit.first)) ", "torch.manual_seed(self._seed) ", "training/test_split.py::test_dropout_draws_other_masks_in_each_step_and_for_each_part"),
+    Mutation("training/mining_step.py", "positives=Positives(mined.local_rows, mined.cols)", "positives=None", "training/test_steps.py::test_a_step_trains_on_the_mined_positives"),
+    # mining
+    Mutation("mining/similarity.py", "exact(Pairs(pairs.rows[close], pairs.cols[close])) > threshold", "exact(Pairs(pairs.rows[close], pairs.cols[close])) >= threshold", "mining/test_positives.py"),
+    Mutation("mining/thresholds.py", "guard >= high", "guard > high", "mining/test_thresholds.py"),
+    Mutation("mining/thresholds.py", "torch.bincount(bins[left_out], minlength=size)", "0", "mining/test_thresholds.py"),
+    Mutation("mining/positives.py", "clause & IMAGE_TEXT > 0, clause & ~TEXT_TEXT, clause", "clause & IMAGE_TEXT > 0, clause, clause", "mining/test_positives.py"),
+    Mutation("mining/grouping.py", "from_image if step % 2 else from_text", "from_text if step % 2 else from_image", "mining/test_grouping.py"),
+    # captions, order, data
+    Mutation("data/dataset/caption_choice.py", "[text.lower() for text in picked]", "picked", "training/test_batches.py"),
+    Mutation("data/dataset/caption_choice.py", "draw=0) < spec.share", "draw=0) > spec.share", "data/test_captions.py"),
+    Mutation("data/dataset/order.py", '"epoch order", seed, epoch', '"epoch order", seed, 0', "data/test_order.py"),
+    Mutation("data/sources/tar.py", 'raise self._bad("is truncated: its end mark is missing")', "return", "data/test_tar.py", fast=True),
+    Mutation("data/sources/tar.py", 'raise self._bad(f"is damaged at byte {tar.offset}")\n\n', "return\n\n", "data/test_tar.py", fast=True),
+    Mutation("data/sources/quarantine.py", "(key, Path(location).name)", "(key, location)", "data/test_check.py"),
+    # identity, completeness, attempts
+    Mutation("config/base.py", 'defaults or name == "kind" or _is_other', "defaults or _is_other", "head/test_identity.py", fast=True),
+    Mutation("runs/identity.py", '({"teacher": self.teacher} if self.teacher else {})', "{}", "head/test_identity.py", fast=True),
+    Mutation("planning/completeness.py", "Missing(training=not folder.is_trained(), record=True", "Missing(training=False, record=True", "head/test_conduct.py execute/test_sweep.py"),
+    Mutation("runs/attempts.py", "(newest := self.newest()) > number", "(newest := self.newest()) > number + 1", "head/test_fence.py", fast=True),
+    Mutation("runs/attempts.py", "os.O_CREAT | os.O_EXCL", "os.O_CREAT", "head/test_fence.py", fast=True),
+    # executors
+    Mutation("execute/local/executor.py", "elif run.teacher not in self._open and", "elif", "head/test_conduct.py::test_students_wait_for_the_end_of_their_teacher"),
+    Mutation("execute/slurm/job_tracker.py", "submission.intent.created_at > ADOPTION_S", "submission.intent.created_at < ADOPTION_S", "execute/test_sweep.py", fast=True),
+    Mutation("execute/slurm/job_tracker.py", '"node_failure" if start.number < newest', '"node_failure" if start.number <= newest', "execute/test_sweep.py"),
+    Mutation("execute/slurm/retry_policy.py", "job.memory_share >= _MEMORY_SHARE", "job.memory_share < _MEMORY_SHARE", "execute/test_sweep.py"),
+    Mutation("execute/slurm/retry_policy.py", "if end.step > best:", "if end.step >= best:", "execute/test_sweep.py"),
+    Mutation("execute/slurm/cluster_limits.py", "if amount > most:", "if amount > most + 1:", "execute/test_sweep.py"),
+    # planning
+    Mutation("planning/plan.py", 'known.role == "teacher"', 'known.role == "arm"', "head/test_plan.py", fast=True),
+    # statistics, reporting
+    Mutation("statistics/seeds.py", "(len(values) - 1))", "len(values))", "test_statistics.py"),
+    Mutation("statistics/seeds.py", "(len(known) - rank) * p", "len(known) * p", "test_statistics.py"),
+    Mutation("statistics/samples.py", "min(1.0, 2 * float(", "min(1.0, float(", "test_sample_tests.py", fast=True),
+    Mutation("reporting/collect/pareto.py", "if top > best:", "if top >= best:", "reporting/test_plots.py"),
+    Mutation("reporting/collect/comparison.py", "if one.identity == own}", "if own}", "reporting/test_comparison.py"),
+    # evaluation
+    Mutation("evaluation/retrieval.py", "(index < target[:, None])", "(index > target[:, None])", "evaluation/test_evaluate_retrieval.py"),
+    Mutation("evaluation/metrics.py", "len(counts) ** 2", "len(counts)", "evaluation/test_evaluate_metrics.py"),
+    Mutation("evaluation/conditions.py", '"classnames": classnames, "templates": list(templates_of(contents.layout, spec))', '"classnames": classnames', "evaluation/test_evaluate_protocol.py"),
+    Mutation("evaluation/zero_shot.py", "normalize(prompts.view(len(names), len(templates), -1).mean(dim=1), dim=-1)", "prompts.view(len(names), len(templates), -1).mean(dim=1)", "evaluation/test_evaluate_zero_shot.py"),
+    # searching, tracking
+    Mutation("searching/fastbo.py", "math.ceil(policy.promoted_share", "math.floor(policy.promoted_share", "searching/test_policy.py"),
+    Mutation("searching/pausing_halving.py", "len(reached) // policy.reduction", "-(-len(reached) // policy.reduction)", "searching/test_policy.py"),
+    Mutation("searching/gp.py", "(ranks - 0.5) / len(losses)", "ranks / (len(losses) + 1)", "searching/test_policy.py"),
+    Mutation("tracking/projection.py", 'cells[0].run.identity.payload.items() if key != "seed"', "cells[0].run.identity.payload.items()", "tracking/test_projection.py"),
+    # parts by kind
+    Mutation("base/registry.py", "        if builder is None:\n            raise unknown_kind(spec, self.part, self._builders)\n", "        builder = builder or next(iter(self._builders.values()))\n", "test_joints.py"),
+)  # fmt: skip
+
+
+def stale(mutations: Iterable[Mutation] = MUTATIONS) -> list[str]:
+    """What is wrong with the table: rows whose old text is not in its file exactly once, or without tests."""
+    found = []
+    for number, one in enumerate(mutations):
+        file = ROOT / "harness" / one.file
+        count = file.read_text(encoding="utf-8").count(one.old) if file.is_file() else 0
+        if count != 1:
+            found.append(f"{number}: {one.file} has {one.old!r} {count} times")
+        for test in one.tests.split():
+            if not (ROOT / "tests" / test.partition("::")[0]).is_file():
+                found.append(f"{number}: there is no tests/{test}")
+    return found
+
+
+@contextmanager
+def checkout() -> Iterator[Path]:
+    """A copy of this checkout to put faults into."""
+    with tempfile.TemporaryDirectory(prefix="mutations-") as folder:
+        copy = Path(folder) / "copy"
+        shutil.copytree(ROOT, copy, symlinks=True, ignore=shutil.ignore_patterns(*LEFT_OUT))
+        yield copy
+
+
+@dataclass(frozen=True)
+class Trial:
+    """The tests of a mutation, which run in a child process."""
+
+    mutation: Mutation
+    copy: Path
+    before: str
+    """The file without the fault."""
+    pid: int
+    begun: float
+
+    @classmethod
+    def begin(cls, mutation: Mutation, copy: Path, *, unchanged: bool = False) -> Trial:
+        """Put the fault into `copy`, unless it is to stay `unchanged`, and fork a child that runs the tests there."""
+        file = copy / "harness" / mutation.file
+        before = file.read_text(encoding="utf-8")
+        if not unchanged:
+            file.write_text(before.replace(mutation.old, mutation.new), encoding="utf-8")
+        if (pid := os.fork()) == 0:
+            _run_tests(mutation, copy)
+        return cls(mutation, copy, before, pid, time.monotonic())
+
+    def status(self) -> int | None:
+        """The exit status of the tests; None while they run. A test that hangs counts as one that fails."""
+        pid, code = os.waitpid(self.pid, os.WNOHANG)
+        if pid == 0 and time.monotonic() - self.begun > LIMIT_S:
+            os.kill(self.pid, signal.SIGKILL)
+            os.waitpid(self.pid, 0)
+            return 1
+        return None if pid == 0 else os.waitstatus_to_exitcode(code)
+
+    def end(self) -> str:
+        """Take the fault out of the copy; returns what the tests printed."""
+        (self.copy / "harness" / self.mutation.file).write_text(self.before, encoding="utf-8")
+        return (self.copy / OUTPUT).read_text(encoding="utf-8", errors="replace")
+
+
+def warm() -> None:
+    """Import what most tests import, once: children that are forked have it. Nothing of harness is among it."""
+    import clip_benchmark
+    import hypothesis
+    import open_clip
+    import pytest
+    import sklearn.linear_model
+    import torch
+
+    torch.set_num_threads(1)
+    assert all((clip_benchmark, hypothesis, open_clip, pytest, sklearn))
+    assert "harness" not in sys.modules
+
+
+def _run_tests(mutation: Mutation, copy: Path) -> NoReturn:
+    """In the child: pytest in the copy. Never returns."""
+    code = 3
+    try:
+        with (copy / OUTPUT).open("w") as output:
+            os.dup2(output.fileno(), 1)
+            os.dup2(output.fileno(), 2)
+        os.chdir(copy)
+        os.environ |= {"PYTHONPATH": str(copy), COPY: str(copy)}
+        sys.path[:] = [str(copy), *(one for one in sys.path if one not in ("", str(ROOT)))]
+        for name in [name for name in sys.modules if name.partition(".")[0] == "tests"]:
+            del sys.modules[name]
+        import pytest
+
+        tests = [f"tests/{test}" for test in mutation.tests.split()]
+        code = int(pytest.main(["-x", "-q", "-p", "no:cacheprovider", "-p", "no:xdist", *tests]))
+    finally:
+        sys.stdout.flush()
+        os._exit(code)
+
+
+def survivors(mutations: Iterable[Mutation], jobs: int = 1, *, unchanged: bool = False) -> list[Mutation]:
+    """The mutations that no named test notices; `jobs` are tried at a time, each in a copy of its own.
+
+    Raises:
+        RuntimeError: pytest did not get as far as a test, so nothing is known.
+    """
+    waiting, running, alive = deque(mutations), list[Trial](), list[Mutation]()
+    with ExitStack() as stack:
+        free = [stack.enter_context(checkout()) for _ in range(jobs)]
+        while waiting or running:
+            while waiting and free:
+                running.append(Trial.begin(waiting.popleft(), free.pop(), unchanged=unchanged))
+            for trial in list(running):
+                if (status := trial.status()) is None:
+                    continue
+                running.remove(trial)
+                free.append(trial.copy)
+                said = trial.end()
+                if status not in (0, 1):
+                    raise RuntimeError(f"pytest ended with {status} for {trial.mutation}:\n{said[-3000:]}")
+                _tell(trial, status, said)
+                if status == 0:
+                    alive.append(trial.mutation)
+            time.sleep(0.05)
+    return alive
+
+
+def _tell(trial: Trial, status: int, said: str) -> None:
+    how = next((line for line in said.splitlines() if line.startswith(("FAILED", "ERROR"))), "")[:90]
+    what, took = "killed  " if status else "SURVIVED", time.monotonic() - trial.begun
+    print(f"{MUTATIONS.index(trial.mutation):3} {what} {took:5.1f} s  {trial.mutation.file}  {how}", flush=True)
+
+
+def main() -> int:
+    """Try the mutations; 1 where one survives or the table is out of date."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", type=int, nargs="+", metavar="N", help="numbers of rows in the table")
+    parser.add_argument("--fast", action="store_true", help="only the rows that `make test` tries")
+    parser.add_argument("--jobs", type=int, default=2, help="how many at a time")
+    parser.add_argument("--unchanged", action="store_true", help="run the tests without the faults: all have to pass")
+    asked = parser.parse_args()
+    if wrong := stale():
+        print("\n".join(wrong))
+        return 1
+    os.environ |= {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+    chosen = [MUTATIONS[number] for number in asked.only or range(len(MUTATIONS))]
+    chosen = [one for one in chosen if one.fast or not asked.fast]
+    begun = time.monotonic()
+    if not asked.fast:
+        warm()
+    alive = survivors(chosen, asked.jobs, unchanged=asked.unchanged)
+    if asked.unchanged:
+        print(f"the tests of {len(alive)} of {len(chosen)} rows pass without the fault")
+        return 0 if len(alive) == len(chosen) else 1
+    print(f"{len(chosen) - len(alive)} of {len(chosen)} mutations killed in {time.monotonic() - begun:.0f} s")
+    for one in alive:
+        print(f"survived: {one.file}: {one.old!r} -> {one.new!r} ({one.tests})")
+    return 1 if alive else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
