@@ -119,11 +119,11 @@ def ours(folder: Path) -> None:
     from harness.config.experiment import Experiment
     from harness.evaluation.registry import computed
     from harness.evaluation.retrieval import ranks_of_scores, retrieval_ranks
-    from harness.evaluation.suite_averages import averages
     from harness.models import build_towers, load_weights
     from harness.node.run_evaluation import RunEvaluation
     from harness.runs.request import Request
     from harness.runs.settings import Settings
+    from harness.runs.suite_averages import averages
 
     ranking: list[Seconds] = []
     counting: list[Seconds] = []

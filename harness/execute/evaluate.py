@@ -14,10 +14,10 @@ from harness.config.evaluation import Evaluation
 from harness.config.experiment import Experiment
 from harness.config.explain import problems, sentence
 from harness.config.model import Model
-from harness.evaluation.suite_averages import averages, holes
 from harness.planning.workspace import Project
 from harness.runs.record import EvaluationResult
 from harness.runs.request import Request, on_this_machine, read_request
+from harness.runs.suite_averages import averages, holes
 
 WHERE = "harness eval"
 

@@ -16,10 +16,10 @@ from harness.evaluation.conditions import Contents
 from harness.evaluation.contents import contents_at
 from harness.evaluation.layout import locate
 from harness.evaluation.recorded import AskedSet, OwnCurve, TakenSet, metric_of, taken
-from harness.evaluation.suite_averages import averages
 from harness.runs.record import EvaluationResult, Record
 from harness.runs.request import on_this_machine
 from harness.runs.store import Store
+from harness.runs.suite_averages import averages
 
 FRESH_S = 1.0
 """How long the contents of a set are not looked at again: a plan has thousands of runs and a handful of sets."""

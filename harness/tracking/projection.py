@@ -16,7 +16,6 @@ from typing import Any
 from harness.base.errors import StoreError
 from harness.base.files import read_json
 from harness.config.experiment import flatten
-from harness.evaluation.suite_averages import averages
 from harness.planning.evaluation_sets import EvaluationSets
 from harness.planning.plan import Arm, Plan
 from harness.runs.identity import digest
@@ -24,6 +23,7 @@ from harness.runs.metrics import metric_id
 from harness.runs.planned import PlannedRun
 from harness.runs.record import DataReport, Record, StepMetrics
 from harness.runs.store import RunFolder, State, Store
+from harness.runs.suite_averages import averages
 from harness.tracking.model import Logged
 
 VERSION = 2

@@ -17,12 +17,12 @@ from harness.config.protocols import set_name
 from harness.config.suites import SUITES
 from harness.evaluation.conventions import conventional_classnames, conventional_templates
 from harness.evaluation.layout import describe, locate
-from harness.evaluation.suite_averages import averages, holes
 from harness.planning.evaluation_sets import EvaluationSets
 from harness.runs.record import EvaluationResult as Measured
 from harness.runs.record import Metric
 from harness.runs.request import evaluation_key, on_this_machine
 from harness.runs.store import Store
+from harness.runs.suite_averages import averages, holes
 from tests.evaluation.worlds import write_set
 from tests.reporting.made import record_of
 

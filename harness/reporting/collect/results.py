@@ -11,7 +11,6 @@ from typing import Any
 
 from harness.base.errors import StoreError
 from harness.evaluation.recorded import OwnCurve
-from harness.evaluation.suite_averages import averages
 from harness.planning.evaluation_sets import EvaluationSets
 from harness.planning.plan import Plan
 from harness.reporting.collect.design import Design, design_of
@@ -20,6 +19,7 @@ from harness.runs.metrics import metric_id
 from harness.runs.planned import PlannedRun
 from harness.runs.record import Record, StepMetrics
 from harness.runs.store import RunFolder, State, Store
+from harness.runs.suite_averages import averages
 
 _NUMBER = re.compile(r"(\d+)")
 _PACE = ("data_wait", "images_per_s")

@@ -7,11 +7,11 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from harness.evaluation.suite_averages import holes
 from harness.reporting.collect.comparison import Column
 from harness.reporting.collect.results import Results
 from harness.reporting.formats.numbers import clean, count
 from harness.runs.record import Record
+from harness.runs.suite_averages import holes
 
 Differences = dict[str, dict[str, tuple[object, object]]]
 _AMOUNT = ("train.duration", "train.global_batch_size", "data.")
