@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from harness.evaluation import contents, sets
+from harness.evaluation import sets
 from harness.evaluation.contents import SETTLED_S, contents_at
 from harness.evaluation.sets import EvaluationSet, read_set
 from tests.evaluation.worlds import classification_set
@@ -31,7 +31,7 @@ def reads(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
 def later(monkeypatch: pytest.MonkeyPatch) -> None:
     """Files have been left alone for long: the clock of the process is ahead of the file system's."""
     now = time.time
-    monkeypatch.setattr(contents.time, "time", lambda: now() + 2 * SETTLED_S)
+    monkeypatch.setattr("harness.evaluation.contents.time.time", lambda: now() + 2 * SETTLED_S)
 
 
 def digest(path: Path, store: Path) -> str:
