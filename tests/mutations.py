@@ -58,12 +58,12 @@ MUTATIONS = (
     Mutation("training/schedule.py", "return (step + 1) / self.warmup", "return step / self.warmup", "node/test_train.py::test_schedules_in_closed_form"),
     Mutation("training/schedule.py", "left > self.cooldown", "left >= self.cooldown", "node/test_train.py::test_schedules_in_closed_form"),
     Mutation("training/ema.py", "tensors, 1 - self._decay)", "tensors, self._decay)", "training/test_steps.py::test_the_average_follows_the_weights_after_each_step"),
-    Mutation("training/norms.py", "total / parts if", "total if", "training/test_split.py::test_accumulation_changes_nothing"),
+    Mutation("training/norms.py", "total / parts if", "total if", "training/test_split.py::test_running_statistics_are_the_average_over_the_parts"),
     Mutation("training/checkpoint.py", 'to("cpu", copy=True)', 'to("cpu")', "training/test_checkpoints.py"),
     Mutation("training/encoder.py", "torch.manual_seed(seed_of(self._seed, step, unit.first)) ", "torch.manual_seed(self._seed) ", "training/test_split.py::test_dropout_draws_other_masks_in_each_step_and_for_each_part"),
     Mutation("training/mining_step.py", "positives=Positives(mined.local_rows, mined.cols)", "positives=None", "training/test_steps.py::test_a_step_trains_on_the_mined_positives"),
     # mining
-    Mutation("mining/similarity.py", "exact(Pairs(pairs.rows[close], pairs.cols[close])) > threshold", "exact(Pairs(pairs.rows[close], pairs.cols[close])) >= threshold", "mining/test_positives.py"),
+    Mutation("mining/similarity.py", "exact(Pairs(pairs.rows[close], pairs.cols[close])) > threshold", "exact(Pairs(pairs.rows[close], pairs.cols[close])) >= threshold", "mining/test_positives.py::test_a_score_at_its_threshold_is_not_above_it"),
     Mutation("mining/thresholds.py", "guard >= high", "guard > high", "mining/test_thresholds.py"),
     Mutation("mining/thresholds.py", "torch.bincount(bins[left_out], minlength=size)", "0", "mining/test_thresholds.py"),
     Mutation("mining/positives.py", "clause & IMAGE_TEXT > 0, clause & ~TEXT_TEXT, clause", "clause & IMAGE_TEXT > 0, clause, clause", "mining/test_positives.py"),
@@ -78,7 +78,7 @@ MUTATIONS = (
     # identity, completeness, attempts
     Mutation("config/base.py", 'defaults or name == "kind" or _is_other', "defaults or _is_other", "head/test_identity.py", fast=True),
     Mutation("runs/identity.py", '({"teacher": self.teacher} if self.teacher else {})', "{}", "head/test_identity.py", fast=True),
-    Mutation("planning/completeness.py", "Missing(training=not folder.is_trained(), record=True", "Missing(training=False, record=True", "head/test_conduct.py execute/test_sweep.py"),
+    Mutation("planning/completeness.py", "Missing(training=not folder.is_trained(), record=True", "Missing(training=False, record=True", "execute/test_sweep.py"),
     Mutation("runs/attempts.py", "(newest := self.newest()) > number", "(newest := self.newest()) > number + 1", "head/test_fence.py", fast=True),
     Mutation("runs/attempts.py", "os.O_CREAT | os.O_EXCL", "os.O_CREAT", "head/test_fence.py", fast=True),
     # executors
@@ -87,14 +87,14 @@ MUTATIONS = (
     Mutation("execute/slurm/job_tracker.py", '"node_failure" if start.number < newest', '"node_failure" if start.number <= newest', "execute/test_sweep.py"),
     Mutation("execute/slurm/retry_policy.py", "job.memory_share >= _MEMORY_SHARE", "job.memory_share < _MEMORY_SHARE", "execute/test_sweep.py"),
     Mutation("execute/slurm/retry_policy.py", "if end.step > best:", "if end.step >= best:", "execute/test_sweep.py"),
-    Mutation("execute/slurm/cluster_limits.py", "if amount > most:", "if amount > most + 1:", "execute/test_sweep.py"),
+    Mutation("execute/slurm/cluster_limits.py", "if amount > most:", "if amount > most + 1:", "execute/test_cluster_limits.py"),
     # planning
     Mutation("planning/plan.py", 'known.role == "teacher"', 'known.role == "arm"', "head/test_plan.py", fast=True),
     # statistics, reporting
     Mutation("statistics/seeds.py", "(len(values) - 1))", "len(values))", "test_statistics.py"),
     Mutation("statistics/seeds.py", "(len(known) - rank) * p", "len(known) * p", "test_statistics.py"),
     Mutation("statistics/samples.py", "min(1.0, 2 * float(", "min(1.0, float(", "test_sample_tests.py", fast=True),
-    Mutation("reporting/collect/pareto.py", "if top > best:", "if top >= best:", "reporting/test_plots.py"),
+    Mutation("reporting/collect/pareto.py", "if top > best:", "if top >= best:", "reporting/test_budgets.py"),
     Mutation("reporting/collect/comparison.py", "if one.identity == own}", "if own}", "reporting/test_comparison.py"),
     # evaluation
     Mutation("evaluation/retrieval.py", "(index < target[:, None])", "(index > target[:, None])", "evaluation/test_evaluate_retrieval.py"),
@@ -104,7 +104,7 @@ MUTATIONS = (
     # searching, tracking
     Mutation("searching/fastbo.py", "math.ceil(policy.promoted_share", "math.floor(policy.promoted_share", "searching/test_policy.py"),
     Mutation("searching/pausing_halving.py", "len(reached) // policy.reduction", "-(-len(reached) // policy.reduction)", "searching/test_policy.py"),
-    Mutation("searching/gp.py", "(ranks - 0.5) / len(losses)", "ranks / (len(losses) + 1)", "searching/test_policy.py"),
+    Mutation("searching/gp.py", "(ranks - 0.5) / len(losses)", "ranks / (len(losses) + 1)", "searching/test_policy.py::test_normal_scores_are_those_of_salinas"),
     Mutation("tracking/projection.py", 'cells[0].run.identity.payload.items() if key != "seed"', "cells[0].run.identity.payload.items()", "tracking/test_projection.py"),
     # parts by kind
     Mutation("base/registry.py", "        if builder is None:\n            raise unknown_kind(spec, self.part, self._builders)\n", "        builder = builder or next(iter(self._builders.values()))\n", "test_joints.py"),

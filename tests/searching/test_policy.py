@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from statistics import NormalDist
 
 import numpy as np
 import pytest
@@ -208,6 +209,13 @@ def test_the_gradient_of_the_fit_is_that_of_differences() -> None:
         step[place] = 1e-5
         difference = (gp._loss(theta + step, seen, values)[0] - gp._loss(theta - step, seen, values)[0]) / 2e-5
         assert gradient[place] == pytest.approx(difference, rel=1e-4, abs=1e-5)
+
+
+def test_normal_scores_are_those_of_salinas() -> None:
+    """Salinas et al., 2020: the quantile of (rank - 1/2) / n; ties share their mean rank."""
+    normal = NormalDist()
+    expected = [normal.inv_cdf(share) for share in (0.125, 0.5, 0.5, 0.875)]
+    np.testing.assert_allclose(gp.normal_scores(np.array([0.1, 0.3, 0.3, 9.0])), expected, atol=1e-12)
 
 
 def test_log_improvement_equals_the_integral() -> None:

@@ -132,6 +132,7 @@ def test_an_arm_is_named_by_what_it_trains_not_by_its_number_of_seeds(tmp_path: 
     for label, plan in [("two", plan_of()), ("three", plan_of(seeds=3)), ("other", plan_of(other))]:
         cells = [cell for cell in cells_of(plan, Store(tmp_path), []) if cell.arm and cell.arm.name == "mined"]
         keys[label] = arm_key(plan.arm("mined"), cells)
+        assert keys[label] == arm_key(plan.arm("mined"), cells[1:]), "whichever seed comes first"
     assert keys["two"] == keys["three"] != keys["other"]
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 import torch
@@ -12,10 +13,11 @@ from torch import nn
 
 from harness.base.errors import TrainingError
 from harness.config.model import Train
-from harness.models import build_towers
+from harness.models import Towers, build_towers
 from harness.parallel.ranks import Ranks
 from harness.training.memory import largest_that_fits
 from harness.training.micro_batch_probe import try_micro_batch
+from harness.training.norms import RunningStatistics
 from harness.training.split import Split, is_coupled, smaller, split_batch
 from tests.node.small import CONFIG
 from tests.training.made import BATCH, FFF, VIT_MODEL, attempt, experiment, gradients, taken, train
@@ -91,6 +93,21 @@ def test_one_part_is_plain_batch_norm(root: Path) -> None:
         assert torch.equal(ours.running_mean, theirs.running_mean)  # type: ignore[arg-type]
         assert torch.equal(ours.running_var, theirs.running_var)  # type: ignore[arg-type]
         assert ours.num_batches_tracked == 1
+
+
+def test_running_statistics_are_the_average_over_the_parts() -> None:
+    norm = nn.BatchNorm1d(3).double().train()
+    statistics = RunningStatistics(cast(Towers, SimpleNamespace(norms=[norm])), Ranks())
+    parts = [torch.randn(8, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(n)) for n in range(3)]
+    statistics.begin()
+    for part in parts:
+        statistics.rewind()
+        norm(part)
+        statistics.keep()
+    statistics.end()
+    expected = torch.stack([0.1 * part.mean(0) for part in parts]).mean(0)
+    torch.testing.assert_close(norm.running_mean, expected)
+    assert norm.num_batches_tracked == 1
 
 
 def test_a_tower_that_couples_samples_is_not_split_unasked(root: Path) -> None:
