@@ -21,9 +21,9 @@ def test_defaults_and_json() -> None:
     ("fields", "sentence"),
     [
         ({"sets": ("pets", "vtab/pets")}, 'two evaluation sets are called "pets"'),
-        ({"sets": ("",)}, "an evaluation set without a name"),
+        ({"sets": ("",)}, "an evaluation set has no name"),
         ({"recall_k": ()}, "must name at least one k"),
-        ({"recall_k": (5, 5)}, "each once"),
+        ({"recall_k": (5, 5)}, "each only"),
         ({"recall_k": (0,)}, "greater than or equal to 1"),
         ({"templates": ("a photo",)}, 'template "a photo" has no {c}'),
         ({"templates": ()}, 'write "set"'),

@@ -65,6 +65,8 @@ class Archive:
         tar = self._opened()
         while (info := self._next(tar)) is not None:
             stop = info.offset_data + info.size
+            if info.size < 0:
+                raise self._bad(f"is damaged at byte {info.offset}")
             if stop > end:
                 raise self._bad(f"is truncated inside {info.name!r}")
             if info.isreg() and not info.issparse():
@@ -86,6 +88,8 @@ class Archive:
             if self.read(0, len(_GZIP)) == _GZIP:
                 fix = "unpack it (gunzip): samples are read at random"
                 raise DataError("is compressed", where=str(self._path), fix=fix) from None
+            if not self.read(0, 1):
+                raise self._bad("is truncated: it is empty") from error
             raise self._bad("is no tar file") from error
 
     def _next(self, tar: tarfile.TarFile) -> tarfile.TarInfo | None:
