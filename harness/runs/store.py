@@ -262,7 +262,7 @@ class RunFolder:
         """Add a line to metrics.jsonl.
 
         Args:
-            evaluated: for each evaluation set among the values, a digest of what its numbers depend on.
+            evaluated: for each metric of an evaluation set among the values, a digest of what it depends on.
 
         Raises:
             StoreError: it cannot be written (full disk).
