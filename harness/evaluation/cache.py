@@ -1,13 +1,15 @@
 """Features kept on disk: another protocol, or a set measured again, costs no pass through the towers.
 
-A file's name is a digest of everything that its numbers depend on, so that none can go stale, and the folder is
-bounded: what was not asked for the longest goes first.
+A file's name is a digest of everything that its numbers depend on, so that none can go stale. Its last 32 bytes are the
+SHA-256 of its name and of the rest: a file that is damaged, or that older code wrote without a digest, is computed
+again. The folder is bounded: what was not asked for the longest goes first.
 """
 
 from __future__ import annotations
 
 import contextlib
 import hashlib
+import io
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -22,6 +24,7 @@ from harness.runs.identity import digest
 
 LIMIT_BYTES = 4 * 2**30
 _NAME_LENGTH = 32
+DIGEST_BYTES = 32
 
 
 class FeatureCache:
@@ -42,8 +45,10 @@ class FeatureCache:
         return found
 
     def _write(self, file: Path, features: Tensor) -> None:
-        with replacing(file) as aside, aside.open("wb") as stream:
-            np.save(stream, features.cpu().numpy(), allow_pickle=False)
+        content = io.BytesIO()
+        np.save(content, features.cpu().numpy(), allow_pickle=False)
+        with replacing(file) as aside:
+            aside.write_bytes(content.getvalue() + _digest(file, content.getvalue()))
         known = sorted((one.stat().st_mtime, one.stat().st_size, one) for one in self._folder.glob("*.npy"))
         total = sum(size for _, size, _ in known)
         for _, size, oldest in known:
@@ -62,9 +67,18 @@ def weights_digest(module: nn.Module) -> str:
     return found.hexdigest()
 
 
+def _digest(file: Path, content: bytes) -> bytes:
+    """Of what a file holds and of its name, so that no other file can take its place."""
+    return hashlib.sha256(file.name.encode() + content).digest()
+
+
 def _read(file: Path) -> Tensor | None:
     try:
-        features = np.load(file, allow_pickle=False)
+        found = file.read_bytes()
+        content, digest_of_it = found[:-DIGEST_BYTES], found[-DIGEST_BYTES:]
+        if _digest(file, content) != digest_of_it:
+            return None
+        features = np.load(io.BytesIO(content), allow_pickle=False)
         os.utime(file)  # asked for now: the last to go
     except (OSError, ValueError, EOFError):
         return None

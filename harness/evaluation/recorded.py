@@ -8,13 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import PurePath
 from typing import Any
 
 from harness.config.evaluation import Evaluation
 from harness.config.protocols import parted, set_name
 from harness.evaluation.conditions import OF_THE_NODE, Contents, conditions, known_conditions
-from harness.evaluation.layout import Task
 from harness.evaluation.registry import definitions, wanted
 from harness.runs.identity import digest
 from harness.runs.metrics import family
@@ -46,10 +46,16 @@ class AskedSet:
         spec = evaluation.under(reference)
         return cls(reference, spec, None if contents is None else conditions(contents, spec), follows_data)
 
-    @property
+    @cached_property
     def name(self) -> str:
         """As its metrics carry it."""
         return set_name(self.reference)
+
+    @cached_property
+    def curve_ids(self) -> Mapping[str, str]:
+        """What its metrics depend on in the lines of a training; empty where its contents are not known."""
+        found = self.conditions
+        return {} if found is None else curve_ids(self.name, found, wanted(found["task"], self.spec))
 
     def is_met_by(self, evaluation: EvaluationResult) -> bool:
         """Whether `evaluation` was made of these contents under these conditions."""
@@ -102,14 +108,15 @@ def taken(asked: AskedSet, evaluations: Iterable[EvaluationResult]) -> TakenSet:
         what = f"{asked.name} is not on this machine, and the record has it with several contents"
         return TakenSet(asked, unknown=what)
     task = found[-1].task
-    names = wanted(task, asked.spec)
-    source = {name: one for one in found for name in names if name in one.metrics and _is_defined_so(task, one, name)}
-    undefined = {name for one in found for name in _undefined(one, asked, names)}
+    names, ours = wanted(task, asked.spec), definitions(task)
+    source = {name: one for one in found for name in names if name in one.metrics and _is_defined_so(ours, one, name)}
+    absent = [name for name in names if name not in source]
+    undefined = {name for one in found for name in _undefined(ours, one, asked, absent)} if absent else set()
     parts = [_restricted(one, [name for name in names if source.get(name) is one]) for one in found]
     return TakenSet(
         asked,
         tuple(part for part in parts if part.metrics),
-        tuple(name for name in names if name not in source and name not in undefined),
+        tuple(name for name in absent if name not in undefined),
         unchecked=f"{asked.name} is not on this machine: its contents are taken for those that were measured"
         if is_blind
         else "",
@@ -132,14 +139,14 @@ def added(recorded: Sequence[EvaluationResult], new: Sequence[EvaluationResult])
 class OwnCurve:
     """Which metrics of evaluation sets, among the lines of a training, are those that a spec asks for.
 
-    Lines say under which conditions each set was measured. Older lines do not: they are taken where the record has one
-    evaluation of the set, and it is asked for, or where there is no record yet.
+    Lines say what each metric depends on. Older lines do not: they are taken where the record has one evaluation of the
+    set, and it is asked for, or where there is no record yet.
     """
 
-    keys: Mapping[str, frozenset[str]]
-    """By name of a set that is asked for: the conditions that are meant."""
-    sure: frozenset[str]
-    """Names of sets whose values are meant where a line says nothing."""
+    ids: Mapping[str, frozenset[str]]
+    """By `set/metric` that is asked for: what is meant."""
+    sets: Mapping[str, bool]
+    """By name of a set that is asked for: whether its values are meant where a line says nothing."""
 
     @classmethod
     def of(cls, asked: Sequence[AskedSet], recorded: Sequence[EvaluationResult] | None) -> OwnCurve:
@@ -148,8 +155,11 @@ class OwnCurve:
         Args:
             recorded: the evaluations of its record; None while it has none.
         """
-        keys = {one.name: _curve_keys(one, recorded or ()) for one in asked}
-        return cls(keys, frozenset(one.name for one in asked if recorded is None or _is_only(one, recorded)))
+        ids: dict[str, frozenset[str]] = {}
+        for one in asked:
+            for found in _curve_ids_meant(one, recorded or ()):
+                ids |= {name: ids.get(name, frozenset()) | {id} for name, id in found.items()}
+        return cls(ids, {one.name: recorded is None or _is_only(one, recorded) for one in asked})
 
     def of_lines(self, lines: Iterable[StepMetrics]) -> list[StepMetrics]:
         """The lines without the metrics of sets that are not meant."""
@@ -160,26 +170,31 @@ class OwnCurve:
         return line if len(values) == len(line.values) else line.model_copy(update={"values": values})
 
     def _is_own(self, line: StepMetrics, name: str) -> bool:
-        of = name.partition("/")[0]
-        if of in line.evaluated:
-            return line.evaluated[of] in self.keys.get(of, ())
-        return of not in self.keys or of in self.sure
+        if name in line.evaluated:
+            return line.evaluated[name] in self.ids.get(name, ())
+        return self.sets.get(name.partition("/")[0], True)
 
 
-def _curve_keys(asked: AskedSet, recorded: Sequence[EvaluationResult]) -> frozenset[str]:
+def curve_ids(name: str, found: Mapping[str, Any], metrics: Iterable[str]) -> dict[str, str]:
+    """What metrics of the set `name` depend on in a training's lines: by `set/metric`, a digest.
+
+    Args:
+        found: the conditions under which the set is measured.
+    """
+    texts, shared = definitions(found["task"]), digest(dict(found))
+    return {f"{name}/{one}": digest([shared, one, texts.get(family(one, texts)[0])]) for one in metrics}
+
+
+def _curve_ids_meant(asked: AskedSet, recorded: Sequence[EvaluationResult]) -> list[Mapping[str, str]]:
     if asked.conditions is not None:
-        return frozenset([conditions_key(asked.conditions)])
-    return frozenset(conditions_key(conditions_of(one)) for one in taken(asked, recorded).evaluations)
+        return [asked.curve_ids]
+    conditions = [found for one in taken(asked, recorded).evaluations if "task" in (found := conditions_of(one))]
+    return [curve_ids(asked.name, found, wanted(found["task"], asked.spec)) for found in conditions]
 
 
 def _is_only(asked: AskedSet, recorded: Sequence[EvaluationResult]) -> bool:
     named = [one for one in recorded if one.set == asked.name]
     return len(named) == 1 and asked.is_met_by(named[0])
-
-
-def conditions_key(found: Mapping[str, Any]) -> str:
-    """A short id of conditions."""
-    return digest(dict(found))
 
 
 def conditions_of(evaluation: EvaluationResult) -> dict[str, Any]:
@@ -218,17 +233,16 @@ def _restricted(one: EvaluationResult, names: Sequence[str]) -> EvaluationResult
     return one.model_copy(update={"metrics": {name: one.metrics[name] for name in names}})
 
 
-def _is_defined_so(task: Task, one: EvaluationResult, name: str) -> bool:
+def _is_defined_so(ours: Mapping[str, str], one: EvaluationResult, name: str) -> bool:
     """Whether the metric was measured by the definition that this code has of it."""
-    stated, ours = _definitions(one), definitions(task)
     of, _ = family(name, ours)
-    return stated.get(of, ours[of]) == ours[of]
+    return _definitions(one).get(of, ours[of]) == ours[of]
 
 
-def _undefined(one: EvaluationResult, asked: AskedSet, names: Sequence[str]) -> list[str]:
-    """Metrics that the evaluation has looked for in vain."""
+def _undefined(ours: Mapping[str, str], one: EvaluationResult, asked: AskedSet, names: Sequence[str]) -> list[str]:
+    """Those of the metrics `names` that the evaluation has looked for in vain."""
     if one.undefined:
-        return [name for name in one.undefined if _is_defined_so(one.task, one, name)]
+        return [name for name in one.undefined if name in names and _is_defined_so(ours, one, name)]
     if one.reference:
         return []
     # Records before `undefined`: the definitions that a protocol has were asked for, and its request told the k.

@@ -14,7 +14,7 @@ from harness.base.errors import StoreError, TrainingError
 from harness.base.files import read_json, write_json
 from harness.data.dataset.dataset import open_dataset
 from harness.data.sources.inspection import inspect_data
-from harness.evaluation.recorded import added, conditions_key, conditions_of
+from harness.evaluation.recorded import added, conditions_of, curve_ids
 from harness.models import build_towers, load_weights
 from harness.models.fitting import choose_device, fit_out
 from harness.node.assemble import Assembler
@@ -189,8 +189,8 @@ class AttemptRunner:
             return
         if values or evaluated:
             curve = {f"{one.set}/{name}": metric.value for one in evaluated for name, metric in one.metrics.items()}
-            keys = {one.set: conditions_key(conditions_of(one)) for one in evaluated}
-            self.folder.append_metrics(at, values | curve, keys)
+            ids = [curve_ids(one.set, conditions_of(one), one.metrics) for one in evaluated]
+            self.folder.append_metrics(at, values | curve, {name: id for found in ids for name, id in found.items()})
         if step.spike is not None:
             self.folder.append_spike(asdict(step.spike))
         if evaluated or time.time() - self._reported > PROGRESS_EVERY_S:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 from harness.base.errors import StoreError
 from harness.config.evaluation import set_name
@@ -67,6 +68,12 @@ def missing(folder: RunFolder, experiment: Experiment, sets: EvaluationSets) -> 
     return Missing(training=not folder.is_trained(), record=True, sets=wanted)
 
 
+@lru_cache(maxsize=4)
+def _sets_of(store: Store) -> EvaluationSets:
+    """Shared by all runs of a store, thousands of which are asked about at each look at a queue."""
+    return EvaluationSets.of(store)
+
+
 def _unmeasured(found: Taken) -> Missing:
     metrics = [f"{one.asked.name}/{metric}" for one in found.sets for metric in one.lacking or ()]
     return Missing(sets=found.missing, metrics=tuple(metrics))
@@ -76,7 +83,7 @@ def is_complete(folder: RunFolder) -> bool:
     """Whether everything is done that the run's own request asks for; False where it cannot be read."""
     try:
         request = read_request(folder)
-        return not missing(folder, request.experiment, EvaluationSets.of(request.stored))
+        return not missing(folder, request.experiment, _sets_of(request.stored))
     except StoreError:
         return False
 

@@ -88,7 +88,9 @@ class EvaluationSets:
         here = on_this_machine(evaluation, self.root)
         own = embedded_sets(data, self.store.data)
         found = tuple(self._set(here, reference, own) for reference in here.references)
-        self._asked[key] = (time.monotonic(), data, evaluation, found)
+        now = time.monotonic()
+        self._asked = {key: kept for key, kept in self._asked.items() if now - kept[0] < FRESH_S}
+        self._asked[key] = (now, data, evaluation, found)
         return found
 
     def _set(self, evaluation: Evaluation, reference: str, own: dict[str, Path]) -> AskedSet:

@@ -14,17 +14,24 @@ from harness.runs.identity import digest
 from harness.runs.record import EvaluationResult
 
 
-def metric_id(evaluation: EvaluationResult, name: str) -> str:
-    """The id of the metric `name` of an evaluation.
+def metric_ids(evaluation: EvaluationResult) -> dict[str, str]:
+    """The id of each metric of an evaluation, by name.
 
-    Where the protocol has no definition of it, the id of the whole evaluation takes the place of the shared parts.
+    Where the protocol has no definition of a metric, the id of the whole evaluation replaces the shared parts.
     """
     definitions: Mapping[str, Any] = evaluation.protocol.get("metrics", {})
-    of, k = family(name, definitions)
-    if of not in definitions:
-        return digest({"protocol_id": evaluation.protocol_id, "name": name})
-    shared = {key: part for key, part in evaluation.protocol.items() if key != "metrics"}
-    return digest({"shared": shared, "name": name, "definition": definitions[of], "k": k})
+    shared = digest({part: value for part, value in evaluation.protocol.items() if part != "metrics"}, 64)
+    found = {}
+    for name in evaluation.metrics:
+        of, k = family(name, definitions)
+        known = {"shared": shared, "name": name, "definition": definitions.get(of), "k": k}
+        found[name] = digest(known if of in definitions else {"protocol_id": evaluation.protocol_id, "name": name})
+    return found
+
+
+def metric_id(evaluation: EvaluationResult, name: str) -> str:
+    """The id of one metric of an evaluation."""
+    return metric_ids(evaluation)[name]
 
 
 def family(name: str, known: Container[str]) -> tuple[str, int]:

@@ -166,4 +166,4 @@ class StepMetrics(_Part):
     """Unix time in seconds."""
     values: dict[str, float]
     evaluated: dict[str, str] = {}
-    """For each evaluation set among the values, a digest of what its numbers depend on."""
+    """For each metric of an evaluation set among the values, a digest of what it depends on."""

@@ -265,7 +265,7 @@ class RunFolder:
         """Append a line to metrics.jsonl.
 
         Args:
-            evaluated: for each evaluation set among the values, a digest of everything that its metrics depend on.
+            evaluated: for each metric of an evaluation set among the values, a digest of what it depends on.
 
         Raises:
             StoreError: it cannot be written (full disk).

@@ -15,7 +15,7 @@ from harness.config.evaluation import is_suite, members
 from harness.config.protocols import VARIANTS, parted, set_name
 from harness.config.suites import SUITES
 from harness.runs.identity import digest
-from harness.runs.metrics import metric_id
+from harness.runs.metrics import metric_ids
 from harness.runs.record import EvaluationResult, Metric
 
 AVERAGE = "average"
@@ -102,7 +102,7 @@ def _all_have(metric: str, available: list[dict[str, _Part]]) -> bool:
 
 
 def _metrics(evaluations: list[EvaluationResult]) -> dict[str, _Part]:
-    found = {name: _Part(one.metrics[name], metric_id(one, name)) for one in evaluations for name in one.metrics}
+    found = {name: _Part(one.metrics[name], id) for one in evaluations for name, id in metric_ids(one).items()}
     return found | _mean_recalls(found)
 
 

@@ -19,7 +19,7 @@ from harness.config.experiment import flatten
 from harness.planning.evaluation_sets import EvaluationSets
 from harness.planning.plan import Arm, Plan
 from harness.runs.identity import digest
-from harness.runs.metrics import metric_id
+from harness.runs.metrics import metric_ids
 from harness.runs.planned import PlannedRun
 from harness.runs.record import DataReport, Record, StepMetrics
 from harness.runs.store import RunFolder, State, Store
@@ -345,8 +345,9 @@ def _left_out(folder: RunFolder, state: State, run: PlannedRun, sets: Evaluation
         record = folder.record()
     except StoreError:
         return []  # said when it is the run's turn
-    taken = {metric_id(one, name) for one in sets.taken(record, run.experiment).evaluations for name in one.metrics}
-    return sorted({metric_id(one, name) for one in record.evaluations for name in one.metrics} - taken)
+    asked = sets.taken(record, run.experiment).evaluations
+    taken, every = ({id for one in some for id in metric_ids(one).values()} for some in (asked, record.evaluations))
+    return sorted(every - taken)
 
 
 def _protocol_tags(records: Sequence[Record]) -> dict[str, str]:
@@ -380,8 +381,8 @@ def _means(records: Sequence[Record]) -> list[Point]:
     values: dict[tuple[str, str], list[float]] = defaultdict(list)
     for record in records:
         for evaluation in (*record.evaluations, *averages(record.evaluations)):
-            for name, metric in evaluation.metrics.items():
-                values[(f"{evaluation.set}/{name}", metric_id(evaluation, name))].append(metric.value)
+            for name, id in metric_ids(evaluation).items():
+                values[(f"{evaluation.set}/{name}", id)].append(evaluation.metrics[name].value)
     whole = {name: numbers for (name, _), numbers in values.items() if len(numbers) == len(records)}
     summary = {name: statistics.fmean(numbers) for name, numbers in whole.items()}
     if len(records) > 1:

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import os
+import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -62,12 +65,37 @@ def test_other_weights_are_other_features(tmp_path: Path) -> None:
         assert model.images_seen == 46
 
 
-def test_a_damaged_file_is_made_again(tmp_path: Path) -> None:
+def _as_older_code_wrote(content: bytes) -> bytes:
+    return content[:-32]
+
+
+def _of_other_values(content: bytes) -> bytes:
+    return content[:128] + np.full(12, np.nan, dtype=np.float32).tobytes() + content[176:]
+
+
+def _turned(content: bytes) -> bytes:
+    """Rows in the opposite order."""
+    rows = np.frombuffer(content, dtype=np.float32, count=12, offset=128).reshape(4, 3)
+    return content[:128] + rows[::-1].tobytes() + content[176:]
+
+
+def _of_another(content: bytes) -> bytes:
+    folder = Path(tempfile.mkdtemp())
+    FeatureCache(folder, "another").get("it", lambda: torch.zeros(4, 3))
+    return next(folder.glob("*.npy")).read_bytes()
+
+
+@pytest.mark.parametrize(
+    "damage", [lambda content: content[:100], _as_older_code_wrote, _of_other_values, _turned, _of_another]
+)
+def test_a_damaged_file_is_made_again(tmp_path: Path, damage: Callable[[bytes], bytes]) -> None:
     cache = FeatureCache(tmp_path, "owner")
     wanted = torch.randn(4, 3)
     cache.get("it", lambda: wanted)
     (file,) = tmp_path.glob("*.npy")
-    file.write_bytes(file.read_bytes()[:100])
+    content = file.read_bytes()
+    file.write_bytes(damage(content))
+    assert file.read_bytes() != content
     assert torch.equal(cache.get("it", lambda: wanted), wanted)
     assert torch.equal(FeatureCache(tmp_path, "owner").get("it", _never), wanted)
 

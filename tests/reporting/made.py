@@ -17,7 +17,8 @@ from harness.runs.store import Store
 
 DATA = DataReport(fingerprint="5a3c9e01b7d2", samples=8192, rejected={"no caption": 12})
 VERSIONS = {"python": "3.11.7", "torch": "2.15.0", "open_clip": "3.3.0", "harness": "0.1.0", "commit": "1a2b3c4"}
-TEACHER = {"kind": "experiment", "experiment": {"train": {"global_batch_size": 128, "duration": "1000 steps"}}}
+TAUGHT_BY = {"train": {"global_batch_size": 128, "duration": "1000 steps"}, "evaluation": {"sets": ["shapes"]}}
+TEACHER = {"kind": "experiment", "experiment": TAUGHT_BY}
 SIX = {"captions.source": "captioner", "captions.count": 5}
 MINED = {"mining.kind": "threshold", "mining.image_text": 0.75, "mining.image_image": 0.97, "teacher": TEACHER}
 SIGMOID = {"loss.kind": "multi_positive_sigmoid"}
@@ -67,10 +68,17 @@ QUICKSTART = {
 LEVELS = {"clip": 0.258, "raw_mined": 0.362, "sampled": 0.477, "all": 0.614, "fff": 0.543}
 
 
-def plan_of(table: Mapping[str, Any], name: str = "quickstart", *, batch: int = 128, steps: int = 300) -> Plan:
+def plan_of(
+    table: Mapping[str, Any],
+    name: str = "quickstart",
+    *,
+    batch: int = 128,
+    steps: int = 300,
+    sets: Iterable[str] = ("shapes", "shapes_retrieval"),
+) -> Plan:
     """The plan of an ablation given as its TOML table, on a data set of 8,192 samples."""
     train = {"global_batch_size": batch, "duration": f"{steps} steps"}
-    base = Experiment.model_validate({"train": train, "evaluation": {"sets": ["shapes", "shapes_retrieval"]}})
+    base = Experiment.model_validate({"train": train, "evaluation": {"sets": list(sets)}})
     ablation = Ablation.model_validate({**table, "experiment": base})
     return make_plan(ablation, name=name, where="made.toml", inspect=lambda _: DATA)
 

@@ -6,11 +6,13 @@ from typing import Any
 
 import pytest
 
+from harness.evaluation.registry import MetricDefinition, registered
 from harness.reporting import collect
 from harness.reporting.sections.document import Document
 from tests.reporting.made import simple
 from tests.reporting.test_comparison import with_protocol
 
+LOSS = MetricDefinition("loss", "made up", lambda *_: None)
 BASE = [0.20, 0.22, 0.21]
 GONE = [math.nan] * 3
 
@@ -86,7 +88,8 @@ def test_nothing_is_no_negative_number(tmp_path: Path) -> None:
 
 def test_a_lower_loss_is_the_better_one(tmp_path: Path) -> None:
     arms = {"a": [2.0, 2.2, 2.1], "b": [1.5, 1.72, 1.61]}
-    found = document(tmp_path, arms, metric="shapes/loss")
+    with registered("zeroshot_classification", LOSS):
+        found = document(tmp_path, arms, metric="shapes/loss")
     assert found.answer.sentence.startswith("b is best in shapes/loss: 1.610 ± 0.110, -0.490 [")
 
 
@@ -103,7 +106,8 @@ def test_a_claim_is_judged_by_its_own_paired_interval(tmp_path: Path) -> None:
 
 def test_a_claim_about_a_loss_holds_where_it_is_lower(tmp_path: Path) -> None:
     arms = {"a": [2.0, 2.2, 2.1], "b": [1.5, 1.72, 1.61]}
-    found = document(tmp_path, arms, metric="shapes/loss", claims=claims(("b", "a")))
+    with registered("zeroshot_classification", LOSS):
+        found = document(tmp_path, arms, metric="shapes/loss", claims=claims(("b", "a")))
     assert [one.word for one in found.verdicts] == ["holds"]
 
 

@@ -37,7 +37,7 @@ def table4(root: Path, **changes: Any) -> tuple[Plan, Store]:
             for arm, value in zip(ARMS, PAPER, strict=True)
         ],
     }
-    plan, store = plan_of({**table, **changes}, "table4"), Store(root)
+    plan, store = plan_of({**table, **changes}, "table4", sets=["imagenet1k"]), Store(root)
     for (arm, seed), run_id in plan.cells.items():
         if arm in ARMS:
             noise = 0.002 * ((ARMS.index(arm) * (seed + 1)) % 5)
@@ -82,7 +82,8 @@ def test_one_factor_is_one_row_with_differences_to_its_first_level(tmp_path: Pat
             "primary": "imagenet1k/acc1",
             "base": {"captions.source": "captioner"},
             "axes": axes,
-        }
+        },
+        sets=["imagenet1k"],
     )
     store = Store(tmp_path)
     for (arm, seed), run_id in plan.cells.items():
@@ -149,7 +150,8 @@ def eleven(root: Path, *, hole: bool = False) -> Document:
             for metric, value in zip((*SETS, "imagenet1k/acc1"), (0.637, 0.201, 0.026, 0.328), strict=True)
         ],
     }
-    plan, store = plan_of(table), Store(root)
+    sets = [metric.partition("/")[0] for metric in (*SETS, "imagenet1k/acc1")]
+    plan, store = plan_of(table, sets=sets), Store(root)
     for (arm, seed), run_id in plan.cells.items():
         start = 0.5 if arm == "fff" else 0.4
         metrics = {metric: start + 0.1 * place + 0.02 * seed for place, metric in enumerate(SETS)}

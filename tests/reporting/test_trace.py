@@ -119,6 +119,8 @@ def check(reports: Reports, runs: Path) -> None:
 def check_export(export: dict[str, Any], records: Records, runs: Path) -> None:
     assert {one["metric"] for one in export["metrics"]} == set(records.metrics())
     for one in export["metrics"]:
+        ids = {one.pop("metric_id"), *(arm.pop("metric_id") for arm in one["arms"])}
+        assert len(ids) == 1  # all runs were measured in one way
         same(one, exported_metric(records, one["metric"]), one["metric"])
     for claim in export["claims"]:
         same({key: claim[key] for key in ("difference", "verdict")}, exported_claim(records, claim), claim["text"])

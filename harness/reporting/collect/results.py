@@ -15,7 +15,7 @@ from harness.planning.evaluation_sets import EvaluationSets
 from harness.planning.plan import Plan
 from harness.reporting.collect.design import Design, design_of
 from harness.reporting.formats.numbers import clean
-from harness.runs.metrics import metric_id
+from harness.runs.metrics import metric_ids
 from harness.runs.planned import PlannedRun
 from harness.runs.record import Record, StepMetrics
 from harness.runs.store import RunFolder, State, Store
@@ -204,9 +204,10 @@ def measurements(record: Record) -> dict[str, Measured]:
     """
     found = {
         f"{evaluation.set}/{name}": Measured(
-            metric.value, metric.standard_error, metric.samples, evaluation.protocol_id, metric_id(evaluation, name)
+            metric.value, metric.standard_error, metric.samples, evaluation.protocol_id, ids[name]
         )
         for evaluation in (*record.evaluations, *averages(record.evaluations))
+        for ids in (metric_ids(evaluation),)
         for name, metric in evaluation.metrics.items()
     }
     return found | {f"{TRAINING}/{name}": Measured(number) for name, number in record.final.items()}
@@ -239,6 +240,10 @@ def _sharing(record: Record, known: Protocols) -> Record:
         known.setdefault(one.protocol_id, (one.set, one.protocol))
     for one in record.evaluations:
         _, protocol = known.setdefault(one.protocol_id, (one.set, one.protocol))
+        ours, theirs = one.protocol.get("metrics", {}), protocol.get("metrics", {})
+        if ours.keys() - theirs.keys():  # measured since
+            protocol = protocol | {"metrics": {**theirs, **ours}}
+            known[one.protocol_id] = (one.set, protocol)
         evaluations.append(one.model_copy(update={"protocol": protocol}))
     return record.model_copy(update={"evaluations": tuple(evaluations)})
 
