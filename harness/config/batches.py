@@ -47,7 +47,7 @@ class GroupedBatches(BatchesSpec):
         """The search space holds whole batches."""
         space, size = self.search_space, global_batch_size
         if space % size:
-            what = f"train.batches.search_space {space} is no multiple of train.global_batch_size {size}"
+            what = f"train.batches.search_space {space} is not a multiple of train.global_batch_size {size}"
             raise ValueError(f"{what}; use {max(space // size, 1) * size}")
 
 

@@ -140,7 +140,7 @@ def test_a_command_killed_around_sbatch(store: Store, slurm: MadeScheduler, monk
     one = started(ALONE, store, slurm)
     one.cycle()
     assert one.is_submitted
-    assert "found again as job 1" in one.progress().notes[0]
+    assert "found as job 1" in one.progress().notes[0]
     assert len(slurm.jobs) == 3
 
 

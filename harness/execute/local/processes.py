@@ -134,6 +134,8 @@ class _ForkServer:
                 event, run_id, number = line.split()
                 self._ready = True
                 match event:
+                    case "ready":
+                        pass  # its imports are done
                     case "started":
                         self._pids[run_id] = int(number)
                         if self._stopping:
