@@ -10,7 +10,7 @@ from pydantic import Field, field_validator, model_validator
 
 from harness.config.axes import Axes, Combine, check_axes, named_cells
 from harness.config.axes import level_name as level_name
-from harness.config.base import FileSpec, Spec
+from harness.config.base import LoadedSpec, Spec
 from harness.config.experiment import Experiment
 from harness.config.explain import nearest
 from harness.config.overrides import Table, expand, merge
@@ -54,7 +54,7 @@ class Claim(Spec):
     """Source of the claim."""
 
 
-class Ablation(FileSpec):
+class Ablation(LoadedSpec):
     """A declared comparison of arms.
 
     Declare arms by name (`[arms.NAME]` with the fields they change), by axes (`[axes]`, dotted path to a list of

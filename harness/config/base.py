@@ -68,7 +68,7 @@ class Spec(BaseModel):
         return self.model_dump(mode="json")
 
 
-class FileSpec(Spec):
+class LoadedSpec(Spec):
     """A spec that can have a file of its own. The file is not a field, so it does not affect equality."""
 
     @property

@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, ValidationError, field_validator, model_validator
 
 from harness.config.axes import level_name
-from harness.config.base import FileSpec, Spec
+from harness.config.base import LoadedSpec, Spec
 from harness.config.conditions import Condition, parse_condition
 from harness.config.evaluation import set_name
 from harness.config.experiment import Experiment, flatten
@@ -196,7 +196,7 @@ class Exploration(Spec):
         return objectives
 
 
-class Search(Exploration, FileSpec):
+class Search(Exploration, LoadedSpec):
     """A declared search over fields of an experiment."""
 
     question: str
