@@ -32,6 +32,7 @@ from harness.searching.configurations import Configurations
 from harness.tracking.projection import arm_entry, cells_of, run_entry
 from tests.evaluation.worlds import classification_members, retrieval_members, write_set
 from tests.node.small import experiment, prepared
+from tests.tracking.world import rows
 
 CLASSES = 6
 NAMES = {"classnames.txt": "".join(f"thing number {index}\n" for index in range(CLASSES))}
@@ -248,3 +249,30 @@ def test_a_set_that_is_not_here_is_said_and_not_guessed(tmp_path: Path, monkeypa
     (run,) = collect(plan, at.project.store).runs
     assert run.doubts == ("mine is not on this machine, and the record has it with several contents",)
     assert not run.measured.keys() & measured.keys()
+
+
+LATEST = """
+    SELECT tags.value, metrics.key, metrics.value, metrics.is_nan FROM latest_metrics metrics
+    JOIN runs USING (run_uuid) JOIN tags USING (run_uuid)
+    WHERE tags.key = 'harness.key' AND runs.lifecycle_stage = 'active'
+"""
+
+
+@pytest.mark.slow
+def test_mlflow_holds_what_the_spec_asks_for_now(shared: Place) -> None:
+    from harness.tracking import sync
+
+    store, uri = shared.project.store, f"sqlite:///{shared.root / 'mlflow.db'}"
+    plans = [shared.plan(changes(names), "one") for names in ((), ("templates",), ("recall_k",))]
+    for plan in (*plans, plans[0]):
+        shared.carry_out(plan)
+        told = shared.told(plan)
+        assert sync(plan, store, uri).imported == 1
+        assert sync(plan, store, uri).imported == 0
+        latest = rows(shared.root / "mlflow.db", LATEST)
+        for key in (*plan.runs, "arm:"):
+            held = {name: value for of, name, value, nan in latest if of.startswith(key) and not nan}
+            held = {name: value for name, value in values_of_sets(held).items() if not name.endswith("_sd")}
+            lines = {name: value for line in told["lines in MLflow"] for name, value in line.items()}
+            expected = told["arm in MLflow"] if key == "arm:" else {**lines, **told["run in MLflow"]}
+            assert held == expected
