@@ -72,7 +72,7 @@ def test_nothing_is_claimed_from_one_seed() -> None:
 
 
 def test_no_values_are_no_summary() -> None:
-    with pytest.raises(ValueError, match="nothing"):
+    with pytest.raises(ValueError, match="no values"):
         summarise([])
 
 

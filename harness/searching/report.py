@@ -21,7 +21,9 @@ LEAST_FOR_IMPORTANCE = 8
 def render(driver: Driver) -> str:
     """The report for a terminal."""
     tables = [best_table(driver), importance_table(driver), cost_table(driver)]
-    return "\n\n".join([answer(driver), *(plain_table(table) for table in tables if table is not None)])
+    return "\n\n".join(
+        [driver.search.question, answer(driver), *(plain_table(table) for table in tables if table is not None)]
+    )
 
 
 def answer(driver: Driver) -> str:
@@ -146,8 +148,9 @@ def _note(trial: Trial, name: str) -> TableCell:
 
 
 def _seed_values(driver: Driver, trial: Trial) -> Sequence[float]:
-    planned = [driver.configurations.plan.runs[run_id] for run_id in driver.run_ids(trial.number)]
-    runs = [(one.experiment, driver.project.store.run(one.id)) for one in planned]
+    experiments = [driver.search.configured(trial.values, seed) for seed in driver.search.seed_list]
+    folders = [driver.project.store.run(run_id) for run_id in driver.run_ids(trial.number)]
+    runs = zip(experiments, folders, strict=False)  # a trial that was not started has no runs
     found = driver.configurations.objectives
     return [found(experiment, run.record())[0] for experiment, run in runs if run.record_file.exists()]
 

@@ -164,7 +164,12 @@ def test_records_of_before_give_the_same_ids_and_are_complete(tmp_path: Path) ->
 def test_each_part_of_a_metrics_identity_changes_its_id(name: str) -> None:
     def of(changes: Mapping[str, Any], metric: str = name) -> str:
         protocol = {"split": "test", "metrics": {"recall@k": "share", "acc1": "top", "acc5": "top five"}}
-        table = {"set": "a", "task": "zeroshot_retrieval", "protocol_id": "p", "metrics": {}}
+        table = {
+            "set": "a",
+            "task": "zeroshot_retrieval",
+            "protocol_id": "p",
+            "metrics": {metric: {"value": 0.5, "samples": 4}},
+        }
         return metric_id(EvaluationResult.model_validate({**table, "protocol": {**protocol, **changes}}), metric)
 
     definitions = {"recall@k": "share", "acc1": "top", "acc5": "top five"}
