@@ -10,16 +10,18 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from harness.execute.life import Decision, Facts, Life, decide
 from harness.execute.slurm.gpu_hours import Used, held
 from harness.execute.slurm.job_tracker import TrackedJob
 from harness.execute.slurm.jobs import look
+from harness.planning.completeness import Missing, missing
 from harness.planning.estimate import predicted_hours
 from harness.planning.evaluation_sets import EvaluationSets
 from harness.planning.plan import Plan
 from harness.runs.attempts import Attempt
 from harness.runs.planned import PlannedRun
 from harness.runs.record import Record, StepMetrics
-from harness.runs.store import RunFolder, State, Store
+from harness.runs.store import RunFolder, Store
 
 TAIL_BYTES = 1 << 16
 NOTHING = Used()
@@ -33,8 +35,9 @@ class RunStatus:
     run: str
     arm: str
     seed: str
+    life: Life
     state: str
-    """A `State` or `pending (REASON)`; if an attempt ended early, its cause follows."""
+    """`life` with details: why a job is pending, or how the last attempt ended."""
     step: int | None = None
     steps: int | None = None
     duration_s: float | None = None
@@ -54,12 +57,12 @@ class RunStatus:
     @property
     def is_over(self) -> bool:
         """Whether it is done or has failed."""
-        return self.state.startswith((State.DONE, State.FAILED))
+        return self.life in (Life.DONE, Life.FAILED)
 
     @property
     def is_moving(self) -> bool:
-        """Whether it is running or pending in a queue."""
-        return self.state.startswith((State.RUNNING, "pending"))
+        """Whether a job or a process has it."""
+        return self.life in (Life.RUNNING, Life.EVALUATING, Life.PENDING, Life.LEAVING)
 
 
 @dataclass(frozen=True)
@@ -78,9 +81,9 @@ def statuses(plan: Plan, store: Store) -> tuple[list[RunStatus], tuple[str, ...]
     """The state of every run of `plan`, and notes for the user about its jobs."""
     jobs, notes = look(store)
     names = {run: (arm, str(seed)) for (arm, seed), run in plan.cells.items()}
-    primary, sets = plan.ablation.primary, EvaluationSets.of(store)
+    sets = EvaluationSets.of(store)
     found = [
-        _status(store.run(run.id), names.get(run.id, (TEACHER, "")), _Metric(primary, run, sets), jobs.get(run.id))
+        _status(store.run(run.id), names.get(run.id, (TEACHER, "")), _Metric(plan.ablation.primary, run, sets), jobs)
         for run in plan.runs.values()
     ]
     return found, notes
@@ -96,24 +99,27 @@ def hours(found: Sequence[RunStatus], plan: Plan, store: Store) -> list[ArmHours
         some = [one for one in found if one.arm == arm]
         known = [predicted[one.run] for one in some if one.run in predicted]
         used = sum((one.used for one in some), NOTHING)
-        done = sum(one.state == State.DONE for one in some)
+        done = sum(one.life is Life.DONE for one in some)
         rows.append(ArmHours(arm, done, len(some), used, sum(known) if len(known) == len(some) else None))
     return rows
 
 
-def _status(folder: RunFolder, name: tuple[str, str], metric: _Metric, tracked: TrackedJob | None) -> RunStatus:
-    arm, seed = name
+def _status(folder: RunFolder, name: tuple[str, str], metric: _Metric, jobs: Mapping[str, TrackedJob]) -> RunStatus:
+    (arm, seed), tracked = name, jobs.get(folder.id)
     if tracked is None and not folder.path.is_dir():
-        return RunStatus(folder.id, arm, seed, State.MISSING)
-    attempts = folder.attempts.all()
+        return RunStatus(folder.id, arm, seed, Life.MISSING, Life.MISSING)
+    attempts, at = folder.attempts.all(), folder.read_progress()
     host = attempts[-1].start.host if attempts else ""
-    state, at = _state(folder, tracked, attempts), folder.read_progress()
-    running, record = state == State.RUNNING, folder.record() if state == State.DONE else None
+    facts = _facts(folder, tracked, missing(folder, metric.run.experiment, metric.sets))
+    decision = decide(facts)
+    running = facts.is_running and facts.missing.training
+    record = folder.record() if folder.record_file.exists() else None
     return RunStatus(
         folder.id,
         arm,
         seed,
-        state,
+        decision.state,
+        _described(decision, facts, tracked, attempts),
         step=int(at["step"]) if record is None and "step" in at else None if record is None else record.steps,
         steps=int(at["steps"]) if record is None and "steps" in at else None,
         duration_s=None if record is None else record.cost.duration_s,
@@ -123,25 +129,38 @@ def _status(folder: RunFolder, name: tuple[str, str], metric: _Metric, tracked: 
         attempts=len(attempts),
         used=held(folder, attempts),
         clock=float(at.get("time", 0.0)) - time.time() if running else 0.0,
-        failure=folder.failure().message if state.startswith(State.FAILED) else "",
+        failure=decision.failure.message if decision.failure is not None else "",
     )
 
 
-def _state(folder: RunFolder, tracked: TrackedJob | None, attempts: Sequence[Attempt]) -> str:
-    """The run's state. A record in the folder takes precedence over the job's state."""
-    if folder.record_file.exists():
-        return State.DONE
-    job = tracked.job if tracked is not None else None
-    if tracked is not None and (job is None or job.phase == "pending"):
+def _facts(folder: RunFolder, tracked: TrackedJob | None, left: Missing) -> Facts:
+    """What the folder and the run's job say; only a command that carries out the plan knows more."""
+    phase = "" if tracked is None else "pending" if tracked.job is None else tracked.job.phase
+    is_locked, failure = folder.is_locked(), folder.failure() if folder.failure_file.exists() else None
+    return Facts(
+        left,
+        step=int(folder.read_progress().get("step", 0)),
+        until=folder.pause_step(),
+        is_queued=phase == "pending",
+        is_running=phase == "running" or is_locked,
+        is_locked=is_locked,
+        is_leaving=tracked is not None and tracked.is_leaving,
+        is_begun=folder.progress.exists(),
+        hopeless=failure if failure is not None and failure.cause != "interrupted" else None,
+    )
+
+
+def _described(decision: Decision, facts: Facts, tracked: TrackedJob | None, attempts: Sequence[Attempt]) -> str:
+    job, state = tracked.job if tracked is not None else None, decision.state
+    if state is Life.PENDING:
         reason = f" ({job.reason})" if job is not None and job.reason not in ("", "None") else ""
-        return f"pending{reason}"
-    if job is not None and job.phase == "running":
-        return State.RUNNING
-    state = folder.state()
-    if state is State.FAILED:
-        return f"{state}: {folder.failure().cause}"
-    ends = [attempt.end for attempt in attempts if attempt.end is not None]
-    return f"{state} ({ends[-1].cause})" if state is not State.RUNNING and ends else state
+        return f"{state}{reason}" if facts.missing.training else f"trained, evaluation {state}{reason}"
+    if decision.failure is not None:
+        return f"{state}: {decision.failure.cause}"
+    ends = [attempt.end.cause for attempt in attempts if attempt.end is not None]
+    if state in (Life.TRAINED, Life.INTERRUPTED, Life.MISSING) and ends and ends[-1] != "completed":
+        return f"{state} ({ends[-1]})"
+    return state
 
 
 def _left_s(at: Mapping[str, Any]) -> float | None:

@@ -79,27 +79,26 @@ def _unmeasured(found: Taken) -> Missing:
     return Missing(sets=found.missing, metrics=tuple(metrics))
 
 
-def is_complete(folder: RunFolder) -> bool:
-    """Whether everything is done that the run's own request asks for; False where it cannot be read."""
+def left_to_do(folder: RunFolder) -> Missing:
+    """What is left to do on a run that is to be measured as its own request asks; everything if it cannot be read."""
     try:
         request = read_request(folder)
-        return not missing(folder, request.experiment, _sets_of(request.stored))
+        return missing(folder, request.experiment, _sets_of(request.stored))
     except StoreError:
-        return False
+        return Missing(training=not folder.is_trained(), record=True)
 
 
-def broken_promise(folder: RunFolder, left: Missing, steps: int) -> str | None:
-    """Why trying again is no use: the last attempt completed, was asked for all of `left`, and did not do it.
+def broken_promise(folder: RunFolder, left: Missing) -> str | None:
+    """Why another attempt is no use: the last one completed, was asked for all of the sets that are left, and the
+    record that it wrote lacks them.
 
-    Args:
-        steps: optimiser steps of the whole training; an attempt that ended before was asked to pause.
+    If the record or the weights are not there, someone has deleted them to have them made again.
     """
+    if left.training or left.record or not left.sets:
+        return None
     ends = [attempt.end for attempt in folder.attempts.all()]
-    if not left or not ends or ends[-1] is None or ends[-1].cause != "completed":
+    if not ends or ends[-1] is None or ends[-1].cause != "completed":
         return None
     request = read_request(folder)
-    if left.training:
-        promised = ends[-1].step >= steps
-    else:
-        promised = request.phase != "train" and set(left.sets) <= set(request.experiment.evaluation.references)
+    promised = request.phase != "train" and set(left.sets) <= set(request.experiment.evaluation.references)
     return f"attempt {len(ends)} completed without {left}; see {folder.log}" if promised else None

@@ -28,7 +28,7 @@ from harness.execute.local.executor import LocalExecutor
 from harness.execute.local.inline import InlineWorkers
 from harness.execute.local.processes import Ended, LocalWorkers, job_count
 from harness.execute.run import stoppable, workers_of
-from harness.planning.completeness import Completeness
+from harness.planning.completeness import Completeness, Missing
 from harness.planning.plan import Plan
 from harness.planning.workspace import Project
 from harness.runs.planned import PlannedRun
@@ -296,18 +296,18 @@ def test_a_plan_of_thousands_is_not_looked_at_all_the_time(store: Store, monkeyp
     """Ten thousand runs looked at four times a second would take a core from training."""
     monkeypatch.setattr(conduct, "OTHERS_EVERY_S", 1000.0)
     looks: list[str] = []
-    locked, complete = RunFolder.is_locked, Completeness.is_complete
+    locked, left = RunFolder.is_locked, Completeness.missing
 
     def is_locked(folder: RunFolder) -> bool:
         looks.append(folder.id)
         return locked(folder)
 
-    def is_complete(one: Completeness, run: PlannedRun) -> bool:
+    def missing(one: Completeness, run: PlannedRun) -> Missing:
         looks.append(run.id)
-        return complete(one, run)
+        return left(one, run)
 
     monkeypatch.setattr(RunFolder, "is_locked", is_locked)
-    monkeypatch.setattr(Completeness, "is_complete", is_complete)
+    monkeypatch.setattr(Completeness, "missing", missing)
     axes = {"train.optimiser.lr": [number / 1000 for number in range(1, 101)]}
     plan = plan_of(ablation(axes=axes, baseline="train.optimiser.lr=0.001", seeds=1))
     carried_out(executor(plan, store)[0])

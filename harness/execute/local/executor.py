@@ -15,6 +15,7 @@ from typing import Protocol
 
 from harness.base.machine import gpu_count
 from harness.execute.executor import Progress
+from harness.execute.life import Action, Decision, Facts, Life, decide
 from harness.execute.local.processes import Ended
 from harness.planning.completeness import Completeness, broken_promise
 from harness.planning.plan import Plan
@@ -133,19 +134,65 @@ class LocalExecutor:
             # Workers that outlived a killed command occupy this machine's cores too, so they count as jobs.
             if self._stopping or len(self._running) + len(self._elsewhere) >= self._workers.jobs:
                 return
-            if run.id not in self._open or run.id in self._running:
-                continue
-            if run.teacher is not None and run.teacher in self._failed:
-                why = self._failed[run.teacher].message
-                self._give_up(run.id, f"its teacher, run {run.teacher}, failed: {why}")
-            elif run.teacher not in self._open and not self._store.run(run.id).is_locked():
+            if run.id in self._open and run.id not in self._running and self._decide(run).starts:
                 self._start(run)
+
+    def _decide(self, run: PlannedRun, status: int | None = None) -> Decision:
+        """The state of `run`, which is closed if nothing more is to be done. `status`: how its worker just ended."""
+        decision = decide(self._facts(run, status))
+        if decision.action in (Action.NONE, Action.GIVE_UP):
+            self._open.discard(run.id)
+        if decision.failure is not None:
+            self._failed[run.id] = decision.failure
+        return decision
+
+    def _facts(self, run: PlannedRun, status: int | None) -> Facts:
+        folder, missing = self._store.run(run.id), self._completeness.missing(run)
+        is_locked, until = bool(missing) and folder.is_locked(), self._until.get(run.id)
+        step = int(folder.read_progress().get("step", 0))
+        ended = status is not None
+        teacher, teacher_failure = self._teacher(run)
+        return Facts(
+            missing,
+            step,
+            until,
+            is_running=run.id in self._running or is_locked,
+            is_locked=is_locked,
+            is_begun=folder.progress.exists(),
+            hopeless=None if status is None or not missing else self._hopeless(folder, status),
+            broken_promise=broken_promise(folder, missing) if ended else None,
+            teacher=teacher,
+            teacher_failure=teacher_failure,
+        )
+
+    def _hopeless(self, folder: RunFolder, status: int) -> Failure | None:
+        """Why a run whose worker has just ended is given up. Failures that the run itself records are not retried.
+
+        A process that died without an exit record was killed, or ran out of memory. Its run resumes from its
+        checkpoint, unless its process has died too often.
+        """
+        if folder.failure_file.exists():
+            failure = folder.failure()
+            return None if failure.cause == "interrupted" else failure
+        if self._stopping or folder.is_locked() or folder.is_paused():
+            return None
+        self._crashes[folder.id] = self._crashes.get(folder.id, 0) + 1
+        if self._crashes[folder.id] < MAX_CRASHES:
+            return None
+        how = f"signal {-status}" if status < 0 else f"exit status {status}"
+        message = f"its process died {MAX_CRASHES} times, last by {how}; see {folder.log}"
+        return Failure(cause="crashed", message=message, attempt=0, ended_at=0.0)
+
+    def _teacher(self, run: PlannedRun) -> tuple[Life, str]:
+        """State of the teacher, and why it failed."""
+        if run.teacher is None or self._store.run(run.teacher).weights.exists():
+            return Life.DONE, ""
+        if (failure := self._failed.get(run.teacher)) is not None:
+            return Life.FAILED, f"its teacher, run {run.teacher}, failed: {failure.message}"
+        return (Life.PENDING if run.teacher in self._open else Life.DONE), ""
 
     def _start(self, run: PlannedRun) -> None:
         folder = self._store.run(run.id)
-        if self._completeness.is_complete(run):  # another process has completed it since the last check
-            self._open.discard(run.id)
-            return
         slot = min(set(range(self._workers.jobs)) - set(self._running.values()))
         gpu = slot % self._gpus if self._gpus else None
         request = Request.of(run.experiment, run.id, run.teacher, self._settings, self._workers.threads, gpu)
@@ -156,31 +203,7 @@ class LocalExecutor:
 
     def _settle(self, ended: Ended) -> None:
         self._running.pop(ended.run_id, None)
-        run, folder = self._plan.runs[ended.run_id], self._store.run(ended.run_id)
-        if self._completeness.is_complete(run) or (run.id in self._until and folder.is_paused()):
-            self._open.discard(run.id)
-        elif folder.failure_file.exists():
-            failure = folder.failure()
-            if failure.cause != "interrupted":
-                self._open.discard(run.id)
-                self._failed[run.id] = failure
-        elif (why := broken_promise(folder, self._completeness.missing(run), run.steps)) is not None:
-            self._give_up(run.id, why)
-        elif not self._stopping and not folder.is_locked():
-            self._retry(folder, ended.status)
-
-    def _retry(self, folder: RunFolder, status: int) -> None:
-        """Count a process that died without an exit record: killed, or out of memory. The run stays open, so it
-        resumes from its checkpoint, unless its process has died too often.
-        """
-        self._crashes[folder.id] = self._crashes.get(folder.id, 0) + 1
-        if self._crashes[folder.id] >= MAX_CRASHES:
-            how = f"signal {-status}" if status < 0 else f"exit status {status}"
-            self._give_up(folder.id, f"its process died {MAX_CRASHES} times, last by {how}; see {folder.log}")
-
-    def _give_up(self, run_id: str, message: str) -> None:
-        self._open.discard(run_id)
-        self._failed[run_id] = Failure(cause="crashed", message=message, attempt=0, ended_at=0.0)
+        self._decide(self._plan.runs[ended.run_id], ended.status)
 
     def _check_others(self) -> None:
         if time.monotonic() - self._checked_at < OTHERS_EVERY_S:

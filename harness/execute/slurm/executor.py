@@ -11,11 +11,13 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import suppress
+from dataclasses import replace
 
 from harness.config.profile import Profile
 from harness.execute.executor import Progress
+from harness.execute.life import Action, Decision, Facts, Life, decide
 from harness.execute.slurm.gpu_hours import GpuHourBudget
 from harness.execute.slurm.job_tracker import JobTracker, TrackedJob
 from harness.execute.slurm.jobs import is_of
@@ -30,12 +32,10 @@ from harness.runs.planned import PlannedRun
 from harness.runs.record import Failure
 from harness.runs.request import read_request
 from harness.runs.settings import Settings
-from harness.runs.store import Store
+from harness.runs.store import RunFolder, Store
 
 FASTEST_S, SLOWEST_S = 1.0, 30.0
 """Shortest and longest pause between cycles, in seconds. The pause grows while nothing changes."""
-FRUITLESS = 10
-"""How often a command submits a run that makes no progress, whatever the causes of its jobs' ends."""
 RELEASES = 3
 """How often a command releases a job that SLURM failed to launch. Each failure may take a node out of service."""
 FEW, FEW_EVERY_S = 32, 0.3
@@ -85,7 +85,7 @@ class SlurmExecutor:
         self._plan.runs[run.id] = run
         self._failed.pop(run.id, None)
         self._limit(run.id, until)
-        if not self._is_over(run):
+        if not self._is_closed(run):
             self._open.add(run.id)
             self._is_due = True
 
@@ -177,47 +177,86 @@ class SlurmExecutor:
         self._close()
         with self._submissions.settling():
             try:
-                settled = self._tracker.look()
+                ended = self._tracker.look()
             except UnreachableError as error:
                 self._notes = (f"{error}: the states of jobs are unknown for now",)
                 return
             self._notes = self._tracker.notes
-            self._judge(settled)
+            for run in self._open & ended.keys():
+                self._decide(self._plan.runs[run], ended[run])
+            self._tracker.settle(
+                tracked
+                for run, tracked in ended.items()
+                if run in self._plan.runs or self._is_ours(tracked.submission.intent)
+            )
             self._release()
             self._submit()
             # If a job was cancelled before this command saw it, the cancellation belongs to an earlier request.
             self._watched |= {run for run, job in self._tracker.active.items() if not job.is_leaving}
 
-    def _judge(self, ended: Mapping[str, TrackedJob]) -> None:
-        """Give up runs that are not worth another attempt; the others stay open and are submitted again."""
-        for run in self._open & ended.keys():
-            if self._is_over(self._plan.runs[run]):
-                self._open.discard(run)
-            else:
-                self._judge_one(run, ended[run])
-        ours = [
-            tracked
-            for run, tracked in ended.items()
-            if run in self._plan.runs or self._is_ours(tracked.submission.intent)
-        ]
-        self._tracker.settle(ours)
+    def _decide(self, run: PlannedRun, ended: TrackedJob | None = None) -> Decision:
+        """The state of `run`, which is closed if nothing more is to be done. `ended`: its job, which has just ended."""
+        decision = decide(self._facts(run, ended))
+        if decision.action in (Action.NONE, Action.GIVE_UP):
+            self._open.discard(run.id)
+        if decision.failure is not None:
+            self._failed[run.id] = decision.failure
+        return decision
 
-    def _judge_one(self, run: str, tracked: TrackedJob) -> None:
-        folder = self._store.run(run)
+    def _facts(self, run: PlannedRun, ended: TrackedJob | None = None) -> Facts:
+        folder, tracked = self._store.run(run.id), self._tracker.active.get(run.id)
+        missing, until = self._completeness.missing(run), self._submitter.until.get(run.id)
+        if tracked is not None:
+            is_queued = tracked.job is None or tracked.job.phase == "pending"
+            step, is_locked = (self._step(run.id), folder.is_locked()) if until is not None else (0, False)
+            busy = Facts(missing, step, until, is_queued, not is_queued, is_locked)
+            return replace(busy, is_leaving=tracked.is_leaving)
+        step = self._step(run.id)
+        cancelled, hopeless = (None, None) if ended is None else self._ends(folder, ended)
+        left, at, submissions = self._submitted.get(run.id, (missing, step, 0))
+        teacher, teacher_failure, teacher_has_job = self._teacher(run)
+        return Facts(
+            missing,
+            step,
+            until,
+            is_locked=until is not None and folder.is_locked(),
+            is_begun=folder.attempts.newest() > 0,
+            cancelled=cancelled,
+            hopeless=hopeless,
+            broken_promise=broken_promise(folder, missing),
+            submissions=submissions if (left, at) == (missing, step) else 0,
+            teacher=teacher,
+            teacher_failure=teacher_failure,
+            teacher_has_job=teacher_has_job,
+        )
+
+    def _ends(self, folder: RunFolder, ended: TrackedJob) -> tuple[Failure | None, Failure | None]:
+        """Whether the user stopped a run whose job has ended, and whether the retry policy gives it up."""
         since = read_request(folder).since
         attempts = folder.attempts.since(since)
-        failure = hopeless(attempts, self._profile.retry, tracked.submission.intent.resources)
         last = attempts[-1].end if attempts else None
-        if last is not None and last.cause in ("cancelled", "interrupted"):
-            # If the job ended before this command saw it active, this command is the user's request to resume it.
-            if run not in self._watched:
-                return
-            message = f"its job has ended ({last.message}); repeat the command to resume from the checkpoint"
-            failure = Failure(cause=last.cause, message=message, attempt=0, ended_at=last.ended_at)
-        if failure is None:
-            self._submitter.since[run] = since
-        else:
-            self._give_up(run, failure)
+        if last is None or last.cause not in ("cancelled", "interrupted"):
+            self._submitter.since[folder.id] = since
+            return None, hopeless(attempts, self._profile.retry, ended.submission.intent.resources)
+        # If the job ended before this command saw it active, this command is the user's request to resume it.
+        if folder.id not in self._watched:
+            return None, None
+        message = f"its job has ended ({last.message}); repeat the command to resume from the checkpoint"
+        return Failure(cause=last.cause, message=message, attempt=0, ended_at=last.ended_at), None
+
+    def _teacher(self, run: PlannedRun) -> tuple[Life, str, bool]:
+        """State of the teacher, why it failed, and whether a job of it is known, on which another job can depend."""
+        teacher = run.teacher
+        if teacher is None or teacher not in self._plan.runs or self._store.run(teacher).weights.exists():
+            return Life.DONE, "", False
+        if (failure := self._failed.get(teacher)) is not None:
+            return Life.FAILED, f"its teacher, run {teacher}, failed: {failure.message}", False
+        if teacher not in self._open:
+            return Life.DONE, "", False
+        # It may not be known yet whether the teacher's job was accepted. Without its id, the student cannot declare
+        # the dependency and must not be submitted.
+        tracked = self._tracker.active.get(teacher)
+        return Life.PENDING, "", tracked is not None and bool(tracked.id)
 
     def _release(self) -> None:
         """Release jobs that SLURM holds because it failed to launch them; SLURM never releases them by itself."""
@@ -240,13 +279,9 @@ class SlurmExecutor:
     def _is_ours(self, intent: Intent) -> bool:
         return is_of(intent, self._plan)
 
-    def _give_up(self, run: str, failure: Failure) -> None:
-        self._open.discard(run)
-        self._failed[run] = failure
-
     def _submit(self) -> None:
-        unplaced = self._open - self._tracker.active.keys()
-        idle = [run for run in self._plan.runs.values() if run.id in unplaced and self._is_of_use(run)]
+        without = self._open - self._tracker.active.keys()
+        idle = [run for run in self._plan.runs.values() if run.id in without]
         if not idle or (time.monotonic() < self._held_until and self._tracker.active):
             return  # without an active job of this plan, retry at once
         self._check_profile()
@@ -254,7 +289,7 @@ class SlurmExecutor:
         code, awaited = snapshot(self._store.root / "code"), {run.teacher for run in self._plan.runs.values()}
         try:
             for teachers in (True, False):  # teachers first: a student's submission names its teacher's job
-                chosen = [run for run in idle if (run.id in awaited) == teachers and not self._is_orphan(run)]
+                chosen = [run for run in idle if (run.id in awaited) == teachers and self._decide(run).starts]
                 self._submitter.submit(chosen, self._open, code)
                 self._count(run for run in chosen if run.id in self._tracker.active)
             self._held_for_s = FASTEST_S
@@ -267,20 +302,6 @@ class SlurmExecutor:
             self._note(str(error))
         if self._submitter.held_back:
             self._note(f"{self._submitter.held_back} jobs are held back by the budget")
-
-    def _is_of_use(self, run: PlannedRun) -> bool:
-        """Whether to submit `run`. Gives it up if earlier submissions made no progress.
-
-        The causes of its jobs' ends play no role here, so the plan comes to an end even if a cause is wrong or unknown.
-        """
-        left, step = self._completeness.missing(run), self._step(run.id)
-        why = broken_promise(self._store.run(run.id), left, run.steps)
-        before, at, times = self._submitted.get(run.id, (left, step, 0))
-        if why is None and (before, at) == (left, step) and times >= FRUITLESS:
-            why = f"submitted {times} times without progress, still missing {left}; see `harness logs {run.id}`"
-        if why is not None:
-            self._give_up(run.id, Failure(cause="never_started", message=why, attempt=0, ended_at=time.time()))
-        return why is None
 
     def _count(self, submitted: Iterable[PlannedRun]) -> None:
         for run in submitted:
@@ -297,33 +318,12 @@ class SlurmExecutor:
         if not self._submitter.since and not self._tracker.active:  # once, before anything is submitted
             check(self._profile, self._scheduler)
 
-    def _is_orphan(self, run: PlannedRun) -> bool:
-        """Whether a run cannot be submitted because of its teacher.
-
-        If the teacher has failed, the run is given up. If the teacher is open but has no known job yet, the run waits.
-        """
-        if run.teacher is None or run.teacher not in self._plan.runs:
-            return False
-        if (failure := self._failed.get(run.teacher)) is not None:
-            message = f"its teacher, run {run.teacher}, failed: {failure.message}"
-            self._give_up(run.id, Failure(cause="never_started", message=message, attempt=0, ended_at=time.time()))
-            return True
-        if run.teacher not in self._open:
-            return False
-        # It may not be known yet whether the teacher's job was accepted. Without its id, the student cannot declare
-        # the dependency and must not be submitted.
-        tracked = self._tracker.active.get(run.teacher)
-        return tracked is None or not tracked.id
-
     def _close(self) -> None:
         """Remove runs from `_open` that are complete or have reached their pause, even if their jobs still run."""
-        self._open = {run for run in self._open if not self._is_over(self._plan.runs[run])}
+        self._open = {run for run in self._open if not self._is_closed(self._plan.runs[run])}
 
-    def _is_over(self, run: PlannedRun) -> bool:
-        if self._completeness.is_complete(run):
-            return True
-        folder, limit = self._store.run(run.id), self._submitter.until.get(run.id)
-        return limit is not None and folder.read_progress().get("step", -1) >= limit and not folder.is_locked()
+    def _is_closed(self, run: PlannedRun) -> bool:
+        return decide(self._facts(run)).action is Action.NONE
 
     def _limit(self, run_id: str, step: int | None) -> None:
         """Set the step after which a run has to pause, for later submissions and for a job that has the run now."""

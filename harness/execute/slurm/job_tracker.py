@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from harness.execute.slurm.retry_policy import cause_of, was_killed
 from harness.execute.slurm.scheduler import Job, Scheduler, UnreachableError
 from harness.execute.slurm.submission_log import Submission, SubmissionLog
-from harness.planning.completeness import is_complete
+from harness.planning.completeness import left_to_do
 from harness.runs.record import AttemptStart, Cause
 from harness.runs.store import RunFolder, Store
 
@@ -182,7 +182,7 @@ class JobTracker:
         ]
         if any(attempt.end is None for attempt in attempts):
             return True
-        return (tracked.job is None or not attempts) and not all(map(is_complete, folders))
+        return (tracked.job is None or not attempts) and any(map(left_to_do, folders))
 
     def _history(self, arrays: set[str]) -> tuple[dict[str, list[Job]], bool]:
         """Executions by job, and whether accounting does not answer but is still awaited."""
@@ -217,7 +217,7 @@ class JobTracker:
         for run in tracked.runs:
             folder = self._store.run(run)
             waited = tracked.submission.intent.phase == "evaluate" and not folder.weights.exists()
-            if waited or is_complete(folder) or not folder.path.exists():
+            if waited or not left_to_do(folder) or not folder.path.exists():
                 continue
             reported: Cause = "crashed" if job is None else cause_of(job)
             if tracked.is_leaving:
@@ -250,7 +250,7 @@ def _execution(executions: Sequence[Job], start: AttemptStart) -> Job | None:
 def _record_end(folder: RunFolder, start: AttemptStart, job: Job | None, asked_to_leave: bool) -> None:
     step = int(folder.read_progress().get("step", 0))
     newest = folder.attempts.newest()
-    if start.number == newest and is_complete(folder):
+    if start.number == newest and not left_to_do(folder):
         folder.attempts.end(start.number, "completed", "", step=step)
     elif job is None:
         # There is no exit record and no accounting. A job that SLURM signalled and never restarted was cancelled.

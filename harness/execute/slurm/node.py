@@ -20,12 +20,13 @@ from typing import Any
 from harness.base.errors import HarnessError
 from harness.base.files import read_json, write_json
 from harness.base.signals import STOPPING, handled
+from harness.execute.life import Action, Decision, Facts, Life, decide
 from harness.execute.local.processes import Ended, LocalWorkers
 from harness.execute.slurm.job import StopReason, out_of_memory, scontrol, stop_reason
 from harness.execute.slurm.rank_workers import RankWorkers
 from harness.execute.slurm.retry_policy import hopeless
 from harness.execute.slurm.submission_log import Submission, load
-from harness.planning.completeness import is_complete
+from harness.planning.completeness import Missing, left_to_do
 from harness.runs.attempts import restarts, this_job
 from harness.runs.record import AttemptStart, Cause
 from harness.runs.request import read_request
@@ -101,39 +102,49 @@ class Supervisor:
             print(f"harness: {error}", file=sys.stderr)
             return False
 
-    def _is_done(self, run: str) -> bool:
+    def _decide(self, run: str) -> Decision:
+        """The state of a run that has no worker at this moment, as far as this job's phase is concerned."""
         folder = self._folder(run)
-        if self._intent.phase == "train" and folder.weights.exists():
-            return True
-        return is_complete(folder)
+        request = read_request(folder)
+        is_trained = self._intent.phase == "train" and folder.weights.exists()
+        teacher = request.teacher_run
+        is_taught = teacher is None or self._store.run(teacher).weights.exists()
+        return decide(
+            Facts(
+                Missing() if is_trained else left_to_do(folder),
+                step=int(folder.read_progress().get("step", 0)),
+                until=folder.pause_step(),
+                is_begun=folder.attempts.newest() > 0,
+                hopeless=hopeless(
+                    folder.attempts.since(request.since), self._intent.profile.retry, self._intent.resources
+                ),
+                teacher=Life.DONE if is_taught else Life.PENDING,
+            )
+        )
+
+    def _is_done(self, run: str) -> bool:
+        return self._decide(run).state is Life.DONE
 
     def _is_over(self, run: str) -> bool:
         """Whether no work is left: the run is done, or paused where a search requested it."""
-        return self._is_done(run) or self._folder(run).is_paused()
+        return self._decide(run).action is Action.NONE
 
     def _start_ready(self) -> None:
         at_a_time = 1 if self._intent.resources.processes > 1 else self._intent.profile.at_a_time
         while self._waiting and len(self._running) < at_a_time and self._stop_reason is None:
             run = self._waiting.pop(0)
-            if not self._is_worth_retrying(
-                self._folder(run)
-            ):  # the executor gives it up; the job's other runs get their turn
-                continue
             if self._intent.phase == "evaluate" and not self._folder(run).weights.exists():
                 continue  # its training ended early; a later training job resumes it
-            if (reason := self._not_ready(run)) is not None:
-                self._record_never_started(run, reason)
+            decision = self._decide(run)
+            if decision.state is Life.WAITING:
+                teacher = read_request(self._folder(run)).teacher_run
+                self._record_never_started(run, f"its teacher, run {teacher}, is not trained")
+            if not decision.starts:  # the executor gives it up; the job's other runs get their turn
                 continue
             self._running[run] = min(set(range(at_a_time)) - set(self._running.values()))
             # Every task of the job writes the same content, and its worker reads it at once.
             self._write_request(run)
             self._workers.start(self._folder(run).path)
-
-    def _not_ready(self, run: str) -> str | None:
-        teacher = read_request(self._folder(run)).teacher_run
-        if teacher and not self._store.run(teacher).weights.exists():
-            return f"its teacher, run {teacher}, is not trained"
-        return None
 
     def _write_request(self, run: str) -> None:
         """Overwrite the run's request with this job's threads, phase, processes and GPU."""
@@ -172,12 +183,8 @@ class Supervisor:
         how = f"signal {-status}" if status < 0 else f"exit status {status}"
         self._record_end(folder, cause, f"its process died by {how}")
         alone = self._intent.resources.processes == 1
-        if cause == "crashed" and alone and self._stop_reason is None and self._is_worth_retrying(folder):
+        if cause == "crashed" and alone and self._stop_reason is None and self._decide(folder.id).starts:
             self._waiting.insert(0, folder.id)
-
-    def _is_worth_retrying(self, folder: RunFolder) -> bool:
-        since = read_request(folder).since
-        return hopeless(folder.attempts.since(since), self._intent.profile.retry, self._intent.resources) is None
 
     def _record_never_started(self, run: str, reason: str) -> None:
         if self._rank == 0:
@@ -235,7 +242,7 @@ class Supervisor:
             for run in left:
                 self._record_end(self._folder(run), stop.cause, stop.message)
         may_requeue = stop.requeue and self._intent.profile.requeue
-        if may_requeue and any(self._is_worth_retrying(self._folder(run)) for run in left):
+        if may_requeue and any(self._decide(run).starts for run in left):
             scontrol("requeue", self._job)
 
     def _record_preemptions(self) -> None:

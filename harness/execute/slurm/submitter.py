@@ -193,7 +193,8 @@ class Submitter:
         self._tracker.add(submission)
 
     def _after(self, run: PlannedRun, unfinished: Collection[str]) -> tuple[str, ...]:
-        if run.teacher is None or run.teacher not in unfinished:
+        trained = self._store.run(run.id).weights.exists()
+        if trained or run.teacher not in unfinished or self._store.run(run.teacher).weights.exists():
             return ()
         tracked = self._tracker.training(run.teacher)
         return (tracked.id,) if tracked is not None and tracked.id else ()
