@@ -5,13 +5,13 @@ from __future__ import annotations
 import sys
 import time
 from collections import Counter
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from harness.execute.life import Life
 from harness.planning.plan import Plan
 from harness.runs.request import read_request
-from harness.runs.store import RunFolder, State, Store
+from harness.runs.store import RunFolder, Store
 
 WATCH_S = 2.0
 
@@ -37,7 +37,9 @@ def table(title: str, header: list[str], rows: list[list[str]]) -> None:
 
 def plan(planned: Plan, store: Store) -> None:
     """Print the arms, their changes, and the states of their runs."""
-    states = store.states(planned.runs)
+    from harness.execute.status import planned_states
+
+    states = planned_states(planned, store)
     users = Counter(planned.cells.values())
     rows = []
     for arm in planned.arms:
@@ -52,17 +54,17 @@ def plan(planned: Plan, store: Store) -> None:
     teachers = [run for run in planned.runs if run not in users]
     for run in teachers:
         print(f"teacher {run}: {planned.runs[run].steps} steps, {states[run]}")
-    print(_cost_line(planned, store, states))
+    print(_cost_line(planned, store, sum(state is Life.TRAINED for state in states.values())))
     for reason in planned.missing_data:
         print(f"missing: {reason}")
 
 
 def plan_json(planned: Plan, store: Store) -> dict[str, Any]:
     """The plan as JSON data."""
+    from harness.execute.status import planned_states
     from harness.planning.estimate import estimate
 
-    ablation = planned.ablation
-    states = store.states(planned.runs)
+    ablation, states = planned.ablation, planned_states(planned, store)
     return {
         "name": planned.name,
         "question": ablation.question,
@@ -90,7 +92,7 @@ def plan_json(planned: Plan, store: Store) -> dict[str, Any]:
             for run in planned.runs.values()
         ],
         "references": [reference.model_dump() for reference in ablation.references],
-        "cost": estimate(planned, store, states),
+        "cost": estimate(planned, store, store.states(planned.runs)),
     }
 
 
@@ -130,11 +132,13 @@ def seconds(duration: float) -> str:
     return f"{duration / 60:.0f} min" if duration < 5400 else f"{duration / 3600:.1f} h"
 
 
-def _cost_line(planned: Plan, store: Store, states: Mapping[str, State]) -> str:
+def _cost_line(planned: Plan, store: Store, to_evaluate: int) -> str:
     from harness.planning.estimate import estimate
 
-    cost = estimate(planned, store, states)
+    cost = estimate(planned, store, store.states(planned.runs))
     parts = [f"{cost['runs_missing']} of {len(planned.runs)} runs to train"]
+    if to_evaluate:
+        parts.append(f"{to_evaluate} to evaluate")
     if cost["samples_missing"]:
         parts.append(f"{cost['samples_missing']:,} images")
     if cost["hours_missing"] is not None and cost["runs_missing"]:

@@ -33,17 +33,21 @@ class Asked:
 
 def cancel(plan: Plan, store: Store) -> Asked:
     """Cancel a plan's jobs. Ask its running commands to stop and, if it has no jobs, their workers too."""
-    jobs = cancel_jobs(plan.runs, store)
     commands = store.running_commands(plan.command)
+    ask_to_stop(commands)  # first, so that they find out that they are to stop before their runs do
+    jobs = cancel_jobs(plan.runs, store)
     workers = [] if jobs.jobs else [one for run in plan.runs if (one := store.run(run).holder()) is not None]
-    return _ask(jobs, [*commands, *workers], workers)  # the command first, or it would restart the run
+    ask_to_stop(workers)
+    return Asked(jobs, (*commands, *workers), tuple(workers))
 
 
 def cancel_run(folder: RunFolder, store: Store) -> Asked:
     """Cancel one run's job, or ask its worker to stop."""
     jobs = cancel_jobs([folder.id], store)
     worker = None if jobs.jobs else folder.holder()
-    return _ask(jobs, [worker] if worker else [], [worker] if worker else [])
+    workers = () if worker is None else (worker,)
+    ask_to_stop(workers)
+    return Asked(jobs, workers, workers)
 
 
 def ask_to_stop(processes: Sequence[Holder]) -> None:
@@ -51,8 +55,3 @@ def ask_to_stop(processes: Sequence[Holder]) -> None:
     for one in dict.fromkeys(processes):
         if one.is_here:
             send(one.pid, signal.SIGTERM)
-
-
-def _ask(jobs: Cancelled, processes: Sequence[Holder], workers: Sequence[Holder]) -> Asked:
-    ask_to_stop(processes)
-    return Asked(jobs, tuple(processes), tuple(workers))

@@ -64,8 +64,10 @@ class Facts:
     """The user cancelled its job, which has not ended yet."""
     is_begun: bool = False
     """It has had an attempt."""
+    is_cancelled: bool = False
+    """The user cancelled it with `harness cancel` after the command began."""
     cancelled: Failure | None = None
-    """How the user stopped it, unless this command is the request to resume it."""
+    """How its job was stopped otherwise (`scancel`, a used-up budget), unless this command is to resume it."""
     hopeless: Failure | None = None
     """Why the retry policy gives it up."""
     broken_promise: str | None = None
@@ -114,6 +116,9 @@ def _never(message: str) -> Failure:
     return Failure(cause="never_started", message=message, attempt=0, ended_at=0.0)
 
 
+_CANCELLED = Failure(
+    cause="cancelled", message="it was cancelled; repeat the command to resume it", attempt=0, ended_at=0.0
+)
 RULES = (
     Rule(Life.DONE, "it has a record with everything that its spec requests", Action.NONE, lambda at: not at.missing),
     Rule(
@@ -140,10 +145,10 @@ RULES = (
     Rule(Life.RUNNING, "a job or process has it", Action.WAIT, lambda at: at.is_running),
     Rule(
         Life.CANCELLED,
-        "the user stopped its job and has not requested it again",
+        "the user cancelled it and has not requested it again",
         Action.GIVE_UP,
-        lambda at: at.cancelled is not None,
-        lambda at: at.cancelled,
+        lambda at: at.is_cancelled or at.cancelled is not None,
+        lambda at: at.cancelled or _CANCELLED,
     ),
     Rule(
         Life.FAILED,

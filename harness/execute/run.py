@@ -25,6 +25,7 @@ from harness.execute.slurm.client import Slurm
 from harness.execute.slurm.executor import SlurmExecutor
 from harness.execute.slurm.gpu_hours import GpuHourBudget
 from harness.execute.slurm.jobs import refuse_what_jobs_have
+from harness.planning.completeness import Completeness
 from harness.planning.estimate import predicted_hours
 from harness.planning.plan import Plan
 from harness.planning.workspace import Project
@@ -282,7 +283,7 @@ def _agree(budget: GpuHourBudget, profile: Profile, plan: Plan, store: Store, co
     if not profile.gpus:
         fix = "leave it out, or give `gpus_per_task`"
         raise SpecError("the profile asks for no GPUs, so they cannot be counted", where="--max-gpu-hours", fix=fix)
-    missing = [run for run in plan.runs.values() if not store.run(run.id).record_file.exists()]
+    missing = [run for run in plan.runs.values() if Completeness(store, plan.settings).missing(run)]
     needed = sum(budget.allowance([run], profile) for run in missing)
     used = budget.used()
     if used + needed <= budget.gpu_hours:

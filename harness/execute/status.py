@@ -21,7 +21,7 @@ from harness.planning.plan import Plan
 from harness.runs.attempts import Attempt
 from harness.runs.planned import PlannedRun
 from harness.runs.record import Record, StepMetrics
-from harness.runs.store import RunFolder, Store
+from harness.runs.store import RunFolder, State, Store
 
 TAIL_BYTES = 1 << 16
 NOTHING = Used()
@@ -87,6 +87,18 @@ def statuses(plan: Plan, store: Store) -> tuple[list[RunStatus], tuple[str, ...]
         for run in plan.runs.values()
     ]
     return found, notes
+
+
+def planned_states(plan: Plan, store: Store) -> dict[str, Life]:
+    """The state of every run of `plan` by its folder alone, without a question to a scheduler."""
+    sets, found = EvaluationSets.of(store), store.states(plan.runs)
+    return {run: _planned_state(store.run(run), state, plan.runs[run], sets) for run, state in found.items()}
+
+
+def _planned_state(folder: RunFolder, state: State, run: PlannedRun, sets: EvaluationSets) -> Life:
+    if state is State.MISSING:  # most runs of a large plan: no file of theirs is read
+        return Life.MISSING
+    return decide(_facts(folder, None, missing(folder, run.experiment, sets))).state
 
 
 def hours(found: Sequence[RunStatus], plan: Plan, store: Store) -> list[ArmHours]:

@@ -4,6 +4,7 @@ store/runs/<id>/
     spec.json        identity and resolved spec, written once
     request.json     how to execute it now: experiment with paths, evaluation, roots, device, threads
     progress.json    current step, steps, images/s, attempt, pid
+    cancelled.json   when the user cancelled it; a command that began earlier leaves it alone
     pause.json       the step at which training pauses; a search writes it, the training loop reads it
     metrics.jsonl    one line every few steps
     spikes.jsonl     one line for each step with an outlying loss, with the step's samples
@@ -100,6 +101,7 @@ class RunFolder:
     spec = _File("spec.json")
     request = _File("request.json")
     progress = _File("progress.json")
+    cancelled = _File("cancelled.json")
     pause = _File("pause.json")
     metrics = _File("metrics.jsonl")
     checkpoint = _File("checkpoint.pt")
@@ -139,7 +141,8 @@ class RunFolder:
     def prepare(self, identity: Identity, request: dict[str, Any]) -> None:
         """Make the folder ready for an attempt: freeze or compare the spec, and write the request.
 
-        Deletes an earlier attempt's failure, which could be mistaken for the new attempt's, and an earlier pause.
+        Deletes an earlier attempt's failure, which could be mistaken for the new attempt's, and earlier requests to
+        pause or cancel.
 
         Raises:
             StoreError: the folder holds a run with this id but other defaults, or cannot be written.
@@ -152,6 +155,7 @@ class RunFolder:
         write_json(self.request, request)
         self.failure_file.unlink(missing_ok=True)
         self.pause.unlink(missing_ok=True)
+        self.cancelled.unlink(missing_ok=True)
 
     def check(self, identity: Identity) -> None:
         """Raise StoreError if the folder's spec differs from `identity`."""
@@ -214,6 +218,17 @@ class RunFolder:
             self.pause.unlink(missing_ok=True)
         else:
             write_json(self.pause, {"step": step})
+
+    def cancel(self) -> None:
+        """Record that the user cancelled the run. It is not executed until the user requests it again."""
+        write_json(self.cancelled, {"at": time.time()})
+
+    def cancelled_since(self, began_at: float) -> bool:
+        """Whether the user has cancelled the run after a command began that was to execute it, at this Unix time."""
+        try:
+            return bool(read_json(self.cancelled)["at"] > began_at) if self.cancelled.exists() else False
+        except (KeyError, TypeError):
+            raise StoreError("is damaged", where=str(self.cancelled), fix="delete it") from None
 
     def pause_step(self) -> int | None:
         """The step at which training has to pause; None if there is no such limit."""

@@ -62,6 +62,7 @@ class LocalExecutor:
         self.jobs = workers.jobs
         self._plan, self._store, self._settings, self._workers = plan, store, settings, workers
         self._completeness = Completeness(store, settings)
+        self._began_at = time.time()
         self._crashes: dict[str, int] = {}
         self._running: dict[str, int] = {}
         """The slot of each running run, 0 to jobs - 1; the slot determines the run's GPU."""
@@ -159,6 +160,7 @@ class LocalExecutor:
             is_running=run.id in self._running or is_locked,
             is_locked=is_locked,
             is_begun=folder.progress.exists(),
+            is_cancelled=not self._stopping and folder.cancelled_since(self._began_at),
             hopeless=None if status is None or not missing else self._hopeless(folder, status),
             broken_promise=broken_promise(folder, missing) if ended else None,
             teacher=teacher,

@@ -71,6 +71,7 @@ class SlurmExecutor:
         self._failed: dict[str, Failure] = {}
         self._notes: tuple[str, ...] = ()
         self._held_until, self._held_for_s = 0.0, FASTEST_S
+        self._began_at = time.time()
         self._watched: set[str] = set()
         """Runs that this command has seen in an active job."""
         self._submitted: dict[str, tuple[Missing, int, int]] = {}
@@ -221,6 +222,7 @@ class SlurmExecutor:
             until,
             is_locked=until is not None and folder.is_locked(),
             is_begun=folder.attempts.newest() > 0,
+            is_cancelled=folder.cancelled_since(self._began_at),
             cancelled=cancelled,
             hopeless=hopeless,
             broken_promise=broken_promise(folder, missing),
@@ -238,7 +240,8 @@ class SlurmExecutor:
         if last is None or last.cause not in ("cancelled", "interrupted"):
             self._submitter.since[folder.id] = since
             return None, hopeless(attempts, self._profile.retry, ended.submission.intent.resources)
-        # If the job ended before this command saw it active, this command is the user's request to resume it.
+        # Nobody says when `scancel` was called. If the job ended before this command saw it active, this command is the
+        # user's request to resume it.
         if folder.id not in self._watched:
             return None, None
         message = f"its job has ended ({last.message}); repeat the command to resume from the checkpoint"

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from harness.config.profile import JobResources
 from harness.execute.slurm.submission_log import Submission
+from harness.planning.completeness import left_to_do
 from harness.planning.plan import Plan
 from harness.runs.attempts import Attempt
 from harness.runs.planned import PlannedRun
@@ -100,4 +101,4 @@ class GpuHourBudget:
         return total
 
     def _is_over(self, run: str) -> bool:
-        return self._store.run(run).record_file.exists()
+        return not left_to_do(self._store.run(run))

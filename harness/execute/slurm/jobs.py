@@ -10,6 +10,7 @@ from harness.execute.slurm.client import Slurm
 from harness.execute.slurm.job_tracker import JobTracker, TrackedJob
 from harness.execute.slurm.scheduler import Scheduler, UnreachableError
 from harness.execute.slurm.submission_log import Intent, Submission, SubmissionLog
+from harness.planning.completeness import left_to_do
 from harness.planning.plan import Plan
 from harness.runs.store import Store
 
@@ -52,7 +53,13 @@ def refuse_what_jobs_have(runs: Collection[str], name: str, store: Store) -> Non
 
 
 def cancel_jobs(runs: Collection[str], store: Store) -> Cancelled:
-    """Cancel the jobs of these runs. Running jobs write a checkpoint first."""
+    """Cancel the jobs of these runs. Running jobs write a checkpoint first.
+
+    The request is on disk: commands that execute the runs, on any machine, do not start them again.
+    """
+    for folder in map(store.run, runs):
+        if folder.path.is_dir() and left_to_do(folder):
+            folder.cancel()
     submissions = SubmissionLog(store)
     if not (opened := submissions.open()):
         return Cancelled()

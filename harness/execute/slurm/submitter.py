@@ -193,8 +193,9 @@ class Submitter:
         self._tracker.add(submission)
 
     def _after(self, run: PlannedRun, unfinished: Collection[str]) -> tuple[str, ...]:
-        trained = self._store.run(run.id).weights.exists()
-        if trained or run.teacher not in unfinished or self._store.run(run.teacher).weights.exists():
+        if run.teacher is None or run.teacher not in unfinished:
+            return ()
+        if any(self._store.run(one).weights.exists() for one in (run.id, run.teacher)):
             return ()
         tracked = self._tracker.training(run.teacher)
         return (tracked.id,) if tracked is not None and tracked.id else ()

@@ -1,0 +1,377 @@
+"""Random histories of sweeps over a made scheduler: jobs end in any way, commands come and go, people cancel.
+
+The folders, the submission log and the executors are real. Only SLURM and the workers are simulated: a job that begins
+leaves in its runs' folders what a worker would. `make histories N=100000` runs more of them than `make test`.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+from unittest.mock import patch
+
+import pytest
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
+
+from harness.base.errors import DispatchError
+from harness.config.profile import Profile
+from harness.execute.life import MOST_SUBMISSIONS
+from harness.execute.slurm import executor as sweep
+from harness.execute.slurm import job_tracker, jobs
+from harness.execute.slurm.executor import SlurmExecutor
+from harness.execute.slurm.scheduler import ArrayRequest, Job
+from harness.execute.slurm.submission_log import Intent, Submission, load
+from harness.planning.completeness import Completeness, left_to_do
+from harness.planning.plan import Plan
+from harness.runs.record import Cause, Cost
+from harness.runs.request import evaluation_key, read_request
+from harness.runs.settings import Settings
+from harness.runs.store import RunFolder, Store
+from tests.execute.made import MadeScheduler, attempted
+from tests.head.made import MINING, ablation, plan_of, record
+
+HISTORIES = int(os.environ.get("HISTORIES", "150"))
+STEPS = 25
+MINED = {"mining": MINING, "loss": {"kind": "multi_positive_sigmoid"}}
+_PLANS = {
+    "plain": plan_of(ablation({"a": {}}, seeds=2)),
+    "taught": plan_of(ablation({"a": {}, "b": MINED}, seeds=2)),
+    "suite": plan_of(ablation({"a": {}}, seeds=2, base={"evaluation": {"sets": ["shapes", "retrieval"]}})),
+    "more": plan_of(ablation({"a": {}, "b": MINED}, seeds=1, base={"evaluation": {"sets": ["shapes", "more"]}})),
+}
+PLANS = {name: replace(plan, name=name) for name, plan in _PLANS.items()}
+"""They share runs. No set of the suite `retrieval` is on this machine."""
+STEPS_OF_A_RUN = 300
+FARES: dict[str, tuple[Cause | None, str]] = {
+    "user_error": ("user_error", "FAILED"),
+    "raised": ("crashed", "FAILED"),
+    "killed": (None, "FAILED"),
+    "timed_out": ("timed_out", "TIMEOUT"),
+    "preempted": (None, "PREEMPTED"),
+    "node_failure": (None, "NODE_FAIL"),
+    "out_of_memory": (None, "OUT_OF_MEMORY"),
+}
+"""How a job may end besides well: the cause that a worker writes, if any, and the state that SLURM reports."""
+
+
+class World:
+    """A store, a scheduler, and what its jobs do."""
+
+    def __init__(self, root: Path, scheduler: MadeScheduler, profile: Profile) -> None:
+        self.store, self.slurm, self.profile = Store(root / "store"), scheduler, profile
+        self.settings = Settings(store=self.store.root)
+        scheduler.answer = self._accepted
+        self.asked: list[Plan] = []
+        """The plans of all commands so far."""
+        self.accepted: Counter[str] = Counter()
+        """By run: how many jobs had it."""
+
+    def command(self, plan: Plan) -> SlurmExecutor:
+        self.asked.append(plan)
+        return SlurmExecutor(replace(plan, runs=dict(plan.runs)), self.store, self.settings, self.profile, self.slurm)
+
+    def is_complete(self, plan: Plan, run: str) -> bool:
+        return Completeness(self.store, self.settings).is_complete(plan.runs[run])
+
+    def _accepted(self, batch: ArrayRequest) -> None:
+        intent = load(batch.folder).intent
+        for run in (run for task in intent.tasks for run in task):
+            self.accepted[run] += 1
+            wanted = [plan for plan in self.asked if run in plan.runs]
+            assert any(not self.is_complete(plan, run) for plan in wanted), f"finished run {run} is submitted again"
+
+    def submission(self, job: str) -> tuple[Submission, int]:
+        array, _, task = job.partition("_")
+        return load(self.slurm.batches[array].folder), int(task)
+
+    def alive(self, phase: str = "") -> list[Job]:
+        return [job for job in self.slurm.jobs.values() if job.phase in ((phase,) if phase else ("pending", "running"))]
+
+    def ready(self) -> list[str]:
+        """Pending jobs whose dependencies allow them to start; SLURM cancels those that can never start."""
+        found = []
+        for job in self.alive("pending"):
+            array, _, task = job.id.partition("_")
+            batch = self.slurm.batches[array]
+            if batch.corresponding is not None:
+                trained = self._ended(f"{batch.corresponding}_{task}")
+                if trained is not None and trained.state != "COMPLETED":
+                    self.slurm.end(job.id, "CANCELLED")
+                if trained is None or trained.state != "COMPLETED":
+                    continue
+            if all(self._ended(one) is not None for after in batch.after for one in self._jobs(after)):
+                found.append(job.id)
+        return found
+
+    def _jobs(self, stated: str) -> list[str]:
+        known = [*self.slurm.jobs, *(job.id for job in self.slurm.past)]
+        return [job for job in known if job == stated or job.startswith(f"{stated}_")]
+
+    def _ended(self, job: str) -> Job | None:
+        known = [*self.slurm.past, *self.slurm.jobs.values()]
+        return next((one for one in known if one.id == job and one.phase == "ended"), None)
+
+    def assigned(self, job: str) -> Iterator[RunFolder]:
+        """The runs that a job executes, as the supervisor on its node finds them."""
+        submission, task = self.submission(job)
+        intent = submission.intent
+        if submission.is_closed or task in submission.settled():
+            return
+        for run in intent.tasks[task]:
+            folder = self.store.run(run)
+            request = read_request(folder)
+            trained = folder.weights.exists()
+            untaught = request.teacher_run and not self.store.run(request.teacher_run).weights.exists()
+            if request.submission not in (intent.id, intent.training) or not left_to_do(folder):
+                continue
+            if (intent.phase == "train" and trained) or (intent.phase == "evaluate" and not trained):
+                continue
+            if untaught and not trained:
+                attempted(folder, job, "never_started", message="its teacher is not trained")
+                continue
+            yield folder
+
+    def end_well(self, job: str) -> None:
+        intent = self.submission(job)[0].intent
+        for folder in self.assigned(job):
+            attempted(folder, job, "completed", step=STEPS_OF_A_RUN)
+            self.finish(folder, intent)
+        self.slurm.end(job, "COMPLETED" if self._is_of_use(job, intent) else "FAILED", reason="1:0")
+
+    def finish(self, folder: RunFolder, intent: Intent) -> None:
+        cost = Cost(duration_s=1, evaluation_s=0, images_per_s=1, peak_memory_gb=1, device="cpu", threads=1)
+        if not folder.is_trained() and not folder.record_file.exists():
+            folder.weights.touch()
+            folder.note_training(cost)
+        if intent.phase == "train":
+            return
+        evaluation = read_request(folder).experiment.evaluation
+        before = {one.set: one.request for one in folder.record().evaluations} if folder.record_file.exists() else {}
+        now = {name: evaluation_key(evaluation, name) for name in evaluation.references}
+        folder.finish(record(folder.id, requests={**before, **now}))
+
+    def _is_of_use(self, job: str, intent: Intent) -> bool:
+        """Whether a job exits with 0: a training job if one of its runs is trained, any other if all are done."""
+        runs = [self.store.run(run) for run in self.slurm.runs_of(job)]
+        if intent.phase == "train":
+            return any(folder.weights.exists() for folder in runs)
+        return not any(map(left_to_do, runs))
+
+    def end_badly(self, job: str, how: str, step: int, one_alone: bool) -> None:
+        """A job's runs end in this way, or one of them does and the others end well."""
+        intent, (cause, state) = self.submission(job)[0].intent, FARES[how]
+        for number, folder in enumerate(self.assigned(job)):
+            if one_alone and number:
+                attempted(folder, job, "completed", step=STEPS_OF_A_RUN)
+                self.finish(folder, intent)
+                continue
+            at = STEPS_OF_A_RUN if folder.weights.exists() else step
+            attempted(folder, job, cause, message=f"because of {how}", step=at, raised=how == "raised")
+        if one_alone and state == "FAILED":
+            state = "COMPLETED" if self._is_of_use(job, intent) else "FAILED"
+        self.slurm.end(job, state, reason="0:0" if state == "COMPLETED" else "1:0")
+
+
+class Histories(RuleBasedStateMachine):
+    """Commands, jobs, faults and wishes in any order."""
+
+    @initialize(
+        pack=st.sampled_from([1, 2]),
+        staged=st.booleans(),
+        accounting=st.booleans(),
+        most_jobs=st.sampled_from([10**6, 2]),
+    )
+    def begin(self, pack: int, staged: bool, accounting: bool, most_jobs: int) -> None:
+        table = {"gpus_per_task": 1, "mem_gb": 8, "partitions": ["gpu"], "pack": pack, "retry": {"attempts": 3}}
+        if staged:
+            table["evaluation"] = {"gpus_per_task": 1, "mem_gb": 4}
+        self.root = Path(tempfile.mkdtemp(dir="/dev/shm" if os.path.isdir("/dev/shm") else None))
+        slurm = MadeScheduler(with_accounting=accounting, most_jobs=most_jobs)
+        self.world = World(self.root, slurm, Profile.model_validate(table))
+        self.commands: dict[str, SlurmExecutor] = {}
+        self.cancelled: dict[str, Counter[str]] = {}
+        """By command: how often each run had been in a job when a person cancelled it."""
+
+    # -- commands ---------------------------------------------------------------------------------------------------
+
+    @rule(name=st.sampled_from(sorted(PLANS)))
+    def run(self, name: str) -> None:
+        """`harness run`; if one for this spec is there already, it is killed first."""
+        self.commands[name] = self.world.command(PLANS[name])
+        self.cancelled[name] = Counter()
+        for others in self.cancelled.values():  # they asked again
+            for run in PLANS[name].runs:
+                others.pop(run, None)
+
+    @precondition(lambda self: self.commands)
+    @rule(data=st.data())
+    def cycle(self, data: st.DataObject) -> None:
+        name = data.draw(st.sampled_from(sorted(self.commands)))
+        with suppress(DispatchError):
+            self.commands[name].cycle()
+
+    @precondition(lambda self: self.commands)
+    @rule(data=st.data())
+    def kill(self, data: st.DataObject) -> None:
+        name = data.draw(st.sampled_from(sorted(self.commands)))
+        del self.commands[name], self.cancelled[name]
+
+    @precondition(lambda self: self.commands)
+    @rule(data=st.data(), whole=st.booleans())
+    def cancel(self, data: st.DataObject, whole: bool) -> None:
+        """`harness cancel SPEC`, or of one run."""
+        plan = PLANS[data.draw(st.sampled_from(sorted(self.commands)))]
+        runs = list(plan.runs) if whole else [data.draw(st.sampled_from(sorted(plan.runs)))]
+        had = {run for job in self.world.alive() for run in self.world.slurm.runs_of(job.id)} & set(runs)
+        with patch.object(jobs, "Slurm", lambda: self.world.slurm):
+            jobs.cancel_jobs(runs, self.world.store)
+        for seen in self.cancelled.values():
+            seen.update({run: self.world.accepted[run] for run in had})
+
+    # -- jobs -------------------------------------------------------------------------------------------------------
+
+    @rule(data=st.data())
+    def start(self, data: st.DataObject) -> None:
+        if ready := self.world.ready():
+            self.world.slurm.run(data.draw(st.sampled_from(ready)))
+
+    @rule(data=st.data())
+    def end_well(self, data: st.DataObject) -> None:
+        if running := [job.id for job in self.world.alive("running")]:
+            self.world.end_well(data.draw(st.sampled_from(running)))
+
+    @rule(
+        data=st.data(),
+        how=st.sampled_from(sorted(FARES)),
+        step=st.sampled_from([0, 100, 200]),
+        one_alone=st.booleans(),
+    )
+    def end_badly(self, data: st.DataObject, how: str, step: int, one_alone: bool) -> None:
+        if running := [job.id for job in self.world.alive("running")]:
+            self.world.end_badly(data.draw(st.sampled_from(running)), how, step, one_alone)
+
+    @rule(data=st.data(), state=st.sampled_from(["FAILED", "NODE_FAIL", "CANCELLED"]))
+    def die_before_it_starts(self, data: st.DataObject, state: str) -> None:
+        """`setup = ["exit 1"]`, a node that cannot see the store, or an administrator's scancel."""
+        if ready := self.world.ready():
+            self.world.slurm.end(data.draw(st.sampled_from(ready)), state, reason="1:0")
+
+    @rule(data=st.data())
+    def forget(self, data: st.DataObject) -> None:
+        """squeue no longer shows a job that has ended."""
+        slurm = self.world.slurm
+        if ended := sorted(job.id for job in slurm.jobs.values() if job.phase == "ended"):
+            slurm.past.append(slurm.jobs.pop(data.draw(st.sampled_from(ended))))
+
+    # -- the cluster ------------------------------------------------------------------------------------------------
+
+    @rule(silent=st.booleans(), accounting=st.booleans(), lost=st.booleans())
+    def weather(self, silent: bool, accounting: bool, lost: bool) -> None:
+        slurm = self.world.slurm
+        slurm.silent, slurm.accounting_silent, slurm.lost_answer = silent, accounting, lost
+
+    # -- people -----------------------------------------------------------------------------------------------------
+
+    @rule(data=st.data())
+    def delete_a_record(self, data: st.DataObject) -> None:
+        """To have it measured again."""
+        free = {run for job in self.world.alive() for run in self.world.slurm.runs_of(job.id)}
+        runs = {run: self.world.store.run(run) for plan in PLANS.values() for run in plan.runs if run not in free}
+        if done := sorted(run for run, folder in runs.items() if folder.record_file.exists()):
+            folder = runs[data.draw(st.sampled_from(done))]
+            folder.note_training(folder.record().cost)
+            folder.record_file.unlink()
+
+    # -- what always holds ------------------------------------------------------------------------------------------
+
+    @invariant()
+    def no_run_is_in_two_jobs(self) -> None:
+        if not hasattr(self, "world"):
+            return
+        having: Counter[tuple[str, bool]] = Counter()
+        for job in self.world.alive():
+            submission, task = self.world.submission(job.id)
+            if not submission.is_closed and task not in submission.settled():
+                having.update((run, submission.intent.phase == "evaluate") for run in submission.intent.tasks[task])
+        assert all(number == 1 for number in having.values()), f"a run is in two jobs: {having}"
+
+    @invariant()
+    def wishes_are_kept(self) -> None:
+        for seen in getattr(self, "cancelled", {}).values():
+            for run, before in seen.items():
+                assert self.world.accepted[run] == before, f"run {run} was cancelled and submitted again"
+
+    def teardown(self) -> None:
+        if not hasattr(self, "world"):
+            return
+        try:
+            self._come_to_an_end()
+        finally:
+            shutil.rmtree(self.root)
+
+    def _come_to_an_end(self) -> None:
+        """With a cluster that works, each spec comes to an end, and says of each run what is true."""
+        world = self.world
+        world.slurm.silent = world.slurm.accounting_silent = world.slurm.lost_answer = False
+        self.cancelled.clear()
+        for name in dict.fromkeys(plan.name for plan in world.asked):
+            self._end(name)
+
+    def _end(self, name: str) -> None:
+        world, plan = self.world, PLANS[name]
+        command, before = world.command(plan), world.accepted.copy()
+        for _ in range(60):
+            if not command._open:
+                break
+            command.cycle()
+            for job in world.ready():
+                world.slurm.run(job)
+            for one in world.alive("running"):
+                world.end_well(one.id)
+        progress = command.progress()
+        assert not command._open, f"{name} does not come to an end: {command._open}"
+        for run in plan.runs:
+            assert world.is_complete(plan, run) != (run in progress.failed), f"what is said of run {run} is not true"
+            assert world.accepted[run] - before[run] <= MOST_SUBMISSIONS
+            for attempt in world.store.run(run).attempts.all():
+                assert attempt.end is not None, "an attempt has no cause"
+        assert not progress.failed, f"runs were given up by jobs that end well: {progress.failed}"
+
+
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No waiting: what is not found at once is withdrawn, and a killed job's accounting is there."""
+    monkeypatch.setattr(sweep, "snapshot", lambda root: root / "copy")
+    monkeypatch.setattr(job_tracker, "ADOPTION_S", 0.0)
+    monkeypatch.setattr(job_tracker, "LAG_S", 0.0)
+
+
+@pytest.mark.usefixtures("quick")
+def test_histories() -> None:
+    run_state_machine_as_test(  # type: ignore[no-untyped-call]
+        Histories,
+        settings=settings(
+            max_examples=HISTORIES,
+            stateful_step_count=STEPS,
+            deadline=None,
+            suppress_health_check=list(HealthCheck),
+            database=None,
+            report_multiple_bugs=False,
+            print_blob=False,
+        ),
+    )
