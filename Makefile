@@ -7,12 +7,13 @@ INSTALLED := .venv/.installed
 # On two cores, two test processes with two threads each run many times slower than with one thread each.
 ONE_THREAD := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1
 WORKERS ?= 2
+N ?= 10000
 
 .DEFAULT_GOAL := help
 # Without the bytecode cache, every process compiles torch and open_clip again, which takes seconds.
 unexport PYTHONDONTWRITEBYTECODE
 .NOTPARALLEL:
-.PHONY: help demo demo-search test test-slow test-slurm mutations demo-slurm chaos chaos-search test-all check format generate lock clean
+.PHONY: help demo demo-search test test-slow test-slurm mutations histories demo-slurm chaos chaos-search test-all check format generate lock clean
 
 help: ## show this help
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | while IFS='	' read -r name text; do \
@@ -37,6 +38,9 @@ test-slow: $(INSTALLED) ## run the slow and browser tests (needs Debian's chromi
 mutations: $(INSTALLED) ## check that the tests notice small faults in a copy of the code (ARGS="--only 3")
 	@$(ONE_THREAD) $(BIN)/python -m tests.mutations --jobs $(WORKERS) $(ARGS)
 
+histories: $(INSTALLED) ## run N random histories of sweeps over a simulated scheduler (N=10000)
+	@$(ONE_THREAD) HISTORIES=$(N) $(BIN)/python -m pytest --timeout 0 tests/execute/test_histories.py $(ARGS)
+
 test-slurm: $(INSTALLED) ## run the tests on a real SLURM on this machine (as root; needs Debian's slurm-wlm, slurmdbd, mariadb-server)
 	@$(ONE_THREAD) slurm/testcluster/cluster with $(BIN)/python -m pytest -m slurm --timeout 1800 tests/slurm $(ARGS)
 
@@ -58,8 +62,9 @@ format: $(INSTALLED) ## format the code and apply the linter's fixes
 	@$(BIN)/ruff format .
 	@$(BIN)/ruff check --fix .
 
-generate: $(INSTALLED) ## write schemas/ and docs/specs.md from the models
+generate: $(INSTALLED) ## write schemas/, docs/specs.md and the table of states in docs/slurm.md from the code
 	@$(BIN)/python -m harness.docs.reference
+	@$(BIN)/python -m harness.execute.life
 
 lock: $(INSTALLED) ## resolve pyproject.toml's dependencies again into requirements.lock
 	@$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --extra dev --upgrade \

@@ -10,10 +10,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from enum import StrEnum
+from pathlib import Path
 
 from harness.planning.completeness import Missing
 from harness.runs.record import Failure
 
+PAGE = Path("docs/slurm.md")
 MOST_SUBMISSIONS = 10
 """How often a command submits a run that makes no progress, whatever the causes of its jobs' ends."""
 
@@ -203,3 +205,13 @@ def table() -> Iterator[str]:
     yield "|---|---|---|"
     for rule in RULES:
         yield f"| {rule.state} | {rule.when} | {rule.action} |"
+
+
+def with_table(page: str) -> str:
+    """`page` with its table of states replaced by the one of RULES."""
+    before, _, rest = page.partition("| state |")
+    return before + "\n".join(table()) + "\n\n" + rest.partition("\n\n")[2]
+
+
+if __name__ == "__main__":
+    PAGE.write_text(with_table(PAGE.read_text(encoding="utf-8")), encoding="utf-8")
