@@ -4,8 +4,7 @@ Inline runs, local processes, batch jobs, requeued jobs and debugging all use th
 processes that share a run's batches (see `harness.parallel.process_group`). The worker needs only the file system: it
 reads spec.json and request.json, and writes metrics, checkpoints, weights and a record to the folder.
 
-Exit status: 0 done, or paused as requested; 2 a user's mistake; 75 stopped on request (run it again to resume); 76 a
-newer attempt has taken over; 1 anything else. If HARNESS_SCHEDULED is set, a scheduler has assigned the run to this
+Exit statuses are in `harness.base.exit_status`. If HARNESS_SCHEDULED is set, a scheduler has assigned the run to this
 process, and an attempt that is still alive elsewhere is superseded.
 """
 
@@ -18,7 +17,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
-from harness.base.errors import HarnessError, SupersededError
+from harness.base.errors import DiskFullError, HarnessError, SupersededError
+from harness.base.exit_status import BROKEN, DISK_FULL, DONE, STOPPED, SUPERSEDED, USER_ERROR
 from harness.base.log import say, say_traceback
 from harness.node.attempt import AttemptRunner, load_request
 from harness.node.stop import Stop, stop_signals
@@ -26,9 +26,8 @@ from harness.parallel.process_group import ProcessRank, process_group, process_r
 from harness.runs.record import Cause, Failure
 from harness.runs.store import RunFolder
 
-__all__ = ["BROKEN", "DONE", "STOPPED", "SUPERSEDED", "USER_ERROR", "Stop", "main"]
+__all__ = ["BROKEN", "DISK_FULL", "DONE", "STOPPED", "SUPERSEDED", "USER_ERROR", "Stop", "main"]
 
-DONE, BROKEN, USER_ERROR, STOPPED, SUPERSEDED = 0, 1, 2, 75, 76
 FAILURE_WAIT_S = 2.0
 """How long rank 0 waits for the failure file of another rank."""
 
@@ -48,7 +47,7 @@ def main(run_dir: Path, stop: Stop | None = None) -> int:
             return _fenced(folder, process, number, stop_request)
     except HarnessError as error:
         say(str(error))
-        return USER_ERROR
+        return DISK_FULL if isinstance(error, DiskFullError) else USER_ERROR
 
 
 def _fenced(folder: RunFolder, process: ProcessRank, number: int, stop: Stop) -> int:
@@ -84,7 +83,7 @@ def _attempt(folder: RunFolder, process: ProcessRank, number: int, stop: Stop) -
                 return DONE
             return _failed(folder, process, number, "interrupted", "stopped on request", STOPPED)
         return DONE
-    except SupersededError:
+    except (SupersededError, DiskFullError):
         raise
     except HarnessError as error:
         return _failed(folder, process, number, "user_error", str(error), USER_ERROR)

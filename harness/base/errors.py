@@ -6,6 +6,7 @@ HarnessError
 ├── ModelError         a model, its weights or a teacher is not available
 ├── CheckpointError    a checkpoint is damaged or belongs to another spec
 ├── StoreError         a run folder cannot be read or written, or holds something else under the same id
+│   └── DiskFullError  the disk of a store is full, or a quota is used up
 ├── SupersededError    a newer attempt at the run has taken over; this one must stop without writing
 ├── DispatchError      runs could not be started, or some of them failed
 ├── TrainingError      a run had to stop: non-finite loss, no samples left
@@ -19,6 +20,7 @@ from functools import partial
 __all__ = [
     "CheckpointError",
     "DataError",
+    "DiskFullError",
     "DispatchError",
     "HarnessError",
     "ModelError",
@@ -64,6 +66,10 @@ class CheckpointError(HarnessError):
 
 class StoreError(HarnessError):
     """A run folder cannot be read or written, or holds something else under the same id."""
+
+
+class DiskFullError(StoreError):
+    """The disk of a store is full, or a quota is used up."""
 
 
 class SupersededError(HarnessError):

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from harness.base.errors import StoreError
+from harness.base.errors import DiskFullError, StoreError
 
 _NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.ENOSYS)
 """Errors of `os.link` on a file system without hard links."""
@@ -68,8 +68,9 @@ def replacing(path: Path) -> Iterator[Path]:
 
 def unwritable(path: Path, error: OSError) -> StoreError:
     """The error for a `path` that cannot be written."""
+    kind = DiskFullError if error.errno in (errno.ENOSPC, errno.EDQUOT) else StoreError
     what = f"cannot be written ({error.strerror or error})"
-    return StoreError(what, where=str(path), fix="free space or correct the permissions")
+    return kind(what, where=str(path), fix="free space or correct the permissions")
 
 
 def write_text(path: Path, text: str) -> None:

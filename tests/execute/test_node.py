@@ -134,6 +134,12 @@ def superseded(folder: RunFolder) -> int:
     return node.SUPERSEDED
 
 
+def disk_full(folder: RunFolder) -> int:
+    """Nothing is written: no progress, no cause."""
+    attempted(folder, JOB, step=5)
+    return node.DISK_FULL
+
+
 def until_asked(folder: RunFolder) -> int:
     attempted(folder, JOB, step=50)
     folder.fail(Failure(cause="interrupted", message="stopped on request", attempt=1, ended_at=1.0))
@@ -241,6 +247,14 @@ def test_a_worker_that_always_dies_is_left(store: Store) -> None:
     status, workers = carried_out(submitted(store, retry={"attempts": 3}), store, [killed], [done], [done])
     assert status == node.SOME_ARE_NOT
     assert workers.started.count(RUNS[0]) == 4, "the first came to step 5, the others no further"
+
+
+def test_a_full_disk_ends_the_job_and_its_exit_status_says_so(store: Store, scontrol: list[str]) -> None:
+    submission = submitted(store, at_a_time=2)
+    status, workers = carried_out(submission, store, [disk_full], [until_stopped])
+    assert status == 74
+    assert len(workers.started) == 2, "no third run begins, and the first is not tried again"
+    assert not any("requeue" in call for call in scontrol)
 
 
 def test_memory_is_told_apart(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:

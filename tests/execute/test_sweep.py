@@ -292,6 +292,21 @@ def test_a_job_that_died_has_its_cause_and_is_tried_again(
     assert (first.end.step, first.end.ended_at) == (50, 100.0)
 
 
+@pytest.mark.parametrize("begun", [False, True])
+def test_a_full_disk_is_named(store: Store, slurm: MadeScheduler, begun: bool) -> None:
+    plan = plan_of(ablation({"a": {}}, seeds=1))
+    (run,) = plan.runs
+    one = started(plan, store, slurm, retry={"attempts": 2})
+    for number in (1, 2):
+        one.cycle()
+        if begun:
+            attempted(store.run(run), f"{number}_0")
+        slurm.end(f"{number}_0", "FAILED", reason="74:0")
+    one.cycle()
+    (failure,) = one.progress().failed.values()
+    assert "the disk of its store was full, or a quota used up: free space" in failure.message
+
+
 def test_a_killed_step_that_held_its_memory_ran_out_of_it(store: Store, slurm: MadeScheduler) -> None:
     """Without cgroups SLURM says FAILED, and no more."""
     from dataclasses import replace

@@ -282,6 +282,14 @@ def test_a_changed_default_is_told_before_anything_is_started(store: Store) -> N
         executor(PLAN, store)
 
 
+def test_a_full_disk_is_named_at_once(store: Store) -> None:
+    run = RUNS["a0"]
+    one, workers = executor(PLAN, store, script={run: [74]})
+    progress = carried_out(one)
+    assert workers.started.count(run) == 1
+    assert "the disk of the store is full" in progress.failed[run].message
+
+
 def test_a_store_that_cannot_be_written_ends_it(store: Store) -> None:
     store.root.mkdir()
     (store.root / "runs").write_text("in the way")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,9 +12,13 @@ import pytest
 import torch
 from torch import nn
 
+from harness import worker
 from harness.base.errors import StoreError
+from harness.node.stop import Stop
+from harness.runs.store import RunFolder
 from harness.training import checkpoint
 from harness.training.checkpoint import Checkpoints, TrainingProgress
+from tests.node.small import experiment, planned, prepared
 
 
 @pytest.fixture
@@ -49,3 +54,14 @@ def test_weights_that_find_no_room(small_disk: Path) -> None:
     with pytest.raises(StoreError, match=r"weights.pt: cannot be written \(No space left on device\)"):
         checkpoint.save_weights(small_disk / "weights.pt", nn.Linear(500, 500))
     assert list(small_disk.iterdir()) == []
+
+
+def test_a_worker_says_it_by_its_exit_status(
+    tmp_path: Path, small_disk: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """On a full disk no file can say why the run has ended."""
+    folder = prepared(tmp_path, planned(tmp_path, experiment(teacher=None))[1])
+    shutil.copytree(folder.path, small_disk / folder.id)
+    assert worker.main(small_disk / folder.id, Stop()) == worker.DISK_FULL
+    assert "No space left on device" in capfd.readouterr().err
+    assert not RunFolder(small_disk / folder.id).failure_file.exists(), "it is no fault of the run's"

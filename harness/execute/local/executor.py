@@ -13,6 +13,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Protocol
 
+from harness.base.exit_status import DISK_FULL
 from harness.base.machine import gpu_count
 from harness.execute.executor import Progress
 from harness.execute.life import Action, Decision, Facts, Life, decide
@@ -178,6 +179,9 @@ class LocalExecutor:
             return None if failure.cause == "interrupted" else failure
         if self._stopping or folder.is_locked() or folder.is_paused():
             return None
+        if status == DISK_FULL:
+            message = f"the disk of the store is full, or a quota is used up; free space, then run again ({folder.log})"
+            return Failure(cause="crashed", message=message, attempt=0, ended_at=0.0)
         self._crashes[folder.id] = self._crashes.get(folder.id, 0) + 1
         if self._crashes[folder.id] < MAX_CRASHES:
             return None

@@ -7,9 +7,10 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from harness.execute.slurm.retry_policy import cause_of, was_killed
+from harness.base.exit_status import DISK_FULL
+from harness.execute.slurm.retry_policy import DISK_IS_FULL, cause_of, ending_of, was_killed
 from harness.execute.slurm.scheduler import Job, Scheduler, UnreachableError
-from harness.execute.slurm.submission_log import Submission, SubmissionLog
+from harness.execute.slurm.submission_log import Submission, SubmissionLog, load
 from harness.planning.completeness import left_to_do
 from harness.runs.record import AttemptStart, Cause
 from harness.runs.store import RunFolder, Store
@@ -228,11 +229,16 @@ class JobTracker:
             folder.attempts.end(folder.attempts.begin(job=tracked.id), cause, _never_started(tracked, job, cause))
 
     def _lost_its_training(self, tracked: TrackedJob) -> bool:
-        """Whether an evaluation job waited for a training job that has not completed all of its runs."""
-        if not tracked.submission.intent.training:
+        """Whether an evaluation job waited for a training job that has not completed all of its runs.
+
+        A later job may have completed them since.
+        """
+        submission = tracked.submission
+        if not submission.intent.training:
             return False
-        attempts = [self._store.run(run).attempts.all() for run in tracked.runs]
-        return any(one[-1].end is None or one[-1].end.cause != "completed" for one in attempts if one)
+        job = load(submission.folder.parent / submission.intent.training).job(tracked.task)
+        attempts = [one for run in tracked.runs for one in self._store.run(run).attempts.all() if one.start.job == job]
+        return any(one.end is None or one.end.cause != "completed" for one in attempts)
 
     def _note(self, text: str) -> None:
         self.notes = (*self.notes, text)
@@ -258,13 +264,14 @@ def _record_end(folder: RunFolder, start: AttemptStart, job: Job | None, asked_t
         folder.attempts.end(start.number, cause, "its job ended without an exit record", step=step)
     else:
         cause = cause_of(job)
-        message = f"SLURM reports {job.state} (exit {job.reason})" if job.reason else f"SLURM reports {job.state}"
-        folder.attempts.end(start.number, cause, message, step=step, ended_at=job.ended_at)
+        folder.attempts.end(start.number, cause, ending_of(job), step=step, ended_at=job.ended_at)
 
 
 def _never_started(tracked: TrackedJob, job: Job | None, cause: Cause) -> str:
     if job is None:
         return f"job {tracked.id} left no record"
+    if job.reason == f"{DISK_FULL}:0":
+        return DISK_IS_FULL
     where = f" on {job.node}" if job.node else ""
     if job.state == "CANCELLED":
         return f"job {tracked.id} was cancelled before any of its runs started"

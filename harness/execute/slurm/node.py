@@ -5,7 +5,7 @@ limit, or when the job is preempted, it has the workers write a checkpoint and r
 stay alive on the head. It does not import torch, so it survives when a worker runs out of memory, and can record that.
 
 Exit status: 0 if every run is done, or paused as a search requested; 1 if some are not; 2 if this node cannot read the
-submission or its store.
+submission or its store; 74 if the disk of the store is full, which no file can say then.
 """
 
 from __future__ import annotations
@@ -17,14 +17,15 @@ import time
 from pathlib import Path
 from typing import Any
 
-from harness.base.errors import HarnessError
+from harness.base.errors import DiskFullError, HarnessError
+from harness.base.exit_status import DISK_FULL, DONE, SUPERSEDED
 from harness.base.files import read_json, write_json
 from harness.base.signals import STOPPING, handled
 from harness.execute.life import Action, Decision, Facts, Life, decide
 from harness.execute.local.processes import Ended, LocalWorkers
 from harness.execute.slurm.job import StopReason, out_of_memory, scontrol, stop_reason
 from harness.execute.slurm.rank_workers import RankWorkers
-from harness.execute.slurm.retry_policy import hopeless
+from harness.execute.slurm.retry_policy import DISK_IS_FULL, hopeless
 from harness.execute.slurm.submission_log import Submission, load
 from harness.planning.completeness import Missing, left_to_do
 from harness.runs.attempts import restarts, this_job
@@ -32,10 +33,7 @@ from harness.runs.record import AttemptStart, Cause
 from harness.runs.request import read_request
 from harness.runs.store import RunFolder, Store
 
-DONE, SOME_ARE_NOT, UNSEEN = 0, 1, 2
-SUPERSEDED = 76
-"""Exit status of a worker whose run a newer attempt has taken over. Repeated from `harness.worker`, which imports torch
-and so must not be imported here."""
+SOME_ARE_NOT, UNSEEN = 1, 2
 POLL_S = 0.5
 ALLOWANCE_EVERY_S = 10.0
 
@@ -52,7 +50,7 @@ class Supervisor:
         self._signalled = False
         self._stop_reason: StopReason | None = None
         """Why the workers were asked to stop; None until then."""
-        self._superseded = False
+        self._superseded = self._is_disk_full = False
         self._waiting = [run for run in self._intent.tasks[task] if self._is_assigned(run)]
         self._all = tuple(self._waiting)
         self._running: dict[str, int] = {}
@@ -74,6 +72,8 @@ class Supervisor:
             self._workers.close()
             if self._rank == 0:
                 self._finish()
+        if self._is_disk_full:
+            return DISK_FULL
         if self._intent.phase == "train":
             # The evaluation job starts only if this job succeeds. Trained runs must not wait for the job's other runs.
             # A paused run is not trained yet, so its evaluation must not start.
@@ -164,6 +164,10 @@ class Supervisor:
         folder = self._folder(ended.run_id)
         if ended.status == SUPERSEDED:
             self._superseded, self._stop_reason = True, StopReason("superseded", False)
+            self._workers.stop()
+        elif ended.status == DISK_FULL:
+            self._stop_reason = self._stop_reason or StopReason("crashed", False, DISK_IS_FULL)
+            self._is_disk_full = True
             self._workers.stop()
         elif -ended.status in STOPPING:  # SLURM signals every process of a job, even one without a handler yet
             self._signalled = True
@@ -276,7 +280,7 @@ def main(folder: Path) -> int:
     except HarnessError as error:
         where = os.environ.get("SLURMD_NODENAME", "this node")
         print(f"harness: on {where}: {error}", file=sys.stderr)
-        return UNSEEN
+        return DISK_FULL if isinstance(error, DiskFullError) else UNSEEN
 
 
 if __name__ == "__main__":

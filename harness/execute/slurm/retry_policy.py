@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from harness.base.exit_status import DISK_FULL
 from harness.config.experiment import Experiment
 from harness.config.overrides import laid_over
 from harness.config.profile import JobResources, Retry
@@ -23,6 +24,7 @@ _STATES: dict[str, Cause] = {
     "CANCELLED": "cancelled",
     "OUT_OF_MEMORY": "out_of_memory_host",
 }
+DISK_IS_FULL = "the disk of its store was full, or a quota used up: free space, then run again"
 _MEMORY_SHARE = 0.9
 """Without cgroups, SLURM does not report that it killed a step for its memory use. A killed step that used at least
 this share of its memory counts as out of memory."""
@@ -33,6 +35,13 @@ def cause_of(job: Job) -> Cause:
     if was_killed(job) and job.memory_share >= _MEMORY_SHARE:
         return "out_of_memory_host"
     return _STATES.get(job.state, "crashed")
+
+
+def ending_of(job: Job) -> str:
+    """How a job ended, for a message."""
+    if job.reason == f"{DISK_FULL}:0":
+        return DISK_IS_FULL
+    return f"SLURM reports {job.state} (exit {job.reason})" if job.reason else f"SLURM reports {job.state}"
 
 
 def was_killed(job: Job) -> bool:
