@@ -13,8 +13,7 @@ from harness.base.errors import SpecError
 from harness.config.profile import Profile, Retry
 from harness.execute.life import MOST_SUBMISSIONS
 from harness.execute.slurm import executor as sweep
-from harness.execute.slurm import job_tracker as placement
-from harness.execute.slurm import jobs
+from harness.execute.slurm import job_tracker, jobs
 from harness.execute.slurm.executor import SlurmExecutor
 from harness.execute.slurm.jobs import Cancelled, cancel_jobs
 from harness.execute.slurm.scheduler import ArrayRequest, Job, RefusedError
@@ -152,7 +151,7 @@ def test_an_intent_that_slurm_never_heard_of(
     one = started(ALONE, store, slurm)
     one.cycle()
     assert slurm.jobs == {}, "its sbatch may still be on its way"
-    monkeypatch.setattr(placement, "ADOPTION_S", 0.0)
+    monkeypatch.setattr(job_tracker, "ADOPTION_S", 0.0)
     one.cycle()
     assert len(slurm.jobs) == 3
     withdrawn = list((store.root / "submissions").glob("*/closed.json"))
@@ -167,7 +166,7 @@ def test_students_wait_for_a_teacher_whose_job_is_not_known(
     one = started(PLAN, store, slurm)
     one.cycle()
     assert not set(B) & jobs_by_run(slurm).keys()
-    monkeypatch.setattr(placement, "ADOPTION_S", 0.0)
+    monkeypatch.setattr(job_tracker, "ADOPTION_S", 0.0)
     one.cycle()
     (teacher,) = jobs_by_run(slurm)[TEACHER]
     for run in B:
@@ -211,7 +210,7 @@ def test_the_accounts_of_a_killed_job_may_come_late(
     one.cycle()
     assert [attempt.end.cause for attempt in store.run(run).attempts.all() if attempt.end] == ["out_of_memory_host"]
     slurm.end("2_0", "FAILED", reason="9:0")
-    monkeypatch.setattr(placement, "LAG_S", 0.0)  # the time is up: it was not for memory
+    monkeypatch.setattr(job_tracker, "LAG_S", 0.0)  # the time is up: it was not for memory
     one.cycle()
     causes = [attempt.end.cause for attempt in store.run(run).attempts.all() if attempt.end]
     assert causes == ["out_of_memory_host", "never_started"]
@@ -386,7 +385,7 @@ def test_a_silent_accounting_is_waited_for(store: Store, slurm: MadeScheduler, m
     attempted(store.run(run), "2_0")
     slurm.end("2_0", "NODE_FAIL", forget=True)
     slurm.accounting_silent = True
-    monkeypatch.setattr(placement, "PATIENCE_S", 0.0)
+    monkeypatch.setattr(job_tracker, "PATIENCE_S", 0.0)
     one.cycle()
     assert (causes(store.run(run)), len(slurm.batches)) == (["node_failure", "crashed"], 3)
 
