@@ -10,6 +10,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from harness.base.errors import StoreError
 from harness.execute.slurm.gpu_hours import Used, held
 from harness.execute.slurm.job_tracker import TrackedJob
 from harness.execute.slurm.jobs import look
@@ -24,6 +25,7 @@ from harness.runs.store import RunFolder, State, Store
 TAIL_BYTES = 1 << 16
 NOTHING = Used()
 TEACHER = "(teacher)"
+DAMAGED = f"{State.FAILED}: damaged"
 
 
 @dataclass(frozen=True)
@@ -50,6 +52,11 @@ class RunStatus:
     """Seconds by which the clock of the run's node is ahead of this machine's; only for a running run."""
     failure: str = ""
     """Why it failed."""
+
+    @property
+    def is_damaged(self) -> bool:
+        """Whether its folder is damaged, another run's, or made with other defaults."""
+        return self.state == DAMAGED
 
     @property
     def is_over(self) -> bool:
@@ -102,13 +109,20 @@ def hours(found: Sequence[RunStatus], plan: Plan, store: Store) -> list[ArmHours
 
 
 def _status(folder: RunFolder, name: tuple[str, str], metric: _Metric, tracked: TrackedJob | None) -> RunStatus:
-    arm, seed = name
     if tracked is None and not folder.path.is_dir():
-        return RunStatus(folder.id, arm, seed, State.MISSING)
+        return RunStatus(folder.id, *name, State.MISSING)
+    try:
+        return _told(folder, name, metric, tracked)
+    except StoreError as error:
+        return RunStatus(folder.id, *name, DAMAGED, failure=str(error))
+
+
+def _told(folder: RunFolder, name: tuple[str, str], metric: _Metric, tracked: TrackedJob | None) -> RunStatus:
+    arm, seed = name
     attempts = folder.attempts.all()
     host = attempts[-1].start.host if attempts else ""
     state, at = _state(folder, tracked, attempts), folder.read_progress()
-    running, record = state == State.RUNNING, folder.record() if state == State.DONE else None
+    running, record = state == State.RUNNING, folder.record(metric.run.identity) if state == State.DONE else None
     return RunStatus(
         folder.id,
         arm,

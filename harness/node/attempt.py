@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import time
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict
@@ -22,6 +23,7 @@ from harness.node.preview import leave_gallery
 from harness.node.run_evaluation import RunEvaluation
 from harness.parallel.process_group import World
 from harness.runs.identity import identify, teacher_id
+from harness.runs.integrity import require_unchanged
 from harness.runs.record import Cost, EvaluationResult, Record
 from harness.runs.request import Request, read_request
 from harness.runs.store import RunFolder
@@ -107,6 +109,8 @@ class AttemptRunner:
     def evaluate(self) -> None:
         """Evaluate the trained model on every set and write the record; then the run is done. All ranks call this."""
         begun = time.monotonic()
+        if self.world.is_first:
+            shutil.rmtree(self.folder.outcomes, ignore_errors=True)  # of an attempt that was killed before its record
         evaluations = self.evaluation.measured(self.experiment.evaluation.references, self.folder.outcomes)
         if self.world.is_first:
             self.folder.finish(self._record(evaluations, time.monotonic() - begun))
@@ -121,6 +125,7 @@ class AttemptRunner:
         record = self.folder.record()
         missing = self.world.broadcast(self.evaluation.missing(record.evaluations))
         if missing:
+            require_unchanged(record, self.folder.path, self.folder.weights.name)
             load_weights(self.towers.model, self.folder.weights)
             self._check_weights(record)
             new = self.evaluation.measured(missing, self.folder.outcomes)

@@ -22,8 +22,10 @@ Cause = Literal[
     "superseded",
     "interrupted",
     "crashed",
+    "damaged",
 ]
-"""How an attempt ended. `interrupted`: asked to stop by a person; `superseded`: a newer attempt took over."""
+"""How an attempt ended. `interrupted`: asked to stop by a person; `superseded`: a newer attempt took over. `damaged`
+is of no attempt: the run's folder is damaged, another run's, or made with other defaults."""
 
 
 class _Part(BaseModel):
@@ -98,6 +100,15 @@ class Cost(_Part):
         return self.duration_s * self.devices / 3600
 
 
+class Seal(_Part):
+    """SHA-256 digests by which changes of a finished run are seen (`harness.runs.integrity`)."""
+
+    files: dict[str, str]
+    """Of the run's files, by path in its folder."""
+    record: str
+    """Of the record's canonical JSON with `files`, without this field."""
+
+
 class Record(_Part):
     """A finished run."""
 
@@ -117,6 +128,8 @@ class Record(_Part):
     cost: Cost
     versions: dict[str, str]
     """python, torch, open_clip, numpy, harness, commit."""
+    seal: Seal | None = None
+    """None in records of earlier versions."""
 
 
 class Failure(_Part):

@@ -44,7 +44,8 @@ from pydantic import ValidationError
 from harness.base.errors import StoreError
 from harness.base.files import check_fences, fenced, read_json, unwritable, write_json, write_text
 from harness.runs.attempts import Attempts
-from harness.runs.identity import Identity, check_same
+from harness.runs.identity import Identity, check_same, digest
+from harness.runs.integrity import check_record, require_unchanged, sealed
 from harness.runs.record import RECORD_VERSION, Cost, Failure, Record, StepMetrics
 from harness.runs.versions import begin_store, check_store, check_version, unreadable
 
@@ -161,23 +162,44 @@ class RunFolder:
         """The run's frozen spec, with every default written out.
 
         Raises:
-            StoreError: spec.json is damaged, or a newer harness wrote it.
+            StoreError: spec.json is damaged or another run's, or a newer harness wrote it.
         """
-        table = _table(read_json(self.spec), self.spec)
-        check_version(table, SPEC_VERSION, self.spec)
-        return _table(table.get("resolved"), self.spec)
+        return _table(self._frozen()["resolved"], self.spec)
 
-    def record(self) -> Record:
-        """The record of a finished run.
+    def record(self, identity: Identity | None = None) -> Record:
+        """The record of a finished run. Every reader gets it here, after checks that it is this run's and not damaged.
+
+        Args:
+            identity: the run as it is planned now; its defaults are compared with those of the run.
 
         Raises:
-            StoreError: there is none, or it is damaged.
+            StoreError: there is none, it is damaged or another run's, or was made with other defaults.
         """
-        return _parsed(Record, self.record_file)
+        table = read_json(self.record_file)
+        record, frozen = _parsed(Record, self.record_file, table), self._frozen()
+        try:
+            check_record(record, table, frozen, self.attempts.newest(), self.record_file)
+        except (KeyError, TypeError, ValueError):
+            raise _damaged(self.spec) from None
+        require_unchanged(record, self.path, self.spec.name)
+        if identity is not None:
+            self.check(identity)
+        return record
+
+    def _frozen(self) -> dict[str, Any]:
+        """The contents of spec.json, which make the id of this folder."""
+        table = _table(read_json(self.spec), self.spec)
+        check_version(table, SPEC_VERSION, self.spec)
+        if not {"id", "identity", "resolved"} <= table.keys():
+            raise _damaged(self.spec)
+        if (found := digest(table["identity"])) != self.id or table["id"] != self.id:
+            what = f"is damaged or another run's: it makes run {found if found != self.id else table['id']}"
+            raise StoreError(what, where=str(self.spec), fix="restore it, or move its folder away to run again")
+        return table
 
     def failure(self) -> Failure:
         """Why the last attempt did not complete."""
-        return _parsed(Failure, self.failure_file)
+        return _parsed(Failure, self.failure_file, read_json(self.failure_file))
 
     def note_training(self, cost: Cost) -> None:
         """Write the cost of the training, because another process may do the evaluation and write the record."""
@@ -189,15 +211,15 @@ class RunFolder:
         Raises:
             StoreError: it was not written, or is damaged.
         """
-        return _parsed(Cost, self.training_file)
+        return _parsed(Cost, self.training_file, read_json(self.training_file))
 
     def is_trained(self) -> bool:
         """Whether only the evaluation is missing."""
         return self.weights.exists() and self.training_file.exists()
 
     def finish(self, record: Record) -> None:
-        """Write the record. From then on the run is done."""
-        write_json(self.record_file, record.model_dump(mode="json"))
+        """Write the record with a seal of the run's files, in one atomic step. From then on the run is done."""
+        write_json(self.record_file, sealed(record, self.path))
         self.training_file.unlink(missing_ok=True)
         self.failure_file.unlink(missing_ok=True)
 
@@ -522,12 +544,15 @@ def _step_of(line: str) -> float:
 
 def _table(data: Any, file: Path) -> dict[str, Any]:
     if not isinstance(data, dict):
-        raise StoreError("is damaged", where=str(file), fix="move its folder away to run again")
+        raise _damaged(file)
     return data
 
 
-def _parsed(model: type[_Part], file: Path) -> _Part:
-    table = read_json(file)
+def _damaged(file: Path) -> StoreError:
+    return StoreError("is damaged", where=str(file), fix="move its folder away to run again")
+
+
+def _parsed(model: type[_Part], file: Path, table: Any) -> _Part:
     if isinstance(table, dict):
         check_version(table, RECORD_VERSION, file)
     try:

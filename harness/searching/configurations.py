@@ -51,6 +51,8 @@ class Configurations:
         """Number of evaluations of a full run."""
         self._conditions = feasible_in(search)
         self._sets = EvaluationSets.of(project.store)
+        self.left_out: list[str] = []
+        """A sentence for each run of the store that could not be used."""
 
     def empty_plan(self) -> Plan:
         """A plan without runs. Its ablation contains the base, and jobs of a cluster are named after the plan."""
@@ -132,7 +134,8 @@ class Configurations:
                 self.objectives(self.search.configured(values, seed), folder.record())
                 for seed, folder in folders.items()
             ]
-        except StoreError:
+        except StoreError as error:
+            self.left_out.append(f"not used as a warm start: {error}")
             return None
         return tuple(fmean(column) for column in zip(*columns, strict=True))
 

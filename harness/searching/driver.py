@@ -160,6 +160,18 @@ class Driver:
         """The run ids of a trial, one per seed."""
         return self._runs.get(number, [])
 
+    def seed_results(self, trial: Trial) -> list[tuple[float, ...]]:
+        """The objectives of each of a trial's finished runs, from their records, seed by seed.
+
+        Raises:
+            StoreError: a record is damaged, or an objective was not measured.
+        """
+        folders = [self._run(run_id) for run_id in self.run_ids(trial.number)]
+        experiments = [self.search.configured(trial.values, seed) for seed in self.search.seed_list]
+        runs = zip(experiments, folders, strict=False)  # a trial that was not started has no runs
+        worth = self.configurations.objectives
+        return [worth(experiment, run.record()) for experiment, run in runs if run.record_file.exists()]
+
     # -- what to do -------------------------------------------------------------------------------------------------
 
     def _step(self) -> None:
@@ -281,7 +293,7 @@ class Driver:
         if failed:
             self._settle("failed", trial.number, why=self._failure(failed[0]))
         elif all(self._is_complete(run) for run in active.runs):
-            records = [self._run(run.id).record() for run in active.runs]
+            records = [self._run(run.id).record(run.identity) for run in active.runs]
             worth = map(self.configurations.objectives, (run.experiment for run in active.runs), records)
             columns = zip(*worth, strict=True)
             final = [fmean(column) for column in columns]
@@ -330,7 +342,7 @@ class Driver:
             if trial.limit is not None or not folder.record_file.exists():
                 return
             if level not in trial.curve:
-                value = self.configurations.objectives(run.experiment, folder.record())[0]
+                value = self.configurations.objectives(run.experiment, folder.record(run.identity))[0]
                 self._note("report", number=trial.number, level=level, value=value)
                 self.study.report(trial.number, level, value)
 

@@ -73,7 +73,7 @@ class SearchRequest:
         Args:
             on_progress: called with a snapshot a few times a second.
             on_confirm: called with the plan of the confirmation and its snapshots.
-            on_note: called with a sentence about each repaired file.
+            on_note: called with a sentence about each repaired file, and each finished run that cannot be used.
             stop: once set, no further trial begins, and running runs write a checkpoint and exit.
             verbose: see `harness.execute.run.run`.
 
@@ -88,7 +88,7 @@ class SearchRequest:
         with SearchFolder(store.root, self.name).held(self.search), store.registered(plan_name(self.name)):
             driver = Driver(self.search, self.name, self.project, executors, storage=self.storage)
             if on_note is not None:
-                for sentence in driver.folder.repaired:
+                for sentence in (*driver.folder.repaired, *driver.configurations.left_out):
                     on_note(sentence)
             if not is_profile(self.target):
                 refuse_what_jobs_have(driver.active_runs(), self.name, store)

@@ -130,7 +130,7 @@ def test_records_are_read_as_they_were_written(tmp_path: Path) -> None:
     folder = prepared(tmp_path)
     one = record(RUN.id, requests={"shapes": "k"})
     folder.finish(one)
-    assert folder.record() == one
+    assert folder.record().model_copy(update={"seal": None}) == one
     found = metric_in(one, "shapes/acc1")
     assert found is not None
     assert (found.value, found.samples) == (0.5, 10)

@@ -13,13 +13,14 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Protocol
 
+from harness.base.errors import StoreError
 from harness.base.machine import gpu_count
 from harness.execute.executor import Progress
 from harness.execute.local.processes import Ended
 from harness.planning.completeness import Completeness, broken_promise
 from harness.planning.plan import Plan
 from harness.runs.planned import PlannedRun
-from harness.runs.record import Failure
+from harness.runs.record import Cause, Failure
 from harness.runs.request import Request
 from harness.runs.settings import Settings
 from harness.runs.store import RunFolder, Store
@@ -70,7 +71,8 @@ class LocalExecutor:
         """The step after which a run has to pause, by run id."""
         self._elsewhere: tuple[str, ...] = ()
         self._checked_at = -OTHERS_EVERY_S
-        self._open = {run.id for run in plan.runs.values() if not self._completeness.is_complete(run)}
+        self._open = set(plan.runs)
+        self._open -= {run.id for run in plan.runs.values() if self._is_over(run)}
         # Teachers come first. Otherwise workers would be idle at the end, waiting for a teacher that started late.
         awaited = {run.teacher for run in plan.runs.values()}
         self._order = sorted(plan.runs.values(), key=lambda run: run.id not in awaited)
@@ -87,7 +89,7 @@ class LocalExecutor:
         if (folder := self._store.run(run.id)).is_locked():
             folder.pause_at(until)  # a worker that outlived its command still has its old limit
         self._failed.pop(run.id, None)
-        if not self._completeness.is_complete(run):
+        if not self._is_over(run):
             self._open.add(run.id)
 
     def pause(self, run_id: str, step: int) -> None:
@@ -143,7 +145,7 @@ class LocalExecutor:
 
     def _start(self, run: PlannedRun) -> None:
         folder = self._store.run(run.id)
-        if self._completeness.is_complete(run):  # another process has completed it since the last check
+        if self._is_over(run):  # another process has completed it since the last check
             self._open.discard(run.id)
             return
         slot = min(set(range(self._workers.jobs)) - set(self._running.values()))
@@ -157,7 +159,7 @@ class LocalExecutor:
     def _settle(self, ended: Ended) -> None:
         self._running.pop(ended.run_id, None)
         run, folder = self._plan.runs[ended.run_id], self._store.run(ended.run_id)
-        if self._completeness.is_complete(run) or (run.id in self._until and folder.is_paused()):
+        if self._is_over(run) or (run.id in self._until and folder.is_paused()):
             self._open.discard(run.id)
         elif folder.failure_file.exists():
             failure = folder.failure()
@@ -178,16 +180,24 @@ class LocalExecutor:
             how = f"signal {-status}" if status < 0 else f"exit status {status}"
             self._give_up(folder.id, f"its process died {MAX_CRASHES} times, last by {how}; see {folder.log}")
 
-    def _give_up(self, run_id: str, message: str) -> None:
+    def _is_over(self, run: PlannedRun) -> bool:
+        """Whether nothing is left to do on a run. One whose folder is damaged is given up."""
+        try:
+            return self._completeness.is_complete(run)
+        except StoreError as error:
+            self._give_up(run.id, str(error), "damaged")
+            return True
+
+    def _give_up(self, run_id: str, message: str, cause: Cause = "crashed") -> None:
         self._open.discard(run_id)
-        self._failed[run_id] = Failure(cause="crashed", message=message, attempt=0, ended_at=0.0)
+        self._failed[run_id] = Failure(cause=cause, message=message, attempt=0, ended_at=0.0)
 
     def _check_others(self) -> None:
         if time.monotonic() - self._checked_at < OTHERS_EVERY_S:
             return
         self._checked_at = time.monotonic()
         for run_id in self._open - self._running.keys():
-            if self._completeness.is_complete(self._plan.runs[run_id]):
+            if self._is_over(self._plan.runs[run_id]):
                 self._open.discard(run_id)
         others = sorted(self._open - self._running.keys())
         self._elsewhere = tuple(run_id for run_id in others if self._store.run(run_id).is_locked())

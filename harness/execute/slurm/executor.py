@@ -14,6 +14,7 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import suppress
 
+from harness.base.errors import StoreError
 from harness.config.profile import Profile
 from harness.execute.executor import Progress
 from harness.execute.slurm.gpu_hours import GpuHourBudget
@@ -67,8 +68,9 @@ class SlurmExecutor:
         self._tracker = JobTracker(store, self._submissions, scheduler)
         self._submitter = Submitter(plan, settings, profile, scheduler, self._tracker)
         self._submitter.budget = budget
-        self._open = {run.id for run in plan.runs.values() if not self._completeness.is_complete(run)}
         self._failed: dict[str, Failure] = {}
+        self._open = set(plan.runs)
+        self._open -= {run.id for run in plan.runs.values() if self._is_complete(run)}
         self._notes: tuple[str, ...] = ()
         self._held_until, self._held_for_s = 0.0, FASTEST_S
         self._watched: set[str] = set()
@@ -317,10 +319,18 @@ class SlurmExecutor:
 
     def _close(self) -> None:
         """Remove runs from `_open` that are complete or have reached their pause, even if their jobs still run."""
-        self._open = {run for run in self._open if not self._is_over(self._plan.runs[run])}
+        self._open -= {run for run in tuple(self._open) if self._is_over(self._plan.runs[run])}
+
+    def _is_complete(self, run: PlannedRun) -> bool:
+        """Whether nothing is left to do on a run. One whose folder is damaged is given up."""
+        try:
+            return self._completeness.is_complete(run)
+        except StoreError as error:
+            self._give_up(run.id, Failure(cause="damaged", message=str(error), attempt=0, ended_at=time.time()))
+            return True
 
     def _is_over(self, run: PlannedRun) -> bool:
-        if self._completeness.is_complete(run):
+        if self._is_complete(run):
             return True
         folder, limit = self._store.run(run.id), self._submitter.until.get(run.id)
         return limit is not None and folder.read_progress().get("step", -1) >= limit and not folder.is_locked()
