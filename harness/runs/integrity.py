@@ -6,7 +6,6 @@ have no seal: their values are checked, changes that keep them possible are not 
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -14,6 +13,7 @@ from typing import Any
 
 from harness.base.duration import Duration
 from harness.base.errors import StoreError
+from harness.base.files import file_sha256
 from harness.runs.identity import digest
 from harness.runs.metrics import is_share
 from harness.runs.record import EvaluationResult, Record
@@ -26,8 +26,7 @@ _HEX = 64
 def file_digest(file: Path) -> str | None:
     """The SHA-256 of a file's contents; None if it cannot be read."""
     try:
-        with file.open("rb") as stream:
-            return hashlib.file_digest(stream, "sha256").hexdigest()
+        return file_sha256(file)
     except OSError:
         return None
 

@@ -100,6 +100,21 @@ class Cost(_Part):
         return self.duration_s * self.devices / 3600
 
 
+class TrainingEnd(_Part):
+    """How a training ended. The evaluation, which may be another process, makes the record of it."""
+
+    cost: Cost
+    steps: int
+    started_at: float
+    """Unix time of the first logged step."""
+    final: dict[str, float]
+    """Metrics of the last step."""
+    metrics: str
+    """SHA-256 of metrics.jsonl."""
+    weights: str
+    """SHA-256 of weights.pt."""
+
+
 class Seal(_Part):
     """SHA-256 digests by which changes of a finished run are seen (`harness.runs.integrity`)."""
 

@@ -37,9 +37,9 @@ def test_old_folders_go_on_counting(tmp_path: Path) -> None:
 
 
 (RUN,) = plan_of(ablation({"plain": {}}, seeds=1)).runs.values()
-WRITES: dict[str, Callable[[RunFolder], None]] = {
+WRITES: dict[str, Callable[[RunFolder], object]] = {
     "metrics": lambda folder: folder.append_metrics(1, {"loss": 1.0}),
-    "trimmed metrics": lambda folder: folder.keep_metrics_until(0),
+    "trimmed metrics": lambda folder: folder.restore_metrics(0, None),
     "record": lambda folder: folder.finish(record(RUN)),
     "failure": lambda folder: folder.fail(Failure(cause="crashed", message="", attempt=1, ended_at=1.0)),
     "progress": lambda folder: write_json(folder.progress, {"step": 9}),

@@ -78,7 +78,7 @@ class RunResult:
         """What its training has logged; of evaluation sets only what its own spec asks for.
 
         Raises:
-            StoreError: a line is damaged.
+            StoreError: they cannot be read.
         """
         lines = [] if self.folder.metrics.name in self.changed else self.folder.step_metrics()
         return lines if self.curve is None else self.curve.of_lines(lines)
@@ -195,6 +195,9 @@ class _Reader:
     def _done(self, folder: RunFolder, planned: PlannedRun, arm: str, seed: int) -> RunResult:
         record = folder.record(planned.identity)
         changed = changed_files(record, folder.path)
+        doubts = [f"{name} was changed since the run ended and is left out" for name in changed]
+        if record.seal is None and (lines := folder.damaged_lines()):
+            doubts.append(f"{folder.metrics.name} has {len(lines)} damaged lines, which are left out")
         found = self.sets.taken(record, planned.experiment)
         asked = record.model_copy(update={"evaluations": found.evaluations})
         return RunResult(
@@ -206,7 +209,7 @@ class _Reader:
             "",
             record=_sharing(asked, self.protocols),
             measured=measurements(asked),
-            doubts=(*found.doubts, *(f"{name} was changed since the run ended and is left out" for name in changed)),
+            doubts=(*found.doubts, *doubts),
             changed=frozenset(changed),
             curve=self.sets.curve(planned.experiment, record),
         )
