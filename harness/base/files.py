@@ -75,8 +75,13 @@ def unwritable(path: Path, error: OSError) -> StoreError:
 
 def write_text(path: Path, text: str) -> None:
     """Write `text` to `path` atomically."""
+    write_bytes(path, text.encode())
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write `content` to `path` atomically."""
     with replacing(path) as aside:
-        aside.write_text(text, encoding="utf-8")
+        aside.write_bytes(content)
 
 
 def create_text(path: Path, text: str) -> bool:

@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from harness.base.errors import StoreError
-from harness.base.files import replacing
+from harness.base.files import write_bytes
 from harness.evaluation.layout import Task
 from harness.evaluation.metrics import Index
 from harness.evaluation.sets import EvaluationSet
@@ -84,8 +84,7 @@ def write_outcomes(folder: Path, outcomes: Outcomes) -> None:
     if path.exists() and path.read_bytes() != found:
         path = folder / f"{name}.re-{hashlib.sha256(found).hexdigest()[:ID_LENGTH]}.parquet"
     if not path.exists():
-        with replacing(path) as aside:
-            aside.write_bytes(found)
+        write_bytes(path, found)
 
 
 def read_outcomes(path: Path) -> Outcomes:

@@ -144,7 +144,7 @@ class Configurations:
         try:
             table = read_request(folder).experiment.model_dump(mode="json")
             seed = int(table["seed"])
-            values = {path: _in_range(parameter, _at(table, path)) for path, parameter in self.search.space.items()}
+            values = {path: in_range(parameter, _at(table, path)) for path, parameter in self.search.space.items()}
             if None in values.values() or seed not in self.search.seed_list:
                 return None
             experiment = self.search.configured(values, seed)
@@ -194,7 +194,7 @@ def _at(table: Any, path: str) -> Any:
     return table
 
 
-def _in_range(parameter: Parameter, value: Any) -> Any:
+def in_range(parameter: Parameter, value: Any) -> Any:
     """The value if it lies in the parameter's range, else None."""
     if isinstance(parameter, Choice):
         return next((level for level in parameter.of if level == value), None)
