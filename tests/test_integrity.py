@@ -14,11 +14,13 @@ from typing import Any
 
 import pytest
 
-from harness import worker
+from harness import api, worker
 from harness.base.errors import StoreError
+from harness.cli.verify import verify
 from harness.config.ablation import Ablation
 from harness.execute.run import run as carry_out
 from harness.execute.status import statuses
+from harness.execute.verify import Verification, verify_report, verify_run
 from harness.node.stop import Stop
 from harness.planning.plan import Plan
 from harness.planning.workspace import Project
@@ -284,3 +286,101 @@ def test_a_seal_covers_all_that_a_run_leaves(trained: Place) -> None:
 def test_every_metric_of_an_evaluation_is_a_share(trained: Place) -> None:
     found: Record = trained.folder("a").record()
     assert all(is_share(name) for one in found.evaluations for name in one.metrics)
+
+
+def checked(place: Place, retrain: int = 0) -> Verification:
+    plan = place.plan()
+    plan.settings = place.at.settings
+    return api.verify(plan, retrain=retrain)
+
+
+def test_verify_derives_every_number_again(trained: Place) -> None:
+    found = checked(trained)
+    assert (found.problems, found.unproven) == ([], [])
+    recorded = [one for arm in ARMS for one in trained.folder(arm).record().evaluations]
+    assert found.runs == 2
+    assert found.metrics == sum(len(one.metrics) for one in recorded) > 10
+    assert found.report > 50
+    assert found.files == 2 * 5
+
+
+DERIVED: dict[str, Callable[[Place], object]] = {
+    **RECORDS,
+    **SEALED,
+    **{
+        f"metrics.jsonl: {name}": lambda place, damage=damage: damage(place.folder("a"))
+        for name, damage in LINES.items()
+    },
+    "weights": lambda place: flipped(place.folder("a").weights),
+    "outcomes": lambda place: flipped(min(place.folder("a").outcomes.iterdir())),
+    "no outcomes": lambda place: shutil.rmtree(place.folder("a").outcomes),
+}
+
+
+@pytest.mark.parametrize("name", DERIVED)
+def test_verify_finds_each_damage(place: Place, name: str) -> None:
+    DERIVED[name](place)
+    found = checked(place)
+    assert not found
+    assert place.folder("a").id in "".join(found.problems)
+    assert place.folder("b").id not in "".join(found.problems)
+
+
+@pytest.mark.parametrize("name", ["acc1", "acc5", "mean_per_class_recall"])
+def test_verify_finds_a_number_that_its_outcomes_do_not_give(place: Place, name: str) -> None:
+    """A record whose seal was made anew by whoever changed it."""
+    folder = place.folder("a")
+    table = json.loads(folder.record_file.read_text())
+    metric_of = next(one["metrics"] for one in table["evaluations"] if name in one["metrics"])
+    metric_of[name]["value"] = (metric_of[name]["value"] + 0.25) % 1
+    table["seal"]["record"] = integrity.record_digest(table)
+    folder.record_file.write_text(json.dumps(table))
+    found = checked(place)
+    assert not place.results().runs[0].is_damaged
+    assert f"run {folder.id}: the record says shapes/{name} is " in found.problems[0]
+
+
+def test_verify_finds_a_report_that_its_runs_do_not_give(trained: Place) -> None:
+    found = Verification()
+    for run in trained.plan().runs.values():
+        verify_run(trained.at.store.run(run.id), found, run.identity)
+    report = json.loads(render(trained.results(), "json"))
+    verify_report(json.dumps(report), found)
+    assert found
+    report["metrics"][0]["arms"][1]["difference"]["mean"] += 1e-6
+    verify_report(json.dumps(report), found)
+    (problem,) = found.problems
+    assert problem.startswith("the report's shapes/acc1 of b says ")
+
+
+def test_verify_says_what_it_cannot_prove_of_an_earlier_store(place: Place) -> None:
+    unsealed(place)
+    shutil.rmtree(place.folder("b").outcomes)
+    found = checked(place)
+    assert found
+    said = "\n".join(found.unproven)
+    assert f"run {place.folder('a').id} has no seal" in said
+    assert f"run {place.folder('b').id}: shapes: acc1, acc5, mean_per_class_recall: it kept no outcomes" in said
+
+
+def test_a_run_that_is_trained_again_has_the_same_bits(place: Place) -> None:
+    assert (checked(place, retrain=1).retrained, checked(place, retrain=1).problems) == (1, [])
+    folder = place.folder("a")
+    edited(folder.record_file, lambda table: table["final"].update(loss=0.5))
+    table = json.loads(folder.record_file.read_text())
+    table["seal"]["record"] = integrity.record_digest(table)
+    folder.record_file.write_text(json.dumps(table))
+    found = checked(place, retrain=1)
+    assert found.retrained == 0
+    assert "trained again, differs (final training metrics)" in found.problems[0]
+
+
+def test_the_command(place: Place, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HARNESS_STORE", str(place.at.store.root))
+    monkeypatch.setenv("HARNESS_TRACKING_URI", "none")
+    folder = place.folder("a")
+    assert verify(folder.id[:8], (), 0)
+    assert "1 finished runs; 5 files are as they were sealed" in capsys.readouterr().out
+    flipped(folder.weights)
+    assert not verify(folder.id, (), 0)
+    assert f"WRONG: {folder.weights} was changed since the run ended" in capsys.readouterr().out

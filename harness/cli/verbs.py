@@ -287,6 +287,20 @@ def compare(runs: Annotated[list[str], typer.Argument(metavar="RUN...", help="Id
     print(compared([(folder.id, folder.record(), folder.resolved()) for folder in folders]))
 
 
+@app.command()
+def verify(
+    spec: Annotated[str, typer.Argument(metavar="SPEC|RUN", help="A spec, or a run's id.", show_default=False)],
+    set_: Set,
+    retrain: Annotated[
+        int, typer.Option(min=0, metavar="N", help="Train N runs again and compare them bit for bit.")
+    ] = 0,
+) -> None:
+    """Check finished runs and their report again, from seals and single outcomes. Exit status 1: something is wrong."""
+    from harness.cli.verify import verify as checked
+
+    raise typer.Exit(0 if checked(spec, set_, retrain) else 1)
+
+
 @app.command("eval")
 def evaluate(
     checkpoints: Annotated[
