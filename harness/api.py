@@ -29,12 +29,13 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from harness.execute.slurm.jobs import Cancelled
+    from harness.execute.verify import Verification
     from harness.reporting import Format, Results
     from harness.searching.driver import Snapshot
     from harness.searching.session import SearchOutcome, SearchRequest
     from harness.tracking import SyncResult
 
-__all__ = ["Spec", "evaluate", "load", "plan", "project", "report", "results", "run", "search", "sync"]
+__all__ = ["Spec", "evaluate", "load", "plan", "project", "report", "results", "run", "search", "sync", "verify"]
 
 Spec: TypeAlias = str | Path | Ablation | Search | Plan
 
@@ -209,6 +210,40 @@ def report(spec: Spec, format: Format = "md", assignments: Sequence[str] = ()) -
     from harness.reporting import render
 
     return render(_collected(spec, assignments), format)
+
+
+def verify(spec: Spec, assignments: Sequence[str] = (), *, retrain: int = 0) -> Verification:
+    """Check the finished runs of a spec and its report: seals, metrics from outcomes, statistics from metrics.
+
+    A spec may also be the id of a run, or its first digits; then there is no report to check.
+
+    Args:
+        retrain: number of runs to train again, in a store of their own, to compare them bit for bit.
+
+    Raises:
+        SpecError: the spec is not valid, or a run's id is given and a run should be trained again.
+        StoreError: there is no such run.
+    """
+    from harness.execute import verify as engine
+    from harness.reporting import render
+
+    found = engine.Verification()
+    if isinstance(spec, str) and not spec.endswith(".toml"):
+        if retrain:
+            raise SpecError("only runs of a spec can be trained again", where=spec, fix="give the spec's file")
+        engine.verify_run(project().store.find(spec), found)
+        return found
+    planned = plan(spec, assignments, provisional=True)
+    at = project(planned)
+    for run in planned.runs.values():
+        if (folder := at.store.run(run.id)).record_file.exists():
+            engine.verify_run(folder, found, run.identity)
+    if missing := len(planned.runs) - found.runs:
+        found.unproven.append(f"{missing} of {len(planned.runs)} runs have not finished")
+    if found.runs:
+        engine.verify_report(render(_collected(planned, ()), "json"), found)
+    engine.retrain(planned, at, retrain, found)
+    return found
 
 
 def results(spec: Spec, assignments: Sequence[str] = ()) -> pd.DataFrame:

@@ -106,6 +106,15 @@ MUTATIONS = (
     Mutation("searching/pausing_halving.py", "len(reached) // policy.reduction", "-(-len(reached) // policy.reduction)", "searching/test_policy.py"),
     Mutation("searching/gp.py", "(ranks - 0.5) / len(losses)", "ranks / (len(losses) + 1)", "searching/test_policy.py::test_normal_scores_are_those_of_salinas"),
     Mutation("tracking/projection.py", 'cells[0].run.identity.payload.items() if key != "seed"', "cells[0].run.identity.payload.items()", "tracking/test_projection.py"),
+    # integrity
+    Mutation("runs/integrity.py", "before = {} if record.seal is None else record.seal.files", "before: dict[str, str] = {}", "test_integrity.py::test_new_evaluations_are_sealed_and_hide_no_earlier_change"),
+    Mutation("runs/integrity.py", "record.seal is not None and record_digest(table) != record.seal.record", "False", "test_integrity.py"),
+    Mutation("runs/integrity.py", "if record.steps != steps:", "if record.steps > steps:", "test_integrity.py"),
+    Mutation("runs/store.py", "(found := digest(table[\"identity\"])) != self.id or table", "(found := digest(table[\"identity\"])) and table", "test_integrity.py"),
+    Mutation("features/resumable_array.py", "stated.get(\"of\", _name(path)) == _name(path) and ", "", "features/test_features.py"),
+    Mutation("training/checkpoint.py", "(bad := archive.testzip()) is not None", "(bad := None) is not None", "node/test_damage.py"),
+    Mutation("execute/verify.py", "deviations.setdefault(place if groups is None else groups[place], [])", "deviations.setdefault(place, [])", "test_integrity.py::test_verify_derives_every_number_again"),
+    Mutation("searching/event_check.py", "        if number in self._over:", "        if False:", "searching/test_driver.py"),
     # parts by kind
     Mutation("base/registry.py", "        if builder is None:\n            raise unknown_kind(spec, self.part, self._builders)\n", "        builder = builder or next(iter(self._builders.values()))\n", "test_joints.py"),
 )  # fmt: skip

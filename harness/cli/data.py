@@ -121,7 +121,7 @@ def features(
 ) -> None:
     """Compute the teacher features that a spec's runs read. Resumable, in shards, shared by all runs."""
     from harness.base.machine import cores
-    from harness.features.resumable_array import verify as compare
+    from harness.features.resumable_array import damage
     from harness.node import feature_sets as features_of
 
     project = _project(spec)
@@ -131,10 +131,13 @@ def features(
     for one in features_of.feature_sets(project.plan(spec, set_), project):
         wanted = one.wanted
         if verify:
-            for file in [wanted.images, *map(wanted.file, wanted.sources)]:
-                bad = compare(file)
-                print(f"{file}: " + (f"parts {bad} are damaged; delete the file" if bad else "intact"))
+            for file, rows in wanted.arrays.items():
+                print(
+                    f"{file}: {'intact' if damage(file, rows) == [] else 'damaged; it is computed again when needed'}"
+                )
             continue
+        for sentence in wanted.reopen_damaged():
+            print(sentence, file=sys.stderr)
         if wanted.is_done:
             print(f"{wanted.folder}: done")
             continue
@@ -203,6 +206,8 @@ def analyze(
 
     project, used = _project(spec), features_of.chosen_device(device)
     for number, one in enumerate(features_of.feature_sets(project.plan(spec, set_), project, every_source=True)):
+        for sentence in one.wanted.reopen_damaged():
+            print(sentence, file=sys.stderr)
         while not one.wanted.is_done:
             extraction = one.extraction(used, workers or cores())
             print(said_of(extraction.estimate(), one.wanted.folder, 1), file=sys.stderr)

@@ -42,7 +42,7 @@ def search(request: SearchRequest, spec: Path, out: Path | None) -> bool:
             shown[0](progress)
 
         def note(sentence: str) -> None:
-            print(f"repaired: {sentence}", file=sys.stderr)
+            print(f"note: {sentence}", file=sys.stderr)
 
         outcome = request.carry_out(on_progress=_Lines(), on_confirm=confirm, on_note=note, stop=stop, verbose=True)
     if not outcome:

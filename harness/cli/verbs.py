@@ -146,7 +146,7 @@ def status(
     set_: Set,
     watch: Annotated[bool, typer.Option("--watch", help="Refresh until everything is done.")] = False,
 ) -> None:
-    """Show the state of every run of a spec; for a search, of every run that it has begun."""
+    """Show the state of every run of a spec; for a search, of every run that it has begun. Exit status 1: damage."""
     from harness import api
     from harness.cli import status as shown
     from harness.config.load import is_search
@@ -160,7 +160,7 @@ def status(
     if watch:
         shown.watch(planned, project.store)
     else:
-        shown.status(planned, project.store)
+        raise typer.Exit(1 if any(one.is_damaged for one in shown.status(planned, project.store)) else 0)
 
 
 @app.command()
@@ -218,7 +218,10 @@ def report(
         Path | None, typer.Option("--out", metavar="DIR", help="Write a file there instead of printing.")
     ] = None,
 ) -> None:
-    """Answer the ablation's question with numbers, intervals and plots, from the finished runs' records."""
+    """Answer the ablation's question with numbers, intervals and plots, from the finished runs' records.
+
+    Exit status 1: the report is without runs whose folders are damaged.
+    """
     from harness import api
     from harness.config.load import is_search
     from harness.reporting import collect, refuse_nothing, render, write_report
@@ -236,6 +239,9 @@ def report(
         print(write_report(results, format_ or "html", out or project.store.reports))
     else:
         print(render(results, format_ or "terminal"))
+    for one in (damaged := results.damaged):
+        print(f"harness: {one.message}", file=sys.stderr)
+    raise typer.Exit(1 if damaged else 0)
 
 
 @app.command()
@@ -281,6 +287,20 @@ def compare(runs: Annotated[list[str], typer.Argument(metavar="RUN...", help="Id
     print(compared([(folder.id, folder.record(), folder.resolved()) for folder in folders]))
 
 
+@app.command()
+def verify(
+    spec: Annotated[str, typer.Argument(metavar="SPEC|RUN", help="A spec, or a run's id.", show_default=False)],
+    set_: Set,
+    retrain: Annotated[
+        int, typer.Option(min=0, metavar="N", help="Train N runs again and compare them bit for bit.")
+    ] = 0,
+) -> None:
+    """Check finished runs and their report again, from seals and single outcomes. Exit status 1: something is wrong."""
+    from harness.cli.verify import verify as checked
+
+    raise typer.Exit(0 if checked(spec, set_, retrain) else 1)
+
+
 @app.command("eval")
 def evaluate(
     checkpoints: Annotated[
@@ -313,12 +333,15 @@ def evaluate(
 
 @app.command()
 def sync(spec: Spec, set_: Set) -> None:
-    """Import the records of a spec's runs into MLflow. Importing again changes nothing."""
+    """Import the records of a spec's runs into MLflow. Importing again changes nothing. Exit status 1: damage."""
     from harness import api
 
     result = api.sync(spec, set_)
     uri = api.project(spec).settings.tracking
     print(f"{result.imported} runs imported, {result.unchanged} unchanged, into {uri}")
+    for reason in result.skipped:
+        print(f"harness: not imported: {reason}", file=sys.stderr)
+    raise typer.Exit(1 if result.skipped else 0)
 
 
 @app.command()

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from harness.base.errors import StoreError
 from harness.base.files import replacing
+from harness.base.log import say
 from harness.runs.identity import digest
 
 LIMIT_BYTES = 4 * 2**30
@@ -39,6 +40,8 @@ class FeatureCache:
         file = self._folder / f"{digest([self._owner, what], _NAME_LENGTH)}.npy"
         found = _read(file)
         if found is None:
+            if file.exists():
+                say(f"{file} is damaged, or of an earlier version: its features are computed again")
             found = compute()
             with contextlib.suppress(StoreError, OSError):
                 self._write(file, found)

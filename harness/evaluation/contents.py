@@ -58,7 +58,8 @@ def remember(layout: Layout, samples: Samples, before: Stamps, read_at: float, s
     if stamps(layout) != before or newest > read_at - SETTLED_S:
         return
     try:
-        write_json(_file(layout, store), {"files": before, "count": samples.count, "sha256": samples.sha256})
+        kept = {"files": before, "count": samples.count, "sha256": samples.sha256}
+        write_json(_file(layout, store), kept | {"digest": digest([_file(layout, store).name, kept], 64)})
     except StoreError:
         return  # a store that cannot be written to is read again each time
 
@@ -83,8 +84,10 @@ def _samples(layout: Layout, store: Path) -> Samples:
 def _known(layout: Layout, store: Path, now: Stamps) -> Samples | None:
     try:
         kept = read_json(_file(layout, store))
-        return Samples(int(kept["count"]), str(kept["sha256"])) if kept["files"] == now else None
-    except (HarnessError, KeyError, TypeError, ValueError):
+        stated = kept.pop("digest")
+        is_whole = stated == digest([_file(layout, store).name, kept], 64)
+        return Samples(int(kept["count"]), str(kept["sha256"])) if is_whole and kept["files"] == now else None
+    except (AttributeError, HarnessError, KeyError, TypeError, ValueError):
         return None
 
 

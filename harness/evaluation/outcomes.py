@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import io
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,10 +15,11 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from harness.base.errors import StoreError
-from harness.base.files import replacing
+from harness.base.files import write_bytes
 from harness.evaluation.layout import Task
 from harness.evaluation.metrics import Index
 from harness.evaluation.sets import EvaluationSet
+from harness.runs.identity import ID_LENGTH
 
 Columns = Mapping[str, NDArray[Any]]
 
@@ -63,21 +66,25 @@ def retrieval_columns(evaluation_set: EvaluationSet, image_retrieval: Index, tex
     }
 
 
-def outcomes_file(folder: Path, outcomes: Outcomes) -> Path:
-    """Where outcomes lie in a run's `folder` for them: what was measured under another protocol lies beside."""
-    return folder / f"{outcomes.set}.{outcomes.protocol_id}.parquet"
+def write_outcomes(folder: Path, outcomes: Outcomes) -> None:
+    """Write `outcomes` to a Parquet file in `folder` in one atomic step; set, task and protocol are its metadata.
 
-
-def write_outcomes(path: Path, outcomes: Outcomes) -> None:
-    """Write `outcomes` to the Parquet file `path` in one atomic step; set, task and protocol are its metadata.
+    No file is replaced, since a record may have sealed it: if another machine's outcomes under this protocol are there
+    and differ, these get a file beside them.
 
     Raises:
         StoreError: the folder cannot be written.
     """
     metadata = {"set": outcomes.set, "task": outcomes.task, "protocol_id": outcomes.protocol_id}
     table = pa.table({name: pa.array(column) for name, column in outcomes.columns.items()})
-    with replacing(path) as aside:
-        pq.write_table(table.replace_schema_metadata(metadata), aside, compression="zstd")
+    content = io.BytesIO()
+    pq.write_table(table.replace_schema_metadata(metadata), content, compression="zstd")
+    name, found = f"{outcomes.set}.{outcomes.protocol_id}", content.getvalue()
+    path = folder / f"{name}.parquet"
+    if path.exists() and path.read_bytes() != found:
+        path = folder / f"{name}.re-{hashlib.sha256(found).hexdigest()[:ID_LENGTH]}.parquet"
+    if not path.exists():
+        write_bytes(path, found)
 
 
 def read_outcomes(path: Path) -> Outcomes:

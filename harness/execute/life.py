@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
+from harness.base.errors import StoreError
 from harness.planning.completeness import Missing
 from harness.runs.record import Failure
 
@@ -68,6 +69,8 @@ class Facts:
     """It has had an attempt."""
     is_cancelled: bool = False
     """The user cancelled it with `harness cancel` after the command began."""
+    damaged: Failure | None = None
+    """What is wrong with its folder, so that nothing in it can be believed."""
     cancelled: Failure | None = None
     """How its job was stopped otherwise (`scancel`, a used-up budget), unless this command is to resume it."""
     hopeless: Failure | None = None
@@ -122,6 +125,13 @@ _CANCELLED = Failure(
     cause="cancelled", message="it was cancelled; repeat the command to resume it", attempt=0, ended_at=0.0
 )
 RULES = (
+    Rule(
+        Life.FAILED,
+        "its folder is damaged, or holds another run",
+        Action.GIVE_UP,
+        lambda at: at.damaged is not None,
+        lambda at: at.damaged,
+    ),
     Rule(Life.DONE, "it has a record with everything that its spec requests", Action.NONE, lambda at: not at.missing),
     Rule(
         Life.PAUSED,
@@ -191,6 +201,12 @@ RULES = (
     Rule(Life.MISSING, "it has not begun", Action.TRAIN, lambda _: True),
 )
 """The first rule that applies gives a run's state and what to do with it."""
+
+
+def damaged(error: StoreError) -> Facts:
+    """All that is known about a run whose folder cannot be read."""
+    failure = Failure(cause="damaged", message=str(error), attempt=0, ended_at=0.0)
+    return Facts(Missing(record=True), damaged=failure)
 
 
 def decide(facts: Facts) -> Decision:

@@ -10,7 +10,8 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from harness.execute.life import Decision, Facts, Life, decide
+from harness.base.errors import StoreError
+from harness.execute.life import Decision, Facts, Life, damaged, decide
 from harness.execute.slurm.gpu_hours import Used, held
 from harness.execute.slurm.job_tracker import TrackedJob
 from harness.execute.slurm.jobs import look
@@ -26,6 +27,7 @@ from harness.runs.store import RunFolder, State, Store
 TAIL_BYTES = 1 << 16
 NOTHING = Used()
 TEACHER = "(teacher)"
+DAMAGED = f"{Life.FAILED}: damaged"
 
 
 @dataclass(frozen=True)
@@ -53,6 +55,11 @@ class RunStatus:
     """Seconds by which the clock of the run's node is ahead of this machine's; only for a running run."""
     failure: str = ""
     """Why it failed."""
+
+    @property
+    def is_damaged(self) -> bool:
+        """Whether its folder is damaged, another run's, or made with other defaults."""
+        return self.state == DAMAGED
 
     @property
     def is_over(self) -> bool:
@@ -98,7 +105,11 @@ def planned_states(plan: Plan, store: Store) -> dict[str, Life]:
 def _planned_state(folder: RunFolder, state: State, run: PlannedRun, sets: EvaluationSets) -> Life:
     if state is State.MISSING:  # most runs of a large plan: no file of theirs is read
         return Life.MISSING
-    return decide(_facts(folder, None, missing(folder, run.experiment, sets))).state
+    try:
+        facts = _facts(folder, None, missing(folder, run.experiment, sets))
+    except StoreError as error:
+        facts = damaged(error)
+    return decide(facts).state
 
 
 def hours(found: Sequence[RunStatus], plan: Plan, store: Store) -> list[ArmHours]:
@@ -117,19 +128,25 @@ def hours(found: Sequence[RunStatus], plan: Plan, store: Store) -> list[ArmHours
 
 
 def _status(folder: RunFolder, name: tuple[str, str], metric: _Metric, jobs: Mapping[str, TrackedJob]) -> RunStatus:
-    (arm, seed), tracked = name, jobs.get(folder.id)
+    tracked = jobs.get(folder.id)
     if tracked is None and not folder.path.is_dir():
-        return RunStatus(folder.id, arm, seed, Life.MISSING, Life.MISSING)
+        return RunStatus(folder.id, *name, Life.MISSING, Life.MISSING)
+    try:
+        return _told(folder, name, metric, tracked)
+    except StoreError as error:
+        return RunStatus(folder.id, *name, Life.FAILED, DAMAGED, failure=str(error))
+
+
+def _told(folder: RunFolder, name: tuple[str, str], metric: _Metric, tracked: TrackedJob | None) -> RunStatus:
     attempts, at = folder.attempts.all(), folder.read_progress()
     host = attempts[-1].start.host if attempts else ""
     facts = _facts(folder, tracked, missing(folder, metric.run.experiment, metric.sets))
     decision = decide(facts)
     running = facts.is_running and facts.missing.training
-    record = folder.record() if folder.record_file.exists() else None
+    record = folder.record(metric.run.identity) if folder.record_file.exists() else None
     return RunStatus(
         folder.id,
-        arm,
-        seed,
+        *name,
         decision.state,
         _described(decision, facts, tracked, attempts),
         step=int(at["step"]) if record is None and "step" in at else None if record is None else record.steps,

@@ -18,6 +18,8 @@ from pathlib import Path
 
 import torch
 
+from harness.base.errors import StoreError
+from harness.base.log import say
 from harness.config.captions import Captions
 from harness.data.dataset.caption_choice import RAW
 from harness.data.dataset.dataset import Dataset
@@ -28,25 +30,37 @@ from harness.models import Towers
 from harness.runs.identity import digest
 from harness.runs.store import exclusive
 
+MOST_TIMES = 3
+"""How often damaged features are computed again."""
+
 __all__ = ["TeacherFeatures", "features_folder", "read_features", "teacher_features", "wanted_by"]
 
 
 def teacher_features(
     folder: Path, dataset: Dataset, captions: Captions, teacher: Callable[[], Towers], device: torch.device
 ) -> TeacherFeatures:
-    """The features of all images and of the captions that `captions` may choose. Computes missing ones first.
+    """The features of all images and of the captions that `captions` may choose. Computes missing and damaged ones.
 
     Args:
         folder: `features_folder` of this data set and teacher.
         teacher: builds the teacher's towers; called only when something is missing.
 
     Raises:
-        StoreError: what is stored is damaged, or the disk is full.
+        ModelError: the teacher's features are not finite.
+        StoreError: what is stored is damaged again and again, or the disk is full.
     """
     wanted = wanted_by(folder, dataset, captions)
-    with exclusive(folder / "lock", wait=True):
-        while not wanted.is_done:  # repeat if a part on disk does not match what was written
-            Extraction(wanted, teacher(), device).compute()
+    for _ in range(MOST_TIMES):
+        with exclusive(folder / "lock", wait=True):
+            while not wanted.is_done:  # repeat if a part on disk does not match what was written
+                Extraction(wanted, teacher(), device).compute()
+        damaged = wanted.reopen_damaged()  # without the lock: the processes of a run read at the same time
+        for sentence in damaged:
+            say(sentence)
+        if not damaged:
+            break
+    else:
+        raise StoreError("is damaged again and again", where=str(folder), fix="check the disk")
     return read_features(wanted, {RAW: RAW_NAME} | dict(enumerate(wanted.sources[1:])))
 
 

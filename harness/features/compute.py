@@ -18,7 +18,7 @@ from torch import Tensor
 
 from harness.data.dataset.dataset import Dataset
 from harness.features.dedup import RAW_NAME, Distinct, kept_distinct
-from harness.features.resumable_array import Halves, ResumableArray
+from harness.features.resumable_array import Halves, ResumableArray, reopen_if_damaged
 from harness.models import Towers
 
 BATCH = 512
@@ -58,6 +58,15 @@ class Wanted:
     def distinct(self, source: str) -> Distinct:
         """The distinct captions of a source."""
         return kept_distinct(self.folder / f"{self.stem(source)}.rows.npz", self.dataset, source, self.lower)
+
+    def reopen_damaged(self) -> list[str]:
+        """Make arrays that are damaged unfinished; returns a sentence about each. Reads all features."""
+        return [found for file, rows in self.arrays.items() if (found := reopen_if_damaged(file, rows)) is not None]
+
+    @property
+    def arrays(self) -> dict[Path, int]:
+        """The number of rows of each array, by file."""
+        return {self.images: len(self.dataset)} | {self.file(name): len(self.distinct(name)) for name in self.sources}
 
     @property
     def is_done(self) -> bool:

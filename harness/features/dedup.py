@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+import zlib
 from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from zipfile import BadZipFile
 
 import numpy as np
 import numpy.typing as npt
@@ -77,15 +79,27 @@ def numbered(hashes: npt.NDArray[np.uint64]) -> tuple[npt.NDArray[np.int32], Int
 
 
 def kept_distinct(file: Path, dataset: Dataset, source: str, lower: bool) -> Distinct:
-    """Like `distinct`, cached in `file`."""
-    if not file.exists():
+    """Like `distinct`, cached in `file` with a digest. A file that is damaged, or has no digest, is written again."""
+    found = _read(file)
+    if found is None:
         found = distinct(dataset, source, lower)
         with replacing(file) as aside, aside.open("wb") as stream:
-            np.savez(stream, rows=found.rows, starts=found.starts, first=found.first)
-        return found
-    with np.load(file) as arrays:
-        if "first" in arrays.files:
-            return Distinct(arrays["rows"], arrays["starts"], arrays["first"])
-        rows, starts = arrays["rows"], arrays["starts"]  # as written before texts were found again by place
-    _, first = np.unique(rows, return_index=True)
-    return Distinct(rows, starts, first.astype(np.int64))
+            np.savez(stream, rows=found.rows, starts=found.starts, first=found.first, sha256=_digest(file, found))
+    return found
+
+
+def _read(file: Path) -> Distinct | None:
+    try:
+        with file.open("rb") as stream, np.load(stream) as arrays:
+            found = Distinct(arrays["rows"], arrays["starts"], arrays["first"])
+            return found if (arrays["sha256"] == _digest(file, found)).all() else None
+    except (OSError, ValueError, KeyError, BadZipFile, zlib.error):
+        return None
+
+
+def _digest(file: Path, found: Distinct) -> npt.NDArray[np.uint8]:
+    """Of the arrays and of the file's name, so that no other file can take its place."""
+    digest = hashlib.sha256(file.name.encode())
+    for one in (found.rows, found.starts, found.first):
+        digest.update(f"{one.dtype} {one.shape}".encode() + one.tobytes())
+    return np.frombuffer(digest.digest(), dtype=np.uint8)

@@ -3,7 +3,9 @@
 NAME.npy.partial    the array at its full size; parts that are not marked hold anything
 NAME.parts/N        written once part N is on disk: the SHA-256 of its bytes
 NAME.npy            the array once every part is there and was found to be what its mark says
-NAME.json           its shape and digests
+NAME.json           its shape and digests, and the array that they are of
+
+An array is read after its bytes were compared with the digests. Parts that differ are computed again.
 """
 
 from __future__ import annotations
@@ -16,7 +18,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from harness.base.errors import StoreError
+from harness.base.errors import ModelError, StoreError
 from harness.base.files import read_json, unwritable, write_json, write_text
 from harness.runs.store import exclusive
 
@@ -52,8 +54,12 @@ class ResumableArray:
         """Write the values [len(rows), width] of a part, then mark it as done, in this order.
 
         Raises:
+            ModelError: a value is not finite.
             StoreError: the disk is full.
         """
+        if not np.isfinite(values).all():
+            what = f"features of rows {rows.start:,} to {rows.stop:,} are not finite"
+            raise ModelError(what, where=str(self.path), fix="check the teacher's weights")
         array = self._opened()
         try:
             array[rows.start : rows.stop] = values
@@ -79,7 +85,8 @@ class ResumableArray:
                 (self._marks / str(part)).unlink()
             if bad:
                 return False
-            write_json(self._digests, {"rows": self.rows, "width": self.width, "part": PART, "sha256": digests})
+            stated = {"of": _name(self.path), "rows": self.rows, "width": self.width, "part": PART, "sha256": digests}
+            write_json(self._digests, stated)
             self._opened(create=False).flush()
             self._partial.rename(self.path)
             shutil.rmtree(self._marks, ignore_errors=True)
@@ -127,7 +134,7 @@ def open_array(path: Path, rows: int) -> Halves:
     """
     try:
         array: Halves = np.load(path, mmap_mode="r")
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, EOFError) as error:
         raise StoreError(
             f"cannot be read ({error})", where=str(path), fix="delete it; it is then computed again"
         ) from error
@@ -137,16 +144,42 @@ def open_array(path: Path, rows: int) -> Halves:
     return array
 
 
-def verify(path: Path) -> list[int]:
-    """Parts of a finished array whose bytes differ from those written. Reads the whole array.
+def damage(path: Path, rows: int) -> list[int] | None:
+    """Parts of the finished array at `path` whose bytes are not those written; None: it is of no use at all."""
+    try:
+        stated, array = read_json(path.with_suffix(".json")), open_array(path, rows)
+        digests, shape = list(stated["sha256"]), (stated["rows"], stated["width"])
+        known = stated["part"] == PART and stated.get("of", _name(path)) == _name(path) and array.shape == shape
+        if not known or len(digests) != -(-rows // PART):
+            return None
+        return [part for part, one in enumerate(digests) if _digest(array[part * PART : (part + 1) * PART]) != one]
+    except (StoreError, KeyError, TypeError):
+        return None
 
-    Raises:
-        StoreError: the array or its digests cannot be read.
+
+def reopen_if_damaged(path: Path, rows: int) -> str | None:
+    """Make the finished array at `path` unfinished if it is damaged; returns a sentence about the damage, or None.
+
+    `ResumableArray.missing` then names the parts that have to be computed again.
     """
-    stated = read_json(path.with_suffix(".json"))
-    array, step = open_array(path, stated["rows"]), stated["part"]
-    digests = enumerate(stated["sha256"])
-    return [part for part, digest in digests if _digest(array[part * step : (part + 1) * step]) != digest]
+    if not path.exists() or damage(path, rows) == []:
+        return None
+    with exclusive(path.with_name("growing.lock"), wait=True):
+        if not path.exists() or (parts := damage(path, rows)) == []:
+            return None  # another process has noticed it too
+        if parts is None:
+            path.unlink()
+            return f"{path} is damaged and is computed again"
+        digests = enumerate(read_json(path.with_suffix(".json"))["sha256"])
+        for part, one in digests:
+            if part not in parts:
+                write_text(path.with_name(f"{path.stem}.parts") / str(part), one)
+        path.rename(path.with_name(f"{path.name}.partial"))
+    return f"{path} is damaged: {len(parts)} of its parts are computed again"
+
+
+def _name(path: Path) -> str:
+    return f"{path.parent.name}/{path.stem}"
 
 
 def _digest(values: Halves) -> str:

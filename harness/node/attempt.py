@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import time
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict
@@ -12,6 +13,7 @@ import torch
 
 from harness.base.errors import StoreError, TrainingError
 from harness.base.files import read_json, write_json
+from harness.base.log import say
 from harness.data.dataset.dataset import open_dataset
 from harness.data.sources.inspection import inspect_data
 from harness.evaluation.recorded import added, conditions_of, curve_ids
@@ -22,7 +24,8 @@ from harness.node.preview import leave_gallery
 from harness.node.run_evaluation import RunEvaluation
 from harness.parallel.process_group import World
 from harness.runs.identity import identify, teacher_id
-from harness.runs.record import Cost, EvaluationResult, Record
+from harness.runs.integrity import file_digest, require_unchanged
+from harness.runs.record import Cost, EvaluationResult, Record, StepMetrics, TrainingEnd
 from harness.runs.request import Request, read_request
 from harness.runs.store import RunFolder
 from harness.training import Step, Student, Trainer, checkpoint, provenance
@@ -64,13 +67,15 @@ class AttemptRunner:
         self.evaluation = RunEvaluation(request, self.towers, self.device, self.world)
         self.evaluation.prepare()
         self._reported = 0.0
+        self._log: list[str] = []
+        """The lines of metrics.jsonl so far. The file may be damaged; these go into checkpoints."""
 
     def train(self) -> bool:
         """Train to the end, from the last checkpoint if there is one; returns False if a stop was requested earlier.
 
         If the run is already trained but not evaluated, this only loads its weights, with any number of processes.
         """
-        if self.world.broadcast(self.folder.is_trained()):
+        if self.world.broadcast(self.world.is_first and self._is_trained()):
             self._load_trained()
             return True
         trainer, student = self.build()
@@ -95,8 +100,9 @@ class AttemptRunner:
         if student.average is not None:
             self.towers.model.load_state_dict(student.average.state_dict())
         if self.world.is_first:
-            self.folder.note_training(self._training_cost(trainer))
             checkpoint.save_weights(self.folder.weights, self.towers.model)
+            self._restore_log(at.step, "".join(self._log))
+            self.folder.note_training(self._training_end(trainer, at))
         return True
 
     def build(self) -> tuple[Trainer, Student]:
@@ -107,6 +113,8 @@ class AttemptRunner:
     def evaluate(self) -> None:
         """Evaluate the trained model on every set and write the record; then the run is done. All ranks call this."""
         begun = time.monotonic()
+        if self.world.is_first:
+            shutil.rmtree(self.folder.outcomes, ignore_errors=True)  # of an attempt that was killed before its record
         evaluations = self.evaluation.measured(self.experiment.evaluation.references, self.folder.outcomes)
         if self.world.is_first:
             self.folder.finish(self._record(evaluations, time.monotonic() - begun))
@@ -121,6 +129,7 @@ class AttemptRunner:
         record = self.folder.record()
         missing = self.world.broadcast(self.evaluation.missing(record.evaluations))
         if missing:
+            require_unchanged(record, self.folder.path, self.folder.weights.name)
             load_weights(self.towers.model, self.folder.weights)
             self._check_weights(record)
             new = self.evaluation.measured(missing, self.folder.outcomes)
@@ -133,6 +142,17 @@ class AttemptRunner:
         if known and known != {self.evaluation.weights()}:
             what = "are not the weights with which the metrics of the run's record were computed"
             raise StoreError(what, where=str(self.folder.weights), fix="restore them, or move the run's folder away")
+
+    def _is_trained(self) -> bool:
+        """Whether the training has ended. If its weights are damaged, it resumes at its last checkpoint."""
+        if not self.folder.is_trained():
+            return False
+        end = self.folder.training()
+        if end is None or file_digest(self.folder.weights) == end.weights or not self.folder.checkpoint.exists():
+            return True
+        say(f"{self.folder.weights} is damaged: the run resumes from its last checkpoint")
+        self.folder.training_file.unlink()
+        return False
 
     def _load_trained(self) -> None:
         """Load the weights that an earlier attempt, or a job that only trains, has trained, for evaluation."""
@@ -161,8 +181,23 @@ class AttemptRunner:
             trainer.calibrate()
         step, duration_s = (0, 0.0) if found is None else (found.step, found.duration_s)
         if self.world.is_first:
-            self.folder.keep_metrics_until(step)
+            self._restore_log(step, self._checkpoints.log)
         return TrainingProgress(step, duration_s, self.number)
+
+    def _restore_log(self, step: int, log: str | None) -> None:
+        """Bring the metrics to where they were at `step`.
+
+        Args:
+            log: the lines that they had; None if no checkpoint has them.
+        """
+        file = self.folder.metrics
+        if log is None:
+            is_damaged = bool(self.folder.damaged_lines())
+        else:
+            is_damaged = not (file.read_bytes() if file.exists() else b"").startswith(log.encode())
+        self._log = [self.folder.restore_metrics(step, log)]
+        if is_damaged:
+            say(f"{file} was damaged: {'its lines are restored' if log is not None else 'its sound lines are kept'}")
 
     def _save_checkpoint(self, at: TrainingProgress, trainer: Trainer, *, now: bool) -> None:
         """Save a checkpoint if one is due; with `now`, save at once and wait until it is on disk. Rank 0 only."""
@@ -174,7 +209,8 @@ class AttemptRunner:
         due |= bool(resources.checkpoint_every_steps) and at.step % (resources.checkpoint_every_steps or 1) == 0
         if now or due:
             self._report(at, trainer)
-            self._checkpoints.save(at, wait=now)
+            self.folder.sync_metrics()  # the checkpoint relies on them
+            self._checkpoints.save(at, log="".join(self._log), wait=now)
             self._saved = time.monotonic()
 
     def _write_step(self, step: Step, trainer: Trainer, student: Student) -> None:
@@ -190,7 +226,8 @@ class AttemptRunner:
         if values or evaluated:
             curve = {f"{one.set}/{name}": metric.value for one in evaluated for name, metric in one.metrics.items()}
             ids = [curve_ids(one.set, conditions_of(one), one.metrics) for one in evaluated]
-            self.folder.append_metrics(at, values | curve, {name: id for found in ids for name, id in found.items()})
+            evaluated_ids = {name: id for found in ids for name, id in found.items()}
+            self._log.append(self.folder.append_metrics(at, values | curve, evaluated_ids))
         if step.spike is not None:
             self.folder.append_spike(asdict(step.spike))
         if evaluated or time.time() - self._reported > PROGRESS_EVERY_S:
@@ -222,39 +259,65 @@ class AttemptRunner:
         if limit is not None and at.step >= limit:
             self.stop.set()
 
-    def _training_cost(self, trainer: Trainer) -> Cost:
-        """The cost of the training on the processes that trained; the evaluation may use another number of them."""
-        steps, duration_s = trainer.steps, float(self.folder.read_progress()["elapsed_s"])
+    def _training_end(self, trainer: Trainer, at: TrainingProgress) -> TrainingEnd:
+        """What the trainer says at the end. The evaluation may use another number of processes than the training."""
         flops = trainer.speed.flops
-        return Cost(
-            duration_s=duration_s,
+        cost = Cost(
+            duration_s=at.duration_s,
             evaluation_s=0.0,
-            images_per_s=steps * self.experiment.train.global_batch_size / duration_s,
+            images_per_s=at.step * self.experiment.train.global_batch_size / at.duration_s,
             peak_memory_gb=provenance.peak_memory_gb(self.device),
             device=provenance.device_name(self.device),
             threads=self.request.threads,
             devices=self.world.ranks.size,
-            flops=flops * steps if flops is not None else None,
+            flops=flops * at.step if flops is not None else None,
             micro_batch_size=trainer.split.micro,
             checkpoint_s=self._checkpoints.stood_still_s,
         )
+        lines = [StepMetrics.model_validate_json(line) for line in "".join(self._log).splitlines()]
+        return TrainingEnd(
+            cost=cost,
+            steps=at.step,
+            started_at=lines[0].time if lines else time.time() - at.duration_s,
+            final=lines[-1].values if lines and lines[-1].step == at.step else {},
+            metrics=file_digest(self.folder.metrics) or "",
+            weights=file_digest(self.folder.weights) or "",
+        )
+
+    def _ended(self) -> TrainingEnd:
+        """How the training ended. Metrics that were changed since are restored from its last checkpoint."""
+        end = self.folder.training()
+        if end is None:  # an earlier version trained the run, and left this in its metrics
+            cost, lines = self.folder.training_cost(), self.folder.step_metrics()
+            if not lines:
+                fix = "restore it, or move the run's folder away"
+                raise StoreError("has no sound line", where=str(self.folder.metrics), fix=fix)
+            first, last = lines[0], lines[-1]
+            return TrainingEnd(
+                cost=cost, steps=last.step, started_at=first.time, final=last.values, metrics="", weights=""
+            )
+        if file_digest(self.folder.metrics) != end.metrics:
+            log = checkpoint.log_of(self.folder.checkpoint)
+            if log is None:
+                say(f"{self.folder.metrics} was changed since the training ended, and no checkpoint has its lines")
+            self._restore_log(end.steps, log)
+        return end
 
     def _record(self, evaluations: tuple[EvaluationResult, ...], evaluation_s: float) -> Record:
-        lines, training = self.folder.step_metrics(), self.folder.training()
-        steps, batch = lines[-1].step, self.experiment.train.global_batch_size
-        peak = max(training.peak_memory_gb, provenance.peak_memory_gb(self.device))
+        end, batch = self._ended(), self.experiment.train.global_batch_size
+        peak = max(end.cost.peak_memory_gb, provenance.peak_memory_gb(self.device))
         return Record(
             run_id=self.folder.id,
             attempts=self.number,
-            started_at=lines[0].time,
+            started_at=end.started_at,
             ended_at=time.time(),
-            steps=steps,
-            samples_seen=steps * batch,
-            epochs=steps / (len(self.dataset) // batch),
+            steps=end.steps,
+            samples_seen=end.steps * batch,
+            epochs=end.steps / (len(self.dataset) // batch),
             data=self.data,
-            final=lines[-1].values,
+            final=end.final,
             evaluations=evaluations,
-            cost=Cost.model_validate({**dict(training), "evaluation_s": evaluation_s, "peak_memory_gb": peak}),
+            cost=Cost.model_validate({**dict(end.cost), "evaluation_s": evaluation_s, "peak_memory_gb": peak}),
             versions=provenance.versions(),
         )
 

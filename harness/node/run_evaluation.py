@@ -21,7 +21,7 @@ from harness.evaluation.contents import remember, stamps
 from harness.evaluation.evaluator import EvaluationTask, Evaluator
 from harness.evaluation.layout import TRAIN, VALIDATION, describe, locate
 from harness.evaluation.linear_probe import Training
-from harness.evaluation.outcomes import outcomes_file, write_outcomes
+from harness.evaluation.outcomes import write_outcomes
 from harness.evaluation.protocol import contents_of
 from harness.evaluation.recorded import AskedSet, taken
 from harness.evaluation.sets import EvaluationSet, read_set
@@ -89,7 +89,7 @@ class RunEvaluation:
             return ()
         if outcomes is not None:
             for result in results:
-                write_outcomes(outcomes_file(outcomes, result.outcomes), result.outcomes)
+                write_outcomes(outcomes, result.outcomes)
         return tuple(
             EvaluationResult.model_validate(
                 {

@@ -48,10 +48,10 @@ class Completeness:
         """What is left to do on `run`.
 
         Raises:
-            StoreError: the record is damaged, or the folder holds a run of other defaults under this id.
+            StoreError: the folder is damaged, holds another run, or one of other defaults under this id.
         """
         folder = self._store.run(run.id)
-        if folder.record_file.exists():
+        if folder.spec.exists() or folder.record_file.exists():
             folder.check(run.identity)
         return missing(folder, run.experiment, self._sets)
 

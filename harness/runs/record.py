@@ -22,8 +22,10 @@ Cause = Literal[
     "superseded",
     "interrupted",
     "crashed",
+    "damaged",
 ]
-"""How an attempt ended. `interrupted`: asked to stop by a person; `superseded`: a newer attempt took over."""
+"""How an attempt ended. `interrupted`: asked to stop by a person; `superseded`: a newer attempt took over. `damaged`
+is of no attempt: the run's folder is damaged, another run's, or made with other defaults."""
 
 
 class _Part(BaseModel):
@@ -98,6 +100,30 @@ class Cost(_Part):
         return self.duration_s * self.devices / 3600
 
 
+class TrainingEnd(_Part):
+    """How a training ended. The evaluation, which may be another process, makes the record of it."""
+
+    cost: Cost
+    steps: int
+    started_at: float
+    """Unix time of the first logged step."""
+    final: dict[str, float]
+    """Metrics of the last step."""
+    metrics: str
+    """SHA-256 of metrics.jsonl."""
+    weights: str
+    """SHA-256 of weights.pt."""
+
+
+class Seal(_Part):
+    """SHA-256 digests by which changes of a finished run are seen (`harness.runs.integrity`)."""
+
+    files: dict[str, str]
+    """Of the run's files, by path in its folder."""
+    record: str
+    """Of the record's canonical JSON with `files`, without this field."""
+
+
 class Record(_Part):
     """A finished run."""
 
@@ -117,6 +143,8 @@ class Record(_Part):
     cost: Cost
     versions: dict[str, str]
     """python, torch, open_clip, numpy, harness, commit."""
+    seal: Seal | None = None
+    """None in records of earlier versions."""
 
 
 class Failure(_Part):

@@ -10,7 +10,7 @@ store/runs/<id>/
     spikes.jsonl     one line for each step with an outlying loss, with the step's samples
     checkpoint.pt    state from which to resume; earlier ones are checkpoint-<step>.pt, if several are kept
     weights.pt       the final model
-    training.json    cost of the training, until the evaluation is done
+    training.json    how the training ended, until the evaluation is done
     record.json      the result; if it exists, the run is done
     failure.json     why the last attempt did not complete
     gallery.json     a few images with the captions that mining assigned to them
@@ -45,8 +45,9 @@ from pydantic import ValidationError
 from harness.base.errors import StoreError
 from harness.base.files import check_fences, fenced, read_json, unwritable, write_json, write_text
 from harness.runs.attempts import Attempts
-from harness.runs.identity import Identity, check_same
-from harness.runs.record import RECORD_VERSION, Cost, Failure, Record, StepMetrics
+from harness.runs.identity import Identity, check_same, digest
+from harness.runs.integrity import check_record, require_unchanged, sealed
+from harness.runs.record import RECORD_VERSION, Cost, Failure, Record, StepMetrics, TrainingEnd
 from harness.runs.versions import begin_store, check_store, check_version, unreadable
 
 SPEC_VERSION = 1
@@ -56,7 +57,7 @@ claim must not fail because of that."""
 TAKEOVER_WAIT_S = 20.0
 """How long to wait for a superseded attempt to release the lock. After that, only the fencing token stops its
 writes."""
-_Part = TypeVar("_Part", Record, Failure, Cost)
+_Part = TypeVar("_Part", Record, Failure, Cost, TrainingEnd)
 
 
 class Holder(NamedTuple):
@@ -165,43 +166,75 @@ class RunFolder:
         """The run's frozen spec, with every default written out.
 
         Raises:
-            StoreError: spec.json is damaged, or a newer harness wrote it.
+            StoreError: spec.json is damaged or another run's, or a newer harness wrote it.
         """
-        table = _table(read_json(self.spec), self.spec)
-        check_version(table, SPEC_VERSION, self.spec)
-        return _table(table.get("resolved"), self.spec)
+        return _table(self._frozen()["resolved"], self.spec)
 
-    def record(self) -> Record:
-        """The record of a finished run.
+    def record(self, identity: Identity | None = None) -> Record:
+        """The record of a finished run. Every reader gets it here, after checks that it is this run's and not damaged.
+
+        Args:
+            identity: the run as it is planned now; its defaults are compared with those of the run.
 
         Raises:
-            StoreError: there is none, or it is damaged.
+            StoreError: there is none, it is damaged or another run's, or was made with other defaults.
         """
-        return _parsed(Record, self.record_file)
+        table = read_json(self.record_file)
+        record, frozen = _parsed(Record, self.record_file, table), self._frozen()
+        try:
+            check_record(record, table, frozen, self.attempts.newest(), self.record_file)
+        except (KeyError, TypeError, ValueError):
+            raise _damaged(self.spec) from None
+        require_unchanged(record, self.path, self.spec.name)
+        if identity is not None:
+            self.check(identity)
+        return record
+
+    def _frozen(self) -> dict[str, Any]:
+        """The contents of spec.json, which make the id of this folder."""
+        table = _table(read_json(self.spec), self.spec)
+        check_version(table, SPEC_VERSION, self.spec)
+        if not {"id", "identity", "resolved"} <= table.keys():
+            raise _damaged(self.spec)
+        if (found := digest(table["identity"])) != self.id or table["id"] != self.id:
+            what = f"is damaged or another run's: it makes run {found if found != self.id else table['id']}"
+            raise StoreError(what, where=str(self.spec), fix="restore it, or move its folder away to run again")
+        return table
 
     def failure(self) -> Failure:
         """Why the last attempt did not complete."""
-        return _parsed(Failure, self.failure_file)
+        return _parsed(Failure, self.failure_file, read_json(self.failure_file))
 
-    def note_training(self, cost: Cost) -> None:
-        """Write the cost of the training, because another process may do the evaluation and write the record."""
-        write_json(self.training_file, cost.model_dump(mode="json"))
+    def note_training(self, end: TrainingEnd) -> None:
+        """Write how the training ended, because another process may do the evaluation and write the record."""
+        write_json(self.training_file, end.model_dump(mode="json"))
 
-    def training(self) -> Cost:
-        """The cost of the training. It is available until the run has a record, which then contains it.
+    def training(self) -> TrainingEnd | None:
+        """How the training ended. It is available until the run has a record; None if an earlier version trained it.
 
         Raises:
             StoreError: it was not written, or is damaged.
         """
-        return _parsed(Cost, self.training_file)
+        table = read_json(self.training_file)
+        return (
+            None if isinstance(table, dict) and "cost" not in table else _parsed(TrainingEnd, self.training_file, table)
+        )
+
+    def training_cost(self) -> Cost:
+        """The cost of a training by an earlier version, which wrote nothing else.
+
+        Raises:
+            StoreError: it was not written, or is damaged.
+        """
+        return _parsed(Cost, self.training_file, read_json(self.training_file))
 
     def is_trained(self) -> bool:
         """Whether only the evaluation is missing."""
         return self.weights.exists() and self.training_file.exists()
 
     def finish(self, record: Record) -> None:
-        """Write the record. From then on the run is done."""
-        write_json(self.record_file, record.model_dump(mode="json"))
+        """Write the record with a seal of the run's files, in one atomic step. From then on the run is done."""
+        write_json(self.record_file, sealed(record, self.path))
         self.training_file.unlink(missing_ok=True)
         self.failure_file.unlink(missing_ok=True)
 
@@ -244,40 +277,43 @@ class RunFolder:
         return limit is not None and not self.record_file.exists() and self.read_progress().get("step", -1) >= limit
 
     def step_metrics(self) -> list[StepMetrics]:
-        """The lines of metrics.jsonl, with each step once.
+        """The lines of metrics.jsonl, with each step once, without those that are damaged (`damaged_lines`).
 
-        A superseded attempt may have written a last line next to its successor's for the same step. An incomplete last
-        line, which a killed process leaves, is skipped.
-
-        Raises:
-            StoreError: another line is damaged.
+        A superseded attempt may have written a last line next to its successor's for the same step.
         """
-        if not self.metrics.exists():
-            return []
-        lines = self.metrics.read_bytes().splitlines(keepends=True)
-        parsed = [self._line(number, line) for number, line in enumerate(lines, 1) if line.endswith(b"\n")]
-        return [step for _, step in sorted({line.step: line for line in parsed}.items())]
+        return [step for _, step in sorted({line.step: line for line in self._lines() if line is not None}.items())]
 
-    def _line(self, number: int, line: bytes) -> StepMetrics:
+    def damaged_lines(self) -> list[int]:
+        """Numbers of the lines of metrics.jsonl that are damaged, from 1; not a cut last one, which a kill leaves."""
+        return [number for number, line in enumerate(self._lines(), 1) if line is None]
+
+    def _lines(self) -> list[StepMetrics | None]:
         try:
-            return StepMetrics.model_validate_json(line)
-        except ValidationError:
-            fix = "delete that line: it is only a point of a curve"
-            raise StoreError(f"line {number} is damaged", where=str(self.metrics), fix=fix) from None
+            lines = self.metrics.read_bytes().splitlines(keepends=True)
+        except FileNotFoundError:
+            return []
+        except OSError as error:
+            raise StoreError(f"cannot be read ({error.strerror})", where=str(self.metrics), fix="restore it") from error
+        return [_line(line) for line in lines if line.endswith(b"\n")]
 
-    def keep_metrics_until(self, step: int) -> None:
-        """Delete lines of metrics.jsonl and spikes.jsonl after `step`; an attempt that resumes there rewrites them."""
-        if self.metrics.exists():
+    def restore_metrics(self, step: int, log: str | None) -> str:
+        """Bring metrics.jsonl and spikes.jsonl to where they were at `step`; returns the lines of metrics.jsonl.
+
+        Args:
+            log: the lines as the checkpoint has them; None if it has none, and the file is believed.
+        """
+        if log is None:
             kept = [line for line in self.step_metrics() if line.step <= step]
-            write_text(self.metrics, "".join(f"{line.model_dump_json(exclude_defaults=True)}\n" for line in kept))
+            log = "".join(f"{line.model_dump_json(exclude_defaults=True)}\n" for line in kept)
+        if log or self.metrics.exists():
+            write_text(self.metrics, log)
         if self.spikes.exists():
-            spikes = [line for line in self.spikes.read_text(encoding="utf-8").splitlines() if _step_of(line) <= step]
-            write_text(self.spikes, "".join(f"{line}\n" for line in spikes))
+            lines = self.spikes.read_text(encoding="utf-8", errors="replace").splitlines()
+            write_text(self.spikes, "".join(f"{line}\n" for line in lines if _step_of(line) <= step))
+        return log
 
-    def append_metrics(
-        self, step: int, values: Mapping[str, float], evaluated: Mapping[str, str] | None = None
-    ) -> None:
-        """Append a line to metrics.jsonl.
+    def append_metrics(self, step: int, values: Mapping[str, float], evaluated: Mapping[str, str] | None = None) -> str:
+        """Append a line to metrics.jsonl, and return it.
 
         Args:
             evaluated: for each metric of an evaluation set among the values, a digest of what it depends on.
@@ -285,8 +321,23 @@ class RunFolder:
         Raises:
             StoreError: it cannot be written (full disk).
         """
-        line = StepMetrics(step=step, time=time.time(), values=dict(values), evaluated=dict(evaluated or {}))
-        self._append(self.metrics, line.model_dump_json(exclude_defaults=True))
+        step_metrics = StepMetrics(step=step, time=time.time(), values=dict(values), evaluated=dict(evaluated or {}))
+        line = f"{step_metrics.model_dump_json(exclude_defaults=True)}\n"
+        self._append(self.metrics, line)
+        return line
+
+    def sync_metrics(self) -> None:
+        """Wait until the lines of metrics.jsonl are on disk.
+
+        Raises:
+            StoreError: the disk is full.
+        """
+        try:
+            if self.metrics.exists():
+                with self.metrics.open("rb") as stream:
+                    os.fsync(stream.fileno())
+        except OSError as error:
+            raise unwritable(self.metrics, error) from error
 
     def append_spike(self, spike: dict[str, Any]) -> None:
         """Append a line to spikes.jsonl.
@@ -294,13 +345,13 @@ class RunFolder:
         Raises:
             StoreError: it cannot be written (full disk).
         """
-        self._append(self.spikes, json.dumps(spike))
+        self._append(self.spikes, f"{json.dumps(spike)}\n")
 
     def _append(self, file: Path, line: str) -> None:
         check_fences(file)
         try:
             with file.open("a", encoding="utf-8") as stream:
-                stream.write(f"{line}\n")
+                stream.write(line)
         except OSError as error:
             raise unwritable(file, error) from error
 
@@ -527,6 +578,13 @@ def holder(path: Path) -> Holder | None:
             return None
 
 
+def _line(line: bytes) -> StepMetrics | None:
+    try:
+        return StepMetrics.model_validate_json(line)
+    except ValidationError:
+        return None
+
+
 def _step_of(line: str) -> float:
     """The step of a line of spikes.jsonl; infinite for an incomplete line, which a killed process leaves."""
     try:
@@ -537,12 +595,15 @@ def _step_of(line: str) -> float:
 
 def _table(data: Any, file: Path) -> dict[str, Any]:
     if not isinstance(data, dict):
-        raise StoreError("is damaged", where=str(file), fix="move its folder away to run again")
+        raise _damaged(file)
     return data
 
 
-def _parsed(model: type[_Part], file: Path) -> _Part:
-    table = read_json(file)
+def _damaged(file: Path) -> StoreError:
+    return StoreError("is damaged", where=str(file), fix="move its folder away to run again")
+
+
+def _parsed(model: type[_Part], file: Path, table: Any) -> _Part:
     if isinstance(table, dict):
         check_version(table, RECORD_VERSION, file)
     try:

@@ -51,6 +51,8 @@ class Configurations:
         """Number of evaluations of a full run."""
         self._conditions = feasible_in(search)
         self._sets = EvaluationSets.of(project.store)
+        self.left_out: list[str] = []
+        """A sentence for each run of the store that could not be used."""
 
     def empty_plan(self) -> Plan:
         """A plan without runs. Its ablation contains the base, and jobs of a cluster are named after the plan."""
@@ -132,7 +134,8 @@ class Configurations:
                 self.objectives(self.search.configured(values, seed), folder.record())
                 for seed, folder in folders.items()
             ]
-        except StoreError:
+        except StoreError as error:
+            self.left_out.append(f"not used as a warm start: {error}")
             return None
         return tuple(fmean(column) for column in zip(*columns, strict=True))
 
@@ -141,7 +144,7 @@ class Configurations:
         try:
             table = read_request(folder).experiment.model_dump(mode="json")
             seed = int(table["seed"])
-            values = {path: _in_range(parameter, _at(table, path)) for path, parameter in self.search.space.items()}
+            values = {path: in_range(parameter, _at(table, path)) for path, parameter in self.search.space.items()}
             if None in values.values() or seed not in self.search.seed_list:
                 return None
             experiment = self.search.configured(values, seed)
@@ -191,7 +194,7 @@ def _at(table: Any, path: str) -> Any:
     return table
 
 
-def _in_range(parameter: Parameter, value: Any) -> Any:
+def in_range(parameter: Parameter, value: Any) -> Any:
     """The value if it lies in the parameter's range, else None."""
     if isinstance(parameter, Choice):
         return next((level for level in parameter.of if level == value), None)

@@ -9,7 +9,7 @@ the study is rebuilt from the events. A driver that was killed therefore continu
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from statistics import fmean
@@ -24,6 +24,7 @@ from harness.runs.planned import PlannedRun
 from harness.runs.record import Failure
 from harness.runs.store import RunFolder
 from harness.searching.configurations import Configurations
+from harness.searching.event_check import EventCheck, UnfitEventError
 from harness.searching.folder import Event, SearchFolder
 from harness.searching.study import Assignment, SearchStudy, Trial
 
@@ -104,8 +105,7 @@ class Driver:
             storage=kept,
             feasible=self.configurations.why_not,
         )
-        for event in events:
-            self._replay(event)
+        self._replay_all(events, only_look)
         if not events and not only_look:
             self._note("started", time=self._started_at)
             self._warm_start()
@@ -148,6 +148,11 @@ class Driver:
         )
 
     @property
+    def allows_nothing(self) -> bool:
+        """Whether the budget is too small for one configuration, and none was tried before."""
+        return not self.study.trials and not self._has_room()
+
+    @property
     def is_over(self) -> bool:
         """Whether the budget is used up and all trials have ended."""
         return self._ended
@@ -159,6 +164,18 @@ class Driver:
     def run_ids(self, number: int) -> list[str]:
         """The run ids of a trial, one per seed."""
         return self._runs.get(number, [])
+
+    def seed_results(self, trial: Trial) -> list[tuple[float, ...]]:
+        """The objectives of each of a trial's finished runs, from their records, seed by seed.
+
+        Raises:
+            StoreError: a record is damaged, or an objective was not measured.
+        """
+        folders = [self._run(run_id) for run_id in self.run_ids(trial.number)]
+        experiments = [self.search.configured(trial.values, seed) for seed in self.search.seed_list]
+        runs = zip(experiments, folders, strict=False)  # a trial that was not started has no runs
+        worth = self.configurations.objectives
+        return [worth(experiment, run.record()) for experiment, run in runs if run.record_file.exists()]
 
     # -- what to do -------------------------------------------------------------------------------------------------
 
@@ -281,7 +298,7 @@ class Driver:
         if failed:
             self._settle("failed", trial.number, why=self._failure(failed[0]))
         elif all(self._is_complete(run) for run in active.runs):
-            records = [self._run(run.id).record() for run in active.runs]
+            records = [self._run(run.id).record(run.identity) for run in active.runs]
             worth = map(self.configurations.objectives, (run.experiment for run in active.runs), records)
             columns = zip(*worth, strict=True)
             final = [fmean(column) for column in columns]
@@ -330,7 +347,7 @@ class Driver:
             if trial.limit is not None or not folder.record_file.exists():
                 return
             if level not in trial.curve:
-                value = self.configurations.objectives(run.experiment, folder.record())[0]
+                value = self.configurations.objectives(run.experiment, folder.record(run.identity))[0]
                 self._note("report", number=trial.number, level=level, value=value)
                 self.study.report(trial.number, level, value)
 
@@ -371,6 +388,24 @@ class Driver:
 
     def _note(self, event: str, **more: Any) -> None:
         self.folder.append({"event": event, **more})
+
+    def _replay_all(self, events: Mapping[int, Event], only_look: bool) -> None:
+        """Apply the events, by line number, that fit each other and the search; the others are left out of the file."""
+        check, sound = EventCheck(self.search, self._ids_of), list[Event]()
+        for line, event in events.items():
+            try:
+                fitted = check.fitted(event)
+                self._replay(fitted)
+            except (UnfitEventError, KeyError, ValueError) as error:
+                why = error if isinstance(error, UnfitEventError) else "does not fit the lines before it"
+                self.folder.repaired.append(f"{self.folder.log}: line {line} {why}; it is left out")
+            else:
+                sound.append(fitted)
+        if not only_look and sound != list(events.values()):
+            self.folder.rewrite(sound)
+
+    def _ids_of(self, values: Mapping[str, Any]) -> list[str]:
+        return [run.id for run in self.configurations.runs(values)]
 
     def _replay(self, event: Event) -> None:
         """Apply an event from disk to the study and to `active`.

@@ -3,6 +3,7 @@
 store/searches/NAME/
     search.json      the search as it was first started; a different search with the same name is refused
     trials.jsonl     the events, one per line; a restart needs only them and the run folders
+    trials.damaged   trials.jsonl as it was before lines were left out for the first time
     journal.log      Optuna's storage, rewritten at each start; `optuna-dashboard` reads it
     lock             held by the driver
 """
@@ -11,13 +12,13 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from harness.base.errors import StoreError
-from harness.base.files import read_json, unwritable, write_json, write_text
+from harness.base.files import read_json, unwritable, write_bytes, write_json, write_text
 from harness.config.experiment import flatten
 from harness.config.search import Search
 from harness.runs.store import exclusive, holder
@@ -67,28 +68,41 @@ class SearchFolder:
             fix = "give the file another name, or move that folder away"
             raise StoreError(f"another search has this name: {shown}{more}", where=str(self.path), fix=fix)
 
-    def events(self, *, only_look: bool = False) -> list[Event]:
-        """The events so far. An incomplete last line is dropped; the driver finds that event again in the run folders.
+    def events(self, *, only_look: bool = False) -> dict[int, Event]:
+        """The events so far, by line number. Lines that are damaged are left out, and out of the file.
+
+        After a kill the last line may be incomplete; the driver finds that event again in the run folders.
 
         Raises:
-            StoreError: another line is damaged.
+            StoreError: the file cannot be read.
         """
-        if not self.log.exists():
-            return []
-        lines = self.log.read_bytes().splitlines(keepends=True)
-        found: list[Event] = []
+        try:
+            lines = self.log.read_bytes().splitlines(keepends=True)
+        except FileNotFoundError:
+            return {}
+        except OSError as error:
+            raise StoreError(f"cannot be read ({error.strerror})", where=str(self.log), fix="restore it") from error
+        found: dict[int, Event] = {}
         for number, line in enumerate(lines, 1):
             try:
-                found.append(_event(line))
-            except ValueError:
-                if number < len(lines):
-                    fix = "move the folder away, and the search is rebuilt from the runs in the store"
-                    raise StoreError(f"line {number} is damaged", where=str(self.log), fix=fix) from None
-                if only_look:
-                    return found
-                write_text(self.log, "".join(f"{json.dumps(event)}\n" for event in found))
-                self.repaired.append(f"{self.log}: the last line was incomplete after a kill and is dropped")
+                found[number] = _event(line)
+            except (ValueError, RecursionError):
+                is_cut = number == len(lines) and not line.endswith(b"\n")
+                why = "was incomplete after a kill" if is_cut else "is damaged"
+                self.repaired.append(f"{self.log}: line {number} {why}; it is left out")
+        if len(found) < len(lines) and not only_look:
+            self.rewrite(found.values())
         return found
+
+    def rewrite(self, events: Iterable[Event]) -> None:
+        """Replace the events in the file, after a copy of it was kept beside it.
+
+        Raises:
+            StoreError: it cannot be written.
+        """
+        if not (kept := self.log.with_suffix(".damaged")).exists():
+            write_bytes(kept, self.log.read_bytes())
+        write_text(self.log, "".join(f"{json.dumps(event)}\n" for event in events))
 
     def append(self, event: Event) -> None:
         """Write an event to disk. Call this before acting on the event.

@@ -18,7 +18,15 @@ from harness.reporting.figures.plots import Picture
 from harness.reporting.figures.svg import MUTED, RC, series_colour, to_svg
 from harness.reporting.formats.page import templates
 from harness.searching.driver import Driver
-from harness.searching.report import answer, best_table, cost_table, decisions_table, importance_table, importances
+from harness.searching.report import (
+    answer,
+    best_table,
+    cost_table,
+    decisions_table,
+    doubts,
+    importance_table,
+    importances,
+)
 from harness.searching.samplers import encoded
 from harness.searching.study import Trial
 
@@ -45,7 +53,7 @@ def as_html(driver: Driver) -> str:
             name=driver.folder.path.name,
             question=driver.search.question,
             answer=answer(driver),
-            notes=driver.search.notes,
+            notes="\n\n".join([*filter(None, [driver.search.notes]), *doubts(driver)]),
             tables=[table for table in tables if table is not None],
             pictures=pictures,
         )

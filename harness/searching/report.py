@@ -6,7 +6,9 @@ import math
 import statistics
 import warnings
 from collections.abc import Sequence
+from statistics import fmean
 
+from harness.base.errors import StoreError
 from harness.config.strategy import FastBOPolicy, LadderPolicy, NoPruner, OptunaPruner, PatiencePruner
 from harness.reporting.formats.table import Table, TableCell, numbers, words
 from harness.reporting.formats.terminal import plain_table
@@ -21,9 +23,25 @@ LEAST_FOR_IMPORTANCE = 8
 def render(driver: Driver) -> str:
     """The report for a terminal."""
     tables = [best_table(driver), importance_table(driver), cost_table(driver)]
-    return "\n\n".join(
-        [driver.search.question, answer(driver), *(plain_table(table) for table in tables if table is not None)]
-    )
+    shown = [plain_table(table) for table in tables if table is not None]
+    return "\n\n".join([driver.search.question, answer(driver), *shown, *doubts(driver)])
+
+
+def doubts(driver: Driver) -> list[str]:
+    """A sentence for each configuration whose result is not that of its runs' records, or has a damaged record."""
+    found = []
+    for trial in finished(driver):
+        try:
+            seeds = driver.seed_results(trial)
+        except StoreError as error:
+            found.append(f"configuration {trial.number}: {error}")
+            continue
+        means = [fmean(column) for column in zip(*seeds, strict=True)]
+        if means and not all(map(math.isclose, means, trial.final or ())):
+            told = ", ".join(f"{value:.4f}" for value in trial.final or ())
+            what = f"{driver.folder.log} says {told}, the records {', '.join(f'{mean:.4f}' for mean in means)}"
+            found.append(f"configuration {trial.number}: {what}; restore the file, or move the search's folder away")
+    return found
 
 
 def answer(driver: Driver) -> str:
@@ -148,11 +166,10 @@ def _note(trial: Trial, name: str) -> TableCell:
 
 
 def _seed_values(driver: Driver, trial: Trial) -> Sequence[float]:
-    experiments = [driver.search.configured(trial.values, seed) for seed in driver.search.seed_list]
-    folders = [driver.project.store.run(run_id) for run_id in driver.run_ids(trial.number)]
-    runs = zip(experiments, folders, strict=False)  # a trial that was not started has no runs
-    found = driver.configurations.objectives
-    return [found(experiment, run.record())[0] for experiment, run in runs if run.record_file.exists()]
+    try:
+        return [found[0] for found in driver.seed_results(trial)]
+    except StoreError:
+        return []  # `doubts` reports it
 
 
 def _first(trial: Trial) -> float:

@@ -73,12 +73,12 @@ class SearchRequest:
         Args:
             on_progress: called with a snapshot a few times a second.
             on_confirm: called with the plan of the confirmation and its snapshots.
-            on_note: called with a sentence about each repaired file.
+            on_note: called with a sentence about each repaired file, and each finished run that cannot be used.
             stop: once set, no further trial begins, and running runs write a checkpoint and exit.
             verbose: see `harness.execute.run.run`.
 
         Raises:
-            SpecError: the cluster's profile is not valid.
+            SpecError: the cluster's profile is not valid, or the budget allows no configuration.
             DispatchError: there is no SLURM here, or the search's runs are in SLURM jobs but should run here.
             StoreError: another process drives the search, or another search has its name.
         """
@@ -88,8 +88,12 @@ class SearchRequest:
         with SearchFolder(store.root, self.name).held(self.search), store.registered(plan_name(self.name)):
             driver = Driver(self.search, self.name, self.project, executors, storage=self.storage)
             if on_note is not None:
-                for sentence in driver.folder.repaired:
+                for sentence in (*driver.folder.repaired, *driver.configurations.left_out):
                     on_note(sentence)
+            if driver.allows_nothing:
+                steps = driver.configurations.steps * len(self.search.seed_list)
+                what = f"is smaller than one configuration of {steps:,} steps with what the end of the search takes"
+                raise SpecError(what, where=f"{self.where or self.name}: budget", fix="raise it")
             if not is_profile(self.target):
                 refuse_what_jobs_have(driver.active_runs(), self.name, store)
             for snapshot in stoppable(driver.carry_out(), driver.stop, stop):

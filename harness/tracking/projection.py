@@ -19,6 +19,7 @@ from harness.config.experiment import flatten
 from harness.planning.evaluation_sets import EvaluationSets
 from harness.planning.plan import Arm, Plan
 from harness.runs.identity import digest
+from harness.runs.integrity import require_unchanged
 from harness.runs.metrics import metric_ids
 from harness.runs.planned import PlannedRun
 from harness.runs.record import DataReport, Record, StepMetrics
@@ -66,7 +67,7 @@ class ProjectedRun:
         Raises:
             StoreError: there is none, or it is damaged.
         """
-        record = self.folder.record()
+        record = self.folder.record(self.run.identity)
         found = self.sets.taken(record, self.run.experiment)
         return record.model_copy(update={"evaluations": found.evaluations})
 
@@ -74,9 +75,11 @@ class ProjectedRun:
         """What the training has logged, of evaluation sets what the plan asks for.
 
         Raises:
-            StoreError: a line or the record is damaged.
+            StoreError: the record is damaged, or the lines were changed since the run ended.
         """
-        record = self.folder.record() if self.state is State.DONE else None
+        record = self.folder.record(self.run.identity) if self.state is State.DONE else None
+        if record is not None:
+            require_unchanged(record, self.folder.path, self.folder.metrics.name)
         return self.sets.curve(self.run.experiment, record).of_lines(self.folder.step_metrics())
 
 

@@ -11,12 +11,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile, ZipFile
 
 import torch
 from torch import Tensor, nn
 
 from harness.base.errors import CheckpointError
 from harness.base.files import replacing
+from harness.base.log import say
 
 FORMAT = 2
 LEAST_FREE_BYTES = 1 << 20
@@ -35,6 +37,10 @@ class TrainingProgress:
     """The attempt that wrote the checkpoint, from 1."""
 
 
+class DamagedCheckpointError(CheckpointError):
+    """A file is no checkpoint, or a damaged one."""
+
+
 class Checkpoints:
     """The checkpoints of a run that trains here: written in a thread, from a copy, while training goes on.
 
@@ -46,18 +52,41 @@ class Checkpoints:
         self._path, self._run_id, self._parts, self._keep = path, run_id, parts, keep
         self._writing: threading.Thread | None = None
         self._failed: BaseException | None = None
+        self.log: str | None = None
+        """Lines of the training's metrics that the restored checkpoint has; None in those of earlier versions."""
         self.stood_still_s = 0.0
         """How long training waited for its checkpoints, in all."""
 
     def restore(self) -> TrainingProgress | None:
-        """As the function of that name."""
-        return restore(self._path, run_id=self._run_id, parts=self._parts)
+        """Like the function of that name. If the newest checkpoint is damaged, an older one beside it is used.
 
-    def save(self, progress: TrainingProgress, *, wait: bool = False) -> None:
-        """Take a checkpoint of the parts as they are now; with `wait`, return when it is on the disk."""
+        Raises:
+            CheckpointError: all are damaged; or one belongs to another run or another model.
+        """
+        files, problems = [self._path, *reversed(older(self._path))], list[CheckpointError]()
+        for file in filter(Path.exists, files):
+            try:
+                state = _restored(file, self._run_id, self._parts)
+            except DamagedCheckpointError as error:
+                problems.append(error)
+                continue
+            if problems:
+                say(f"{problems[0].where} is damaged: training resumes from {file.name}")
+            self.log = state.get("log")
+            return TrainingProgress(**state["progress"])
+        if problems:
+            raise problems[0]
+        return None
+
+    def save(self, progress: TrainingProgress, *, log: str = "", wait: bool = False) -> None:
+        """Take a checkpoint of the parts as they are now; with `wait`, return when it is on the disk.
+
+        Args:
+            log: the lines of the training's metrics so far.
+        """
         begun = time.monotonic()
         self.finish()
-        state = copied(_state(self._run_id, progress, self._parts))
+        state = copied(_state(self._run_id, progress, self._parts)) | {"log": log}
         self._writing = threading.Thread(target=self._write, args=(state,), name="checkpoint")
         self._writing.start()
         if wait:
@@ -103,8 +132,11 @@ def restore(path: Path, *, run_id: str, parts: Mapping[str, Any]) -> TrainingPro
     Raises:
         CheckpointError: the file is damaged, or belongs to another run or another model.
     """
-    if not path.exists():
-        return None
+    return TrainingProgress(**_restored(path, run_id, parts)["progress"]) if path.exists() else None
+
+
+def _restored(path: Path, run_id: str, parts: Mapping[str, Any]) -> dict[str, Any]:
+    """Bring every part back to where the checkpoint at `path` left it; returns all that it holds."""
     state = _read(path)
     if state["run_id"] != run_id:
         fix = "delete it to start over"
@@ -115,7 +147,7 @@ def restore(path: Path, *, run_id: str, parts: Mapping[str, Any]) -> TrainingPro
     except (KeyError, RuntimeError, ValueError, TypeError) as error:
         what = f"does not fit this model ({str(error).splitlines()[0]})"
         raise CheckpointError(what, where=str(path), fix="delete it to start over") from error
-    return TrainingProgress(**state["progress"])
+    return state
 
 
 def save_weights(path: Path, model: nn.Module) -> None:
@@ -171,12 +203,24 @@ def _write(state: dict[str, Any], file: Path) -> None:
         raise OSError(errno.ENOSPC if full else errno.EIO, why) from error
 
 
+def log_of(path: Path) -> str | None:
+    """The lines of the training's metrics in the checkpoint at `path`; None if there are none, or it is damaged."""
+    try:
+        log = _read(path).get("log")
+    except CheckpointError:
+        return None
+    return log if isinstance(log, str) else None
+
+
 def _read(path: Path) -> dict[str, Any]:
     try:
+        with ZipFile(path) as archive:  # torch.load does not compare the checksums that torch.save writes
+            if (bad := archive.testzip()) is not None:
+                raise BadZipFile(f"{bad} differs from its checksum")
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch.load raises anything from EOFError to UnpicklingError
         what = f"is no checkpoint, or a damaged one ({type(error).__name__})"
-        raise CheckpointError(what, where=str(path), fix="delete it to start over") from error
+        raise DamagedCheckpointError(what, where=str(path), fix="delete it to start over") from error
     if not isinstance(state, dict) or state.get("format") != FORMAT:
-        raise CheckpointError("is no checkpoint of this version", where=str(path), fix="delete it to start over")
+        raise DamagedCheckpointError("is no checkpoint of this version", where=str(path), fix="delete it to start over")
     return state

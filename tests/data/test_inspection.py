@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from harness.base.errors import DataError
 from harness.config.data import DigitsData, ShapesData, WebdatasetData
 from harness.data import inspect_data
+from harness.data.dataset.dataset import open_dataset
 from harness.runs.record import DataReport
 from tests.data.made import encoded, picture, sample, two_shards, write_tar
 
@@ -36,6 +37,30 @@ def test_a_moved_or_repacked_set_keeps_its_fingerprint(tmp_path: Path) -> None:
         if (s, n) != (0, 3)
     ]
     assert inspected(write_tar(tmp_path / "one.tar", everything), tmp_path / "cache") == before
+
+
+@pytest.mark.parametrize("name", ["index.arrow", "rows.npy", "digests.npy", "sha256.json"])
+@pytest.mark.parametrize("how", ["flipped", "cut", "gone"])
+def test_a_damaged_index_is_built_again(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str, how: str
+) -> None:
+    data = WebdatasetData(shards=str(two_shards(tmp_path / "a")))
+    whole = open_dataset(data, tmp_path / "cache")
+    before = [(whole.raw(i), whole.content(i)) for i in range(len(whole))]
+    (file,) = (tmp_path / "cache").glob(f"index-*/{name}")
+    match how:
+        case "flipped":
+            content = bytearray(file.read_bytes())
+            content[len(content) // 2] ^= 1
+            file.write_bytes(content)
+        case "cut":
+            file.write_bytes(file.read_bytes()[:-9])
+        case _:
+            file.unlink()
+    found = open_dataset(data, tmp_path / "cache")
+    assert [(found.raw(i), found.content(i)) for i in range(len(found))] == before
+    is_as_of_an_earlier_version = (name, how) == ("sha256.json", "gone")
+    assert ("is damaged: the data is read again" in capsys.readouterr().err) != is_as_of_an_earlier_version
 
 
 @settings(max_examples=20, deadline=None)

@@ -214,8 +214,9 @@ def test_prefix_and_normalisation_reach_the_tokenizer(classification: Path, retr
 
 def test_outcomes_carry_the_numbers(classification: Path, retrieval: Path, tmp_path: Path) -> None:
     for result in run(TinyClip(), classification, retrieval):
-        write_outcomes(tmp_path / "outcomes.parquet", result.outcomes)
-        outcomes = read_outcomes(tmp_path / "outcomes.parquet")
+        write_outcomes(tmp_path / result.evaluation.set, result.outcomes)
+        (file,) = (tmp_path / result.evaluation.set).iterdir()
+        outcomes = read_outcomes(file)
         assert (outcomes.set, outcomes.task) == (result.evaluation.set, result.evaluation.task)
         assert outcomes.protocol_id == result.evaluation.protocol_id
         rank, metrics = outcomes.columns["rank"], values(result)

@@ -135,7 +135,7 @@ def complete(plan: Plan, store: Store, run_id: str, sets: Sequence[str] | None =
     evaluation = run.experiment.evaluation
     names = evaluation.sets if sets is None else sets
     folder.weights.touch()
-    folder.finish(record(run_id, requests={name: evaluation_key(evaluation, name) for name in names}))
+    folder.finish(record(run, requests={name: evaluation_key(evaluation, name) for name in names}))
 
 
 def attempted(

@@ -142,7 +142,7 @@ def test_logs_of_a_run_that_queues(spec: Path, slurm: MadeScheduler, capsys: pyt
     job = slurm.batches["1"].folder
     assert out == f"run {folder.id} has written nothing yet; its job's output is in {job}\n"
     folder.log.write_text("at work\n")
-    folder.finish(record(folder.id))
+    folder.finish(record(Project.at(spec.parent).plan(spec).runs[folder.id]))
     assert harness(capsys, "logs", folder.id, "-f")[1] == "at work\n"
 
 

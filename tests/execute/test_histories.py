@@ -38,7 +38,7 @@ from harness.execute.slurm.scheduler import ArrayRequest, Job
 from harness.execute.slurm.submission_log import Intent, Submission, load
 from harness.planning.completeness import Completeness, left_to_do
 from harness.planning.plan import Plan
-from harness.runs.record import Cause, Cost
+from harness.runs.record import Cause, Cost, TrainingEnd
 from harness.runs.request import evaluation_key, read_request
 from harness.runs.settings import Settings
 from harness.runs.store import RunFolder, Store
@@ -57,6 +57,8 @@ _PLANS = {
 PLANS = {name: replace(plan, name=name) for name, plan in _PLANS.items()}
 """They share runs. No set of the suite `retrieval` is on this machine."""
 STEPS_OF_A_RUN = 300
+COST = Cost(duration_s=1, evaluation_s=0, images_per_s=1, peak_memory_gb=1, device="cpu", threads=1)
+ENDED = TrainingEnd(cost=COST, steps=STEPS_OF_A_RUN, started_at=1.0, final={"loss": 1.0}, metrics="", weights="")
 FARES: dict[str, tuple[Cause | None, str]] = {
     "user_error": ("user_error", "FAILED"),
     "raised": ("crashed", "FAILED"),
@@ -154,10 +156,9 @@ class World:
         self.slurm.end(job, "COMPLETED" if self._is_of_use(job, intent) else "FAILED", reason="1:0")
 
     def finish(self, folder: RunFolder, intent: Intent) -> None:
-        cost = Cost(duration_s=1, evaluation_s=0, images_per_s=1, peak_memory_gb=1, device="cpu", threads=1)
         if not folder.is_trained() and not folder.record_file.exists():
             folder.weights.touch()
-            folder.note_training(cost)
+            folder.note_training(ENDED)
         if intent.phase == "train":
             return
         evaluation = read_request(folder).experiment.evaluation
@@ -294,7 +295,7 @@ class Histories(RuleBasedStateMachine):
         runs = {run: self.world.store.run(run) for plan in PLANS.values() for run in plan.runs if run not in free}
         if done := sorted(run for run, folder in runs.items() if folder.record_file.exists()):
             folder = runs[data.draw(st.sampled_from(done))]
-            folder.note_training(folder.record().cost)
+            folder.note_training(ENDED)
             folder.record_file.unlink()
 
     # -- what always holds ------------------------------------------------------------------------------------------
@@ -363,7 +364,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("quick")
 def test_histories() -> None:
-    run_state_machine_as_test(  # type: ignore[no-untyped-call]
+    run_state_machine_as_test(
         Histories,
         settings=settings(
             max_examples=HISTORIES,

@@ -25,6 +25,7 @@ FACTS = st.builds(
     is_leaving=st.booleans(),
     is_begun=st.booleans(),
     is_cancelled=st.booleans(),
+    damaged=st.sampled_from([None, None, FAILURE]),
     cancelled=st.sampled_from([None, FAILURE]),
     hopeless=st.sampled_from([None, FAILURE]),
     broken_promise=st.sampled_from([None, "why"]),
@@ -39,7 +40,9 @@ FACTS = st.builds(
 def test_whatever_is_known(facts: Facts) -> None:
     found = decide(facts)
     assert (found.failure is not None) == (found.action is Action.GIVE_UP)
-    if not facts.missing:
+    if facts.damaged:
+        assert (found.state, found.failure) == (Life.FAILED, FAILURE)
+    elif not facts.missing:
         assert (found.state, found.action) == (Life.DONE, Action.NONE)
     if found.starts:
         assert facts.missing
@@ -52,7 +55,7 @@ def test_whatever_is_known(facts: Facts) -> None:
     if found.action is Action.TRAIN:
         assert facts.teacher is Life.DONE or facts.teacher_has_job
     if found.action is Action.GIVE_UP:
-        assert not facts.is_busy, "a run is never given up while a job has it"
+        assert facts.damaged or not facts.is_busy, "a run is not given up while a job has it"
     if found.state is Life.WAITING:
         assert facts.missing.training
         assert facts.teacher not in (Life.DONE, Life.FAILED)
@@ -62,6 +65,7 @@ def test_whatever_is_known(facts: Facts) -> None:
 def test_each_row_is_reached(number: int) -> None:
     """A row that earlier rows hide would be a statement of the documentation that is never true."""
     rows = [
+        Facts(Missing(), damaged=FAILURE),
         Facts(Missing()),
         Facts(TRAINING, step=100, until=100),
         Facts(TRAINING, is_running=True, is_leaving=True),

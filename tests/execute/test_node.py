@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from harness.base.exit_status import DISK_FULL, DONE, SUPERSEDED
 from harness.config.profile import JobResources, Profile
 from harness.execute.local.processes import Ended
 from harness.execute.slurm import job, node
@@ -131,13 +132,13 @@ def killed(folder: RunFolder) -> int:
 
 def superseded(folder: RunFolder) -> int:
     attempted(folder, JOB, "superseded")
-    return node.SUPERSEDED
+    return SUPERSEDED
 
 
 def disk_full(folder: RunFolder) -> int:
     """Nothing is written: no progress, no cause."""
     attempted(folder, JOB, step=5)
-    return node.DISK_FULL
+    return DISK_FULL
 
 
 def until_asked(folder: RunFolder) -> int:
@@ -178,7 +179,7 @@ def carried_out(submission: Submission, store: Store, *acts: list[Act]) -> tuple
 
 def test_every_run_of_the_job(store: Store) -> None:
     status, workers = carried_out(submitted(store), store, [done], [done], [done])
-    assert (status, workers.started, workers.most) == (node.DONE, RUNS, 1)
+    assert (status, workers.started, workers.most) == (DONE, RUNS, 1)
     assert [causes(store.run(run)) for run in RUNS] == [["completed"]] * 3
 
 
@@ -202,7 +203,7 @@ def test_a_bad_run_stops_nobody_else(store: Store, scontrol: list[str]) -> None:
 
 def test_a_killed_worker_is_tried_again_in_place(store: Store) -> None:
     status, workers = carried_out(submitted(store), store, [killed, killed, done], [done], [done])
-    assert status == node.DONE
+    assert status == DONE
     assert workers.started == [RUNS[0]] * 3 + RUNS[1:]
     assert causes(store.run(RUNS[0])) == ["crashed", "crashed", "completed"]
     assert store.run(RUNS[0]).attempts.all()[0].end.message == "its process died by signal 9"  # type: ignore[union-attr]
@@ -214,7 +215,7 @@ def test_one_of_several_processes_is_left_to_a_new_job(store: Store) -> None:
     assert causes(store.run(RUNS[0])) == ["crashed"]
 
 
-@pytest.mark.parametrize(("acts", "status"), [("bdd", node.DONE), ("bbd", node.DONE), ("bbb", node.SOME_ARE_NOT)])
+@pytest.mark.parametrize(("acts", "status"), [("bdd", DONE), ("bbd", DONE), ("bbb", node.SOME_ARE_NOT)])
 def test_a_training_job_ends_well_if_there_is_something_to_evaluate(store: Store, acts: str, status: int) -> None:
     """SLURM cancels the evaluation of a job that failed: one bad run must not keep the others from being evaluated."""
     submission = submitted(store, phase="train")
@@ -227,7 +228,7 @@ def test_a_training_job_ends_well_if_there_is_something_to_evaluate(store: Store
     assert attempts == [2 if act == "d" else 1 for act in acts], "what is not trained is not blamed for it again"
 
 
-@pytest.mark.parametrize(("phase", "status"), [("run", node.DONE), ("train", node.DONE)])
+@pytest.mark.parametrize(("phase", "status"), [("run", DONE), ("train", DONE)])
 def test_a_run_that_pauses_where_it_was_asked_to_is_left_so(store: Store, phase: str, status: int) -> None:
     """And so it is when SLURM starts its job again."""
     submission = submitted(store, phase=phase)
@@ -237,7 +238,7 @@ def test_a_run_that_pauses_where_it_was_asked_to_is_left_so(store: Store, phase:
     assert (found, workers.started) == (status, RUNS)
     assert causes(store.run(RUNS[0])) == ["completed"]
     found, workers = carried_out(submission, store, *([act] for act in acts))
-    assert (found, workers.started) == (node.DONE, [])
+    assert (found, workers.started) == (DONE, [])
     store.run(RUNS[0]).pause_at(300)
     _, workers = carried_out(submission, store, [done])
     assert workers.started == RUNS[:1], "it was let go on in the meantime"
@@ -323,7 +324,7 @@ def test_a_job_that_a_person_cancels_knows_it(store: Store, scontrol: list[str])
     assert one.work() == node.SOME_ARE_NOT
     assert causes(store.run(RUNS[0])) == ["cancelled"]
     assert scontrol == []
-    assert node.main(submission.folder) == node.DONE, "should SLURM start it again"
+    assert node.main(submission.folder) == DONE, "should SLURM start it again"
 
 
 def test_a_profile_may_forbid_to_queue_again(store: Store, scontrol: list[str]) -> None:
@@ -362,13 +363,13 @@ def test_a_run_that_another_submission_has_is_left_alone(store: Store) -> None:
     old = submitted(store)
     submitted(store)
     status, workers = carried_out(old, store, [done], [done], [done])
-    assert (status, workers.started) == (node.DONE, [])
+    assert (status, workers.started) == (DONE, [])
 
 
 def test_a_withdrawn_submission_starts_nothing(store: Store, capsys: pytest.CaptureFixture[str]) -> None:
     submission = submitted(store)
     submission.close("withdrawn")
-    assert node.main(submission.folder) == node.DONE
+    assert node.main(submission.folder) == DONE
     assert "withdrawn" in capsys.readouterr().err
     assert all(causes(store.run(run)) == [] for run in RUNS)
 
@@ -402,10 +403,10 @@ def test_training_and_evaluation_are_jobs_of_their_own(store: Store) -> None:
         return 0
 
     training = submitted(store, phase="train")
-    assert carried_out(training, store, [trained], [trained], [trained])[0] == node.DONE
+    assert carried_out(training, store, [trained], [trained], [trained])[0] == DONE
     table = training.intent.model_dump() | {"id": "later", "phase": "evaluate", "training": training.intent.id}
     evaluation = SubmissionLog(store).add(Intent.model_validate(table))
-    assert carried_out(evaluation, store, [done], [done], [done])[0] == node.DONE
+    assert carried_out(evaluation, store, [done], [done], [done])[0] == DONE
     assert all(json.loads(store.run(run).request.read_text())["phase"] == "evaluate" for run in RUNS)
 
 

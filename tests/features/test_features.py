@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,7 +15,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from harness.base.errors import StoreError
+from harness.base.errors import ModelError, StoreError
 from harness.config.captions import Captions
 from harness.config.data import ShapesData, WebdatasetData
 from harness.config.model import Model
@@ -131,18 +134,18 @@ def test_a_digest_of_captions_tells_where_they_end(tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("small_parts")
 def test_shards_threads_and_rot_end_in_the_same_files(tmp_path: Path, dataset: Dataset) -> None:
-    assert extraction(tmp_path / "whole", dataset).compute()
-    whole = arrays(tmp_path / "whole")
+    assert extraction(tmp_path / "whole" / "f", dataset).compute()
+    whole = arrays(tmp_path / "whole" / "f")
     assert len(whole) == 2 * 3 + 2
     for number in (2, 0):
-        assert not extraction(tmp_path / "shards", dataset, threads=3).compute((number, 3))
-    partial = tmp_path / "shards" / "image.npy.partial"
+        assert not extraction(tmp_path / "shards" / "f", dataset, threads=3).compute((number, 3))
+    partial = tmp_path / "shards" / "f" / "image.npy.partial"
     content = bytearray(partial.read_bytes())
     content[-1] ^= 1  # of the part that shard 2 has made
     partial.write_bytes(content)
-    assert not extraction(tmp_path / "shards", dataset).compute((1, 3))
-    assert extraction(tmp_path / "shards", dataset).compute((2, 3))
-    assert arrays(tmp_path / "shards") == whole
+    assert not extraction(tmp_path / "shards" / "f", dataset).compute((1, 3))
+    assert extraction(tmp_path / "shards" / "f", dataset).compute((2, 3))
+    assert arrays(tmp_path / "shards" / "f") == whole
 
 
 @pytest.mark.usefixtures("small_parts")
@@ -155,14 +158,88 @@ def test_damage_is_found(tmp_path: Path, dataset: Dataset) -> None:
     wanted = Wanted(tmp_path, dataset, SOURCES)
     files = [wanted.images, *map(wanted.file, SOURCES)]
     assert sum(file.stat().st_size - 128 for file in files) == before.bytes
-    assert growing.verify(tmp_path / "image.npy") == []
+    assert growing.damage(tmp_path / "image.npy", 96) == []
     content = bytearray((tmp_path / "image.npy").read_bytes())
     content[128 + 16 * 2 * 20] ^= 1
     (tmp_path / "image.npy").write_bytes(content)
-    assert growing.verify(tmp_path / "image.npy") == [0]
+    assert growing.damage(tmp_path / "image.npy", 96) == [0]
     (tmp_path / "image.npy").write_bytes(content[:-2])
+    assert growing.damage(tmp_path / "image.npy", 96) is None
     with pytest.raises(StoreError, match=r"image.npy: cannot be read .*delete it"):
         read_features(Wanted(tmp_path, dataset, SOURCES), {})
+
+
+def _changed(change: Callable[[Any], Any]) -> Callable[[Path, Path], None]:
+    return lambda file, _: np.save(file, change(np.load(file)))
+
+
+def _with_digests(file: Path, other: Path) -> None:
+    """Another source's features and their digests in place of these."""
+    shutil.copyfile(other, file)
+    shutil.copyfile(other.with_suffix(".json"), file.with_suffix(".json"))
+
+
+DAMAGES: dict[str, Callable[[Path, Path], object]] = {
+    "NaN": _changed(lambda array: array * np.float16("nan")),
+    "signs": _changed(lambda array: -array),
+    "one sign": _changed(lambda array: np.where(np.arange(array.size).reshape(array.shape) == 5, -array, array)),
+    "order": _changed(lambda array: array[::-1]),
+    "rows": _changed(lambda array: array[:-1]),
+    "width": _changed(lambda array: array[:, :-1]),
+    "type": _changed(lambda array: array.astype(np.float32)),
+    "cut": lambda file, _: file.write_bytes(file.read_bytes()[:-9]),
+    "empty": lambda file, _: file.write_bytes(b""),
+    "no digests": lambda file, _: file.with_suffix(".json").unlink(),
+    "damaged digests": lambda file, _: file.with_suffix(".json").write_text('{"rows": 96}'),
+    "another array": lambda file, other: shutil.copyfile(other, file),
+    "another array with its digests": _with_digests,
+}
+
+
+@pytest.mark.usefixtures("small_parts")
+@pytest.mark.parametrize("place", ["image", "captions"])
+@pytest.mark.parametrize("name", DAMAGES)
+def test_damaged_features_are_computed_again(
+    tmp_path: Path, dataset: Dataset, capsys: pytest.CaptureFixture[str], name: str, place: str
+) -> None:
+    captions = Captions(source=("captioner", "captioner_b"), count=2)
+    towers = build_towers(Model(name="small", config=CONFIG)).eval()
+    teacher_features(tmp_path, dataset, captions, lambda: towers, CPU)
+    whole, wanted = arrays(tmp_path), Wanted(tmp_path, dataset, ("raw", "captioner", "captioner_b"))
+    files = {"image": wanted.images, "captions": wanted.file("captioner")}
+    DAMAGES[name](files[place], wanted.file("captioner_b"))
+    capsys.readouterr()
+    teacher_features(tmp_path, dataset, captions, lambda: towers, CPU)
+    assert arrays(tmp_path) == whole
+    assert f"{files[place]} is damaged" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("how", ["cut", "swapped", "edited", "of an earlier version"])
+def test_where_captions_are_is_found_again(tmp_path: Path, dataset: Dataset, how: str) -> None:
+    wanted = Wanted(tmp_path, dataset, ("raw", "captioner"))
+    tmp_path.mkdir(exist_ok=True)
+    whole, other = wanted.distinct("captioner"), wanted.distinct("raw")
+    file = tmp_path / f"{wanted.stem('captioner')}.rows.npz"
+    match how:
+        case "cut":
+            file.write_bytes(file.read_bytes()[:-40])
+        case "swapped":
+            shutil.copyfile(tmp_path / f"{wanted.stem('raw')}.rows.npz", file)
+        case "edited":
+            content = dict(np.load(file))
+            np.savez(file, **content | {"rows": content["rows"][::-1]})
+        case _:
+            np.savez(file, rows=other.rows, starts=other.starts)
+    found = wanted.distinct("captioner")
+    assert all(np.array_equal(getattr(found, name), getattr(whole, name)) for name in ("rows", "starts", "first"))
+
+
+def test_a_teacher_without_finite_features_is_refused(tmp_path: Path, dataset: Dataset) -> None:
+    towers = build_towers(Model(name="small", config=CONFIG)).eval()
+    with torch.no_grad():
+        next(towers.parameters()).fill_(torch.nan)
+    with pytest.raises(ModelError, match=r"features of rows 0 to .* are not finite; check the teacher's weights"):
+        teacher_features(tmp_path, dataset, Captions(), lambda: towers, CPU)
 
 
 SCRIPT = """

@@ -12,6 +12,7 @@ from harness.config.data import Data
 from harness.config.experiment import Experiment
 from harness.planning.plan import Inspect, Plan, make_plan
 from harness.runs.identity import digest
+from harness.runs.planned import PlannedRun
 from harness.runs.record import Cost, DataReport, EvaluationResult, Record
 
 SMALL = """
@@ -49,6 +50,10 @@ BASE: dict[str, Any] = {
 }
 
 
+PLANNED: dict[str, PlannedRun] = {}
+"""The runs of all plans made here."""
+
+
 def write(folder: Path, files: Mapping[str, str] | None = None, **more: str) -> Path:
     """Write TOML files into `folder`: the small project with an ablation, some of its files replaced."""
     texts = {"small.toml": SMALL, "teacher.toml": TEACHER, "ablation.toml": ABLATION, "harness.toml": 'store = "store"'}
@@ -77,11 +82,15 @@ def ablation(arms: Mapping[str, Any] | None = None, **more: Any) -> Ablation:
 
 
 def plan_of(one: Ablation, samples: int = 8192) -> Plan:
-    return make_plan(one, name="made", where="made.toml", inspect=looked_at(samples))
+    plan = make_plan(one, name="made", where="made.toml", inspect=looked_at(samples))
+    PLANNED.update(plan.runs)
+    return plan
 
 
-def record(run_id: str, *, requests: Mapping[str, str] | None = None, steps: int = 300) -> Record:
-    """A record of a run that was measured on the sets of `requests` (name to key)."""
+def record(run: str | PlannedRun, *, requests: Mapping[str, str] | None = None) -> Record:
+    """A record of a run (of a plan that was made here, if it is an id), measured on the sets of `requests`."""
+    run = PLANNED[run] if isinstance(run, str) else run
+    steps, batch = run.steps, run.experiment.train.global_batch_size
     evaluations = [
         EvaluationResult.model_validate(
             {
@@ -96,14 +105,14 @@ def record(run_id: str, *, requests: Mapping[str, str] | None = None, steps: int
         for name, key in (requests or {}).items()
     ]
     return Record(
-        run_id=run_id,
+        run_id=run.id,
         attempts=1,
         started_at=1.0,
         ended_at=2.0,
         steps=steps,
-        samples_seen=steps * 128,
-        epochs=1.0,
-        data=DataReport(fingerprint="f", samples=8192),
+        samples_seen=steps * batch,
+        epochs=steps / (8192 // batch),
+        data=DataReport(fingerprint=run.identity.fingerprint, samples=8192),
         final={"loss": 1.0},
         evaluations=tuple(evaluations),
         cost=Cost(duration_s=60.0, evaluation_s=1.0, images_per_s=640.0, peak_memory_gb=1.0, device="cpu", threads=1),

@@ -112,7 +112,7 @@ def test_a_wrong_command_line_says_how_to_get_help(capsys: pytest.CaptureFixture
 
 def test_help_names_every_verb(capsys: pytest.CaptureFixture[str]) -> None:
     code, out, _ = harness(capsys, "--help")
-    verbs = ["check", "plan", "run", "status", "cancel", "logs", "report", "compare", "eval", "ui", "doctor", "schema"]
+    verbs = ["check", "plan", "run", "status", "cancel", "logs", "report", "compare", "eval", "verify", "ui", "doctor"]
     assert code == 0
     assert all(f"\n  {verb} " in out for verb in verbs)
 
@@ -126,7 +126,7 @@ def finish(plan: Plan, store: Store, run_id: str) -> None:
     run, settings = plan.runs[run_id], Project.at(store.root.parent).settings
     folder = store.run(run_id)
     folder.prepare(run.identity, Request.of(run.experiment, run_id, run.teacher, settings, 1).model_dump(mode="json"))
-    folder.finish(record(run_id, requests={"shapes": evaluation_key(run.experiment.evaluation, "shapes")}))
+    folder.finish(record(run, requests={"shapes": evaluation_key(run.experiment.evaluation, "shapes")}))
 
 
 def test_plan(spec: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -200,10 +200,10 @@ def test_status_of_a_damaged_run(spec: Path, capsys: pytest.CaptureFixture[str],
     folder = store.run(next(iter(plan.runs)))
     folder.path.mkdir(parents=True)
     (folder.path / name).write_text(content)
-    code, _, said = harness(capsys, "status", spec)
-    assert code == 2
-    assert said.startswith(f"harness: {folder.path / name}: ")
-    assert said.count("\n") == 1
+    code, out, _ = harness(capsys, "status", spec)
+    assert code == 1
+    assert f"\n{folder.id}: {folder.path / name}: " in out
+    assert "1 failed, 5 missing" in out
 
 
 def test_logs(spec: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -52,7 +52,7 @@ def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def finished(run: PlannedRun, *sets: str) -> Any:
     evaluation = run.experiment.evaluation
-    return record(run.id, requests={name: evaluation_key(evaluation, name) for name in sets or evaluation.sets})
+    return record(run, requests={name: evaluation_key(evaluation, name) for name in sets or evaluation.sets})
 
 
 Script = Mapping[str, Sequence[Cause | int]]
@@ -274,12 +274,15 @@ def test_a_request_to_stop_between_two_starts_comes_before_the_second(store: Sto
     assert len(workers.started) == 1
 
 
-def test_a_changed_default_is_told_before_anything_is_started(store: Store) -> None:
+def test_a_changed_default_is_told_and_stops_no_other_run(store: Store) -> None:
     carried_out(executor(PLAN, store)[0])
     folder = store.run(RUNS["a1"])
     folder.spec.write_text(folder.spec.read_text().replace('"beta2": 0.98', '"beta2": 0.95'))
-    with pytest.raises(StoreError, match=r"train.optimiser.beta2 0.95 -> 0.98"):
-        executor(PLAN, store)
+    one, workers = executor(PLAN, store)
+    last = carried_out(one)
+    assert last.done == last.total - 1
+    assert "train.optimiser.beta2 0.95 -> 0.98" in last.failed[RUNS["a1"]].message
+    assert workers.started == []
 
 
 def test_a_full_disk_is_named_at_once(store: Store) -> None:

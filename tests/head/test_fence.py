@@ -15,7 +15,7 @@ from harness.runs import store as stores
 from harness.runs.attempts import Attempts
 from harness.runs.record import Failure
 from harness.runs.store import RunFolder
-from tests.head.made import record
+from tests.head.made import ablation, plan_of, record
 
 
 def _begin(folder: Path, count: int) -> list[int]:
@@ -36,10 +36,11 @@ def test_old_folders_go_on_counting(tmp_path: Path) -> None:
         assert number == 4
 
 
-WRITES: dict[str, Callable[[RunFolder], None]] = {
+(RUN,) = plan_of(ablation({"plain": {}}, seeds=1)).runs.values()
+WRITES: dict[str, Callable[[RunFolder], object]] = {
     "metrics": lambda folder: folder.append_metrics(1, {"loss": 1.0}),
-    "trimmed metrics": lambda folder: folder.keep_metrics_until(0),
-    "record": lambda folder: folder.finish(record(folder.id)),
+    "trimmed metrics": lambda folder: folder.restore_metrics(0, None),
+    "record": lambda folder: folder.finish(record(RUN)),
     "failure": lambda folder: folder.fail(Failure(cause="crashed", message="", attempt=1, ended_at=1.0)),
     "progress": lambda folder: write_json(folder.progress, {"step": 9}),
     "checkpoint": lambda folder: write_json(folder.checkpoint, {}),

@@ -165,7 +165,7 @@ def test_a_run_on_a_full_disk(small_disk: Path) -> None:
             name: content for name, content in before.items() if name != "metrics.jsonl"
         }
         assert folder.step_metrics()[0].values == {"loss": 1.0}
-        folder.keep_metrics_until(1)
+        folder.restore_metrics(1, None)
         folder.finish(record(run.id))
     assert folder.record().run_id == run.id
     assert [line.step for line in folder.step_metrics()] == [1]

@@ -12,8 +12,9 @@ import numpy as np
 from harness.config.ablation import Ablation
 from harness.config.experiment import Experiment
 from harness.planning.plan import Plan, make_plan
+from harness.runs.planned import PlannedRun
 from harness.runs.record import Cost, DataReport, EvaluationResult, Failure, Metric, Record
-from harness.runs.store import Store
+from harness.runs.store import RunFolder, Store
 
 DATA = DataReport(fingerprint="5a3c9e01b7d2", samples=8192, rejected={"no caption": 12})
 VERSIONS = {"python": "3.11.7", "torch": "2.15.0", "open_clip": "3.3.0", "harness": "0.1.0", "commit": "1a2b3c4"}
@@ -65,6 +66,8 @@ QUICKSTART = {
         },
     ],
 }
+PLANNED: dict[str, PlannedRun] = {}
+"""The runs of all plans made here: their records need their specs beside them."""
 LEVELS = {"clip": 0.258, "raw_mined": 0.362, "sampled": 0.477, "all": 0.614, "fff": 0.543}
 
 
@@ -80,7 +83,9 @@ def plan_of(
     train = {"global_batch_size": batch, "duration": f"{steps} steps"}
     base = Experiment.model_validate({"train": train, "evaluation": {"sets": list(sets)}})
     ablation = Ablation.model_validate({**table, "experiment": base})
-    return make_plan(ablation, name=name, where="made.toml", inspect=lambda _: DATA)
+    plan = make_plan(ablation, name=name, where="made.toml", inspect=lambda _: DATA)
+    PLANNED.update(plan.runs)
+    return plan
 
 
 def record_of(run_id: str, metrics: Mapping[str, float], **changes: Any) -> Record:
@@ -121,11 +126,22 @@ def evaluations(metrics: Mapping[str, float], protocol_id: str = "p1") -> tuple[
     )
 
 
+def begin(store: Store, run_id: str) -> RunFolder:
+    """A run's folder with its frozen spec."""
+    store.run(run_id).prepare(PLANNED[run_id].identity, {})
+    return store.run(run_id)
+
+
 def finish(store: Store, run_id: str, metrics: Mapping[str, float], **changes: Any) -> Record:
-    """Write the record of a finished run."""
-    record = record_of(run_id, metrics, **changes)
-    store.run(run_id).finish(record)
-    return record
+    """Write spec and record of a finished run."""
+    run = PLANNED[run_id]
+    steps, batch = run.steps, run.experiment.train.global_batch_size
+    data = changes.get("data", DATA)
+    amounts = {"steps": steps, "samples_seen": steps * batch, "epochs": steps / (data.samples // batch)}
+    record = record_of(run_id, metrics, **{**amounts, **changes})
+    folder = begin(store, run_id)
+    folder.finish(record)
+    return folder.record()
 
 
 def fail(store: Store, run_id: str, cause: str, message: str) -> None:
@@ -150,8 +166,8 @@ def fill(plan: Plan, store: Store, levels: Mapping[str, float], *, skip: Iterabl
             "shapes/acc1": accuracy,
             "shapes/acc5": min(0.99, accuracy + 0.3),
             "shapes/mean_per_class_recall": accuracy - 0.004,
-            "shapes_retrieval/image_retrieval_recall@1": accuracy * 1.12,
-            "shapes_retrieval/text_retrieval_recall@1": accuracy * 1.05,
+            "shapes_retrieval/image_retrieval_recall@1": min(accuracy * 1.12, 0.99),
+            "shapes_retrieval/text_retrieval_recall@1": min(accuracy * 1.05, 0.99),
         }
         captions = experiment.captions.per_image
         cost = Cost(
@@ -162,21 +178,22 @@ def fill(plan: Plan, store: Store, levels: Mapping[str, float], *, skip: Iterabl
             device="cpu",
             threads=1,
         )
-        finish(store, run_id, metrics, final=final, cost=cost)
         _curves(store, run_id, final, accuracy, rng)
+        finish(store, run_id, metrics, final=final, cost=cost)
     for run in plan.runs.values():
         if run.role == "teacher":
-            finish(store, run.id, {"shapes/acc1": 0.974}, steps=1000, samples_seen=128000, epochs=15.6)
+            finish(store, run.id, {"shapes/acc1": 0.974})
 
 
 def _curves(store: Store, run_id: str, final: Mapping[str, float], accuracy: float, rng: np.random.Generator) -> None:
+    folder = begin(store, run_id)
     for step in range(10, 301, 10):
         done = step / 300
         values = {"loss": final["loss"] + 4 * math.exp(-4 * done) + float(rng.normal(0, 0.05))}
         values |= {key: final[key] * (0.9 + 0.1 * done) for key in ("mining_precision",) if key in final}
         if step % 50 == 0:
             values["shapes/acc1"] = accuracy * done**1.5
-        store.run(run_id).append_metrics(step, values)
+        folder.append_metrics(step, values)
 
 
 def quickstart(root: Path, **fields: Any) -> tuple[Plan, Store]:

@@ -14,7 +14,7 @@ from harness.reporting.sections.budgets import at, budget_table
 from harness.reporting.sections.document import Document
 from harness.runs.record import Cost
 from harness.runs.store import Store
-from tests.reporting.made import finish, plan_of
+from tests.reporting.made import begin, finish, plan_of
 
 POINTS = st.lists(st.tuples(st.integers(0, 5), st.integers(0, 5)), min_size=1, max_size=8)
 
@@ -61,11 +61,11 @@ def longer(root: Path, *, every: bool = True) -> Document:
     plan, store = plan_of(table), Store(root)
     for seed in range(2):
         ours, theirs = plan.cells["long", seed], plan.cells["short", seed]
+        begin(store, theirs).append_metrics(100, {"shapes/acc1": 0.1})
         finish(store, theirs, {"shapes/acc1": 0.30 + 0.01 * seed}, cost=cost(60, 2e15))
-        store.run(theirs).append_metrics(100, {"shapes/acc1": 0.1})
-        finish(store, ours, {"shapes/acc1": 0.60}, cost=cost(180, 4e15), steps=600, samples_seen=76800)
         for step in (100, 200, 300, 400, 500):
-            store.run(ours).append_metrics(step, {"shapes/acc1": step / 1000 + 0.002 * seed})
+            begin(store, ours).append_metrics(step, {"shapes/acc1": step / 1000 + 0.002 * seed})
+        finish(store, ours, {"shapes/acc1": 0.60}, cost=cost(180, 4e15))
     return Document(collect(plan, store))
 
 

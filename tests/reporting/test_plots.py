@@ -138,6 +138,8 @@ def test_curves_are_means_over_seeds_at_common_steps(tmp_path: Path) -> None:
         for step in steps:
             store.run(plan.cells["a", seed]).append_metrics(step, {"loss": step + seed})
     store.run(plan.cells["b", 0]).append_metrics(10, {"loss": 1.0})
+    for run_id in (*plan.ids("a").values(), plan.cells["b", 0]):
+        finish(store, run_id, {"shapes/acc1": 0.5})
     found = read_curves(collect(plan, store), ["a", "b"], ["loss", "shapes/acc1"])
     assert list(found) == ["loss"]
     (curve,) = found["loss"]
@@ -150,6 +152,7 @@ def test_long_curves_are_averaged(tmp_path: Path) -> None:
     plan, store = simple(tmp_path, {"a": [0.5]})
     lines = [f'{{"step": {step}, "time": 0, "values": {{"loss": {step % 7}}}}}\n' for step in range(1000)]
     store.run(plan.cells["a", 0]).metrics.write_text("".join(lines))
+    finish(store, plan.cells["a", 0], {"shapes/acc1": 0.5})
     (curve,) = read_curves(collect(plan, store), ["a"], ["loss"])["loss"]
     assert len(curve.mean) == MOST_POINTS
     assert curve.mean.mean() == pytest.approx(np.mean([step % 7 for step in range(1000)]))

@@ -31,7 +31,6 @@ def alone(root: Path, metric: str = "shapes/acc1", *, protocol: str = "shapes-p1
     set_name = metric.partition("/")[0]
     for (arm, seed), run_id in plan.cells.items():
         right = RANKS[arm] == 1
-        finish(store, run_id, {metric: float(right.mean()) + 0.01 * seed})
         shuffled = np.random.default_rng(len(arm)).permutation(N)
         keys = np.array([f"s{number:04}" for number in shuffled], dtype=object)
         columns = {"key": keys, "label": shuffled, "prediction": shuffled, "rank": RANKS[arm][shuffled]}
@@ -41,7 +40,8 @@ def alone(root: Path, metric: str = "shapes/acc1", *, protocol: str = "shapes-p1
             columns = {"direction": directions, "key": images, "caption": shuffled % 5, "rank": RANKS[arm][shuffled]}
         task = "zeroshot_retrieval" if "retrieval" in metric else "zeroshot_classification"
         outcomes = Outcomes(set_name, task, protocol, columns)  # type: ignore[arg-type]
-        write_outcomes(store.run(run_id).outcomes / f"{set_name}.parquet", outcomes)
+        write_outcomes(store.run(run_id).outcomes, outcomes)
+        finish(store, run_id, {metric: float(right.mean()) + 0.01 * seed})
     return Document(collect(plan, store))
 
 
@@ -75,7 +75,7 @@ def test_other_protocols_more_seeds_and_lost_files_make_no_such_table(tmp_path: 
     document = alone(
         tmp_path, protocol="another" if change == "protocol" else "shapes-p1", seeds=2 if change == "seeds" else 1
     )
-    file = document.results.runs[0].folder.outcomes / "shapes.parquet"
+    file = document.results.runs[0].folder.outcomes / "shapes.shapes-p1.parquet"
     if change == "damaged":
         file.write_bytes(file.read_bytes()[:40])
     if change == "missing":

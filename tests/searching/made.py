@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -162,8 +163,8 @@ def record(folder: RunFolder, one: Experiment) -> Record:
         ended_at=2.0,
         steps=STEPS,
         samples_seen=STEPS * 16,
-        epochs=1.0,
-        data=DataReport(fingerprint="f", samples=96),
+        epochs=STEPS / 6,
+        data=DataReport(fingerprint=json.loads(folder.spec.read_text())["identity"]["data"]["fingerprint"], samples=96),
         final={"loss": 1.0},
         evaluations=(EvaluationResult.model_validate(table | {"metrics": metrics}),),
         cost=Cost(

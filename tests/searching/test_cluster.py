@@ -37,7 +37,7 @@ def _at_once(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def legs(one: Driver) -> dict[str, int]:
     """By run: how often its training was begun, or gone on with after a pause, by what the search decided."""
-    resumed = Counter(event["number"] for event in one.folder.events() if event["event"] == "resumed")
+    resumed = Counter(event["number"] for event in one.folder.events().values() if event["event"] == "resumed")
     return {run: 1 + resumed[trial.number] for trial in tried(one) for run in one.run_ids(trial.number)}
 
 

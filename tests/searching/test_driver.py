@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from harness.base.errors import StoreError
+from harness.base.errors import SpecError, StoreError
 from harness.config.strategy import LadderPolicy
 from harness.planning.workspace import Project
 from harness.searching.driver import Driver
 from harness.searching.page import as_html
-from harness.searching.report import render
+from harness.searching.report import doubts, render
+from harness.searching.session import SearchRequest
 from tests.searching.made import (
     LR,
     SHARE,
@@ -123,13 +126,84 @@ def test_a_torn_event_and_a_damaged_journal_are_mended_and_said(at: Project) -> 
     study_equals_records(again)
 
 
-def test_a_line_damaged_in_the_middle_is_one_sentence(at: Project) -> None:
+def edited(lines: list[str], event: str, **fields: Any) -> list[str]:
+    """The lines, with other fields in the first one of this kind."""
+    place = next(place for place, line in enumerate(lines) if json.loads(line)["event"] == event)
+    return [*lines[:place], json.dumps(json.loads(lines[place]) | fields), *lines[place + 1 :]]
+
+
+EVENTS: dict[str, tuple[Callable[[list[str]], list[str]], str]] = {
+    "garbled": (lambda lines: [lines[0], "{", *lines[1:]], "line 2 is damaged"),
+    "deep": (lambda lines: [lines[0], "[" * 100_000, *lines[1:]], "line 2 is damaged"),
+    "each twice": (lambda lines: [line for line in lines for _ in range(2)], "repeats configuration 0"),
+    "of another program": (lambda lines: [*lines, '{"op_code": 5}'], "is of no known kind"),
+    "of the future": (lambda lines: [*lines, '{"event": "moved", "number": 0}'], "is of no known kind"),
+    "a lost beginning": (lambda lines: [lines[0], *lines[2:]], "is of configuration 0, whose beginning is missing"),
+    "a lost report": (lambda lines: [line for line in lines if '"level": 2' not in line], ""),
+    "outside the space": (lambda lines: edited(lines, "asked", values={LR: 7.0, SHARE: 0.8}), "is outside the search"),
+    "another space": (lambda lines: edited(lines, "asked", values={LR: 0.01}), "has other fields than the search"),
+    "another value": (lambda lines: edited(lines, "asked", values={LR: 0.01, SHARE: 0.8}), "not those of its runs"),
+    "no values": (lambda lines: edited(lines, "asked", values=None), "lacks a field"),
+    "no result": (lambda lines: edited(lines, "complete", final=[]), "has 0 results for 1 objectives"),
+    "text": (lambda lines: edited(lines, "complete", final=["best"]), "lacks a field, or has one of another type"),
+}
+
+
+@pytest.mark.parametrize("name", EVENTS)
+def test_lines_that_do_not_fit_are_left_out_and_the_search_goes_on(at: Project, name: str) -> None:
+    one = driver(search(**STRATEGIES["median"]), at)
+    carried_out(one, 12)
+    damage, said = EVENTS[name]
+    before = "".join(f"{line}\n" for line in damage(one.folder.log.read_text().splitlines()))
+    one.folder.log.write_text(before)
+    looked = Driver(search(**STRATEGIES["median"]), "made", at, here_with(at), only_look=True)
+    assert one.folder.log.read_text() == before
+    assert render(looked)
+    again = driver(search(**STRATEGIES["median"]), at)
+    sentences = again.folder.repaired
+    assert any(said in one for one in sentences) if said else not sentences
+    assert all(one.startswith(str(again.folder.log)) for one in sentences)
+    if said:
+        assert again.folder.log.with_suffix(".damaged").read_text() == before
+    carried_out(again)
+    assert again.is_over
+    assert len(tried(again)) == 12
+    study_equals_records(again)
+    assert driver(search(**STRATEGIES["median"]), at).folder.repaired == []
+
+
+def test_a_result_that_was_edited_is_told(at: Project) -> None:
     one = driver(search(), at)
-    carried_out(one, 3)
+    carried_out(one)
+    assert doubts(one) == []
     lines = one.folder.log.read_text().splitlines()
-    one.folder.log.write_text("\n".join([lines[0], "{", *lines[1:]]) + "\n")
-    with pytest.raises(StoreError, match="line 2 is damaged"):
-        driver(search(), at)
+    one.folder.log.write_text("".join(f"{line}\n" for line in edited(lines, "complete", final=[0.99])))
+    found = driver(search(), at)
+    (sentence,) = doubts(found)
+    assert "trials.jsonl says 0.9900, the records 0." in sentence
+    assert sentence in render(found)
+
+
+def test_a_damaged_record_is_told_by_the_report_and_is_no_warm_start(at: Project) -> None:
+    one = driver(search(), at)
+    carried_out(one)
+    (run_id,) = one.run_ids(0)
+    at.store.run(run_id).record_file.write_text("{")
+    (sentence,) = doubts(driver(search(), at))
+    assert sentence.startswith("configuration 0: ")
+    assert sentence in render(driver(search(), at))
+    fresh = Driver(search(), "another", at, here_with(at))
+    (left_out,) = fresh.configurations.left_out
+    assert str(at.store.run(run_id).record_file) in left_out
+    assert sum(trial.source == "warm start" for trial in tried(fresh)) == 11
+
+
+@pytest.mark.parametrize("budget", [{"steps": 1}, {"steps": STEPS - 1}])
+def test_a_budget_that_allows_nothing_is_refused(at: Project, budget: dict[str, int]) -> None:
+    request = SearchRequest(search(budget=budget), "made", at, "inline", where="search.toml")
+    with pytest.raises(SpecError, match=r"search.toml: budget: is smaller than one configuration of 8 steps.*raise it"):
+        request.carry_out()
+    assert not driver(search(budget={"steps": STEPS}), at).allows_nothing
 
 
 def test_another_search_under_the_same_name_is_refused_with_the_difference(at: Project) -> None:

@@ -173,7 +173,9 @@ def _steps(folder: RunFolder) -> list[dict[str, float]]:
 
 def check_attempts(hunt: Hunt, driver: Driver) -> Counter[str]:
     """Every attempt has its cause, and a run was completed once, or once for each time that it was gone on with."""
-    resumed = Counter(event["number"] for event in driver.folder.events(only_look=True) if event["event"] == "resumed")
+    resumed = Counter(
+        event["number"] for event in driver.folder.events(only_look=True).values() if event["event"] == "resumed"
+    )
     legs = {run: 1 + resumed[trial.number] for trial in tried(driver) for run in driver.run_ids(trial.number)}
     causes: Counter[str] = Counter()
     for folder in hunt.runs():

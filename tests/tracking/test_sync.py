@@ -125,7 +125,7 @@ def test_a_run_that_resumed_looks_like_one_that_was_never_stopped(finished: Plac
     folder.record_file.unlink()
     sync(finished.plan, finished.store, finished.uri)
     assert status(finished, folder.id) == "KILLED"
-    folder.keep_metrics_until(190)
+    folder.restore_metrics(190, None)
     begin(folder, finished.plan, 30, first=20, start=START + 100)
     folder.finish(record_of(folder.id, ended=START + 200))
     sync(finished.plan, finished.store, finished.uri)

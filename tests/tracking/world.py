@@ -12,6 +12,7 @@ from typing import Any
 from harness.config.ablation import Ablation
 from harness.config.experiment import Experiment
 from harness.planning.plan import Plan, make_plan
+from harness.runs.planned import PlannedRun
 from harness.runs.record import Cost, DataReport, EvaluationResult, Failure, Metric, Record, StepMetrics
 from harness.runs.store import RunFolder, Store
 
@@ -29,13 +30,19 @@ ARMS: dict[str, Any] = {
 }
 
 
+PLANNED: dict[str, PlannedRun] = {}
+"""The runs of all plans made here."""
+
+
 def plan_of(arms: Mapping[str, Any] = ARMS, *, name: str = "quickstart", seeds: int = 2) -> Plan:
     """A plan on a made-up data set of 8,192 samples."""
     train = {"global_batch_size": 128, "duration": "300 steps"}
     base = Experiment.model_validate({"train": train, **SETS})
     table = {"question": "Does mining help?", "baseline": "clip", "seeds": seeds, "primary": "shapes/acc1"}
     ablation = Ablation.model_validate({**table, "arms": arms, "experiment": base})
-    return make_plan(ablation, name=name, where="made.toml", inspect=lambda _: DATA)
+    plan = make_plan(ablation, name=name, where="made.toml", inspect=lambda _: DATA)
+    PLANNED.update(plan.runs)
+    return plan
 
 
 def begin(folder: RunFolder, plan: Plan, lines: int, *, first: int = 0, start: float = START) -> None:
@@ -53,6 +60,7 @@ def begin(folder: RunFolder, plan: Plan, lines: int, *, first: int = 0, start: f
 
 def record_of(run_id: str, *, seed: int = 0, ended: float = START + 60, protocol: str = "p1", **more: float) -> Record:
     """A record with a classification and a retrieval set; `more` are further metrics of the classification."""
+    steps = PLANNED[run_id].steps
     acc1 = {"acc1": Metric(value=0.25 + seed / 3, standard_error=0.0125, samples=1000)}
     acc1 |= {name: Metric(value=value, samples=1000) for name, value in more.items()}
     recall = {"image_retrieval_recall@5": Metric(value=0.5 + seed / 7, samples=500)}
@@ -68,9 +76,9 @@ def record_of(run_id: str, *, seed: int = 0, ended: float = START + 60, protocol
         attempts=1,
         started_at=START,
         ended_at=ended,
-        steps=300,
-        samples_seen=38400,
-        epochs=4.6875,
+        steps=steps,
+        samples_seen=steps * 128,
+        epochs=steps / 64,
         data=DATA,
         final={"loss": 0.5, "mining_precision": 0.875},
         evaluations=tuple(evaluations),

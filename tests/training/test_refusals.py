@@ -54,7 +54,7 @@ def test_spikes_stand_in_a_file_and_are_dropped_with_the_metrics_behind_a_checkp
         folder.append_spike(asdict(Spike(step, 9.0, 2.0, [1, 2])))
     with folder.spikes.open("a") as stream:
         stream.write('{"step": 5')
-    folder.keep_metrics_until(7)
+    folder.restore_metrics(7, None)
     assert [json.loads(line)["step"] for line in folder.spikes.read_text().splitlines()] == [3, 7]
 
 

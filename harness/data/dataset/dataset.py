@@ -17,12 +17,13 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from harness.base.errors import DataError
-from harness.config.data import Data, EmbeddedWorld, FileSpec, unknown_data
+from harness.base.log import say
+from harness.config.data import Data, EmbeddedWorld, FileData, FileSpec, unknown_data
 from harness.data.dataset import pictures
-from harness.data.dataset.index import INDEX, ROWS, pseudo_column
+from harness.data.dataset.index import INDEX, ROWS, is_damaged, pseudo_column
 from harness.data.dataset.pictures import BadImageError
 from harness.data.sources import arrow
-from harness.data.sources.inspection import Indexed, indexed, inspect_data
+from harness.data.sources.inspection import REPORT, Indexed, indexed, inspect_data
 from harness.data.synthetic.embedded import home
 from harness.data.synthetic.materialise import as_files
 from harness.data.synthetic.truth import TRUTH, Truth, load_truth
@@ -40,12 +41,22 @@ def open_dataset(data: Data, cache: Path) -> Dataset:
     """
     match data:
         case EmbeddedWorld():
-            index = indexed(as_files(data, cache), cache)
+            index = _sound(as_files(data, cache), cache)
             return Dataset(index._replace(report=inspect_data(data, cache)), load_truth(home(data, cache) / TRUTH))
         case FileSpec():
-            return Dataset(indexed(data, cache), None)
+            return Dataset(_sound(data, cache), None)
         case _:
             raise unknown_data(data)
+
+
+def _sound(data: FileData, cache: Path) -> Indexed:
+    """The index of `data`, built again if it is damaged."""
+    found = indexed(data, cache)
+    if is_damaged(found.folder):
+        say(f"the index {found.folder} is damaged: the data is read again")
+        (found.folder / REPORT).unlink(missing_ok=True)
+        found = indexed(data, cache)
+    return found
 
 
 class Dataset:

@@ -22,7 +22,8 @@ from harness.runs.record import DataReport
 from harness.runs.versions import unreadable
 
 _VERSION = 2
-_REPORT = "report.json"
+REPORT = "report.json"
+"""What an index says of its data; an index without it is built."""
 FIRST_UNPACKED = "images-00000"
 """The embedded images of the first table, once written to a plain file."""
 
@@ -71,14 +72,14 @@ def indexed(data: FileData, cache: Path) -> Indexed:
     """The index of `data`, built unless it is there. Raises as `inspect_data`."""
     files = FilesOf.find(data, cache)
     folder = cache / f"index-{_state(data, files)}"
-    if not _is_current(folder / _REPORT, files.root):
+    if not _is_current(folder / REPORT, files.root):
         _build(data, files, folder)
-    stored = read_json(folder / _REPORT)
+    stored = read_json(folder / REPORT)
     root = folder if stored["unpacked"] else files.root
     try:
         report = DataReport.model_validate(stored["report"])
     except ValidationError as error:
-        raise unreadable(error, folder / _REPORT, "delete its folder: the data is read again") from None
+        raise unreadable(error, folder / REPORT, "delete its folder: the data is read again") from None
     return Indexed(folder, root, report, tuple(stored["sources"]), stored["joined"], files, stored["unpacked"])
 
 
@@ -96,7 +97,7 @@ def _build(data: FileData, files: FilesOf, folder: Path) -> None:
     report = DataReport(fingerprint=summary.fingerprint, samples=summary.samples, rejected=summary.rejected)
     suspects = {location: _stamp(files.root / location) for location in summary.suspects}
     write_json(
-        folder / _REPORT,
+        folder / REPORT,
         {
             "report": report.model_dump(mode="json"),
             "sources": list(summary.sources),

@@ -13,10 +13,11 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Protocol
 
+from harness.base.errors import StoreError
 from harness.base.exit_status import DISK_FULL
 from harness.base.machine import gpu_count
 from harness.execute.executor import Progress
-from harness.execute.life import Action, Decision, Facts, Life, decide
+from harness.execute.life import Action, Decision, Facts, Life, damaged, decide
 from harness.execute.local.processes import Ended
 from harness.planning.completeness import Completeness, broken_promise
 from harness.planning.plan import Plan
@@ -73,7 +74,8 @@ class LocalExecutor:
         """The step after which a run has to pause, by run id."""
         self._elsewhere: tuple[str, ...] = ()
         self._checked_at = -OTHERS_EVERY_S
-        self._open = {run.id for run in plan.runs.values() if not self._completeness.is_complete(run)}
+        self._open = set(plan.runs)
+        self._open -= {run.id for run in plan.runs.values() if self._is_over(run)}
         # Teachers come first. Otherwise workers would be idle at the end, waiting for a teacher that started late.
         awaited = {run.teacher for run in plan.runs.values()}
         self._order = sorted(plan.runs.values(), key=lambda run: run.id not in awaited)
@@ -90,7 +92,7 @@ class LocalExecutor:
         if (folder := self._store.run(run.id)).is_locked():
             folder.pause_at(until)  # a worker that outlived its command still has its old limit
         self._failed.pop(run.id, None)
-        if not self._completeness.is_complete(run):
+        if not self._is_over(run):
             self._open.add(run.id)
 
     def pause(self, run_id: str, step: int) -> None:
@@ -149,7 +151,11 @@ class LocalExecutor:
         return decision
 
     def _facts(self, run: PlannedRun, status: int | None) -> Facts:
-        folder, missing = self._store.run(run.id), self._completeness.missing(run)
+        folder = self._store.run(run.id)
+        try:
+            missing = self._completeness.missing(run)
+        except StoreError as error:
+            return damaged(error)
         is_locked, until = bool(missing) and folder.is_locked(), self._until.get(run.id)
         step = int(folder.read_progress().get("step", 0))
         ended = status is not None
@@ -211,12 +217,19 @@ class LocalExecutor:
         self._running.pop(ended.run_id, None)
         self._decide(self._plan.runs[ended.run_id], ended.status)
 
+    def _is_over(self, run: PlannedRun) -> bool:
+        """Whether nothing is left to do on a run. One whose folder is damaged is open until its turn, and given up."""
+        try:
+            return self._completeness.is_complete(run)
+        except StoreError:
+            return False
+
     def _check_others(self) -> None:
         if time.monotonic() - self._checked_at < OTHERS_EVERY_S:
             return
         self._checked_at = time.monotonic()
         for run_id in self._open - self._running.keys():
-            if self._completeness.is_complete(self._plan.runs[run_id]):
+            if self._is_over(self._plan.runs[run_id]):
                 self._open.discard(run_id)
         others = sorted(self._open - self._running.keys())
         self._elsewhere = tuple(run_id for run_id in others if self._store.run(run_id).is_locked())

@@ -15,9 +15,10 @@ from collections.abc import Collection, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import replace
 
+from harness.base.errors import StoreError
 from harness.config.profile import Profile
 from harness.execute.executor import Progress
-from harness.execute.life import Action, Decision, Facts, Life, decide
+from harness.execute.life import Action, Decision, Facts, Life, damaged, decide
 from harness.execute.slurm.gpu_hours import GpuHourBudget
 from harness.execute.slurm.job_tracker import JobTracker, TrackedJob
 from harness.execute.slurm.jobs import is_of
@@ -67,8 +68,8 @@ class SlurmExecutor:
         self._tracker = JobTracker(store, self._submissions, scheduler)
         self._submitter = Submitter(plan, settings, profile, scheduler, self._tracker)
         self._submitter.budget = budget
-        self._open = {run.id for run in plan.runs.values() if not self._completeness.is_complete(run)}
         self._failed: dict[str, Failure] = {}
+        self._open = set(plan.runs)
         self._notes: tuple[str, ...] = ()
         self._held_until, self._held_for_s = 0.0, FASTEST_S
         self._began_at = time.time()
@@ -80,15 +81,16 @@ class SlurmExecutor:
         self._released: Counter[str] = Counter()
         """By job: how often it was released after a failed launch."""
         self._stopping, self._is_due = False, False
+        self._close()
 
     def add(self, run: PlannedRun, until: int | None = None) -> None:
         """Carry out one more run."""
         self._plan.runs[run.id] = run
         self._failed.pop(run.id, None)
         self._limit(run.id, until)
-        if not self._is_closed(run):
-            self._open.add(run.id)
-            self._is_due = True
+        self._open.add(run.id)
+        self._decide(run)
+        self._is_due |= run.id in self._open
 
     def pause(self, run_id: str, step: int) -> None:
         """Have a run write a checkpoint and pause after `step`."""
@@ -206,7 +208,11 @@ class SlurmExecutor:
 
     def _facts(self, run: PlannedRun, ended: TrackedJob | None = None) -> Facts:
         folder, tracked = self._store.run(run.id), self._tracker.active.get(run.id)
-        missing, until = self._completeness.missing(run), self._submitter.until.get(run.id)
+        until = self._submitter.until.get(run.id)
+        try:
+            missing = self._completeness.missing(run)
+        except StoreError as error:
+            return damaged(error)
         if tracked is not None:
             is_queued = tracked.job is None or tracked.job.phase == "pending"
             step, is_locked = (self._step(run.id), folder.is_locked()) if until is not None else (0, False)
@@ -323,10 +329,8 @@ class SlurmExecutor:
 
     def _close(self) -> None:
         """Remove runs from `_open` that are complete or have reached their pause, even if their jobs still run."""
-        self._open = {run for run in self._open if not self._is_closed(self._plan.runs[run])}
-
-    def _is_closed(self, run: PlannedRun) -> bool:
-        return decide(self._facts(run)).action is Action.NONE
+        for run in tuple(self._open):
+            self._decide(self._plan.runs[run])
 
     def _limit(self, run_id: str, step: int | None) -> None:
         """Set the step after which a run has to pause, for later submissions and for a job that has the run now."""

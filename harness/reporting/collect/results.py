@@ -15,6 +15,7 @@ from harness.planning.evaluation_sets import EvaluationSets
 from harness.planning.plan import Plan
 from harness.reporting.collect.design import Design, design_of
 from harness.reporting.formats.numbers import clean
+from harness.runs.integrity import changed_files
 from harness.runs.metrics import metric_ids
 from harness.runs.planned import PlannedRun
 from harness.runs.record import Record, StepMetrics
@@ -23,6 +24,7 @@ from harness.runs.suite_averages import averages
 
 _NUMBER = re.compile(r"(\d+)")
 _PACE = ("data_wait", "images_per_s")
+DAMAGED = "failed: damaged"
 TRAINING = "train"
 """The last values of training metrics are called `train/NAME`."""
 
@@ -69,20 +71,27 @@ class RunResult:
     doubts: tuple[str, ...] = ()
     """What could not be checked of its evaluation sets."""
     curve: OwnCurve | None = None
+    changed: frozenset[str] = frozenset()
+    """Files that were changed since the run ended: curves and outcomes, which are left out."""
 
     def lines(self) -> list[StepMetrics]:
         """What its training has logged; of evaluation sets only what its own spec asks for.
 
         Raises:
-            StoreError: a line is damaged.
+            StoreError: they cannot be read.
         """
-        lines = self.folder.step_metrics()
+        lines = [] if self.folder.metrics.name in self.changed else self.folder.step_metrics()
         return lines if self.curve is None else self.curve.of_lines(lines)
 
     @property
     def sets(self) -> set[str]:
         """Names of the evaluation sets that it was measured on."""
         return {one.set for one in self.record.evaluations} if self.record else set()
+
+    @property
+    def is_damaged(self) -> bool:
+        """Whether its folder is damaged, another run's, or made with other defaults."""
+        return self.cause == DAMAGED
 
 
 @dataclass(frozen=True)
@@ -119,6 +128,11 @@ class Results:
     def done(self) -> tuple[RunResult, ...]:
         """The arms' finished runs."""
         return tuple(run for run in self.runs if run.record is not None)
+
+    @cached_property
+    def damaged(self) -> tuple[RunResult, ...]:
+        """Runs and teachers whose folders are damaged, another run's, or made with other defaults."""
+        return tuple(run for run in (*self.runs, *self.teachers) if run.is_damaged)
 
     @cached_property
     def sets(self) -> dict[str, tuple[str, ...]]:
@@ -175,11 +189,15 @@ class _Reader:
                 return self._done(folder, planned, arm, seed)
             cause, message = _why(folder, state)
         except StoreError as error:
-            state, cause, message = State.FAILED, "failed: damaged", str(error)
+            state, cause, message = State.FAILED, DAMAGED, str(error)
         return RunResult(arm, seed, folder, planned, state, cause, clean(message))
 
     def _done(self, folder: RunFolder, planned: PlannedRun, arm: str, seed: int) -> RunResult:
-        record = folder.record()
+        record = folder.record(planned.identity)
+        changed = changed_files(record, folder.path)
+        doubts = [f"{name} was changed since the run ended and is left out" for name in changed]
+        if record.seal is None and (lines := folder.damaged_lines()):
+            doubts.append(f"{folder.metrics.name} has {len(lines)} damaged lines, which are left out")
         found = self.sets.taken(record, planned.experiment)
         asked = record.model_copy(update={"evaluations": found.evaluations})
         return RunResult(
@@ -191,7 +209,8 @@ class _Reader:
             "",
             record=_sharing(asked, self.protocols),
             measured=measurements(asked),
-            doubts=found.doubts,
+            doubts=(*found.doubts, *doubts),
+            changed=frozenset(changed),
             curve=self.sets.curve(planned.experiment, record),
         )
 

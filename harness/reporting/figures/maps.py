@@ -13,7 +13,8 @@ from harness.reporting.collect.design import Design, factor_name
 from harness.reporting.collect.pareto import Offer, Price
 from harness.reporting.figures.frames import LEGEND_WIDTH, WIDTH, Style, panel, shortened
 from harness.reporting.figures.svg import INK, MUTED, series_colour
-from harness.reporting.formats.numbers import is_share, value
+from harness.reporting.formats.numbers import value
+from harness.runs.metrics import is_share
 
 MOST_CELLS = 8
 """Largest number of levels of a factor in a heat map."""

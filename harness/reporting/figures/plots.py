@@ -28,9 +28,10 @@ from harness.reporting.figures.frames import (
 )
 from harness.reporting.figures.maps import heat_figure, pareto_figure
 from harness.reporting.figures.svg import BASELINE, INK, MUTED, RC, SERIES, series_colour, to_svg
-from harness.reporting.formats.numbers import difference, is_share, mean, named, value
+from harness.reporting.formats.numbers import difference, mean, named, value
 from harness.reporting.sections.answer import is_shown
 from harness.reporting.sections.document import Document
+from harness.runs.metrics import is_share
 from harness.statistics import Summary
 
 MOST_ROWS = 40

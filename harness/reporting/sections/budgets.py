@@ -14,8 +14,9 @@ import numpy as np
 
 from harness.reporting.collect.comparison import Column
 from harness.reporting.collect.results import Results, RunResult
-from harness.reporting.formats.numbers import NOTHING, difference, heading, is_share, mean, minutes, points
+from harness.reporting.formats.numbers import NOTHING, difference, heading, mean, minutes, points
 from harness.reporting.formats.table import Head, Table, TableCell
+from harness.runs.metrics import is_share
 from harness.runs.record import Record
 from harness.statistics import paired_difference, summarise
 

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from harness.reporting.collect.comparison import Column
 from harness.reporting.collect.design import Design, factor_name
 from harness.reporting.collect.results import Results
-from harness.reporting.formats.numbers import NOTHING, difference, is_share, p_value, points
+from harness.reporting.formats.numbers import NOTHING, difference, p_value, points
 from harness.reporting.formats.table import Head, Table, TableCell, numbers
+from harness.runs.metrics import is_share
 from harness.statistics import CONFIDENCE, Cell, Difference, Effect, effects, holm, level_means, paired_difference
 
 MOST_LEVELS = 120

@@ -37,7 +37,6 @@ def flags(results: Results, columns: Sequence[Column], differences: Differences)
         *_holes(results),
         *_doubts(results),
         *_protocols(results, columns),
-        *_short_runs(results),
         *_amounts(results, differences),
         *_data(results, differences),
         *_precision(results, differences),
@@ -83,16 +82,6 @@ def _protocols(results: Results, columns: Sequence[Column]) -> Iterable[Flag]:
                 yield Flag("warning", f"{column.metric}: {seeds} left out, measured under another protocol.")
 
 
-def _short_runs(results: Results) -> Iterable[Flag]:
-    short = [
-        f"{results.labels[run.arm]}, seed {run.seed}: {run.record.steps:,} of {run.planned.steps:,}"
-        for run in results.done
-        if run.record is not None and run.record.steps != run.planned.steps > 0
-    ]
-    if short:
-        yield Flag("warning", f"Runs with another number of steps than planned: {_listed(short)}.")
-
-
 def _amounts(results: Results, differences: Differences) -> Iterable[Flag]:
     quantities: dict[str, Callable[[Record], int]] = {
         "samples seen": lambda record: record.samples_seen,
@@ -124,9 +113,8 @@ def _unequal(
 
 
 def _quantities(results: Results, arm: str, quantity: Callable[[Record], int]) -> str:
-    """Values over an arm's full-length runs; shorter runs have a separate remark."""
-    runs = [run for run in results.by_arm[arm] if run.record and run.planned.steps in {0, run.record.steps}]
-    return " or ".join(f"{n:,}" for n in sorted({quantity(run.record) for run in runs if run.record}))
+    """Values over an arm's finished runs."""
+    return " or ".join(f"{n:,}" for n in sorted({quantity(run.record) for run in results.by_arm[arm] if run.record}))
 
 
 def _data(results: Results, differences: Differences) -> Iterable[Flag]:

@@ -9,9 +9,10 @@ from harness.config.ablation import Reference
 from harness.reporting.collect.comparison import Column
 from harness.reporting.collect.design import ARMS, Design, factor_name
 from harness.reporting.collect.results import Results
-from harness.reporting.formats.numbers import NOTHING, difference, heading, is_share, mean, signed, value
+from harness.reporting.formats.numbers import NOTHING, difference, heading, mean, signed, value
 from harness.reporting.formats.table import Head, Table, TableCell, numbers
 from harness.reporting.sections.tables import EMPTY, mean_entry, why_empty
+from harness.runs.metrics import is_share
 from harness.statistics import Difference, paired_difference, summarise
 
 MOST_COLUMNS = 10

@@ -14,9 +14,10 @@ from numpy.typing import NDArray
 
 from harness.reporting.collect.comparison import ArmValue, Column
 from harness.reporting.collect.results import Results, RunResult
-from harness.reporting.formats.numbers import interval, is_share, p_value, points, signed
+from harness.reporting.formats.numbers import interval, p_value, points, signed
 from harness.reporting.formats.table import Head, Table, TableCell, numbers
 from harness.reporting.sections.tables import EMPTY
+from harness.runs.metrics import is_share
 from harness.statistics import CONFIDENCE, SampleTest, compare_samples, holm
 
 MOST_ARMS = 100
@@ -72,6 +73,8 @@ def read_hits(run: RunResult, metric: str) -> Hits | None:
     if measured is None or not (_TOP.fullmatch(name) or _RECALL.fullmatch(name)):
         return None
     for file in sorted(run.folder.outcomes.glob("*.parquet")):
+        if file.relative_to(run.folder.path).as_posix() in run.changed:
+            continue
         with suppress(OSError, KeyError, ValueError):  # treat a damaged file as missing
             if _is_of(file, set_name, measured.protocol_id):
                 return _hits(file, name)

@@ -14,7 +14,6 @@ from harness.reporting.formats.numbers import (
     heading,
     higher_is_better,
     interval,
-    is_share,
     mean,
     p_value,
     points,
@@ -24,6 +23,7 @@ from harness.reporting.formats.numbers import (
 )
 from harness.reporting.formats.table import Head, Table, TableCell, numbers, words
 from harness.reporting.sections.answer import Verdict, is_shown, needed
+from harness.runs.metrics import is_share
 
 EMPTY = TableCell(NOTHING, muted=True)
 _GRAVITY = ("failed", "interrupted", "running", "missing")
