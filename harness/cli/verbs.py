@@ -42,12 +42,14 @@ def _project(start: Path | None = None) -> Project:
 def check(spec: Spec, set_: Set) -> None:
     """Check a spec without training: every arm, its data, its evaluation sets."""
     from harness import api
+    from harness.cli.output import say_census
     from harness.planning.preflight import problems
 
     plan = api.plan(spec, set_, provisional=True)
     found = problems(plan, plan.settings)
     for problem in found:
         print(f"missing: {problem}")
+    say_census(plan)
     state = "is valid, but not all of it is on this machine" if found else "is valid"
     print(f"{spec} {state}: {len(plan.arms)} arms, {len(plan.cells)} runs.")
 
@@ -69,6 +71,7 @@ def plan(
             shown.append(output.plan_json(planned, api.project(planned).store))
         else:
             output.plan(planned, api.project(planned).store)
+            output.say_census(planned)
     if as_json:
         print(json.dumps(shown[0] if len(shown) == 1 else shown, indent=1 if sys.stdout.isatty() else None))
 
@@ -92,9 +95,11 @@ def run(
     """Train and evaluate every missing run once, then print the table. Ctrl-C stops cleanly; run again to resume."""
     from harness import api
     from harness.cli import run as shown
+    from harness.cli.output import say_census
     from harness.execute.run import is_profile
 
     planned = api.plan(spec, set_)
+    say_census(planned)
     target = on or planned.settings.profile
     run = partial(api.run, planned, set_, on=target, jobs=jobs, max_gpu_hours=max_gpu_hours)
     confirm = (lambda _question: True) if yes else shown.confirmed

@@ -44,8 +44,10 @@ class _Place:
         return f"{self.label}: {self.prefix}{name}"
 
     def path(self, stated: str) -> str:
-        """`stated` relative to the folder of this file; a URL is unchanged."""
-        return stated if "://" in stated else str(self.folder.resolve() / Path(stated).expanduser())
+        """`stated`, paths joined by `::`, relative to the folder of this file; a URL is unchanged."""
+        if "://" in stated:
+            return stated
+        return "::".join(str(self.folder.resolve() / Path(one).expanduser()) for one in stated.split("::"))
 
     def file(self, stated: Any, key: str) -> Path:
         path = self.folder / Path(str(stated)).expanduser()

@@ -146,9 +146,8 @@ def _data(results: Results, differences: Differences) -> Iterable[Flag]:
         what = f"{counts[0]} samples against {counts[1]}"
         yield Flag("warning", f"{arms}: trained on other data than the baseline ({what}), which is not declared.")
     for fingerprint, report in results.plan.data.items():
-        if total := sum(report.rejected.values()):
-            why = ", ".join(f"{number:,} {clean(reason)}" for reason, number in report.rejected.items())
-            yield Flag("note", f"Data {fingerprint[:12]}: {count(total, 'sample')} left out ({why}).")
+        for sentence in report.census():
+            yield Flag("note", f"Data {fingerprint[:12]}: {clean(sentence)}.")
 
 
 def _precision(results: Results, differences: Differences) -> Iterable[Flag]:
