@@ -62,6 +62,10 @@ MUTATIONS = (
     Mutation("training/checkpoint.py", 'to("cpu", copy=True)', 'to("cpu")', "training/test_checkpoints.py"),
     Mutation("training/encoder.py", "torch.manual_seed(seed_of(self._seed, step, unit.first)) ", "torch.manual_seed(self._seed) ", "training/test_split.py::test_dropout_draws_other_masks_in_each_step_and_for_each_part"),
     Mutation("training/mining_step.py", "positives=Positives(mined.local_rows, mined.cols)", "positives=None", "training/test_steps.py::test_a_step_trains_on_the_mined_positives"),
+    # evaluation sets
+    Mutation("evaluation/layout.py", "if beyond.is_file():", "if False:", "evaluation/test_evaluate_sets.py"),
+    Mutation("evaluation/layout.py", "if hidden := HIDDEN_SEPARATORS.search(text):", "if hidden := None:", "evaluation/test_evaluate_sets.py"),
+    Mutation("evaluation/sets.py", "blank = sum(not caption.strip()", "blank = sum(not caption", "evaluation/test_evaluate_sets.py"),
     # mining
     Mutation("mining/similarity.py", "exact(Pairs(pairs.rows[close], pairs.cols[close])) > threshold", "exact(Pairs(pairs.rows[close], pairs.cols[close])) >= threshold", "mining/test_positives.py::test_a_score_at_its_threshold_is_not_above_it"),
     Mutation("mining/thresholds.py", "guard >= high", "guard > high", "mining/test_thresholds.py"),
@@ -73,7 +77,7 @@ MUTATIONS = (
     Mutation("data/dataset/caption_choice.py", "draw=0) < spec.share", "draw=0) > spec.share", "data/test_captions.py"),
     Mutation("data/dataset/order.py", '"epoch order", seed, epoch', '"epoch order", seed, 0', "data/test_order.py"),
     Mutation("data/sources/tar.py", 'raise self._bad("is truncated: its end mark is missing")', "return", "data/test_tar.py", fast=True),
-    Mutation("data/sources/tar.py", 'raise self._bad(f"is damaged at byte {tar.offset}")\n\n', "return\n\n", "data/test_tar.py", fast=True),
+    Mutation("data/sources/tar.py", 'raise self._bad(f"is damaged at byte {tar.offset}")\n        if', "return\n        if", "data/test_tar.py", fast=True),
     Mutation("data/sources/tar.py", "            self._check_headers(info)\n", "", "data/test_as_people_have_it.py"),
     Mutation("data/sources/tar_samples.py", "        if (key := key_of(member)) is None:\n            skipped", "        if (key := key_of(member)) is None:\n            Counter[str]()", "data/test_as_people_have_it.py"),
     Mutation("data/sources/rows.py", "len(row) == width and not _holds_rows(row, separator)", "len(row) == width", "data/test_as_people_have_it.py"),

@@ -43,13 +43,15 @@ def check(spec: Spec, set_: Set) -> None:
     """Check a spec without training: every arm, its data, its evaluation sets."""
     from harness import api
     from harness.cli.output import say_census
-    from harness.planning.preflight import problems
+    from harness.planning.preflight import notes, problems
 
     plan = api.plan(spec, set_, provisional=True)
     found = problems(plan, plan.settings)
     for problem in found:
         print(f"missing: {problem}")
     say_census(plan)
+    for note in notes(plan, plan.settings):
+        print(note)
     state = "is valid, but not all of it is on this machine" if found else "is valid"
     print(f"{spec} {state}: {len(plan.arms)} arms, {len(plan.cells)} runs.")
 

@@ -59,6 +59,8 @@ class EvaluationResult(_Part):
     """The set as the spec had it: a name or a path. Empty in records before it was noted."""
     weights: str = ""
     """Digest of the weights that were measured. Empty in records before it was noted."""
+    notes: tuple[str, ...] = ()
+    """What looks wrong about the set and was measured as it is, a sentence each."""
 
 
 class DataReport(_Part):

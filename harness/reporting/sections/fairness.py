@@ -36,6 +36,7 @@ def flags(results: Results, columns: Sequence[Column], differences: Differences)
         *_unfinished(results),
         *_holes(results),
         *_doubts(results),
+        *_sets(results),
         *_protocols(results, columns),
         *_short_runs(results),
         *_amounts(results, differences),
@@ -69,6 +70,18 @@ def _doubts(results: Results) -> Iterable[Flag]:
     doubts = Counter(doubt for run in results.runs for doubt in dict.fromkeys(run.doubts))
     for doubt, number in doubts.items():
         yield Flag("warning", f"{clean(doubt)} ({count(number, 'run')}).")
+
+
+def _sets(results: Results) -> Iterable[Flag]:
+    """What looks wrong about the evaluation sets."""
+    notes = {
+        f"{one.set}: {clean(note)}"
+        for run in results.done
+        if run.record is not None
+        for one in run.record.evaluations
+        for note in one.notes
+    }
+    yield from (Flag("note", f"Evaluation set {note}.") for note in sorted(notes))
 
 
 def _protocols(results: Results, columns: Sequence[Column]) -> Iterable[Flag]:
