@@ -66,6 +66,11 @@ MUTATIONS = (
     Mutation("evaluation/layout.py", "if beyond.is_file():", "if False:", "evaluation/test_evaluate_sets.py"),
     Mutation("evaluation/layout.py", "if hidden := HIDDEN_SEPARATORS.search(text):", "if hidden := None:", "evaluation/test_evaluate_sets.py"),
     Mutation("evaluation/sets.py", "blank = sum(not caption.strip()", "blank = sum(not caption", "evaluation/test_evaluate_sets.py"),
+    # shells and schedulers
+    Mutation("base/machine.py", "if not _RANKS.fullmatch(name)", "", "training/test_processes.py::test_an_outer_shell_says_nothing_of_the_processes_that_we_start"),
+    Mutation("execute/local/processes.py", "settings.threads or users or", "settings.threads or", "training/test_processes.py::test_the_threads_are_those_that_the_user_states"),
+    Mutation("execute/slurm/client.py", 'line.split("|", 6)', 'line.split("|")', "execute/test_slurm.py"),
+    Mutation("parallel/process_group.py", "if stop.is_set() and thread.is_alive():", "if False:", "training/test_processes.py::test_a_stop_ends_the_wait_for_processes_that_never_come"),
     # mining
     Mutation("mining/similarity.py", "exact(Pairs(pairs.rows[close], pairs.cols[close])) > threshold", "exact(Pairs(pairs.rows[close], pairs.cols[close])) >= threshold", "mining/test_positives.py::test_a_score_at_its_threshold_is_not_above_it"),
     Mutation("mining/thresholds.py", "guard >= high", "guard > high", "mining/test_thresholds.py"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from functools import partial
 from pathlib import Path
@@ -86,6 +87,9 @@ def run(
         str | None, typer.Option("--on", metavar="PROFILE", help="`local` processes, `inline`, or slurm/NAME.toml.")
     ] = None,
     jobs: Annotated[int | None, typer.Option("--jobs", min=1, help="Runs at a time on this machine.")] = None,
+    threads: Annotated[
+        int | None, typer.Option("--threads", min=1, help="Threads of each run on this machine.")
+    ] = None,
     detach: Annotated[
         bool, typer.Option("--detach", help="Continue in the background; on a cluster, submit and exit.")
     ] = False,
@@ -100,6 +104,8 @@ def run(
     from harness.cli.output import say_census
     from harness.execute.run import is_profile
 
+    if threads:
+        os.environ["HARNESS_THREADS"] = str(threads)  # a setting, which a background command takes over
     planned = api.plan(spec, set_)
     say_census(planned)
     target = on or planned.settings.profile
