@@ -292,10 +292,18 @@ def ui_command(port: int = 5000) -> list[str]:
 
     Raises:
         SpecError: tracking is off.
+        TrackingError: tracking is a server's, or the port is taken.
     """
     from harness.tracking import ui_command as command
 
     return command(_tracking(project()), port)
+
+
+def ui_page(port: int = 5000, experiment: str | None = None) -> str:
+    """The page of that UI to begin with: the arms of `experiment`, the stem of its spec, or all experiments."""
+    from harness.tracking import ui_page as page
+
+    return page(_tracking(project()), port, experiment)
 
 
 def _tracking(at: Project) -> str:

@@ -361,13 +361,17 @@ def references(
 
 
 @app.command()
-def ui(port: Annotated[int, typer.Option(help="Port on this machine.")] = 5000) -> None:
-    """Open the MLflow UI on the project's tracking store."""
-    import os
-
+def ui(
+    spec: Annotated[
+        Path | None, typer.Argument(metavar="SPEC", help="Begin with its arms.", show_default=False)
+    ] = None,
+    port: Annotated[int, typer.Option(help="Port on this machine.")] = 5000,
+) -> None:
+    """Serve the MLflow UI of the project's tracking store, and print the page to open."""
     from harness import api
 
     command = api.ui_command(port)
+    print(f"open {api.ui_page(port, spec.stem if spec else None)}")
     sys.stdout.flush()
     os.execv(command[0], command)
 
