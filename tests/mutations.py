@@ -71,6 +71,9 @@ MUTATIONS = (
     Mutation("execute/local/processes.py", "settings.threads or users or", "settings.threads or", "training/test_processes.py::test_the_threads_are_those_that_the_user_states"),
     Mutation("execute/slurm/client.py", 'line.split("|", 6)', 'line.split("|")', "execute/test_slurm.py"),
     Mutation("parallel/process_group.py", "if stop.is_set() and thread.is_alive():", "if False:", "training/test_processes.py::test_a_stop_ends_the_wait_for_processes_that_never_come"),
+    # checkpoints
+    Mutation("models/checkpoints.py", 'torch.cat([parts[one] for one in "qkv"])', 'torch.cat([parts[one] for one in "kqv"])', "node/test_checkpoints.py"),
+    Mutation("models/checkpoints.py", 'name.replace("_orig_mod.", "")', "name", "node/test_checkpoints.py"),
     # mining
     Mutation("mining/similarity.py", "exact(Pairs(pairs.rows[close], pairs.cols[close])) > threshold", "exact(Pairs(pairs.rows[close], pairs.cols[close])) >= threshold", "mining/test_positives.py::test_a_score_at_its_threshold_is_not_above_it"),
     Mutation("mining/thresholds.py", "guard >= high", "guard > high", "mining/test_thresholds.py"),
