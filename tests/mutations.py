@@ -74,6 +74,8 @@ MUTATIONS = (
     # checkpoints
     Mutation("models/checkpoints.py", 'torch.cat([parts[one] for one in "qkv"])', 'torch.cat([parts[one] for one in "kqv"])', "node/test_checkpoints.py"),
     Mutation("models/checkpoints.py", 'name.replace("_orig_mod.", "")', "name", "node/test_checkpoints.py"),
+    Mutation("node/export.py", "math.log(scale)", "scale", "node/test_export.py"),
+    Mutation("node/export.py", "named.get(number, token)", "token", "node/test_export.py"),
     # mining
     Mutation("mining/similarity.py", "exact(Pairs(pairs.rows[close], pairs.cols[close])) > threshold", "exact(Pairs(pairs.rows[close], pairs.cols[close])) >= threshold", "mining/test_positives.py::test_a_score_at_its_threshold_is_not_above_it"),
     Mutation("mining/thresholds.py", "guard >= high", "guard > high", "mining/test_thresholds.py"),

@@ -223,6 +223,21 @@ def logs(
 
 
 @app.command()
+def export(
+    run: RunId,
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="A new folder.", show_default=False)],
+    to: Annotated[
+        Literal["open_clip", "hf", "safetensors"], typer.Option("--to", help="`hf`: CLIP's ViTs for transformers.")
+    ] = "open_clip",
+) -> None:
+    """Write a finished run's model with its learned temperature, so that open_clip or transformers loads it."""
+    from harness.node.export import export as write
+
+    write(_project().store.find(run), folder, to)
+    print(folder)
+
+
+@app.command()
 def report(
     spec: Spec,
     set_: Set,

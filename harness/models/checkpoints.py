@@ -215,7 +215,7 @@ def from_hugging_face(state: State, file: Path) -> State:
 
 
 def to_hugging_face(state: State) -> State:
-    """`state` of an open_clip CLIP with ViT, with the names of transformers' CLIPModel."""
+    """`state` of an open_clip CLIP with ViT, with the names of transformers' CLIPModel; others are left out."""
     names = {theirs: ours for ours, theirs in _HF_NAMES.items()}
     parts = {theirs: ours for ours, theirs in _HF_PARTS.items()}
     projections = {theirs: ours for ours, theirs in _HF_PROJECTIONS.items()}
@@ -227,11 +227,12 @@ def to_hugging_face(state: State) -> State:
             base = f"{towers[tower]}_model.encoder.layers.{layer}"
             if rest.startswith("attn.in_proj_"):
                 kind = rest.removeprefix("attn.in_proj_")
-                for one, part in zip("qkv", value.chunk(3), strict=True):
-                    found[f"{base}.self_attn.{one}_proj.{kind}"] = part.clone()
+                for one, third in zip("qkv", value.chunk(3), strict=True):
+                    found[f"{base}.self_attn.{one}_proj.{kind}"] = third.clone()
             else:
-                part_name, _, kind = rest.rpartition(".")
-                found[f"{base}.{parts[part_name]}.{kind}"] = value.clone()
+                part, _, kind = rest.rpartition(".")
+                if part in parts:
+                    found[f"{base}.{parts[part]}.{kind}"] = value.clone()
         elif name in projections:
             found[projections[name]] = value.T.contiguous()
         elif name in names:
