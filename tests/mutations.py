@@ -76,6 +76,7 @@ MUTATIONS = (
     Mutation("models/checkpoints.py", 'name.replace("_orig_mod.", "")', "name", "node/test_checkpoints.py"),
     Mutation("node/export.py", "math.log(scale)", "scale", "node/test_export.py"),
     Mutation("node/export.py", "named.get(number, token)", "token", "node/test_export.py"),
+    Mutation("planning/from_open_clip.py", 'values["batch_size"] * values["accum_freq"] * gpus', 'values["batch_size"] * gpus', "test_from_open_clip.py"),
     # mining
     Mutation("mining/similarity.py", "exact(Pairs(pairs.rows[close], pairs.cols[close])) > threshold", "exact(Pairs(pairs.rows[close], pairs.cols[close])) >= threshold", "mining/test_positives.py::test_a_score_at_its_threshold_is_not_above_it"),
     Mutation("mining/thresholds.py", "guard >= high", "guard > high", "mining/test_thresholds.py"),

@@ -222,6 +222,26 @@ def logs(
     output.log(_project().store.find(run), follow=follow)
 
 
+@app.command("import")
+def import_(
+    _source: Annotated[Literal["open_clip"], typer.Argument(metavar="open_clip", show_default=False)],
+    arguments: Annotated[
+        list[str],
+        typer.Argument(metavar="-- FLAGS | params.txt", help="Of open_clip_train.", show_default=False),
+    ],
+    out: Annotated[Path, typer.Option("--out", metavar="FILE", help="A new file.")] = Path("open_clip.toml"),
+    gpus: Annotated[
+        int | None, typer.Option("--gpus", min=1, help="Processes, which multiply --batch-size.", show_default=False)
+    ] = None,
+) -> None:
+    """Write the experiment of an open_clip_train command line or params.txt; name what has no counterpart."""
+    from harness.planning.from_open_clip import write_experiment
+
+    for sentence in write_experiment(arguments, out, gpus):
+        print(sentence)
+    print(f"{out}; `harness check {out}` looks for its data")
+
+
 @app.command()
 def export(
     run: RunId,
@@ -354,7 +374,9 @@ def references(
     files: Annotated[
         list[Path],
         typer.Argument(
-            metavar="FILE...", help="clip_benchmark's JSON or CSV, a paper's table as TOML.", show_default=False
+            metavar="FILE...",
+            help="clip_benchmark's JSON or CSV, open_clip_train's results.jsonl, a paper's table (TOML).",
+            show_default=False,
         ),
     ],
     arm: Annotated[

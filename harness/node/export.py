@@ -81,7 +81,9 @@ def _hugging_face(folder: Path, towers: Towers, state: dict[str, Tensor]) -> Non
         fix = "export it with --to open_clip"
         raise ModelError(f"transformers' CLIPModel has no such model: {why}", where=towers.name, fix=fix)
     from transformers import CLIPConfig, CLIPModel
+    from transformers.utils import logging
 
+    logging.disable_progress_bar()
     assert isinstance(model, CLIP)
     assert isinstance(model.visual, VisionTransformer)
     act = "quick_gelu" if any(isinstance(module, QuickGELU) for module in model.modules()) else "gelu"
