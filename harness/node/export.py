@@ -83,7 +83,7 @@ def _hugging_face(folder: Path, towers: Towers, state: dict[str, Tensor]) -> Non
     from transformers import CLIPConfig, CLIPModel
     from transformers.utils import logging
 
-    logging.disable_progress_bar()
+    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     assert isinstance(model, CLIP)
     assert isinstance(model.visual, VisionTransformer)
     act = "quick_gelu" if any(isinstance(module, QuickGELU) for module in model.modules()) else "gelu"
