@@ -300,6 +300,7 @@ def sync(
     *,
     pages: Sequence[Path] = (),
     under_report: bool = False,
+    again: bool = False,
     limit_s: float = float("inf"),
 ) -> SyncResult:
     """Import the records of a spec's runs into MLflow. Importing again changes nothing.
@@ -307,6 +308,7 @@ def sync(
     Args:
         pages: files of the report, attached to a separate MLflow run.
         under_report: make the arms children of that MLflow run, as for the trials of a search.
+        again: import everything anew, whatever MLflow has already.
         limit_s: import no further run after this many seconds.
 
     Raises:
@@ -319,7 +321,9 @@ def sync(
     planned = plan(spec, assignments)
     at = project(planned)
     under = under_report or searched
-    return import_records(planned, at.store, _tracking(at), pages=pages, under_report=under, limit_s=limit_s)
+    return import_records(
+        planned, at.store, _tracking(at), pages=pages, under_report=under, again=again, limit_s=limit_s
+    )
 
 
 def ui_command(port: int = 5000) -> list[str]:
@@ -327,10 +331,18 @@ def ui_command(port: int = 5000) -> list[str]:
 
     Raises:
         SpecError: tracking is off.
+        TrackingError: tracking is a server's, or the port is taken.
     """
     from harness.tracking import ui_command as command
 
     return command(_tracking(project()), port)
+
+
+def ui_page(port: int = 5000, experiment: str | None = None) -> str:
+    """The page of that UI to begin with: the arms of `experiment`, the stem of its spec, or all experiments."""
+    from harness.tracking import ui_page as page
+
+    return page(_tracking(project()), port, experiment)
 
 
 def _tracking(at: Project) -> str:

@@ -13,7 +13,7 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
@@ -22,7 +22,13 @@ from harness.base.exit_status import BROKEN, DISK_FULL, DONE, STOPPED, SUPERSEDE
 from harness.base.log import say, say_traceback
 from harness.node.attempt import AttemptRunner, load_request
 from harness.node.stop import Stop, stop_signals
-from harness.parallel.process_group import ProcessRank, process_group, process_rank, start_processes
+from harness.parallel.process_group import (
+    ProcessRank,
+    StoppedWaitingError,
+    process_group,
+    process_rank,
+    start_processes,
+)
 from harness.runs.record import Cause, Failure
 from harness.runs.store import RunFolder
 
@@ -32,15 +38,16 @@ FAILURE_WAIT_S = 2.0
 """How long rank 0 waits for the failure file of another rank."""
 
 
-def main(run_dir: Path, stop: Stop | None = None) -> int:
+def main(run_dir: Path, stop: Stop | None = None, environment: Mapping[str, str] = os.environ) -> int:
     """Execute the run in `run_dir`; returns the exit status.
 
     Args:
         stop: requests to write a checkpoint and exit; by default, signals do.
+        environment: variables that tell the process its rank.
     """
     folder = RunFolder(run_dir)
     try:
-        process = process_rank(_processes(folder), os.environ)
+        process = process_rank(_processes(folder), environment)
         if process.starts:
             return start_processes(process, folder.path)
         with _claimed(folder, process) as number, nullcontext(stop) if stop else stop_signals() as stop_request:
@@ -68,7 +75,7 @@ def _fenced(folder: RunFolder, process: ProcessRank, number: int, stop: Stop) ->
 def _attempt(folder: RunFolder, process: ProcessRank, number: int, stop: Stop) -> int:
     try:
         request = load_request(folder)
-        with process_group(process, folder.path, request.experiment.resources) as world:
+        with process_group(process, folder.path, request.experiment.resources, stop) as world:
             # Use what rank 0 reads: on a network file system, another rank's node may still see older files.
             request, is_done = world.broadcast((request, folder.record_file.exists()))
             attempt = AttemptRunner(folder, request, number, stop, world)
@@ -85,6 +92,8 @@ def _attempt(folder: RunFolder, process: ProcessRank, number: int, stop: Stop) -
         return DONE
     except (SupersededError, DiskFullError):
         raise
+    except StoppedWaitingError as error:
+        return _failed(folder, process, number, "interrupted", str(error), STOPPED)
     except HarnessError as error:
         return _failed(folder, process, number, "user_error", str(error), USER_ERROR)
     except MemoryError:

@@ -3,7 +3,15 @@
 from __future__ import annotations
 
 import os
+import re
+from collections.abc import Mapping
 from pathlib import Path
+
+_RANKS = re.compile(
+    r"(LOCAL_|GROUP_|ROLE_)?(RANK|WORLD_SIZE)|ROLE_NAME|MASTER_(ADDR|PORT)|(TORCHELASTIC|OMPI|PMI|PMIX|MV2|I_MPI|HYDRA)_.*"
+    r"|SLURM_(PROCID|LOCALID|NODEID|NTASKS.*|NPROCS|TASKS_PER_NODE|STEP.*)"
+)
+"""Variables by which torchrun, srun, MPI or Kubernetes tell a process its rank."""
 
 
 def gpu_count() -> int:
@@ -12,6 +20,11 @@ def gpu_count() -> int:
     if visible is not None:
         return len([device for device in visible.split(",") if device.strip() not in ("", "-1")])
     return len(list(Path("/proc/driver/nvidia/gpus").glob("*")))
+
+
+def without_ranks(environment: Mapping[str, str]) -> dict[str, str]:
+    """`environment` without what an outer torchrun, srun or mpirun says of ranks, for processes that we start."""
+    return {name: value for name, value in environment.items() if not _RANKS.fullmatch(name)}
 
 
 def cores() -> int:

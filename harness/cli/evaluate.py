@@ -42,6 +42,8 @@ def _print(checkpoint: str, one: EvaluationResult) -> None:
     ]
     title = f"{one.set} (protocol {one.protocol_id})"
     table(f"{checkpoint}: {title}" if checkpoint else title, ["metric", "value", "standard error", "samples"], rows)
+    for note in one.notes:
+        print(f"note: {note}")
 
 
 def _spread(standard_error: float | None) -> str:

@@ -13,6 +13,8 @@ def show(report: dict[str, Any], listed: Path, quarantined: int) -> None:
     print(f"{report['samples']:,} samples can be trained on ({report['survivors']:.1%} of the data)")
     if report["rejected"]:
         table("left out", ["reason", "samples"], [[why, f"{n:,}"] for why, n in report["rejected"].items()])
+    if report["skipped"]:
+        table("no part of a sample", ["reason", "files"], [[why, f"{n:,}"] for why, n in report["skipped"].items()])
     if report["odd"]:
         rows = [[what, f"{odd['count']:,}", " | ".join(odd["examples"])[:80]] for what, odd in report["odd"].items()]
         table("usable, but odd", ["what", "count", "for example"], rows)

@@ -59,6 +59,13 @@ def plan(planned: Plan, store: Store) -> None:
         print(f"missing: {reason}")
 
 
+def say_census(planned: Plan) -> None:
+    """Print what each data set is read as and what is left out of it, wherever anything is left out or guessed."""
+    for fingerprint, report in planned.data.items():
+        for sentence in report.census():
+            print(f"data {fingerprint[:12]}: {sentence}")
+
+
 def plan_json(planned: Plan, store: Store) -> dict[str, Any]:
     """The plan as JSON data."""
     from harness.execute.status import planned_states
@@ -71,6 +78,7 @@ def plan_json(planned: Plan, store: Store) -> dict[str, Any]:
         "baseline": ablation.baseline,
         "primary": ablation.primary,
         "provisional": list(planned.missing_data),
+        "census": {fingerprint: report.census() for fingerprint, report in planned.data.items()},
         "arms": [
             {
                 "name": arm.name,

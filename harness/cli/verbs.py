@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from functools import partial
 from pathlib import Path
@@ -42,12 +43,16 @@ def _project(start: Path | None = None) -> Project:
 def check(spec: Spec, set_: Set) -> None:
     """Check a spec without training: every arm, its data, its evaluation sets."""
     from harness import api
-    from harness.planning.preflight import problems
+    from harness.cli.output import say_census
+    from harness.planning.preflight import notes, problems
 
     plan = api.plan(spec, set_, provisional=True)
     found = problems(plan, plan.settings)
     for problem in found:
         print(f"missing: {problem}")
+    say_census(plan)
+    for note in notes(plan, plan.settings):
+        print(note)
     state = "is valid, but not all of it is on this machine" if found else "is valid"
     print(f"{spec} {state}: {len(plan.arms)} arms, {len(plan.cells)} runs.")
 
@@ -69,6 +74,7 @@ def plan(
             shown.append(output.plan_json(planned, api.project(planned).store))
         else:
             output.plan(planned, api.project(planned).store)
+            output.say_census(planned)
     if as_json:
         print(json.dumps(shown[0] if len(shown) == 1 else shown, indent=1 if sys.stdout.isatty() else None))
 
@@ -81,6 +87,9 @@ def run(
         str | None, typer.Option("--on", metavar="PROFILE", help="`local` processes, `inline`, or slurm/NAME.toml.")
     ] = None,
     jobs: Annotated[int | None, typer.Option("--jobs", min=1, help="Runs at a time on this machine.")] = None,
+    threads: Annotated[
+        int | None, typer.Option("--threads", min=1, help="Threads of each run on this machine.")
+    ] = None,
     detach: Annotated[
         bool, typer.Option("--detach", help="Continue in the background; on a cluster, submit and exit.")
     ] = False,
@@ -92,9 +101,13 @@ def run(
     """Train and evaluate every missing run once, then print the table. Ctrl-C stops cleanly; run again to resume."""
     from harness import api
     from harness.cli import run as shown
+    from harness.cli.output import say_census
     from harness.execute.run import is_profile
 
+    if threads:
+        os.environ["HARNESS_THREADS"] = str(threads)  # a setting, which a background command takes over
     planned = api.plan(spec, set_)
+    say_census(planned)
     target = on or planned.settings.profile
     run = partial(api.run, planned, set_, on=target, jobs=jobs, max_gpu_hours=max_gpu_hours)
     confirm = (lambda _question: True) if yes else shown.confirmed
@@ -207,6 +220,41 @@ def logs(
     from harness.cli import output
 
     output.log(_project().store.find(run), follow=follow)
+
+
+@app.command("import")
+def import_(
+    _source: Annotated[Literal["open_clip"], typer.Argument(metavar="open_clip", show_default=False)],
+    arguments: Annotated[
+        list[str],
+        typer.Argument(metavar="-- FLAGS | params.txt", help="Of open_clip_train.", show_default=False),
+    ],
+    out: Annotated[Path, typer.Option("--out", metavar="FILE", help="A new file.")] = Path("open_clip.toml"),
+    gpus: Annotated[
+        int | None, typer.Option("--gpus", min=1, help="Processes, which multiply --batch-size.", show_default=False)
+    ] = None,
+) -> None:
+    """Write the experiment of an open_clip_train command line or params.txt; name what has no counterpart."""
+    from harness.planning.from_open_clip import write_experiment
+
+    for sentence in write_experiment(arguments, out, gpus):
+        print(sentence)
+    print(f"{out}; `harness check {out}` looks for its data")
+
+
+@app.command()
+def export(
+    run: RunId,
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="A new folder.", show_default=False)],
+    to: Annotated[
+        Literal["open_clip", "hf", "safetensors"], typer.Option("--to", help="`hf`: CLIP's ViTs for transformers.")
+    ] = "open_clip",
+) -> None:
+    """Write a finished run's model with its learned temperature, so that open_clip or transformers loads it."""
+    from harness.node.export import export as write
+
+    write(_project().store.find(run), folder, to)
+    print(folder)
 
 
 @app.command()
@@ -332,11 +380,17 @@ def evaluate(
 
 
 @app.command()
-def sync(spec: Spec, set_: Set) -> None:
+def sync(
+    spec: Spec,
+    set_: Set,
+    again: Annotated[
+        bool, typer.Option("--again", help="Import everything anew, whatever MLflow has already.")
+    ] = False,
+) -> None:
     """Import the records of a spec's runs into MLflow. Importing again changes nothing. Exit status 1: damage."""
     from harness import api
 
-    result = api.sync(spec, set_)
+    result = api.sync(spec, set_, again=again)
     uri = api.project(spec).settings.tracking
     print(f"{result.imported} runs imported, {result.unchanged} unchanged, into {uri}")
     for reason in result.skipped:
@@ -349,7 +403,9 @@ def references(
     files: Annotated[
         list[Path],
         typer.Argument(
-            metavar="FILE...", help="clip_benchmark's JSON or CSV, a paper's table as TOML.", show_default=False
+            metavar="FILE...",
+            help="clip_benchmark's JSON or CSV, open_clip_train's results.jsonl, a paper's table (TOML).",
+            show_default=False,
         ),
     ],
     arm: Annotated[
@@ -371,13 +427,17 @@ def references(
 
 
 @app.command()
-def ui(port: Annotated[int, typer.Option(help="Port on this machine.")] = 5000) -> None:
-    """Open the MLflow UI on the project's tracking store."""
-    import os
-
+def ui(
+    spec: Annotated[
+        Path | None, typer.Argument(metavar="SPEC", help="Begin with its arms.", show_default=False)
+    ] = None,
+    port: Annotated[int, typer.Option(help="Port on this machine.")] = 5000,
+) -> None:
+    """Serve the MLflow UI of the project's tracking store, and print the page to open."""
     from harness import api
 
     command = api.ui_command(port)
+    print(f"open {api.ui_page(port, spec.stem if spec else None)}")
     sys.stdout.flush()
     os.execv(command[0], command)
 

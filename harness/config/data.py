@@ -17,6 +17,10 @@ Share = Annotated[float, Field(ge=0, le=1)]
 
 PATH_FIELDS = ("shards", "path", "image_root", "quarantine")
 """Fields that hold a path; where data lies is no part of a run's identity, its content is."""
+READING_FIELDS = ("split", "separator", "quoting", "repeats")
+"""Fields that decide which samples are read, and so the content, which identifies the data."""
+LATER_FIELDS = frozenset((*READING_FIELDS, "least_share", "pictures"))
+"""Fields that provisional ids leave out unless they are stated, because older ids had none."""
 
 
 class RawCaptions(Spec):
@@ -156,6 +160,18 @@ image) and decodes only suspicious ones; `decode` decodes every image (about 2 m
 out, counted and reported."""
 
 
+class Pictures(Spec):
+    """How image files become RGB. The defaults are open_clip's (Pillow's `convert("RGB")`), except that pictures of 16
+    bits are scaled, where Pillow clips nearly every pixel to white."""
+
+    exif: Literal["ignore", "apply"] = "ignore"
+    """Whether a picture is turned as its EXIF orientation says."""
+    alpha: Literal["drop", "white", "black"] = "drop"
+    """What is done with transparency: dropped, or the picture is laid over white or black."""
+    cmyk: Literal["convert", "reject"] = "convert"
+    """Whether CMYK pictures are converted without their colour profile, or left out and counted."""
+
+
 class FileSpec(DataSpec):
     """Data that is read from files. Its code is registered in `harness.data.sources.formats.file_formats`."""
 
@@ -165,10 +181,17 @@ class FileSpec(DataSpec):
     quarantine: str | None = None
     """A quarantine list as `harness data check` writes it: its samples are left out and counted, and a shard that it
     names is read up to its damage instead of being refused. Relative to the spec file."""
+    least_share: Share = 0.95
+    """Least share of the samples that must be usable; fewer is an error that gives the reasons. Samples on the
+    quarantine list do not count."""
+    split: str | None = None
+    """Which split is read of a folder or glob whose file names tell several apart (`train`, `validation`, `test`)."""
+    pictures: Pictures = Pictures()
+    """How image files become RGB."""
 
     def irrelevant(self) -> frozenset[str]:
-        """Paths: the content's fingerprint identifies the data wherever it lies."""
-        return frozenset(PATH_FIELDS)
+        """Paths and how files are read: the content's fingerprint identifies the data."""
+        return frozenset((*PATH_FIELDS, *READING_FIELDS, "least_share"))
 
     @property
     @abstractmethod
@@ -181,8 +204,9 @@ class WebdatasetData(FileSpec):
 
     kind: Literal["webdataset"] = "webdataset"
     shards: str
-    """A tar file, a folder of them, a glob or a brace pattern: `cc3m/{00000..00575}.tar`. Relative to the spec file.
-    A URL (`s3://`, `https://`) is copied here once by `harness data fetch`."""
+    """A tar file, a folder of them, a glob or a brace pattern: `cc3m/{00000..00575}.tar`; several are joined by `::`.
+    img2dataset's `files` layout is a folder too. Relative to the spec file. A URL (`s3://`, `https://`) is copied here
+    once by `harness data fetch`."""
     raw: str = Field("txt", pattern=PLACE)
     """Where the raw caption is: the extension of a text member (`txt`) or a key of a json member (`json:caption`)."""
     pseudo: dict[str, PlaceSource] = Field(default={"captions": "json:captions"})
@@ -221,12 +245,22 @@ class TableData(FileSpec):
     key: str | None = None
     """Column of the samples' keys. Default: the image path, so that each image stands in one row; for embedded images
     the table's name and row."""
+    separator: str | None = Field(None, min_length=1, max_length=1)
+    """Between the cells of a text table. Default: as the file name says (`.csv`, `.tsv`), unless the header has the
+    columns only with a tab, comma, semicolon or bar between them, which is said."""
+    quoting: bool | None = None
+    """Whether cells of a text table may stand in double quotes. Default: in `.csv` they may; in `.tsv` if every cell
+    that begins with a quote is closed by one."""
+    repeats: Literal["first", "captions", "samples"] = "first"
+    """What rows of one image (or key) are: all but the `first` are left out and counted; or one sample, with the raw
+    caption of the first row and in each source the `captions` of all; or `samples` of their own, as in open_clip."""
     raw: str = "caption"
     """Column of raw captions."""
     pseudo: dict[str, ColumnSource] = Field(default={})
     """Pseudo-caption sources: a name for each, and its column or columns, with a `split` if they are long texts, or
-    files beside the table (`path`). A cell is one caption, a list (Parquet), or a JSON list of texts. A sample without
-    a caption from one of them is left out and counted."""
+    files beside the table (`path`). A cell is one caption or a list of them, as Parquet, JSON or Python write lists.
+    `nan`, `None` and `null` are missing captions. A sample without a caption from one of them is left out and
+    counted."""
 
     @field_validator("pseudo")
     @classmethod

@@ -37,7 +37,9 @@ class OpenClipTeacher(Spec):
     model: str
     """A model name of open_clip, for example `ViT-L-14`."""
     weights: str
-    """An open_clip tag (`openai`, `laion2b_s32b_b82k`) or the path of a checkpoint."""
+    """An open_clip tag (`openai`, `laion2b_s32b_b82k`), or the path of a checkpoint or model folder."""
+    config: dict[str, Any] | None = None
+    """As in `model`: an own architecture, or the path of its JSON file. `model` is only a label then."""
 
 
 Teacher = Annotated[ExperimentTeacher | OpenClipTeacher, Field(discriminator="kind")]

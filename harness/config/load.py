@@ -26,6 +26,9 @@ ONLY_ARM = "experiment"
 _ONLY_IN_ABLATIONS = Ablation.model_fields.keys() - Experiment.model_fields.keys()
 
 
+_CHECKPOINTS = (".pt", ".pth", ".bin", ".ckpt", ".safetensors")
+
+
 @dataclass(frozen=True)
 class _Place:
     """Location of a table: the folder of its relative paths, and its name in messages."""
@@ -44,12 +47,14 @@ class _Place:
         return f"{self.label}: {self.prefix}{name}"
 
     def path(self, stated: str) -> str:
-        """`stated` relative to the folder of this file; a URL is unchanged."""
-        return stated if "://" in stated else str(self.folder.resolve() / Path(stated).expanduser())
+        """`stated`, paths joined by `::`, relative to the folder of this file; a URL is unchanged."""
+        if "://" in stated:
+            return stated
+        return "::".join(str(self.folder.resolve() / Path(one).expanduser()) for one in stated.split("::"))
 
-    def file(self, stated: Any, key: str) -> Path:
+    def file(self, stated: Any, key: str, *, folder: bool = False) -> Path:
         path = self.folder / Path(str(stated)).expanduser()
-        if not isinstance(stated, str) or not path.is_file():
+        if not isinstance(stated, str) or not (path.is_file() or (folder and path.is_dir())):
             raise SpecError(f"there is no file {stated!r}", where=self.key(key), fix=f"looked for {path}")
         return path
 
@@ -235,19 +240,25 @@ def _located(place: _Place, table: Table) -> Table:
     if isinstance(sources := located.get("data", {}).get("pseudo"), dict):
         placed = {name: _caption_files(place, source) for name, source in sources.items()}
         located["data"] = {**located["data"], "pseudo": placed}
-    if isinstance(config := located.get("model", {}).get("config"), str):
-        content = Whole(_model_config(place.file(config, "model.config")))
-        located["model"] = {**located["model"], "config": content}
     for section in ("model", "teacher"):
+        if isinstance(config := located.get(section, {}).get("config"), str):
+            content = Whole(_model_config(place.file(config, f"{section}.config")))
+            located[section] = {**located[section], "config": content}
         weights = located.get(section, {}).get("weights")
-        if isinstance(weights, str) and ("/" in weights or weights.startswith((".", "~"))):
-            file = place.file(weights, f"{section}.weights")
+        if isinstance(weights, str) and _is_path(weights, place.folder):
+            file = place.file(weights, f"{section}.weights", folder=True)
             located[section] = {**located[section], "weights": str(file.resolve())}
     if "path" in located.get("teacher", {}):
         located["teacher"] = _teacher(place, located["teacher"])
     if isinstance(sets := located.get("evaluation", {}).get("sets"), list):
         located["evaluation"] = {**located["evaluation"], "sets": [_set(place, name) for name in sets]}
     return located
+
+
+def _is_path(weights: str, folder: Path) -> bool:
+    """Whether `weights` is a path and no tag of open_clip."""
+    stated = "/" in weights or weights.startswith((".", "~")) or weights.endswith(_CHECKPOINTS)
+    return stated or (folder / weights).exists()
 
 
 def _caption_files(place: _Place, source: Any) -> Any:

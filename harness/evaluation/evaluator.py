@@ -162,6 +162,7 @@ class Evaluator:
             protocol=stated,
             metrics=metrics,
             undefined=tuple(name for name in job.metrics if name not in metrics),
+            notes=job.set.notes,
         )
         return Result(evaluation, Outcomes(job.set.name, job.task, evaluation.protocol_id, columns))
 

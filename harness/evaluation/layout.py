@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import difflib
+import re
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +16,8 @@ from harness.config.protocols import set_name
 from harness.config.suites import places
 from harness.evaluation.conventions import conventional_classnames, conventional_templates
 
+HIDDEN_SEPARATORS = re.compile("[\x0b\x0c\x1c-\x1e\x85\u2028\u2029]")
+"""What Python's `splitlines` cuts at, besides the ends of lines."""
 SPLIT = "test"
 TRAIN, VALIDATION = "train", "val"
 Task = Literal["zeroshot_classification", "zeroshot_multilabel", "zeroshot_retrieval", "linear_probe"]
@@ -35,6 +39,16 @@ class Layout:
     """Prompt templates with {c}; empty for retrieval, or where neither the set nor clip-benchmark has any."""
     split: str = SPLIT
     """The folder that its shards are in."""
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What looks wrong about its text files, a sentence each."""
+        found = []
+        for what, texts in (("class names", self.classnames), ("templates", self.templates)):
+            twice = [text for text, count in Counter(texts).items() if count > 1]
+            if twice:
+                found.append(f"{len(twice)} {what} stand there more than once ({twice[0]!r} first)")
+        return tuple(found)
 
 
 def locate(
@@ -109,13 +123,21 @@ def _names_under(root: Path | None) -> list[str]:
 
 
 def _lines(file: Path) -> list[str] | None:
-    """The stripped lines of `file` as clip-benchmark reads them, or None where there is no such file."""
+    """The stripped lines of `file` without a byte order mark, or None where there is no such file.
+
+    clip-benchmark also ends lines at separators that editors do not show. They are refused.
+    """
     try:
-        return [line.strip() for line in file.read_text(encoding="utf-8").splitlines()]
+        text = file.read_text(encoding="utf-8-sig")
     except FileNotFoundError:
         return None
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"cannot be read ({error})", where=str(file), fix="mend the file") from error
+    if hidden := HIDDEN_SEPARATORS.search(text):
+        line = text.count("\n", 0, hidden.start()) + 1
+        what = f"line {line} holds the line separator U+{ord(hidden[0]):04X}, which cuts it in two"
+        raise DataError(what, where=str(file), fix="remove it")
+    return [line.strip() for line in text.splitlines()]
 
 
 def _task(path: Path) -> Task:
@@ -150,6 +172,10 @@ def _shards(path: Path, split: str) -> tuple[Path, ...]:
     for shard in shards:
         if not shard.is_file():
             raise DataError("the shard is missing", where=str(shard), fix=f"restore it or mend {counter}")
+    beyond = path / split / f"{len(shards)}.tar"
+    if beyond.is_file():
+        what = f"says {len(shards)}, and there is {beyond.name} too"
+        raise DataError(what, where=str(counter), fix="write the number of shards, or take the others away")
     return shards
 
 

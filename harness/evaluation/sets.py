@@ -17,7 +17,7 @@ from PIL import Image
 
 from harness.base.errors import DataError
 from harness.evaluation.conditions import Samples
-from harness.evaluation.layout import SPLIT, Layout, Task, describe
+from harness.evaluation.layout import HIDDEN_SEPARATORS, SPLIT, Layout, Task, describe
 
 IMAGE_SUFFIXES = ("webp", "png", "jpg", "jpeg")
 # webdataset's rules: the key ends at the first dot of the file name, and what it calls metadata is no sample.
@@ -50,6 +50,8 @@ class EvaluationSet:
     """sha256 over keys, labels or captions, and the encoded images, in order: the same samples, the same digest."""
     targets: tuple[tuple[int, ...], ...] = ()
     """[N] class indices of each image of a multi-label set; empty otherwise."""
+    cut: int = 0
+    """Captions files that a line separator which editors do not show cuts at."""
 
     def __len__(self) -> int:
         return len(self.keys)
@@ -58,6 +60,25 @@ class EvaluationSet:
     def name(self) -> str:
         """As in `shapes` of the metric `shapes/acc1`."""
         return self.layout.name
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What looks wrong and is measured as clip-benchmark does, a sentence each."""
+        found = list(self.layout.notes)
+        blank = sum(not caption.strip() for captions in self.captions for caption in captions)
+        if blank:
+            whole = sum(map(len, self.captions))
+            found.append(f"{blank:,} of {whole:,} captions are blank lines, and each is a query")
+        if self.cut:
+            found.append(
+                f"{self.cut:,} samples have captions with a line separator (U+2028 or its like) that cuts them"
+            )
+        present = {*self.labels, *(label for labels in self.targets for label in labels)}
+        absent = [name for label, name in enumerate(self.layout.classnames) if label not in present]
+        if absent:
+            whole = len(self.layout.classnames)
+            found.append(f"{len(absent):,} of {whole:,} class names have no sample ({absent[0]!r} first)")
+        return tuple(found)
 
     @property
     def samples(self) -> Samples:
@@ -114,7 +135,7 @@ class _Sample:
         if suffix not in self.texts:
             raise self.error(f"has no .{suffix} file", "write the set again with one for every image")
         try:
-            return self.texts[suffix].decode("utf-8")
+            return self.texts[suffix].decode("utf-8-sig")
         except UnicodeDecodeError as error:
             raise self.error(f"has a .{suffix} file that is no UTF-8", "write it as UTF-8") from error
 
@@ -158,11 +179,13 @@ def read_set(path: Path, name: str | None = None, split: str = SPLIT) -> Evaluat
     labels: list[int] = []
     captions: list[tuple[str, ...]] = []
     targets: list[tuple[int, ...]] = []
+    cut = 0
     for sample in (sample for shard in layout.shards for sample in _samples(shard)):
         image, content = sample.image()
         match layout.task:
             case "zeroshot_retrieval":
                 captions.append(sample.captions())
+                cut += HIDDEN_SEPARATORS.search(sample.text("txt")) is not None
             case "zeroshot_multilabel":
                 targets.append(sample.targets(len(layout.classnames)))
             case _:
@@ -175,7 +198,7 @@ def read_set(path: Path, name: str | None = None, split: str = SPLIT) -> Evaluat
             "holds no samples", where=str(path), fix="write KEY.jpg with KEY.cls or KEY.txt into its shards"
         )
     of_samples = (tuple(keys), tuple(images), tuple(labels), tuple(captions))
-    return EvaluationSet(layout, *of_samples, digest.hexdigest(), tuple(targets))
+    return EvaluationSet(layout, *of_samples, digest.hexdigest(), tuple(targets), cut)
 
 
 def _samples(shard: Path) -> Iterator[_Sample]:

@@ -9,6 +9,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from harness.base.errors import DataError, SpecError
+from harness.base.files import read_json
 from harness.base.machine import cores
 from harness.config.evaluation import Evaluation
 from harness.config.experiment import Experiment
@@ -92,14 +93,14 @@ def sources_of(project: Project, checkpoints: Sequence[str], model: str | None) 
 
     Args:
         checkpoints: run ids or weights files; `NAME=FILE` gives a file a name.
-        model: open_clip's model name, for weights files.
+        model: open_clip's model name or a configuration (.json), for weights files; a folder may hold its own.
 
     Raises:
         SpecError: a weights file has no model name, or two checkpoints have the same name.
         StoreError: there is no such run.
     """
     return {
-        name: _of_file(project, Path(place), model) if model else _of_run(project, place)
+        name: _of_file(project, Path(place), model) if model or Path(place).is_dir() else _of_run(project, place)
         for name, place in named(checkpoints).items()
     }
 
@@ -131,7 +132,22 @@ def _of_run(project: Project, checkpoint: str) -> CheckpointSource:
     return CheckpointSource(request, model, folder.weights)
 
 
-def _of_file(project: Project, file: Path, model: str) -> CheckpointSource:
-    spec = Model(name=model)
+def _model_of(file: Path, model: str | None) -> Model:
+    config = Path(model) if model and model.endswith(".json") else file / "open_clip_config.json"
+    if model and not model.endswith(".json"):
+        return Model(name=model)
+    if not config.is_file():
+        fix = "add --model NAME of open_clip, or --model FILE.json"
+        raise SpecError("a folder without open_clip_config.json does not name its model", where=str(file), fix=fix)
+    content = read_json(config)
+    if not isinstance(content, dict):
+        raise SpecError(
+            "is no table of an architecture", where=str(config), fix="compare with open_clip's model_configs"
+        )
+    return Model(name=config.stem, config=content.get("model_cfg", content))
+
+
+def _of_file(project: Project, file: Path, model: str | None) -> CheckpointSource:
+    spec = _model_of(file, model)
     request = Request.of(Experiment(model=spec), "", None, project.settings, threads=cores())
     return CheckpointSource(request, spec, file)

@@ -20,7 +20,7 @@ from harness.config.profile import Profile, load_profile
 from harness.execute.executor import Executor, Progress
 from harness.execute.local.executor import LocalExecutor, Workers
 from harness.execute.local.inline import InlineWorkers, SilentInlineWorkers
-from harness.execute.local.processes import LocalWorkers, job_count
+from harness.execute.local.processes import LocalWorkers, job_count, thread_count
 from harness.execute.slurm.client import Slurm
 from harness.execute.slurm.executor import SlurmExecutor
 from harness.execute.slurm.gpu_hours import GpuHourBudget
@@ -183,9 +183,11 @@ def workers_of(
     """
     match target:
         case "local":
-            return LocalWorkers(job_count(settings, jobs))
+            count = job_count(settings, jobs)
+            return LocalWorkers(count, thread_count(settings, count))
         case "inline":
-            return InlineWorkers() if verbose else SilentInlineWorkers(stop)
+            threads = thread_count(settings, 1)
+            return InlineWorkers(threads) if verbose else SilentInlineWorkers(threads, stop)
         case _:
             where = "--on, or `profile` of harness.toml"
             fix = "known: local, inline, or a file: slurm/NAME.toml"

@@ -14,8 +14,9 @@ from typing import Any
 import open_clip
 import torch
 from open_clip.coca_model import CoCa
-from open_clip.model import CLIP
+from open_clip.model import CLIP, convert_to_custom_text_state_dict, resize_pos_embed, resize_text_pos_embed
 from open_clip.transform import PreprocessCfg, image_transform_v2
+from open_clip.transformer import QuickGELU
 from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
@@ -24,6 +25,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from harness.base.errors import ModelError
 from harness.config.explain import nearest
 from harness.config.model import Model, shipped_names
+from harness.models.checkpoints import check_activation, fit, read_state
 from harness.models.dense import image_tokens, text_tokens, why_no_tokens
 from harness.models.tokens import TokenCache
 
@@ -212,28 +214,29 @@ def build_towers(spec: Model, *, seed: int = 0) -> Towers:
     with torch.random.fork_rng(devices=[]), _quiet():
         torch.manual_seed(seed)
         model, tokenizer = _from_config(config) if config else _by_name(spec)
-    if config and spec.weights:
-        load_weights(model, Path(spec.weights))
+    if spec.weights and (config or Path(spec.weights).exists()):
+        load_weights(model, Path(spec.weights), resize=config is None)
     # Convolutions run faster on channels-last memory, on CPUs and GPUs; other layers are unaffected.
     return Towers(model.to(memory_format=torch.channels_last), tokenizer, spec.name)
 
 
-def load_weights(model: nn.Module, file: Path) -> None:
-    """Load a checkpoint into `model`. Every name and shape must match. Runs no code from the file.
+def load_weights(model: nn.Module, path: Path, *, resize: bool = False) -> None:
+    """Load a checkpoint or model folder (see `checkpoints`) into `model`. Runs no code from it.
+
+    Args:
+        resize: interpolate positional embeddings of another length, as open_clip does.
 
     Raises:
-        ModelError: it is no checkpoint, or not one of this model.
+        ModelError: it holds no weights, or not those of this model; what does not fit is listed by name.
     """
-    try:
-        state = torch.load(file, map_location="cpu", weights_only=True)
-        model.load_state_dict(state.get("state_dict", state), strict=True)
-    except FileNotFoundError:
-        raise ModelError("there is no such checkpoint", where=str(file), fix="correct `weights`") from None
-    except Exception as error:  # torch.load raises anything from KeyError to UnpicklingError
-        first = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise ModelError(
-            f"does not fit the model ({first})", where=str(file), fix="name the model that it belongs to"
-        ) from error
+    state = read_state(path)
+    check_activation(path, is_quick=any(isinstance(module, QuickGELU) for module in model.modules()))
+    if "positional_embedding" in state and not hasattr(model, "positional_embedding"):
+        state = convert_to_custom_text_state_dict(state)  # open_clip's names of before its text towers were modules
+    if resize:
+        resize_pos_embed(state, model)
+        resize_text_pos_embed(state, model)
+    fit(model, state, path)
 
 
 @contextmanager
@@ -250,14 +253,16 @@ def _by_name(spec: Model) -> tuple[nn.Module, Any]:
     if spec.name not in open_clip.list_models():
         known = [*open_clip.list_models(), *shipped_names()]
         raise ModelError(f"there is no model {spec.name!r}", where="model.name", fix=nearest(spec.name, known))
+    # A checkpoint is loaded later, by code that reads more kinds and names what does not fit.
+    tag = None if spec.weights and Path(spec.weights).exists() else spec.weights
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", UserWarning)  # a QuickGELU mismatch would train a different model
             model = open_clip.create_model(
                 spec.name,
-                pretrained=spec.weights,
+                pretrained=tag,
                 pretrained_text=False,
-                require_pretrained=spec.weights is not None,
+                require_pretrained=tag is not None,
             )
     except (RuntimeError, UserWarning, OSError) as error:
         what = f"weights {spec.weights!r} of {spec.name} cannot be loaded ({str(error).splitlines()[0]})"

@@ -37,8 +37,8 @@ def towers_of(request: Request) -> Towers:
             towers = build_towers(experiment.model)
             load_weights(towers.model, request.stored.run(str(request.teacher_run)).weights)
             return towers
-        case OpenClipTeacher(model=name, weights=weights):
-            return build_towers(Model(name=name, weights=weights))
+        case OpenClipTeacher(model=name, weights=weights, config=config):
+            return build_towers(Model(name=name, weights=weights, config=config))
         case None:
             raise AssertionError("only a run with a teacher asks for one")
         case _:

@@ -16,7 +16,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -29,6 +29,7 @@ from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
 from harness.base.errors import DispatchError
 from harness.base.files import read_json, write_json
+from harness.base.machine import without_ranks
 from harness.base.signals import STOPPING, handled
 from harness.config.resources import Resources
 from harness.models.fitting import choose_device
@@ -128,25 +129,30 @@ class World:
         return values
 
 
+class StoppedWaitingError(Exception):
+    """A stop was requested before all processes had met."""
+
+
 @contextmanager
-def process_group(process: ProcessRank, folder: Path, resources: Resources) -> Iterator[World]:
+def process_group(
+    process: ProcessRank, folder: Path, resources: Resources, stop: threading.Event | None = None
+) -> Iterator[World]:
     """Join the process group of the run, for the duration of the block.
+
+    Args:
+        stop: ends the wait for other processes. A KeyboardInterrupt does as well.
 
     Raises:
         DispatchError: the rendezvous timed out.
+        StoppedWaitingError: `stop` was set before all processes had met.
     """
     if process.size == 1:
         yield World()
         return
     device = choose_device(resources, process.local_rank)
+    control = _interruptible(lambda: _join(process, folder, device), stop or threading.Event())
     if device.type == "cuda":
         torch.cuda.set_device(device)
-    store = _store(process, folder)
-    backend = "nccl" if device.type == "cuda" else "gloo"
-    dist.init_process_group(backend, store=store, rank=process.rank, world_size=process.size, timeout=PATIENCE)
-    # The control group has its own, longer timeout: ranks may wait for a long evaluation step of rank 0, while a
-    # collective on tensors that takes hours means that a rank is gone.
-    control = dist.new_group(backend="gloo", timeout=LONG_PATIENCE)
     if process.rendezvous and process.rank == 0:
         _rendezvous_file(process, folder).unlink(missing_ok=True)
     try:
@@ -154,6 +160,48 @@ def process_group(process: ProcessRank, folder: Path, resources: Resources) -> I
         yield World(Ranks.world(), group, process.local_rank, process.local_size)
     finally:
         dist.destroy_process_group()
+
+
+def _join(process: ProcessRank, folder: Path, device: torch.device) -> object:
+    """Meet the other processes; returns the control group."""
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    try:
+        store = _store(process, folder)
+    except RuntimeError as error:
+        what = f"the {process.size} processes of the run have not met ({str(error).splitlines()[0]})"
+        raise DispatchError(what, where=f"rank {process.rank}", fix="see the logs of the others") from error
+    backend = "nccl" if device.type == "cuda" else "gloo"
+    dist.init_process_group(backend, store=store, rank=process.rank, world_size=process.size, timeout=PATIENCE)
+    # The control group has its own, longer timeout: ranks may wait for a long evaluation step of rank 0, while a
+    # collective on tensors that takes hours means that a rank is gone.
+    return dist.new_group(backend="gloo", timeout=LONG_PATIENCE)
+
+
+def _interruptible(wait: Callable[[], _Object], stop: threading.Event) -> _Object:
+    """The result of `wait`, which blocks outside of Python, where no signal handler runs: so another thread calls it.
+
+    Raises:
+        StoppedWaitingError: `stop` was set first. The thread is left to wait.
+    """
+    results: list[_Object] = []
+    errors: list[BaseException] = []
+
+    def work() -> None:
+        try:
+            results.append(wait())
+        except BaseException as error:
+            errors.append(error)
+
+    thread = threading.Thread(target=work, daemon=True)
+    thread.start()
+    while thread.is_alive():
+        thread.join(0.05)
+        if stop.is_set() and thread.is_alive():
+            raise StoppedWaitingError("stopped on request, while waiting for the other processes")
+    if errors:
+        raise errors[0]
+    return results[0]
 
 
 def start_processes(process: ProcessRank, folder: Path, module: str = "harness.worker") -> int:
@@ -167,7 +215,10 @@ def start_processes(process: ProcessRank, folder: Path, module: str = "harness.w
         shared |= {"GLOO_SOCKET_IFNAME": "lo"}
     command = [sys.executable, "-m", module, str(folder)]
     children = [
-        subprocess.Popen(command, env={**os.environ, **shared, "RANK": str(process.rank + one), "LOCAL_RANK": str(one)})
+        subprocess.Popen(
+            command,
+            env={**without_ranks(os.environ), **shared, "RANK": str(process.rank + one), "LOCAL_RANK": str(one)},
+        )
         for one in range(process.starts)
     ]
     with handled(STOPPING, lambda number, _: _send(children, number)):

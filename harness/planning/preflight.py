@@ -24,6 +24,25 @@ def problems(plan: Plan, settings: Settings) -> list[str]:
     return list(dict.fromkeys(found))
 
 
+def notes(plan: Plan, settings: Settings) -> list[str]:
+    """What looks wrong about the text files of evaluation sets that are here, a sentence each."""
+    from harness.data.synthetic.embedded import embedded_sets
+    from harness.evaluation.layout import describe, locate
+
+    found: dict[str, None] = {}
+    for experiment in {id(run.experiment.evaluation): run.experiment for run in plan.runs.values()}.values():
+        own = embedded_sets(experiment.data, settings.store / "data")
+        for reference in on_this_machine(experiment.evaluation, settings.evaluation_root).sets:
+            name, _ = parted(reference)
+            try:
+                path = locate(name, evaluation_root=settings.evaluation_root, embedded=own)
+                notes = describe(path, split=experiment.evaluation.under(reference).split).notes
+            except DataError:
+                continue  # `problems` says it
+            found |= dict.fromkeys(f"evaluation set {set_name(reference)}: {note}" for note in notes)
+    return list(found)
+
+
 def _missing_sets(experiment: Experiment, settings: Settings) -> list[str]:
     from harness.data.synthetic.embedded import embedded_sets
 

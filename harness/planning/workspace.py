@@ -8,7 +8,7 @@ from pathlib import Path
 
 from harness.base.errors import DataError
 from harness.config.ablation import Ablation
-from harness.config.data import Data
+from harness.config.data import LATER_FIELDS, Data
 from harness.config.load import load
 from harness.planning.plan import Plan, Planner, make_plan
 from harness.runs.identity import digest
@@ -80,4 +80,5 @@ class Project:
         try:
             return self._inspect(data)
         except DataError as error:
-            return DataReport(fingerprint=f"missing-{digest(data.model_dump(mode='json'))}", missing=str(error))
+            stated = data.model_dump(mode="json", exclude=set(LATER_FIELDS - data.model_fields_set))
+            return DataReport(fingerprint=f"missing-{digest(stated)}", missing=str(error))

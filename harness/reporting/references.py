@@ -22,6 +22,17 @@ PARTS = ("split", "samples", "templates", "class names", "prefix", "precision", 
 _TASKS = ("zeroshot_classification", "zeroshot_retrieval", "linear_probe")
 
 
+_TRAINING = {
+    "imagenet-zeroshot-val-top1": "imagenet1k/acc1",
+    "imagenet-zeroshot-val-top5": "imagenet1k/acc5",
+    "imagenetv2-zeroshot-val-top1": "imagenetv2/acc1",
+    "imagenetv2-zeroshot-val-top5": "imagenetv2/acc5",
+    **{f"image_to_text_R@{k}": f"val/text_retrieval_recall@{k}" for k in (1, 5, 10)},
+    **{f"text_to_image_R@{k}": f"val/image_retrieval_recall@{k}" for k in (1, 5, 10)},
+}
+"""Our names of the metrics in open_clip_train's results.jsonl."""
+
+
 @dataclass(frozen=True)
 class External:
     """One number measured by others."""
@@ -49,7 +60,8 @@ class External:
 
 
 def read_external(file: Path) -> list[External]:
-    """The numbers in a file: clip_benchmark's JSON or CSV, or a paper's table as TOML.
+    """The numbers in a file: clip_benchmark's JSON or CSV, open_clip_train's results.jsonl (its last epoch), or a
+    paper's table as TOML.
 
     Raises:
         SpecError: the file has another format, or a number is out of range.
@@ -59,6 +71,8 @@ def read_external(file: Path) -> list[External]:
         match file.suffix:
             case ".json":
                 found = list(_of_run(json.loads(text), file))
+            case ".jsonl":
+                found = list(_of_training(text.splitlines(), file))
             case ".csv":
                 found = [one for row in csv.DictReader(text.splitlines()) for one in _of_row(row, file)]
             case ".toml":
@@ -67,7 +81,8 @@ def read_external(file: Path) -> list[External]:
                 raise ValueError(f'"{file.suffix}" files are not known')
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         what = f"is no table of results ({type(error).__name__}: {error})"
-        fix = "give clip_benchmark's JSON or CSV, or TOML with source, [protocol] and [rows.NAME]"
+        kinds = "clip_benchmark's JSON or CSV, open_clip_train's results.jsonl"
+        fix = f"give {kinds}, or TOML with source, [protocol] and [rows.NAME]"
         raise SpecError(what, where=str(file), fix=fix) from None
     if not found:
         raise SpecError("holds no numbers", where=str(file), fix="give a file with at least one metric")
@@ -112,6 +127,20 @@ def as_toml(references: Iterable[Reference]) -> str:
 
 def _of_run(run: Mapping[str, Any], file: Path) -> Iterator[External]:
     yield from _numbers(run["metrics"], run, file)
+
+
+def _of_training(lines: Iterable[str], file: Path) -> Iterator[External]:
+    """The last evaluation in open_clip_train's results.jsonl of each metric."""
+    last: dict[str, tuple[float, Any]] = {}
+    for line in filter(str.strip, lines):
+        row = json.loads(line)
+        last |= {name: (float(value), row.get("epoch")) for name, value in row.items() if name in _TRAINING}
+    for name, (value, epoch) in last.items():
+        source = f"open_clip_train, {file.name}, epoch {epoch}"
+        known = {"templates": "80", "split": "val"} if name.startswith("imagenet") else {"split": "--val-data"}
+        folder = file.absolute().parent
+        run = folder.parent.name if folder.name == "checkpoints" else folder.name
+        yield External(run, _TRAINING[name], value, source, known)
 
 
 def _of_row(row: Mapping[str, str], file: Path) -> Iterator[External]:

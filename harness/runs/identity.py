@@ -70,8 +70,8 @@ def teacher_id(experiment: Experiment, run_of: str | None) -> str | None:
     match experiment.teacher:
         case ExperimentTeacher():
             return run_of
-        case OpenClipTeacher(model=model, weights=weights):
-            return f"{model}:{weights_id(weights)}"
+        case OpenClipTeacher(model=model, weights=weights, config=config):
+            return f"{model if config is None else digest(config)}:{weights_id(weights)}"
         case _:
             raise unknown_teacher(experiment.teacher)
 
@@ -79,6 +79,9 @@ def teacher_id(experiment: Experiment, run_of: str | None) -> str | None:
 def weights_id(weights: str) -> str:
     """The id of weights: a tag itself, or a digest of a checkpoint file's size and first and last MiB, not its path."""
     file = Path(weights)
+    if file.is_dir():  # a model folder: the name and size of each file, and the ends of its weights
+        parts = [[one.name, weights_id(str(one))] for one in sorted(file.iterdir()) if one.is_file()]
+        return digest(parts)
     if not file.is_file():
         return weights
     status = file.stat()

@@ -61,6 +61,8 @@ class EvaluationResult(_Part):
     """The set as the spec had it: a name or a path. Empty in records before it was noted."""
     weights: str = ""
     """Digest of the weights that were measured. Empty in records before it was noted."""
+    notes: tuple[str, ...] = ()
+    """What looks wrong about the set and was measured as it is, a sentence each."""
 
 
 class DataReport(_Part):
@@ -71,8 +73,28 @@ class DataReport(_Part):
     """Samples in the data set that can be trained on."""
     rejected: dict[str, int] = {}
     """Samples left out, by reason."""
+    skipped: dict[str, int] = {}
+    """Files and rows left out that are no samples, by reason."""
+    notes: tuple[str, ...] = ()
+    """What was guessed, converted or passed over while reading, a sentence each."""
     missing: str | None = None
     """Why the data could not be looked at; only in a provisional plan."""
+
+    def census(self) -> list[str]:
+        """What is trained on and what is left out, a sentence each; empty where nothing is left out or guessed."""
+        found = []
+        left_out = sum(self.rejected.values())
+        if left_out:
+            what = f"{self.samples:,} of {self.samples + left_out:,} samples are trained on"
+            found.append(f"{what}; left out: {reasons(self.rejected)}")
+        if self.skipped:
+            found.append(f"passed over, as no part of a sample: {reasons(self.skipped)}")
+        return found + list(self.notes)
+
+
+def reasons(counts: dict[str, int]) -> str:
+    """Counts by reason, the largest first, as part of a sentence."""
+    return ", ".join(f"{count:,} {reason}" for reason, count in sorted(counts.items(), key=lambda one: -one[1]))
 
 
 class Cost(_Part):

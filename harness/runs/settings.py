@@ -38,6 +38,9 @@ class Settings(BaseModel):
     jobs: int = Field(0, ge=0)
     """Runs at a time on this machine. 0: one for each core, at most 8; on a machine with GPUs, one for each GPU."""
 
+    threads: int = Field(0, ge=0)
+    """Threads of each run on this machine. 0: OMP_NUM_THREADS if it is set, else the cores shared among the runs."""
+
     @property
     def tracking(self) -> str | None:
         """The tracking URI to use; None if MLflow is off."""

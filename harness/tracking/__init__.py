@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from harness.tracking.places import probe, redacted, ui_command
+from harness.tracking.places import probe, redacted, ui_command, ui_page
 from harness.tracking.sync import SyncResult, sync
 
-__all__ = ["SyncResult", "probe", "redacted", "sync", "ui_command"]
+__all__ = ["SyncResult", "probe", "redacted", "sync", "ui_command", "ui_page"]

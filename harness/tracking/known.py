@@ -19,12 +19,15 @@ from harness.tracking.places import database_file, redacted
 STAMP = "harness.stamp"
 _STAMPS = """
     SELECT tags.value FROM tags JOIN runs USING (run_uuid) JOIN experiments USING (experiment_id)
-    WHERE tags.key = ? AND experiments.name = ?
+    WHERE tags.key = ? AND experiments.name = ? AND experiments.lifecycle_stage = 'active'
 """
 
 
 def known_stamps(uri: str, store: Store, experiment: str) -> frozenset[str]:
-    """Stamps of the records of `experiment` at `uri`. May be incomplete if they cannot be determined."""
+    """Stamps of the records of `experiment` at `uri`. May be incomplete if they cannot be determined.
+
+    A deleted experiment in SQLite has none, so that the next import restores it.
+    """
     file = database_file(uri)
     if file is None:
         return frozenset(_ledger(store).get(redacted(uri), {}).get(experiment, {}).get("stamps", ()))

@@ -13,9 +13,10 @@ import sqlite3
 import sys
 import urllib.error
 import urllib.request
+from base64 import b64encode
 from contextlib import closing
 from pathlib import Path
-from urllib.parse import unquote, urlsplit
+from urllib.parse import quote, unquote, urlsplit
 
 from harness.base.errors import TrackingError
 from harness.runs.store import Store
@@ -44,7 +45,7 @@ def database_file(uri: str) -> Path | None:
 
 def redacted(uri: str) -> str:
     """`uri` without its password, to be shown or kept."""
-    return re.sub(r"(://[^:/@]*):[^@/]*@", r"\1:***@", uri)
+    return re.sub(r"(://[^:/@]*):[^/]*@", r"\1:***@", uri)
 
 
 def lock_file(uri: str, store: Store) -> Path:
@@ -79,16 +80,36 @@ def ui_command(uri: str, port: int) -> list[str]:
     """The command that serves MLflow's UI on the records at `uri`, for this machine only.
 
     Raises:
-        TrackingError: `uri` is a tracking server, which has its own UI.
+        TrackingError: `uri` is a tracking server, which has its own UI, or the port is taken.
     """
     if urlsplit(uri).scheme in ("http", "https"):
         raise TrackingError("is a server with its own UI", where=redacted(uri), fix="open it in a browser")
+    with closing(socket.socket()) as taken:
+        taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            taken.bind(("127.0.0.1", port))
+        except OSError as error:
+            raise TrackingError(
+                f"port {port} cannot be used ({error.strerror})", fix="give another with --port"
+            ) from error
     file = database_file(uri)
     root = (file.parent if file else Path.cwd()) / "mlflow-artifacts"
     settings = [f"{name}={value}" for name, value in _ENVIRONMENT.items()]
     server = [sys.executable, "-m", "mlflow", "ui", "--backend-store-uri", uri, "--workers", "1"]
     place = ["--default-artifact-root", root.as_uri(), "--host", "127.0.0.1", "--port", str(port)]
     return ["/usr/bin/env", *settings, *server, *place]
+
+
+def ui_page(uri: str, port: int, experiment: str | None) -> str:
+    """The page of the UI to begin with: the arms of `experiment` as charts, or all experiments."""
+    base = f"http://127.0.0.1:{port}"
+    file = database_file(uri)
+    if experiment is None or file is None or not file.exists():
+        return base
+    with closing(sqlite3.connect(f"{file.as_uri()}?mode=ro", uri=True, timeout=CONNECT_TIMEOUT_S)) as database:
+        found = database.execute("SELECT experiment_id FROM experiments WHERE name = ?", (experiment,)).fetchone()
+    view = quote("tags.`harness.role` = 'arm'")
+    return f"{base}/#/experiments/{found[0]}?searchFilter={view}&compareRunsMode=CHART" if found else base
 
 
 def _dialect(uri: str) -> str:
@@ -116,10 +137,21 @@ def _probe_file(file: Path) -> None:
 
 def _probe_server(uri: str) -> None:
     """Any answer counts as alive, because a proxy may hide /health."""
+    parts = urlsplit(uri)
+    user, at, host = parts.netloc.rpartition("@")
+    request = urllib.request.Request(parts._replace(netloc=host, path=f"{parts.path.rstrip('/')}/health").geturl())
+    if at:
+        request.add_header("Authorization", f"Basic {b64encode(unquote(user).encode()).decode()}")
     try:
-        with urllib.request.urlopen(f"{uri.rstrip('/')}/health", timeout=CONNECT_TIMEOUT_S):
+        with urllib.request.urlopen(request, timeout=CONNECT_TIMEOUT_S):
             return
     except urllib.error.HTTPError as error:
+        if error.code == 401 and at:
+            raise TrackingError(
+                "refuses this user and password",
+                where=redacted(uri),
+                fix="correct them, and write special characters as %40 and the like",
+            ) from error
         if error.code < 500:
             return
         what = f"answers with HTTP status {error.code}"

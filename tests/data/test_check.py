@@ -66,6 +66,7 @@ def test_every_sort_of_damage_is_counted_and_what_is_listed_is_left_out(tmp_path
         ("html", sample(8) | {"txt": b"Tom &amp; Jerry <b>x</b>"}),
         ("long", sample(9) | {"txt": b"word " * 100}),
         ("cut", sample(10) | {"jpg": sample(10)["jpg"][:-40]}),
+        ("html", sample(11)),
     ]
     write_tar(shards / "00002.tar", samples)
     (shards / "00003.tar").write_bytes(whole[: len(whole) // 2])
@@ -80,7 +81,7 @@ def test_every_sort_of_damage_is_counted_and_what_is_listed_is_left_out(tmp_path
     assert reasons["image unreadable"] == reasons["image damaged"] == 1
     assert reasons["shard is truncated"] == 2
     assert reasons["shard is compressed"] == 1
-    assert reasons["duplicate key"] > 0  # 00003 holds the first samples of 00001 once more
+    assert reasons["duplicate key"] == 1  # 00003 holds keys of 00001, which is no fault
     odd = {what: one["count"] for what, one in told["odd"].items()}
     assert odd["image: PNG under another extension"] == 1
     assert odd["image: shorter side below 24 px"] == 1
@@ -94,7 +95,7 @@ def test_every_sort_of_damage_is_counted_and_what_is_listed_is_left_out(tmp_path
     with pytest.raises(DataError):
         inspect_data(data, tmp_path / "cache")
     write_quarantine(tmp_path / "q.jsonl", found.quarantined)
-    filtered = WebdatasetData(shards=str(shards), quarantine=str(tmp_path / "q.jsonl"))
+    filtered = WebdatasetData(shards=str(shards), quarantine=str(tmp_path / "q.jsonl"), least_share=0.9)
     trained = inspect_data(filtered, tmp_path / "cache")
     assert trained.samples == told["samples"]
     assert trained.rejected["shard damaged, quarantined"] == 3

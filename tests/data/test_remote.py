@@ -88,7 +88,10 @@ def test_hugging_face_parquet_with_embedded_images(tmp_path: Path) -> None:
     data = TableData(path=str(tmp_path), pseudo={"blip": ("blip",)})
     dataset = open_dataset(data, tmp_path / "cache")
     stem = "train-00000-of-00002"
-    assert dataset.keys == [*(f"{stem}-{row:08d}" for row in range(5)), *(f"{i}.img" for i in range(5, 9))]
+    assert dataset.keys == [
+        *(f"{stem}-{row:08d}" for row in range(5)),
+        *(f"train-00001-of-00002-{row:08d}" for row in range(4)),
+    ]
     for i in range(9):
         assert dataset.raw(i) == f"raw {i}"
         assert dataset.pseudo("blip", i) == (f"b {i}", "c")
@@ -102,7 +105,7 @@ def test_a_column_of_image_files_and_one_of_keys(tmp_path: Path) -> None:
     cells = [encoded(picture(0)), b"", encoded(picture(2)), None]
     table = pa.table({"jpg": cells, "txt": ["a", "b", "c", "d"], "id": [1, 2, 3, 4]})
     pyarrow.parquet.write_table(table, tmp_path / "a.parquet")
-    data = TableData(path=str(tmp_path / "a.parquet"), image="jpg", raw="txt", key="id")
+    data = TableData(path=str(tmp_path / "a.parquet"), image="jpg", raw="txt", key="id", least_share=0.5)
     dataset = open_dataset(data, tmp_path / "cache")
     assert dataset.keys == ["1", "3"]
     assert dataset.report.rejected == {"image is empty": 1, "no image path": 1}

@@ -17,7 +17,8 @@ from tests.data.made import encoded, picture, sample, two_shards, write_tar
 
 
 def opened(tmp_path: Path, shards: object, **fields: object) -> Dataset:
-    return open_dataset(WebdatasetData.model_validate({"shards": str(shards), **fields}), tmp_path / "cache")
+    data = WebdatasetData.model_validate({"shards": str(shards), "least_share": 0, **fields})
+    return open_dataset(data, tmp_path / "cache")
 
 
 def test_img2dataset_shards_are_read_whole(tmp_path: Path) -> None:
@@ -128,9 +129,9 @@ def test_each_bad_sample_is_left_out_under_its_reason(tmp_path: Path) -> None:
         "no raw caption": 2,
         "txt is not UTF-8": 1,
         "no caption from captions": 2,
-        "json unreadable": 2,
-        "caption is neither text nor a list of texts": 1,
-        "caption is not Unicode": 1,
+        "json unreadable from captions": 2,
+        "caption is neither text nor a list of texts from captions": 1,
+        "caption is not Unicode from captions": 1,
         "image is empty": 1,
         "image unreadable": 2,
         "image damaged": 2,
@@ -173,7 +174,7 @@ def test_odd_modes_become_rgb(tmp_path: Path) -> None:
 
 def test_no_usable_sample_is_refused_with_the_reasons(tmp_path: Path) -> None:
     shard = write_tar(tmp_path / "a.tar", [("a", {"txt": b"x"}), ("b", {"jpg": encoded(picture(1))})])
-    with pytest.raises(DataError, match=r"no usable sample.*no image: 1, no raw caption: 1"):
+    with pytest.raises(DataError, match=r"no usable sample.*1 no image, 1 no raw caption"):
         opened(tmp_path, shard)
     with pytest.raises(DataError, match=r"no usable sample.*it is empty"):
         opened(tmp_path, write_tar(tmp_path / "empty.tar", []))

@@ -26,7 +26,9 @@ NUMBERS = [10 * int(key[:5]) + int(key[5:]) for key in KEYS]
 def spec(tmp_path: Path, **source: Any) -> WebdatasetData:
     if not (tmp_path / "shards").exists():
         two_shards(tmp_path / "shards")
-    return WebdatasetData.model_validate({"shards": str(tmp_path / "shards"), "pseudo": {"mine": source}})
+    return WebdatasetData.model_validate(
+        {"shards": str(tmp_path / "shards"), "pseudo": {"mine": source}, "least_share": 0}
+    )
 
 
 def opened(tmp_path: Path, **source: Any) -> Dataset:

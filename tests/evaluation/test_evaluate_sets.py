@@ -240,3 +240,62 @@ def test_a_set_is_read_from_the_folder_that_it_lies_in(tmp_path: Path) -> None:
     assert isinstance(evaluation_set, EvaluationSet)
     assert (evaluation_set.name, evaluation_set.captions, evaluation_set.labels) == ("renamed", (("one", "two"),), ())
     assert evaluation_set.image(0).size == (40, 36)
+
+
+def test_a_byte_order_mark_is_no_part_of_a_name_or_caption(tmp_path: Path) -> None:
+    files = {name: "\ufeff" + text for name, text in classification_files(3).items()}
+    path = write_set(tmp_path / "marked", [classification_members([0, 1, 2])], files)
+    (path / "test" / "nshards.txt").write_text("\ufeff1\r\n", encoding="utf-8")
+    plain = write_set(tmp_path / "plain", [classification_members([0, 1, 2])], classification_files(3))
+    assert describe(path).classnames == describe(plain).classnames
+    assert describe(path).templates == describe(plain).templates
+    captions = [[("a.png", picture(0)), ("a.txt", "\ufeffone\ntwo".encode())]]
+    assert read_set(write_set(tmp_path / "r", captions, {"dataset_type.txt": "\ufeffretrieval"})).captions == (
+        ("one", "two"),
+    )
+
+
+@pytest.mark.parametrize("ends", ["\n", "\r\n", "\r"])
+def test_all_ends_of_lines_are_read(tmp_path: Path, ends: str) -> None:
+    path = write_set(tmp_path / "x", [classification_members([0, 1])], classification_files(2))
+    (path / "classnames.txt").write_bytes(ends.join(["cat", "dog", ""]).encode())
+    assert describe(path).classnames == ("cat", "dog")
+
+
+@pytest.mark.parametrize("file", ["classnames.txt", "zeroshot_classification_templates.txt"])
+def test_separators_that_editors_do_not_show_are_refused(tmp_path: Path, file: str) -> None:
+    path = write_set(tmp_path / "x", [classification_members([0, 1])], classification_files(2))
+    (path / file).write_text("a {c}\nb\u2028 {c}\n", encoding="utf-8")
+    with pytest.raises(DataError, match=rf"{file}: line 2 holds the line separator U\+2028"):
+        describe(path)
+
+
+def test_more_shards_than_are_counted_are_refused(tmp_path: Path) -> None:
+    path = classification_set(tmp_path / "things", shards=3)
+    (path / "test" / "nshards.txt").write_text("2")
+    with pytest.raises(DataError, match=r"nshards.txt: says 2, and there is 2.tar too"):
+        describe(path)
+    (path / "test" / "2.tar").rename(path / "test" / "of-the-author.tar")
+    assert len(describe(path).shards) == 2
+
+
+def test_what_looks_wrong_about_a_set_is_said_and_moves_its_digest(tmp_path: Path) -> None:
+    def read(name: str, texts: list[list[str]]) -> EvaluationSet:
+        return read_set(write_set(tmp_path / name, [retrieval_members(texts)], {"dataset_type.txt": "retrieval"}))
+
+    plain = read("plain", [["one", "two"], ["three"]])
+    blank = read("blank", [["one", "two", " ", ""], ["three", "", "x"]])
+    cut = read("cut", [["one", "two"], ["thr\u2028ee"]])
+    assert plain.notes == ()
+    # "one\ntwo\n \n" ends with a line end, which begins no line
+    assert blank.notes == ("2 of 6 captions are blank lines, and each is a query",)
+    assert cut.notes == ("1 samples have captions with a line separator (U+2028 or its like) that cuts them",)
+    assert len({plain.digest, blank.digest, cut.digest}) == 3
+
+    files = classification_files(3) | {"classnames.txt": "cat\ndog\ncat\nemu\n"}
+    things = read_set(write_set(tmp_path / "things", [classification_members([0, 1, 2])], files))
+    assert things.notes == (
+        "1 class names stand there more than once ('cat' first)",
+        "1 of 4 class names have no sample ('emu' first)",
+    )
+    assert read_set(write_set(tmp_path / "all", [classification_members([0, 1])], classification_files(2))).notes == ()

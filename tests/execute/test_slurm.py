@@ -22,20 +22,20 @@ AccountingStorageType   = accounting_storage/slurmdbd
 MaxArraySize            = 1001
 MaxJobCount             = 10000
 """
-QUEUE = """12_[0-2,7%4]|abl.1|PENDING||Priority|N/A|N/A
-13_0|abl.2|RUNNING|n1|None|1795548649|1795549249
-13_1|abl.2|NODE_FAIL|n2|NodeFail|1795548649|1795548700
-14|other|COMPLETING|n1|None|1795548649|N/A
-15_3|abl.3|REQUEUED||BeginTime|N/A|N/A
+QUEUE = """12_[0-2,7%4]|PENDING||Priority|N/A|N/A|abl.1
+13_0|RUNNING|n1|None|1795548649|1795549249|abl.2
+13_1|NODE_FAIL|n2|NodeFail|1795548649|1795548700|abl.2
+14|COMPLETING|n1|None|1795548649|N/A|other
+15_3|REQUEUED||BeginTime|N/A|N/A|abl.3
 """
-ACCOUNTED = """6_0|abl|REQUEUED|n1|0:0|1795548621|1795548649||3G
-6_0.batch|batch|CANCELLED|n1|0:15|1795548621|1795548649|3000K|
-6_0|abl|NODE_FAIL|n2|0:0|1795548655|1795548710||3G
-6_0|abl|FAILED|n1|9:0|1795548716|1795548758||3G
-6_0.batch|batch|FAILED|n1|9:0|1795548716|1795548758|9000K|
-6_0.0|python|CANCELLED by 0|n1|0:9|1795548717|1795548758|2900000K|
-6_1|abl|RUNNING|n1|0:0|1795548716|Unknown||3G
-12_[0-1%2]|abl|CANCELLED by 0|None assigned|0:0|None|1795548758||3G
+ACCOUNTED = """6_0|REQUEUED|n1|0:0|1795548621|1795548649||3G|abl
+6_0.batch|CANCELLED|n1|0:15|1795548621|1795548649|3000K||batch
+6_0|NODE_FAIL|n2|0:0|1795548655|1795548710||3G|abl
+6_0|FAILED|n1|9:0|1795548716|1795548758||3G|abl
+6_0.batch|FAILED|n1|9:0|1795548716|1795548758|9000K||batch
+6_0.0|CANCELLED by 0|n1|0:9|1795548717|1795548758|2900000K||python
+6_1|RUNNING|n1|0:0|1795548716|Unknown||3G|abl
+12_[0-1%2]|CANCELLED by 0|None assigned|0:0|None|1795548758||3G|abl
 """
 
 
@@ -114,6 +114,18 @@ def test_without_accounting_nothing_is_asked_of_it(commands: Path) -> None:
     assert one.history({"6"}) == []
     assert one.find(["abl.1"]) == {}
     assert (asked(commands, "sacct"), len(asked(commands, "squeue"))) == ([], 1)
+
+
+@pytest.mark.parametrize("name", ["lr=1e-3|bs=256", "a|b|c|d|e|f|g", "|", " ", "a\nb", "a\n|||||||", "ünïcode %j"])
+def test_a_job_of_a_stranger_may_have_any_name(commands: Path, name: str) -> None:
+    say(commands, "squeue", f"{QUEUE}99|RUNNING|n1|None|1795548649|1795549249|{name}\n")
+    found = {job.id: job.name for job in Slurm().queue()}
+    assert found["13_0"] == "abl.2"
+    assert found["99"] == name.partition("\n")[0]
+    say(commands, "sacct", f"{ACCOUNTED}98|FAILED|n1|1:0|1795548716|1795548758||3G|{name}\n")
+    assert ("98", name.partition("\n")[0]) in [(job.id, job.name) for job in Slurm().history({"6"})]
+    say(commands, "squeue", f"97|{name}\n12_[0-9]|abl.1\n")
+    assert Slurm().find(["abl.1"])["abl.1"] == "12"
 
 
 def test_finding_by_name(commands: Path) -> None:

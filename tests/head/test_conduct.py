@@ -359,7 +359,7 @@ def processes(store: Store, monkeypatch: pytest.MonkeyPatch) -> Iterator[Ready]:
 
     def ready(plan: Plan, jobs: int = 2, **actions: str) -> tuple[LocalExecutor, LocalWorkers]:
         told(plan, store, actions)
-        made.append(LocalWorkers(jobs))
+        made.append(LocalWorkers(jobs, 1))
         return LocalExecutor(plan, store, Settings(store=store.root), made[-1]), made[-1]
 
     yield ready
@@ -468,7 +468,7 @@ def test_a_run_in_this_process_passes_ctrl_c_on(store: Store, monkeypatch: pytes
     fake = types.ModuleType("harness.worker")
     begun: list[str] = []
 
-    def work(folder: Path) -> int:
+    def work(folder: Path, environment: object) -> int:
         begun.append(folder.name)
         RunFolder(folder).fail(Failure(cause="interrupted", message="stopped on request", attempt=1, ended_at=1.0))
         return 75
@@ -476,7 +476,7 @@ def test_a_run_in_this_process_passes_ctrl_c_on(store: Store, monkeypatch: pytes
     fake.main, fake.STOPPED = work, 75  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "harness.worker", fake)
     monkeypatch.setattr(harness, "worker", fake, raising=False)
-    one = LocalExecutor(SEVERAL, store, Settings(store=store.root), InlineWorkers())
+    one = LocalExecutor(SEVERAL, store, Settings(store=store.root), InlineWorkers(1))
     with running.clean_stop(running.STOPPING) as stop:
         *_, last = stoppable(one.run(), one.stop, stop)
     assert (len(begun), last.done, last.failed) == (1, 0, {})
@@ -543,7 +543,7 @@ def test_workers_outlive_a_killed_command_and_are_waited_for_or_cancelled(
     assert command.stderr is not None
     command.stderr.close()  # not read to its end: the workers have it too
     assert project.store.running_commands(plan.command) == []
-    steps = LocalExecutor(plan, project.store, project.settings, LocalWorkers(2)).run()
+    steps = LocalExecutor(plan, project.store, project.settings, LocalWorkers(2, 1)).run()
     until(lambda: first.state() is State.DONE, steps)
     assert [len(attempts(folder)) for folder in (first, second)] == [1, 1]
     running.say_cancelled(cancel(plan, project.store))

@@ -30,7 +30,9 @@ def test_equal_runs_raise_no_remark(tmp_path: Path) -> None:
 
 def test_samples_that_data_lost_are_told(tmp_path: Path) -> None:
     flags = Document(collect(*simple(tmp_path, ARMS))).flags
-    assert [flag.text for flag in flags] == ["Data 5a3c9e01b7d2: 12 samples left out (12 no caption)."]
+    assert [flag.text for flag in flags] == [
+        "Data 5a3c9e01b7d2: 8,192 of 8,204 samples are trained on; left out: 12 no caption."
+    ]
 
 
 def test_samples_seen_that_nothing_explains(tmp_path: Path) -> None:

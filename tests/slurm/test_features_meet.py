@@ -130,11 +130,11 @@ def test_another_spec_of_the_same_name_in_one_store(cluster: Cluster, tmp_path: 
     other = of_one_arm(tmp_path / "other", cluster, steps=30)
     drain(cluster)
     assert one.command("run", one.spec.name, "--on", one.profile.name, "--detach").returncode == 0
-    queued = cluster.ask("squeue", "-h", "-r")
+    queued = cluster.ask("squeue", "-h", "-r", "-o", "%i").split()
     other.command("run", other.spec.name, "--on", other.profile.name, "--detach", store=one.store)
     asked = other.command("cancel", other.spec.name, "--vanished", store=one.store)
     assert "1 job" not in asked.stdout
-    assert set(queued.splitlines()) <= set(cluster.ask("squeue", "-h", "-r").splitlines())
+    assert set(queued) <= set(cluster.ask("squeue", "-h", "-r", "-o", "%i").split())
 
 
 def test_a_wish_to_cancel_outlives_a_dead_controller(cluster: Cluster, tmp_path: Path) -> None:
@@ -148,7 +148,7 @@ def test_a_wish_to_cancel_outlives_a_dead_controller(cluster: Cluster, tmp_path:
     assert asked.returncode == 1, asked.stdout + asked.stderr
     cluster.daemon("start", "slurmctld")
     for node in NODES:
-        cluster.ask("scontrol", "update", f"NodeName={node}", "State=RESUME")
+        cluster.ask("scontrol", "update", f"NodeName={node}", "State=RESUME", check=False)
     until(lambda: not cluster.ask("squeue", "-h"), "the queue to empty")
     assert head.wait(timeout=300) != 0, campaign.log
     assert not any(run.progress.exists() for run in campaign.runs()), "they found the wish and did nothing"

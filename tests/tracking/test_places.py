@@ -2,8 +2,11 @@ from __future__ import annotations
 
 import socket
 import sqlite3
+import threading
+from base64 import b64encode
 from collections.abc import Iterator
 from contextlib import closing
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import pytest
@@ -58,6 +61,7 @@ def test_a_database_in_memory_is_refused(uri: str) -> None:
 def test_passwords_are_not_shown(closed_port: int) -> None:
     uri = f"postgresql+psycopg2://ada:s3cret@127.0.0.1:{closed_port}/mlflow"
     assert redacted(uri) == uri.replace("s3cret", "***")
+    assert redacted("http://ada:s3@cret@host:5000") == "http://ada:***@host:5000"
     assert redacted("http://host:5000/a@b") == "http://host:5000/a@b"
     with pytest.raises(TrackingError) as caught:
         probe(uri)
@@ -69,6 +73,30 @@ def test_a_dead_server_and_a_deaf_one_are_told_at_once(closed_port: int, deaf_po
     for port in (closed_port, deaf_port):
         with pytest.raises(TrackingError, match=rf"http://127.0.0.1:{port}: .*does not answer.*; start it"):
             probe(f"http://127.0.0.1:{port}")
+
+
+def test_user_and_password_in_an_address_are_sent(tmp_path: Path) -> None:
+    seen: list[str | None] = []
+
+    class Server(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            seen.append(self.headers["Authorization"])
+            self.send_response(200 if seen[-1] == f"Basic {b64encode(b'ada:s3/cret').decode()}" else 401)
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with HTTPServer(("127.0.0.1", 0), Server) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        place = f"127.0.0.1:{server.server_port}"
+        probe(f"http://ada:s3%2Fcret@{place}/")
+        probe(f"http://{place}")  # the client may have them from the environment
+        with pytest.raises(TrackingError, match="refuses this user and password") as caught:
+            probe(f"http://ada:wrong@{place}")
+        server.shutdown()
+    assert "wrong" not in str(caught.value)
+    assert len(seen) == 3
 
 
 def test_a_file_that_is_no_database_is_refused_and_kept(tmp_path: Path) -> None:
@@ -118,5 +146,10 @@ def test_the_ui_command_names_the_store_and_serves_this_machine_only(tmp_path: P
     assert command[command.index("--backend-store-uri") + 1] == uri
     assert command[command.index("--host") + 1] == "127.0.0.1"
     assert command[command.index("--port") + 1] == "5055"
+    with closing(socket.socket()) as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        with pytest.raises(TrackingError, match=r"port \d+ cannot be used .*; give another with --port"):
+            ui_command(uri, other.getsockname()[1])
     with pytest.raises(TrackingError, match="open it in a browser"):
         ui_command("https://tracking.lab", 5055)

@@ -231,9 +231,11 @@ def test_what_a_user_deleted_comes_back_only_on_demand_and_never_twice(finished:
     assert client.get_run(mlflow_id).info.lifecycle_stage == "deleted"
     sync(finished.plan, finished.store, finished.uri, again=True)
     assert finished.content() == before
+    # a whole experiment that was deleted comes back by itself: nothing of it can be seen
     client.delete_experiment(client.get_run(mlflow_id).info.experiment_id)
-    sync(finished.plan, finished.store, finished.uri, again=True)
+    sync(finished.plan, finished.store, finished.uri)
     assert finished.content() == before
+    assert sync(finished.plan, finished.store, finished.uri) == SyncResult(unchanged=5)
 
 
 def test_a_time_limit_leaves_the_rest_for_the_next_time(finished: Place, undisturbed: dict[str, Any]) -> None:

@@ -17,8 +17,12 @@ import torch
 from harness import worker
 from harness.base.errors import DispatchError
 from harness.base.files import read_json, write_json
+from harness.base.machine import cores, without_ranks
+from harness.execute.local.inline import InlineWorkers
+from harness.execute.local.processes import LocalWorkers, thread_count
 from harness.node.attempt import AttemptRunner, load_request
 from harness.parallel.process_group import ProcessRank, process_rank
+from harness.runs.settings import Settings
 from harness.runs.store import RunFolder, State
 from tests.evaluation.worlds import classification_files, classification_members, write_set
 from tests.node.small import TIMINGS, experiment, planned, prepared
@@ -204,6 +208,73 @@ SLURM = {"SLURM_JOB_ID": "7", "SLURM_STEP_ID": "0"}
 )
 def test_who_a_process_is(processes: int, environment: Mapping[str, str], expected: ProcessRank) -> None:
     assert process_rank(processes, environment) == expected
+
+
+OUTER = {
+    "RANK": "0", "WORLD_SIZE": "2", "LOCAL_RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29513",
+    "SLURM_STEP_NUM_TASKS": "2", "SLURM_PROCID": "0", "SLURM_NTASKS": "2", "SLURM_STEP_ID": "0",
+    "OMPI_COMM_WORLD_SIZE": "2", "PMI_RANK": "0", "TORCHELASTIC_RUN_ID": "x",
+}  # fmt: skip
+"""An outer torchrun, srun and mpirun at once."""
+
+
+def test_an_outer_shell_says_nothing_of_the_processes_that_we_start() -> None:
+    kept = {
+        "SLURM_JOB_ID": "7",
+        "SLURM_ARRAY_TASK_ID": "1",
+        "SLURM_CONF": "/c",
+        "CUDA_VISIBLE_DEVICES": "0",
+        "PATH": "/",
+    }
+    assert without_ranks(OUTER | kept) == kept
+    assert process_rank(1, without_ranks(OUTER)).size == 1
+
+
+@pytest.mark.parametrize("inline", [True, False])
+def test_workers_train_alone_in_an_outer_shell(tmp_path: Path, inline: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in OUTER.items():
+        monkeypatch.setenv(name, value)
+    folder = ready(tmp_path, train=train(2))
+    workers = InlineWorkers(1) if inline else LocalWorkers(1, 1)
+    workers.start(folder.path)
+    until = time.monotonic() + TIMEOUT_S
+    while not (ended := workers.ended(0.1)) and time.monotonic() < until:
+        pass
+    workers.close()
+    assert [one.status for one in ended] == [worker.DONE]
+    assert folder.record().cost.devices == 1
+
+
+@pytest.mark.parametrize("rank", ["0", "1"])
+def test_a_stop_ends_the_wait_for_processes_that_never_come(tmp_path: Path, rank: str) -> None:
+    folder = ready(tmp_path)
+    code = "import sys, harness.worker as w; print(1, flush=True); sys.exit(w.main(w.Path(sys.argv[1])))"
+    addressed = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29617", "RANK": rank, "WORLD_SIZE": "2"}
+    process = subprocess.Popen(
+        [sys.executable, "-c", code, str(folder.path)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=os.environ | addressed,
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == "1\n"  # its imports are done
+    time.sleep(3.0)
+    process.send_signal(signal.SIGINT)
+    said = process.communicate(timeout=20)[1]
+    assert process.returncode == worker.STOPPED, said
+    assert "stopped on request, while waiting for the other processes" in said
+
+
+@pytest.mark.parametrize(
+    ("variable", "stated", "jobs", "expected"),
+    [("", 0, 1, cores()), ("3", 0, 1, 3), ("3,2", 0, 4, 3), ("3", 5, 1, 5), ("x", 0, 10_000, 1), ("", 2, 7, 2)],
+)
+def test_the_threads_are_those_that_the_user_states(
+    tmp_path: Path, variable: str, stated: int, jobs: int, expected: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", variable)
+    assert thread_count(Settings(store=tmp_path, threads=stated), jobs) == expected
 
 
 def test_tasks_that_cannot_make_up_the_processes() -> None:

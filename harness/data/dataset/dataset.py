@@ -18,12 +18,13 @@ from PIL import Image
 
 from harness.base.errors import DataError
 from harness.base.log import say
-from harness.config.data import Data, EmbeddedWorld, FileData, FileSpec, unknown_data
+from harness.config.data import Data, EmbeddedWorld, FileData, FileSpec, Pictures, unknown_data
 from harness.data.dataset import pictures
 from harness.data.dataset.index import INDEX, ROWS, is_damaged, pseudo_column
 from harness.data.dataset.pictures import BadImageError
 from harness.data.sources import arrow
 from harness.data.sources.inspection import REPORT, Indexed, indexed, inspect_data
+from harness.data.sources.raw_samples import shard_key
 from harness.data.synthetic.embedded import home
 from harness.data.synthetic.materialise import as_files
 from harness.data.synthetic.truth import TRUTH, Truth, load_truth
@@ -44,7 +45,8 @@ def open_dataset(data: Data, cache: Path) -> Dataset:
             index = _sound(as_files(data, cache), cache)
             return Dataset(index._replace(report=inspect_data(data, cache)), load_truth(home(data, cache) / TRUTH))
         case FileSpec():
-            return Dataset(_sound(data, cache), None)
+            inspect_data(data, cache)
+            return Dataset(_sound(data, cache), None, data.pictures)
         case _:
             raise unknown_data(data)
 
@@ -65,12 +67,14 @@ class Dataset:
     Holds no image: each is read by its place when asked for. Usable in forked worker processes.
     """
 
-    def __init__(self, index: Indexed, truth: Truth | None) -> None:
+    def __init__(self, index: Indexed, truth: Truth | None, options: Pictures | None = None) -> None:
         self.report: DataReport = index.report
         self.sources: tuple[str, ...] = index.sources
         """Names of the pseudo-caption sources."""
         self.truth = truth
         """Which caption matches which image, where that is known."""
+        self._options = options or Pictures()
+        self._keys_repeat = index.keys_repeat
         self._root = index.root
         self._files = _Files()
         with pa.memory_map(str(index.folder / INDEX)) as mapped:
@@ -84,12 +88,21 @@ class Dataset:
 
     @property
     def keys(self) -> list[str]:
-        """The key of each sample."""
-        return [str(key) for key in self._column("key").to_pylist()]
+        """The key of each sample, with its shard where several shards have samples of one key."""
+        keys = [str(key) for key in self._column("key").to_pylist()]
+        if not self._keys_repeat:
+            return keys
+        return [
+            shard_key(str(shard), key) for shard, key in zip(self._column("location").to_pylist(), keys, strict=True)
+        ]
 
     def keys_of(self, samples: Iterable[int]) -> list[str]:
-        """The keys of some samples."""
-        return [str(self._cell(sample, "key")) for sample in samples]
+        """The keys of some samples, as in `keys`."""
+        return [self._key(sample) for sample in samples]
+
+    def _key(self, i: int) -> str:
+        key = str(self._cell(i, "key"))
+        return shard_key(str(self._cell(i, "location")), key) if self._keys_repeat else key
 
     @property
     def sizes(self) -> NDArray[np.int64]:
@@ -123,7 +136,7 @@ class Dataset:
             DataError: it is damaged where its header did not show it.
         """
         try:
-            return pictures.decode(content)
+            return pictures.decode(content, self._options)
         except BadImageError as error:
             raise self._undecodable(i, error) from error
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from array import array
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -18,11 +19,12 @@ from numpy.typing import NDArray
 
 from harness.base.errors import StoreError
 from harness.base.files import file_sha256, read_json, replacing, write_json
-from harness.config.data import Verify
+from harness.config.data import Pictures, Verify
 from harness.data.dataset import pictures
-from harness.data.dataset.pictures import BadImageError
+from harness.data.dataset.pictures import TRAITS, BadImageError
+from harness.data.hashing import hash64
 from harness.data.sources import arrow
-from harness.data.sources.raw_samples import RawSample, Rejected
+from harness.data.sources.raw_samples import Candidate, Note, RawSample, Rejected, Skipped
 
 ROWS_PER_BATCH = 50_000
 MAX_SUSPECTS = 1000
@@ -37,6 +39,10 @@ class IndexSummary(NamedTuple):
     fingerprint: str
     samples: int
     rejected: dict[str, int]
+    skipped: dict[str, int]
+    notes: tuple[str, ...]
+    keys_repeat: bool
+    """Whether several shards have samples of one key."""
     sources: tuple[str, ...]
     """Pseudo-caption sources that the samples have."""
     suspects: tuple[str, ...]
@@ -44,16 +50,16 @@ class IndexSummary(NamedTuple):
 
 
 def build(
-    folder: Path, candidates: Iterable[RawSample | Rejected], sources: Sequence[str], verify: Verify
+    folder: Path, candidates: Iterable[Candidate], sources: Sequence[str], verify: Verify, options: Pictures
 ) -> IndexSummary:
     """Index `candidates` into `folder`. A source that no sample has is left out; a sample without one of the others is
-    rejected, as is one with a bad image or a key that was seen before.
+    rejected, as is one with a bad image or a key that its shard, or its table, had before.
 
     Raises:
         DataError: from `candidates`.
         StoreError: `folder` cannot be written.
     """
-    builder = _Builder(sources, verify)
+    builder = _Builder(sources, verify, options)
     with (
         replacing(folder / INDEX) as aside,
         pa.OSFile(str(aside), "wb") as sink,
@@ -88,6 +94,8 @@ def is_damaged(folder: Path) -> bool:
 _STRINGS = ("key", "location", "raw")
 _INTEGERS = ("offset", "size", "width", "height")
 
+_HAS = 255
+
 Flags = NDArray[np.bool_]
 Digests = NDArray[np.void]
 """16 bytes a sample."""
@@ -102,13 +110,18 @@ class _Row(NamedTuple):
 
 
 class _Builder:
-    def __init__(self, sources: Sequence[str], verify: Verify) -> None:
-        self.sources, self.verify = tuple(sources), verify
+    def __init__(self, sources: Sequence[str], verify: Verify, options: Pictures) -> None:
+        self.sources, self.verify, self.options = tuple(sources), verify, options
         self.rows: list[_Row] = []
-        self._keys: set[str] = set()
+        self._scope, self._keys = "", set[str]()
+        self._hashes = array("Q")
         self._digests = bytearray()
         self._has = bytearray()
+        self._faults: list[str] = ["no caption"]
         self._rejected: Counter[str] = Counter()
+        self._skipped: Counter[str] = Counter()
+        self._traits: Counter[str] = Counter()
+        self._notes: dict[str, None] = {}
         self._suspects: dict[str, None] = {}
 
     @property
@@ -119,13 +132,23 @@ class _Builder:
         lists = [(pseudo_column(source), pa.large_list(pa.large_string())) for source in self.sources]
         return pa.schema([*strings, *integers, *lists])
 
-    def add(self, candidate: RawSample | Rejected) -> None:
+    def add(self, candidate: Candidate) -> None:
         """Take a sample in, or count why not."""
-        outcome = self._accept(candidate) if isinstance(candidate, RawSample) else candidate
-        if outcome is not None:
-            self._rejected[outcome.reason] += 1
-            if len(self._suspects) < MAX_SUSPECTS:
-                self._suspects[outcome.location] = None
+        match candidate:
+            case RawSample():
+                if (outcome := self._accept(candidate)) is not None:
+                    self._reject(outcome)
+            case Rejected():
+                self._reject(candidate)
+            case Skipped(reason):
+                self._skipped[reason] += 1
+            case Note(text):
+                self._notes[text] = None
+
+    def _reject(self, outcome: Rejected) -> None:
+        self._rejected[outcome.reason] += 1
+        if len(self._suspects) < MAX_SUSPECTS:
+            self._suspects[outcome.location] = None
 
     def flush(self) -> Any:
         """The rows since the last flush, as a batch of the index."""
@@ -141,39 +164,65 @@ class _Builder:
     def summary(self) -> tuple[IndexSummary, NDArray[np.int64], Digests]:
         """What was indexed, the rows [samples] that have captions of every source that any has, and the digests of
         these samples [samples]."""
-        has: Flags = np.frombuffer(self._has, dtype=np.bool_).reshape(-1, 1 + len(self.sources))
+        states = np.frombuffer(self._has, dtype=np.uint8).reshape(-1, 1 + len(self.sources))
+        has: Flags = states == _HAS
         present: Flags = np.logical_or.reduce(has, axis=0)
         fits = has | ~present
         rejected = Counter(self._rejected)
         for number, source in enumerate(self.sources, start=1):
-            lacking = int((~fits[:, number] & fits[:, :number].all(axis=1)).sum())
-            if lacking:
-                rejected[f"no caption from {source}"] = lacking
+            lacking = ~fits[:, number] & fits[:, :number].all(axis=1)
+            for fault, count in enumerate(np.bincount(states[lacking, number]).tolist()):
+                if count:
+                    rejected[f"{self._faults[fault]} from {source}"] = count
         kept = np.flatnonzero(fits.all(axis=1))
         digests = np.frombuffer(self._digests, dtype="V16")[kept]
-        fingerprint = hashlib.sha256(digests.tobytes()).hexdigest()
-        found = tuple(source for number, source in enumerate(self.sources, start=1) if present[number])
-        summary = IndexSummary(fingerprint, len(kept), dict(sorted(rejected.items())), found, tuple(self._suspects))
+        fingerprint = hashlib.sha256(digests.tobytes())
+        if stated := self.options.science():
+            fingerprint.update(json.dumps(stated, sort_keys=True).encode())
+        hashes = np.frombuffer(self._hashes, dtype=np.uint64) if self._hashes else np.empty(0, dtype=np.uint64)
+        summary = IndexSummary(
+            fingerprint=fingerprint.hexdigest(),
+            samples=len(kept),
+            rejected=dict(sorted(rejected.items())),
+            skipped=dict(sorted(self._skipped.items())),
+            notes=(*self._notes, *(f"{count:,} pictures {TRAITS[name]}" for name, count in self._traits.items())),
+            keys_repeat=len(np.unique(hashes)) < len(hashes),
+            sources=tuple(source for number, source in enumerate(self.sources, start=1) if present[number]),
+            suspects=tuple(self._suspects),
+        )
         return summary, kept, digests
 
     def _accept(self, candidate: RawSample) -> Rejected | None:
+        if candidate.scope != self._scope:
+            self._scope, self._keys = candidate.scope, set()
         if candidate.key in self._keys:
             return Rejected("duplicate key", candidate.location)
         try:
-            candidate.key.encode()
-            width, height, image = pictures.check(candidate.head, candidate.size, candidate.read, self.verify)
+            key = candidate.key.encode()
+            look = pictures.check(candidate.head, candidate.size, candidate.read, self.verify, self.options)
         except UnicodeEncodeError:
             return Rejected("key is not UTF-8", candidate.location)
         except BadImageError as error:
             return Rejected(str(error), candidate.location)
         self._keys.add(candidate.key)
+        self._hashes.append(hash64(key))
+        self._traits.update(look.traits)
         captions = [candidate.pseudo[source] for source in self.sources]
-        content = json.dumps([candidate.key, candidate.raw, captions]).encode() + image
+        content = json.dumps([candidate.key, candidate.raw, captions]).encode() + look.digest
         self._digests += hashlib.sha256(content).digest()[:16]
-        self._has += bytes([True, *(bool(texts) for texts in captions)])
-        place = (candidate.offset, candidate.size, width, height)
+        self._has += bytes([_HAS, *(self._state(candidate, source) for source in self.sources)])
+        place = (candidate.offset, candidate.size, look.width, look.height)
         self.rows.append(_Row((candidate.key, candidate.location, candidate.raw), place, candidate.pseudo))
         return None
+
+    def _state(self, candidate: RawSample, source: str) -> int:
+        """_HAS, or the number of the reason why the sample has no caption from `source`."""
+        if candidate.pseudo[source]:
+            return _HAS
+        fault = candidate.faults.get(source, self._faults[0])
+        if fault not in self._faults and len(self._faults) < _HAS:
+            self._faults.append(fault)
+        return self._faults.index(fault) if fault in self._faults else 0
 
 
 def pseudo_column(source: str) -> str:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import hashlib
 import io
 from collections.abc import Callable
+from typing import NamedTuple
 
-from PIL import Image, UnidentifiedImageError
+import numpy as np
+from PIL import Image, ImageOps, UnidentifiedImageError
 
-from harness.config.data import Verify
+from harness.config.data import Pictures, Verify
 
 EXTENSIONS = ("jpg", "jpeg", "png", "webp", "bmp", "gif", "tif", "tiff", "ppm")
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
@@ -24,24 +26,78 @@ class BadImageError(Exception):
     """An image that cannot be used; the message is the reason under which it is counted."""
 
 
-def decode(content: bytes) -> Image.Image:
+class Look(NamedTuple):
+    """What the header and the ends of an image file say."""
+
+    width: int
+    """Of the image as it is decoded, in pixels."""
+    height: int
+    digest: bytes
+    """Over head, tail and size, and over how the image is decoded where that is not Pillow's way."""
+    traits: tuple[str, ...]
+    """Keys of TRAITS."""
+
+
+TRAITS = {
+    "bits": "have 16 bits, which are scaled to 8",
+    "alpha": "have transparency, which data.pictures.alpha treats",
+    "exif": "have an EXIF orientation, which data.pictures.exif treats",
+    "cmyk": "are CMYK, which data.pictures.cmyk treats",
+}
+"""What is not plain RGB about a picture."""
+_DEEP = ("I;16", "I;16B", "I;16L", "I;16N", "I")
+_ORIENTATION, _SIDEWAYS = 0x0112, (5, 6, 7, 8)
+
+
+def decode(content: bytes, options: Pictures) -> Image.Image:
     """The image in the file `content`, as RGB.
 
     Raises:
-        BadImageError: the file is damaged or of an unknown format.
+        BadImageError: the file is damaged or of an unknown format, or `options` leaves it out.
     """
     try:
         with Image.open(io.BytesIO(content), formats=FORMATS) as image:
-            return image.convert("RGB")
+            _allowed(image, options)
+            turned = ImageOps.exif_transpose(image) if options.exif == "apply" else image
+            return _flattened(_shallow(turned), options).convert("RGB")
     except BROKEN as error:
         raise BadImageError(str(error) or type(error).__name__) from error
 
 
-def check(head: bytes, size: int, read: Callable[[int, int], bytes], verify: Verify) -> tuple[int, int, bytes]:
-    """Width, height and a digest of an image file of `size` bytes that begins with `head`.
+def _allowed(image: Image.Image, options: Pictures) -> None:
+    if image.mode == "F":
+        raise BadImageError("image of floating-point numbers")
+    if image.mode == "CMYK" and options.cmyk == "reject":
+        raise BadImageError("image is CMYK")
+
+
+def _shallow(image: Image.Image) -> Image.Image:
+    """An image of 16 bits a pixel with 8."""
+    if image.mode not in _DEEP:
+        return image
+    grey = np.asarray(image).astype(np.int64)
+    if grey.min() < 0 or grey.max() > 65535:
+        raise BadImageError("image of 32-bit numbers")
+    return Image.fromarray(((grey * 255 + 32767) // 65535).astype(np.uint8))
+
+
+def _flattened(image: Image.Image, options: Pictures) -> Image.Image:
+    """`image` laid over a ground, where `options` says so and it has transparency."""
+    if options.alpha == "drop" or not _is_transparent(image):
+        return image
+    over = image.convert("RGBA")
+    return Image.alpha_composite(Image.new("RGBA", over.size, options.alpha), over)
+
+
+def _is_transparent(image: Image.Image) -> bool:
+    return image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info
+
+
+def check(head: bytes, size: int, read: Callable[[int, int], bytes], verify: Verify, options: Pictures) -> Look:
+    """What an image file of `size` bytes that begins with `head` is.
 
     `read(start, stop)` gives more of the file. With `verify="header"` an image is decoded only if its end is not where
-    its format puts it. The digest is over head, tail and size.
+    its format puts it.
 
     Raises:
         BadImageError: the image cannot be used.
@@ -52,32 +108,47 @@ def check(head: bytes, size: int, read: Callable[[int, int], bytes], verify: Ver
         raise BadImageError("image file too long")
     try:
         tail = head[-_TAIL:] if size <= len(head) else read(size - _TAIL, size)
-        width, height = _dimensions(head, size, read)
+        width, height, traits = _seen(head, size, read, options)
         if width * height > MAX_PIXELS:
             raise BadImageError("image too large")
         if verify == "decode" or not _complete(head, tail, size):
-            _decodes(read(0, size))
+            _decodes(read(0, size), options)
     except OSError:
         raise BadImageError("image unreadable") from None
-    return width, height, hashlib.sha256(b"%d:" % size + head + tail).digest()[:16]
+    scaled = b"scaled" if "bits" in traits else b""
+    return Look(width, height, hashlib.sha256(b"%d:" % size + head + tail + scaled).digest()[:16], traits)
 
 
-def _dimensions(head: bytes, size: int, read: Callable[[int, int], bytes]) -> tuple[int, int]:
+def _seen(
+    head: bytes, size: int, read: Callable[[int, int], bytes], options: Pictures
+) -> tuple[int, int, tuple[str, ...]]:
     try:
-        return _opened_size(head)
+        return _opened(head, options)
     except BROKEN:
         pass
     try:
-        return _opened_size(read(0, size))
+        return _opened(read(0, size), options)
     except Image.DecompressionBombError:
         raise BadImageError("image too large") from None
     except BROKEN:
         raise BadImageError("image unreadable") from None
 
 
-def _opened_size(content: bytes) -> tuple[int, int]:
+def _opened(content: bytes, options: Pictures) -> tuple[int, int, tuple[str, ...]]:
     with Image.open(io.BytesIO(content), formats=FORMATS) as image:
-        return image.size
+        _allowed(image, options)
+        # Pillow itself turns TIFF files.
+        turn = image.getexif().get(_ORIENTATION, 1) if "exif" in image.info and image.format != "TIFF" else 1
+        has = {
+            "bits": image.mode in _DEEP,
+            "alpha": _is_transparent(image),
+            "exif": turn != 1,
+            "cmyk": image.mode == "CMYK",
+        }
+        width, height = image.size
+        if turn in _SIDEWAYS and options.exif == "apply":
+            width, height = height, width
+        return width, height, tuple(name for name, there in has.items() if there)
 
 
 def _complete(head: bytes, tail: bytes, size: int) -> bool:
@@ -91,8 +162,8 @@ def _complete(head: bytes, tail: bytes, size: int) -> bool:
     return False
 
 
-def _decodes(content: bytes) -> None:
+def _decodes(content: bytes, options: Pictures) -> None:
     try:
-        decode(content)
+        decode(content, options)
     except BadImageError:
         raise BadImageError("image damaged") from None

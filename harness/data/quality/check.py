@@ -22,7 +22,8 @@ from harness.data.hashing import hash64
 from harness.data.quality.sample_check import look_at_image, odd_caption, odd_image, words
 from harness.data.sources.files import FilesOf, caption_files, files_of_source
 from harness.data.sources.formats import file_formats
-from harness.data.sources.raw_samples import RawSample, Rejected
+from harness.data.sources.patterns import beside
+from harness.data.sources.raw_samples import Candidate, Note, RawSample, Rejected, Skipped
 from harness.data.sources.reading import Reading
 
 _EXAMPLES = 3
@@ -39,6 +40,10 @@ class Findings:
     samples: int = 0
     """Samples that can be trained on."""
     rejected: Counter[str] = field(default_factory=Counter)
+    skipped: Counter[str] = field(default_factory=Counter)
+    """Files that are no part of a sample, by reason."""
+    notes: list[str] = field(default_factory=list)
+    """What was guessed while reading, a sentence each."""
     quarantined: list[Rejected] = field(default_factory=list)
     odd: Counter[str] = field(default_factory=Counter)
     """Images and captions that can be used and should be looked at, by what is odd."""
@@ -66,6 +71,7 @@ class Findings:
         self.samples += other.samples
         for mine, theirs in (
             (self.rejected, other.rejected),
+            (self.skipped, other.skipped),
             (self.odd, other.odd),
             (self.modes, other.modes),
             (self.forms, other.forms),
@@ -74,6 +80,7 @@ class Findings:
         ):
             mine.update(theirs)
         self.quarantined += other.quarantined
+        self.notes += [note for note in other.notes if note not in self.notes]
         self.sides.extend(other.sides)
         for name, texts in other.examples.items():
             self.examples[name] = (self.examples.get(name, []) + texts)[:_EXAMPLES]
@@ -100,6 +107,7 @@ def check_data(data: FileData, cache: Path, workers: int, said: Callable[[str], 
             total.add(found)
             if number % 50 == 0 or number == len(files.main):
                 said(f"{number} of {len(files.main)} files, {total.samples:,} samples good")
+        total.notes += [*reading.notes(), *beside(data.location, file_formats(data).suffixes)]
     repeated = _repeated(total.hashes.get("key", _no_hashes()))
     if repeated:
         total.rejected["duplicate key"] += repeated
@@ -156,13 +164,22 @@ class _Pass:
 
     def __init__(self, found: Findings, data: FileData) -> None:
         self._found, self._shards = found, file_formats(data).in_shards
+        self._options = data.pictures
         self._before: dict[str, set[str]] = {}
 
-    def take(self, candidate: RawSample | Rejected) -> None:
+    def take(self, candidate: Candidate) -> None:
         """Count a sample, or why it is none."""
-        if isinstance(candidate, Rejected):
-            self._reject(candidate)
-            return
+        match candidate:
+            case RawSample():
+                self._sample(candidate)
+            case Rejected():
+                self._reject(candidate)
+            case Skipped(reason):
+                self._found.skipped[reason] += 1
+            case Note(text):
+                self._found.notes.append(text)
+
+    def _sample(self, candidate: RawSample) -> None:
         try:
             self._image(candidate)
         except BadImageError as error:
@@ -181,8 +198,8 @@ class _Pass:
 
     def _image(self, candidate: RawSample) -> None:
         found = self._found
-        key = hash64(candidate.key.encode())
-        look = look_at_image(candidate)
+        key = hash64((f"{candidate.scope}/{candidate.key}" if candidate.scope else candidate.key).encode())
+        look = look_at_image(candidate, self._options)
         found.hashes.setdefault("key", _no_hashes()).append(key)
         found.hashes.setdefault("image", _no_hashes()).append(look.digest)
         found.modes[look.mode] += 1
@@ -242,6 +259,7 @@ def report(found: Findings) -> dict[str, Any]:
     return {
         "samples": found.samples,
         "rejected": dict(found.rejected.most_common()),
+        "skipped": dict(found.skipped.most_common()),
         "survivors": found.samples / max(found.samples + sum(found.rejected.values()), 1),
         "odd": {what: {"count": n, "examples": found.examples[what]} for what, n in found.odd.most_common()},
         "images": {
@@ -280,7 +298,7 @@ MIN_PAIRS = 200
 
 def warnings(found: Findings) -> list[str]:
     """What a person should look at before training."""
-    told = list(found.absent)
+    told = [*found.absent, *found.notes]
     for source, (pairs, own, shifted) in found.overlap.items():
         if pairs >= MIN_PAIRS and own <= 1.05 * shifted:
             told.append(

@@ -6,8 +6,10 @@ import io
 import re
 from typing import NamedTuple
 
+import numpy as np
 from PIL import Image
 
+from harness.config.data import Pictures
 from harness.data.dataset import pictures
 from harness.data.dataset.pictures import BadImageError
 from harness.data.hashing import hash64
@@ -25,8 +27,10 @@ _ODD_TEXT = {
     "control characters": re.compile("[\x00-\x08\x0b-\x1f\x7f]"),
     "a URL": re.compile(r"https?://|www\."),
     "no letter": re.compile(r"[\W\d_]+"),
+    "a list": re.compile(r"\[\s*['\"].*\]", re.DOTALL),
+    "several lines, like rows of a table": re.compile(r".*\n.*[,\t;|].*", re.DOTALL),
 }
-_WHOLE = {"no letter"}
+_WHOLE = {"no letter", "a list", "several lines, like rows of a table"}
 _FORMATS = {"jpg": "JPEG", "jpeg": "JPEG", "png": "PNG", "webp": "WEBP", "bmp": "BMP", "gif": "GIF", "tif": "TIFF"}
 
 
@@ -40,24 +44,27 @@ class ImageLook(NamedTuple):
     form: str
     width: int
     height: int
+    plain: bool
+    """Of a single colour."""
 
 
-def look_at_image(candidate: RawSample) -> ImageLook:
+def look_at_image(candidate: RawSample, options: Pictures) -> ImageLook:
     """Decode the image of `candidate` in full.
 
     Raises:
         BadImageError: it cannot be used; the message is the reason.
     """
-    pictures.check(candidate.head, candidate.size, candidate.read, "header")
+    pictures.check(candidate.head, candidate.size, candidate.read, "header", options)
     content = candidate.read(0, candidate.size)
     digest = hash64(content)
     try:
         with Image.open(io.BytesIO(content), formats=pictures.FORMATS) as image:
             mode, form, (width, height) = image.mode, str(image.format), image.size
-            image.convert("RGB")
-    except pictures.BROKEN:
+        pixels = np.asarray(pictures.decode(content, options))
+    except (*pictures.BROKEN, BadImageError):
         raise BadImageError("image damaged") from None
-    return ImageLook(digest, mode, form, width, height)
+    plain = bool((pixels == pixels[0, 0]).all())
+    return ImageLook(digest, mode, form, width, height, plain)
 
 
 def odd_image(look: ImageLook, name: str) -> list[str]:
@@ -66,6 +73,8 @@ def odd_image(look: ImageLook, name: str) -> list[str]:
     found = []
     if stated is not None and stated != look.form:
         found.append(f"{look.form} under another extension")
+    if look.plain:
+        found.append("a single colour")
     if min(look.width, look.height) < SMALL_SIDE_PX:
         found.append(f"shorter side below {SMALL_SIDE_PX} px")
     if max(look.width, look.height) > LONG_ASPECT * min(look.width, look.height):

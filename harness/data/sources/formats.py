@@ -4,35 +4,19 @@ from __future__ import annotations
 
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
 from harness.base.errors import DataError
 from harness.base.registry import Registry
 from harness.config.data import TableData, WebdatasetData
-from harness.data.sources.patterns import expand
+from harness.data.sources.patterns import expand, of_split
 from harness.data.sources.remote import is_url, mirrored
 
 if TYPE_CHECKING:
-    from harness.data.sources.quarantine import Quarantine
-    from harness.data.sources.raw_samples import RawSample, Rejected
-    from harness.data.sources.sidecars import Joined
-
-
-@dataclass(frozen=True)
-class ReadOptions:
-    """What samples are read with, besides the data's own fields."""
-
-    root: Path
-    """What locations in the index are relative to."""
-    joins: Mapping[str, Joined]
-    """Captions of the sources that are in files of their own."""
-    quarantine: Quarantine
-    """Samples to leave out."""
-    unpack: Path | None
-    """The folder that embedded images are written to, for a format that cannot read them in place."""
+    from harness.data.sources.options import ReadOptions
+    from harness.data.sources.raw_samples import Candidate
 
 
 class FileFormat(ABC):
@@ -42,6 +26,8 @@ class FileFormat(ABC):
     """Samples are in shards: a quarantine names the shard, and img2dataset's statistics are beside it."""
     names_root: ClassVar[bool]
     """Where the root is, relative to the files, decides which images are read."""
+    suffixes: ClassVar[tuple[str, ...]]
+    """Of the files that a folder stands for."""
 
     @abstractmethod
     def find(self, cache: Path) -> tuple[list[Path], Path]:
@@ -52,8 +38,8 @@ class FileFormat(ABC):
         """
 
     @abstractmethod
-    def raw_samples(self, files: list[Path], options: ReadOptions) -> Iterator[RawSample | Rejected]:
-        """The samples of `files` in order; for each that cannot be used, the reason.
+    def raw_samples(self, files: list[Path], options: ReadOptions) -> Iterator[Candidate]:
+        """The samples of `files` in order; for each that cannot be used, the reason; and what is passed over.
 
         Raises:
             DataError: a file is missing or damaged.
@@ -70,20 +56,23 @@ class WebdatasetFormat(FileFormat):
 
     in_shards = True
     names_root = False
+    suffixes = (".tar",)
 
     def __init__(self, data: WebdatasetData) -> None:
         self._data = data
 
     def find(self, cache: Path) -> tuple[list[Path], Path]:
         """The shards, and the folder that holds them all."""
-        shards = located(self._data.shards, cache, "data.shards", (".tar",))
+        pattern = self._data.shards
+        shards = located(pattern, cache, "data.shards", self.suffixes)
+        shards = of_split(shards, self._data.split, pattern, "data.shards")
         return shards, common_folder(shards)
 
-    def raw_samples(self, files: list[Path], options: ReadOptions) -> Iterator[RawSample | Rejected]:
+    def raw_samples(self, files: list[Path], options: ReadOptions) -> Iterator[Candidate]:
         """Neighbours in the shards whose names agree."""
         from harness.data.sources import shards
 
-        return shards.raw_samples(self._data, files, options.root, options.joins, options.quarantine)
+        return shards.raw_samples(self._data, files, options)
 
 
 @file_formats.register(TableData)
@@ -92,26 +81,28 @@ class TableFormat(FileFormat):
 
     in_shards = False
     names_root = True
+    suffixes = (".parquet",)
 
     def __init__(self, data: TableData) -> None:
         self._data = data
 
     def find(self, cache: Path) -> tuple[list[Path], Path]:
         """The tables, and the folder that image paths are relative to."""
-        return self._tables(cache), self._image_root(cache)
+        tables = of_split(self._tables(cache), self._data.split, self._data.path, "data.path")
+        return tables, self._image_root(cache)
 
-    def raw_samples(self, files: list[Path], options: ReadOptions) -> Iterator[RawSample | Rejected]:
+    def raw_samples(self, files: list[Path], options: ReadOptions) -> Iterator[Candidate]:
         """The rows."""
         from harness.data.sources import tables
 
-        return tables.raw_samples(self._data, files, options.root, options.joins, options.quarantine, options.unpack)
+        return tables.raw_samples(self._data, files, options)
 
     def _tables(self, cache: Path) -> list[Path]:
         path = self._data.path
         if is_url(path):
             return mirrored(path, cache)
         try:
-            return expand(path, "data.path", (".parquet",))
+            return expand(path, "data.path", self.suffixes)
         except DataError:
             raise DataError("table is missing", where=path, fix="correct data.path") from None
 
@@ -119,7 +110,7 @@ class TableFormat(FileFormat):
         data = self._data
         if data.image_root is None and is_url(data.path):
             return mirrored(data.path, cache)[0].parent
-        return Path(os.path.abspath(data.image_root or Path(data.path).parent))
+        return Path(os.path.abspath(data.image_root or Path(data.path.split("::")[0]).parent))
 
 
 def located(pattern: str, cache: Path, key: str, suffixes: tuple[str, ...]) -> list[Path]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,13 +16,14 @@ from pydantic import ValidationError
 
 from harness.base.errors import DataError
 from harness.base.files import read_json, write_json
-from harness.config.data import Data, EmbeddedWorld, FileData, FileSpec, unknown_data
+from harness.config.data import READING_FIELDS, Data, EmbeddedWorld, FileData, FileSpec, unknown_data
 from harness.data.sources.files import FilesOf, caption_files
 from harness.data.sources.formats import common_folder, file_formats
-from harness.runs.record import DataReport
+from harness.data.sources.patterns import beside
+from harness.runs.record import DataReport, reasons
 from harness.runs.versions import unreadable
 
-_VERSION = 2
+_VERSION = 3
 REPORT = "report.json"
 """What an index says of its data; an index without it is built."""
 FIRST_UNPACKED = "images-00000"
@@ -42,6 +44,8 @@ class Indexed(NamedTuple):
     """For each source in files of its own, how it joined."""
     files: FilesOf
     """What was read."""
+    keys_repeat: bool
+    """Whether several shards have samples of one key."""
     unpacked: bool
     """Whether images that tables embed were written to plain files in `folder`."""
 
@@ -55,7 +59,7 @@ def inspect_data(data: Data, cache: Path) -> DataReport:
     long as names, sizes and times of the files stay.
 
     Raises:
-        DataError: data is missing or damaged, or holds no usable sample.
+        DataError: data is missing or damaged, or holds too few usable samples.
         StoreError: `cache` cannot be written.
     """
     match data:
@@ -63,7 +67,9 @@ def inspect_data(data: Data, cache: Path) -> DataReport:
             content = json.dumps([data.science(), data.algorithm], sort_keys=True)
             return DataReport(fingerprint=hashlib.sha256(content.encode()).hexdigest(), samples=data.size())
         case FileSpec():
-            return indexed(data, cache).report
+            report = indexed(data, cache).report
+            _check_share(data, report)
+            return report
         case _:
             raise unknown_data(data)
 
@@ -80,7 +86,21 @@ def indexed(data: FileData, cache: Path) -> Indexed:
         report = DataReport.model_validate(stored["report"])
     except ValidationError as error:
         raise unreadable(error, folder / REPORT, "delete its folder: the data is read again") from None
-    return Indexed(folder, root, report, tuple(stored["sources"]), stored["joined"], files, stored["unpacked"])
+    sources = tuple(stored["sources"])
+    return Indexed(folder, root, report, sources, stored["joined"], files, stored["keys_repeat"], stored["unpacked"])
+
+
+def _check_share(data: FileData, report: DataReport) -> None:
+    """Refuse data of which too little can be used; what was quarantined was left out on purpose."""
+    left_out = {reason: count for reason, count in report.rejected.items() if "quarantined" not in reason}
+    whole = report.samples + sum(left_out.values())
+    if report.samples < data.least_share * whole:
+        what = f"only {report.samples:,} of {whole:,} samples can be used (left out: {reasons(left_out)})"
+        share = math.floor(100 * report.samples / whole) / 100
+        fix = f"mend the data, or accept it with data.least_share = {share:g}"
+        if "duplicate key" in left_out and "repeats" in type(data).model_fields:
+            fix += ', or state what rows of one image are: data.repeats = "captions" or "samples"'
+        raise DataError(what, where=data.location, fix=fix)
 
 
 def _build(data: FileData, files: FilesOf, folder: Path) -> None:
@@ -89,18 +109,25 @@ def _build(data: FileData, files: FilesOf, folder: Path) -> None:
     from harness.data.sources.reading import Reading
 
     reading = Reading.begin(data, files, folder)
-    summary = index.build(folder, reading.candidates(), sorted(data.pseudo), data.verify)
+    summary = index.build(folder, reading.candidates(), sorted(data.pseudo), data.verify, data.pictures)
     if summary.samples == 0:
         fix = "check data.raw, data.pseudo and the files"
         raise DataError(_nothing(summary.rejected), where=data.location, fix=fix)
     reading.check_joins()
-    report = DataReport(fingerprint=summary.fingerprint, samples=summary.samples, rejected=summary.rejected)
+    report = DataReport(
+        fingerprint=summary.fingerprint,
+        samples=summary.samples,
+        rejected=summary.rejected,
+        skipped=summary.skipped,
+        notes=(*beside(data.location, file_formats(data).suffixes), *reading.notes(), *summary.notes),
+    )
     suspects = {location: _stamp(files.root / location) for location in summary.suspects}
     write_json(
         folder / REPORT,
         {
             "report": report.model_dump(mode="json"),
             "sources": list(summary.sources),
+            "keys_repeat": summary.keys_repeat,
             "suspects": suspects,
             "unpacked": (folder / FIRST_UNPACKED).exists(),
             "joined": reading.joined(),
@@ -109,8 +136,7 @@ def _build(data: FileData, files: FilesOf, folder: Path) -> None:
 
 
 def _nothing(rejected: dict[str, int]) -> str:
-    reasons = ", ".join(f"{reason}: {count}" for reason, count in rejected.items())
-    return f"holds no usable sample ({reasons or 'it is empty'})"
+    return f"holds no usable sample ({reasons(rejected) or 'it is empty'})"
 
 
 def _state(data: FileData, files: FilesOf) -> str:
@@ -120,6 +146,7 @@ def _state(data: FileData, files: FilesOf) -> str:
         _VERSION,
         data.algorithm,
         data.science(defaults=True),
+        [getattr(data, name, None) for name in READING_FIELDS],
         os.path.relpath(files.root, base) if file_formats(data).names_root else "",
         [(os.path.relpath(file, base), *_size_and_time(file)) for file in files.main],
     ]
@@ -139,6 +166,9 @@ def _state(data: FileData, files: FilesOf) -> str:
 
 
 def _size_and_time(file: Path) -> tuple[int, int]:
+    if file.is_dir():  # img2dataset's `files` layout
+        found = [entry.stat() for entry in os.scandir(file)]
+        return sum(one.st_size for one in found), max((one.st_mtime_ns for one in found), default=0)
     status = file.stat()
     return status.st_size, status.st_mtime_ns
 

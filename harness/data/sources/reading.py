@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,9 +10,10 @@ from typing import Any
 
 from harness.config.data import FileData
 from harness.data.sources.files import FilesOf, caption_files
-from harness.data.sources.formats import ReadOptions, file_formats
+from harness.data.sources.formats import common_folder, file_formats
+from harness.data.sources.options import ReadOptions
 from harness.data.sources.quarantine import Quarantine, read_quarantine
-from harness.data.sources.raw_samples import RawSample, Rejected
+from harness.data.sources.raw_samples import Candidate
 from harness.data.sources.sidecars import Joined
 
 
@@ -40,15 +42,19 @@ class Reading:
         }
         return cls(data, files, joins, read_quarantine(data.quarantine), work if unpack else None)
 
-    def candidates(self, files: list[Path] | None = None) -> Iterator[RawSample | Rejected]:
+    def candidates(self, files: list[Path] | None = None) -> Iterator[Candidate]:
         """The samples of all shards or tables, or of some of them."""
         chosen = self.files.main if files is None else files
-        options = ReadOptions(self.files.root, self.joins, self.quarantine, self.unpack)
+        options = ReadOptions(self.files.root, self.joins, self.quarantine, row_names(self.files.main), self.unpack)
         return file_formats(self.data).raw_samples(chosen, options)
 
     def joined(self) -> dict[str, dict[str, Any]]:
         """How each source in files of its own joined."""
         return {name: join.account() for name, join in self.joins.items()}
+
+    def notes(self) -> list[str]:
+        """What was guessed while the sources in files of their own were read, a sentence each."""
+        return [note for join in self.joins.values() for note in join.notes]
 
     def check_joins(self) -> None:
         """Refuse sources that joined badly.
@@ -58,3 +64,13 @@ class Reading:
         """
         for join in self.joins.values():
             join.check()
+
+
+def row_names(files: list[Path]) -> dict[Path, str]:
+    """What the rows of each table are named by: its name, with its folders where names repeat."""
+    base = common_folder(files)
+    repeated = len({file.stem for file in files}) < len(files)
+    return {
+        file: str(Path(os.path.relpath(file.absolute(), base)).with_suffix("")) if repeated else file.stem
+        for file in files
+    }

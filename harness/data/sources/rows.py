@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import csv
 import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, TextIO
 
 import pyarrow as pa
-import pyarrow.csv
 import pyarrow.parquet
 
 from harness.base.errors import DataError
@@ -18,15 +18,30 @@ Row = dict[str, Any]
 _ROWS = 10_000
 _ROWS_WITH_FILES = 64
 """Rows at a time where a column holds whole files."""
-_DELIMITERS = {".csv": ",", ".tsv": "\t"}
+_SEPARATORS = {".csv": ",", ".tsv": "\t"}
+_NAMES = {",": "commas", "\t": "tabs", ";": "semicolons", "|": "bars"}
+_LONGEST_CELL = 1 << 24
 SUFFIXES = (".parquet", ".csv", ".tsv", ".jsonl")
 
 
-def rows(file: Path, columns: Sequence[str], fix: str) -> Iterator[Row]:
+class TextForm(NamedTuple):
+    """How the cells of a text table are told apart; None is found out."""
+
+    separator: str | None = None
+    quoting: bool | None = None
+
+
+UNSTATED = TextForm()
+
+
+def rows(
+    file: Path, columns: Sequence[str], fix: str, form: TextForm = UNSTATED, notes: list[str] | None = None
+) -> Iterator[Row]:
     """The named columns of every row, in order. Cells of CSV and TSV are texts; others have their own types.
 
     Args:
         fix: what to correct where a column is missing.
+        notes: takes a sentence for each thing that was guessed.
 
     Raises:
         DataError: the table is missing, unreadable, of an unknown sort, or lacks a column.
@@ -39,11 +54,14 @@ def rows(file: Path, columns: Sequence[str], fix: str) -> Iterator[Row]:
             case ".jsonl":
                 found = _json_rows(file, wanted, fix)
             case ".csv" | ".tsv":
-                found = _text_rows(file, wanted, fix)
+                found = _text_rows(file, wanted, fix, form, [] if notes is None else notes)
             case _:
                 kinds = ", ".join(SUFFIXES)
                 raise DataError("is no table that can be read", where=str(file), fix=f"give one of {kinds}")
         yield from found
+    except UnicodeDecodeError as error:
+        what = f"table is not UTF-8 (after {error.object[max(error.start - 20, 0) : error.start]!r})"
+        raise DataError(what, where=str(file), fix="convert it to UTF-8") from None
     except (OSError, pa.ArrowException) as error:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else " ".join(str(error).split())
         raise DataError(
@@ -64,22 +82,90 @@ def _holds_files(kind: Any) -> bool:
     return bool(pa.types.is_struct(kind) or pa.types.is_binary(kind) or pa.types.is_large_binary(kind))
 
 
-def _text_rows(file: Path, columns: list[str], fix: str) -> Iterator[Row]:
-    source = pyarrow.csv.open_csv(
-        file,
-        parse_options=pyarrow.csv.ParseOptions(delimiter=_DELIMITERS[file.suffix.lower()], newlines_in_values=True),
-        convert_options=pyarrow.csv.ConvertOptions(
-            column_types=dict.fromkeys(columns, pa.string()), strings_can_be_null=False
-        ),
+def _text_rows(file: Path, columns: list[str], fix: str, form: TextForm, notes: list[str]) -> Iterator[Row]:
+    csv.field_size_limit(_LONGEST_CELL)
+    separator = form.separator or _separator(file, columns, notes)
+    quoting = _is_quoted(file, separator, notes) if form.quoting is None else form.quoting
+    with _opened(file) as stream:
+        reader = csv.reader(
+            stream, delimiter=separator, quoting=csv.QUOTE_MINIMAL if quoting else csv.QUOTE_NONE, strict=True
+        )
+        begins, suspects = 1, 0
+        try:
+            names = next(reader, [])
+            _require(columns, names, file, fix)
+            places = [(column, names.index(column)) for column in columns]
+            begins = reader.line_num + 1
+            for row in reader:
+                if len(row) != len(names) and row:
+                    what = f"line {begins} has {len(row)} cells, and the header {len(names)}"
+                    advice = "quote cells that hold the separator, or set data.separator or data.quoting"
+                    raise DataError(what, where=str(file), fix=advice)
+                if row:
+                    suspects += reader.line_num > begins and _holds_rows(row, separator)
+                    yield {column: row[place] for column, place in places}
+                begins = reader.line_num + 1
+        except csv.Error as error:
+            what = f"the row that begins in line {begins} cannot be read ({error})"
+            advice = "close its quotes, or set data.quoting = false if cells are not quoted"
+            raise DataError(what, where=str(file), fix=advice) from None
+    if suspects:
+        notes.append(f"{file}: {suspects:,} quoted cells hold lines that look like rows of the table")
+
+
+def _opened(file: Path) -> TextIO:
+    return file.open(encoding="utf-8-sig", newline="")
+
+
+def _separator(file: Path, columns: list[str], notes: list[str]) -> str:
+    """As the file's name says, unless the header has the columns only with another."""
+    usual = _SEPARATORS[file.suffix.lower()]
+    with _opened(file) as stream:
+        header = stream.readline()
+    for separator in (usual, *(one for one in _NAMES if one != usual)):
+        if set(columns) <= set(next(csv.reader([header], delimiter=separator), [])):
+            if separator != usual:
+                notes.append(f"{file}: cells are separated by {_NAMES[separator]}")
+            return separator
+    return usual
+
+
+def _is_quoted(file: Path, separator: str, notes: list[str]) -> bool:
+    """Whether cells may stand in quotes: in `.csv`; in `.tsv` if every quote that begins a cell closes the same one."""
+    if file.suffix.lower() == ".csv":
+        return True
+    with _opened(file) as stream:
+        begun = sum(line.startswith('"') + line.count(f'{separator}"') for line in stream)
+    quoting = begun > 0 and _is_consistent(file, separator)
+    if begun:
+        how = "they are taken as quoting" if quoting else "they are taken as text"
+        notes.append(f"{file}: {begun:,} cells begin with a quote; {how} (data.quoting)")
+    return quoting
+
+
+def _is_consistent(file: Path, separator: str) -> bool:
+    """Whether all rows, read with quoting, have as many cells as the header, and none swallows others."""
+    with _opened(file) as stream:
+        reader = csv.reader(stream, delimiter=separator, strict=True)
+        try:
+            width = len(next(reader, []))
+            return all(not row or (len(row) == width and not _holds_rows(row, separator)) for row in reader)
+        except csv.Error:
+            return False
+
+
+def _holds_rows(row: list[str], separator: str) -> bool:
+    """Whether a cell of several lines has one with as many separators as a row."""
+    return len(row) > 1 and any(
+        line.count(separator) == len(row) - 1 for cell in row if "\n" in cell for line in cell.split("\n")[1:]
     )
-    _require(columns, source.schema.names, file, fix)
-    for batch in source:
-        yield from batch.select(columns).to_pylist()
 
 
 def _json_rows(file: Path, columns: list[str], fix: str) -> Iterator[Row]:
     with file.open("rb") as lines:
         for number, line in enumerate(lines, 1):
+            if not line.strip():
+                continue
             try:
                 row = json.loads(line)
             except ValueError:
@@ -93,5 +179,7 @@ def _json_rows(file: Path, columns: list[str], fix: str) -> Iterator[Row]:
 
 def _require(columns: list[str], present: list[str], file: Path, fix: str) -> None:
     for column in columns:
+        if present.count(column) > 1:
+            raise DataError(f"has several columns {column!r}", where=str(file), fix="rename all but one")
         if column not in present:
             raise DataError(f"has no column {column!r} (its columns: {', '.join(present)})", where=str(file), fix=fix)

@@ -9,7 +9,6 @@ from array import array
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
-from itertools import groupby
 from pathlib import Path
 from typing import Any, NamedTuple, TextIO
 
@@ -22,14 +21,15 @@ from harness.base.files import replacing
 from harness.config.sources import CaptionFile
 from harness.data.hashing import hash64
 from harness.data.sources import arrow
-from harness.data.sources.raw_samples import RejectedError, captions_in_cell, split_captions
+from harness.data.sources.raw_samples import RejectedError, captions_in_cell, shard_key, split_captions
 from harness.data.sources.rows import rows
 from harness.data.sources.tar import Archive
-from harness.data.sources.tar_samples import SampleTexts, by_extension, key_of
+from harness.data.sources.tar_samples import SampleTexts, by_extension, grouped
 
 _ROWS_PER_BATCH = 20_000
 _MAX_MISMATCH = 0.1
 _SHOWN = 60
+_FIX = "correct id, captions or raw of the source in data.pseudo"
 
 
 class CaptionRow(NamedTuple):
@@ -52,22 +52,38 @@ class Joined:
         self._name, self._source = name, source
         self.unusable: dict[str, int] = {}
         """Rows without a usable caption, by reason."""
-        self._table = _Table(_entries(source, files, rows, self.unusable), work / f"captions-{name}.arrow")
-        self._asked = self._found = self._compared = self._different = 0
+        self.notes: list[str] = []
+        """What was guessed while reading, a sentence each."""
+        self._table = _Table(_entries(source, files, rows, self), work / f"captions-{name}.arrow")
+        self._asked = self._found = self._compared = self._different = self._shared = 0
+        self._owners: NDArray[np.int32] = np.full(self._table.rows, -1, dtype=np.int32)
+        self._shards: dict[str, int] = {}
         self._example: tuple[str, str, str] | None = None
         self._unfound: list[str] = []
 
+    def of_key(self, key: str, shard: str, raw: str) -> tuple[str, ...]:
+        """The captions of a sample that is looked up by its key: under `shard_key`, or else under the key alone."""
+        row = self._table.find(shard_key(shard, key))
+        if row is None and (row := self._table.find(key)) is not None:
+            owner = self._shards.setdefault(shard, len(self._shards))
+            self._shared += self._owners[row] not in (-1, owner)
+            self._owners[row] = owner
+        return self._captions(key, row, raw)
+
     def captions(self, wanted: str | None, raw: str) -> tuple[str, ...]:
         """The captions of the sample whose id is `wanted`; none where there is no row for it."""
+        return self._captions(wanted, None if wanted is None else self._table.find(wanted), raw)
+
+    def _captions(self, wanted: str | None, row: int | None, raw: str) -> tuple[str, ...]:
         self._asked += 1
-        entry = None if wanted is None else self._table.find(wanted)
-        if entry is None:
+        if row is None:
             if len(self._unfound) < 3:
                 self._unfound.append(str(wanted))
             return ()
         self._found += 1
+        entry = self._table.entry(row)
         if entry.raw is not None:
-            self._compare(wanted or "", entry.raw, raw)
+            self._compare(entry.id, entry.raw, raw)
         return entry.captions
 
     def account(self) -> dict[str, Any]:
@@ -90,6 +106,9 @@ class Joined:
             DataError: too few samples found captions, or the raw captions beside them are others.
         """
         where = f"data.pseudo.{self._name}"
+        if self._shared:
+            what = f"{self._shared:,} samples have a key that another shard has too, so a key names no row"
+            raise DataError(what, where=where, fix="join by another value (a URL), or name rows SHARD/KEY")
         if self._asked and self._found < self._source.min_coverage * self._asked:
             there = ", ".join(repr(text[:_SHOWN]) for text in self._table.first_ids(3))
             here = ", ".join(repr(text[:_SHOWN]) for text in self._unfound)
@@ -144,17 +163,21 @@ class _Table:
         """Rows that were never found, those that repeat an id among them."""
         return int((~self._used).sum())
 
-    def find(self, wanted: str) -> CaptionRow | None:
-        """The first row with this id."""
+    def find(self, wanted: str) -> int | None:
+        """The number of the first row with this id."""
         sought = hash64(wanted.encode())
         place = int(np.searchsorted(self._hashes, np.uint64(sought)))
         while place < self.rows and int(self._hashes[place]) == sought:
             row = int(self._order[place])
             if self._cell(row, "id") == wanted:
-                self._used[row] = True
-                return CaptionRow(wanted, tuple(self._cell(row, "captions")), self._cell(row, "raw"))
+                return row
             place += 1
         return None
+
+    def entry(self, row: int) -> CaptionRow:
+        """A row, which counts as used."""
+        self._used[row] = True
+        return CaptionRow(str(self._cell(row, "id")), tuple(self._cell(row, "captions")), self._cell(row, "raw"))
 
     def first_ids(self, count: int) -> list[str]:
         """Ids of the first rows."""
@@ -176,32 +199,28 @@ def _arrow(batch: list[CaptionRow]) -> Any:
     return pa.RecordBatch.from_arrays([*columns, raw], schema=_SCHEMA)
 
 
-def _entries(
-    source: CaptionFile, files: Sequence[Path], table: Path | None, unusable: dict[str, int]
-) -> Iterator[CaptionRow]:
+def _entries(source: CaptionFile, files: Sequence[Path], table: Path | None, joined: Joined) -> Iterator[CaptionRow]:
     if files and all(file.suffix.lower() == ".txt" for file in files):
-        yield from _aligned(source, files, table, unusable)
+        yield from _aligned(source, files, table, joined)
         return
     for file in files:
         if file.suffix.lower() == ".tar":
-            yield from _of_tar(source, file, unusable)
+            yield from _of_tar(source, file, joined.unusable)
         else:
-            yield from _of_table(source, file, unusable)
+            yield from _of_table(source, file, joined)
 
 
-def _of_table(source: CaptionFile, file: Path, unusable: dict[str, int]) -> Iterator[CaptionRow]:
+def _of_table(source: CaptionFile, file: Path, joined: Joined) -> Iterator[CaptionRow]:
     columns = [source.id, *source.captions, *([source.raw] if source.raw else [])]
-    for row in rows(file, columns, "correct id, captions or raw of the source in data.pseudo"):
+    for row in rows(file, columns, _FIX, notes=joined.notes):
         cells = [row[column] for column in source.captions]
-        yield from _entry(source, row[source.id], cells, row[source.raw] if source.raw else None, unusable)
+        yield from _entry(source, row[source.id], cells, row[source.raw] if source.raw else None, joined.unusable)
 
 
 def _of_tar(source: CaptionFile, file: Path, unusable: dict[str, int]) -> Iterator[CaptionRow]:
     with Archive(file) as archive:
-        for key, group in groupby(archive.members(), key=key_of):
-            if key is None:
-                continue
-            texts = SampleTexts(by_extension(key, group), archive)
+        for key, group in grouped(archive.members(), archive.skipped):
+            texts = SampleTexts(by_extension(key, group, archive.skipped), archive)
             try:
                 cells = [list(texts.at(place)) for place in source.captions]
                 raw = next(iter(texts.at(source.raw)), None) if source.raw else None
@@ -209,11 +228,11 @@ def _of_tar(source: CaptionFile, file: Path, unusable: dict[str, int]) -> Iterat
                 _count(unusable, str(error))
                 continue
             yield from _entry(source, key, cells, raw, unusable)
+    for reason, count in archive.skipped.items():
+        unusable[reason] = unusable.get(reason, 0) + count
 
 
-def _aligned(
-    source: CaptionFile, files: Sequence[Path], table: Path | None, unusable: dict[str, int]
-) -> Iterator[CaptionRow]:
+def _aligned(source: CaptionFile, files: Sequence[Path], table: Path | None, joined: Joined) -> Iterator[CaptionRow]:
     """Line n of each text file belongs to row n of the table."""
     if table is None:
         fix = "name in `rows` the table that its lines are aligned with"
@@ -221,9 +240,9 @@ def _aligned(
     columns = [source.id, *([source.raw] if source.raw else [])]
     with ExitStack() as stack:
         texts = [_Lines(file, stack) for file in files]
-        for number, row in enumerate(rows(table, columns, "correct id or raw of the source in data.pseudo"), 1):
+        for number, row in enumerate(rows(table, columns, _FIX, notes=joined.notes), 1):
             lines = [text.next(number, table) for text in texts]
-            yield from _entry(source, row[source.id], lines, row[source.raw] if source.raw else None, unusable)
+            yield from _entry(source, row[source.id], lines, row[source.raw] if source.raw else None, joined.unusable)
         for text in texts:
             text.expect_end(number, table)
 

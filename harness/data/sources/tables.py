@@ -4,55 +4,65 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Iterator, Mapping
+from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from harness.config.data import TableData
 from harness.config.sources import CaptionFile, SplitColumns
-from harness.data.sources.quarantine import NOTHING, Quarantine
+from harness.data.sources.options import ReadOptions
 from harness.data.sources.raw_samples import (
+    Candidate,
+    Note,
     RawSample,
     Rejected,
     RejectedError,
     captions_in_cell,
+    is_list,
     one_caption,
     split_captions,
 )
-from harness.data.sources.rows import rows
-from harness.data.sources.sidecars import Joined
+from harness.data.sources.rows import Row, TextForm, rows
 
 _HEAD = 4096
 _FIX = "correct data.image, data.raw or data.pseudo"
 
 
-def raw_samples(
-    data: TableData,
-    files: list[Path],
-    folder: Path,
-    joins: Mapping[str, Joined] | None = None,
-    quarantine: Quarantine = NOTHING,
-    unpack: Path | None = None,
-) -> Iterator[RawSample | Rejected]:
+def raw_samples(data: TableData, files: list[Path], options: ReadOptions) -> Iterator[Candidate]:
     """The samples of the rows in order; for each that is none, the reason.
 
-    Args:
-        files: the tables.
-        folder: what image paths start from.
-        joins: captions of the sources that stand in files of their own.
-        quarantine: samples to leave out.
-        unpack: where embedded images are written, one file for each table: a row of a Parquet file cannot be read
-            alone, a place in a plain file can. None leaves them in the table: what is yielded can be looked at, but
-            its location is the table's.
+    With `options.unpack`, embedded images are written there, one file for each table: a row of a Parquet file cannot be
+    read alone, a place in a plain file can. Without it they are left in the table: what is yielded can be looked at,
+    but its location is the table's.
 
     Raises:
         DataError: a table is missing, unreadable, or lacks a column.
     """
+    lists = 0
+    merged: dict[str, list[Row]] = {}
+    seen: Counter[str] = Counter()
+    notes: list[str] = []
     for number, file in enumerate(files):
-        with _Unpacked(unpack, number, file) as unpacked:
-            reader = _Reader(data, folder, joins or {}, quarantine, unpacked)
-            for row_number, row in enumerate(rows(file, _columns(data), _FIX)):
-                yield reader.candidate(row, f"{file.stem}-{row_number:08d}")
+        with _Unpacked(options.unpack, number, file) as unpacked:
+            reader = _Reader(data, options, unpacked)
+            form = TextForm(data.separator, data.quoting)
+            for row_number, row in enumerate(rows(file, _columns(data), _FIX, form, notes)):
+                numbered = f"{options.names[file]}-{row_number:08d}"
+                lists += isinstance(cell := row[data.raw], str) and is_list(cell)
+                match data.repeats:
+                    case "first":
+                        yield reader.candidate([row], numbered)
+                    case "samples":
+                        yield reader.candidate([row], numbered, seen)
+                    case "captions":
+                        merged.setdefault(reader.name(row, numbered), []).append(row)
+            for numbered, found in merged.items():
+                yield reader.candidate(found, numbered)
+            merged.clear()
+    yield from map(Note, notes)
+    if lists:
+        yield Note(f"{lists:,} raw captions are lists of captions; the first of each is the raw caption")
 
 
 def _columns(data: TableData) -> list[str]:
@@ -100,23 +110,36 @@ class _Unpacked:
 class _Reader:
     """What the rows of one table are read with."""
 
-    def __init__(
-        self, data: TableData, folder: Path, joins: Mapping[str, Joined], quarantine: Quarantine, unpacked: _Unpacked
-    ) -> None:
-        self._data, self._folder, self._joins = data, folder, joins
-        self._quarantine, self._unpacked = quarantine, unpacked
+    def __init__(self, data: TableData, options: ReadOptions, unpacked: _Unpacked) -> None:
+        self._data, self._folder, self._joins = data, options.root, options.joins
+        self._quarantine, self._unpacked = options.quarantine, unpacked
 
-    def candidate(self, row: dict[str, Any], numbered: str) -> RawSample | Rejected:
-        """The sample of a row. `numbered` names it where nothing else does."""
-        location, key = "", None
+    def name(self, row: Row, numbered: str) -> str:
+        """What rows of one image share."""
         try:
             content, path = _image_cell(row[self._data.image])
-            key = self._key(row, path, numbered)
+            return self._key(row, "" if content is not None else path, numbered)
+        except RejectedError:
+            return numbered
+
+    def candidate(self, rows: list[Row], numbered: str, seen: Counter[str] | None = None) -> RawSample | Rejected:
+        """The sample of some rows of one image. `numbered` names it where nothing else does.
+
+        Args:
+            seen: how often each key was met; a key that is met again gets a number.
+        """
+        location, key, row = "", None, rows[0]
+        try:
+            content, path = _image_cell(row[self._data.image])
+            key = self._key(row, "" if content is not None else path, numbered)
+            if seen is not None:
+                seen[key] += 1
+                key = key if seen[key] == 1 else f"{key}#{seen[key]}"
             location = path or numbered
             if self._quarantine.reason(key, "") is not None:
                 return Rejected("quarantined", location, key)
-            raw = one_caption(captions_in_cell(row[self._data.raw]))
-            pseudo = {name: self._source(name, row, key, raw) for name in self._data.pseudo}
+            raw = one_caption(tuple(text for one in rows for text in captions_in_cell(one[self._data.raw])))
+            pseudo = {name: self._source(name, rows, key, raw) for name in self._data.pseudo}
             if content is None:
                 return self._by_path(key, path, raw, pseudo)
             place, offset = self._unpacked.add(content)
@@ -128,7 +151,7 @@ class _Reader:
 
         return RawSample(key, place, offset, len(content), content[:_HEAD], read, raw, pseudo)
 
-    def _key(self, row: dict[str, Any], path: str, numbered: str) -> str:
+    def _key(self, row: Row, path: str, numbered: str) -> str:
         if self._data.key is None:
             return path or numbered
         key = row[self._data.key]
@@ -136,15 +159,15 @@ class _Reader:
             raise RejectedError("no key")
         return str(key)
 
-    def _source(self, name: str, row: dict[str, Any], key: str, raw: str) -> tuple[str, ...]:
+    def _source(self, name: str, rows: list[Row], key: str, raw: str) -> tuple[str, ...]:
         match source := self._data.pseudo[name]:
             case CaptionFile(join=join):
-                wanted = key if join == "key" else row[join]
+                wanted = key if join == "key" else rows[0][join]
                 return self._joins[name].captions(None if wanted is None else str(wanted), raw)
             case SplitColumns():
-                return split_captions(_cells(row, source.columns), source.split)
+                return split_captions(_cells(rows, source.columns), source.split)
             case _:
-                return _cells(row, source)
+                return _cells(rows, source)
 
     def _by_path(self, key: str, path: str, raw: str, pseudo: dict[str, tuple[str, ...]]) -> RawSample:
         file = self._folder / path
@@ -183,5 +206,5 @@ def _image_cell(cell: Any) -> tuple[bytes | None, str]:
             raise RejectedError("no image path")
 
 
-def _cells(row: dict[str, Any], columns: tuple[str, ...]) -> tuple[str, ...]:
-    return tuple(text for column in columns for text in captions_in_cell(row[column]))
+def _cells(rows: list[Row], columns: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(text for row in rows for column in columns for text in captions_in_cell(row[column]))

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import os
 import tarfile
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 from harness.base.errors import DataError
 
-_HEAD = 4096
+HEAD = 4096
+"""Bytes of a member that are read at once."""
 _GZIP = b"\x1f\x8b"
 
 
@@ -33,6 +35,8 @@ class Archive:
 
     def __init__(self, path: Path) -> None:
         self._path = path
+        self.skipped: Counter[str] = Counter()
+        """Members that are no regular files, and what follows the end, by reason; complete after `members`."""
         try:
             self._file = path.open("rb")
         except OSError as error:
@@ -55,6 +59,10 @@ class Archive:
         except OSError as error:
             raise self._bad(f"cannot be read ({error.strerror})") from error
 
+    def place(self, member: Member, location: str) -> tuple[str, int]:
+        """File of a member, where `location` is this one's, and offset in it."""
+        return location, member.offset
+
     def members(self) -> Iterator[Member]:
         """The regular files in it, in order.
 
@@ -69,9 +77,12 @@ class Archive:
                 raise self._bad(f"is damaged at byte {info.offset}")
             if stop > end:
                 raise self._bad(f"is truncated inside {info.name!r}")
+            self._check_headers(info)
             if info.isreg() and not info.issparse():
-                head = self.read(info.offset_data, min(stop, info.offset_data + _HEAD))
+                head = self.read(info.offset_data, min(stop, info.offset_data + HEAD))
                 yield Member(info.name, info.offset_data, info.size, head)
+            elif not info.isdir():
+                self.skipped["links and special files in tar files"] += 1
             tar.members.clear()  # type: ignore[attr-defined]  # it would keep all of them
         # tarfile takes a header that it cannot read for the end.
         mark = self.read(tar.offset, tar.offset + tarfile.BLOCKSIZE)
@@ -79,6 +90,22 @@ class Archive:
             raise self._bad("is truncated: its end mark is missing")
         if mark != bytes(tarfile.BLOCKSIZE):
             raise self._bad(f"is damaged at byte {tar.offset}")
+        if self.read(tar.offset, tar.offset + tarfile.RECORDSIZE).strip(b"\0"):
+            self.skipped["tar files that go on after their end mark"] += 1
+
+    def _check_headers(self, info: tarfile.TarInfo) -> None:
+        """Refuse a pax header that is damaged: before 3.11.10, tarfile leaves out what it cannot read of one, such as
+        a long name, and the member would belong to another sample."""
+        position = info.offset
+        while position < info.offset_data - tarfile.BLOCKSIZE:
+            header = self.read(position, position + tarfile.BLOCKSIZE)
+            try:
+                size = int(header[124:136].strip(b" \0") or b"0", 8)
+                if header[156:157] in (tarfile.XHDTYPE, tarfile.XGLTYPE):
+                    _check_pax(self.read(position + tarfile.BLOCKSIZE, position + tarfile.BLOCKSIZE + size))
+            except ValueError:
+                raise self._bad(f"is damaged at byte {position}") from None
+            position += tarfile.BLOCKSIZE * (1 + -(-size // tarfile.BLOCKSIZE))
 
     def _opened(self) -> tarfile.TarFile:
         self._file.seek(0)
@@ -102,3 +129,19 @@ class Archive:
 
     def _bad(self, what: str) -> DataError:
         return DataError(what, where=str(self._path), fix="fetch it again or leave it out of data.shards")
+
+
+def _check_pax(content: bytes) -> None:
+    """Check the records of a pax header, "LENGTH KEY=VALUE" lines.
+
+    Raises:
+        ValueError: one is damaged.
+    """
+    position = 0
+    while position < len(content):
+        length, space, _ = content[position : position + 20].partition(b" ")
+        end = position + int(length)
+        record = content[position + len(length) + 1 : end]
+        if not space or end > len(content) or not record.endswith(b"\n") or b"=" not in record[1:]:
+            raise ValueError("pax record")
+        position = end

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from harness.base.errors import DispatchError
-from harness.base.machine import cores, gpu_count
+from harness.base.machine import cores, gpu_count, without_ranks
 from harness.runs.settings import Settings
 
 FORK_SERVER = (sys.executable, "-m", "harness.execute.local.fork_server")
@@ -30,18 +30,30 @@ class Ended:
     """Exit status, or minus the number of the signal that ended it."""
 
 
+def thread_count(settings: Settings, jobs: int) -> int:
+    """Threads of each run: harness.toml's `threads` (or --threads), else OMP_NUM_THREADS, else cores / jobs."""
+    stated = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0].strip()
+    users = int(stated) if stated.isdecimal() else 0
+    return settings.threads or users or max(cores() // jobs, 1)
+
+
 def job_count(settings: Settings, asked: int | None) -> int:
     """Runs at a time: the requested number, else harness.toml's `jobs`, else one per GPU or per core (at most 8)."""
     return asked or settings.jobs or gpu_count() or min(cores(), 8)
 
 
 class LocalWorkers:
-    """Worker processes that one fork server starts (see `fork_server`). Each gets cores / jobs threads."""
+    """Worker processes that one fork server starts (see `fork_server`)."""
 
-    def __init__(self, jobs: int, threads: int | None = None, *, in_job: bool = False) -> None:
-        """`in_job`: a scheduler signals all processes of the job, the fork server included, and kills the rest."""
+    def __init__(self, jobs: int, threads: int, *, in_job: bool = False) -> None:
+        """Make workers that begin with the first run.
+
+        Args:
+            threads: of each worker.
+            in_job: a scheduler signals all processes of the job, the fork server included, and kills the rest.
+        """
         self.jobs, self._in_job = jobs, in_job
-        self.threads = threads or max(cores() // jobs, 1)
+        self.threads = threads
         self._events: queue.Queue[Ended | DispatchError] = queue.Queue()
         self._fork_server: _ForkServer | None = None
 
@@ -95,7 +107,7 @@ class _ForkServer:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
-            env={**os.environ, **limits},
+            env={**without_ranks(os.environ), **limits},
             start_new_session=True,  # Ctrl-C reaches only this process, which asks the workers to stop cleanly
         )
         threading.Thread(target=self._listen, daemon=True).start()

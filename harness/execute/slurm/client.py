@@ -27,7 +27,8 @@ ASKED_AGAIN = "a running command retries by itself; otherwise retry when SLURM a
 SUBMIT_TIMEOUT_S = 180
 """sbatch retries for a while by itself when the controller is busy. If it hangs longer than this, the submission may
 have been accepted."""
-_FIELDS = ("JobID", "JobName", "State", "NodeList", "ExitCode", "Start", "End", "MaxRSS", "ReqMem")
+_FIELDS = ("JobID", "State", "NodeList", "ExitCode", "Start", "End", "MaxRSS", "ReqMem", "JobName")
+"""The name is last: it may contain any character, the separator among them."""
 _RUNNING = ("RUNNING", "SUSPENDED", "STOPPED", "RESIZING", "SIGNALING", "STAGE_OUT")
 _PENDING = ("PENDING", "CONFIGURING", "REQUEUED", "REQUEUE_HOLD", "REQUEUE_FED", "RESV_DEL_HOLD", "SPECIAL_EXIT")
 _LIMIT = re.compile(
@@ -101,7 +102,7 @@ class Slurm:
 
     def queue(self) -> Sequence[Job]:
         """All of this user's jobs that are pending, running, or ended recently."""
-        command = ["squeue", "--noheader", "--states=all", f"--user={os.getuid()}", "--format=%i|%j|%T|%N|%r|%S|%e"]
+        command = ["squeue", "--noheader", "--states=all", f"--user={os.getuid()}", "--format=%i|%T|%N|%r|%S|%e|%j"]
         return [job for line in _call(command).splitlines() for job in _queued(line)]
 
     def history(self, arrays: Collection[str]) -> Sequence[Job]:
@@ -174,7 +175,10 @@ def _submission_error(output: str, batch: ArrayRequest) -> DispatchError:
 
 
 def _queued(line: str) -> Iterator[Job]:
-    ids, name, state, node, reason, start, end = line.split("|")
+    fields = line.split("|", 6)
+    if len(fields) < 7:
+        return  # the rest of a name with a line end, which no job of ours has
+    ids, state, node, reason, start, end, name = fields
     phase = _phase(state)
     for one in expand(ids):
         yield Job(one, phase, state, reason, node, name, _time(start), _time(end) if phase == "ended" else None)
@@ -185,7 +189,10 @@ def _accounted(listed: str) -> Iterator[Job]:
     found: list[Job] = []
     requested_gb = 0.0
     for line in listed.splitlines():
-        job, name, state, node, code, start, end, used, memory = line.split("|")
+        fields = line.split("|", 8)
+        if len(fields) < 9:
+            continue  # as in `_queued`
+        job, state, node, code, start, end, used, memory, name = fields
         first_word = state.split()[0] if state else ""  # "CANCELLED by 1000" -> "CANCELLED"
         if "." in job:
             if found and requested_gb and job.startswith(f"{found[0].id}."):
@@ -226,8 +233,8 @@ def expand(ids: str) -> Iterator[str]:
 
 
 def _arrays(listed: str) -> dict[str, str]:
-    pairs = (line.split("|") for line in listed.splitlines())
-    return {name: job.partition("_")[0].partition(".")[0] for job, name in pairs}
+    pairs = (line.partition("|") for line in listed.splitlines())
+    return {name: job.partition("_")[0].partition(".")[0] for job, _, name in pairs if name}
 
 
 def _number(text: str) -> int:

@@ -36,6 +36,7 @@ def flags(results: Results, columns: Sequence[Column], differences: Differences)
         *_unfinished(results),
         *_holes(results),
         *_doubts(results),
+        *_sets(results),
         *_protocols(results, columns),
         *_amounts(results, differences),
         *_data(results, differences),
@@ -68,6 +69,18 @@ def _doubts(results: Results) -> Iterable[Flag]:
     doubts = Counter(doubt for run in results.runs for doubt in dict.fromkeys(run.doubts))
     for doubt, number in doubts.items():
         yield Flag("warning", f"{clean(doubt)} ({count(number, 'run')}).")
+
+
+def _sets(results: Results) -> Iterable[Flag]:
+    """What looks wrong about the evaluation sets."""
+    notes = {
+        f"{one.set}: {clean(note)}"
+        for run in results.done
+        if run.record is not None
+        for one in run.record.evaluations
+        for note in one.notes
+    }
+    yield from (Flag("note", f"Evaluation set {note}.") for note in sorted(notes))
 
 
 def _protocols(results: Results, columns: Sequence[Column]) -> Iterable[Flag]:
@@ -134,9 +147,8 @@ def _data(results: Results, differences: Differences) -> Iterable[Flag]:
         what = f"{counts[0]} samples against {counts[1]}"
         yield Flag("warning", f"{arms}: trained on other data than the baseline ({what}), which is not declared.")
     for fingerprint, report in results.plan.data.items():
-        if total := sum(report.rejected.values()):
-            why = ", ".join(f"{number:,} {clean(reason)}" for reason, number in report.rejected.items())
-            yield Flag("note", f"Data {fingerprint[:12]}: {count(total, 'sample')} left out ({why}).")
+        for sentence in report.census():
+            yield Flag("note", f"Data {fingerprint[:12]}: {clean(sentence)}.")
 
 
 def _precision(results: Results, differences: Differences) -> Iterable[Flag]:
