@@ -24,6 +24,7 @@ SEALED = ("spec.json", "metrics.jsonl", "spikes.jsonl", "weights.pt")
 OUTCOMES = "outcomes"
 """Files that a seal covers, besides those of this folder."""
 _HEX = 64
+_ROUNDING = 1e-9
 
 
 def file_digest(file: Path) -> str | None:
@@ -132,7 +133,7 @@ def _evaluations(record: Record) -> Iterator[str]:
     for one in record.evaluations:
         for name, metric in one.metrics.items():
             where = f"{one.set}/{name}"
-            if is_share(name) and not 0 <= metric.value <= 1:
+            if is_share(name) and not -_ROUNDING <= metric.value <= 1 + _ROUNDING:
                 yield f"{where} is {metric.value:g}, not a share between 0 and 1"
             if metric.samples < 1 or (metric.standard_error or 0) < 0:
                 yield f"{where} has {metric.samples} samples and a standard error of {metric.standard_error}"
