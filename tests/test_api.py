@@ -212,7 +212,17 @@ def test_importing_harness_loads_nothing(tmp_path: Path) -> None:
     code = "import sys, harness; print([one for one in sys.modules if one.startswith('harness.')])"
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "['harness.base', 'harness.base.version']"
-    assert harness.__all__ == ["__version__", "evaluate", "load", "plan", "report", "results", "run", "search"]
+    assert harness.__all__ == [
+        "__version__",
+        "evaluate",
+        "load",
+        "plan",
+        "report",
+        "results",
+        "run",
+        "search",
+        "verify",
+    ]
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):
         _ = harness.nothing
 

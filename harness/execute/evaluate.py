@@ -97,7 +97,7 @@ def sources_of(project: Project, checkpoints: Sequence[str], model: str | None) 
 
     Raises:
         SpecError: a weights file has no model name, or two checkpoints have the same name.
-        StoreError: there is no such run.
+        StoreError: there is no such run, or its weights were changed since it ended.
     """
     return {
         name: _of_file(project, Path(place), model) if model or Path(place).is_dir() else _of_run(project, place)
@@ -126,6 +126,7 @@ def _of_run(project: Project, checkpoint: str) -> CheckpointSource:
     if Path(checkpoint).is_file():
         raise SpecError("a weights file does not name its model", where="--model", fix="add --model NAME of open_clip")
     folder = project.store.find(checkpoint)
+    folder.check_weights()
     stored = read_request(folder)
     request = Request.of(stored.experiment, folder.id, stored.teacher_run, project.settings, stored.threads)
     model = Model.model_validate(stored.experiment.model.model_dump() | {"weights": None})

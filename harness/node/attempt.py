@@ -24,7 +24,7 @@ from harness.node.preview import leave_gallery
 from harness.node.run_evaluation import RunEvaluation
 from harness.parallel.process_group import World
 from harness.runs.identity import identify, teacher_id
-from harness.runs.integrity import file_digest, require_unchanged
+from harness.runs.integrity import file_digest
 from harness.runs.record import Cost, EvaluationResult, Record, StepMetrics, TrainingEnd
 from harness.runs.request import Request, read_request
 from harness.runs.store import RunFolder
@@ -129,7 +129,7 @@ class AttemptRunner:
         record = self.folder.record()
         missing = self.world.broadcast(self.evaluation.missing(record.evaluations))
         if missing:
-            require_unchanged(record, self.folder.path, self.folder.weights.name)
+            self.folder.check_weights()
             load_weights(self.towers.model, self.folder.weights)
             self._check_weights(record)
             new = self.evaluation.measured(missing, self.folder.outcomes)

@@ -31,11 +31,13 @@ def towers_of(request: Request) -> Towers:
 
     Raises:
         ModelError: the teacher's weights are missing or do not fit.
+        StoreError: they were changed since the teacher's run ended.
     """
     match request.experiment.teacher:
         case ExperimentTeacher(experiment=experiment):
-            towers = build_towers(experiment.model)
-            load_weights(towers.model, request.stored.run(str(request.teacher_run)).weights)
+            towers, folder = build_towers(experiment.model), request.stored.run(str(request.teacher_run))
+            folder.check_weights()
+            load_weights(towers.model, folder.weights)
             return towers
         case OpenClipTeacher(model=name, weights=weights, config=config):
             return build_towers(Model(name=name, weights=weights, config=config))

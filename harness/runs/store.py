@@ -185,10 +185,15 @@ class RunFolder:
             check_record(record, table, frozen, self.attempts.newest(), self.record_file)
         except (KeyError, TypeError, ValueError):
             raise _damaged(self.spec) from None
-        require_unchanged(record, self.path, self.spec.name)
+        require_unchanged(record, self.spec)
         if identity is not None:
-            self.check(identity)
+            check_same(_table(frozen["resolved"], self.spec), identity, self.path)
         return record
+
+    def check_weights(self) -> None:
+        """Raise StoreError if the weights of a finished run were changed since it ended. Reads them."""
+        if self.record_file.exists():
+            require_unchanged(self.record(), self.weights)
 
     def _frozen(self) -> dict[str, Any]:
         """The contents of spec.json, which make the id of this folder."""

@@ -79,7 +79,7 @@ class ProjectedRun:
         """
         record = self.folder.record(self.run.identity) if self.state is State.DONE else None
         if record is not None:
-            require_unchanged(record, self.folder.path, self.folder.metrics.name)
+            require_unchanged(record, self.folder.metrics)
         return self.sets.curve(self.run.experiment, record).of_lines(self.folder.step_metrics())
 
 

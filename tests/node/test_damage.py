@@ -158,3 +158,13 @@ def test_a_checkpoint_of_an_earlier_version_is_resumed(tmp_path: Path, whole: di
         stream.write("garbled\n")
     assert worker.main(folder.path) == worker.DONE
     assert result(folder) == whole
+
+
+def test_a_teacher_whose_weights_were_changed_is_not_used(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    one = experiment(loss={"kind": "soft_teacher"}, evaluation={"sets": ["shapes"]})
+    plan, run = planned(tmp_path, one)
+    teacher = prepared(tmp_path, plan.runs[str(run.teacher)])
+    assert worker.main(teacher.path) == worker.DONE
+    flipped(teacher.weights)
+    assert worker.main(prepared(tmp_path, run).path) == worker.USER_ERROR
+    assert f"{teacher.weights}: is damaged: it was changed since its run ended" in capsys.readouterr().err
