@@ -42,12 +42,15 @@ def _project(start: Path | None = None) -> Project:
 def check(spec: Spec, set_: Set) -> None:
     """Check a spec without training: every arm, its data, its evaluation sets."""
     from harness import api
+    from harness.planning.isolation import confounded
     from harness.planning.preflight import problems
 
     plan = api.plan(spec, set_, provisional=True)
     found = problems(plan, plan.settings)
     for problem in found:
         print(f"missing: {problem}")
+    for warning in confounded(plan.ablation, plan.experiments):
+        print(f"confounded: {warning}")
     state = "is valid, but not all of it is on this machine" if found else "is valid"
     print(f"{spec} {state}: {len(plan.arms)} arms, {len(plan.cells)} runs.")
 

@@ -45,6 +45,10 @@ class Spec(BaseModel):
         """Names of fields without effect given the other fields (paths, or `source` when `count` is 0)."""
         return frozenset()
 
+    def idle(self) -> frozenset[str]:
+        """Names of fields that cannot be what tells this spec from another one: they have no effect here."""
+        return self.irrelevant()
+
     def science(self, *, defaults: bool = False) -> dict[str, Any]:
         """The part of this spec that can change a result, as JSON data in which equal numbers look the same.
 

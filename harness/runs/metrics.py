@@ -7,11 +7,21 @@ and a record made before metrics had ids gives the same ids as one made today.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Container, Mapping
+from functools import cache
 from typing import Any
 
 from harness.runs.identity import digest
 from harness.runs.record import EvaluationResult
+
+_SHARE = re.compile(r"(^|_)(acc\d*|recall|precision|accuracy|share|fraction)(_|@|$)")
+
+
+@cache
+def is_share(metric: str) -> bool:
+    """Whether a metric lies between 0 and 1 and is printed as a percentage, like accuracies and recalls."""
+    return bool(_SHARE.search(metric.rpartition("/")[2]))
 
 
 def metric_ids(evaluation: EvaluationResult) -> dict[str, str]:

@@ -3,19 +3,12 @@
 from __future__ import annotations
 
 import re
-from functools import cache
 
+from harness.runs.metrics import is_share as is_share
 from harness.statistics import Difference, Interval, Summary
 
 NOTHING = "–"
 _WORD = re.compile(r"[\w.=-]*")
-_SHARE = re.compile(r"(^|_)(acc\d*|recall|precision|accuracy|share|fraction)(_|@|$)")
-
-
-@cache
-def is_share(metric: str) -> bool:
-    """Whether a metric lies between 0 and 1 and is printed as a percentage, like accuracies and recalls."""
-    return bool(_SHARE.search(metric.rpartition("/")[2]))
 
 
 def higher_is_better(metric: str) -> bool:
