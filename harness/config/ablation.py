@@ -127,6 +127,9 @@ class Ablation(LoadedSpec):
     margin: Margin | None = Field(default=None, examples=["0.3 points", "0.02"])
     """Differences up to this size do not matter in practice; with it, a verdict can be "equal". Fix it before the runs.
     For the primary metric. Shares, such as accuracies, are given in points; other metrics on their own scale."""
+    estimation: Literal["shared", "paired"] = "shared"
+    """Where the errors of differences come from. `shared`: from the variances of all arms, shrunk towards their mean.
+    `paired`: from each pair of arms alone, by a paired t-test over seeds."""
     secondary: tuple[str, ...] = ()
     """Other metrics for the report's table."""
     references: tuple[Reference, ...] = ()
