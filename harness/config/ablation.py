@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import cached_property
 from typing import Annotated, Literal
 
@@ -182,4 +182,29 @@ class Ablation(LoadedSpec):
             for name, table in self.arms.items() or [("", {})]
             for cell, levels in cells
         ]
-        return [(name, table) for name, table in named if name]
+        return [(name, self._matched(name, table, dict(named))) for name, table in named if name]
+
+    def _matched(self, arm: str, table: Table, arms: Mapping[str, Table]) -> Table:
+        """The arm's table; if its mining is a placebo of another arm, with that arm's mining in place of its name."""
+        mining = self._mining(table)
+        match mining:
+            case {"kind": "placebo", "of": str(of)}:
+                if of not in arms:
+                    raise ValueError(f"arms.{arm}.mining.of names {of!r}, which is not an arm; {nearest(of, arms)}")
+                match self._mining(arms[of]):
+                    case {"kind": "threshold"} as matched:
+                        return merge(table, {"mining": {**mining, "of": matched}})
+                    case other:
+                        kind = other.get("kind", "none")
+                        what = f'arms.{arm}.mining is a placebo of {of!r}, whose mining is of kind "{kind}"'
+                        raise ValueError(f'{what}; name an arm with mining.kind = "threshold"')
+            case _:
+                return table
+
+    def _mining(self, table: Table) -> Table:
+        """The mining of an arm, as far as it is a table; validated with its experiment."""
+        stated = [layer["mining"] for layer in (expand(self.base), table) if isinstance(layer.get("mining"), dict)]
+        mining: Table = self.experiment.mining.table
+        for layer in stated:
+            mining = merge({"mining": mining}, {"mining": layer})["mining"]
+        return mining

@@ -86,7 +86,8 @@ class Estimator:
     @cached_property
     def _freedom(self) -> NDArray[np.int64]:
         """Degrees of freedom of each row of the table [A]."""
-        return (~np.isnan(self._table)).sum(axis=1) - 1
+        seeds: NDArray[np.int64] = (~np.isnan(self._table)).sum(axis=1)
+        return seeds - 1
 
     @cached_property
     def _pool(self) -> float:
