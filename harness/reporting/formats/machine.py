@@ -10,9 +10,10 @@ from typing import Any
 
 from pydantic_core import to_json
 
-from harness.reporting.collect.comparison import ArmValue, Column
+from harness.reporting.collect.comparison import ArmValue, Column, difference_between
 from harness.reporting.collect.results import Results, RunResult
 from harness.reporting.formats.numbers import clean
+from harness.reporting.sections.controls import Control, controls
 from harness.reporting.sections.document import Document
 
 REPORT_VERSION = 2
@@ -74,12 +75,20 @@ def as_json(document: Document) -> str:
             | {"difference": asdict(one.difference) if one.difference else None}
             for one in document.verdicts
         ],
+        "controls": [_control(document.primary, one) for one in controls(results)],
         "references": [one.model_dump(mode="json") for one in ablation.references],
         "runs": [_run(run) for run in (*results.teachers, *results.runs)],
         "data": {key: report.model_dump(mode="json") for key, report in results.plan.data.items()},
         "protocols": {key: {"set": name, "protocol": one} for key, (name, one) in results.protocols.items()},
     }
     return to_json(data, indent=1).decode() + "\n"
+
+
+def _control(column: Column, one: Control) -> dict[str, Any]:
+    pairs = {"effect": (one.mined, one.without), "placebos_effect": (one.placebo, one.without)}
+    pairs["difference"] = (one.mined, one.placebo)
+    found = {name: difference_between(column, *pair) for name, pair in pairs.items()}
+    return asdict(one) | {name: asdict(delta) if delta else None for name, delta in found.items()}
 
 
 def _arm(document: Document, arm: str) -> dict[str, Any]:
