@@ -30,7 +30,7 @@ FROM_ABOVE = 0.75
 """The same where the arm's own variance is larger."""
 GUARD = 4.0
 """Limit of the mean variance that quiet arms are shrunk towards, in medians of the arms' variances."""
-COMMON = 0.8
+COMMON = 0.9
 """Share of the seeds' common variance that is taken off."""
 LEAST = 0.02
 """The common variance never takes more than 1 - this of the mean variance."""

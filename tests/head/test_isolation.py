@@ -13,7 +13,7 @@ from pydantic import ValidationError
 from harness.base.errors import SpecError
 from harness.config.ablation import Ablation
 from harness.config.explain import explain
-from harness.planning.isolation import confounded, differing, isolation
+from harness.planning.isolation import confounded, differing, is_under, isolation
 from harness.planning.plan import Plan
 from tests.head.made import BASE, MINING, ablation, experiment, plan_of
 
@@ -81,6 +81,14 @@ def test_a_claim_without_a_factor_is_about_the_one_part_that_differs() -> None:
     plan = planned(claim("two", "one"), arms={**arms, "four": {"captions": {"count": 5, "raw": False}}})
     found = isolation(plan.ablation.claims[0], plan.experiments)
     assert (found.factor, found.besides) == ("mining.kind", ())
+
+
+def test_a_factor_is_a_whole_name() -> None:
+    """`train.optimiser` is not under `train.opt`, nor `captions.counts` under `captions.count`."""
+    assert is_under("captions.count", "captions")
+    assert is_under("captions.count", "captions.count")
+    assert not is_under("captions.count", "captions.c")
+    assert not is_under("captions", "captions.count")
 
 
 def test_batch_size_and_duration_are_no_one_factor() -> None:

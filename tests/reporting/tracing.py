@@ -168,7 +168,7 @@ def shared(records: Records, metric: str, arm: str, than: str) -> dict[str, Any]
     quiet = min(pool, 4 * float(np.median(np.diag(covariance))))
     if math.sqrt(pool) < 1e-12 * max(1.0, float(np.abs(rows).max())):
         return {**found, "interval": None, "p": None, "error": None, "df": None}
-    common = 0.8 * max(float(covariance[others].mean()), 0.0) if len(rows) > 1 else 0.0
+    common = 0.9 * max(float(covariance[others].mean()), 0.0) if len(rows) > 1 else 0.0
     seeds, variances, freedoms = rows.shape[1], [], []
     for one in (arm, than):
         own = float(np.var(list(every[one].values()), ddof=1))
