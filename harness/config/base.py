@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Generator
 from functools import cache, cached_property
 from pathlib import Path
 from typing import Any, ClassVar
@@ -35,6 +36,10 @@ class Spec(BaseModel):
         open_ = sorted(name for name in cls.__class_vars__ if not hasattr(cls, name))
         if open_ and "kind" in cls.model_fields:
             raise TypeError(f"{cls.__name__} has to state {', '.join(open_)}: there is no default")
+
+    def __iter__(self) -> Generator[tuple[str, Any], None, None]:
+        """Names and values of the fields, as `dict(spec)` takes them: without what is cached on the object."""
+        return ((name, getattr(self, name)) for name in type(self).model_fields)
 
     @classmethod
     def kind_name(cls) -> str:

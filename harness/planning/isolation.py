@@ -159,7 +159,7 @@ def _check_margin(margin: str | None, metric: str, where: str) -> None:
 
 
 def _check_factor(found: Isolation, arms: Experiments, factor: str, where: str) -> None:
-    tables = [arms[name].table for name in (found.claim.arm, found.claim.than)]
+    tables = [arms[name].model_dump(mode="json") for name in (found.claim.arm, found.claim.than)]
     known = {prefix for table in tables for path in flatten(table) for prefix in _prefixes(path)}
     if factor not in known:
         raise SpecError(f"there is no field {factor!r}", where=where, fix=nearest(factor, sorted(known)))
@@ -209,7 +209,7 @@ def _matched(ablation: Ablation, arms: Experiments, changed: str, donor: str, fa
         if (
             brief
             and isinstance(value := {} if value is None else value, dict)
-            and (kind := _at(other.table, f"{factor}.kind"))
+            and (kind := _at(other.model_dump(mode="json"), f"{factor}.kind"))
         ):
             value = {"kind": kind, **value}
         if value is None or value == {}:

@@ -83,6 +83,13 @@ def test_a_claim_without_a_factor_is_about_the_one_part_that_differs() -> None:
     assert (found.factor, found.besides) == ("mining.kind", ())
 
 
+def test_what_is_cached_on_a_spec_is_no_field() -> None:
+    """Checking a factor reads tables of experiments, which requests are made of afterwards."""
+    one = experiment()
+    assert one.table["seed"] == 0
+    assert set(dict(one)) == set(type(one).model_fields)
+
+
 def test_a_factor_is_a_whole_name() -> None:
     """`train.optimiser` is not under `train.opt`, nor `captions.counts` under `captions.count`."""
     assert is_under("captions.count", "captions")
