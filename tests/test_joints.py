@@ -183,7 +183,7 @@ REFUSED = r"no code (carries out|reads|knows) [a-z.]+ = 'made_up'"
     ("section", "made_up", "known"),
     [
         ("loss", MadeUpLoss(), "there is code for align_uniform, alip, .*supcon_out"),
-        ("mining", MadeUpMining(), "there is code for none, threshold"),
+        ("mining", MadeUpMining(), "there is code for none, placebo, threshold"),
         ("train", None, "there is code for grouped, random"),
     ],
 )

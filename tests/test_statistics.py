@@ -6,9 +6,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 from statsmodels.stats.multitest import multipletests
-from statsmodels.stats.power import TTestPower
+from statsmodels.stats.weightstats import ttost_paired
 
-from harness.statistics import Difference, Interval, holm, more_seeds, paired_difference, power, summarise
+from harness.statistics import Interval, equality_p, holm, paired_difference, summarise
 
 VALUES = st.floats(-10, 10).map(lambda value: round(value, 4))
 PAIRS = st.lists(st.tuples(VALUES, VALUES), min_size=2, max_size=12)
@@ -68,7 +68,6 @@ def test_nothing_is_claimed_from_one_seed() -> None:
     assert (summary.n, summary.sd, summary.interval) == (1, None, None)
     assert delta is not None
     assert (delta.n, delta.sd, delta.interval, delta.p) == (1, None, None, None)
-    assert more_seeds(delta) is None
 
 
 def test_no_values_are_no_summary() -> None:
@@ -96,29 +95,20 @@ def test_an_arm_without_a_p_value_is_no_comparison() -> None:
     assert holm([]) == []
 
 
-@pytest.mark.parametrize(
-    ("effect", "n"), [(0.1, 2), (0.1, 100), (0.5, 3), (0.5, 10), (0.5, 100), (1.0, 10), (1.0, 100), (2.0, 2), (2.0, 10)]
-)
-def test_power_is_statsmodels_power_of_the_t_test(effect: float, n: int) -> None:
-    assert power(effect, n) == pytest.approx(TTestPower().power(effect, n, 0.05), abs=1e-9)
-
-
-@given(st.floats(0.15, 5), st.integers(2, 20))
-def test_more_seeds_is_the_first_number_with_a_power_of_four_fifths(effect: float, n: int) -> None:
-    found = more_seeds(Difference(n, -effect * 0.02, 0.02, Interval(-1, 1), 0.5))
+@given(PAIRS, st.floats(0.01, 5))
+def test_equality_is_statsmodels_two_one_sided_tests(pairs: list[tuple[float, float]], margin: float) -> None:
+    found = paired_difference(dict(enumerate(a for a, _ in pairs)), dict(enumerate(b for _, b in pairs)))
     assert found is not None
-    assert power(effect, n + found) >= 0.8
-    assert found == 1 or power(effect, n + found - 1) < 0.8
+    if varies([a - b for a, b in pairs]):
+        ours, theirs = np.array(pairs).T
+        expected = ttost_paired(ours, theirs, -margin, margin)[0]
+        assert equality_p(found, margin) == pytest.approx(expected, rel=1e-6, abs=1e-12)
 
 
-def test_a_difference_that_no_thousand_seeds_would_show_has_no_estimate() -> None:
-    assert more_seeds(Difference(3, 1e-6, 1.0, Interval(-1, 1), 0.99)) is None
-    assert more_seeds(Difference(3, 0.0, 1.0, Interval(-1, 1), 1.0)) is None
-
-
-def test_an_effect_of_many_standard_deviations_is_certain_to_be_seen() -> None:
-    assert power(20.0, 1000) == 1.0
-    assert more_seeds(Difference(2, 0.2, 0.001, Interval(-1, 1), 0.5)) == 1
+def test_without_spread_nothing_is_equal() -> None:
+    delta = paired_difference({0: 0.5, 1: 0.6}, {0: 0.5, 1: 0.6})
+    assert delta is not None
+    assert equality_p(delta, 0.1) is None
 
 
 def test_an_interval_that_touches_zero_does_not_exclude_it() -> None:

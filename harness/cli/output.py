@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.execute.life import Life
+from harness.planning.isolation import confounded, isolation
 from harness.planning.plan import Plan
 from harness.runs.request import read_request
 from harness.runs.store import RunFolder, Store
@@ -57,6 +58,8 @@ def plan(planned: Plan, store: Store) -> None:
     print(_cost_line(planned, store, sum(state is Life.TRAINED for state in states.values())))
     for reason in planned.missing_data:
         print(f"missing: {reason}")
+    for warning in confounded(planned.ablation, planned.experiments):
+        print(f"confounded: {warning}")
 
 
 def say_census(planned: Plan) -> None:
@@ -98,6 +101,14 @@ def plan_json(planned: Plan, store: Store) -> dict[str, Any]:
                 "state": states[run.id].value,
             }
             for run in planned.runs.values()
+        ],
+        "claims": [
+            {
+                **claim.model_dump(include={"text", "arm", "than", "compares"}),
+                "factor": isolation(claim, planned.experiments).factor,
+                "differs_besides": list(isolation(claim, planned.experiments).besides),
+            }
+            for claim in ablation.claims
         ],
         "references": [reference.model_dump() for reference in ablation.references],
         "cost": estimate(planned, store, store.states(planned.runs)),

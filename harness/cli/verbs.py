@@ -44,6 +44,7 @@ def check(spec: Spec, set_: Set) -> None:
     """Check a spec without training: every arm, its data, its evaluation sets."""
     from harness import api
     from harness.cli.output import say_census
+    from harness.planning.isolation import confounded
     from harness.planning.preflight import notes, problems
 
     plan = api.plan(spec, set_, provisional=True)
@@ -53,6 +54,8 @@ def check(spec: Spec, set_: Set) -> None:
     say_census(plan)
     for note in notes(plan, plan.settings):
         print(note)
+    for warning in confounded(plan.ablation, plan.experiments):
+        print(f"confounded: {warning}")
     state = "is valid, but not all of it is on this machine" if found else "is valid"
     print(f"{spec} {state}: {len(plan.arms)} arms, {len(plan.cells)} runs.")
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import cached_property
+from typing import Annotated, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from harness.config.axes import Axes, Combine, check_axes, named_cells
 from harness.config.axes import level_name as level_name
@@ -15,6 +17,30 @@ from harness.config.experiment import Experiment
 from harness.config.explain import nearest
 from harness.config.overrides import Table, expand, merge
 from harness.config.seeds import Seeds, listed
+
+_MARGIN = re.compile(r"\s*(\d*\.?\d+)\s*(points?)?\s*")
+
+
+def margin_size(margin: str) -> tuple[float, bool]:
+    """A margin on the metric's own scale, and whether it was given in points: `"0.3 points"` is (0.003, True).
+
+    Raises:
+        ValueError: it is not a positive number, alone or followed by `points`.
+    """
+    found = _MARGIN.fullmatch(margin)
+    if not found or float(found[1]) <= 0:
+        raise ValueError(
+            f'margin {margin!r} is not a size: write "0.3 points" for shares, and "0.02" for metrics on other scales'
+        )
+    return (float(found[1]) / 100, True) if found[2] else (float(found[1]), False)
+
+
+def _a_margin(margin: str) -> str:
+    margin_size(margin)
+    return margin
+
+
+Margin = Annotated[str, AfterValidator(_a_margin)]
 
 
 class Reference(Spec):
@@ -40,7 +66,7 @@ class Reference(Spec):
 
 
 class Claim(Spec):
-    """A statement that the ablation tests: `arm` has a higher `metric` than `than`."""
+    """A statement that the ablation tests: `arm` is better than `than`, because of `factor`."""
 
     text: str
     """The claim in words."""
@@ -50,8 +76,21 @@ class Claim(Spec):
     """The arm that it should be better than."""
     metric: str | None = None
     """`set/metric`. Default: the ablation's primary metric."""
+    factor: str | None = Field(default=None, examples=["mining", "captions.mixing"])
+    """The field or part of the experiment that the claim is about. If the arms differ in anything else, the verdict
+    names it and attributes nothing. Default: the one part in which the arms differ."""
+    compares: Literal["factor", "systems"] = "factor"
+    """`systems`: the claim is about the two arms as a whole, whatever they differ in."""
+    margin: Margin | None = Field(default=None, examples=["0.3 points", "0.02"])
+    """Differences up to this size do not matter in practice. Default: the ablation's, for its primary metric."""
     source: str = ""
     """Source of the claim."""
+
+    @model_validator(mode="after")
+    def _about_one_thing(self) -> Claim:
+        if self.compares == "systems" and self.factor is not None:
+            raise ValueError('compares = "systems" and a factor exclude each other: remove one of them')
+        return self
 
 
 class Ablation(LoadedSpec):
@@ -85,6 +124,12 @@ class Ablation(LoadedSpec):
     """Replicates: a number n (seeds 0 to n-1), or the seeds themselves."""
     primary: str
     """The metric that answers the question: `set/metric`."""
+    margin: Margin | None = Field(default=None, examples=["0.3 points", "0.02"])
+    """Differences up to this size do not matter in practice; with it, a verdict can be "equal". Fix it before the runs.
+    For the primary metric. Shares, such as accuracies, are given in points; other metrics on their own scale."""
+    estimation: Literal["shared", "paired"] = "shared"
+    """Where the errors of differences come from. `shared`: from the variances of all arms, shrunk towards their mean.
+    `paired`: from each pair of arms alone, by a paired t-test over seeds."""
     secondary: tuple[str, ...] = ()
     """Other metrics for the report's table."""
     references: tuple[Reference, ...] = ()
@@ -120,6 +165,11 @@ class Ablation(LoadedSpec):
         """The seeds of the replicates."""
         return listed(self.seeds)
 
+    def margin_of(self, claim: Claim) -> str | None:
+        """The margin that a claim is judged by."""
+        on_primary = (claim.metric or self.primary) == self.primary
+        return claim.margin or (self.margin if on_primary else None)
+
     def variants(self) -> Iterator[tuple[str, Table]]:
         """Every arm as (name, the nested table of fields that it changes), in declared order."""
         return iter(self._variants)
@@ -132,4 +182,29 @@ class Ablation(LoadedSpec):
             for name, table in self.arms.items() or [("", {})]
             for cell, levels in cells
         ]
-        return [(name, table) for name, table in named if name]
+        return [(name, self._matched(name, table, dict(named))) for name, table in named if name]
+
+    def _matched(self, arm: str, table: Table, arms: Mapping[str, Table]) -> Table:
+        """The arm's table; if its mining is a placebo of another arm, with that arm's mining in place of its name."""
+        mining = self._mining(table)
+        match mining:
+            case {"kind": "placebo", "of": str(of)}:
+                if of not in arms:
+                    raise ValueError(f"arms.{arm}.mining.of names {of!r}, which is not an arm; {nearest(of, arms)}")
+                match self._mining(arms[of]):
+                    case {"kind": "threshold"} as matched:
+                        return merge(table, {"mining": {**mining, "of": matched}})
+                    case other:
+                        kind = other.get("kind", "none")
+                        what = f'arms.{arm}.mining is a placebo of {of!r}, whose mining is of kind "{kind}"'
+                        raise ValueError(f'{what}; name an arm with mining.kind = "threshold"')
+            case _:
+                return table
+
+    def _mining(self, table: Table) -> Table:
+        """The mining of an arm, as far as it is a table; validated with its experiment."""
+        stated = [layer["mining"] for layer in (expand(self.base), table) if isinstance(layer.get("mining"), dict)]
+        mining: Table = self.experiment.mining.table
+        for layer in stated:
+            mining = merge({"mining": mining}, {"mining": layer})["mining"]
+        return mining

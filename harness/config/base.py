@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Generator
 from functools import cache, cached_property
 from pathlib import Path
 from typing import Any, ClassVar
@@ -36,6 +37,10 @@ class Spec(BaseModel):
         if open_ and "kind" in cls.model_fields:
             raise TypeError(f"{cls.__name__} has to state {', '.join(open_)}: there is no default")
 
+    def __iter__(self) -> Generator[tuple[str, Any], None, None]:
+        """Names and values of the fields, as `dict(spec)` takes them: without what is cached on the object."""
+        return ((name, getattr(self, name)) for name in type(self).model_fields)
+
     @classmethod
     def kind_name(cls) -> str:
         """What `kind` says in specs of this class, one of several kinds."""
@@ -44,6 +49,10 @@ class Spec(BaseModel):
     def irrelevant(self) -> frozenset[str]:
         """Names of fields without effect given the other fields (paths, or `source` when `count` is 0)."""
         return frozenset()
+
+    def idle(self) -> frozenset[str]:
+        """Names of fields that cannot be what tells this spec from another one: they have no effect here."""
+        return self.irrelevant()
 
     def science(self, *, defaults: bool = False) -> dict[str, Any]:
         """The part of this spec that can change a result, as JSON data in which equal numbers look the same.

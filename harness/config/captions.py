@@ -65,6 +65,15 @@ class Captions(Spec):
             return {}
         return {name: (self.count - number + turns - 1) // turns for number, name in enumerate(self.sources)}
 
+    def idle(self) -> frozenset[str]:
+        """The source without pseudo-captions, how to mix where there is one caption, the share where nothing is drawn.
+
+        Unlike `irrelevant()`, which would change the resolved spec that is stored beside a run's id.
+        """
+        one = self.raw + self.count == 1
+        named = [("source", self.count == 0), ("mixing", one), ("pseudo_share", one or not self.raw)]
+        return frozenset(name for name, is_idle in named if is_idle)
+
     def science(self, *, defaults: bool = False) -> dict[str, Any]:
         """As in Spec. Specs that choose the same captions have the same science, however they are written."""
         return super(Captions, self._normal()).science(defaults=defaults)

@@ -43,6 +43,11 @@ class MiningSpec(Spec):
     needs_teacher: ClassVar[bool]
     """It reads the frozen teacher's features."""
 
+    @property
+    def control_of(self) -> MiningSpec | None:
+        """The mining that this one is a control of."""
+        return None
+
 
 class NoMining(MiningSpec):
     """Only an image's own captions are its positives."""
@@ -100,7 +105,27 @@ class ThresholdMining(MiningSpec):
         return frozenset({"image_text_guard", "text_text_reduction"} if self.text_text == "off" else ())
 
 
-Mining = Annotated[NoMining | ThresholdMining, Field(discriminator="kind")]
+class PlaceboMining(MiningSpec):
+    """A control: as many positives per image as the mining `of` finds, drawn at random from the batch's other captions.
+
+    The image's own captions stay as `of` leaves them. The draw depends on the batch and the image alone, so a resumed
+    run, and any number of processes, draw the same.
+    """
+
+    kind: Literal["placebo"] = "placebo"
+    mines: ClassVar[bool] = True
+    needs_teacher: ClassVar[bool] = True
+
+    of: ThresholdMining | str = Field(examples=["mined"])
+    """The mining to match: in an ablation the name of the arm that has it, elsewhere a `[mining]` table."""
+
+    @property
+    def control_of(self) -> MiningSpec | None:
+        """The mining to match; None while it is only the name of an arm."""
+        return None if isinstance(self.of, str) else self.of
+
+
+Mining = Annotated[NoMining | ThresholdMining | PlaceboMining, Field(discriminator="kind")]
 
 
 def _comparable(low: float | Quantile | str, high: float | Quantile | str) -> tuple[float, float]:

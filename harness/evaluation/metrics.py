@@ -2,6 +2,9 @@
 
 A standard error here says how far the value would move on another sample of the same size drawn from where the set
 was drawn, for this one trained model. It says nothing about seeds: that is the report's part.
+
+Where all outcomes are alike, the plug-in error would be 0, as if the metric were known exactly. Then the share is taken
+as (x + 1/2) / (n + 1) for x of n (Jeffreys' estimate), in the error only.
 """
 
 from __future__ import annotations
@@ -20,7 +23,7 @@ Index = NDArray[np.int64]
 def proportion(correct: Outcome) -> Metric:
     """The share p of n independent outcomes that are true, [n]; binomial standard error sqrt(p (1 - p) / n)."""
     value = float(correct.mean())
-    return Metric(value=value, standard_error=math.sqrt(value * (1 - value) / len(correct)), samples=len(correct))
+    return Metric(value=value, standard_error=_binomial_error(value, len(correct)), samples=len(correct))
 
 
 def clustered_proportion(correct: Outcome, cluster: Index) -> Metric:
@@ -31,10 +34,11 @@ def clustered_proportion(correct: Outcome, cluster: Index) -> Metric:
     one it is the binomial one.
     """
     value = float(correct.mean())
-    sums = np.bincount(cluster, weights=correct - value)
-    return Metric(
-        value=value, standard_error=math.sqrt(float(np.square(sums).sum())) / len(correct), samples=len(correct)
-    )
+    if value in (0.0, 1.0):
+        error = _binomial_error(value, len(np.unique(cluster)))
+    else:
+        error = math.sqrt(float(np.square(np.bincount(cluster, weights=correct - value)).sum())) / len(correct)
+    return Metric(value=value, standard_error=error, samples=len(correct))
 
 
 def mean_per_class_recall(correct: Outcome, labels: Index) -> Metric:
@@ -47,5 +51,12 @@ def mean_per_class_recall(correct: Outcome, labels: Index) -> Metric:
     present = counts > 0
     counts = counts[present]
     recall = np.bincount(labels, weights=correct)[present] / counts
-    variance = float((recall * (1 - recall) / counts).sum()) / len(counts) ** 2
+    shares = recall if ((recall > 0) & (recall < 1)).any() else (recall * counts + 0.5) / (counts + 1)
+    variance = float((shares * (1 - shares) / counts).sum()) / len(counts) ** 2
     return Metric(value=float(recall.mean()), standard_error=math.sqrt(variance), samples=len(labels))
+
+
+def _binomial_error(share: float, n: int) -> float:
+    if share in (0.0, 1.0):
+        share = (share * n + 0.5) / (n + 1)
+    return math.sqrt(share * (1 - share) / n)

@@ -7,8 +7,10 @@ from typing import NamedTuple, Protocol
 
 from torch import Tensor
 
+from harness.base.errors import SpecError
 from harness.base.registry import Registry
-from harness.config.mining import MiningSpec, NoMining, ThresholdMining
+from harness.config.mining import MiningSpec, NoMining, PlaceboMining, ThresholdMining
+from harness.mining.placebo import redrawn
 from harness.mining.positives import Mined, mine
 from harness.mining.thresholds import resolve_thresholds
 
@@ -69,3 +71,22 @@ class ThresholdRule:
     def logs(self) -> dict[str, float]:
         """The thresholds in use."""
         return self.thresholds.logs()
+
+
+@rules.register(PlaceboMining)
+class PlaceboRule:
+    """As many positives as a threshold rule finds, drawn at random."""
+
+    def __init__(self, spec: PlaceboMining, calibration: Callable[[], Calibration]) -> None:
+        if isinstance(spec.of, str):
+            fix = "outside of an ablation's arms, give the mining itself: of = { kind = ... }"
+            raise SpecError(f"{spec.of!r} names an arm, and there are none", where="mining.of", fix=fix)
+        self._matched = ThresholdRule(spec.of, calibration)
+
+    def mine(self, image: Tensor, text: Tensor, owner: Tensor, images: range) -> Mined:
+        """Pairs drawn at random, as many for each image as the matched rule finds."""
+        return redrawn(self._matched.mine(image, text, owner, images), image, owner)
+
+    def logs(self) -> dict[str, float]:
+        """The thresholds of the matched rule."""
+        return self._matched.logs()

@@ -16,6 +16,7 @@ from harness.config.data import Data
 from harness.config.experiment import Experiment, ExperimentTeacher, OpenClipTeacher, flatten, unknown_teacher
 from harness.config.explain import problems, sentence
 from harness.config.overrides import expand, laid_over
+from harness.planning.isolation import check_claims
 from harness.runs.identity import digest, identify, teacher_id
 from harness.runs.planned import PlannedRun
 from harness.runs.record import DataReport
@@ -91,6 +92,11 @@ class Plan:
         }
 
     @cached_property
+    def experiments(self) -> dict[str, Experiment]:
+        """The experiment of each arm."""
+        return {arm.name: arm.experiment for arm in self.arms}
+
+    @cached_property
     def _by_name(self) -> dict[str, Arm]:
         return {arm.name: arm for arm in self.arms}
 
@@ -108,10 +114,12 @@ def make_plan(ablation: Ablation, *, name: str, where: str, inspect: Inspect) ->
         inspect: reports the contents of a data set.
 
     Raises:
-        SpecError: an arm is not a valid experiment, two arms are the same run, or a batch is larger than the data.
+        SpecError: an arm is not a valid experiment, two arms are the same run, a claim cannot be about what it says, or
+            a batch is larger than the data.
         DataError: a data set cannot be read.
     """
     plan = Plan(name, ablation, tuple(resolve_arms(ablation, where)))
+    check_claims(ablation, plan.experiments, where)
     planner = Planner(plan, inspect)
     owners: dict[str, str] = {}
     for arm in plan.arms:

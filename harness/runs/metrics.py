@@ -7,6 +7,7 @@ and a record made before metrics had ids gives the same ids as one made today.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Container, Mapping
 from functools import cache
@@ -15,7 +16,14 @@ from typing import Any
 from harness.runs.identity import digest
 from harness.runs.record import EvaluationResult
 
+_FIRST = re.compile(r"acc(\d+)")
 _SHARE = re.compile(r"(^|_)(acc\d*|recall|precision|accuracy|share|fraction)(_|@|$)")
+
+
+@cache
+def is_share(metric: str) -> bool:
+    """Whether a metric lies between 0 and 1 and is printed as a percentage, like accuracies and recalls."""
+    return bool(_SHARE.search(metric.rpartition("/")[2]))
 
 
 def metric_ids(evaluation: EvaluationResult) -> dict[str, str]:
@@ -50,7 +58,27 @@ def at_k(name: str, k: int) -> str:
     return f"{name.removesuffix('k')}{k}"
 
 
-@cache
-def is_share(metric: str) -> bool:
-    """Whether a metric lies between 0 and 1 and is printed as a percentage, like accuracies and recalls."""
-    return bool(_SHARE.search(metric.rpartition("/")[2]))
+def chance_level(evaluation: EvaluationResult, name: str) -> float | None:
+    """What a metric of an evaluation is worth to a model that guesses, from 0 to 1; None where that is not known.
+
+    Of C classes 1 / C, and k / C among the first k. Of N images k / N. Of M captions, M / N of each image: the chance
+    that one of an image's own is among k that are drawn.
+    """
+    stem, _, k = name.rpartition("@")
+    classes = evaluation.protocol.get("classnames")
+    if evaluation.task == "zeroshot_classification" and isinstance(classes, Mapping):
+        first = _FIRST.fullmatch(name)
+        number = int(first[1]) if first else 1
+        return min(1.0, number / int(classes["count"])) if first or name == "mean_per_class_recall" else None
+    images, captions = (evaluation.metrics.get(f"{side}_retrieval_recall@{k}") for side in ("text", "image"))
+    if evaluation.task != "zeroshot_retrieval" or images is None or captions is None or not k.isdecimal():
+        return None
+    drawn, of_images, of_captions = int(k), images.samples, captions.samples
+    match stem:
+        case "image_retrieval_recall":
+            return min(1.0, drawn / of_images)
+        case "text_retrieval_recall":
+            missed = of_captions - of_captions / of_images
+            return 1 - math.prod(max(missed - one, 0.0) / (of_captions - one) for one in range(min(drawn, of_captions)))
+        case _:
+            return None

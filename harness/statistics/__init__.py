@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from harness.statistics.arms import Estimation, Estimator
 from harness.statistics.factorial import Cell, Effect, effects, level_means
 from harness.statistics.samples import SampleTest, compare_samples, mcnemar, paired_bootstrap
 from harness.statistics.seeds import (
@@ -9,11 +10,11 @@ from harness.statistics.seeds import (
     Difference,
     Interval,
     Summary,
+    equality_p,
     holm,
-    more_seeds,
     paired_difference,
-    power,
     summarise,
+    t_interval,
 )
 
 __all__ = [
@@ -21,17 +22,19 @@ __all__ = [
     "Cell",
     "Difference",
     "Effect",
+    "Estimation",
+    "Estimator",
     "Interval",
     "SampleTest",
     "Summary",
     "compare_samples",
     "effects",
+    "equality_p",
     "holm",
     "level_means",
     "mcnemar",
-    "more_seeds",
     "paired_bootstrap",
     "paired_difference",
-    "power",
     "summarise",
+    "t_interval",
 ]

@@ -1,7 +1,7 @@
 """Statistics over a few seeds, which are replicates paired between arms. One seed gives no inference.
 
 Sources: paired t-test and t-interval (Student 1908); Holm, "A Simple Sequentially Rejective Multiple Test Procedure",
-Scand. J. Statist. 6 (1979); power of the t-test by the noncentral t distribution (Cohen 1988, ch. 2).
+Scand. J. Statist. 6 (1979); two one-sided tests (Schuirmann, J. Pharmacokinet. Biopharm. 15, 1987).
 """
 
 from __future__ import annotations
@@ -15,8 +15,6 @@ from statistics import fmean
 from scipy import special
 
 CONFIDENCE = 0.95
-POWER = 0.8
-MOST_SEEDS = 1000
 _NO_SPREAD = 1e-12
 
 
@@ -55,9 +53,13 @@ class Difference:
     sd: float | None
     """Sample standard deviation of the paired differences; None for one pair."""
     interval: Interval | None
-    """t-interval of the mean difference. None for one pair, or if the differences do not vary."""
+    """Marginal t-interval of the mean difference. None for one pair, or if nothing varies."""
     p: float | None
-    """Two-sided p-value of the paired t-test. None if there is no interval."""
+    """Two-sided p-value of the t-test. None if there is no interval."""
+    error: float | None
+    """Standard error of the mean difference. None if there is no interval."""
+    df: float | None
+    """Degrees of freedom of the standard error. None if there is no interval."""
 
 
 def summarise(values: Sequence[float]) -> Summary:
@@ -69,7 +71,7 @@ def summarise(values: Sequence[float]) -> Summary:
     if not values:
         raise ValueError("there are no values to summarise")
     n, mean, sd = len(values), fmean(values), _sd(values)
-    return Summary(n, mean, sd, _interval(n, mean, sd))
+    return Summary(n, mean, sd, t_interval(mean, sd / math.sqrt(n), n - 1) if sd else None)
 
 
 def paired_difference(ours: Mapping[int, float], theirs: Mapping[int, float]) -> Difference | None:
@@ -83,9 +85,7 @@ def paired_difference(ours: Mapping[int, float], theirs: Mapping[int, float]) ->
     if not deltas:
         return None
     n, mean, sd = len(deltas), fmean(deltas), _sd(deltas)
-    interval = _interval(n, mean, sd)
-    p = 2 * float(special.stdtr(n - 1, -abs(mean) / (sd / math.sqrt(n)))) if interval and sd else None
-    return Difference(n, mean, sd, interval, p)
+    return difference_of(n, mean, sd, sd / math.sqrt(n) if sd else None, n - 1)
 
 
 def holm(p_values: Sequence[float | None]) -> list[float | None]:
@@ -99,35 +99,29 @@ def holm(p_values: Sequence[float | None]) -> list[float | None]:
     return adjusted
 
 
-def power(effect: float, n: int, confidence: float = CONFIDENCE) -> float:
-    """Power of a paired t-test with `n` pairs for a true effect of `effect` standard deviations."""
-    critical = _critical(n, confidence)
-    shift = abs(effect) * math.sqrt(n)
-    return 1 - _noncentral_t(n - 1, shift, critical) + _noncentral_t(n - 1, shift, -critical)
+def equality_p(delta: Difference, margin: float) -> float | None:
+    """p-value of two one-sided t-tests (Schuirmann 1987): small where the true difference lies within `margin`.
 
-
-def more_seeds(difference: Difference) -> int | None:
-    """Approximate number of additional seeds needed to distinguish the arms, at the current difference and spread.
-
-    It is the smallest number that gives the paired t-test a power of 0.8. The spread comes from few seeds,
-    so the number is a rough guide. None if there is no spread, or if more than 1000 seeds would be needed.
+    None if the difference has no standard error.
     """
-    if difference.interval is None or not difference.sd or difference.mean == 0:
+    if delta.error is None or delta.df is None:
         return None
-    effect = abs(difference.mean) / difference.sd
-    if power(effect, MOST_SEEDS) < POWER:
-        return None
-    low, high = 1, MOST_SEEDS
-    while high - low > 1:
-        middle = (low + high) // 2
-        low, high = (low, middle) if power(effect, middle) >= POWER else (middle, high)
-    return max(1, high - difference.n)
+    sides = (delta.mean - margin) / delta.error, -(delta.mean + margin) / delta.error
+    return max(float(special.stdtr(delta.df, side)) for side in sides)
 
 
-def _noncentral_t(degrees: int, shift: float, t: float) -> float:
-    probability = float(special.nctdtr(degrees, shift, t))
-    # scipy gives nan if a shift of many standard deviations leaves no probability below t
-    return 0.0 if math.isnan(probability) else probability
+def difference_of(n: int, mean: float, sd: float | None, error: float | None, df: float | None) -> Difference:
+    """A difference with the t-interval and the p-value that follow from its standard error and degrees of freedom."""
+    if not error or df is None:
+        return Difference(n, mean, sd, None, None, None, None)
+    p = 2 * float(special.stdtr(df, -abs(mean) / error))
+    return Difference(n, mean, sd, t_interval(mean, error, df), p, error, df)
+
+
+def t_interval(mean: float, error: float, df: float, confidence: float = CONFIDENCE) -> Interval:
+    """The two-sided t-interval of a mean."""
+    half = _critical(df, confidence) * error
+    return Interval(mean - half, mean + half)
 
 
 def _sd(values: Sequence[float]) -> float | None:
@@ -140,12 +134,5 @@ def _sd(values: Sequence[float]) -> float | None:
 
 
 @cache
-def _critical(n: int, confidence: float) -> float:
-    return float(special.stdtrit(n - 1, (1 + confidence) / 2))
-
-
-def _interval(n: int, mean: float, sd: float | None) -> Interval | None:
-    if not sd:
-        return None
-    half = _critical(n, CONFIDENCE) * sd / math.sqrt(n)
-    return Interval(mean - half, mean + half)
+def _critical(df: float, confidence: float) -> float:
+    return float(special.stdtrit(df, (1 + confidence) / 2))

@@ -25,8 +25,31 @@ def test_proportion_is_a_mean_with_its_standard_error(outcomes: list[bool]) -> N
     correct = np.array(outcomes)
     metric = proportion(correct)
     assert metric.value == pytest.approx(correct.mean())
-    assert metric.standard_error == pytest.approx(correct.std() / np.sqrt(len(correct)))
+    if 0 < correct.sum() < len(correct):
+        assert metric.standard_error == pytest.approx(correct.std() / np.sqrt(len(correct)))
     assert metric.samples == len(correct)
+
+
+@pytest.mark.parametrize("right", [True, False])
+@pytest.mark.parametrize("n", [1, 4, 1500])
+def test_an_accuracy_of_0_or_1_has_an_error(right: bool, n: int) -> None:
+    """Less than with one sample the other way, and that of Jeffreys' estimate."""
+    share = 0.5 / (n + 1)
+    expected = np.sqrt(share * (1 - share) / n)
+    alike = np.full(n, right)
+    assert error_of(proportion(alike)) == pytest.approx(expected)
+    assert error_of(clustered_proportion(np.full(3 * n, right), np.repeat(np.arange(n), 3))) == pytest.approx(expected)
+    assert error_of(mean_per_class_recall(alike, np.zeros(n, dtype=np.int64))) == pytest.approx(expected)
+    if n > 1:
+        almost = alike.copy()
+        almost[0] = not right
+        assert 0 < expected < error_of(proportion(almost))
+
+
+def test_classes_all_right_or_all_wrong_have_an_error() -> None:
+    metric = mean_per_class_recall(np.array([True, True, False, False]), np.array([0, 0, 1, 1]))
+    assert metric.value == 0.5
+    assert error_of(metric) == pytest.approx(np.sqrt(2 * (1 / 6) * (5 / 6) / 2) / 2)
 
 
 @settings(max_examples=50, deadline=None)

@@ -35,8 +35,9 @@ def column_of(data: dict[str, Any], metric: str) -> dict[str, Any]:
     return {arm["arm"]: arm for arm in column["arms"]}
 
 
-def test_the_reports_numbers_are_scipys_on_the_record_files(finished: tuple[Plan, Store], results: Results) -> None:
-    plan, store = finished
+def test_with_paired_estimation_the_numbers_are_scipys_on_the_record_files(tmp_path: Path) -> None:
+    plan, store = quickstart(tmp_path, estimation="paired")
+    results = collect(plan, store)
     arms = column_of(json.loads(render(results, "json")), METRIC)
     base = values_of(plan, store, "clip")
     others = [arm.name for arm in plan.arms if arm.name != "clip"]
@@ -57,9 +58,15 @@ def test_the_reports_numbers_are_scipys_on_the_record_files(finished: tuple[Plan
 
 
 @pytest.mark.parametrize("format", ["terminal", "md", "html", "latex"])
-def test_every_format_prints_those_numbers(finished: tuple[Plan, Store], results: Results, format: Any) -> None:
-    plan, store = finished
-    text = render(results, format).replace("−", "-").replace("$-$", "-").replace("$\\pm$", "±").replace("\\[", "[")
+def test_every_format_prints_those_numbers(tmp_path: Path, format: Any) -> None:
+    plan, store = quickstart(tmp_path, estimation="paired")
+    text = (
+        render(collect(plan, store), format)
+        .replace("−", "-")
+        .replace("$-$", "-")
+        .replace("$\\pm$", "±")
+        .replace("\\[", "[")
+    )
     base = values_of(plan, store, "clip")
     for arm in ("raw_mined", "sampled", "all", "fff"):
         ours = values_of(plan, store, arm)

@@ -77,7 +77,12 @@ def made(root: Path, kind: str) -> tuple[Plan, Store]:
 
 
 EXPECTED = {
-    "complete": ["is best in shapes/acc1", "opposite"],
+    "complete": [
+        "is best in shapes/acc1",
+        "worse",
+        "not attributable to captions.mixing: loss.kind differs too",
+        "whole systems",
+    ],
     "partial": ["So far, with 10 of 15 runs", "2 of 3", "failed: out_of_memory", "asked for 9 GB", "no result"],
     "failed": ["There is no answer yet", "failed: user_error", "the data is gone", "0 of 3"],
     "one seed": ["Nothing can be claimed from one seed", "(one seed)", "one seed tells nothing"],
@@ -183,7 +188,7 @@ def test_json_says_what_the_other_formats_say(results: Results) -> None:
     data = json.loads(render(results, "json"))
     assert data["question"] == QUICKSTART["question"]
     assert data["answer"]["sentence"] in printed("md", render(results, "md"))
-    assert [one["verdict"] for one in data["claims"]] == ["holds", "holds", "holds", "opposite"]
+    assert [one["verdict"] for one in data["claims"]] == ["better", "not attributable", "better", "worse"]
     assert len(data["runs"]) == 16
     changes = {arm["name"]: arm["changes"] for arm in data["arms"]}
     assert changes["clip"] == {}
@@ -222,7 +227,7 @@ def test_a_terminal_gets_tables_that_fit(results: Results, monkeypatch: pytest.M
         monkeypatch.setenv("COLUMNS", str(width))
         text = re.sub(r"\x1b\[[0-9;]*m", "", render(results, "terminal"))
         assert max(map(len, text.splitlines())) <= width
-        assert "+35.9 [35.2, 36.5]" in text
+        assert "+35.9 [" in text
         assert "68.9 ± 1.7" in text
 
 

@@ -21,7 +21,7 @@ from tests.reporting.tracing import (
     Records,
     Rows,
     cells,
-    exported_claim,
+    exported_claims,
     exported_metric,
     exported_record,
     p_value,
@@ -122,8 +122,8 @@ def check_export(export: dict[str, Any], records: Records, runs: Path) -> None:
         ids = {one.pop("metric_id"), *(arm.pop("metric_id") for arm in one["arms"])}
         assert len(ids) == 1  # all runs were measured in one way
         same(one, exported_metric(records, one["metric"]), one["metric"])
-    for claim in export["claims"]:
-        same({key: claim[key] for key in ("difference", "verdict")}, exported_claim(records, claim), claim["text"])
+    for claim, expected in zip(export["claims"], exported_claims(records, export["claims"]), strict=True):
+        same({key: claim[key] for key in expected}, expected, claim["text"])
     for run in export["runs"]:
         same(run["record"], exported_record(json.loads((runs / run["id"] / "record.json").read_text())), run["id"])
     best = max(records.by_arm, key=lambda arm: float(sum(records.values(arm, export["primary"]).values())))
@@ -160,7 +160,11 @@ def check_text(reports: Reports, records: Records, arms: Rows) -> None:
     (best,) = [one for one in exported_metric(records, PRIMARY)["arms"] if one["arm"] == "all"]
     delta = with_interval(PRIMARY, best["difference"], " points")
     said = f"{with_spread(PRIMARY, best['values'].values())} %, {delta} against “CLIP, raw captions”"
-    assert f"{said} (3 seeds, Holm p {p_value(best['holm_p'])})." in json.loads(reports["json"])["answer"]["sentence"]
+    apart = "they differ in captions.count and loss.kind"
+    assert (
+        f"{said} (3 seeds, Holm p {p_value(best['holm_p'])}); {apart}."
+        in json.loads(reports["json"])["answer"]["sentence"]
+    )
     assert printed(PRIMARY, best["summary"]["mean"]) in said
     for format in ("terminal", *TABLES):
         assert said in " ".join(plain(format, reports[format]).split())
@@ -206,6 +210,7 @@ def plain(format: str, text: str) -> str:
             (r"\$\\pm\$", "±"),
             (r"\$([<>-])\$", r"\1"),
             (r" -- ", " – "),
+            (r"\\S\{\}", "§"),
             (r"\\([%_&])", r"\1"),
         ],
         "html": [("−", "-")],

@@ -11,14 +11,12 @@ import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from scipy import stats
 from statsmodels.stats.multitest import multipletests
-from statsmodels.stats.power import TTestPower
 
 Rows = list[list[str]]
 Values = dict[int, float]
@@ -68,18 +66,13 @@ class Records:
 
 
 def exported_metric(records: Records, metric: str) -> dict[str, Any]:
-    """One of the export's `metrics`, where all runs were measured under one protocol."""
-    base = records.values(records.baseline, metric)
+    """One of the export's `metrics`, where all runs were measured under one protocol and none is at an end."""
     arms = {arm: records.entries(arm, metric) for arm in records.by_arm if records.entries(arm, metric)}
-    differences = {arm: paired(records.values(arm, metric), base) for arm in arms if arm != records.baseline and base}
+    there = records.baseline in arms
+    differences = {arm: shared(records, metric, arm, records.baseline) for arm in arms if there}
+    differences.pop(records.baseline, None)
     known = [arm for arm, one in differences.items() if one["p"] is not None]
-    corrected = dict(
-        zip(
-            known,
-            multipletests([differences[arm]["p"] for arm in known], method="holm")[1] if known else [],
-            strict=True,
-        )
-    )
+    corrected = dict(zip(known, adjusted([differences[arm]["p"] for arm in known]), strict=True))
     found = [
         {
             "arm": arm,
@@ -91,21 +84,50 @@ def exported_metric(records: Records, metric: str) -> dict[str, Any]:
             "summary": summary([entry["value"] for entry in entries.values()]),
             "difference": differences.get(arm),
             "holm_p": corrected.get(arm),
-            "more_seeds": more_seeds(differences[arm]) if arm in differences else None,
+            "simultaneous": interval(differences[arm], 1 - 0.05 / len(known)) if arm in known else None,
+            "chance": chance(metric),
+            "level": None,
         }
         for arm, entries in arms.items()
     ]
     return {"metric": metric, "protocol_id": next((one["protocol_id"] for one in found), None), "arms": found}
 
 
-def exported_claim(records: Records, claim: Mapping[str, Any]) -> dict[str, Any]:
-    """Difference and verdict of one of the export's `claims`, for a metric of which more is better."""
-    delta = paired(*(records.values(claim[side], claim["metric"]) for side in ("arm", "than")))
-    settled = delta["interval"] is not None and (delta["interval"]["low"] > 0 or delta["interval"]["high"] < 0)
-    return {
-        "difference": delta,
-        "verdict": ("holds" if delta["mean"] > 0 else "opposite") if settled else "not settled",
-    }
+def chance(metric: str) -> float | None:
+    """Of 36 classes, or of 1,500 images with a caption each."""
+    set_name, _, name = metric.partition("/")
+    if set_name == "shapes":
+        return 5 / 36 if name == "acc5" else 1 / 36
+    return 1 / 1500 if set_name == "shapes_retrieval" else None
+
+
+def exported_claims(records: Records, claims: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """What the export says of each claim, for metrics of which more is better. Its attribution is taken as it is."""
+    found: list[dict[str, Any]] = [
+        {"difference": shared(records, one["metric"], one["arm"], one["than"]), "p": None, "equality_p": None}
+        for one in claims
+    ]
+    judged = [place for place, one in enumerate(claims) if not one["differs_besides"]]
+    for place, p in zip(judged, adjusted([found[place]["difference"]["p"] for place in judged]), strict=True):
+        found[place]["p"] = p
+    bounded = [place for place in judged if claims[place]["margin"]]
+    outside = [_outside(found[place]["difference"], claims[place]["margin"]) for place in bounded]
+    for place, p in zip(bounded, adjusted(outside), strict=True):
+        found[place]["equality_p"] = p
+    for place, one in enumerate(found):
+        better = one["difference"]["mean"] > 0
+        settled = "open" if place in judged and one["p"] >= 0.05 else "better" if better else "worse"
+        equal = one["equality_p"] is not None and one["equality_p"] < 0.05
+        one["verdict"] = "equal" if equal else settled if place in judged else "not attributable"
+    return found
+
+
+def _outside(delta: Mapping[str, Any], margin: str) -> float:
+    """p-value of two one-sided tests, for a margin in points."""
+    size = float(margin.split()[0]) / 100
+    upper = stats.t.cdf((delta["mean"] - size) / delta["error"], delta["df"])
+    lower = stats.t.sf((delta["mean"] + size) / delta["error"], delta["df"])
+    return float(max(upper, lower))
 
 
 def exported_record(record: Mapping[str, Any]) -> dict[str, Any]:
@@ -125,32 +147,52 @@ def summary(values: Sequence[float]) -> dict[str, Any]:
 
 
 def paired(ours: Values, theirs: Values) -> dict[str, Any]:
-    """The paired difference over common seeds, as the t-test has it."""
+    """n, mean and standard deviation of the differences over common seeds."""
     seeds = sorted(ours.keys() & theirs.keys())
     found = summary([ours[seed] - theirs[seed] for seed in seeds])
-    test = stats.ttest_rel([ours[seed] for seed in seeds], [theirs[seed] for seed in seeds]) if found["sd"] else None
-    return {**found, "p": float(test.pvalue) if test is not None else None}
+    return {name: found[name] for name in ("n", "mean", "sd")}
 
 
-def more_seeds(delta: Mapping[str, Any]) -> int | None:
-    """The first number of pairs that gives the t-test a power of 0.8, less those that there are."""
-    if not delta["sd"] or not delta["mean"]:
-        return None
-    needed = enough(abs(delta["mean"]) / delta["sd"])
-    return None if needed is None else max(1, needed - int(delta["n"]))
+def adjusted(p_values: Sequence[float]) -> list[float]:
+    """Holm's."""
+    return list(multipletests(p_values, method="holm")[1]) if p_values else []
 
 
-@cache
-def enough(effect: float) -> int | None:
-    """The first number of pairs up to 1,000 that gives the paired t-test a power of 0.8."""
-    return next((n for n in range(2, 1001) if TTestPower().power(effect, n, 0.05) >= 0.8), None)
+def shared(records: Records, metric: str, arm: str, than: str) -> dict[str, Any]:
+    """The difference of two arms with the error that docs/statistics.md describes, where every arm has every seed."""
+    every = {one: values for one in records.by_arm if (values := records.values(one, metric))}
+    rows = np.unique([[values[seed] for seed in sorted(values)] for values in every.values()], axis=0)
+    found = paired(every[arm], every[than])
+    covariance = np.atleast_2d(np.cov(rows))
+    pool, others = float(np.trace(covariance)) / len(rows), ~np.eye(len(rows), dtype=bool)
+    quiet = min(pool, 4 * float(np.median(np.diag(covariance))))
+    if math.sqrt(pool) < 1e-12 * max(1.0, float(np.abs(rows).max())):
+        return {**found, "interval": None, "p": None, "error": None, "df": None}
+    common = 0.9 * max(float(covariance[others].mean()), 0.0) if len(rows) > 1 else 0.0
+    seeds, variances, freedoms = rows.shape[1], [], []
+    for one in (arm, than):
+        own = float(np.var(list(every[one].values()), ddof=1))
+        weight, mean = (min(12.0, (len(rows) - 1) * (seeds - 1)), quiet) if own < quiet else (0.75, pool)
+        towards = max(mean - common, 0.02 * mean)
+        variances.append(((seeds - 1) * max(own - common, 0.02 * own) + weight * towards) / (seeds - 1 + weight))
+        freedoms.append(seeds - 1 + weight)
+    error = math.sqrt(sum(variances) / seeds)
+    df = sum(variances) ** 2 / sum(one**2 / freedom for one, freedom in zip(variances, freedoms, strict=True))
+    df = min(df, (len(rows) - 1) * (seeds - 1))
+    found |= {"p": float(2 * stats.t.sf(abs(found["mean"]) / error, df)), "error": error, "df": df}
+    return {**found, "interval": interval(found)}
+
+
+def interval(delta: Mapping[str, Any], confidence: float = 0.95) -> dict[str, float]:
+    low, high = stats.t.interval(confidence, delta["df"], delta["mean"], delta["error"])
+    return {"low": low, "high": high}
 
 
 def cells(records: Records, export: Mapping[str, Any]) -> dict[str, Rows]:
     """What the tables print, by the beginning of their caption; an empty text stands for one that is no number."""
     return {
         "Arms:": _arms(records, export),
-        "Claims": [["", _verdict(records, one), _claimed(records, one), "", ""] for one in export["claims"]],
+        "Claims": _claims(records, export["claims"]),
         "Reported numbers": [_reference(records, one) for one in export["references"]],
         **{f"{name}: every": _set(records, name) for name in ("shapes", "shapes_retrieval")},
         "Cost": [_cost(records, arm) for arm in records.by_arm],
@@ -195,7 +237,7 @@ def with_interval(metric: str, delta: Mapping[str, Any], unit: str = "") -> str:
 
 def _arms(records: Records, export: Mapping[str, Any]) -> Rows:
     primary = export["primary"]
-    base = records.values(records.baseline, primary)
+    differs_in = {one["name"]: one["differs_in"] for one in export["arms"]}
     p_values = {one["arm"]: one["holm_p"] for one in exported_metric(records, primary)["arms"]}
     reported = {one["arm"]: one["value"] for one in export["references"] if one["metric"] == primary}
     rows = []
@@ -205,7 +247,9 @@ def _arms(records: Records, export: Mapping[str, Any]) -> Rows:
         if arm == records.baseline:
             row += ["baseline", "–"]
         else:
-            row += [with_interval(primary, paired(ours, base)), p_value(p_values[arm])]
+            mark = "" if len(differs_in[arm]) == 1 else " §"
+            delta = with_interval(primary, shared(records, primary, arm, records.baseline))
+            row += [delta + mark, p_value(p_values[arm])]
         row += [f"{printed(primary, reported[arm])} ‡"] if arm in reported else ["–"]
         above = 100 * (np.mean(list(ours.values())) - reported[arm]) if arm in reported else None
         row += ["–" if above is None else f"{above:+.1f}"]
@@ -221,12 +265,13 @@ def _secondary(export: Mapping[str, Any]) -> list[str]:
     return [f"shapes_retrieval/{one}_retrieval_recall@1" for one in ("image", "text")]
 
 
-def _verdict(records: Records, claim: Mapping[str, Any]) -> str:
-    return str(exported_claim(records, claim)["verdict"])
-
-
-def _claimed(records: Records, claim: Mapping[str, Any]) -> str:
-    return with_interval(claim["metric"], exported_claim(records, claim)["difference"], " points")
+def _claims(records: Records, claims: Sequence[Mapping[str, Any]]) -> Rows:
+    rows = []
+    for claim, one in zip(claims, exported_claims(records, claims), strict=True):
+        verdict = claim["said"] if one["verdict"] == "not attributable" else one["verdict"]
+        p_values = ["–" if one[name] is None else p_value(one[name]) for name in ("p", "equality_p")]
+        rows.append(["", verdict, with_interval(claim["metric"], one["difference"], " points"), *p_values, "", "", ""])
+    return rows
 
 
 def _reference(records: Records, reference: Mapping[str, Any]) -> list[str]:

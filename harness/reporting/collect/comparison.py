@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from statistics import fmean
+from typing import Literal
 
 from harness.reporting.collect.results import Measured, Results, most_common
 from harness.reporting.formats.numbers import higher_is_better, value
-from harness.statistics import Difference, Summary, holm, paired_difference, summarise
+from harness.runs.metrics import is_share
+from harness.statistics import CONFIDENCE, Difference, Estimator, Interval, Summary, holm, summarise, t_interval
+
+Level = Literal["", "chance", "ceiling"]
+ABOVE_CHANCE = 2.0
+"""Standard errors over the samples by which an arm's mean has to exceed chance."""
+FAILURES = 3
+"""An arm is at the ceiling if it fails in so few samples: with none of n failed, 3 / n bounds its error at 95 %."""
 
 
 @dataclass(frozen=True)
@@ -29,11 +38,27 @@ class ArmValue:
     """Seeds that were measured, but not under `identity`."""
     foreign: bool
     """Measured under another protocol than the rest of the column: marked, and compared with nothing."""
+    chance: float | None = None
+    """Value of a model that guesses; None where that is not known."""
+    has_ceiling: bool = False
+    """It is a share of samples."""
     summary: Summary | None = None
     difference: Difference | None = None
     """To the baseline."""
     holm_p: float | None = None
     """Of the difference, corrected for the arms of this column."""
+    simultaneous: Interval | None = None
+    """Of the difference: all arms' intervals together cover with 95 % (Bonferroni)."""
+
+    @property
+    def level(self) -> Level:
+        """Where the metric cannot tell arms apart: at chance, or at its ceiling."""
+        if self.summary is None or not self.samples:
+            return ""
+        mean, n, chance = self.summary.mean, self.samples, self.chance
+        if chance is not None and mean <= chance + ABOVE_CHANCE * math.sqrt(chance * (1 - chance) / n):
+            return "chance"
+        return "ceiling" if self.has_ceiling and mean >= 1 - FAILURES / n else ""
 
 
 @dataclass(frozen=True)
@@ -46,6 +71,8 @@ class Column:
     identity: str | None
     """Of the metric as the baseline has it, or the most frequent one if the baseline has no result."""
     arms: Mapping[str, ArmValue]
+    estimators: Mapping[str | None, Estimator] = field(default_factory=dict)
+    """By identity of the metric, of all arms that have it."""
 
     @cached_property
     def comparable(self) -> tuple[ArmValue, ...]:
@@ -83,14 +110,28 @@ def compare_arms(results: Results, metric: str) -> Column:
     }
     everything = [one for seeds in measured.values() for one in seeds.values()]
     identity = _usual(measured[baseline].values()) or _usual(everything)
-    arms = {arm: _arm_value(arm, seeds, identity) for arm, seeds in measured.items()}
-    return Column(metric, _protocol_of(everything, identity), identity, _with_differences(arms, baseline))
+    arms = {arm: _arm_value(metric, arm, seeds, identity) for arm, seeds in measured.items()}
+    method = results.plan.ablation.estimation
+    estimators = {
+        one: Estimator({arm.arm: arm.values for arm in arms.values() if arm.identity == one and arm.values}, method)
+        for one in {arm.identity for arm in arms.values()}
+    }
+    column = Column(metric, _protocol_of(everything, identity), identity, arms, estimators)
+    return replace(column, arms=_with_differences(column, baseline))
 
 
 def difference_between(column: Column, arm: str, than: str) -> Difference | None:
-    """The paired difference of two arms, or None where they have no seed or no protocol in common."""
+    """The difference of two arms, or None where they have no seed or no protocol in common."""
     ours, theirs = column.arms[arm], column.arms[than]
-    return paired_difference(ours.values, theirs.values) if ours.identity == theirs.identity else None
+    if ours.identity != theirs.identity or not ours.values or not theirs.values:
+        return None
+    return column.estimators[ours.identity].difference(arm, than)
+
+
+def shared_level(column: Column, arm: str, than: str) -> Level:
+    """`chance` or `ceiling` where both arms are there, so that their difference says nothing."""
+    level = column.arms[arm].level
+    return level if level == column.arms[than].level else ""
 
 
 def _usual(measured: Iterable[Measured]) -> str | None:
@@ -101,7 +142,7 @@ def _protocol_of(measured: Iterable[Measured], identity: str | None) -> str | No
     return next((one.protocol_id for one in measured if one.identity == identity), None)
 
 
-def _arm_value(arm: str, seeds: Mapping[int, Measured], identity: str | None) -> ArmValue:
+def _arm_value(metric: str, arm: str, seeds: Mapping[int, Measured], identity: str | None) -> ArmValue:
     own = identity if any(one.identity == identity for one in seeds.values()) else _usual(seeds.values())
     kept = {seed: one for seed, one in seeds.items() if one.identity == own}
     errors = [one.standard_error for one in kept.values() if one.standard_error is not None]
@@ -115,15 +156,28 @@ def _arm_value(arm: str, seeds: Mapping[int, Measured], identity: str | None) ->
         samples=next((one.samples for one in kept.values()), None),
         left_out=tuple(sorted(seeds.keys() - kept.keys())),
         foreign=bool(values) and own != identity,
+        chance=next((one.chance for one in kept.values()), None),
+        has_ceiling=is_share(metric) and own is not None,
         summary=summarise(list(values.values())) if values else None,
     )
 
 
-def _with_differences(arms: Mapping[str, ArmValue], baseline: str) -> dict[str, ArmValue]:
-    others = {
-        name: paired_difference(arm.values, arms[baseline].values)
-        for name, arm in arms.items()
-        if name != baseline and not arm.foreign
+def _with_differences(column: Column, baseline: str) -> dict[str, ArmValue]:
+    """Arms with their difference to the baseline. Where both are at chance or at the ceiling, it is not tested."""
+    others = [name for name, arm in column.arms.items() if name != baseline and not arm.foreign]
+    found = {name: difference_between(column, name, baseline) for name in others}
+    tested = {
+        name: one
+        for name, one in found.items()
+        if one and one.p is not None and not shared_level(column, name, baseline)
     }
-    corrected = dict(zip(others, holm([delta.p if delta else None for delta in others.values()]), strict=True))
-    return {name: replace(arm, difference=others.get(name), holm_p=corrected.get(name)) for name, arm in arms.items()}
+    corrected = dict(zip(tested, holm([delta.p for delta in tested.values()]), strict=True))
+    together = {
+        name: t_interval(one.mean, one.error, one.df, 1 - (1 - CONFIDENCE) / len(tested))
+        for name, one in tested.items()
+        if one.error is not None and one.df is not None
+    }
+    return {
+        name: replace(arm, difference=found.get(name), holm_p=corrected.get(name), simultaneous=together.get(name))
+        for name, arm in column.arms.items()
+    }

@@ -12,11 +12,12 @@ from typing import Any
 from harness.base.errors import StoreError
 from harness.evaluation.recorded import OwnCurve
 from harness.planning.evaluation_sets import EvaluationSets
+from harness.planning.isolation import differing
 from harness.planning.plan import Plan
 from harness.reporting.collect.design import Design, design_of
 from harness.reporting.formats.numbers import clean
 from harness.runs.integrity import changed_files
-from harness.runs.metrics import metric_ids
+from harness.runs.metrics import chance_level, metric_ids
 from harness.runs.planned import PlannedRun
 from harness.runs.record import Record, StepMetrics
 from harness.runs.store import RunFolder, State, Store
@@ -45,6 +46,8 @@ class Measured:
     """None for training metrics, which have no protocol."""
     metric_id: str | None = None
     """What the number depends on besides the weights: equal ids may stand in one column."""
+    chance: float | None = None
+    """What a model that guesses would reach; None where that is not known."""
 
     @property
     def identity(self) -> str | None:
@@ -118,6 +121,13 @@ class Results:
     def labels(self) -> dict[str, str]:
         """What each arm is called in print."""
         return {arm.name: clean(arm.label) for arm in self.plan.arms}
+
+    @cached_property
+    def fields(self) -> dict[str, tuple[str, ...]]:
+        """The fields that tell each arm from the baseline (`harness.planning.isolation`)."""
+        experiments = self.plan.experiments
+        baseline = experiments[self.plan.ablation.baseline]
+        return {arm: differing(experiment, baseline) for arm, experiment in experiments.items()}
 
     @cached_property
     def design(self) -> Design:
@@ -223,7 +233,12 @@ def measurements(record: Record) -> dict[str, Measured]:
     """
     found = {
         f"{evaluation.set}/{name}": Measured(
-            metric.value, metric.standard_error, metric.samples, evaluation.protocol_id, ids[name]
+            metric.value,
+            metric.standard_error,
+            metric.samples,
+            evaluation.protocol_id,
+            ids[name],
+            chance_level(evaluation, name),
         )
         for evaluation in (*record.evaluations, *averages(record.evaluations))
         for ids in (metric_ids(evaluation),)

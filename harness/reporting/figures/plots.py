@@ -9,6 +9,7 @@ import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from harness.config.ablation import margin_size
 from harness.reporting.collect.comparison import ArmValue, Column
 from harness.reporting.collect.curves import LearningCurve, read_curves
 from harness.reporting.collect.factors import Factor, factors
@@ -73,6 +74,11 @@ class Figures:
         arms, left_out = _most(arms, self.column)
         figure, axes = row_panel(len(arms))
         axes.axvline(0, color=BASELINE, linewidth=1, linestyle=(0, (4, 3)))
+        margin = self.document.ablation.margin
+        if margin is not None:
+            size = self._scaled(margin_size(margin)[0])
+            axes.axvspan(-size, size, color=BASELINE, alpha=0.12, linewidth=0)
+        band = "" if margin is None else f"Shaded: equal within {margin}. "
         for place, arm in enumerate(arms):
             self._difference(axes, place, arm)
         baseline = self.results.labels[self.baseline]
@@ -80,8 +86,8 @@ class Figures:
         axes.set_xlabel(f"{shortened(baseline, 30)} = 0; difference in {what}")
         better = "right" if self.column.higher_is_better else "left"
         caption = (
-            f"Paired differences to {baseline} in {self.metric} with 95 % intervals of each arm alone; further "
-            f"{better} is better. Filled: p < 0.05 after Holm's correction. {left_out}"
+            f"Differences to {baseline} in {self.metric} with 95 % intervals: thick of each arm alone, thin of all "
+            f"arms together; further {better} is better. Filled: p < 0.05 after Holm's correction. {band}{left_out}"
         )
         title = "Differences to the baseline"
         said = "; ".join(
@@ -93,9 +99,10 @@ class Figures:
         delta, style = arm.difference, self._style(arm.arm)
         assert delta is not None
         x = self._scaled(delta.mean)
-        if delta.interval is not None:
-            ends = [self._scaled(delta.interval.low), self._scaled(delta.interval.high)]
-            axes.plot(ends, [place, place], color=style.colour, linewidth=2, solid_capstyle="round")
+        for interval, width in ((arm.simultaneous, 1), (delta.interval, 2.5)):
+            if interval is not None:
+                ends = [self._scaled(interval.low), self._scaled(interval.high)]
+                axes.plot(ends, [place, place], color=style.colour, linewidth=width, solid_capstyle="round")
         dot(axes, x, place, style, filled=is_shown(arm))
         row_text(axes, place, self._label(arm.arm), difference(self.metric, delta))
 

@@ -30,6 +30,7 @@ _PRINTED = {
     "–": "--",
     "→": r"$\to$",
     "×": r"$\times$",
+    "§": r"\S{}",
     "†": r"\textsuperscript{\dag}",
     "‡": r"\textsuperscript{\ddag}",
 }

@@ -10,13 +10,13 @@ from typing import Any
 
 from pydantic_core import to_json
 
-from harness.reporting.collect.comparison import ArmValue, Column
+from harness.reporting.collect.comparison import ArmValue, Column, difference_between
 from harness.reporting.collect.results import Results, RunResult
 from harness.reporting.formats.numbers import clean
+from harness.reporting.sections.controls import Control, controls
 from harness.reporting.sections.document import Document
-from harness.statistics import more_seeds
 
-REPORT_VERSION = 1
+REPORT_VERSION = 2
 HEADS = (
     "arm",
     "label",
@@ -62,15 +62,20 @@ def as_json(document: Document) -> str:
         "answer": asdict(document.answer),
         "baseline": ablation.baseline,
         "primary": ablation.primary,
+        "estimation": ablation.estimation,
+        "margin": ablation.margin,
         "flags": [asdict(flag) for flag in document.flags],
         "arms": [_arm(document, arm) for arm in results.by_arm],
         "metrics": [_column(document.column(metric)) for metric in document.metrics],
         "claims": [
             one.claim.model_dump(mode="json")
-            | {"metric": one.metric, "verdict": one.word}
+            | {"metric": one.metric, "verdict": one.word, "said": one.text}
+            | {"about": one.subject, "differs_in": one.isolation.fields, "differs_besides": one.isolation.besides}
+            | {"margin": one.margin, "p": one.p, "equality_p": one.equality_p}
             | {"difference": asdict(one.difference) if one.difference else None}
             for one in document.verdicts
         ],
+        "controls": [_control(document.primary, one) for one in controls(results)],
         "references": [one.model_dump(mode="json") for one in ablation.references],
         "runs": [_run(run) for run in (*results.teachers, *results.runs)],
         "data": {key: report.model_dump(mode="json") for key, report in results.plan.data.items()},
@@ -79,11 +84,19 @@ def as_json(document: Document) -> str:
     return to_json(data, indent=1).decode() + "\n"
 
 
+def _control(column: Column, one: Control) -> dict[str, Any]:
+    pairs = {"effect": (one.mined, one.without), "placebos_effect": (one.placebo, one.without)}
+    pairs["difference"] = (one.mined, one.placebo)
+    found = {name: difference_between(column, *pair) for name, pair in pairs.items()}
+    return asdict(one) | {name: asdict(delta) if delta else None for name, delta in found.items()}
+
+
 def _arm(document: Document, arm: str) -> dict[str, Any]:
     changes = document.differences.get(arm, {})
     return {
         "name": arm,
         "label": document.results.labels[arm],
+        "differs_in": document.results.fields[arm],
         "changes": {path: {"baseline": before, "arm": after} for path, (before, after) in changes.items()},
         "best": arm in document.primary.best,
     }
@@ -106,7 +119,9 @@ def _arm_value(one: ArmValue) -> dict[str, Any]:
         "summary": asdict(one.summary) if one.summary else None,
         "difference": asdict(one.difference) if one.difference else None,
         "holm_p": one.holm_p,
-        "more_seeds": more_seeds(one.difference) if one.difference else None,
+        "simultaneous": asdict(one.simultaneous) if one.simultaneous else None,
+        "chance": one.chance,
+        "level": one.level or None,
     }
 
 

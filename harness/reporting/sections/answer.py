@@ -1,18 +1,21 @@
-"""The answer in one sentence, and a verdict on each claim, both backed by confidence intervals."""
+"""The answer in one sentence, and a verdict on each claim, both backed by confidence intervals and tests."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
-from harness.config.ablation import Claim
-from harness.reporting.collect.comparison import ArmValue, Column, difference_between
+from harness.config.ablation import Claim, margin_size
+from harness.planning.isolation import Isolation, common_factor, isolation, listed
+from harness.reporting.collect.comparison import ArmValue, Column, Level, difference_between, shared_level
 from harness.reporting.collect.results import Results
-from harness.reporting.formats.numbers import count, difference, higher_is_better, mean, named, p_value, unit
-from harness.statistics import CONFIDENCE, Difference, more_seeds
+from harness.reporting.formats.numbers import count, difference, higher_is_better, mean, named, p_value, unit, value
+from harness.statistics import CONFIDENCE, Difference, equality_p, holm
 
-Word = Literal["holds", "opposite", "not settled", "not comparable", "no result"]
+Word = Literal["better", "worse", "equal", "open", "both at chance", "both at the ceiling"]
+Verdicted = Literal["not attributable", "not comparable", "no result"] | Word
+LEVELS: dict[Level, Word] = {"chance": "both at chance", "ceiling": "both at the ceiling"}
 
 
 @dataclass(frozen=True)
@@ -30,13 +33,39 @@ class Verdict:
 
     claim: Claim
     metric: str
+    isolation: Isolation
     difference: Difference | None
-    word: Word
+    margin: str | None
+    word: Verdicted
+    p: float | None = None
+    """Of no difference, after Holm's correction for the number of claims. None for a claim that is not judged."""
+    equality_p: float | None = None
+    """Of a difference beyond the margin, corrected in the same way. None without a margin too."""
+
+    @property
+    def is_decided(self) -> bool:
+        """Whether the runs settle the claim."""
+        return self.word in ("better", "worse", "equal")
 
     @property
     def text(self) -> str:
-        """The verdict in words; if it is not settled, with the number of seeds needed."""
-        return f"{self.word}{needed(self.difference)}" if self.word == "not settled" else self.word
+        """The verdict in words."""
+        match self.word:
+            case "equal":
+                return f"equal within {self.margin}"
+            case "not attributable":
+                return self.isolation.why_not
+            case "open":
+                return "open (one seed tells nothing)" if self.difference and self.difference.n == 1 else "open"
+            case word:
+                return word
+
+    @property
+    def subject(self) -> str:
+        """What the claim is about: its factor, or whole systems."""
+        if self.claim.compares == "systems":
+            return "whole systems"
+        return self.isolation.factor or listed(self.isolation.fields)
 
 
 def answer(results: Results, column: Column) -> Answer:
@@ -51,21 +80,19 @@ def answer(results: Results, column: Column) -> Answer:
 
 
 def verdicts(results: Results, column: Callable[[str], Column]) -> list[Verdict]:
-    """A verdict on every claim, from the 95 % interval of its own paired difference.
+    """A verdict on every claim. The claims that can be judged are corrected as one family.
 
     Args:
         column: function that returns the column of a metric.
     """
     ablation = results.plan.ablation
-    return [_verdict(claim, column(claim.metric or ablation.primary)) for claim in ablation.claims]
-
-
-def needed(delta: Difference | None) -> str:
-    """Number of additional seeds needed, in brackets; empty if it cannot be estimated."""
-    if delta is None or delta.interval is None:
-        return " (one seed tells nothing)" if delta is not None and delta.n == 1 else ""
-    seeds = more_seeds(delta)
-    return f" (about {count(seeds, 'more seed')} needed)" if seeds else " (more than 1,000 seeds needed)"
+    found = [_unjudged(results, claim, column(claim.metric or ablation.primary)) for claim in ablation.claims]
+    judged = [place for place, one in enumerate(found) if one.word == "open" and one.difference is not None]
+    different = holm([_p(found[place]) for place in judged])
+    equal = holm([_equality_p(found[place]) for place in judged])
+    for place, p, same in zip(judged, different, equal, strict=True):
+        found[place] = _judged(replace(found[place], p=p, equality_p=same))
+    return found
 
 
 def is_shown(arm: ArmValue) -> bool:
@@ -78,6 +105,9 @@ def _sentence(results: Results, column: Column, ranked: Sequence[ArmValue]) -> s
     best = ranked[0]
     assert best.summary is not None
     level = f"{mean(metric, best.summary)}{unit(metric)}"
+    if best.level == "chance" and best.chance is not None and len(ranked) > 1:
+        guess = f"{value(metric, best.chance)}{unit(metric)}"
+        return f"No arm is above chance in {metric} ({guess}): the best, {labels[best.arm]}, reaches {level}."
     if len(column.arms) == 1:
         return f"{labels[best.arm]} reaches {level} in {metric} ({count(best.summary.n, 'seed')})."
     if not column.arms[baseline].values:
@@ -96,8 +126,15 @@ def _better(results: Results, column: Column, best: ArmValue, level: str) -> str
     assert best.difference is not None
     delta = difference(column.metric, best.difference, with_points=True)
     baseline = _names(results)[results.plan.ablation.baseline]
-    proof = f"{count(best.difference.n, 'seed')}, Holm p {_p(best)}"
-    return f"{_names(results)[best.arm]} is best in {column.metric}: {level}, {delta} against {baseline} ({proof})."
+    proof = f"{count(best.difference.n, 'seed')}, Holm p {_holm(best)}"
+    found = f"{_names(results)[best.arm]} is best in {column.metric}: {level}, {delta} against {baseline} ({proof})"
+    return f"{found}{_several(results, best.arm)}."
+
+
+def _several(results: Results, arm: str) -> str:
+    """That an arm differs from the baseline in several parts, so that its difference belongs to none of them."""
+    fields = results.fields[arm]
+    return "" if common_factor(fields) else f"; they differ in {listed(fields)}"
 
 
 def _not_better(
@@ -117,7 +154,7 @@ def _not_better(
     told = f"{labels[top.arm]} has the best mean, {delta}, but cannot be told apart from {baseline} with {seeds}"
     more = f" and {len(shown) - 3} more" if len(shown) > 3 else ""
     also = f"; {', '.join(labels[arm.arm] for arm in shown[:3])}{more} can" if shown else ""
-    return f"{told}{needed(top.difference)}{also}."
+    return f"{told}{also}."
 
 
 def _details(results: Results, column: Column, ranked: Sequence[ArmValue]) -> list[str]:
@@ -125,7 +162,7 @@ def _details(results: Results, column: Column, ranked: Sequence[ArmValue]) -> li
     found = []
     if len(others) > 1:
         gains = [column.gain(arm.difference) for arm in others if is_shown(arm) and arm.difference]
-        found.append(f"{_counted(gains, len(others))} (paired t-tests, Holm's correction, 5 %).")
+        found.append(f"{_counted(gains, len(others))} (Holm's correction, 5 %).")
     if len(ranked) > 1 and ranked[0].arm != results.plan.ablation.baseline and is_shown(ranked[0]):
         found += _runner_up(results, column, ranked[0], ranked[1])
     return found
@@ -152,7 +189,7 @@ def _runner_up(results: Results, column: Column, best: ArmValue, second: ArmValu
     how = difference(column.metric, delta, with_points=True)
     if delta.interval.excludes_zero:
         return [f"{names} differ by {how}."]
-    return [f"{names} cannot be told apart: {how}{needed(delta)}."]
+    return [f"{names} cannot be told apart: {how}."]
 
 
 def _names(results: Results) -> dict[str, str]:
@@ -160,20 +197,42 @@ def _names(results: Results) -> dict[str, str]:
     return {arm: named(label) for arm, label in results.labels.items()}
 
 
-def _verdict(claim: Claim, column: Column) -> Verdict:
+def _unjudged(results: Results, claim: Claim, column: Column) -> Verdict:
+    """The verdict on a claim that its numbers cannot change, or `open`."""
     ours, theirs = column.arms[claim.arm], column.arms[claim.than]
-    delta = difference_between(column, claim.arm, claim.than)
+    isolated = isolation(claim, results.plan.experiments)
+    word: Verdicted = "open"
     if not ours.values or not theirs.values:
-        word: Word = "no result"
+        word = "no result"
     elif ours.identity != theirs.identity:
         word = "not comparable"
-    elif delta is None or delta.interval is None or not delta.interval.excludes_zero:
-        word = "not settled"
-    else:
-        word = "holds" if (delta.mean > 0) == higher_is_better(column.metric) else "opposite"
-    return Verdict(claim, column.metric, delta, word)
+    elif level := shared_level(column, claim.arm, claim.than):
+        word = LEVELS[level]
+    elif isolated.besides:
+        word = "not attributable"
+    delta = difference_between(column, claim.arm, claim.than)
+    return Verdict(claim, column.metric, isolated, delta, results.plan.ablation.margin_of(claim), word)
 
 
-def _p(arm: ArmValue) -> str:
+def _judged(one: Verdict) -> Verdict:
+    """`equal` comes before `better`: the margin says which differences do not matter."""
+    if one.equality_p is not None and one.equality_p < 1 - CONFIDENCE:
+        return replace(one, word="equal")
+    if one.p is None or one.p >= 1 - CONFIDENCE or one.difference is None:
+        return one
+    return replace(one, word="better" if (one.difference.mean > 0) == higher_is_better(one.metric) else "worse")
+
+
+def _p(one: Verdict) -> float | None:
+    return one.difference.p if one.difference else None
+
+
+def _equality_p(one: Verdict) -> float | None:
+    if one.margin is None or one.difference is None:
+        return None
+    return equality_p(one.difference, margin_size(one.margin)[0])
+
+
+def _holm(arm: ArmValue) -> str:
     text = p_value(arm.holm_p)
     return text if text.startswith("<") else f"= {text}"

@@ -12,6 +12,7 @@ from harness.reporting.formats.numbers import clean
 from harness.reporting.formats.table import Table
 from harness.reporting.sections.answer import Answer, Verdict, answer, verdicts
 from harness.reporting.sections.budgets import budget_table
+from harness.reporting.sections.controls import controls_table
 from harness.reporting.sections.detail import (
     changes_table,
     cost_table,
@@ -95,7 +96,8 @@ class Document:
         grids = (grid_table(self.results, column) for column in self.shown[:MOST_GRIDS])
         suite = suite_table(self.results, self.shown)
         effects = effects_table(self.primary, self.effects)
-        tables = (claims_table(self.results, self.verdicts), references_table(self.results, self.column))
+        controls = controls_table(self.results, self.primary)
+        tables = (claims_table(self.results, self.verdicts), controls, references_table(self.results, self.column))
         samples = sample_table(self.results, self.primary)
         return _present((arms_table(self.results, self.shown), samples, *grids, suite, effects, *tables))
 

@@ -6,14 +6,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from statistics import fmean
 
 from harness.config.ablation import Reference
-from harness.reporting.collect.comparison import Column
+from harness.reporting.collect.comparison import Column, difference_between, shared_level
 from harness.reporting.collect.design import ARMS, Design, factor_name
 from harness.reporting.collect.results import Results
 from harness.reporting.formats.numbers import NOTHING, difference, heading, mean, signed, value
 from harness.reporting.formats.table import Head, Table, TableCell, numbers
 from harness.reporting.sections.tables import EMPTY, mean_entry, why_empty
 from harness.runs.metrics import is_share
-from harness.statistics import Difference, paired_difference, summarise
+from harness.statistics import Difference, summarise
 
 MOST_COLUMNS = 10
 """Largest number of levels in one table."""
@@ -95,8 +95,8 @@ class _Grid:
         yield "Mean ± standard deviation over seeds. Bold: the best mean."
         if len(self._row_levels) == 2 or not self._rows:
             yield (
-                "Differences pair the runs of equal seed; in brackets the 95 % t-interval of each alone, in bold where "
-                "it excludes zero."
+                "Differences over equal seeds; in brackets the marginal 95 % interval of each, in bold where it "
+                "excludes zero."
             )
         if self._references:
             sources = dict.fromkeys(one.source for one in self._references.values())
@@ -133,11 +133,13 @@ class _Grid:
     def _difference(self, arm: str | None, than: str | None) -> TableCell:
         if arm is None or than is None or arm == than:
             return EMPTY
-        ours, theirs = self._column.arms[arm], self._column.arms[than]
-        delta = paired_difference(ours.values, theirs.values) if ours.identity == theirs.identity else None
+        delta = difference_between(self._column, arm, than)
         if delta is None:
             return EMPTY
-        return TableCell(difference(self._column.metric, delta), best=_told_apart(delta))
+        return TableCell(
+            difference(self._column.metric, delta),
+            best=_told_apart(delta) and not shared_level(self._column, arm, than),
+        )
 
     def _reported_difference(self, arm: str | None, than: str | None) -> TableCell:
         ours, theirs = self._references.get(arm or ""), self._references.get(than or "")

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from harness.config.ablation import Reference
-from harness.reporting.collect.comparison import ArmValue, Column
+from harness.planning.isolation import common_factor, listed
+from harness.reporting.collect.comparison import ArmValue, Column, shared_level
 from harness.reporting.collect.results import Results
 from harness.reporting.formats.numbers import (
     NOTHING,
@@ -22,9 +23,15 @@ from harness.reporting.formats.numbers import (
     value,
 )
 from harness.reporting.formats.table import Head, Table, TableCell, numbers, words
-from harness.reporting.sections.answer import Verdict, is_shown, needed
+from harness.reporting.sections.answer import LEVELS, Verdict, is_shown
 from harness.runs.metrics import is_share
+from harness.statistics import Estimation
 
+METHODS: dict[Estimation, str] = {
+    "shared": "Δ is taken over equal seeds; its error shares the variances of all arms (docs/statistics.md).",
+    "paired": "Δ is taken over equal seeds; its error is that of a paired t-test on these two arms alone.",
+}
+"""What a report says of the method, in one line."""
 EMPTY = TableCell(NOTHING, muted=True)
 _GRAVITY = ("failed", "interrupted", "running", "missing")
 
@@ -47,34 +54,41 @@ def arms_table(results: Results, columns: Sequence[Column]) -> Table:
     rows = []
     for arm in results.by_arm:
         row = [TableCell(results.labels[arm]), mean_entry(results, primary, arm), _seeds_entry(results, primary, arm)]
-        row += _difference_entries(primary, arm, ablation.baseline) if several else []
+        row += _difference_entries(results, primary, arm) if several else []
         row += _reference_entries(primary, arm, references) if references else []
         rows.append((*row, *(mean_entry(results, column, arm) for column in secondary)))
-    caption = "Arms: mean ± standard deviation over seeds, and the paired difference to the baseline"
+    caption = "Arms: mean ± standard deviation over seeds, and the difference to the baseline"
     notes = _arms_notes(results, primary, several, bool(references))
     return Table("arms", caption, tuple(heads), tuple(rows), tuple(notes))
 
 
 def claims_table(results: Results, verdicts: Sequence[Verdict]) -> Table | None:
-    """Each claim with the paired difference that decides it."""
+    """Each claim with the difference that decides it."""
     if not verdicts:
         return None
+    margins = any(one.margin for one in verdicts)
     rows = tuple(
         (
             TableCell(clean(one.claim.text) + (f" ({clean(one.claim.source)})" if one.claim.source else "")),
-            TableCell(one.text, best=one.word in {"holds", "opposite"}),
+            TableCell(clean(one.text), best=one.is_decided),
             TableCell(difference(one.metric, one.difference, with_points=True)) if one.difference else EMPTY,
+            TableCell(p_value(one.p), muted=one.p is None),
+            *([TableCell(p_value(one.equality_p), muted=one.equality_p is None)] if margins else []),
             TableCell(f"{results.labels[one.claim.arm]} − {results.labels[one.claim.than]}"),
+            TableCell(clean(one.subject)),
             TableCell(one.metric),
         )
         for one in verdicts
     )
-    heads = (*words("Claim", "Verdict"), *numbers("Δ [95 % interval]"), *words("Arms compared", "Metric"))
-    note = (
-        "A claim holds, or its opposite does, where the 95 % interval of its own paired difference excludes zero; "
-        "otherwise it is not settled. Each claim is judged alone, without correction for their number."
+    heads = (
+        *words("Claim", "Verdict"),
+        *numbers("Δ [95 % interval]", "p (Holm)", *(["p of inequality (Holm)"] if margins else [])),
+        *words("Arms compared", "About", "Metric"),
     )
-    return Table("claims", "Claims and what these runs say about them", heads, rows, (note,))
+    notes = ["Verdicts hold for all claims together: p < 0.05 after Holm's correction for their number."]
+    notes[0] += " Intervals are marginal: each covers with 95 % alone."
+    notes += ["Equal: two one-sided tests place the difference within the margin, corrected alike."] if margins else []
+    return Table("claims", "Claims and what these runs say about them", heads, rows, tuple(notes))
 
 
 def references_table(results: Results, column: Callable[[str], Column]) -> Table | None:
@@ -111,7 +125,7 @@ def mean_entry(results: Results, column: Column, arm: str) -> TableCell:
     one = column.arms[arm]
     if one.summary is None:
         return TableCell(why_empty(results, arm), muted=True)
-    text = mean(column.metric, one.summary) + (" †" if one.foreign else "")
+    text = mean(column.metric, one.summary) + (" †" if one.foreign else "") + (f" ({one.level})" if one.level else "")
     return TableCell(text, best=arm in column.best and len(column.comparable) > 1)
 
 
@@ -127,17 +141,42 @@ def _seeds_entry(results: Results, column: Column, arm: str) -> TableCell:
     return TableCell(str(found) if found == planned else f"{found} of {planned}", muted=found == 0)
 
 
-def _difference_entries(column: Column, arm: str, baseline: str) -> list[TableCell]:
-    one = column.arms[arm]
+def _difference_entries(results: Results, column: Column, arm: str) -> list[TableCell]:
+    one, baseline = column.arms[arm], results.plan.ablation.baseline
     if arm == baseline:
         return [TableCell("baseline", muted=True), EMPTY]
     if one.difference is None:
         return [EMPTY, EMPTY]
     pairs = "" if one.difference.n == len(one.values) else f", {one.difference.n} of its seeds"
+    mark = "" if common_factor(results.fields[arm]) else " §"
+    if level := shared_level(column, arm, baseline):
+        return [TableCell(f"{signed(column.metric, one.difference.mean)} ({LEVELS[level]})", muted=True), EMPTY]
     return [
-        TableCell(difference(column.metric, one.difference) + pairs, best=is_shown(one)),
+        TableCell(difference(column.metric, one.difference) + pairs + mark, best=is_shown(one)),
         TableCell(p_value(one.holm_p), muted=one.holm_p is None),
     ]
+
+
+def _several_parts(results: Results, column: Column) -> list[str]:
+    """Which arms differ from the baseline in several parts, so that no part explains their difference."""
+    mixed = [
+        f"{results.labels[arm]} ({listed(fields)})"
+        for arm, fields in results.fields.items()
+        if fields and not common_factor(fields) and column.arms[arm].difference is not None
+    ]
+    more = f"; and {len(mixed) - 6} more arms" if len(mixed) > 6 else ""
+    return [f"§ Differs in several parts, none of which explains Δ alone: {'; '.join(mixed[:6])}{more}."] * bool(mixed)
+
+
+def _levels(column: Column) -> list[str]:
+    chance = next((arm.chance for arm in column.arms.values() if arm.level == "chance"), None)
+    found = []
+    if chance is not None:
+        guess = f"{value(column.metric, chance)}{unit(column.metric)}"
+        found.append(f"(chance): not above what guessing reaches, {guess}, by two standard errors over the samples.")
+    if any(arm.level == "ceiling" for arm in column.arms.values()):
+        found.append("(ceiling): fails in at most three samples, so a better arm would look the same.")
+    return found
 
 
 def _reference_entries(column: Column, arm: str, references: dict[str, Reference]) -> list[TableCell]:
@@ -164,18 +203,10 @@ def _arms_notes(results: Results, column: Column, several: bool, referenced: boo
     notes = [f"Bold: the {best} mean of a column."]
     if several:
         notes[0] += " A difference in bold: p < 0.05 after Holm's correction for the number of arms."
-        notes.append(
-            "Δ pairs the runs of equal seed; in brackets the 95 % t-interval of that arm alone. "
-            f"Baseline: {results.labels[results.plan.ablation.baseline]}."
-        )
-    unsettled = [
-        f"{results.labels[arm.arm]}{needed(arm.difference)}"
-        for arm in column.arms.values()
-        if arm.difference is not None and arm.difference.n > 1 and arm.difference.interval and not is_shown(arm)
-    ]
-    if unsettled:
-        more = f"; and {len(unsettled) - 6} more arms" if len(unsettled) > 6 else ""
-        notes.append(f"Not told apart from the baseline yet: {'; '.join(unsettled[:6])}{more}.")
+        notes.append(f"{METHODS[results.plan.ablation.estimation]} In brackets the marginal 95 % interval of each Δ.")
+        notes.append(f"Baseline: {results.labels[results.plan.ablation.baseline]}.")
+        notes += _several_parts(results, column)
+    notes += _levels(column)
     if any(arm.foreign for arm in column.arms.values()):
         notes.append("† Measured under another protocol than the baseline: not comparable within its column.")
     if referenced:
