@@ -103,11 +103,15 @@ MUTATIONS = (
     # identity, completeness, attempts
     Mutation("config/base.py", 'defaults or name == "kind" or _is_other', "defaults or _is_other", "head/test_identity.py", fast=True),
     Mutation("runs/identity.py", '({"teacher": self.teacher} if self.teacher else {})', "{}", "head/test_identity.py", fast=True),
-    Mutation("planning/completeness.py", "Missing(training=not folder.is_trained(), record=True", "Missing(training=False, record=True", "execute/test_sweep.py"),
+    Mutation("planning/completeness.py", "Missing(training=not folder.is_trained(), record=True, sets=wanted", "Missing(training=False, record=True, sets=wanted", "execute/test_sweep.py"),
     Mutation("runs/attempts.py", "(newest := self.newest()) > number", "(newest := self.newest()) > number + 1", "head/test_fence.py", fast=True),
     Mutation("runs/attempts.py", "os.O_CREAT | os.O_EXCL", "os.O_CREAT", "head/test_fence.py", fast=True),
     # executors
-    Mutation("execute/local/executor.py", "elif run.teacher not in self._open and", "elif", "head/test_conduct.py::test_students_wait_for_the_end_of_their_teacher"),
+    Mutation("execute/life.py", "lambda at: at.is_cancelled or at.cancelled is not None", "lambda at: at.cancelled is not None", "execute/test_life.py", fast=True),
+    Mutation("execute/life.py", "lambda at: at.submissions >= MOST_SUBMISSIONS", "lambda at: False", "execute/test_life.py", fast=True),
+    Mutation("execute/life.py", "at.missing.training and at.teacher in", "at.teacher in", "execute/test_life.py", fast=True),
+    Mutation("execute/slurm/retry_policy.py", 'if job.reason == f"{DISK_FULL}:0":', "if False:", "execute/test_sweep.py", fast=True),
+    Mutation("execute/local/executor.py", "(Life.PENDING if run.teacher in self._open else Life.DONE)", "Life.DONE", "head/test_conduct.py::test_students_wait_for_the_end_of_their_teacher"),
     Mutation("execute/slurm/job_tracker.py", "submission.intent.created_at > ADOPTION_S", "submission.intent.created_at < ADOPTION_S", "execute/test_sweep.py", fast=True),
     Mutation("execute/slurm/job_tracker.py", '"node_failure" if start.number < newest', '"node_failure" if start.number <= newest', "execute/test_sweep.py"),
     Mutation("execute/slurm/retry_policy.py", "job.memory_share >= _MEMORY_SHARE", "job.memory_share < _MEMORY_SHARE", "execute/test_sweep.py"),

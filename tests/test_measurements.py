@@ -29,7 +29,7 @@ from harness.reporting.collect.results import collect
 from harness.runs.settings import Settings
 from harness.runs.store import RunFolder, Store
 from harness.searching.configurations import Configurations
-from harness.tracking.projection import arm_entry, cells_of, run_entry
+from harness.tracking.projection import arm_entry, cells_of, line_points, run_entry
 from tests.evaluation.worlds import classification_members, retrieval_members, write_set
 from tests.node.small import experiment, prepared
 from tests.tracking.world import rows
@@ -113,7 +113,10 @@ class Place:
             "curves": {name: [curve.mean.tolist() for curve in found] for name, found in curves.items()},
             "search": self.searched(plan).get(run.folder.id),
             "run in MLflow": shown(run_entry(cells[0]).points),
-            "lines in MLflow": [values_of_sets(line.values) for line in run_entry(cells[0]).lines],
+            "lines in MLflow": [
+                values_of_sets({point.key: point.value for point in line_points([line])})
+                for line in run_entry(cells[0]).lines
+            ],
             "arm in MLflow": shown(arm_entry(plan, plan.arms[0], cells, [cells[0].record()]).points),
         }
 

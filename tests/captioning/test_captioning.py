@@ -187,7 +187,7 @@ def test_settings_that_make_no_sense_are_refused(fields: dict[str, object], what
 SCRIPT = """
 import sys
 from pathlib import Path
-from harness.captioning import caption, carry
+from harness.captioning import caption, caption_shards as carry
 carry.PART = 1
 from tests.captioning.test_captioning import Echo, folder
 caption(folder(Path(sys.argv[1]), sys.argv[2]), Echo(), (0, 1), lambda text: print(text, flush=True))

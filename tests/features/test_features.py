@@ -245,9 +245,9 @@ def test_a_teacher_without_finite_features_is_refused(tmp_path: Path, dataset: D
 SCRIPT = """
 import sys
 from pathlib import Path
-from harness.features import compute, growing
+from harness.features import compute, resumable_array as growing
 growing.PART, compute.BATCH = 4, 4
-from harness.data.dataset import open_dataset
+from harness.data.dataset.dataset import open_dataset
 from tests.features.test_features import DATA, extraction
 print("ready", flush=True)
 extraction(Path(sys.argv[2]), open_dataset(DATA, Path(sys.argv[1]))).compute(said=lambda text: print(text, flush=True))
@@ -257,9 +257,9 @@ extraction(Path(sys.argv[2]), open_dataset(DATA, Path(sys.argv[1]))).compute(sai
 @pytest.mark.slow
 def test_kill_9_at_random_moments_changes_nothing(tmp_path: Path) -> None:
     def start(folder: str) -> subprocess.Popen[str]:
-        return script(SCRIPT, str(tmp_path / "data"), str(tmp_path / folder))
+        return script(SCRIPT, str(tmp_path / "data"), str(tmp_path / folder / "features"))
 
     assert start("whole").wait(600) == 0
     assert kill_9(lambda: start("killed"), times=5, lines=12, pause_s=0.02) >= 2
     assert start("killed").wait(600) == 0
-    assert arrays(tmp_path / "killed") == arrays(tmp_path / "whole")
+    assert arrays(tmp_path / "killed/features") == arrays(tmp_path / "whole/features")

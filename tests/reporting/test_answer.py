@@ -24,10 +24,10 @@ def document(root: Path, arms: dict[str, list[float]], **fields: Any) -> Documen
 @pytest.mark.parametrize(
     ("arms", "said"),
     [
-        ({"a": BASE, "b": [0.30, 0.33, 0.32]}, "b is best in shapes/acc1: 31.7 ± 1.5 %, +10.7 points [8.0, 13.4]"),
+        ({"a": BASE, "b": [0.30, 0.33, 0.32]}, "b is best in shapes/acc1: 31.7 ± 1.5 %, +10.7 points [8.2, 13.1]"),
         (
             {"a": BASE, "b": [0.20, 0.25, 0.19]},
-            "b has the best mean, +0.3 points [-7.1, 7.7], but cannot be told apart from a with 3 seeds.",
+            "b has the best mean, +0.3 points [-6.9, 7.6], but cannot be told apart from a with 3 seeds.",
         ),
         ({"a": BASE, "b": [0.10, 0.13, 0.11]}, "No arm is shown to be better than a, which has the best mean"),
         ({"a": [0.2], "b": [0.9]}, "Nothing can be claimed from one seed: b comes out at +70.0 points (one seed)"),
@@ -83,7 +83,7 @@ def test_an_arm_called_in_several_words_stands_in_quotation_marks(tmp_path: Path
 
 def test_nothing_is_no_negative_number(tmp_path: Path) -> None:
     found = document(tmp_path, {"a": [0.2000, 0.2100, 0.2200], "b": [0.1999, 0.2098, 0.2199]})
-    assert "is at +0.0 points [-1.6, 1.6]" in found.answer.sentence
+    assert "is at +0.0 points [-1.1, 1.1]" in found.answer.sentence
 
 
 def test_a_lower_loss_is_the_better_one(tmp_path: Path) -> None:
