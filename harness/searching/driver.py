@@ -224,7 +224,7 @@ class Driver:
             self._note("asked", number=number, **event)
             self._remember_start(number, event)
             if trial.status == "skipped":
-                self._note("skipped", number=number, why=trial.source)
+                self._note("skipped", number=number, why=trial.why)
 
     def _begin(self, job: Assignment) -> None:
         trial = self.study.trials[job.number]

@@ -87,7 +87,8 @@ def best_table(driver: Driver) -> Table:
         values = [f"{value:.4f}" for value in trial.final or ()]
         seeds = _seed_values(driver, trial)
         spread = f"{statistics.stdev(seeds):.4f}" if len(seeds) > 1 else ""
-        note = "breaks a constraint" if trial.violation > 0 else trial.source if trial.source != "sampled" else ""
+        origin = "" if trial.source == "sampled" else trial.source
+        note = "breaks a constraint" if trial.violation > 0 else trial.why or origin
         cells = [*values, spread, *(shown(value) for value in trial.values.values()), note]
         rows.append((TableCell(str(trial.number), best=trial is winner and not several), *map(TableCell, cells)))
     heads = [*(objective.metric for objective in objectives), "seed sd", *driver.search.space]

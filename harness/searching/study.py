@@ -67,8 +67,10 @@ class Trial:
     """How far it exceeds the constraints, relative to them; 0 if it does not."""
     notes: dict[str, float] = field(default_factory=dict)
     """A policy's findings: efficient, saturation, residual."""
+    why: str = ""
+    """Why it was skipped or failed."""
     source: str = "sampled"
-    """`sampled`, `warm start`, or why it was skipped."""
+    """`sampled` or `warm start`."""
 
     @property
     def reached(self) -> int:
@@ -187,7 +189,7 @@ class SearchStudy:
     def skip(self, number: int, why: str) -> None:
         """Mark a trial as skipped, because it cannot be run or was suggested before."""
         self._tell(number, None, "fail")
-        self.trials[number].status, self.trials[number].source = "skipped", why
+        self.trials[number].status, self.trials[number].why = "skipped", why
 
     def known(self, values: Mapping[str, Any], final: Sequence[float], curve: Mapping[int, float]) -> Trial:
         """Add a configuration that was finished outside this search, as a warm start."""
@@ -249,7 +251,7 @@ class SearchStudy:
 
     def fail(self, number: int, why: str) -> None:
         """Record that a trial's training has failed."""
-        self.trials[number].status, self.trials[number].source = "failed", why
+        self.trials[number].status, self.trials[number].why = "failed", why
         self._tell(number, None, "fail")
 
     def end(self) -> None:

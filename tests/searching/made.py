@@ -141,18 +141,19 @@ class MadeCluster(MadeScheduler):
 def advance(folder: RunFolder) -> bool:
     """One evaluation further; whether the run is over, or paused where it was to."""
     one = read_request(folder).experiment
+    steps = int(str(one.train.duration).split()[0])
     step = int(folder.read_progress().get("step", 0)) + 1
-    if step < STEPS:
+    if step < steps:
         folder.append_metrics(step, {"shapes/acc1": truth(one, step)})
-    folder.progress.write_text(f'{{"step": {step}, "steps": {STEPS}, "elapsed_s": {step}.0}}')
+    folder.progress.write_text(f'{{"step": {step}, "steps": {steps}, "elapsed_s": {step}.0}}')
     if folder.is_paused():
         return True
-    if step >= STEPS:
-        folder.finish(record(folder, one))
-    return step >= STEPS
+    if step >= steps:
+        folder.finish(record(folder, one, steps))
+    return step >= steps
 
 
-def record(folder: RunFolder, one: Experiment) -> Record:
+def record(folder: RunFolder, one: Experiment, steps: int = STEPS) -> Record:
     metrics = {"acc1": {"value": truth(one, STEPS), "samples": 36}}
     key = evaluation_key(one.evaluation, "shapes")
     table = {"set": "shapes", "task": "zeroshot_classification", "protocol_id": "p", "request": key, "protocol": {}}
@@ -161,9 +162,9 @@ def record(folder: RunFolder, one: Experiment) -> Record:
         attempts=1,
         started_at=1.0,
         ended_at=2.0,
-        steps=STEPS,
-        samples_seen=STEPS * 16,
-        epochs=STEPS / 6,
+        steps=steps,
+        samples_seen=steps * 16,
+        epochs=steps / 6,
         data=DataReport(fingerprint=json.loads(folder.spec.read_text())["identity"]["data"]["fingerprint"], samples=96),
         final={"loss": 1.0},
         evaluations=(EvaluationResult.model_validate(table | {"metrics": metrics}),),

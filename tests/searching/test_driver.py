@@ -233,6 +233,18 @@ def test_finished_runs_of_the_store_are_a_warm_start(at: Project) -> None:
     assert len(warm) < 12
 
 
+def test_a_search_of_which_every_trial_fails_ends(at: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A trial that failed has used its part of the budget."""
+    mining = {"kind": "threshold", "image_text": {"quantile": 0.9}}
+    base = {"mining": mining, "loss": {"kind": "multi_positive_sigmoid"}}
+    one = driver(search(budget={"trials": 3}, base=base), at)
+    monkeypatch.setattr(one, "_failure", lambda run: "it failed")
+    carried_out(one, 200)
+    assert one.is_over
+    assert [trial.status for trial in one.study.trials.values()] == ["failed"] * 3
+    assert {trial.why for trial in one.study.trials.values()} == {"it failed"}
+
+
 @pytest.mark.parametrize("guard", ["off", 0.1, {"quantile": 0.05}, None])
 def test_finished_runs_of_another_shape_are_no_warm_start(at: Project, guard: Any) -> None:
     """A field of the space may be a word, a number, out of range or absent in runs that others have made."""

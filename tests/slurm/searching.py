@@ -142,7 +142,7 @@ def check_study(driver: Driver) -> None:
         assert frozen.state.is_finished(), f"trial {frozen.number} is {frozen.state.name}"
         if trial.status == "skipped":
             continue
-        assert trial.status in ("complete", "stopped"), f"trial {frozen.number} {trial.status}: {trial.source}"
+        assert trial.status in ("complete", "stopped"), f"trial {frozen.number} {trial.status}: {trial.why}"
         assert frozen.params == trial.values
         (run,) = driver.run_ids(trial.number)
         folder = driver.project.store.run(run)
