@@ -46,6 +46,8 @@ def cancel_run(folder: RunFolder, store: Store) -> Asked:
     jobs = cancel_jobs([folder.id], store)
     worker = None if jobs.jobs else folder.holder()
     workers = () if worker is None else (worker,)
+    if worker is not None:
+        folder.cancel()  # or the command that watches it would start it again
     ask_to_stop(workers)
     return Asked(jobs, workers, workers)
 

@@ -123,6 +123,11 @@ def untimed(values: dict[str, float]) -> str:
     return json.dumps({name: value for name, value in values.items() if name not in TIMINGS}, sort_keys=True)
 
 
+def measured(metric: dict[str, float]) -> tuple[float, int]:
+    """A metric without its standard error, which the old code gave as 0 where all samples or none are right."""
+    return metric["value"], int(metric["samples"])
+
+
 def result(run: Path) -> dict[str, Any]:
     """Everything of a finished run that must not depend on the code's layout or on interruptions."""
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
@@ -131,7 +136,10 @@ def result(run: Path) -> dict[str, Any]:
     return {
         "metrics": [(line["step"], untimed(line["values"])) for line in lines],
         "final": untimed(record["final"]),
-        "evaluations": [(one["set"], one["protocol_id"], one["metrics"]) for one in record["evaluations"]],
+        "evaluations": [
+            (one["set"], one["protocol_id"], {name: measured(metric) for name, metric in one["metrics"].items()})
+            for one in record["evaluations"]
+        ],
         "weights": {
             name: (str(tensor.dtype), tuple(tensor.shape), hashlib.sha256(tensor.numpy().tobytes()).hexdigest())
             for name, tensor in state.items()

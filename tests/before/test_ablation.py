@@ -27,10 +27,15 @@ def written(store: Path) -> dict[str, int]:
 
 
 def numbers(harness: Harness, store: Path) -> dict[str, Any]:
-    """What a report says about each metric, arm and seed."""
+    """What a report says about each metric, arm and seed. Intervals are estimated otherwise now."""
     told = json.loads(harness.command(store, "report", "ablation.toml", "--format", "json"))
+    means = ("summary", "difference")
     return {
-        f"{metric['metric']} of {arm['arm']}": (metric["protocol_id"], arm["values"], arm["summary"], arm["difference"])
+        f"{metric['metric']} of {arm['arm']}": (
+            metric["protocol_id"],
+            arm["values"],
+            *((arm[part]["n"], arm[part]["mean"]) for part in means if arm[part]),
+        )
         for metric in told["metrics"]
         for arm in metric["arms"]
     }

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import tempfile
 from pathlib import Path
@@ -13,6 +14,10 @@ from pathlib import Path
 from tests.before.old import HERE, REPOSITORY, Harness, arms, unpack
 
 FILE = HERE / "ids.json"
+REDONE = "ablations/quickstart.toml"
+"""Its arms were replaced by arms of one loss, and a placebo that the old code does not know. `mined` keeps its ids."""
+_NEW_KEYS = re.compile(r',?\s*\b(factor|compares|margin) = "[^"]*"( #.*)?')
+"""Keys of claims and ablations that the old code does not know. No id depends on them."""
 Ids = dict[str, dict[str, str]]
 
 
@@ -20,7 +25,7 @@ def shipped() -> list[str]:
     """The shipped experiments and ablations. Searches plan their runs while they run."""
     found = [*REPOSITORY.glob("experiments/*.toml"), *REPOSITORY.glob("ablations/**/*.toml")]
     names = sorted(str(file.relative_to(REPOSITORY)) for file in found)
-    return [name for name in names if not name.startswith("ablations/searches/")]
+    return [name for name in names if not name.startswith("ablations/searches/") and name != REDONE]
 
 
 def ids(harness: Harness, root: Path, *, provisional: bool) -> Ids:
@@ -33,6 +38,8 @@ def ids(harness: Harness, root: Path, *, provisional: bool) -> Ids:
     if not (root / "experiments").exists():
         for folder in ("experiments", "ablations"):
             shutil.copytree(REPOSITORY / folder, root / folder)
+        for file in root.glob("ablations/**/*.toml"):
+            file.write_text(_NEW_KEYS.sub("", file.read_text()))
     files = shipped()
     plans = json.loads(harness.command(root / "store", "plan", *files, "--json", cwd=root))
     return {
@@ -42,6 +49,11 @@ def ids(harness: Harness, root: Path, *, provisional: bool) -> Ids:
 
 def test_shipped_specs_have_the_ids_that_they_always_had(current: Harness, tmp_path: Path) -> None:
     found, frozen = ids(current, tmp_path, provisional=False), json.loads(FILE.read_text())
+    plan = json.loads(current.command(tmp_path / "store", "plan", REDONE, "--json", cwd=REPOSITORY))
+    redone, before = arms(plan), frozen.pop(REDONE)
+    assert {cell: before[cell] for cell in redone.keys() & before.keys() if cell.startswith("mined/")} == {
+        f"mined/{seed}": redone[f"mined/{seed}"] for seed in range(3)
+    }
     assert {file: found.get(file) for file in frozen} == frozen  # specs that were added since are not frozen
 
 

@@ -57,12 +57,12 @@ def cancel_jobs(runs: Collection[str], store: Store) -> Cancelled:
 
     The request is on disk: commands that execute the runs, on any machine, do not start them again.
     """
-    for folder in map(store.run, runs):
-        if folder.path.is_dir() and left_to_do(folder):
-            folder.cancel()
     submissions = SubmissionLog(store)
     if not (opened := submissions.open()):
         return Cancelled()
+    for folder in map(store.run, runs):
+        if folder.path.is_dir() and left_to_do(folder):
+            folder.cancel()
     active, notes = look(store)
     if notes and not active:  # the scheduler does not answer, or is not on this machine
         requested = _request_cancellation(opened, runs)
