@@ -14,6 +14,7 @@ from packaging.requirements import Requirement
 from packaging.version import Version
 
 from harness.docs import reference
+from harness.execute import life
 
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
@@ -89,8 +90,9 @@ def test_demo_is_the_quickstart() -> None:
     assert (ROOT / "ablations/quickstart.toml").is_file()
 
 
-def test_generate_runs_the_module_that_writes_the_reference() -> None:
-    assert dry_run("generate").split()[1:] == ["-m", reference.__name__]
+def test_generate_runs_the_modules_that_write_documentation() -> None:
+    lines = [line.split()[1:] for line in dry_run("generate").splitlines()]
+    assert lines == [["-m", reference.__name__], ["-m", life.__name__]]
 
 
 def test_all_tests_are_the_fast_and_the_others() -> None:

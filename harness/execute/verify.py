@@ -186,6 +186,8 @@ def _metrics(folder: RunFolder, record: Record, found: Verification) -> None:
         for name, metric in one.metrics.items():
             stated = (metric.value, metric.standard_error, metric.samples)
             again = [value for table in of if (value := _metric(one.task, name, table)) is not None]
+            if record.seal is None:  # the code before seals gave no error where all samples or none are right
+                again += [(value, 0.0, samples) for value, _, samples in again]
             found.derived[folder.id, one.set, one.protocol_id, name] = metric.value
             if not again:
                 missing.add(name)
@@ -232,11 +234,18 @@ def _metric(task: str, name: str, columns: Mapping[str, Any]) -> tuple[float, fl
 
 
 def _share(hits: Sequence[bool], groups: Sequence[Any] | None = None) -> tuple[float, float, int]:
-    """The share of hits. Its standard error adds up deviations within a group first: they depend on one another."""
+    """The share of hits. Its standard error adds up deviations within a group first: they depend on one another.
+
+    Where all are hits or none is, the error is that of (n share + 1/2) / (n + 1) of n groups.
+    """
     value = sum(hits) / len(hits)
     deviations: dict[Any, list[float]] = {}
     for place, hit in enumerate(hits):
         deviations.setdefault(place if groups is None else groups[place], []).append(hit - value)
+    if value in (0, 1):
+        n = len(deviations)
+        near = (value * n + 0.5) / (n + 1)
+        return value, math.sqrt(near * (1 - near) / n), len(hits)
     squares = math.fsum(math.fsum(group) ** 2 for group in deviations.values())
     return value, math.sqrt(squares) / len(hits), len(hits)
 
@@ -246,8 +255,11 @@ def _per_class(ranks: Sequence[int], labels: Iterable[Any]) -> tuple[float, floa
     for rank, label in zip(ranks, labels, strict=True):
         classes.setdefault(label, []).append(rank <= 1)
     recalls = [(sum(hits) / len(hits), len(hits)) for hits in classes.values()]
-    variance = math.fsum(recall * (1 - recall) / count for recall, count in recalls) / len(recalls) ** 2
-    return statistics.fmean(recall for recall, _ in recalls), math.sqrt(variance), len(ranks)
+    mean, shares = statistics.fmean(recall for recall, _ in recalls), recalls
+    if all(recall in (0, 1) for recall, _ in recalls):
+        shares = [((recall * count + 0.5) / (count + 1), count) for recall, count in recalls]
+    variance = math.fsum(share * (1 - share) / count for share, count in shares) / len(recalls) ** 2
+    return mean, math.sqrt(variance), len(ranks)
 
 
 def _agree(derived: Sequence[float | None], stated: Sequence[float | None]) -> bool:
