@@ -17,7 +17,7 @@ from pathlib import Path
 from unittest.mock import patch
 
 import pytest
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
     RuleBasedStateMachine,
@@ -45,7 +45,9 @@ from harness.runs.store import RunFolder, Store
 from tests.execute.made import MadeScheduler, attempted
 from tests.head.made import MINING, ablation, plan_of, record
 
-HISTORIES = int(os.environ.get("HISTORIES", "150"))
+HISTORIES = int(os.environ.get("HISTORIES", "100"))
+PHASES = [Phase.explicit, Phase.generate]
+"""To shrink a failing history takes minutes: `make histories` does it."""
 STEPS = 25
 MINED = {"mining": MINING, "loss": {"kind": "multi_positive_sigmoid"}}
 _PLANS = {
@@ -371,6 +373,7 @@ def test_histories() -> None:
             stateful_step_count=STEPS,
             deadline=None,
             suppress_health_check=list(HealthCheck),
+            phases=[*PHASES, Phase.shrink] if "HISTORIES" in os.environ else PHASES,
             database=None,
             report_multiple_bugs=False,
             print_blob=False,

@@ -590,6 +590,19 @@ def test_cancelled_jobs_are_left_until_a_person_asks_again(store: Store, slurm: 
     assert len(slurm.batches) == 2
 
 
+def test_a_follower_that_leaves_later_does_not_make_an_old_cancellation_new(store: Store, slurm: MadeScheduler) -> None:
+    plan = plan_of(ablation({"a": {}}, seeds=1))
+    started(plan, store, slurm, evaluation={"mem_gb": 4}).cycle()
+    slurm.cancel(["1_0"])  # scancel, before the next command begins; the evaluation 2_0 is still queued
+    again = started(plan, store, slurm, evaluation={"mem_gb": 4})
+    again.cycle()
+    slurm.end("2_0", "CANCELLED")  # its dependency can never be satisfied
+    for _ in range(2):
+        again.cycle()
+    assert again.progress().failed == {}
+    assert len(slurm.batches) == 4, "a new training and its evaluation"
+
+
 @pytest.fixture
 def cancel(slurm: MadeScheduler, monkeypatch: pytest.MonkeyPatch) -> Callable[[Collection[str], Store], Cancelled]:
     """`harness cancel`, in another shell."""

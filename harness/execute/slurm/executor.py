@@ -74,7 +74,7 @@ class SlurmExecutor:
         self._held_until, self._held_for_s = 0.0, FASTEST_S
         self._began_at = time.time()
         self._watched: set[str] = set()
-        """Runs that this command has seen in an active job."""
+        """Ids of active jobs that this command has seen."""
         self._submitted: dict[str, tuple[Missing, int, int]] = {}
         """By run: what was missing and the step reached at its last submission, and how often it was submitted in
         that state."""
@@ -195,7 +195,7 @@ class SlurmExecutor:
             self._release()
             self._submit()
             # If a job was cancelled before this command saw it, the cancellation belongs to an earlier request.
-            self._watched |= {run for run, job in self._tracker.active.items() if not job.is_leaving}
+            self._watched |= {job.id for job in self._tracker.active.values() if not job.is_leaving}
 
     def _decide(self, run: PlannedRun, ended: TrackedJob | None = None) -> Decision:
         """The state of `run`, which is closed if nothing more is to be done. `ended`: its job, which has just ended."""
@@ -248,7 +248,7 @@ class SlurmExecutor:
             return None, hopeless(attempts, self._profile.retry, ended.submission.intent.resources)
         # Nobody says when `scancel` was called. If the job ended before this command saw it active, this command is the
         # user's request to resume it.
-        if folder.id not in self._watched:
+        if attempts[-1].start.job not in self._watched:
             return None, None
         message = f"its job has ended ({last.message}); repeat the command to resume from the checkpoint"
         return Failure(cause=last.cause, message=message, attempt=0, ended_at=last.ended_at), None
