@@ -96,9 +96,11 @@ def broken_promise(folder: RunFolder, left: Missing) -> str | None:
     """
     if left.training or left.record or not left.sets:
         return None
-    ends = [attempt.end for attempt in folder.attempts.all()]
-    if not ends or ends[-1] is None or ends[-1].cause != "completed":
-        return None
     request = read_request(folder)
+    # Attempts up to `since` were made for an earlier request, which may have asked for less.
+    attempts = folder.attempts.since(request.since)
+    if not attempts or (end := attempts[-1].end) is None or end.cause != "completed":
+        return None
     promised = request.phase != "train" and set(left.sets) <= set(request.experiment.evaluation.references)
-    return f"attempt {len(ends)} completed without {left}; see {folder.log}" if promised else None
+    number = attempts[-1].start.number
+    return f"attempt {number} completed without {left}; see {folder.log}" if promised else None

@@ -207,7 +207,7 @@ class Histories(RuleBasedStateMachine):
         slurm = MadeScheduler(with_accounting=accounting, most_jobs=most_jobs)
         self.world = World(self.root, slurm, Profile.model_validate(table))
         self.commands: dict[str, SlurmExecutor] = {}
-        self.cancelled: dict[str, Counter[str]] = {}
+        self.cancelled: dict[str, dict[str, int]] = {}
         """By command: how often each run had been in a job when a person cancelled it."""
 
     # -- commands ---------------------------------------------------------------------------------------------------
@@ -216,7 +216,7 @@ class Histories(RuleBasedStateMachine):
     def run(self, name: str) -> None:
         """`harness run`; if one for this spec is there already, it is killed first."""
         self.commands[name] = self.world.command(PLANS[name])
-        self.cancelled[name] = Counter()
+        self.cancelled[name] = {}
         for others in self.cancelled.values():  # they asked again
             for run in PLANS[name].runs:
                 others.pop(run, None)
@@ -372,6 +372,7 @@ def test_histories() -> None:
             max_examples=HISTORIES,
             stateful_step_count=STEPS,
             deadline=None,
+            derandomize="HISTORIES" not in os.environ,
             suppress_health_check=list(HealthCheck),
             phases=[*PHASES, Phase.shrink] if "HISTORIES" in os.environ else PHASES,
             database=None,
