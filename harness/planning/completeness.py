@@ -43,6 +43,8 @@ class Completeness:
 
     def __init__(self, store: Store, settings: Settings) -> None:
         self._store, self._sets = store, EvaluationSets(store, settings.evaluation_root)
+        self._checked: set[str] = set()
+        """Runs whose frozen spec was compared before they had a record: executors ask about them in every cycle."""
 
     def missing(self, run: PlannedRun) -> Missing:
         """What is left to do on `run`.
@@ -51,8 +53,9 @@ class Completeness:
             StoreError: the folder is damaged, holds another run, or one of other defaults under this id.
         """
         folder = self._store.run(run.id)
-        if folder.spec.exists() or folder.record_file.exists():
+        if folder.record_file.exists() or (run.id not in self._checked and folder.spec.exists()):
             folder.check(run.identity)
+            self._checked.add(run.id)
         return missing(folder, run.experiment, self._sets)
 
     def is_complete(self, run: PlannedRun) -> bool:

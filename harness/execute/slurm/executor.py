@@ -81,7 +81,7 @@ class SlurmExecutor:
         self._released: Counter[str] = Counter()
         """By job: how often it was released after a failed launch."""
         self._stopping, self._is_due = False, False
-        self._close()
+        self._close(plan.runs)
 
     def add(self, run: PlannedRun, until: int | None = None) -> None:
         """Carry out one more run."""
@@ -139,7 +139,7 @@ class SlurmExecutor:
                 return
             time.sleep(look_s)
             if few:
-                self._close()
+                self._close(self._open)
             yield self.progress()
 
     def wrap_up(self) -> None:
@@ -177,7 +177,7 @@ class SlurmExecutor:
             RefusedError: SLURM refuses the profile's resources.
         """
         self._notes, self._is_due = (), False
-        self._close()
+        self._close(self._tracker.active)  # `_submit` decides about runs without a job
         with self._submissions.settling():
             try:
                 ended = self._tracker.look()
@@ -327,9 +327,9 @@ class SlurmExecutor:
         if not self._submitter.since and not self._tracker.active:  # once, before anything is submitted
             check(self._profile, self._scheduler)
 
-    def _close(self) -> None:
-        """Remove runs from `_open` that are complete or have reached their pause, even if their jobs still run."""
-        for run in tuple(self._open):
+    def _close(self, runs: Iterable[str]) -> None:
+        """Remove those of `runs` from `_open` that are complete or have reached their pause, even if their jobs run."""
+        for run in self._open.intersection(runs):
             self._decide(self._plan.runs[run])
 
     def _limit(self, run_id: str, step: int | None) -> None:
