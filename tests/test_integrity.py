@@ -36,6 +36,7 @@ from harness.runs.store import RunFolder
 from harness.tracking.projection import cells_of, run_entry
 from tests.head.made import is_one_sentence
 from tests.node.small import experiment, prepared, project
+from tests.node.test_damage import flipped
 
 ARMS = {"a": {}, "b": {"train.optimiser.lr": 1e-3}}
 TRAIN = {"duration": "4 steps", "global_batch_size": 16, "optimiser": {"lr": 1e-2}}
@@ -115,12 +116,6 @@ def copied(name: str, *, run_id: bool = False) -> Callable[[Place], None]:
             edited(ours.path / name, lambda table: table.update(run_id=ours.id))
 
     return damage
-
-
-def flipped(file: Path) -> None:
-    content = bytearray(file.read_bytes())
-    content[len(content) // 2] ^= 1
-    file.write_bytes(content)
 
 
 RECORDS: dict[str, Callable[[Place], object]] = {

@@ -1,4 +1,4 @@
-"""The protocol that every executor of a plan implements, and the progress snapshots that executors yield."""
+"""The protocol of a plan's executors, the decisions that they share, and the progress snapshots that they yield."""
 
 from __future__ import annotations
 
@@ -6,8 +6,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from harness.execute.life import Action, Decision, Facts, Life, decide
+from harness.planning.completeness import Completeness
+from harness.planning.plan import Plan
 from harness.runs.planned import PlannedRun
 from harness.runs.record import Failure
+from harness.runs.settings import Settings
+from harness.runs.store import Store
 
 
 @dataclass
@@ -25,6 +30,41 @@ class Progress:
     """Number of runs whose jobs are pending in the queue."""
     notes: tuple[str, ...] = ()
     """Messages for the user."""
+
+
+class Decisions:
+    """The runs of a plan that an executor has not closed, those that it gave up, and what it decides about them."""
+
+    def __init__(self, plan: Plan, store: Store, settings: Settings) -> None:
+        self._plan, self._store = plan, store
+        self._completeness = Completeness(store, settings)
+        self._open = set(plan.runs)
+        self._failed: dict[str, Failure] = {}
+
+    def is_open(self, run_id: str) -> bool:
+        """Whether a run is unfinished and not given up; this process or another one will execute it."""
+        return run_id in self._open
+
+    def failure(self, run_id: str) -> Failure | None:
+        """Why a run was given up; None if it was not."""
+        return self._failed.get(run_id)
+
+    def _apply(self, run: PlannedRun, facts: Facts) -> Decision:
+        """Decide about a run, and close it if nothing more is to be done."""
+        decision = decide(facts)
+        if decision.action in (Action.NONE, Action.GIVE_UP):
+            self._open.discard(run.id)
+        if decision.failure is not None:
+            self._failed[run.id] = decision.failure
+        return decision
+
+    def _teacher(self, run: PlannedRun) -> tuple[Life, str]:
+        """State of the run's teacher, and why it failed."""
+        if run.teacher is None or self._store.run(run.teacher).weights.exists():
+            return Life.DONE, ""
+        if (failure := self._failed.get(run.teacher)) is not None:
+            return Life.FAILED, f"its teacher, run {run.teacher}, failed: {failure.message}"
+        return (Life.PENDING if run.teacher in self._open else Life.DONE), ""
 
 
 class Executor(Protocol):

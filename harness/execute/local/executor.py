@@ -16,10 +16,10 @@ from typing import Protocol
 from harness.base.errors import StoreError
 from harness.base.exit_status import DISK_FULL
 from harness.base.machine import gpu_count
-from harness.execute.executor import Progress
-from harness.execute.life import Action, Decision, Facts, Life, damaged, decide
+from harness.execute.executor import Decisions, Progress
+from harness.execute.life import Decision, Facts, damaged
 from harness.execute.local.processes import Ended
-from harness.planning.completeness import Completeness, broken_promise
+from harness.planning.completeness import broken_promise
 from harness.planning.plan import Plan
 from harness.runs.planned import PlannedRun
 from harness.runs.record import Failure
@@ -57,24 +57,22 @@ class Workers(Protocol):
         """Release resources; no further run will be started."""
 
 
-class LocalExecutor:
+class LocalExecutor(Decisions):
     """Carries out one plan with one set of workers."""
 
     def __init__(self, plan: Plan, store: Store, settings: Settings, workers: Workers) -> None:
         self.jobs = workers.jobs
-        self._plan, self._store, self._settings, self._workers = plan, store, settings, workers
-        self._completeness = Completeness(store, settings)
+        super().__init__(plan, store, settings)
+        self._settings, self._workers = settings, workers
         self._began_at = time.time()
         self._crashes: dict[str, int] = {}
         self._running: dict[str, int] = {}
         """The slot of each running run, 0 to jobs - 1; the slot determines the run's GPU."""
-        self._failed: dict[str, Failure] = {}
         self._stopping = False
         self._until: dict[str, int] = {}
         """The step after which a run has to pause, by run id."""
         self._elsewhere: tuple[str, ...] = ()
         self._checked_at = -OTHERS_EVERY_S
-        self._open = set(plan.runs)
         self._open -= {run.id for run in plan.runs.values() if self._is_over(run)}
         # Teachers come first. Otherwise workers would be idle at the end, waiting for a teacher that started late.
         awaited = {run.teacher for run in plan.runs.values()}
@@ -99,14 +97,6 @@ class LocalExecutor:
         """Have a run write a checkpoint and pause after `step`."""
         self._until[run_id] = step  # kept, so that a worker that replaces a dead one pauses there too
         self._store.run(run_id).pause_at(step)
-
-    def is_open(self, run_id: str) -> bool:
-        """Whether a run is unfinished and not given up; this process or another one will execute it."""
-        return run_id in self._open
-
-    def failure(self, run_id: str) -> Failure | None:
-        """Why a run was given up; None if it was not."""
-        return self._failed.get(run_id)
 
     def progress(self) -> Progress:
         """The current state of all runs."""
@@ -143,12 +133,7 @@ class LocalExecutor:
 
     def _decide(self, run: PlannedRun, status: int | None = None) -> Decision:
         """The state of `run`, which is closed if nothing more is to be done. `status`: how its worker just ended."""
-        decision = decide(self._facts(run, status))
-        if decision.action in (Action.NONE, Action.GIVE_UP):
-            self._open.discard(run.id)
-        if decision.failure is not None:
-            self._failed[run.id] = decision.failure
-        return decision
+        return self._apply(run, self._facts(run, status))
 
     def _facts(self, run: PlannedRun, status: int | None) -> Facts:
         folder = self._store.run(run.id)
@@ -194,14 +179,6 @@ class LocalExecutor:
         how = f"signal {-status}" if status < 0 else f"exit status {status}"
         message = f"its process died {MAX_CRASHES} times, last by {how}; see {folder.log}"
         return Failure(cause="crashed", message=message, attempt=0, ended_at=0.0)
-
-    def _teacher(self, run: PlannedRun) -> tuple[Life, str]:
-        """State of the teacher, and why it failed."""
-        if run.teacher is None or self._store.run(run.teacher).weights.exists():
-            return Life.DONE, ""
-        if (failure := self._failed.get(run.teacher)) is not None:
-            return Life.FAILED, f"its teacher, run {run.teacher}, failed: {failure.message}"
-        return (Life.PENDING if run.teacher in self._open else Life.DONE), ""
 
     def _start(self, run: PlannedRun) -> None:
         folder = self._store.run(run.id)

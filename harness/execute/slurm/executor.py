@@ -17,8 +17,8 @@ from dataclasses import replace
 
 from harness.base.errors import StoreError
 from harness.config.profile import Profile
-from harness.execute.executor import Progress
-from harness.execute.life import Action, Decision, Facts, Life, damaged, decide
+from harness.execute.executor import Decisions, Progress
+from harness.execute.life import Decision, Facts, damaged
 from harness.execute.slurm.gpu_hours import GpuHourBudget
 from harness.execute.slurm.job_tracker import JobTracker, TrackedJob
 from harness.execute.slurm.jobs import is_of
@@ -27,7 +27,7 @@ from harness.execute.slurm.scheduler import HeldBackError, Scheduler, Unreachabl
 from harness.execute.slurm.snapshot import snapshot
 from harness.execute.slurm.submission_log import Intent, SubmissionLog
 from harness.execute.slurm.submitter import Submitter
-from harness.planning.completeness import Completeness, Missing, broken_promise
+from harness.planning.completeness import Missing, broken_promise
 from harness.planning.plan import Plan
 from harness.runs.planned import PlannedRun
 from harness.runs.record import Failure
@@ -48,7 +48,7 @@ LAST_LOOKS = 15
 """Maximum number of cycles that `wrap_up` waits for the causes of finished runs' attempts."""
 
 
-class SlurmExecutor:
+class SlurmExecutor(Decisions):
     """Carries out one plan with one profile."""
 
     def __init__(
@@ -61,15 +61,12 @@ class SlurmExecutor:
         budget: GpuHourBudget | None = None,
     ) -> None:
         self.jobs = profile.array_parallelism or JOBS
-        self._plan, self._store = plan, store
-        self._completeness = Completeness(store, settings)
+        super().__init__(plan, store, settings)
         self._profile, self._scheduler = profile, scheduler
         self._submissions = SubmissionLog(store)
         self._tracker = JobTracker(store, self._submissions, scheduler)
         self._submitter = Submitter(plan, settings, profile, scheduler, self._tracker)
         self._submitter.budget = budget
-        self._failed: dict[str, Failure] = {}
-        self._open = set(plan.runs)
         self._notes: tuple[str, ...] = ()
         self._held_until, self._held_for_s = 0.0, FASTEST_S
         self._began_at = time.time()
@@ -95,14 +92,6 @@ class SlurmExecutor:
     def pause(self, run_id: str, step: int) -> None:
         """Have a run write a checkpoint and pause after `step`."""
         self._limit(run_id, step)
-
-    def is_open(self, run_id: str) -> bool:
-        """Whether a run is unfinished and not given up."""
-        return run_id in self._open
-
-    def failure(self, run_id: str) -> Failure | None:
-        """Why a run was given up; None if it was not."""
-        return self._failed.get(run_id)
 
     def progress(self) -> Progress:
         """The current state of all runs."""
@@ -199,12 +188,7 @@ class SlurmExecutor:
 
     def _decide(self, run: PlannedRun, ended: TrackedJob | None = None) -> Decision:
         """The state of `run`, which is closed if nothing more is to be done. `ended`: its job, which has just ended."""
-        decision = decide(self._facts(run, ended))
-        if decision.action in (Action.NONE, Action.GIVE_UP):
-            self._open.discard(run.id)
-        if decision.failure is not None:
-            self._failed[run.id] = decision.failure
-        return decision
+        return self._apply(run, self._facts(run, ended))
 
     def _facts(self, run: PlannedRun, ended: TrackedJob | None = None) -> Facts:
         folder, tracked = self._store.run(run.id), self._tracker.active.get(run.id)
@@ -221,7 +205,10 @@ class SlurmExecutor:
         step = self._step(run.id)
         cancelled, hopeless = (None, None) if ended is None else self._ends(folder, ended)
         left, at, submissions = self._submitted.get(run.id, (missing, step, 0))
-        teacher, teacher_failure, teacher_has_job = self._teacher(run)
+        teacher, teacher_failure = self._teacher(run)
+        # It may not be known yet whether the teacher's job was accepted. Without its id, the student cannot declare
+        # the dependency and must not be submitted.
+        teachers = None if run.teacher is None else self._tracker.active.get(run.teacher)
         return Facts(
             missing,
             step,
@@ -235,7 +222,7 @@ class SlurmExecutor:
             submissions=submissions if (left, at) == (missing, step) else 0,
             teacher=teacher,
             teacher_failure=teacher_failure,
-            teacher_has_job=teacher_has_job,
+            teacher_has_job=teachers is not None and bool(teachers.id),
         )
 
     def _ends(self, folder: RunFolder, ended: TrackedJob) -> tuple[Failure | None, Failure | None]:
@@ -252,20 +239,6 @@ class SlurmExecutor:
             return None, None
         message = f"its job has ended ({last.message}); repeat the command to resume from the checkpoint"
         return Failure(cause=last.cause, message=message, attempt=0, ended_at=last.ended_at), None
-
-    def _teacher(self, run: PlannedRun) -> tuple[Life, str, bool]:
-        """State of the teacher, why it failed, and whether a job of it is known, on which another job can depend."""
-        teacher = run.teacher
-        if teacher is None or teacher not in self._plan.runs or self._store.run(teacher).weights.exists():
-            return Life.DONE, "", False
-        if (failure := self._failed.get(teacher)) is not None:
-            return Life.FAILED, f"its teacher, run {teacher}, failed: {failure.message}", False
-        if teacher not in self._open:
-            return Life.DONE, "", False
-        # It may not be known yet whether the teacher's job was accepted. Without its id, the student cannot declare
-        # the dependency and must not be submitted.
-        tracked = self._tracker.active.get(teacher)
-        return Life.PENDING, "", tracked is not None and bool(tracked.id)
 
     def _release(self) -> None:
         """Release jobs that SLURM holds because it failed to launch them; SLURM never releases them by itself."""

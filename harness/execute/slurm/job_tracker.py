@@ -7,8 +7,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from harness.base.exit_status import DISK_FULL
-from harness.execute.slurm.retry_policy import DISK_IS_FULL, cause_of, ending_of, was_killed
+from harness.execute.slurm.retry_policy import DISK_IS_FULL, cause_of, ending_of, filled_the_disk, was_killed
 from harness.execute.slurm.scheduler import Job, Scheduler, UnreachableError
 from harness.execute.slurm.submission_log import Submission, SubmissionLog, load
 from harness.planning.completeness import left_to_do
@@ -270,7 +269,7 @@ def _record_end(folder: RunFolder, start: AttemptStart, job: Job | None, asked_t
 def _never_started(tracked: TrackedJob, job: Job | None, cause: Cause) -> str:
     if job is None:
         return f"job {tracked.id} left no record"
-    if job.reason == f"{DISK_FULL}:0":
+    if filled_the_disk(job):
         return DISK_IS_FULL
     where = f" on {job.node}" if job.node else ""
     if job.state == "CANCELLED":

@@ -39,9 +39,14 @@ def cause_of(job: Job) -> Cause:
 
 def ending_of(job: Job) -> str:
     """How a job ended, for a message."""
-    if job.reason == f"{DISK_FULL}:0":
+    if filled_the_disk(job):
         return DISK_IS_FULL
     return f"SLURM reports {job.state} (exit {job.reason})" if job.reason else f"SLURM reports {job.state}"
+
+
+def filled_the_disk(job: Job) -> bool:
+    """Whether a job ended because it could not write to its store."""
+    return job.reason == f"{DISK_FULL}:0"
 
 
 def was_killed(job: Job) -> bool:
