@@ -31,7 +31,7 @@ def test_from_raw_shards_to_a_training_run(tmp_path: Path) -> None:
     assert "data.quarantine" in checked
     assert "captions/tiny" in checked  # named in the spec, and not made yet
     captioned = harness("data", "caption", "mine.toml", "captioner.toml", "--out", "captions/tiny")
-    assert "599 samples captioned" in captioned
+    assert "798 samples captioned" in captioned
     harness("run", "teacher.toml", "--jobs", "1")
     assert "done" in harness("data", "features", "mine.toml")
     page = Path(harness("data", "analyze", "mine.toml", "--queries", "100").split()[-1])
@@ -41,7 +41,7 @@ def test_from_raw_shards_to_a_training_run(tmp_path: Path) -> None:
     ran = harness("run", "mine.toml", "--jobs", "1")
     assert "shapes/acc1" in ran
     manifest = json.loads(harness("data", "manifest", "mine.toml"))
-    assert manifest["samples"] == 599
+    assert manifest["samples"] == 798
     assert manifest["sources"]["tiny"]["coverage"] == 1
     assert manifest["rejected"]["quarantined"] == 1
-    assert all(run.record().data.samples == 599 for run in Store(tmp_path / "store").runs())
+    assert all(run.record().data.samples == 798 for run in Store(tmp_path / "store").runs())

@@ -17,7 +17,7 @@ from harness.runs.store import Store
 from harness.tracking import sync
 from harness.training.checkpoint import save_weights
 from tests.node.small import CONFIG, experiment
-from tests.tracking.world import DATA, finish
+from tests.tracking.world import DATA, PLANNED, finish
 
 TEXTS = ["a red disc", "two blue squares beside each other"]
 
@@ -29,12 +29,14 @@ def test_the_first_seeds_model_loads_back_as_it_was(tmp_path: Path, monkeypatch:
     table = {"question": "?", "baseline": "a", "arms": {"a": {}}, "seeds": 2, "primary": "shapes/acc1"}
     ablation = Ablation.model_validate({**table, "experiment": experiment()})
     plan = make_plan(ablation, name="small", where="made.toml", inspect=lambda _: DATA)
+    PLANNED.update(plan.runs)
     store, uri = Store(tmp_path / "store"), f"sqlite:///{tmp_path}/mlflow.db"
     towers = build_towers(Model.model_validate({"name": "small", "config": CONFIG}), seed=5)
     for seed in range(2):
         folder = store.run(plan.cells["a", seed])
-        finish(folder, plan, seed=seed)
+        folder.path.mkdir(parents=True)
         save_weights(folder.weights, towers.model)
+        finish(folder, plan, seed=seed)  # seals the weights
     for again in (False, True):
         sync(plan, store, uri, again=again)
     monkeypatch.setenv("MLFLOW_DISABLE_TELEMETRY", "true")

@@ -60,7 +60,8 @@ def begin(folder: RunFolder, plan: Plan, lines: int, *, first: int = 0, start: f
 
 def record_of(run_id: str, *, seed: int = 0, ended: float = START + 60, protocol: str = "p1", **more: float) -> Record:
     """A record with a classification and a retrieval set; `more` are further metrics of the classification."""
-    steps = PLANNED[run_id].steps
+    run = PLANNED[run_id]
+    steps, samples_seen = run.steps, run.steps * run.experiment.train.global_batch_size
     acc1 = {"acc1": Metric(value=0.25 + seed / 3, standard_error=0.0125, samples=1000)}
     acc1 |= {name: Metric(value=value, samples=1000) for name, value in more.items()}
     recall = {"image_retrieval_recall@5": Metric(value=0.5 + seed / 7, samples=500)}
@@ -77,8 +78,8 @@ def record_of(run_id: str, *, seed: int = 0, ended: float = START + 60, protocol
         started_at=START,
         ended_at=ended,
         steps=steps,
-        samples_seen=steps * 128,
-        epochs=steps / 64,
+        samples_seen=samples_seen,
+        epochs=samples_seen / 8192,
         data=DATA,
         final={"loss": 0.5, "mining_precision": 0.875},
         evaluations=tuple(evaluations),
