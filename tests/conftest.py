@@ -1,5 +1,6 @@
 """For all tests: hypothesis judges results, never how long they took on a busy machine."""
 
+import gc
 import os
 from pathlib import Path
 
@@ -14,3 +15,9 @@ settings.load_profile("any" if copy else "untimed")
 
 if copy:  # tests/mutations.py: the fault in a copy has to be what runs, and any failure will do, the smallest or not
     assert Path(harness.__file__).is_relative_to(copy), f"{harness.__file__} is not the package in {copy}"
+
+
+def pytest_collection_finish() -> None:
+    """What is imported by now stays: without this, each of the collections that libraries force costs half a second."""
+    gc.collect()
+    gc.freeze()
