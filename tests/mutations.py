@@ -246,7 +246,11 @@ def _run_tests(mutation: Mutation, copy: Path) -> NoReturn:
         import pytest
 
         tests = [f"tests/{test}" for test in mutation.tests.split()]
-        code = int(pytest.main(["-x", "-q", "-p", "no:cacheprovider", "-p", "no:xdist", *tests]))
+        code = int(
+            pytest.main(
+                ["-x", "-q", "-m", "not browser and not slurm", "-p", "no:cacheprovider", "-p", "no:xdist", *tests]
+            )
+        )
     finally:
         sys.stdout.flush()
         os._exit(code)

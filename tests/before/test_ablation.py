@@ -56,6 +56,7 @@ def test_what_the_old_code_finished_is_done(old: Harness, current: Harness, done
     assert all(" done " in lines[run] for run in runs(done)), told
 
 
+@pytest.mark.slow
 def test_the_current_code_trains_to_the_same_bits(current: Harness, done: Path, tmp_path: Path) -> None:
     store = tmp_path / "store"
     current.command(store, "run", "ablation.toml", "--jobs", JOBS)

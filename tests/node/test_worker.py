@@ -141,6 +141,7 @@ def test_second_worker_on_a_living_run_is_refused(tmp_path: Path, capsys: pytest
     assert not folder.failure_file.exists()
 
 
+@pytest.mark.slow
 def test_an_old_attempt_stops_itself_when_a_new_one_takes_over(tmp_path: Path) -> None:
     """As after a node failure: SLURM starts the run again while the old process goes on."""
     recipe = {"duration": "60 steps", "global_batch_size": 16, "optimiser": {"lr": 1e-2}}

@@ -32,7 +32,7 @@ seeds = {seeds}
 data = {{ kind = "shapes", train_samples = 96, test_samples = 36 }}
 model = {{ name = "small", config = "model.json" }}
 train = {{ duration = "{steps} steps", global_batch_size = 16 }}
-evaluation = {{ sets = ["shapes"], templates = ["a photo of a {{c}}"] }}
+evaluation = {{ sets = {sets}, templates = ["a photo of a {{c}}"] }}
 resources = {{ checkpoint_every_s = 0.5, log_every = 5 }}
 [experiment.teacher]
 path = "teacher.toml"
@@ -65,6 +65,12 @@ pack = {pack}
 [retry]
 attempts = 12 # faults come thick and fast here
 """
+STAGE = """
+[evaluation]
+partitions = ["cheap"]
+mem_gb = 2
+time_limit_min = 5
+"""
 SBATCH = """#!/bin/sh
 # Once for each time that it is armed: the job is accepted, and the answer is lost, or the command is killed around it.
 if ! mv "{armed}" "{armed}.fired.$$" 2>/dev/null; then exec "{sbatch}" "$@"; fi
@@ -87,6 +93,7 @@ class Campaign:
     seeds: int = 0
     straight: Path | None = None
     """A store with the same runs undisturbed, where another campaign has made it."""
+    sets: tuple[str, ...] = ("shapes",)
     verb: ClassVar[str] = "run"
     stem: ClassVar[str] = "ablation"
 
@@ -101,8 +108,14 @@ class Campaign:
         pack: int = 1,
         parallelism: int = 2,
         profile: str = "",
+        staged: bool = False,
     ) -> Self:
-        """Write the files; `profile`: lines before the profile's own, in place of those of the same key."""
+        """Write the files.
+
+        Args:
+            profile: lines before the profile's own, in place of those of the same key.
+            staged: evaluate in jobs of their own, in another partition.
+        """
         (folder / "bin").mkdir(parents=True)
         made = cls(folder, cluster, steps)
         made.grow(seeds)
@@ -111,7 +124,7 @@ class Campaign:
         given = {line.partition(" =")[0] for line in profile.splitlines()}
         own = PROFILE.format(pack=pack, parallelism=parallelism).splitlines()
         kept = [line for line in own if line.partition(" =")[0] not in given]
-        made.profile.write_text("\n".join([*profile.splitlines(), *kept, ""]))
+        made.profile.write_text("\n".join([*profile.splitlines(), *kept, STAGE if staged else ""]))
         sbatch = folder / "bin/sbatch"
         sbatch.write_text(SBATCH.format(armed=made.armed, folder=folder, sbatch=shutil.which("sbatch")))
         sbatch.chmod(0o755)
@@ -120,7 +133,15 @@ class Campaign:
     def grow(self, seeds: int) -> None:
         """Ask for so many more runs of each arm."""
         self.seeds += seeds
-        self.spec.write_text(ABLATION.format(seeds=self.seeds, steps=self.steps))
+        self._write()
+
+    def add_set(self) -> None:
+        """Ask for one more evaluation set of every run."""
+        self.sets = ("shapes", "shapes_retrieval")
+        self._write()
+
+    def _write(self) -> None:
+        self.spec.write_text(ABLATION.format(seeds=self.seeds, steps=self.steps, sets=json.dumps(self.sets)))
 
     @property
     def spec(self) -> Path:
@@ -204,7 +225,7 @@ def result(folder: RunFolder) -> dict[str, Any]:
             {name: value for name, value in line.values.items() if name not in TIMINGS} | {"step": line.step}
             for line in folder.step_metrics()
         ],
-        "evaluations": folder.record().evaluations,
+        "evaluations": sorted(folder.record().evaluations, key=lambda one: one.set),
         "weights": {
             name: hashlib.sha256(tensor.numpy().tobytes()).hexdigest()
             for name, tensor in torch.load(folder.weights, weights_only=True)["state_dict"].items()
@@ -225,13 +246,17 @@ def check_results(campaign: Campaign) -> int:
 
 
 def check_attempts(campaign: Campaign) -> Counter[str]:
-    """Every attempt has its cause, and one of each run is the completed one; returns how often each cause is there."""
+    """Every attempt has its cause, and each job that a run needs completed once; returns how often each cause is there.
+
+    A run needs a job for its training, one for its evaluation where that is a stage, and one for sets added later.
+    """
     causes: Counter[str] = Counter()
+    most = 1 + (STAGE in campaign.profile.read_text()) + (len(campaign.sets) > 1)
     for folder in campaign.runs():
         attempts = folder.attempts.all()
         own = [attempt.end.cause if attempt.end else "" for attempt in attempts]
         assert all(own), f"run {folder.id} has attempts without a cause: {own}"
-        assert own.count("completed") == 1, f"run {folder.id} completed {own.count('completed')} times: {own}"
+        assert 1 <= own.count("completed") <= most, f"run {folder.id} completed {own.count('completed')} times: {own}"
         causes.update(own)
     return causes
 
@@ -263,6 +288,8 @@ def accounted(cluster: Cluster) -> list[Allocation]:
 def check_submissions(campaign: Campaign) -> int:
     """Each intent was submitted at most once, and none of a run's jobs came before the one before had ended.
 
+    The job that evaluates a run may come before the one that trains it has ended: it depends on it.
+
     Returns:
         the number of arrays that SLURM has accepted.
     """
@@ -271,12 +298,12 @@ def check_submissions(campaign: Campaign) -> int:
     arrays = {(one.name, one.job.partition("_")[0]) for one in allocations}
     doubled = [name for name, count in Counter(name for name, _ in arrays).items() if count > 1]
     assert not doubled, f"submitted twice: {doubled}"
-    jobs: dict[str, list[Allocation]] = {}
+    jobs: dict[tuple[str, str], list[Allocation]] = {}
     for one in allocations:
         _array, _, task = one.job.partition("_")
         for run in _runs_of(intents[one.name], task):
-            jobs.setdefault(run, []).append(one)
-    for run, some in jobs.items():
+            jobs.setdefault((run, intents[one.name]["phase"]), []).append(one)
+    for (run, _phase), some in jobs.items():
         ordered = sorted(some, key=lambda one: one.submitted)
         for before, after in itertools.pairwise(ordered):
             assert before.ended <= after.submitted + 1, f"run {run} was in two jobs at a time: {before}, {after}"

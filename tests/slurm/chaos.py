@@ -55,7 +55,7 @@ def carry_out(campaign: Campaign, seed: int, faults: int, limit_s: float, *, kin
     print(f"seed {seed}: {faults} faults", flush=True)
     mischief, chance, head = Mischief(campaign), random.Random(seed + 1), Head(campaign)
     end = time.monotonic() + limit_s
-    finished: dict[str, int] = {}
+    finished: dict[tuple[str, int], int] = {}
     campaign.armed.touch()  # the first sbatch of all
     try:
         for kind, pause in sequence(seed, faults, kinds):
@@ -85,13 +85,15 @@ def check(campaign: Campaign, mischief: Mischief) -> None:
     print(f"attempts by cause: {dict(causes)}")
 
 
-def _watch(campaign: Campaign, finished: dict[str, int], end: float) -> None:
-    """A record, once written, stays as it is."""
+def _watch(campaign: Campaign, finished: dict[tuple[str, int], int], end: float) -> None:
+    """A record, once written, stays as it is until it gets the results of one more set."""
     assert time.monotonic() < end, f"not done in time; see {campaign.folder}"
     for folder in campaign.runs():
         if folder.record_file.exists():
             written = folder.record_file.stat().st_mtime_ns
-            assert finished.setdefault(folder.id, written) == written, f"run {folder.id} was finished twice"
+            state = folder.id, len(folder.record().evaluations)
+            if folder.record_file.stat().st_mtime_ns == written:  # else it was written in between: look next time
+                assert finished.setdefault(state, written) == written, f"run {folder.id} was finished twice"
     time.sleep(0.5)
 
 
@@ -103,6 +105,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=random.randrange(2**32))
     parser.add_argument("--pack", type=int, default=4, help="runs of a job (default: 4)")
     parser.add_argument("--parallelism", type=int, default=2, help="jobs of an array at a time (default: 2)")
+    parser.add_argument("--one-stage", action="store_true", help="evaluate in the jobs that train")
     parser.add_argument("--limit-min", type=float, default=120)
     given = parser.parse_args()
     folder = Path(tempfile.mkdtemp(prefix="chaos-"))
@@ -111,7 +114,7 @@ def main() -> None:
     cluster.tidy()
     seeds = -(-given.runs // ARMS)
     shape = {"pack": given.pack, "parallelism": given.parallelism}
-    campaign = Campaign.create(folder / "campaign", cluster, seeds=seeds, **shape)
+    campaign = Campaign.create(folder / "campaign", cluster, seeds=seeds, staged=not given.one_stage, **shape)
     begun = time.monotonic()
     mischief = carry_out(campaign, given.seed, given.faults, given.limit_min * 60)
     print(f"campaign: {time.monotonic() - begun:.0f} s", flush=True)

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from pathlib import Path
 
+from harness.planning.completeness import left_to_do
 from harness.runs.store import RunFolder
 from tests.slurm.campaign import Campaign
 from tests.slurm.cluster import Cluster
@@ -29,7 +30,10 @@ KINDS = (
     "slurmdbd_away",
     "old_attempt_lives",
     "drain",
+    "set_added",
 )
+ON_SEARCHES = KINDS[:-1]
+"""A search whose evaluation sets change is another search."""
 NODES = ("n1", "n2", "n3")
 EXPECTED = {
     "kill_worker": {"crashed"},
@@ -90,6 +94,10 @@ class Mischief:
                 time.sleep(chance.uniform(5, 15))
                 self.cluster.daemon("start", "slurmdbd")
                 return self._did(kind, "away for a while")
+            case "set_added":  # by someone who stops the command and starts it again
+                self.campaign.add_set()
+                head()
+                return self._did(kind, "all runs are to be evaluated on one more set")
             case _ if not victims:
                 return False
             case _:
@@ -157,7 +165,7 @@ class Mischief:
         """Attempts at work: a living process that has reported a step."""
         found = []
         for folder in self.campaign.targets():
-            if folder.record_file.exists():
+            if folder.record_file.exists() and not left_to_do(folder):
                 continue
             for start in folder.attempts.open():
                 if start.job and is_running(start.pid):

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.slurm.campaign import Campaign, check_submissions, intents_of, result
+from tests.slurm.campaign import STAGE, Campaign, check_submissions, intents_of, result
 from tests.slurm.cluster import Cluster, until
 
 FACTORS: Mapping[str, tuple[str, ...]] = {
@@ -72,7 +72,7 @@ def campaign_of(row: Mapping[str, str], folder: Path, cluster: Cluster) -> Campa
     lines += [f"requeue = {row['requeue']}", f'partitions = ["{row["partitions"]}"]']
     campaign = Campaign.create(folder / "campaign", cluster, profile="\n".join(lines))
     if row["stage"] != "none":
-        stage = f'\n[evaluation]\npartitions = ["{row["stage"]}"]\nmem_gb = 2\ntime_limit_min = 5\n'
+        stage = STAGE.replace("cheap", row["stage"])
         campaign.profile.write_text(campaign.profile.read_text() + stage)
     text = campaign.spec.read_text()
     if row["arms"] == "alone":

@@ -20,7 +20,7 @@ LIMIT_S = 1500.0
 @pytest.mark.slurm
 def test_every_run_ends_once_whatever_happens(cluster: Cluster, tmp_path: Path) -> None:
     seed = int(os.environ.get("CHAOS_SEED") or random.randrange(2**32))
-    campaign = Campaign.create(tmp_path / "campaign", cluster, seeds=10, steps=30, pack=3)
+    campaign = Campaign.create(tmp_path / "campaign", cluster, seeds=10, steps=30, pack=3, staged=True)
     mischief = carry_out(campaign, seed, len(KINDS), LIMIT_S)
     campaign.carry_out_reference()
     check(campaign, mischief)

@@ -245,6 +245,7 @@ def test_workers_train_alone_in_an_outer_shell(tmp_path: Path, inline: bool, mon
     assert folder.record().cost.devices == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rank", ["0", "1"])
 def test_a_stop_ends_the_wait_for_processes_that_never_come(tmp_path: Path, rank: str) -> None:
     folder = ready(tmp_path)
