@@ -1,4 +1,5 @@
-"""Random histories of sweeps over a made scheduler: jobs end in any way, commands come and go, people cancel.
+"""Random histories of sweeps and searches over a made scheduler: jobs end in any way, commands come and go, people
+cancel.
 
 The folders, the submission log and the executors are real. Only SLURM and the workers are simulated: a job that begins
 leaves in its runs' folders what a worker would. `make histories N=100000` runs more of them than `make test`.
@@ -10,7 +11,7 @@ import os
 import shutil
 import tempfile
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -38,7 +39,7 @@ from harness.execute.slurm.scheduler import ArrayRequest, Job
 from harness.execute.slurm.submission_log import Intent, Submission, load
 from harness.planning.completeness import Completeness, left_to_do
 from harness.planning.plan import Plan
-from harness.runs.record import Cause, Cost, TrainingEnd
+from harness.runs.record import Cause, Cost, Failure, TrainingEnd
 from harness.runs.request import evaluation_key, read_request
 from harness.runs.settings import Settings
 from harness.runs.store import RunFolder, Store
@@ -58,6 +59,11 @@ _PLANS = {
 }
 PLANS = {name: replace(plan, name=name) for name, plan in _PLANS.items()}
 """They share runs. No set of the suite `retrieval` is on this machine."""
+TOLD = ("because of", "its teacher, run", "its process died", "its job ended", "slurm state")
+"""How failures begin that are given up for good reason."""
+SEARCH = "search"
+"""Name of a command that is given runs of TRIALS one by one, and pauses them."""
+TRIALS = PLANS["taught"]
 STEPS_OF_A_RUN = 300
 COST = Cost(duration_s=1, evaluation_s=0, images_per_s=1, peak_memory_gb=1, device="cpu", threads=1)
 ENDED = TrainingEnd(cost=COST, steps=STEPS_OF_A_RUN, started_at=1.0, final={"loss": 1.0}, metrics="", weights="")
@@ -81,16 +87,39 @@ class World:
         self.settings = Settings(store=self.store.root)
         scheduler.answer = self._accepted
         self.asked: list[Plan] = []
-        """The plans of all commands so far."""
+        """The plans of all commands so far; that of a search has the runs that were added to it."""
+        self.limits: dict[str, int | None] = {}
+        """By run that a search was given: the step at which it pauses."""
         self.accepted: Counter[str] = Counter()
         """By run: how many jobs had it."""
 
     def command(self, plan: Plan) -> SlurmExecutor:
-        self.asked.append(plan)
-        return SlurmExecutor(replace(plan, runs=dict(plan.runs)), self.store, self.settings, self.profile, self.slurm)
+        own = replace(plan, runs=dict(plan.runs))
+        self.asked.append(own)
+        return SlurmExecutor(own, self.store, self.settings, self.profile, self.slurm)
+
+    def search(self) -> SlurmExecutor:
+        """A search that goes on with the runs that were added before."""
+        command = self.command(replace(TRIALS, name=SEARCH, runs={}))
+        for run in self.limits:
+            self.add(command, run)
+        return command
+
+    def add(self, command: SlurmExecutor, run: str) -> None:
+        """Add a run to a search up to its limit, after its teacher."""
+        if teacher := TRIALS.runs[run].teacher:
+            command.add(TRIALS.runs[teacher])
+        command.add(TRIALS.runs[run], self.limits[run])
 
     def is_complete(self, plan: Plan, run: str) -> bool:
+        """Whether a command with this plan has all that it asked for of the run."""
+        limit = self.limits.get(run) if plan.name == SEARCH else None
+        if limit is not None and self.step(run) >= limit:
+            return True
         return Completeness(self.store, self.settings).is_complete(plan.runs[run])
+
+    def step(self, run: str) -> int:
+        return int(self.store.run(run).read_progress().get("step", 0))
 
     def _accepted(self, batch: ArrayRequest) -> None:
         intent = load(batch.folder).intent
@@ -153,11 +182,16 @@ class World:
     def end_well(self, job: str) -> None:
         intent = self.submission(job)[0].intent
         for folder in self.assigned(job):
-            attempted(folder, job, "completed", step=STEPS_OF_A_RUN)
-            self.finish(folder, intent)
+            self.finish(folder, job, intent)
         self.slurm.end(job, "COMPLETED" if self._is_of_use(job, intent) else "FAILED", reason="1:0")
 
-    def finish(self, folder: RunFolder, intent: Intent) -> None:
+    def finish(self, folder: RunFolder, job: str, intent: Intent) -> None:
+        """A worker does what it is asked for: it trains up to a pause or to the end, and evaluates."""
+        limit, step = folder.pause_step(), self.step(folder.id)
+        if limit is not None and limit < STEPS_OF_A_RUN and not folder.weights.exists():
+            attempted(folder, job, "completed", step=max(step, limit))
+            return
+        attempted(folder, job, "completed", step=STEPS_OF_A_RUN)
         if not folder.is_trained() and not folder.record_file.exists():
             folder.weights.touch()
             folder.note_training(ENDED)
@@ -173,17 +207,16 @@ class World:
         runs = [self.store.run(run) for run in self.slurm.runs_of(job)]
         if intent.phase == "train":
             return any(folder.weights.exists() for folder in runs)
-        return not any(map(left_to_do, runs))
+        return all(folder.is_paused() or not left_to_do(folder) for folder in runs)
 
     def end_badly(self, job: str, how: str, step: int, one_alone: bool) -> None:
         """A job's runs end in this way, or one of them does and the others end well."""
         intent, (cause, state) = self.submission(job)[0].intent, FARES[how]
         for number, folder in enumerate(self.assigned(job)):
             if one_alone and number:
-                attempted(folder, job, "completed", step=STEPS_OF_A_RUN)
-                self.finish(folder, intent)
+                self.finish(folder, job, intent)
                 continue
-            at = STEPS_OF_A_RUN if folder.weights.exists() else step
+            at = STEPS_OF_A_RUN if folder.weights.exists() else max(step, self.step(folder.id))
             attempted(folder, job, cause, message=f"because of {how}", step=at, raised=how == "raised")
         if one_alone and state == "FAILED":
             state = "COMPLETED" if self._is_of_use(job, intent) else "FAILED"
@@ -221,6 +254,32 @@ class Histories(RuleBasedStateMachine):
             for run in PLANS[name].runs:
                 others.pop(run, None)
 
+    @rule(run=st.sampled_from(sorted(set(TRIALS.cells.values()))), until=st.sampled_from([100, 200, None]))
+    def trial(self, run: str, until: int | None) -> None:
+        """A search begins a trial, or promotes it; a search that was killed goes on."""
+        if SEARCH not in self.commands:
+            self.cancelled[SEARCH] = {}
+            self.commands[SEARCH] = self.world.search()
+            self._asked_again(*self.world.limits)
+        self._asked_again(run)
+        self.world.limits[run] = until
+        self.world.add(self.commands[SEARCH], run)
+
+    def _asked_again(self, *runs: str) -> None:
+        """The search began after these were cancelled, unless it has seen that."""
+        for run in runs:
+            for one in {run, TRIALS.runs[run].teacher or run} - self.cancelled[SEARCH].keys():
+                for seen in self.cancelled.values():
+                    seen.pop(one, None)
+
+    @precondition(lambda self: self.world.limits and SEARCH in self.commands)
+    @rule(data=st.data(), step=st.sampled_from([100, 200]))
+    def pause(self, data: st.DataObject, step: int) -> None:
+        run = data.draw(st.sampled_from(sorted(self.world.limits)))
+        if self.commands[SEARCH].is_open(run):
+            self.world.limits[run] = step
+            self.commands[SEARCH].pause(run, step)
+
     @precondition(lambda self: self.commands)
     @rule(data=st.data())
     def cycle(self, data: st.DataObject) -> None:
@@ -238,8 +297,9 @@ class Histories(RuleBasedStateMachine):
     @rule(data=st.data(), whole=st.booleans())
     def cancel(self, data: st.DataObject, whole: bool) -> None:
         """`harness cancel SPEC`, or of one run."""
-        plan = PLANS[data.draw(st.sampled_from(sorted(self.commands)))]
-        runs = list(plan.runs) if whole else [data.draw(st.sampled_from(sorted(plan.runs)))]
+        name = data.draw(st.sampled_from(sorted(self.commands)))
+        known = list(self.world.limits if name == SEARCH else PLANS[name].runs)
+        runs = known if whole else [data.draw(st.sampled_from(sorted(known)))]
         had = {run for job in self.world.alive() for run in self.world.slurm.runs_of(job.id)} & set(runs)
         with patch.object(jobs, "Slurm", lambda: self.world.slurm):
             jobs.cancel_jobs(runs, self.world.store)
@@ -333,11 +393,20 @@ class Histories(RuleBasedStateMachine):
         world.slurm.silent = world.slurm.accounting_silent = world.slurm.lost_answer = False
         self.cancelled.clear()
         for name in dict.fromkeys(plan.name for plan in world.asked):
-            self._end(name)
+            if failed := self._end(name):  # of jobs that ended before: the first command tells, the next tries again
+                told = [failure.message.removeprefix("no progress in 3 attempts; the last: ") for failure in failed]
+                assert all(message.startswith(TOLD) for message in told), f"given up by no fault of theirs: {told}"
+                again = self._end(name)
+                assert not again, f"given up by jobs that end well: {again}"
+        for folder in world.store.runs():
+            for attempt in folder.attempts.all():
+                assert attempt.end is not None, f"an attempt of run {folder.id} has no cause"
 
-    def _end(self, name: str) -> None:
-        world, plan = self.world, PLANS[name]
-        command, before = world.command(plan), world.accepted.copy()
+    def _end(self, name: str) -> Collection[Failure]:
+        """A command and jobs that end well; returns the failures that it tells."""
+        world, before = self.world, self.world.accepted.copy()
+        command = world.search() if name == SEARCH else world.command(PLANS[name])
+        plan = command._plan
         for _ in range(60):
             if not command._open:
                 break
@@ -346,14 +415,13 @@ class Histories(RuleBasedStateMachine):
                 world.slurm.run(job)
             for one in world.alive("running"):
                 world.end_well(one.id)
+        command.wrap_up()
         progress = command.progress()
         assert not command._open, f"{name} does not come to an end: {command._open}"
         for run in plan.runs:
             assert world.is_complete(plan, run) != (run in progress.failed), f"what is said of run {run} is not true"
             assert world.accepted[run] - before[run] <= MOST_SUBMISSIONS
-            for attempt in world.store.run(run).attempts.all():
-                assert attempt.end is not None, "an attempt has no cause"
-        assert not progress.failed, f"runs were given up by jobs that end well: {progress.failed}"
+        return progress.failed.values()
 
 
 @pytest.fixture
@@ -362,6 +430,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sweep, "snapshot", lambda root: root / "copy")
     monkeypatch.setattr(job_tracker, "ADOPTION_S", 0.0)
     monkeypatch.setattr(job_tracker, "LAG_S", 0.0)
+    monkeypatch.setattr(sweep, "FASTEST_S", 0.0)
 
 
 @pytest.mark.usefixtures("quick")
@@ -374,7 +443,7 @@ def test_histories() -> None:
             deadline=None,
             derandomize="HISTORIES" not in os.environ,
             suppress_health_check=list(HealthCheck),
-            phases=[*PHASES, Phase.shrink] if "HISTORIES" in os.environ else PHASES,
+            phases=[*PHASES, Phase.shrink] if "SHRINK" in os.environ else PHASES,
             database=None,
             report_multiple_bugs=False,
             print_blob=False,
