@@ -449,3 +449,21 @@ def test_histories() -> None:
             print_blob=False,
         ),
     )
+
+
+@pytest.mark.usefixtures("quick")
+def test_a_set_that_a_quota_holds_back_while_another_command_finishes_the_run(tmp_path: Path) -> None:
+    profile = Profile.model_validate({"gpus_per_task": 1, "mem_gb": 8, "partitions": ["gpu"]})
+    world = World(tmp_path, MadeScheduler(), profile)
+    asked = plan_of(ablation({"a": {}}, seeds=2, base={"evaluation": {"sets": ["shapes", "more"]}}))
+    more, plain = world.command(replace(asked, name="more")), world.command(PLANS["plain"])
+    for command, most in ((more, 0), (plain, 10**6)):
+        world.slurm.most_jobs = most
+        command.cycle()
+    for job in world.ready():
+        world.slurm.run(job)
+        world.end_well(job)
+    world.slurm.most_jobs = 0
+    for _ in range(3):
+        more.cycle()
+    assert more.progress().failed == {}
