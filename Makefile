@@ -39,7 +39,8 @@ mutations: $(INSTALLED) ## check that the tests notice small faults in a copy of
 	@$(ONE_THREAD) $(BIN)/python -m tests.mutations --jobs $(WORKERS) $(ARGS)
 
 histories: $(INSTALLED) ## run N random histories of sweeps over a simulated scheduler (N=10000)
-	@$(ONE_THREAD) HISTORIES=$(N) $(BIN)/python -m pytest --timeout 0 tests/execute/test_histories.py $(ARGS)
+	@$(ONE_THREAD) HISTORIES=$(N) SHARDS=$(WORKERS) $(BIN)/python -m pytest -n $(WORKERS) --timeout 0 \
+	    tests/execute/test_histories.py $(ARGS)
 
 test-slurm: $(INSTALLED) ## run the tests on a real SLURM on this machine (as root; needs Debian's slurm-wlm, slurmdbd, mariadb-server)
 	@$(ONE_THREAD) slurm/testcluster/cluster with $(BIN)/python -m pytest -m slurm --timeout 1800 tests/slurm $(ARGS)

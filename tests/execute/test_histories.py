@@ -2,7 +2,8 @@
 cancel.
 
 The folders, the submission log and the executors are real. Only SLURM and the workers are simulated: a job that begins
-leaves in its runs' folders what a worker would. `make histories N=100000` runs more of them than `make test`.
+leaves in its runs' folders what a worker would. `make test` tells 100 histories, the same ones each time; `make
+histories N=10000` tells new ones.
 """
 
 from __future__ import annotations
@@ -46,9 +47,11 @@ from harness.runs.store import RunFolder, Store
 from tests.execute.made import MadeScheduler, attempted
 from tests.head.made import MINING, ablation, plan_of, record
 
-HISTORIES = int(os.environ.get("HISTORIES", "100"))
+SHARDS = int(os.environ.get("SHARDS", "1"))
+"""Tests among which HISTORIES are shared, one for each process of `make histories`."""
+HISTORIES = int(os.environ.get("HISTORIES", "100")) // SHARDS
 PHASES = [Phase.explicit, Phase.generate]
-"""To shrink a failing history takes minutes: `make histories` does it."""
+"""To shrink a failing history takes minutes: `SHRINK=1 make histories` does it."""
 STEPS = 25
 MINED = {"mining": MINING, "loss": {"kind": "multi_positive_sigmoid"}}
 _PLANS = {
@@ -434,7 +437,8 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("quick")
-def test_histories() -> None:
+@pytest.mark.parametrize("shard", range(SHARDS))
+def test_histories(shard: int) -> None:
     run_state_machine_as_test(
         Histories,
         settings=settings(

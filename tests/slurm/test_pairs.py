@@ -1,10 +1,7 @@
 """Each pair of choices that a spec or profile offers to dispatch, on the test cluster: the same numbers as run locally.
 
 `combinations` makes a table of few rows in which every pair of levels of two factors stands at least once. `python -m
-tests.slurm.pairs` prints it.
-
-Not collected by `make test-slurm` yet: `slurm/testcluster/cluster with .venv/bin/python -m pytest -m slurm
-tests/slurm/pairs.py` runs it on the test cluster.
+tests.slurm.test_pairs` prints it.
 """
 
 from __future__ import annotations
