@@ -7,6 +7,8 @@ BROKEN = 1
 USER_ERROR = 2
 DISK_FULL = 74
 """It could not write to its store. While the disk is full, no file can say so."""
+DISK_IS_FULL = "the disk of the store is full, or a quota is used up: free space, then run again"
+"""What whoever started the worker says of DISK_FULL."""
 STOPPED = 75
 """Stopped on request; it resumes when it is started again."""
 SUPERSEDED = 76

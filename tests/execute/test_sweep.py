@@ -303,7 +303,7 @@ def test_a_full_disk_is_named(store: Store, slurm: MadeScheduler, begun: bool) -
         slurm.end(f"{number}_0", "FAILED", reason="74:0")
     one.cycle()
     (failure,) = one.progress().failed.values()
-    assert "the disk of its store was full, or a quota used up: free space" in failure.message
+    assert "the disk of the store is full, or a quota is used up: free space" in failure.message
 
 
 def test_a_killed_step_that_held_its_memory_ran_out_of_it(store: Store, slurm: MadeScheduler) -> None:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Protocol
 
 from harness.base.errors import StoreError
-from harness.base.exit_status import DISK_FULL
+from harness.base.exit_status import DISK_FULL, DISK_IS_FULL
 from harness.base.machine import gpu_count
 from harness.execute.executor import Decisions, Progress
 from harness.execute.life import Decision, Facts, damaged
@@ -171,8 +171,7 @@ class LocalExecutor(Decisions):
         if self._stopping or folder.is_locked() or folder.is_paused():
             return None
         if status == DISK_FULL:
-            message = f"the disk of the store is full, or a quota is used up; free space, then run again ({folder.log})"
-            return Failure(cause="crashed", message=message, attempt=0, ended_at=0.0)
+            return Failure(cause="crashed", message=f"{DISK_IS_FULL} ({folder.log})", attempt=0, ended_at=0.0)
         self._crashes[folder.id] = self._crashes.get(folder.id, 0) + 1
         if self._crashes[folder.id] < MAX_CRASHES:
             return None

@@ -7,7 +7,8 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from harness.execute.slurm.retry_policy import DISK_IS_FULL, cause_of, ending_of, filled_the_disk, was_killed
+from harness.base.exit_status import DISK_IS_FULL
+from harness.execute.slurm.retry_policy import cause_of, ending_of, filled_the_disk, was_killed
 from harness.execute.slurm.scheduler import Job, Scheduler, UnreachableError
 from harness.execute.slurm.submission_log import Submission, SubmissionLog, load
 from harness.planning.completeness import left_to_do

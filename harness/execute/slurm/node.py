@@ -18,14 +18,14 @@ from pathlib import Path
 from typing import Any
 
 from harness.base.errors import DiskFullError, HarnessError
-from harness.base.exit_status import DISK_FULL, DONE, SUPERSEDED
+from harness.base.exit_status import DISK_FULL, DISK_IS_FULL, DONE, SUPERSEDED
 from harness.base.files import read_json, write_json
 from harness.base.signals import STOPPING, handled
 from harness.execute.life import Action, Decision, Facts, Life, decide
 from harness.execute.local.processes import Ended, LocalWorkers
 from harness.execute.slurm.job import StopReason, out_of_memory, scontrol, stop_reason
 from harness.execute.slurm.rank_workers import RankWorkers
-from harness.execute.slurm.retry_policy import DISK_IS_FULL, hopeless
+from harness.execute.slurm.retry_policy import hopeless
 from harness.execute.slurm.submission_log import Submission, load
 from harness.planning.completeness import Missing, left_to_do
 from harness.runs.attempts import restarts, this_job

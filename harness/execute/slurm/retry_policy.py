@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from harness.base.exit_status import DISK_FULL
+from harness.base.exit_status import DISK_FULL, DISK_IS_FULL
 from harness.config.experiment import Experiment
 from harness.config.overrides import laid_over
 from harness.config.profile import JobResources, Retry
@@ -24,7 +24,6 @@ _STATES: dict[str, Cause] = {
     "CANCELLED": "cancelled",
     "OUT_OF_MEMORY": "out_of_memory_host",
 }
-DISK_IS_FULL = "the disk of its store was full, or a quota used up: free space, then run again"
 _MEMORY_SHARE = 0.9
 """Without cgroups, SLURM does not report that it killed a step for its memory use. A killed step that used at least
 this share of its memory counts as out of memory."""
