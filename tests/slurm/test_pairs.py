@@ -66,6 +66,7 @@ def _pairs(row: Mapping[str, str], names: list[str]) -> Iterator[tuple[tuple[str
 def campaign_of(row: Mapping[str, str], folder: Path, cluster: Cluster) -> Campaign:
     """A campaign whose spec and profile are those of a row."""
     lines = [f"pack = {row['pack']}", f"at_a_time = {row['at_a_time']}", f'qos = "{row["qos"]}"']
+    lines += ["mem_gb = 4"]  # two workers at a time need more than two
     lines += [f"requeue = {row['requeue']}", f'partitions = ["{row["partitions"]}"]']
     campaign = Campaign.create(folder / "campaign", cluster, profile="\n".join(lines))
     if row["stage"] != "none":
