@@ -95,6 +95,8 @@ class World:
         """By run that a search was given: the step at which it pauses."""
         self.accepted: Counter[str] = Counter()
         """By run: how many jobs had it."""
+        self.died: list[tuple[str, str]] = []
+        """Jobs that ended before they did anything, each with a run that it should have executed."""
 
     def command(self, plan: Plan) -> SlurmExecutor:
         own = replace(plan, runs=dict(plan.runs))
@@ -335,7 +337,9 @@ class Histories(RuleBasedStateMachine):
     def die_before_it_starts(self, data: st.DataObject, state: str) -> None:
         """`setup = ["exit 1"]`, a node that cannot see the store, or an administrator's scancel."""
         if ready := self.world.ready():
-            self.world.slurm.end(data.draw(st.sampled_from(ready)), state, reason="1:0")
+            job = data.draw(st.sampled_from(ready))
+            self.world.died += [(job, folder.id) for folder in self.world.assigned(job)]
+            self.world.slurm.end(job, state, reason="1:0")
 
     @rule(data=st.data())
     def forget(self, data: st.DataObject) -> None:
@@ -404,6 +408,9 @@ class Histories(RuleBasedStateMachine):
         for folder in world.store.runs():
             for attempt in folder.attempts.all():
                 assert attempt.end is not None, f"an attempt of run {folder.id} has no cause"
+        for job, run in world.died:
+            jobs = [attempt.start.job for attempt in world.store.run(run).attempts.all()]
+            assert job in jobs, f"job {job} died before it started run {run}, of which no attempt tells"
 
     def _end(self, name: str) -> Collection[Failure]:
         """A command and jobs that end well; returns the failures that it tells."""
