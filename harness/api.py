@@ -28,6 +28,7 @@ from harness.runs.store import Store
 if TYPE_CHECKING:
     import pandas as pd
 
+    from harness.execute.publish import Published
     from harness.execute.slurm.jobs import Cancelled
     from harness.execute.verify import Verification
     from harness.reporting import Format, Results
@@ -35,7 +36,20 @@ if TYPE_CHECKING:
     from harness.searching.session import SearchOutcome, SearchRequest
     from harness.tracking import SyncResult
 
-__all__ = ["Spec", "evaluate", "load", "plan", "project", "report", "results", "run", "search", "sync", "verify"]
+__all__ = [
+    "Spec",
+    "evaluate",
+    "load",
+    "plan",
+    "project",
+    "publish",
+    "report",
+    "results",
+    "run",
+    "search",
+    "sync",
+    "verify",
+]
 
 Spec: TypeAlias = str | Path | Ablation | Search | Plan
 
@@ -212,25 +226,60 @@ def report(spec: Spec, format: Format = "md", assignments: Sequence[str] = ()) -
     return render(_collected(spec, assignments), format)
 
 
-def verify(spec: Spec, assignments: Sequence[str] = (), *, retrain: int = 0) -> Verification:
+def publish(
+    spec: Spec, folder: str | Path, assignments: Sequence[str] = (), *, weights: bool = False, images: bool = False
+) -> Published:
+    """Write an ablation with its finished runs, claims, code and report into a folder that others can verify.
+
+    Args:
+        folder: must not exist.
+        weights: include the final weights of runs.
+        images: include galleries of images, and with them the HTML report.
+
+    Raises:
+        SpecError: the spec is not valid, or is a search.
+        StoreError: the folder exists, no run has finished, a run is damaged, or a file names a path, host or user.
+    """
+    from harness.execute.publish import publish as write
+
+    if (request := _search_request(spec, assignments)) is not None:
+        raise SpecError("is a search", where=request.where, fix="publish an ablation of its winner")
+    planned = plan(spec, assignments, provisional=True)
+    return write(planned, project(planned), Path(folder), _rendered, weights=weights, images=images)
+
+
+def _rendered(planned: Plan, store: Store, format: Format) -> str:
+    from harness.reporting import collect, render
+
+    return render(collect(planned, store), format)
+
+
+def verify(spec: Spec, assignments: Sequence[str] = (), *, retrain: int = 0, root: str | None = None) -> Verification:
     """Check the finished runs of a spec and its report: seals, metrics from outcomes, statistics from metrics.
 
-    A spec may also be the id of a run, or its first digits; then there is no report to check.
+    A spec may also be the id of a run, or its first digits; then there is no report to check. It may be the folder of a
+    bundle that `publish` wrote.
 
     Args:
         retrain: number of runs to train again, in a store of their own, to compare them bit for bit.
+        root: the root hash of a bundle, as it was published.
 
     Raises:
-        SpecError: the spec is not valid, or a run's id is given and a run should be trained again.
-        StoreError: there is no such run.
+        SpecError: the spec is not valid, or does not go with the options.
+        StoreError: there is no such run or bundle.
     """
     from harness.execute import verify as engine
-    from harness.reporting import render
+    from harness.execute.verify_bundle import verify_bundle
 
     found = engine.Verification()
+    is_folder = isinstance(spec, str | Path) and Path(spec).is_dir()
+    if root is not None and not is_folder:
+        raise SpecError("only a published folder has a root hash", where="--root", fix="name that folder")
+    if retrain and (is_folder or (isinstance(spec, str) and not spec.endswith(".toml"))):
+        raise SpecError("only runs of a spec can be trained again", where=str(spec), fix="give the spec's file")
+    if isinstance(spec, str | Path) and is_folder:
+        return verify_bundle(Path(spec), _rendered, root)
     if isinstance(spec, str) and not spec.endswith(".toml"):
-        if retrain:
-            raise SpecError("only runs of a spec can be trained again", where=spec, fix="give the spec's file")
         engine.verify_run(project().store.find(spec), found)
         return found
     planned = plan(spec, assignments, provisional=True)
@@ -241,7 +290,7 @@ def verify(spec: Spec, assignments: Sequence[str] = (), *, retrain: int = 0) -> 
     if missing := len(planned.runs) - found.runs:
         found.unproven.append(f"{missing} of {len(planned.runs)} runs have not finished")
     if found.runs:
-        engine.verify_report(render(_collected(planned, ()), "json"), found)
+        engine.verify_report(_rendered(planned, at.store, "json"), found)
     engine.retrain(planned, at, retrain, found)
     return found
 

@@ -69,10 +69,12 @@ def plan(
     """Show the runs that specs need: which are done, shared or missing, and what they will cost."""
     from harness import api
     from harness.cli import output
+    from harness.planning.claims import note_claims
 
     shown = []
     for spec in specs:
         planned = api.plan(spec, set_, provisional=True)
+        note_claims(planned, api.project(planned).store)
         if as_json:
             shown.append(output.plan_json(planned, api.project(planned).store))
         else:
@@ -340,16 +342,34 @@ def compare(runs: Annotated[list[str], typer.Argument(metavar="RUN...", help="Id
 
 @app.command()
 def verify(
-    spec: Annotated[str, typer.Argument(metavar="SPEC|RUN", help="A spec, or a run's id.", show_default=False)],
+    spec: Annotated[
+        str,
+        typer.Argument(metavar="SPEC|RUN|DIR", help="A spec, a run's id, or a published folder.", show_default=False),
+    ],
     set_: Set,
     retrain: Annotated[
         int, typer.Option(min=0, metavar="N", help="Train N runs again and compare them bit for bit.")
     ] = 0,
+    root: Annotated[str | None, typer.Option(metavar="HASH", help="The root hash of a published folder.")] = None,
 ) -> None:
     """Check finished runs and their report again, from seals and single outcomes. Exit status 1: something is wrong."""
     from harness.cli.verify import verify as checked
 
-    raise typer.Exit(0 if checked(spec, set_, retrain) else 1)
+    raise typer.Exit(0 if checked(spec, set_, retrain, root) else 1)
+
+
+@app.command()
+def publish(
+    spec: Spec,
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="A new folder.", show_default=False)],
+    set_: Set,
+    weights: Annotated[bool, typer.Option("--weights", help="Include the final weights.")] = False,
+    images: Annotated[bool, typer.Option("--images", help="Include galleries and the HTML report.")] = False,
+) -> None:
+    """Write specs, claims, code, records, outcomes and report into a folder that others check with `harness verify`."""
+    from harness.cli.verify import publish as write
+
+    write(spec, folder, set_, weights=weights, images=images)
 
 
 @app.command("eval")

@@ -25,6 +25,7 @@ from harness.execute.slurm.client import Slurm
 from harness.execute.slurm.executor import SlurmExecutor
 from harness.execute.slurm.gpu_hours import GpuHourBudget
 from harness.execute.slurm.jobs import refuse_what_jobs_have
+from harness.planning.claims import note_claims
 from harness.planning.completeness import Completeness
 from harness.planning.estimate import predicted_hours
 from harness.planning.plan import Plan
@@ -112,6 +113,7 @@ def run(
         DispatchError: some of the runs are in jobs of a cluster, or no process or job can be started.
     """
     store = project.store
+    note_claims(plan, store)
     if is_profile(target):
         executor = slurm_executor(plan, project, target, max_gpu_hours, confirm)
         last = watch(executor, plan, store, on_progress, stop)
@@ -135,6 +137,7 @@ def submit(
     Raises:
         SpecError, DispatchError: as `run`.
     """
+    note_claims(plan, project.store)
     executor = slurm_executor(plan, project, target, max_gpu_hours, confirm)
     executor.cycle()
     return Outcome(plan, executor.progress(), True, executor.is_submitted, tuple(executor.vanished()))

@@ -54,6 +54,8 @@ class Verification:
     """Recorded metrics that were derived from outcomes again, and agree."""
     report: int = 0
     """Numbers of the report that were derived again, and agree."""
+    root: str = ""
+    """The root hash of a bundle."""
     retrained: int = 0
     """Runs that were trained again, and gave the same bits."""
     derived: dict[Key, float] = field(default_factory=dict)
@@ -63,8 +65,14 @@ class Verification:
         return not self.problems
 
 
-def verify_run(folder: RunFolder, found: Verification, identity: Identity | None = None) -> None:
-    """Check one finished run: whose it is, its seal, and its metrics from its outcomes."""
+def verify_run(
+    folder: RunFolder, found: Verification, identity: Identity | None = None, left_out: frozenset[str] = frozenset()
+) -> None:
+    """Check one finished run: whose it is, its seal, and its metrics from its outcomes.
+
+    Args:
+        left_out: names of sealed files that a bundle need not have.
+    """
     found.runs += 1
     try:
         record = folder.record(identity)
@@ -79,6 +87,7 @@ def verify_run(folder: RunFolder, found: Verification, identity: Identity | None
     else:
         changed = changed_files(record, folder.path, ("",))
         found.files += len(record.seal.files.keys() - set(changed))
+        changed = [name for name in changed if name not in left_out or (folder.path / name).exists()]
         found.problems += [f"{folder.path / name} was changed since the run ended" for name in changed]
     _metrics(folder, record, found)
     _contents(who, record, found)

@@ -18,6 +18,7 @@ from pathlib import Path
 
 from harness.base.files import unwritable, write_json
 from harness.base.version import PACKAGE
+from harness.execute.bundle import package_files
 
 
 def snapshot(root: Path, package: Path = PACKAGE) -> Path:
@@ -26,7 +27,7 @@ def snapshot(root: Path, package: Path = PACKAGE) -> Path:
     Raises:
         StoreError: it cannot be written.
     """
-    contents = {file.relative_to(package.parent): file.read_bytes() for file in _files(package)}
+    contents = {file.relative_to(package.parent): file.read_bytes() for file in package_files(package)}
     target = root / _digest(contents)
     if target.is_dir():
         return target
@@ -53,14 +54,6 @@ def _fill(folder: Path, contents: dict[Path, bytes], package: Path) -> None:
     write_json(folder / "code.json", _origin(package))
     # Compile once here, so that a thousand jobs do not each compile.
     compileall.compile_dir(folder, quiet=2, force=True)
-
-
-def _files(package: Path) -> list[Path]:
-    return sorted(
-        file
-        for file in package.rglob("*")
-        if file.is_file() and "__pycache__" not in file.parts and not file.name.startswith(".")
-    )
 
 
 def _digest(contents: dict[Path, bytes]) -> str:

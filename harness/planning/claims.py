@@ -1,0 +1,80 @@
+"""When each claim was first planned: `harness plan` and `harness run` note it in the store, once and for good.
+
+    store/claims/<key>.json    the claim, the seeds it was planned with, and the Unix time
+
+The key is of the claim and of the science of its two arms: a claim about arms that changed since is another one.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from harness.base.files import create_text, read_json
+from harness.config.ablation import Claim
+from harness.planning.plan import Plan
+from harness.runs.identity import digest
+from harness.runs.store import Store
+
+FOLDER = "claims"
+
+
+def note_claims(plan: Plan, store: Store) -> None:
+    """Note the claims of `plan` that the store does not have yet.
+
+    Raises:
+        StoreError: the store cannot be written.
+    """
+    for claim in plan.ablation.claims:
+        file = store.root / FOLDER / f"{_key(plan, claim)}.json"
+        if not file.exists():
+            store.begin()
+            stated = claim.model_dump(mode="json") | {"seeds": plan.ablation.seed_list, "planned_at": time.time()}
+            create_text(file, json.dumps(stated, indent=1, sort_keys=True) + "\n")
+
+
+def planned_claims(plan: Plan, store: Store, began: Mapping[str, float]) -> list[dict[str, Any]]:
+    """Each claim with when it was first planned, and whether that was before the first run that it uses.
+
+    Args:
+        began: Unix time at which each finished run was started, by id.
+
+    Returns:
+        The claims' fields with `runs`, `first_run_at` (None if none has finished), `planned_at` and `seeds` (None if an
+        earlier version planned them), and `planned_before_runs` (None if unknown).
+
+    Raises:
+        StoreError: a file of the store is damaged.
+    """
+    found = []
+    for claim in plan.ablation.claims:
+        file = store.root / FOLDER / f"{_key(plan, claim)}.json"
+        noted = read_json(file) if file.exists() else {}
+        planned_at, seeds = noted.get("planned_at"), noted.get("seeds")
+        stated = claim_runs(plan, claim, began) | {"planned_at": planned_at, "seeds": seeds}
+        first = stated["first_run_at"]
+        before = None if planned_at is None else first is None or planned_at <= first
+        found.append(stated | {"planned_before_runs": before})
+    return found
+
+
+def claim_runs(plan: Plan, claim: Claim, began: Mapping[str, float]) -> dict[str, Any]:
+    """A claim's fields, the finished runs of its arms, and when the first of them was started."""
+    runs = [id for arm in (claim.arm, claim.than) for id in plan.ids(arm).values() if id in began]
+    return claim.model_dump(mode="json") | {
+        "runs": runs,
+        "first_run_at": min(map(began.__getitem__, runs), default=None),
+    }
+
+
+def _key(plan: Plan, claim: Claim) -> str:
+    arms = [plan.experiments[name].science() for name in (claim.arm, claim.than)]
+    return digest(
+        [claim.model_dump(mode="json"), claim.metric or plan.ablation.primary, [_seedless(one) for one in arms]]
+    )
+
+
+def _seedless(science: dict[str, Any]) -> dict[str, Any]:
+    return {name: part for name, part in science.items() if name != "seed"}
