@@ -8,12 +8,14 @@ INSTALLED := .venv/.installed
 ONE_THREAD := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1
 WORKERS ?= 2
 N ?= 10000
+BUDGET ?= inf
+SEED := $(or $(SEED),$(shell date +%s))
 
 .DEFAULT_GOAL := help
 # Without the bytecode cache, every process compiles torch and open_clip again, which takes seconds.
 unexport PYTHONDONTWRITEBYTECODE
 .NOTPARALLEL:
-.PHONY: help demo demo-search test test-slow test-slurm mutations histories demo-slurm chaos chaos-search test-all check format generate lock clean
+.PHONY: help demo demo-search test test-slow test-slurm mutations histories fuzz demo-slurm chaos chaos-search test-all check format generate lock clean
 
 help: ## show this help
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | while IFS='	' read -r name text; do \
@@ -41,6 +43,10 @@ mutations: $(INSTALLED) ## check that the tests notice small faults in a copy of
 histories: $(INSTALLED) ## run N random histories of sweeps over a simulated scheduler (N=10000)
 	@$(ONE_THREAD) HISTORIES=$(N) SHARDS=$(WORKERS) $(BIN)/python -m pytest -n $(WORKERS) --timeout 0 \
 	    tests/execute/test_histories.py $(ARGS)
+
+fuzz: $(INSTALLED) ## run the fuzzers with a fresh seed: all cases, or BUDGET=300 seconds (SEED=7 repeats a campaign)
+	@echo "FUZZ_SEED=$(SEED)"
+	@$(ONE_THREAD) FUZZ_SEED=$(SEED) FUZZ_BUDGET=$(BUDGET) $(BIN)/python -m pytest -m fuzz --timeout 0 -n $(WORKERS) --dist loadfile tests/fuzz $(ARGS)
 
 test-slurm: $(INSTALLED) ## run the tests on a real SLURM on this machine (as root; needs Debian's slurm-wlm, slurmdbd, mariadb-server)
 	@$(ONE_THREAD) slurm/testcluster/cluster with $(BIN)/python -m pytest -m slurm --timeout 1800 tests/slurm $(ARGS)

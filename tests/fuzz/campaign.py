@@ -1,0 +1,63 @@
+"""Cases of a fuzzer: reproducible by seed and number, limited by count and time.
+
+`make test` draws the first few cases of seed 0. `make fuzz` draws a fresh seed, which it prints, and takes all cases;
+`make fuzz BUDGET=300` takes as many as fit into 300 seconds, and `FUZZ_SEED=7 FUZZ_ONLY=123` repeats one case.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import pytest
+
+SEED = int(os.environ.get("FUZZ_SEED", "0"))
+BUDGET_S = float(os.environ.get("FUZZ_BUDGET", "0"))
+"""Seconds for all fuzzers together; 0: the few cases of `make test`; infinite: all cases."""
+ONLY = os.environ.get("FUZZ_ONLY")
+CASE_S = 5.0
+"""How long a case may take."""
+
+
+@dataclass(frozen=True)
+class Campaign:
+    """A fuzzer's cases."""
+
+    name: str
+    cases: int
+    """Of a whole campaign."""
+    few: int
+    """Of `make test`."""
+    share: float
+    """Of the budget."""
+
+    def draws(self) -> Iterator[tuple[int, random.Random]]:
+        """The number and the random generator of each case."""
+        if ONLY is not None:
+            yield int(ONLY), self._random(int(ONLY))
+            return
+        until = time.monotonic() + BUDGET_S * self.share
+        for number in range(self.cases if BUDGET_S else self.few):
+            if BUDGET_S and time.monotonic() > until:
+                break
+            yield number, self._random(number)
+
+    @contextmanager
+    def case(self, number: int, what: str) -> Iterator[None]:
+        """Name the case if it fails, and fail it if it takes too long."""
+        began = time.perf_counter()
+        again = f"{self.name}: {what}; repeat with FUZZ_SEED={SEED} FUZZ_ONLY={number}"
+        try:
+            yield
+        except (Exception, pytest.fail.Exception) as error:
+            error.add_note(again)
+            raise
+        if (took := time.perf_counter() - began) > CASE_S * (4 if BUDGET_S else 20):
+            pytest.fail(f"{again}: took {took:.1f} s")
+
+    def _random(self, number: int) -> random.Random:
+        return random.Random(f"{SEED} {self.name} {number}")
