@@ -12,6 +12,7 @@ from pathlib import Path
 from threading import Event
 from typing import TYPE_CHECKING, TypeAlias
 
+from harness.base.boundary import door
 from harness.base.errors import SpecError
 from harness.config.ablation import Ablation
 from harness.config.load import is_search, load_search
@@ -54,6 +55,7 @@ __all__ = [
 Spec: TypeAlias = str | Path | Ablation | Search | Plan
 
 
+@door
 def load(path: str | Path, assignments: Sequence[str] = ()) -> Ablation | Search:
     """Load the ablation or the search in a TOML file. An experiment file is an ablation with one arm.
 
@@ -68,6 +70,7 @@ def load(path: str | Path, assignments: Sequence[str] = ()) -> Ablation | Search
     return spec
 
 
+@door
 def project(spec: Spec | None = None) -> Project:
     """The project that a spec belongs to: its settings and its store.
 
@@ -80,6 +83,7 @@ def project(spec: Spec | None = None) -> Project:
     return Project.at(None if file is None else file.parent)
 
 
+@door
 def plan(spec: Spec, assignments: Sequence[str] = (), *, provisional: bool = False) -> Plan:
     """Plan every run that a spec needs. For a search, its begun configurations are the arms.
 
@@ -102,6 +106,7 @@ def plan(spec: Spec, assignments: Sequence[str] = (), *, provisional: bool = Fal
     return project(spec).plan(spec, assignments, provisional=provisional)
 
 
+@door
 def run(
     spec: Spec,
     assignments: Sequence[str] = (),
@@ -154,6 +159,7 @@ def run(
     )
 
 
+@door
 def search(
     spec: str | Path | Search,
     assignments: Sequence[str] = (),
@@ -207,6 +213,7 @@ def search_request(
     return SearchRequest(loaded, name, at, on or at.settings.profile, jobs, storage, str(file or name))
 
 
+@door
 def report(spec: Spec, format: Format = "md", assignments: Sequence[str] = ()) -> str:
     """Report on the finished runs, as text in this format. For a search, report its results so far.
 
@@ -226,6 +233,7 @@ def report(spec: Spec, format: Format = "md", assignments: Sequence[str] = ()) -
     return render(_collected(spec, assignments), format)
 
 
+@door
 def publish(
     spec: Spec, folder: str | Path, assignments: Sequence[str] = (), *, weights: bool = False, images: bool = False
 ) -> Published:
@@ -254,6 +262,7 @@ def _rendered(planned: Plan, store: Store, format: Format) -> str:
     return render(collect(planned, store), format)
 
 
+@door
 def verify(spec: Spec, assignments: Sequence[str] = (), *, retrain: int = 0, root: str | None = None) -> Verification:
     """Check the finished runs of a spec and its report: seals, metrics from outcomes, statistics from metrics.
 
@@ -295,6 +304,7 @@ def verify(spec: Spec, assignments: Sequence[str] = (), *, retrain: int = 0, roo
     return found
 
 
+@door
 def results(spec: Spec, assignments: Sequence[str] = ()) -> pd.DataFrame:
     """Results as a table with one row per run and metric: arm, label, seed, run_id, state, metric, value,
     standard_error, samples, protocol_id.
@@ -311,6 +321,7 @@ def results(spec: Spec, assignments: Sequence[str] = ()) -> pd.DataFrame:
     return pd.DataFrame.from_records(list(rows(_collected(spec, assignments))), columns=list(HEADS))
 
 
+@door
 def evaluate(
     checkpoints: str | Path | Sequence[str | Path],
     sets: str | Sequence[str],
@@ -343,6 +354,7 @@ def evaluate(
     return {name: with_averages(source.measure(evaluation, processes)) for name, source in sources.items()}
 
 
+@door
 def sync(
     spec: Spec,
     assignments: Sequence[str] = (),

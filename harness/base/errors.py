@@ -17,6 +17,8 @@ from __future__ import annotations
 
 from functools import partial
 
+from harness.base.terminal import one_line
+
 __all__ = [
     "CheckpointError",
     "DataError",
@@ -41,7 +43,7 @@ class HarnessError(Exception):
 
     def __str__(self) -> str:
         head = f"{self.where}: {self.what}" if self.where else self.what
-        return f"{head}; {self.fix}" if self.fix else head
+        return one_line(f"{head}; {self.fix}" if self.fix else head)
 
     def __reduce__(self) -> tuple[partial[HarnessError], tuple[str]]:
         """Support pickle, which would pass all arguments by position. One process may raise another's error."""

@@ -5,6 +5,8 @@ DONE = 0
 BROKEN = 1
 """Anything that is not below."""
 USER_ERROR = 2
+DEFECT = 70
+"""The command met an exception that nobody expected: a defect of the harness."""
 DISK_FULL = 74
 """It could not write to its store. While the disk is full, no file can say so."""
 DISK_IS_FULL = "the disk of the store is full, or a quota is used up: free space, then run again"

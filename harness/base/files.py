@@ -6,14 +6,19 @@ import errno
 import hashlib
 import json
 import os
+import stat
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from harness.base.errors import DiskFullError, StoreError
+from harness.base.errors import DiskFullError, HarnessError, StoreError
 
+MOST_TOML, MOST_JSON = 1 << 24, 1 << 28
+"""Bytes of a file that is read as a whole."""
+DEEPEST = 64
+"""Levels of tables and lists in a spec."""
 _NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.ENOSYS)
 """Errors of `os.link` on a file system without hard links."""
 _fences: list[tuple[Path, Callable[[], None]]] = []
@@ -120,9 +125,69 @@ def read_json(path: Path) -> Any:
         StoreError: the file is missing, unreadable or not JSON.
     """
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        return json.loads(read_text(path, MOST_JSON))
+    except (OSError, ValueError, RecursionError) as error:
         raise StoreError(f"cannot be read ({error})", where=str(path), fix="restore it, or move it away") from error
+
+
+def read_text(path: Path, most: int) -> str:
+    """The text of the file `path`, if it is a plain file of at most `most` bytes. A pipe or a device never ends.
+
+    Raises:
+        OSError: it cannot be read, is no plain file, or is too large.
+        UnicodeDecodeError: it is not UTF-8.
+    """
+    status = os.stat(path)
+    if not stat.S_ISREG(status.st_mode) and not stat.S_ISDIR(status.st_mode):
+        raise OSError(errno.EINVAL, "is no plain file", str(path))
+    if status.st_size > most:
+        raise OSError(errno.EFBIG, f"has {status.st_size:,} bytes; at most {most:,} are read", str(path))
+    return path.read_text(encoding="utf-8")
+
+
+def at_home(path: str) -> Path:
+    """`path` with the home folder in place of `~`; unchanged if there is no such user."""
+    return Path(os.path.expanduser(path))
+
+
+def read_toml(path: Path, error: type[HarnessError], fix: str) -> dict[str, Any]:
+    """Read a TOML file that a user wrote.
+
+    Args:
+        error: what to raise.
+        fix: what to do if there is no such file.
+    """
+    import tomllib
+
+    try:
+        table = tomllib.loads(read_text(path, MOST_TOML))
+    except FileNotFoundError:
+        raise error("there is no such file", where=str(path), fix=fix) from None
+    except OSError as reason:
+        raise error(f"cannot be read ({reason.strerror})", where=str(path), fix="name a TOML file") from None
+    except ValueError as reason:
+        raise error(f"is not valid TOML ({reason})", where=str(path), fix="correct that line") from None
+    except RecursionError:
+        table = None
+    if table is None or is_deeper(table, DEEPEST):
+        what = f"is nested more than {DEEPEST} levels deep"
+        raise error(what, where=str(path), fix="write it with fewer levels")
+    return table
+
+
+def is_deeper(data: Any, levels: int) -> bool:
+    """Whether tables and lists are nested more than `levels` deep."""
+    here = [data]
+    for _ in range(levels + 1):
+        here = [
+            below
+            for one in here
+            if isinstance(one, dict | list)
+            for below in (one.values() if isinstance(one, dict) else one)
+        ]
+        if not here:
+            return False
+    return True
 
 
 def file_sha256(path: Path) -> str:

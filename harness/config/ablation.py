@@ -18,6 +18,7 @@ from harness.config.explain import nearest
 from harness.config.overrides import Table, expand, merge
 from harness.config.seeds import Seeds, listed
 
+MOST_RUNS = 200_000
 _MARGIN = re.compile(r"\s*(\d*\.?\d+)\s*(points?)?\s*")
 
 
@@ -142,6 +143,8 @@ class Ablation(LoadedSpec):
     @model_validator(mode="after")
     def _names_exist(self) -> Ablation:
         check_axes(self.axes, self.combine, self.exclude)
+        if (runs := len(self._variants) * len(self.seed_list)) > MOST_RUNS:
+            raise ValueError(f"declares {runs:,} runs, more than {MOST_RUNS:,}: give fewer arms or seeds")
         known = [name for name, _ in self.variants()]
         if not known:
             rules = "exclude removes all of them" if self.exclude else "add [arms.NAME] tables, or [axes]"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import math
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal
@@ -12,6 +13,7 @@ from harness.config.explain import nearest
 from harness.config.overrides import Table
 
 Axes = dict[str, tuple[Any, ...]]
+MOST_ARMS = 100_000
 Combine = Literal["product", "zip", "one_at_a_time"]
 
 
@@ -27,6 +29,10 @@ def check_axes(axes: Axes, combine: Combine, exclude: Sequence[Table]) -> None:
     if combine == "zip" and len({len(levels) for levels in axes.values()}) > 1:
         lengths = ", ".join(f"{path} has {len(levels)}" for path, levels in axes.items())
         raise ValueError(f'combine = "zip" needs axes of equal length: {lengths}')
+    sizes = [len(levels) for levels in axes.values()]
+    if combine == "product" and math.prod(sizes) > MOST_ARMS:
+        what = f"the axes have {' x '.join(map(str, sizes))} combinations, more than {MOST_ARMS:,}"
+        raise ValueError(f'{what}; remove levels, or use combine = "one_at_a_time"')
     for number, rule in enumerate(exclude):
         for path in rule:
             if path not in axes:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-import tomllib
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,6 +12,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from harness.base.errors import SpecError
+from harness.base.files import DEEPEST, MOST_TOML, at_home, is_deeper, read_text, read_toml
 from harness.config.ablation import Ablation
 from harness.config.captioner import ImageCaptioner
 from harness.config.data import PATH_FIELDS
@@ -26,6 +27,8 @@ ONLY_ARM = "experiment"
 _ONLY_IN_ABLATIONS = Ablation.model_fields.keys() - Experiment.model_fields.keys()
 
 
+LONGEST_CHAIN = 32
+"""Files that extend one another, or are one another's teachers."""
 _CHECKPOINTS = (".pt", ".pth", ".bin", ".ckpt", ".safetensors")
 
 
@@ -48,12 +51,14 @@ class _Place:
 
     def path(self, stated: str) -> str:
         """`stated`, paths joined by `::`, relative to the folder of this file; a URL is unchanged."""
+        if not re.fullmatch(r"[^\x00-\x1f\x7f]*", stated):
+            raise SpecError(f"{stated!r} is no path", where=self.label, fix="remove its control characters")
         if "://" in stated:
             return stated
-        return "::".join(str(self.folder.resolve() / Path(one).expanduser()) for one in stated.split("::"))
+        return "::".join(str(self.folder.resolve() / at_home(one)) for one in stated.split("::"))
 
     def file(self, stated: Any, key: str, *, folder: bool = False) -> Path:
-        path = self.folder / Path(str(stated)).expanduser()
+        path = self.folder / at_home(str(stated))
         if not isinstance(stated, str) or not (path.is_file() or (folder and path.is_dir())):
             raise SpecError(f"there is no file {stated!r}", where=self.key(key), fix=f"looked for {path}")
         return path
@@ -160,6 +165,8 @@ def _experiment_table(file: Path, seen: tuple[Path, ...]) -> Table:
     """The tables of an experiment file merged over those of the files that it extends, with absolute paths."""
     if file.resolve() in seen:
         raise SpecError("extends itself, or its teacher is itself", where=str(file), fix="break the circle")
+    if len(seen) >= LONGEST_CHAIN:
+        raise SpecError(f"is the end of a chain of more than {LONGEST_CHAIN} files", where=str(file), fix="shorten it")
     place = _Place.of(file, (*seen, file.resolve()))
     table = _read(file)
     if "question" in table:
@@ -303,22 +310,19 @@ def _tables(stated: Any) -> dict[str, Table]:
 
 
 def _read(file: Path) -> Table:
-    try:
-        return tomllib.loads(file.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise SpecError("there is no such file", where=str(file), fix="shipped files are in ablations/") from None
-    except OSError as error:
-        raise SpecError(f"cannot be read ({error.strerror})", where=str(file), fix="name a TOML file") from None
-    except ValueError as error:
-        raise SpecError(f"is not valid TOML ({error})", where=str(file), fix="correct that line") from None
+    return read_toml(file, SpecError, "shipped files are in ablations/")
 
 
 def _model_config(file: Path) -> Table:
     try:
-        config = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        config = json.loads(read_text(file, MOST_TOML))
+    except (OSError, ValueError, RecursionError) as error:
         raise SpecError(f"is not valid JSON ({error})", where=str(file), fix="give an open_clip model config") from None
-    if not isinstance(config, dict) or not {"embed_dim", "vision_cfg", "text_cfg"} <= config.keys():
+    if (
+        is_deeper(config, DEEPEST)
+        or not isinstance(config, dict)
+        or not {"embed_dim", "vision_cfg", "text_cfg"} <= config.keys()
+    ):
         raise SpecError(
             "has no embed_dim, vision_cfg and text_cfg", where=str(file), fix="see open_clip's model_configs"
         )

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import tomllib
 from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from harness.base.errors import SpecError
+from harness.base.files import read_toml
 from harness.config.explain import explain
 
 
@@ -146,14 +146,7 @@ def load_profile(path: str | Path) -> Profile:
         SpecError: the file is missing or not valid.
     """
     file = Path(path)
-    try:
-        table = tomllib.loads(file.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise SpecError("there is no such profile", where=str(file), fix="shipped profiles are in slurm/") from None
-    except OSError as error:
-        raise SpecError(f"cannot be read ({error.strerror})", where=str(file), fix="name a TOML file") from None
-    except ValueError as error:
-        raise SpecError(f"is not valid TOML ({error})", where=str(file), fix="correct that line") from None
+    table = read_toml(file, SpecError, "shipped profiles are in slurm/")
     try:
         return Profile.model_validate(table)
     except ValidationError as error:

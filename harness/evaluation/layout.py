@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Literal
 
 from harness.base.errors import DataError
+from harness.base.files import at_home
 from harness.config.evaluation import Evaluation, check_template
 from harness.config.protocols import set_name
 from harness.config.suites import places
@@ -18,6 +19,8 @@ from harness.evaluation.conventions import conventional_classnames, conventional
 
 HIDDEN_SEPARATORS = re.compile("[\x0b\x0c\x1c-\x1e\x85\u2028\u2029]")
 """What Python's `splitlines` cuts at, besides the ends of lines."""
+_DIGITS = 9
+"""Of the number of shards."""
 SPLIT = "test"
 TRAIN, VALIDATION = "train", "val"
 Task = Literal["zeroshot_classification", "zeroshot_multilabel", "zeroshot_retrieval", "linear_probe"]
@@ -65,7 +68,7 @@ def locate(
     """
     if reference in embedded:
         return embedded[reference]
-    path = relative_to / Path(reference).expanduser()
+    path = relative_to / at_home(reference)
     candidates = [path]
     if evaluation_root is not None and not reference.startswith((".", "/", "~")):
         candidates = [*(evaluation_root / place for place in places(reference)), path]
@@ -166,17 +169,19 @@ def _shards(path: Path, split: str) -> tuple[Path, ...]:
             where=str(counter),
             fix=f"write the number of shards into it; they are {split}/0.tar, {split}/1.tar, ...",
         )
-    if not lines or not lines[0].isdecimal() or int(lines[0]) < 1:
+    if not lines or not lines[0].isdecimal() or len(lines[0]) > _DIGITS or int(lines[0]) < 1:
         raise DataError("holds no number of shards", where=str(counter), fix="write it, for example 1")
-    shards = tuple(path / split / f"{index}.tar" for index in range(int(lines[0])))
-    for shard in shards:
+    shards = []
+    for index in range(int(lines[0])):
+        shard = path / split / f"{index}.tar"
         if not shard.is_file():
-            raise DataError("the shard is missing", where=str(shard), fix=f"restore it or mend {counter}")
+            raise DataError("the shard is missing", where=str(shard), fix=f"restore it or correct {counter}")
+        shards.append(shard)
     beyond = path / split / f"{len(shards)}.tar"
     if beyond.is_file():
         what = f"says {len(shards)}, and there is {beyond.name} too"
         raise DataError(what, where=str(counter), fix="write the number of shards, or take the others away")
-    return shards
+    return tuple(shards)
 
 
 def _classnames(path: Path) -> tuple[str, ...]:

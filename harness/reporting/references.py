@@ -15,6 +15,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from harness.base.errors import SpecError
+from harness.base.files import MOST_TOML, read_text
 from harness.config.ablation import Reference
 
 PARTS = ("split", "samples", "templates", "class names", "prefix", "precision", "ties")
@@ -67,7 +68,7 @@ def read_external(file: Path) -> list[External]:
         SpecError: the file has another format, or a number is out of range.
     """
     try:
-        text = file.read_text(encoding="utf-8")
+        text = read_text(file, MOST_TOML)
         match file.suffix:
             case ".json":
                 found = list(_of_run(json.loads(text), file))
@@ -79,7 +80,7 @@ def read_external(file: Path) -> list[External]:
                 found = list(_of_table(tomllib.loads(text)))
             case _:
                 raise ValueError(f'"{file.suffix}" files are not known')
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except Exception as error:  # another program wrote it: anything can be in it
         what = f"is no table of results ({type(error).__name__}: {error})"
         kinds = "clip_benchmark's JSON or CSV, open_clip_train's results.jsonl"
         fix = f"give {kinds}, or TOML with source, [protocol] and [rows.NAME]"

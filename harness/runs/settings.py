@@ -6,7 +6,6 @@ An environment variable can override each key: HARNESS_STORE, HARNESS_TRACKING_U
 from __future__ import annotations
 
 import os
-import tomllib
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from urllib.parse import quote
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from harness.base.errors import SpecError
+from harness.base.files import at_home, read_toml
 from harness.config.explain import problems, sentence
 
 FILE_NAME = "harness.toml"
@@ -78,16 +78,11 @@ def _validated(values: dict[str, Any], where: str, prefix: str = "") -> Settings
 
 def _located(settings: Settings, root: Path) -> Settings:
     paths = {"store": settings.store, "evaluation_root": settings.evaluation_root}
-    absolute: dict[str, object] = {name: root / path.expanduser() for name, path in paths.items() if path is not None}
+    absolute: dict[str, object] = {name: root / at_home(str(path)) for name, path in paths.items() if path is not None}
     if settings.profile.endswith(".toml"):
-        absolute["profile"] = str(root / Path(settings.profile).expanduser())
+        absolute["profile"] = str(root / at_home(settings.profile))
     return Settings.model_validate({**dict(settings), **absolute})
 
 
 def _read(file: Path) -> dict[str, Any]:
-    try:
-        return tomllib.loads(file.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise SpecError(f"cannot be read ({error.strerror})", where=str(file), fix="correct its permissions") from None
-    except ValueError as error:
-        raise SpecError(f"is no valid TOML ({error})", where=str(file), fix="correct or delete it") from error
+    return read_toml(file, SpecError, "restore it")

@@ -42,6 +42,7 @@ from typing import Any, NamedTuple, TypeVar, overload
 
 from pydantic import ValidationError
 
+from harness.base.boundary import reading
 from harness.base.errors import StoreError
 from harness.base.files import check_fences, fenced, read_json, unwritable, write_json, write_text
 from harness.runs.attempts import Attempts
@@ -130,7 +131,15 @@ class RunFolder:
         return Attempts(self.path / "attempts")
 
     def state(self) -> State:
-        """The run's state."""
+        """The run's state.
+
+        Raises:
+            StoreError: its folder cannot be read.
+        """
+        with reading(self.path):
+            return self._state()
+
+    def _state(self) -> State:
         if self.record_file.exists():
             return State.DONE
         if self.is_locked():
@@ -179,16 +188,17 @@ class RunFolder:
         Raises:
             StoreError: there is none, it is damaged or another run's, or was made with other defaults.
         """
-        table = read_json(self.record_file)
-        record, frozen = _parsed(Record, self.record_file, table), self._frozen()
-        try:
-            check_record(record, table, frozen, self.attempts.newest(), self.record_file)
-        except (KeyError, TypeError, ValueError):
-            raise _damaged(self.spec) from None
-        require_unchanged(record, self.spec)
-        if identity is not None:
-            check_same(_table(frozen["resolved"], self.spec), identity, self.path)
-        return record
+        with reading(self.path):
+            table = read_json(self.record_file)
+            record, frozen = _parsed(Record, self.record_file, table), self._frozen()
+            try:
+                check_record(record, table, frozen, self.attempts.newest(), self.record_file)
+            except (ArithmeticError, LookupError, TypeError, ValueError):
+                raise _damaged(self.spec) from None
+            require_unchanged(record, self.spec)
+            if identity is not None:
+                check_same(_table(frozen["resolved"], self.spec), identity, self.path)
+            return record
 
     def check_weights(self) -> None:
         """Raise StoreError if the weights of a finished run were changed since it ended. Reads them."""

@@ -220,7 +220,7 @@ def test_bad_profiles_and_no_slurm(
     spec: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     code, _, err = harness(capsys, "run", spec, "--on", "none.toml")
-    assert (code, err) == (2, "harness: none.toml: there is no such profile; shipped profiles are in slurm/\n")
+    assert (code, err) == (2, "harness: none.toml: there is no such file; shipped profiles are in slurm/\n")
     monkeypatch.setattr(engine, "Slurm", Slurm)
     monkeypatch.setenv("PATH", str(spec.parent))
     code, _, err = harness(capsys, "run", spec, "--on", "mine.toml")

@@ -52,7 +52,7 @@ def test_a_mistake_is_one_sentence(tmp_path: Path, text: str, sentence: str) -> 
 
 
 def test_no_such_profile(tmp_path: Path) -> None:
-    with pytest.raises(SpecError, match=r"there is no such profile; shipped profiles are in slurm/"):
+    with pytest.raises(SpecError, match=r"there is no such file; shipped profiles are in slurm/"):
         load_profile(tmp_path / "none.toml")
 
 

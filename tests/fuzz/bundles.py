@@ -1,4 +1,4 @@
-"""Random manipulations of a published bundle: each is found, by its sums, or by its root hash where these are made anew."""
+"""Random manipulations of a published bundle, and a forger who makes its seals and sums anew."""
 
 from __future__ import annotations
 

@@ -64,7 +64,7 @@ def test_tracking(tmp_path: Path, uri: str, expected: str | None) -> None:
         ('jobs = "many"', "harness.toml: jobs: should be a whole number, not 'many'"),
         ("store = 3", "harness.toml: store: should be a path in quotes, not 3"),
         ("profile = 1\njobs = 0.5", "harness.toml: profile: should be text in quotes, not 1 (and 1 more)"),
-        ("store = ", "harness.toml: is no valid TOML (Invalid value (at end of document)); correct or delete it"),
+        ("store = ", "harness.toml: is not valid TOML (Invalid value (at end of document)); correct that line"),
         ("[jobs]\nn = 3", "harness.toml: jobs: should be a whole number, not a table"),
     ],
 )
@@ -83,5 +83,5 @@ def test_bad_variable_is_named_itself(tmp_path: Path) -> None:
 
 def test_a_file_that_is_no_text(tmp_path: Path) -> None:
     (tmp_path / "harness.toml").write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(SpecError, match="is no valid TOML"):
+    with pytest.raises(SpecError, match="is not valid TOML"):
         load(tmp_path)

@@ -5,12 +5,16 @@ from __future__ import annotations
 import glob
 import os
 import re
+from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 
 from harness.base.errors import DataError
 
 _BRACES = re.compile(r"\{([^{}]*)\}")
-_RANGE = re.compile(r"(\d+)\.\.(\d+)(?:\.\.(\d+))?")
+_RANGE = re.compile(r"(\d{1,18})\.\.(\d{1,18})(?:\.\.(\d{1,18}))?", re.ASCII)
+MOST_FILES, MOST_BRACES = 1_000_000, 16
+"""That a pattern stands for, and that it has."""
 _COMPRESSED = (".tar.gz", ".tgz", ".tar.zst", ".tar.bz2", ".tar.xz")
 _LOOSE = (".jpg", ".jpeg", ".png", ".webp")
 """Images that img2dataset's `files` layout leaves in folders."""
@@ -109,13 +113,24 @@ def braces(pattern: str) -> list[str]:
     """`pattern` with each `{..}` written out; the first number's leading zeros give the width.
 
     Raises:
-        DataError: a range runs backwards or holds more than a million numbers.
+        DataError: a range runs backwards, or the pattern stands for more than a million names.
     """
+    found = list(islice(_braces(pattern, 0), MOST_FILES + 1))
+    if len(found) > MOST_FILES:
+        raise DataError(f"stands for more than {MOST_FILES:,} files", where=pattern, fix="write a shorter range")
+    return found
+
+
+def _braces(pattern: str, depth: int) -> Iterator[str]:
     match = _BRACES.search(pattern)
     if match is None:
-        return [pattern]
+        yield pattern
+        return
+    if depth == MOST_BRACES:
+        raise DataError(f"has more than {MOST_BRACES} pairs of braces", where=pattern, fix="write fewer")
     before, after = pattern[: match.start()], pattern[match.end() :]
-    return [text for option in _options(match[1], pattern) for text in braces(f"{before}{option}{after}")]
+    for option in _options(match[1], pattern):
+        yield from _braces(f"{before}{option}{after}", depth + 1)
 
 
 def _options(inside: str, pattern: str) -> list[str]:
@@ -123,7 +138,7 @@ def _options(inside: str, pattern: str) -> list[str]:
     if span is None:
         return inside.split(",")
     first, last, step = int(span[1]), int(span[2]), int(span[3] or 1)
-    if not (first <= last < first + 1_000_000 and step):
+    if not (first <= last < first + MOST_FILES and step):
         raise DataError(f"{{{inside}}} is no range of shards", where=pattern, fix="write {first..last}")
     return [f"{number:0{len(span[1])}d}" for number in range(first, last + 1, step)]
 
