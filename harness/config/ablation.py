@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, field_validator, model_validator
 
-from harness.config.axes import Axes, Combine, check_axes, named_cells
+from harness.config.axes import Axes, Combine, check_axes, count_cells, named_cells
 from harness.config.axes import level_name as level_name
 from harness.config.base import LoadedSpec, Spec
 from harness.config.experiment import Experiment
@@ -18,7 +18,7 @@ from harness.config.explain import nearest
 from harness.config.overrides import Table, expand, merge
 from harness.config.seeds import Seeds, listed
 
-MOST_RUNS = 200_000
+MOST_RUNS = 20_000
 _MARGIN = re.compile(r"\s*(\d*\.?\d+)\s*(points?)?\s*")
 
 
@@ -143,8 +143,9 @@ class Ablation(LoadedSpec):
     @model_validator(mode="after")
     def _names_exist(self) -> Ablation:
         check_axes(self.axes, self.combine, self.exclude)
-        if (runs := len(self._variants) * len(self.seed_list)) > MOST_RUNS:
-            raise ValueError(f"declares {runs:,} runs, more than {MOST_RUNS:,}: give fewer arms or seeds")
+        runs = max(len(self.arms), 1) * count_cells(self.axes, self.combine) * len(self.seed_list)
+        if runs > MOST_RUNS:
+            raise ValueError(f"declares {runs:,} runs, more than {MOST_RUNS:,}: give fewer arms, levels or seeds")
         known = [name for name, _ in self.variants()]
         if not known:
             rules = "exclude removes all of them" if self.exclude else "add [arms.NAME] tables, or [axes]"
@@ -185,7 +186,8 @@ class Ablation(LoadedSpec):
             for name, table in self.arms.items() or [("", {})]
             for cell, levels in cells
         ]
-        return [(name, self._matched(name, table, dict(named))) for name, table in named if name]
+        arms = dict(named)
+        return [(name, self._matched(name, table, arms)) for name, table in named if name]
 
     def _matched(self, arm: str, table: Table, arms: Mapping[str, Table]) -> Table:
         """The arm's table; if its mining is a placebo of another arm, with that arm's mining in place of its name."""

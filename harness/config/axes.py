@@ -13,7 +13,7 @@ from harness.config.explain import nearest
 from harness.config.overrides import Table
 
 Axes = dict[str, tuple[Any, ...]]
-MOST_ARMS = 100_000
+MOST_CELLS = 20_000
 Combine = Literal["product", "zip", "one_at_a_time"]
 
 
@@ -29,10 +29,8 @@ def check_axes(axes: Axes, combine: Combine, exclude: Sequence[Table]) -> None:
     if combine == "zip" and len({len(levels) for levels in axes.values()}) > 1:
         lengths = ", ".join(f"{path} has {len(levels)}" for path, levels in axes.items())
         raise ValueError(f'combine = "zip" needs axes of equal length: {lengths}')
-    sizes = [len(levels) for levels in axes.values()]
-    if combine == "product" and math.prod(sizes) > MOST_ARMS:
-        what = f"the axes have {' x '.join(map(str, sizes))} combinations, more than {MOST_ARMS:,}"
-        raise ValueError(f'{what}; remove levels, or use combine = "one_at_a_time"')
+    if (cells := count_cells(axes, combine)) > MOST_CELLS:
+        raise ValueError(f"the axes have {cells:,} combinations, more than {MOST_CELLS:,}: remove levels")
     for number, rule in enumerate(exclude):
         for path in rule:
             if path not in axes:
@@ -40,6 +38,18 @@ def check_axes(axes: Axes, combine: Combine, exclude: Sequence[Table]) -> None:
                 raise ValueError(f"exclude[{number}] names {path!r}, which is not an axis; {known}")
         if not rule or not any(_matches(cell, rule) for cell in _combinations(axes, combine)):
             raise ValueError(f"exclude[{number}] matches no combination of the axes; correct or remove it")
+
+
+def count_cells(axes: Axes, combine: Combine) -> int:
+    """Number of cells, without making them; excluded ones count too."""
+    sizes = [len(levels) for levels in axes.values()]
+    match combine if axes else "product":
+        case "zip":
+            return min(sizes)
+        case "one_at_a_time":
+            return 1 + sum(size - 1 for size in sizes)
+        case _:
+            return math.prod(sizes)
 
 
 def named_cells(axes: Axes, combine: Combine, exclude: Sequence[Table]) -> Iterator[tuple[str, Table]]:

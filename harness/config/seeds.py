@@ -8,7 +8,7 @@ from pydantic import AfterValidator
 
 from harness.config.experiment import SEEDS
 
-MOST_SEEDS = 10_000
+MOST_SEEDS = 1000
 
 
 def listed(seeds: int | tuple[int, ...]) -> tuple[int, ...]:

@@ -133,6 +133,8 @@ def _loaded(file: Path) -> Any:
             return _loaded_by_torch(file)
     except Exception as error:  # torch.load raises anything from KeyError to UnpicklingError
         first = str(error).splitlines()[0] if str(error) else type(error).__name__
+        if "eights only load failed" in first:  # torch goes on with how to load it without this protection
+            first = "it holds Python objects, which could run code"
         what = f"does not fit the model: it cannot be read as weights ({first[:200]})"
         raise ModelError(what, where=str(file), fix="save the state dict alone, or as safetensors") from error
 
