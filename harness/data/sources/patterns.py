@@ -151,6 +151,8 @@ def _matches(path: str, key: str, suffixes: tuple[str, ...]) -> list[Path]:
             raise DataError("matches no file", where=path, fix=f"correct {key}")
         return [Path(name) for name in found]
     if os.path.isdir(path):
+        if os.path.realpath(path) == os.sep:
+            raise DataError("is the whole file system", where=path, fix=f"correct {key}")
         return [Path(path, name) for name in _of_folder(path, key, suffixes)]
     if not os.path.isfile(path):
         what = "shard is missing" if key == "data.shards" else "file is missing"
