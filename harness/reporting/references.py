@@ -141,7 +141,7 @@ def _of_training(lines: Iterable[str], file: Path) -> Iterator[External]:
         known = {"templates": "80", "split": "val"} if name.startswith("imagenet") else {"split": "--val-data"}
         folder = file.absolute().parent
         run = folder.parent.name if folder.name == "checkpoints" else folder.name
-        yield External(run, _TRAINING[name], value, source, known)
+        yield External(run, _TRAINING[name], _share(value, name), source, known)
 
 
 def _of_row(row: Mapping[str, str], file: Path) -> Iterator[External]:

@@ -112,7 +112,21 @@ def test_a_wrong_command_line_says_how_to_get_help(capsys: pytest.CaptureFixture
 
 def test_help_names_every_verb(capsys: pytest.CaptureFixture[str]) -> None:
     code, out, _ = harness(capsys, "--help")
-    verbs = ["check", "plan", "run", "status", "cancel", "logs", "report", "compare", "eval", "verify", "ui", "doctor"]
+    verbs = [
+        "check",
+        "plan",
+        "run",
+        "status",
+        "cancel",
+        "logs",
+        "report",
+        "compare",
+        "eval",
+        "verify",
+        "publish",
+        "ui",
+        "doctor",
+    ]
     assert code == 0
     assert all(f"\n  {verb} " in out for verb in verbs)
 
