@@ -77,7 +77,7 @@ def test_the_command_says_that_a_defect_is_ours_and_where_the_traceback_is(
 ) -> None:
     spec = write(tmp_path)
     monkeypatch.setattr(sys, "argv", ["harness", "plan", str(spec)])
-    monkeypatch.setattr(api, "plan", lambda *_, **__: {}["missing"])
+    monkeypatch.setattr(api, "plan", lambda *_, **__: _raise(KeyError("missing")))
     with pytest.raises(SystemExit) as left:
         cli.main()
     assert left.value.code == DEFECT

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import glob
+import math
 import os
 import re
 from collections.abc import Iterator
@@ -115,8 +116,9 @@ def braces(pattern: str) -> list[str]:
     Raises:
         DataError: a range runs backwards, or the pattern stands for more than a million names.
     """
-    found = list(islice(_braces(pattern, 0), MOST_FILES + 1))
-    if len(found) > MOST_FILES:
+    least = math.prod(_count(found[1], pattern) for found in _BRACES.finditer(pattern))
+    found = list(islice(_braces(pattern, 0), MOST_FILES + 1)) if least <= MOST_FILES else []
+    if least > MOST_FILES or len(found) > MOST_FILES:
         raise DataError(f"stands for more than {MOST_FILES:,} files", where=pattern, fix="write a shorter range")
     return found
 
@@ -134,13 +136,24 @@ def _braces(pattern: str, depth: int) -> Iterator[str]:
 
 
 def _options(inside: str, pattern: str) -> list[str]:
-    span = _RANGE.fullmatch(inside)
-    if span is None:
+    if (numbers := _range(inside, pattern)) is None:
         return inside.split(",")
+    width = inside.index(".")
+    return [f"{number:0{width}d}" for number in numbers]
+
+
+def _count(inside: str, pattern: str) -> int:
+    numbers = _range(inside, pattern)
+    return inside.count(",") + 1 if numbers is None else len(numbers)
+
+
+def _range(inside: str, pattern: str) -> range | None:
+    if (span := _RANGE.fullmatch(inside)) is None:
+        return None
     first, last, step = int(span[1]), int(span[2]), int(span[3] or 1)
     if not (first <= last < first + MOST_FILES and step):
         raise DataError(f"{{{inside}}} is no range of shards", where=pattern, fix="write {first..last}")
-    return [f"{number:0{len(span[1])}d}" for number in range(first, last + 1, step)]
+    return range(first, last + 1, step)
 
 
 def _matches(path: str, key: str, suffixes: tuple[str, ...]) -> list[Path]:
