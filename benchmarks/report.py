@@ -24,7 +24,7 @@ from harness.config.load import load
 from harness.data.sources.inspection import inspect_data
 from harness.planning.plan import make_plan
 from harness.runs.store import Store
-from tests.reporting.made import PLANNED, fill
+from tests.reporting import made
 
 FORMATS = ("terminal", "html", "md", "latex", "csv", "json")
 DECAYS = 7
@@ -63,9 +63,10 @@ def write_spec(folder: Path, arms: int) -> Path:
 def make(spec: Path, store: Store) -> int:
     """Records and curves of every run."""
     plan = make_plan(load(spec), name=spec.stem, where=str(spec), inspect=lambda data: inspect_data(data, store.data))
-    PLANNED.update(plan.runs)
+    made.PLANNED.update(plan.runs)
+    (made.DATA,) = plan.data.values()
     random = np.random.default_rng(0)
-    fill(plan, store, {arm.name: float(random.uniform(0.2, 0.7)) for arm in plan.arms})
+    made.fill(plan, store, {arm.name: float(random.uniform(0.2, 0.7)) for arm in plan.arms})
     return len(plan.cells)
 
 

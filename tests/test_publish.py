@@ -15,6 +15,7 @@ import pytest
 
 from harness import api
 from harness.base.errors import SpecError, StoreError
+from harness.cli import verbs
 from harness.config.ablation import Ablation
 from harness.config.overrides import expand
 from harness.execute.bundle import SUMS, Replacer, sums
@@ -22,7 +23,7 @@ from harness.execute.publish import Published
 from harness.planning.claims import note_claims
 from harness.planning.plan import Plan
 from harness.runs.integrity import record_digest
-from tests.head.made import is_one_sentence
+from tests.head.made import is_one_sentence, write
 from tests.node.small import experiment
 from tests.test_integrity import ARMS, TRAIN, Place, edited, trained
 
@@ -209,3 +210,18 @@ def test_paths_are_replaced_and_nothing_else(text: str, shown: str) -> None:
     replacer = Replacer()
     assert replacer.data({"x": [text]}) == {"x": [shown]}
     assert replacer.text(text) == shown
+
+
+def test_plan_notes_claims_and_needs_no_store_that_can_be_written(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec = write(tmp_path)
+    spec.write_text(spec.read_text() + '\n[[claims]]\ntext = "more is better"\narm = "more"\nthan = "plain"\n')
+    monkeypatch.setattr(sys, "argv", ["harness", "plan", str(spec)])
+    (tmp_path / "store").write_text("a file")
+    for noted in (False, True):
+        verbs.plan([spec], [])
+        assert ("it is not noted when" in capsys.readouterr().err) is not noted
+        assert (tmp_path / "store/claims").is_dir() is noted
+        if not noted:
+            (tmp_path / "store").unlink()

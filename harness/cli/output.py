@@ -8,7 +8,9 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+from harness.base.errors import StoreError
 from harness.execute.life import Life
+from harness.planning import claims
 from harness.planning.isolation import confounded, isolation
 from harness.planning.plan import Plan
 from harness.runs.request import read_request
@@ -60,6 +62,14 @@ def plan(planned: Plan, store: Store) -> None:
         print(f"missing: {reason}")
     for warning in confounded(planned.ablation, planned.experiments):
         print(f"confounded: {warning}")
+
+
+def note_claims(planned: Plan, store: Store) -> None:
+    """Note when the claims were first planned. A store that cannot be written is said, and hinders no plan."""
+    try:
+        claims.note_claims(planned, store)
+    except StoreError as error:
+        print(f"harness: it is not noted when the claims were planned: {error}", file=sys.stderr)
 
 
 def say_census(planned: Plan) -> None:

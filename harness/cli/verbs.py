@@ -69,12 +69,11 @@ def plan(
     """Show the runs that specs need: which are done, shared or missing, and what they will cost."""
     from harness import api
     from harness.cli import output
-    from harness.planning.claims import note_claims
 
     shown = []
     for spec in specs:
         planned = api.plan(spec, set_, provisional=True)
-        note_claims(planned, api.project(planned).store)
+        output.note_claims(planned, api.project(planned).store)
         if as_json:
             shown.append(output.plan_json(planned, api.project(planned).store))
         else:
