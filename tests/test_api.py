@@ -217,6 +217,7 @@ def test_importing_harness_loads_nothing(tmp_path: Path) -> None:
         "evaluate",
         "load",
         "plan",
+        "publish",
         "report",
         "results",
         "run",
