@@ -1,6 +1,6 @@
 """What integrity costs: sealing a run, and `harness verify` and `harness report` of a thousand runs.
 
-    python -m benchmarks.integrity               # 350 arms x 3 seeds: 1,050 runs
+    python benchmarks/integrity.py                # 350 arms x 3 seeds: 1,050 runs
 
 The runs are made up, of the quickstart's size: weights of 1.4 MB, outcomes of 1,500 samples and 3,000 queries.
 """
@@ -19,8 +19,8 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from report import INSTALLED, make, write_spec
 
-from benchmarks.report import INSTALLED, make, write_spec
 from harness.runs.store import RunFolder, Store
 
 WEIGHTS = 1_400_000

@@ -1,1 +1,0 @@
-"""Measurements; each is a command: `python -m benchmarks.NAME`."""
