@@ -132,7 +132,7 @@ def _lines(file: Path) -> list[str] | None:
     except FileNotFoundError:
         return None
     except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"cannot be read ({error})", where=str(file), fix="mend the file") from error
+        raise DataError(f"cannot be read ({error})", where=str(file), fix="repair the file") from error
     if hidden := HIDDEN_SEPARATORS.search(text):
         line = text.count("\n", 0, hidden.start()) + 1
         what = f"line {line} holds the line separator U+{ord(hidden[0]):04X}, which cuts it in two"
@@ -171,7 +171,7 @@ def _shards(path: Path, split: str) -> tuple[Path, ...]:
     shards = tuple(path / split / f"{index}.tar" for index in range(int(lines[0])))
     for shard in shards:
         if not shard.is_file():
-            raise DataError("the shard is missing", where=str(shard), fix=f"restore it or mend {counter}")
+            raise DataError("the shard is missing", where=str(shard), fix=f"restore it or correct {counter}")
     beyond = path / split / f"{len(shards)}.tar"
     if beyond.is_file():
         what = f"says {len(shards)}, and there is {beyond.name} too"

@@ -97,7 +97,7 @@ def _check_share(data: FileData, report: DataReport) -> None:
     if report.samples < data.least_share * whole:
         what = f"only {report.samples:,} of {whole:,} samples can be used (left out: {reasons(left_out)})"
         share = math.floor(100 * report.samples / whole) / 100
-        fix = f"mend the data, or accept it with data.least_share = {share:g}"
+        fix = f"repair the data, or accept it with data.least_share = {share:g}"
         if "duplicate key" in left_out and "repeats" in type(data).model_fields:
             fix += ', or state what rows of one image are: data.repeats = "captions" or "samples"'
         raise DataError(what, where=data.location, fix=fix)
@@ -174,7 +174,7 @@ def _size_and_time(file: Path) -> tuple[int, int]:
 
 
 def _is_current(report: Path, root: Path) -> bool:
-    """Whether the index is there and no file that spoiled a sample was mended since."""
+    """Whether the index is there and no file that spoiled a sample was repaired since."""
     if not report.is_file():
         return False
     suspects = read_json(report)["suspects"]
