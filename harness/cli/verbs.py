@@ -477,7 +477,7 @@ def ui(
     from harness import api
 
     command = api.ui_command(port)
-    print(f"open {api.ui_page(port, spec.stem if spec else None)}")
+    print(f"open {api.ui_page(port, spec)}")
     sys.stdout.flush()
     os.execv(command[0], command)
 

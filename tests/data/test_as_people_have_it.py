@@ -248,6 +248,10 @@ def test_what_lies_beside_the_shards_of_a_folder_is_said(tmp_path: Path) -> None
     below, packed = shards(tmp_path).report.census()
     assert "1 files in folders below are not read (old/2.tar first)" in below
     assert "1 compressed files are not read (1.tar.gz first)" in packed
+    (tmp_path / "shards" / "old" / "3.tar.zst").touch()
+    (tmp_path / "before").rename(tmp_path / "older")
+    (tmp_path / "cache").rename(tmp_path / "before")
+    assert "2 compressed files are not read (1.tar.gz first)" in shards(tmp_path).report.census()[1]
     (tmp_path / "shards" / "0.tar").unlink()
     (tmp_path / "shards" / "old" / "2.tar").unlink()
     with pytest.raises(DataError, match="1 shards are compressed"):

@@ -11,7 +11,7 @@ from harness.base.errors import DataError
 
 _BRACES = re.compile(r"\{([^{}]*)\}")
 _RANGE = re.compile(r"(\d+)\.\.(\d+)(?:\.\.(\d+))?")
-_COMPRESSED = (".tar.gz", ".tgz", ".tar.zst", ".tar.bz2", ".tar.xz")
+_COMPRESSED = (".tar.gz", ".tgz", ".tar.zst", ".tar.zstd", ".tar.bz2", ".tbz2", ".tar.xz", ".txz", ".tar.lz4")
 _LOOSE = (".jpg", ".jpeg", ".png", ".webp")
 """Images that img2dataset's `files` layout leaves in folders."""
 _SPLITS = {
@@ -54,7 +54,7 @@ def beside(pattern: str, suffixes: tuple[str, ...]) -> list[str]:
             below = _below(folder, suffixes)
             if below:
                 notes.append(f"{folder}: {len(below)} files in folders below are not read ({below[0]} first)")
-        packed = _inside(folder, _COMPRESSED) if ".tar" in suffixes else []
+        packed = [*_inside(folder, _COMPRESSED), *_below(folder, _COMPRESSED)] if ".tar" in suffixes else []
         if packed:
             notes.append(f"{folder}: {len(packed)} compressed files are not read ({packed[0]} first); unpack them")
     return notes
@@ -149,7 +149,7 @@ def _of_folder(path: str, key: str, suffixes: tuple[str, ...]) -> list[str]:
     if not found and key == "data.shards":
         if packed := _inside(path, _COMPRESSED) or _below(path, _COMPRESSED):
             what = f"its {len(packed)} shards are compressed ({packed[0]} first)"
-            raise DataError(what, where=path, fix="unpack them (gunzip): samples are read at random")
+            raise DataError(what, where=path, fix="unpack them: samples are read at random")
         found = sorted({os.path.dirname(name) for name in [*_inside(path, _LOOSE), *_below(path, _LOOSE)]})
     if not found:
         kinds = " or ".join(f"*{suffix}" for suffix in suffixes)
