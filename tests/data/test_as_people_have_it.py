@@ -32,6 +32,7 @@ from harness.runs.record import DataReport
 from tests.data.made import encoded, picture, sample, write_tar
 
 RAW: dict[str, Any] = {"pseudo": {}}
+PICTURES = pa.schema([("image", pa.struct([("bytes", pa.binary()), ("path", pa.string())])), ("caption", pa.string())])
 MANY = settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
@@ -230,6 +231,26 @@ def test_only_what_is_written_as_a_pattern_is_one(tmp_path: Path) -> None:
             assert expand(f"{path.parent}/{pattern}".rstrip("/")) == [path], (folder, pattern)
         with pytest.raises(DataError, match="matches no file"):
             expand(f"{path.parent}/x*.tar")
+
+
+@pytest.mark.parametrize("extension", ["JPG", "Png", "gif"])
+def test_folders_and_shards_in_capital_letters(tmp_path: Path, extension: str) -> None:
+    """A folder of `files` layout whose only picture ends so is not passed over, nor a shard called .TAR."""
+    for number, form in enumerate((extension, "png")):
+        (tmp_path / "shards" / f"{number}").mkdir(parents=True)
+        (tmp_path / "shards" / f"{number}" / f"k.{form}").write_bytes(encoded(picture(number), "PNG"))
+        (tmp_path / "shards" / f"{number}" / "k.txt").write_text(f"text {number}")
+    assert raw(shards(tmp_path)) == ["text 0", "text 1"]
+    paths = [write_tar(tmp_path / "tars" / name, [(name[0], sample(1))]) for name in ("a.tar", "b.TAR")]
+    assert expand(str(tmp_path / "tars")) == paths
+
+
+def test_the_first_of_several_tables_holds_no_usable_picture(tmp_path: Path) -> None:
+    for number, content in enumerate((b"", encoded(picture(1), "PNG"))):
+        row = {"image": {"bytes": content, "path": None}, "caption": "a" if number else None}
+        pq.write_table(pa.Table.from_pylist([row], PICTURES), tmp_path / f"{number}.parquet")
+    dataset = table(tmp_path, least_share=0)
+    assert (raw(dataset), dataset.image(0).size, dataset.report.rejected) == (["a"], (40, 30), {"no raw caption": 1})
 
 
 def test_joined_stepped_and_nested_shards(tmp_path: Path) -> None:

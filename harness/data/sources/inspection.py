@@ -26,8 +26,8 @@ from harness.runs.versions import unreadable
 _VERSION = 3
 REPORT = "report.json"
 """What an index says of its data; an index without it is built."""
-FIRST_UNPACKED = "images-00000"
-"""The embedded images of the first table, once written to a plain file."""
+UNPACKED = "images-*"
+"""The embedded images of tables, once written to plain files."""
 
 
 class Indexed(NamedTuple):
@@ -81,13 +81,14 @@ def indexed(data: FileData, cache: Path) -> Indexed:
     if not _is_current(folder / REPORT, files.root):
         _build(data, files, folder)
     stored = read_json(folder / REPORT)
-    root = folder if stored["unpacked"] else files.root
+    unpacked = any(folder.glob(UNPACKED))
+    root = folder if unpacked else files.root
     try:
         report = DataReport.model_validate(stored["report"])
     except ValidationError as error:
         raise unreadable(error, folder / REPORT, "delete its folder: the data is read again") from None
     sources = tuple(stored["sources"])
-    return Indexed(folder, root, report, sources, stored["joined"], files, stored["keys_repeat"], stored["unpacked"])
+    return Indexed(folder, root, report, sources, stored["joined"], files, stored["keys_repeat"], unpacked)
 
 
 def _check_share(data: FileData, report: DataReport) -> None:
@@ -129,7 +130,7 @@ def _build(data: FileData, files: FilesOf, folder: Path) -> None:
             "sources": list(summary.sources),
             "keys_repeat": summary.keys_repeat,
             "suspects": suspects,
-            "unpacked": (folder / FIRST_UNPACKED).exists(),
+            "unpacked": any(folder.glob(UNPACKED)),
             "joined": reading.joined(),
         },
     )

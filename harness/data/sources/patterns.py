@@ -12,8 +12,9 @@ from harness.base.errors import DataError
 _BRACES = re.compile(r"\{([^{}]*)\}")
 _RANGE = re.compile(r"(\d+)\.\.(\d+)(?:\.\.(\d+))?")
 _COMPRESSED = (".tar.gz", ".tgz", ".tar.zst", ".tar.zstd", ".tar.bz2", ".tbz2", ".tar.xz", ".txz", ".tar.lz4")
-_LOOSE = (".jpg", ".jpeg", ".png", ".webp")
-"""Images that img2dataset's `files` layout leaves in folders."""
+IMAGES = ("jpg", "jpeg", "png", "webp", "bmp", "gif", "tif", "tiff", "ppm")
+"""Extensions of image files; of those of one sample, the first that is there is taken."""
+_LOOSE = tuple(f".{extension}" for extension in IMAGES)
 _SPLITS = {
     **dict.fromkeys(("train", "training"), "train"),
     **dict.fromkeys(("validation", "valid", "val", "dev"), "validation"),
@@ -158,7 +159,7 @@ def _of_folder(path: str, key: str, suffixes: tuple[str, ...]) -> list[str]:
 
 
 def _inside(folder: str, suffixes: tuple[str, ...]) -> list[str]:
-    return sorted(name for name in os.listdir(folder) if name.endswith(suffixes) and not name.startswith("."))
+    return sorted(name for name in os.listdir(folder) if name.lower().endswith(suffixes) and not name.startswith("."))
 
 
 def _below(folder: str, suffixes: tuple[str, ...]) -> list[str]:
