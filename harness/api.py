@@ -399,11 +399,13 @@ def ui_command(port: int = 5000) -> list[str]:
     return command(_tracking(project()), port)
 
 
-def ui_page(port: int = 5000, experiment: str | None = None) -> str:
-    """The page of that UI to begin with: the arms of `experiment`, the stem of its spec, or all experiments."""
+def ui_page(port: int = 5000, spec: str | Path | None = None) -> str:
+    """The page of that UI to begin with: the arms of the spec in a file, or all experiments."""
     from harness.tracking import ui_page as page
+    from harness.tracking.known import experiment_name
 
-    return page(_tracking(project()), port, experiment)
+    at = project()
+    return page(_tracking(at), port, experiment_name(Path(spec).stem, Path(spec), at.store) if spec else None)
 
 
 def _tracking(at: Project) -> str:

@@ -11,9 +11,12 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from harness.base.errors import HarnessError
 from harness.cli.data import Set, Spec, data_app
 
 if TYPE_CHECKING:
+    from harness.planning.plan import Plan
+    from harness.planning.preflight import Obstacle
     from harness.planning.workspace import Project
 
 app = typer.Typer(
@@ -40,24 +43,58 @@ def _project(start: Path | None = None) -> Project:
 
 
 @app.command()
-def check(spec: Spec, set_: Set) -> None:
-    """Check a spec without training: every arm, its data, its evaluation sets."""
+def check(
+    spec: Spec,
+    set_: Set,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="Import nothing heavy: build no model, read no weights, count no captions.")
+    ] = False,
+    elsewhere: Annotated[
+        bool, typer.Option("--elsewhere", help="Data, sets, weights and GPUs may be on another machine: exit status 0.")
+    ] = False,
+) -> None:
+    """Check a spec without training: exit status 0 if every run can start on this machine."""
     from harness import api
     from harness.cli.output import say_census
+    from harness.config.origin import with_line
     from harness.planning.isolation import confounded
-    from harness.planning.preflight import notes, problems
+    from harness.planning.preflight import notes
 
-    plan = api.plan(spec, set_, provisional=True)
-    found = problems(plan, plan.settings)
+    try:
+        plan = api.plan(spec, set_, provisional=True)
+    except HarnessError as error:
+        for one in (error, *error.others):
+            print(f"harness: {with_line(one)}", file=sys.stderr)
+        raise typer.Exit(2) from None
+    found = _obstacles(plan, quick)
     for problem in found:
-        print(f"missing: {problem}")
+        print(f"{'missing' if problem.is_elsewhere else 'wrong'}: {problem.sentence(plan.file)}")
     say_census(plan)
     for note in notes(plan, plan.settings):
         print(note)
     for warning in confounded(plan.ablation, plan.experiments):
         print(f"confounded: {warning}")
-    state = "is valid, but not all of it is on this machine" if found else "is valid"
+    state = "is valid"
+    if any(not problem.is_elsewhere for problem in found):
+        state = "cannot run"
+    elif found:
+        state = "is valid, but not all of it is on this machine"
     print(f"{spec} {state}: {len(plan.arms)} arms, {len(plan.cells)} runs.")
+    raise typer.Exit(int(any(not (elsewhere and problem.is_elsewhere) for problem in found)))
+
+
+def _obstacles(plan: Plan, quick: bool) -> list[Obstacle]:
+    """What would stop runs; what is known without building a model is not said twice."""
+    from harness.planning import preflight
+
+    found = preflight.obstacles(plan, plan.settings)
+    if quick:
+        return found
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")  # a check downloads nothing
+    from harness.node import can_start
+
+    known = {(one.key, one.error.what) for one in found}
+    return found + [one for one in can_start.obstacles(plan) if (one.key, one.error.what) not in known]
 
 
 @app.command()
@@ -459,7 +496,7 @@ def ui(
     from harness import api
 
     command = api.ui_command(port)
-    print(f"open {api.ui_page(port, spec.stem if spec else None)}")
+    print(f"open {api.ui_page(port, spec)}")
     sys.stdout.flush()
     os.execv(command[0], command)
 

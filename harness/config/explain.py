@@ -11,7 +11,7 @@ from typing import Annotated, Any, Union, get_args, get_origin
 from pydantic import BaseModel, Tag, ValidationError
 from pydantic_core import ErrorDetails
 
-from harness.base.errors import SpecError
+from harness.base.errors import SpecError, together
 
 _SHOWN_INPUT = 60
 _EXPECTED = {
@@ -46,13 +46,12 @@ class Problem:
 
 
 def explain(error: ValidationError, model: type[BaseModel], *, where: str, prefix: str = "") -> SpecError:
-    """The first problem of `error`, which was raised while validating `model` from the file `where`.
+    """The problems of `error`, which was raised while validating `model` from the file `where`.
 
     Args:
         prefix: dotted path of the validated table in the file (`arms.fff.`).
     """
-    found = problems(error, model)
-    return sentence(found[0], where=where, prefix=prefix, others=len(found) - 1)
+    return together(sentence(problem, where=where, prefix=prefix) for problem in problems(error, model))
 
 
 def problems(error: ValidationError, model: type[BaseModel]) -> list[Problem]:
@@ -64,11 +63,9 @@ def problems(error: ValidationError, model: type[BaseModel]) -> list[Problem]:
     return sorted(map(_joined, found.values()), key=lambda problem: not problem.unknown_key)
 
 
-def sentence(problem: Problem, *, where: str, prefix: str = "", others: int = 0) -> SpecError:
+def sentence(problem: Problem, *, where: str, prefix: str = "") -> SpecError:
     """`problem` as the error to raise."""
-    rest = f" (and {others} more)" if others else ""
-    place = f"{where}: {prefix}{problem.key}".rstrip(".: ")
-    return SpecError(f"{problem.what}{rest}", where=place, fix=problem.fix)
+    return SpecError(problem.what, where=f"{where}: {prefix}{problem.key}".rstrip(".: "), fix=problem.fix)
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

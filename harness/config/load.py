@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
 
-from harness.base.errors import SpecError
+from harness.base.errors import SpecError, together
 from harness.base.files import DEEPEST, MOST_TOML, at_home, is_deeper, read_text, read_toml
 from harness.config.ablation import Ablation
 from harness.config.captioner import ImageCaptioner
@@ -29,6 +30,8 @@ _ONLY_IN_ABLATIONS = Ablation.model_fields.keys() - Experiment.model_fields.keys
 
 LONGEST_CHAIN = 32
 """Files that extend one another, or are one another's teachers."""
+_WITH_FILES = ("data", "model", "teacher", "evaluation")
+"""Sections that may name files."""
 _CHECKPOINTS = (".pt", ".pth", ".bin", ".ckpt", ".safetensors")
 
 
@@ -177,17 +180,46 @@ def _experiment_table(file: Path, seen: tuple[Path, ...]) -> Table:
         parent = place.file(table.pop("extends"), "extends")
         base = _experiment_table(parent, place.seen)
         _experiment(parent, base)
-    return merge(base, _located(place, table))
+    try:
+        return merge(base, _located(place, table))
+    except SpecError as error:
+        raise together([error, *_besides(file, merge(base, expand(table)))]) from None
+
+
+def _besides(file: Path, table: Table) -> Iterator[SpecError]:
+    """What else is wrong with an experiment that names files that cannot be read: unknown keys, and other sections."""
+    try:
+        Experiment.model_validate(table)
+    except ValidationError as error:
+        for problem in problems(error, Experiment):
+            section = problem.key.partition(".")[0]
+            if section != "teacher" and (problem.unknown_key or section not in (*_WITH_FILES, "")):
+                yield sentence(problem, where=str(file))
+
+
+@contextmanager
+def _gathering(wrong: list[SpecError]) -> Iterator[None]:
+    """Go on after a mistake, and keep it."""
+    try:
+        yield
+    except SpecError as error:
+        wrong.append(error)
 
 
 def _ablation(file: Path, table: Table, assignments: Sequence[str]) -> Ablation:
-    place = _Place.of(file)
-    base = _base_experiment(place, table.pop("experiment", None))
+    place, wrong = _Place.of(file), list[SpecError]()
+    with _gathering(wrong):
+        base = _base_experiment(place, table.pop("experiment", None))
     for name, arm in _tables(table.get("arms")).items():
-        table["arms"][name] = _located(replace(place, prefix=f"arms.{name}."), arm)
+        with _gathering(wrong):
+            table["arms"][name] = _located(replace(place, prefix=f"arms.{name}."), arm)
     if isinstance(table.get("base"), dict):
-        table["base"] = _located(replace(place, prefix="base."), table["base"])
-    _refuse_files_in_axes(place, table.get("axes"))
+        with _gathering(wrong):
+            table["base"] = _located(replace(place, prefix="base."), table["base"])
+    with _gathering(wrong):
+        _refuse_files_in_axes(place, table.get("axes"))
+    if wrong:
+        raise together(wrong)
     ablation = _validated(file, table, base)
     changes = _assigned(assignments, base, ablation.base)
     return _validated(file, {**table, "base": merge(ablation.base, changes)}, base) if changes else ablation
@@ -237,10 +269,11 @@ def _concerns(problem: Problem, path: str) -> bool:
 
 def _located(place: _Place, table: Table) -> Table:
     """An experiment's tables, complete or partial, with absolute paths and with named files read in."""
-    located = expand(table)
-    for section in ("data", "model", "teacher", "evaluation"):
+    located, wrong = expand(table), list[SpecError]()
+    for section in _WITH_FILES:
         if section in located and not isinstance(located[section], dict):
-            raise SpecError("is not a table", where=place.key(section), fix=f"write [{section}] and its keys")
+            wrong.append(SpecError("is not a table", where=place.key(section), fix=f"write [{section}] and its keys"))
+            del located[section]
     for field in PATH_FIELDS:
         if isinstance(value := located.get("data", {}).get(field), str):
             located["data"] = {**located["data"], field: place.path(value)}
@@ -249,16 +282,21 @@ def _located(place: _Place, table: Table) -> Table:
         located["data"] = {**located["data"], "pseudo": placed}
     for section in ("model", "teacher"):
         if isinstance(config := located.get(section, {}).get("config"), str):
-            content = Whole(_model_config(place.file(config, f"{section}.config")))
-            located[section] = {**located[section], "config": content}
+            with _gathering(wrong):
+                content = Whole(_model_config(place.file(config, f"{section}.config")))
+                located[section] = {**located[section], "config": content}
         weights = located.get(section, {}).get("weights")
         if isinstance(weights, str) and _is_path(weights, place.folder):
-            file = place.file(weights, f"{section}.weights", folder=True)
-            located[section] = {**located[section], "weights": str(file.resolve())}
+            with _gathering(wrong):
+                file = place.file(weights, f"{section}.weights", folder=True)
+                located[section] = {**located[section], "weights": str(file.resolve())}
     if "path" in located.get("teacher", {}):
-        located["teacher"] = _teacher(place, located["teacher"])
+        with _gathering(wrong):
+            located["teacher"] = _teacher(place, located["teacher"])
     if isinstance(sets := located.get("evaluation", {}).get("sets"), list):
         located["evaluation"] = {**located["evaluation"], "sets": [_set(place, name) for name in sets]}
+    if wrong:
+        raise together(wrong)
     return located
 
 

@@ -135,7 +135,7 @@ def _lines(file: Path) -> list[str] | None:
     except FileNotFoundError:
         return None
     except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"cannot be read ({error})", where=str(file), fix="mend the file") from error
+        raise DataError(f"cannot be read ({error})", where=str(file), fix="repair the file") from error
     if hidden := HIDDEN_SEPARATORS.search(text):
         line = text.count("\n", 0, hidden.start()) + 1
         what = f"line {line} holds the line separator U+{ord(hidden[0]):04X}, which cuts it in two"

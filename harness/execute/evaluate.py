@@ -13,7 +13,7 @@ from harness.base.files import read_json
 from harness.base.machine import cores
 from harness.config.evaluation import Evaluation
 from harness.config.experiment import Experiment
-from harness.config.explain import problems, sentence
+from harness.config.explain import explain
 from harness.config.model import Model
 from harness.planning.workspace import Project
 from harness.runs.record import EvaluationResult
@@ -32,8 +32,7 @@ def evaluation_of(sets: Sequence[str], protocols: Sequence[str]) -> Evaluation:
     try:
         return Evaluation.model_validate({"sets": tuple(sets), "protocols": tuple(protocols)})
     except ValidationError as error:
-        first, *others = problems(error, Evaluation)
-        raise sentence(first, where=WHERE, others=len(others)) from None
+        raise explain(error, Evaluation, where=WHERE) from None
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import re
 import warnings
+import zipfile
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -50,14 +51,17 @@ def weights_file(path: Path) -> Path:
     raise ModelError("holds no weights", where=str(path), fix=f"looked for {', '.join(_FILES)}; name a file")
 
 
-def read_state(path: Path) -> State:
+def read_state(path: Path, *, device: Literal["cpu", "meta"] = "cpu") -> State:
     """The weights in a checkpoint or model folder, with open_clip's names. Runs no code from it.
+
+    Args:
+        device: `meta` gives names and shapes alone, and reads little more than the header of most files.
 
     Raises:
         ModelError: it is missing, damaged, or holds no weights.
     """
     file = weights_file(path)
-    content: Any = _loaded(file)
+    content: Any = _loaded(file, device)
     while isinstance(content, dict) and not _is_state(content):
         inside = next((content[name] for name in _WRAPPERS if isinstance(content.get(name), dict)), None)
         if inside is None:
@@ -67,7 +71,7 @@ def read_state(path: Path) -> State:
         content = inside
     if not isinstance(content, dict):
         raise ModelError("holds no state dict", where=str(file), fix="save model.state_dict()")
-    return from_hugging_face(_plain({str(name): value for name, value in content.items()}), file)
+    return from_hugging_face(_plain({str(name): value.to(device) for name, value in content.items()}), file)
 
 
 def check_activation(path: Path, *, is_quick: bool) -> None:
@@ -120,17 +124,21 @@ def fit(model: nn.Module, state: State, file: Path) -> None:
     model.load_state_dict(given, strict=True)
 
 
-def _loaded(file: Path) -> Any:
+def _loaded(file: Path, device: str) -> Any:
     if not file.exists():
         raise ModelError("there is no such checkpoint", where=str(file), fix="correct `weights`")
     try:
         if file.suffix == ".safetensors":
-            from safetensors.torch import load_file
+            from safetensors import safe_open
 
-            return load_file(file)
+            with safe_open(file, framework="pt") as stored:
+                names = stored.keys()
+                if device == "meta":
+                    return {name: torch.empty(stored.get_slice(name).get_shape(), device=device) for name in names}
+                return {name: stored.get_tensor(name) for name in names}
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of archives of TorchScript
-            return _loaded_by_torch(file)
+            return _loaded_by_torch(file, is_mapped=device == "meta" and zipfile.is_zipfile(file))
     except Exception as error:  # torch.load raises anything from KeyError to UnpicklingError
         first = str(error).splitlines()[0] if str(error) else type(error).__name__
         if "eights only load failed" in first:  # torch goes on with how to load it without this protection
@@ -139,9 +147,9 @@ def _loaded(file: Path) -> Any:
         raise ModelError(what, where=str(file), fix="save the state dict alone, or as safetensors") from error
 
 
-def _loaded_by_torch(file: Path) -> Any:
+def _loaded_by_torch(file: Path, *, is_mapped: bool) -> Any:
     try:
-        return torch.load(file, map_location="cpu", weights_only=True)
+        return torch.load(file, map_location="cpu", weights_only=True, mmap=is_mapped)
     except RuntimeError as error:
         if "TorchScript" not in str(error):
             raise

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from harness.base.errors import ModelError
+from harness.base.errors import ModelError, NotHereError
 from harness.config.resources import Resources
 from harness.models.towers import Towers, can_trim
 
@@ -35,7 +35,7 @@ def choose_device(resources: Resources, number: int) -> torch.device:
         return torch.device("cpu")
     if count == 0:
         fix = 'use "auto" or "cpu", or look at `harness doctor`'
-        raise ModelError("there is no GPU here", where="resources.device", fix=fix)
+        raise NotHereError("there is no GPU here", where="resources.device", fix=fix)
     return torch.device("cuda", number % count)  # a task that sees only its own GPU numbers it 0
 
 

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import tempfile
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import open_clip
 import torch
+from huggingface_hub import try_to_load_from_cache
 from open_clip.coca_model import CoCa
 from open_clip.model import CLIP, convert_to_custom_text_state_dict, resize_pos_embed, resize_text_pos_embed
 from open_clip.transform import PreprocessCfg, image_transform_v2
@@ -22,12 +24,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from harness.base.errors import ModelError
+from harness.base.errors import ModelError, NotHereError
 from harness.config.explain import nearest
 from harness.config.model import Model, shipped_names
 from harness.models.checkpoints import check_activation, fit, read_state
 from harness.models.dense import image_tokens, text_tokens, why_no_tokens
 from harness.models.tokens import TokenCache
+
+Device = Literal["cpu", "meta"]
 
 
 class Towers(nn.Module):
@@ -204,16 +208,20 @@ def _trimmed(model: Any, tokens: Tensor) -> Tensor:
     return features
 
 
-def build_towers(spec: Model, *, seed: int = 0) -> Towers:
+def build_towers(spec: Model, *, seed: int = 0, device: Device = "cpu") -> Towers:
     """The model of `spec`, initialised from its weights, or at random by `seed` alone.
 
+    Args:
+        device: `meta` takes no memory: of weights, only names and shapes are read, and nothing is downloaded.
+
     Raises:
-        ModelError: open_clip has no such model, or the weights are missing or do not fit.
+        ModelError: open_clip has no such model, its tokenizer is not on this machine, or the weights are missing or do
+            not fit.
     """
     config = spec.architecture()
     with torch.random.fork_rng(devices=[]), _quiet():
         torch.manual_seed(seed)
-        model, tokenizer = _from_config(config) if config else _by_name(spec)
+        model, tokenizer = _from_config(config, device) if config else _by_name(spec, device)
     if spec.weights and (config or Path(spec.weights).exists()):
         load_weights(model, Path(spec.weights), resize=config is None)
     # Convolutions run faster on channels-last memory, on CPUs and GPUs; other layers are unaffected.
@@ -229,7 +237,7 @@ def load_weights(model: nn.Module, path: Path, *, resize: bool = False) -> None:
     Raises:
         ModelError: it holds no weights, or not those of this model; what does not fit is listed by name.
     """
-    state = read_state(path)
+    state = read_state(path, device="meta" if next(model.parameters()).is_meta else "cpu")
     check_activation(path, is_quick=any(isinstance(module, QuickGELU) for module in model.modules()))
     if "positional_embedding" in state and not hasattr(model, "positional_embedding"):
         state = convert_to_custom_text_state_dict(state)  # open_clip's names of before its text towers were modules
@@ -249,35 +257,84 @@ def _quiet() -> Iterator[None]:
         logging.disable(logging.NOTSET)
 
 
-def _by_name(spec: Model) -> tuple[nn.Module, Any]:
+def _by_name(spec: Model, device: Device) -> tuple[nn.Module, Any]:
     if spec.name not in open_clip.list_models():
         known = [*open_clip.list_models(), *shipped_names()]
         raise ModelError(f"there is no model {spec.name!r}", where="model.name", fix=nearest(spec.name, known))
     # A checkpoint is loaded later, by code that reads more kinds and names what does not fit.
     tag = None if spec.weights and Path(spec.weights).exists() else spec.weights
+    if tag is not None:
+        _check_tag(spec.name, tag, must_be_here=device == "meta")
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), torch.device(device):
             warnings.simplefilter("error", UserWarning)  # a QuickGELU mismatch would train a different model
+            load = tag is not None and device == "cpu"
             model = open_clip.create_model(
                 spec.name,
-                pretrained=tag,
+                pretrained=tag if load else None,
                 pretrained_text=False,
-                require_pretrained=tag is not None,
+                require_pretrained=load,
+                device=device,
             )
     except (RuntimeError, UserWarning, OSError) as error:
-        what = f"weights {spec.weights!r} of {spec.name} cannot be loaded ({str(error).splitlines()[0]})"
-        raise ModelError(
-            what, where="model.weights", fix="give a checkpoint's path, or fill open_clip's cache"
-        ) from error
-    return model, open_clip.get_tokenizer(spec.name)
+        if tag is None:
+            what, fix = (
+                f"open_clip cannot build {spec.name} ({_first_line(error)})",
+                "install or download what it needs",
+            )
+            raise NotHereError(what, where="model.name", fix=fix) from error
+        what = f"weights {tag!r} of {spec.name} cannot be loaded ({_first_line(error)})"
+        fix = "give a checkpoint's path, or fill open_clip's cache"
+        raise NotHereError(what, where="model.weights", fix=fix) from error
+    return model, _tokenizer(spec.name, "model.name")
 
 
-def _from_config(config: dict[str, Any]) -> tuple[nn.Module, Any]:
+def _check_tag(name: str, tag: str, *, must_be_here: bool) -> None:
+    """Refuse weights that open_clip does not know, or trained with another activation than the model's."""
+    weights = open_clip.get_pretrained_cfg(name, tag)
+    if not weights:
+        known = open_clip.list_pretrained_tags_by_model(name)
+        fix = nearest(tag, known) if known else "give the path of a checkpoint"
+        raise ModelError(f"there are no weights {tag!r} of {name}", where="model.weights", fix=fix)
+    model = open_clip.get_model_config(name) or {}
+    if weights.get("quick_gelu", False) != model.get("quick_gelu", False):
+        fix = "take the model whose name " + ("lacks -quickgelu" if model.get("quick_gelu") else "ends in -quickgelu")
+        what = f"weights {tag!r} of {name} cannot be loaded: they were trained with another activation"
+        raise ModelError(what, where="model.weights", fix=fix)
+    if must_be_here and not _is_cached(weights):
+        what = f"weights {tag!r} of {name} are not in open_clip's cache on this machine"
+        raise NotHereError(what, where="model.weights", fix="download them first, or give the path of a checkpoint")
+
+
+def _is_cached(weights: Any) -> bool:
+    if "hf_hub" in weights:
+        name, file = os.path.split(str(weights["hf_hub"]))
+        file = file or "open_clip_pytorch_model.bin"
+        names = (file, f"{os.path.splitext(file)[0]}.safetensors", "open_clip_model.safetensors")
+        return any(isinstance(try_to_load_from_cache(name, one), str) for one in names)
+    return (Path("~/.cache/clip").expanduser() / os.path.basename(str(weights.get("url", "-")))).is_file()
+
+
+def _from_config(config: dict[str, Any], device: Device) -> tuple[nn.Module, Any]:
     with tempfile.TemporaryDirectory() as folder:
         (Path(folder) / "open_clip_config.json").write_text(json.dumps({"model_cfg": config}))
         try:
-            model = open_clip.create_model(f"local-dir:{folder}", pretrained_text=False)
-            return model, open_clip.get_tokenizer(f"local-dir:{folder}")
-        except (RuntimeError, ValueError, TypeError, KeyError) as error:
-            what = f"open_clip cannot build it ({str(error).splitlines()[0]})"
+            with torch.device(device):
+                model = open_clip.create_model(f"local-dir:{folder}", pretrained_text=False, device=device)
+        except (AssertionError, RuntimeError, ValueError, TypeError, KeyError, OSError, ZeroDivisionError) as error:
+            what = f"open_clip cannot build it ({_first_line(error)})"
             raise ModelError(what, where="model.config", fix="compare with open_clip's model_configs") from error
+        return model, _tokenizer(f"local-dir:{folder}", "model.config")
+
+
+def _tokenizer(name: str, where: str) -> Any:
+    try:
+        return open_clip.get_tokenizer(name)
+    except Exception as error:  # transformers raises anything from OSError to ImportError
+        what = f"its tokenizer cannot be loaded on this machine ({_first_line(error)})"
+        fix = "put it into transformers' cache, or state its folder as text_cfg.hf_tokenizer_name"
+        raise NotHereError(what, where=where, fix=fix) from error
+
+
+def _first_line(error: Exception) -> str:
+    return next(iter(str(error).splitlines()), type(error).__name__)

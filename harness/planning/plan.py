@@ -10,7 +10,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from harness.base.errors import SpecError
+from harness.base.errors import SpecError, together
 from harness.config.ablation import Ablation
 from harness.config.data import Data
 from harness.config.experiment import Experiment, ExperimentTeacher, OpenClipTeacher, flatten, unknown_teacher
@@ -138,31 +138,36 @@ def resolve_arms(ablation: Ablation, where: str) -> Iterator[Arm]:
     """Yield every arm with its validated experiment.
 
     Raises:
-        SpecError: an arm sets a field that does not exist, or a value that is not allowed.
+        SpecError: arms set a field that does not exist, or a value that is not allowed.
     """
     shared = expand(ablation.base)
+    wrong: list[SpecError] = []
     for name, table in ablation.variants():
         try:
             experiment = laid_over(ablation.experiment, shared, table)
         except ValidationError as error:
-            raise _blame(ablation, name, error, where) from None
+            wrong += _blame(ablation, name, error, where)
+            continue
         yield Arm(name, ablation.labels.get(name, name), experiment, flatten(table))
+    if wrong:
+        raise together(wrong)
 
 
-def _blame(ablation: Ablation, name: str, error: ValidationError, where: str) -> SpecError:
-    """The error for the first problem of the arm `name`, with the key of the ablation's file that causes it."""
-    first, *others = problems(error, Experiment)
-    prefix = f"arm {name!r}: "
+def _blame(ablation: Ablation, name: str, error: ValidationError, where: str) -> Iterator[SpecError]:
+    """The problems of the arm `name`, each with the key of the ablation's file that causes it."""
     try:
         laid_over(ablation.experiment, expand(ablation.base))
-    except ValidationError as shared:
-        if first in problems(shared, Experiment):
-            return sentence(first, where=where, prefix="base.", others=len(others))
-    if (axis := next((path for path in ablation.axes if _share_a_key(path, first.key)), None)) is not None:
-        return sentence(replace(first, key=axis), where=where, prefix="axes.", others=len(others))
-    if name in ablation.arms:
-        prefix = f"arms.{name}."
-    return sentence(first, where=where, prefix=prefix, others=len(others))
+        shared = []
+    except ValidationError as of_base:
+        shared = problems(of_base, Experiment)
+    for problem in problems(error, Experiment):
+        axis = next((path for path in ablation.axes if _share_a_key(path, problem.key)), None)
+        if problem in shared:
+            yield sentence(problem, where=where, prefix="base.")
+        elif axis is not None:
+            yield sentence(replace(problem, key=axis), where=where, prefix="axes.")
+        else:
+            yield sentence(problem, where=where, prefix=f"arms.{name}." if name in ablation.arms else f"arm {name!r}: ")
 
 
 def _share_a_key(path: str, key: str) -> bool:

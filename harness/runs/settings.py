@@ -13,7 +13,7 @@ from urllib.parse import quote
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from harness.base.errors import SpecError
+from harness.base.errors import SpecError, together
 from harness.base.files import at_home, read_toml
 from harness.config.explain import problems, sentence
 
@@ -71,9 +71,9 @@ def _validated(values: dict[str, Any], where: str, prefix: str = "") -> Settings
     try:
         return Settings.model_validate(values)
     except ValidationError as error:
-        first, *others = problems(error, Settings)
-        named = replace(first, key=first.key.upper()) if prefix else first
-        raise sentence(named, where=where, prefix=prefix, others=len(others)) from None
+        found = problems(error, Settings)
+        named = [replace(one, key=one.key.upper()) for one in found] if prefix else found
+        raise together(sentence(one, where=where, prefix=prefix) for one in named) from None
 
 
 def _located(settings: Settings, root: Path) -> Settings:

@@ -14,7 +14,7 @@ from harness.planning.plan import Arm, Plan
 from harness.runs.record import Record
 from harness.runs.store import State, Store, exclusive
 from harness.tracking.client import KEY, TrackedExperiment, create_database, mlflow_session
-from harness.tracking.known import known_birth, known_stamps, remember
+from harness.tracking.known import claim_name, experiment_name, known_birth, known_stamps, remember
 from harness.tracking.places import LATER, artifact_location, database_file, lock_file, probe, redacted
 from harness.tracking.projection import (
     STATUS,
@@ -62,8 +62,9 @@ def sync(
 ) -> SyncResult:
     """Import what the runs of `plan` have left in `store` and MLflow at `uri` does not hold yet.
 
-    One experiment named after the plan, a run for each arm, and under it a run for each seed. With nothing new it
-    neither imports mlflow nor speaks to a server. It can be stopped anywhere: the next call goes on.
+    One experiment named after the plan (and its folder, if another spec has the name), a run for each arm, and under it
+    a run for each seed. With nothing new it neither imports mlflow nor speaks to a server. It can be stopped anywhere:
+    the next call goes on.
 
     Args:
         report: told one line for each run.
@@ -138,9 +139,13 @@ class _Import:
         self.groups = _started_arms(cells)
         self.known: frozenset[str] = frozenset()
 
+    @property
+    def _name(self) -> str:
+        return experiment_name(self.plan.name, self.plan.file, self.store)
+
     def has_news(self) -> bool:
         """Whether anything is wanted that is not known to be there."""
-        self.known = frozenset() if self.again else known_stamps(self.uri, self.store, self.plan.name)
+        self.known = frozenset() if self.again else known_stamps(self.uri, self.store, self._name)
         return bool(self.present) and not self._wanted() <= self.known
 
     def result(self) -> SyncResult:
@@ -152,8 +157,9 @@ class _Import:
     def carry_out(self) -> None:
         """Import arms with their runs, teachers, and the report's pages, until the time is up."""
         location = artifact_location(self.uri, self.store)
-        experiment = TrackedExperiment(self.uri, self.plan.name, location=location, note=_note(self.plan))
-        if known_birth(self.uri, self.store, self.plan.name) not in (None, experiment.birth):
+        claim_name(self._name, self.plan.file, self.store)
+        experiment = TrackedExperiment(self.uri, self._name, location=location, note=_note(self.plan))
+        if known_birth(self.uri, self.store, self._name) not in (None, experiment.birth):
             self.known = frozenset()  # the server was emptied since the ledger was written
         try:
             above = self._put(experiment, self._report(), None) if self.under_report else None
@@ -212,7 +218,7 @@ class _Import:
     def _remember(self, experiment: TrackedExperiment) -> None:
         stamps = self.known & self._wanted()
         try:
-            remember(self.uri, self.store, self.plan.name, birth=experiment.birth, stamps=stamps)
+            remember(self.uri, self.store, self._name, birth=experiment.birth, stamps=stamps)
         except StoreError as error:
             raise TrackingError(error.what, where=error.where, fix=error.fix) from error
 

@@ -32,6 +32,7 @@ from harness.runs.record import DataReport
 from tests.data.made import encoded, picture, sample, write_tar
 
 RAW: dict[str, Any] = {"pseudo": {}}
+PICTURES = pa.schema([("image", pa.struct([("bytes", pa.binary()), ("path", pa.string())])), ("caption", pa.string())])
 MANY = settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
@@ -232,6 +233,26 @@ def test_only_what_is_written_as_a_pattern_is_one(tmp_path: Path) -> None:
             expand(f"{path.parent}/x*.tar")
 
 
+@pytest.mark.parametrize("extension", ["JPG", "Png", "gif"])
+def test_folders_and_shards_in_capital_letters(tmp_path: Path, extension: str) -> None:
+    """A folder of `files` layout whose only picture ends so is not passed over, nor a shard called .TAR."""
+    for number, form in enumerate((extension, "png")):
+        (tmp_path / "shards" / f"{number}").mkdir(parents=True)
+        (tmp_path / "shards" / f"{number}" / f"k.{form}").write_bytes(encoded(picture(number), "PNG"))
+        (tmp_path / "shards" / f"{number}" / "k.txt").write_text(f"text {number}")
+    assert raw(shards(tmp_path)) == ["text 0", "text 1"]
+    paths = [write_tar(tmp_path / "tars" / name, [(name[0], sample(1))]) for name in ("a.tar", "b.TAR")]
+    assert expand(str(tmp_path / "tars")) == paths
+
+
+def test_the_first_of_several_tables_holds_no_usable_picture(tmp_path: Path) -> None:
+    for number, content in enumerate((b"", encoded(picture(1), "PNG"))):
+        row = {"image": {"bytes": content, "path": None}, "caption": "a" if number else None}
+        pq.write_table(pa.Table.from_pylist([row], PICTURES), tmp_path / f"{number}.parquet")
+    dataset = table(tmp_path, least_share=0)
+    assert (raw(dataset), dataset.image(0).size, dataset.report.rejected) == (["a"], (40, 30), {"no raw caption": 1})
+
+
 def test_joined_stepped_and_nested_shards(tmp_path: Path) -> None:
     paths = [write_tar(tmp_path / f"{n % 2}" / f"{n:03d}.tar", [(f"{n}", sample(n))]) for n in range(6)]
     assert expand(f"{tmp_path}/0::{tmp_path}/1/003.tar") == [paths[0], paths[2], paths[4], paths[3]]
@@ -248,6 +269,10 @@ def test_what_lies_beside_the_shards_of_a_folder_is_said(tmp_path: Path) -> None
     below, packed = shards(tmp_path).report.census()
     assert "1 files in folders below are not read (old/2.tar first)" in below
     assert "1 compressed files are not read (1.tar.gz first)" in packed
+    (tmp_path / "shards" / "old" / "3.tar.zst").touch()
+    (tmp_path / "before").rename(tmp_path / "older")
+    (tmp_path / "cache").rename(tmp_path / "before")
+    assert "2 compressed files are not read (1.tar.gz first)" in shards(tmp_path).report.census()[1]
     (tmp_path / "shards" / "0.tar").unlink()
     (tmp_path / "shards" / "old" / "2.tar").unlink()
     with pytest.raises(DataError, match="1 shards are compressed"):

@@ -162,7 +162,7 @@ def archive() -> bytes:
 def test_fuzzed_archives_never_crash_and_never_write(
     tmp_path: Path, archive: bytes, seed: int, flips: int, keep: float, in_headers: bool
 ) -> None:
-    """Random bytes changed (in headers, with checksums mended, or anywhere), and the end cut off."""
+    """Random bytes changed (in headers, with checksums corrected, or anywhere), and the end cut off."""
     chance = random.Random(seed)
     content = bytearray(archive)
     headers = [at for at in range(0, len(content), 512) if content[at + 257 : at + 262] == b"ustar"]

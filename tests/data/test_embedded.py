@@ -176,7 +176,7 @@ def test_a_killed_generation_leaves_nothing_that_looks_whole(cache: Path, tmp_pa
 def test_a_place_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     blocked = tmp_path / "file"
     blocked.write_text("")
-    with pytest.raises(StoreError, match=r"cannot be generated.*; free space or mend permissions"):
+    with pytest.raises(StoreError, match=r"cannot be generated.*; free space or correct the permissions"):
         materialise(SMALL_WORLD, blocked)
 
 

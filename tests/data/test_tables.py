@@ -69,7 +69,7 @@ def test_the_kind_of_table_is_not_part_of_what_it_holds(folder: Path) -> None:
     assert reports[0].fingerprint == reports[1].fingerprint
 
 
-def test_bad_rows_are_left_out_and_come_back_when_their_image_is_mended(folder: Path) -> None:
+def test_bad_rows_are_left_out_and_come_back_when_their_image_is_repaired(folder: Path) -> None:
     rows = [
         *ROWS,
         {**ROWS[0], "image": "images/gone.jpg"},
@@ -95,9 +95,9 @@ def test_bad_rows_are_left_out_and_come_back_when_their_image_is_mended(folder: 
     }
     for name in ("gone", "bad"):
         (folder / "images" / f"{name}.jpg").write_bytes(encoded(picture(10)))
-    mended = inspect_data(data, cache)
-    assert mended.samples == 5
-    assert "image missing" not in mended.rejected
+    repaired = inspect_data(data, cache)
+    assert repaired.samples == 5
+    assert "image missing" not in repaired.rejected
 
 
 def test_images_may_lie_elsewhere(folder: Path) -> None:

@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import bz2
 import gzip
 import io
+import lzma
 import sys
 import tarfile
 from pathlib import Path
@@ -85,7 +87,10 @@ def test_every_truncation_is_refused_unless_only_the_end_mark_is_lost(tmp_path: 
     ("content", "what"),
     [
         (b"<html>404 not found</html>" * 100, "is no tar file"),
-        (gzip.compress(bytes(5000), mtime=0), "is compressed"),
+        (gzip.compress(bytes(5000), mtime=0), "is compressed; unpack it"),
+        (bz2.compress(bytes(5000)), "is compressed; unpack it"),
+        (lzma.compress(bytes(5000)), "is compressed; unpack it"),
+        (b"\x28\xb5\x2f\xfd" + bytes(600), "is compressed; unpack it"),
         (b"short", "is no tar file"),
     ],
 )

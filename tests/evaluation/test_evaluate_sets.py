@@ -174,7 +174,7 @@ def test_what_is_wrong_with_the_text_files(tmp_path: Path, changes: dict[str, st
 def test_class_names_that_are_no_text(tmp_path: Path) -> None:
     path = broken(tmp_path)
     (path / "classnames.txt").write_bytes(b"caf\xe9")
-    with pytest.raises(DataError, match=r"classnames.txt: cannot be read .*; mend the file"):
+    with pytest.raises(DataError, match=r"classnames.txt: cannot be read .*; repair the file"):
         describe(path)
 
 

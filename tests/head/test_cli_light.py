@@ -55,7 +55,8 @@ def harness(capsys: pytest.CaptureFixture[str], *arguments: str | Path) -> tuple
 
 
 @pytest.mark.parametrize(
-    "arguments", [["--help"], ["check"], ["plan"], ["plan", "--json"], ["status"], ["cancel"], ["run", "--help"]]
+    "arguments",
+    [["--help"], ["check", "--quick"], ["plan"], ["plan", "--json"], ["status"], ["cancel"], ["run", "--help"]],
 )
 def test_loads_nothing_heavy(spec: Path, arguments: list[str]) -> None:
     named = arguments if "--help" in arguments else [*arguments, str(spec)]
@@ -73,7 +74,7 @@ def test_loads_nothing_heavy(spec: Path, arguments: list[str]) -> None:
     ("arguments", "files", "expected"),
     [
         (["plan", "none.toml"], {}, "none.toml: there is no such file; shipped files are in ablations/"),
-        (["check"], {"harness.toml": "stroe = 3"}, "harness.toml: stroe: unknown key; did you mean 'store'?"),
+        (["plan"], {"harness.toml": "stroe = 3"}, "harness.toml: stroe: unknown key; did you mean 'store'?"),
         (
             ["status"],
             {"small.toml": SMALL.replace('"300 steps"', "300")},
@@ -231,15 +232,17 @@ def test_logs(spec: Path, capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_check(spec: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert harness(capsys, "check", spec) == (0, f"{spec} is valid: 2 arms, 6 runs.\n", "")
+    assert harness(capsys, "check", spec, "--quick") == (0, f"{spec} is valid: 2 arms, 6 runs.\n", "")
     arms = "[arms.other]\nevaluation.sets = ['shaps']\ncaptions.count = 1\n[arms.digits]\ndata = { kind = 'digits' }"
     write(spec.parent, {"ablation.toml": f"{ABLATION}\n{arms}"})
-    code, out, _ = harness(capsys, "check", spec)
+    code, out, _ = harness(capsys, "check", spec, "--quick")
     first, second, last = out.splitlines()
+    assert first.startswith(f"missing: {spec}:12: arms.other.evaluation.sets: ")
     assert 'there is no evaluation set "shaps"; did you mean "shapes"?' in first
     assert 'there is no evaluation set "shapes"; ' in second  # digits has none of that name
     assert last.endswith("is valid, but not all of it is on this machine: 4 arms, 12 runs.")
-    assert code in (0, 1)
+    assert code == 1
+    assert harness(capsys, "check", spec, "--quick", "--elsewhere")[:2] == (0, out)
 
 
 MINED = {"mining": MINING, "loss": {"kind": "multi_positive_sigmoid"}}

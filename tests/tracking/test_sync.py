@@ -15,6 +15,7 @@ from harness.base.errors import TrackingError
 from harness.runs.record import StepMetrics
 from harness.runs.store import Store
 from harness.tracking import SyncResult, sync
+from harness.tracking.known import claim_name, experiment_name
 from tests.tracking.conftest import Place
 from tests.tracking.world import ARMS, START, begin, fail, finish, finish_all, plan_of, record_of, rows, sqlite_uri
 
@@ -68,6 +69,32 @@ def test_importing_twice_changes_nothing(finished: Place) -> None:
     assert sync(finished.plan, finished.store, finished.uri, again=True) == SyncResult(imported=5)
     assert finished.content() == before
     assert rows(finished.database, "SELECT count(*) FROM runs") == [(7,)]
+
+
+def test_specs_of_one_name_have_experiments_of_their_own(finished: Place) -> None:
+    """Two files of one name in a store, as after copying a project's folder."""
+    stored = "SELECT name FROM experiments WHERE name != 'Default' ORDER BY experiment_id"
+    plan = plan_of(seeds=1)
+    for folder, names in (("a", ["quickstart"]), ("b", ["quickstart", "quickstart (b)"])):
+        plan.file = finished.root / folder / "quickstart.toml"
+        plan.file.parent.mkdir()
+        plan.file.touch()
+        assert sync(plan, finished.store, finished.uri) == SyncResult(imported=3)
+        assert sync(plan, finished.store, finished.uri) == SyncResult(unchanged=3)
+        assert [name for (name,) in rows(finished.database, stored)] == names
+
+
+def test_the_experiment_of_a_spec(tmp_path: Path) -> None:
+    store, (first, second, third) = Store(tmp_path / "store"), (tmp_path / one / "q.toml" for one in ("a", "b", "c/b"))
+    store.root.mkdir()
+    for file, name in ((first, "q"), (second, "q (b)"), (third, "q (b 2)"), (second, "q (b)"), (first, "q")):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.touch()
+        assert experiment_name("q", file, store) == name
+        claim_name(name, file, store)
+    assert experiment_name("q", None, store) == "q"
+    moved = first.rename(tmp_path / "q.toml")
+    assert experiment_name("q", moved, store) == "q"
 
 
 def test_nothing_new_needs_no_mlflow(finished: Place) -> None:

@@ -144,7 +144,7 @@ class Dataset:
         return DataError(
             f"image cannot be decoded ({error})",
             where=f"{self._root / self._cell(i, 'location')}: {self._cell(i, 'key')}",
-            fix='mend it, or set data.verify = "decode" to leave such samples out',
+            fix='repair it, or set data.verify = "decode" to leave such samples out',
         )
 
     def raw(self, i: int) -> str:

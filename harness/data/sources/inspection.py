@@ -26,8 +26,8 @@ from harness.runs.versions import unreadable
 _VERSION = 3
 REPORT = "report.json"
 """What an index says of its data; an index without it is built."""
-FIRST_UNPACKED = "images-00000"
-"""The embedded images of the first table, once written to a plain file."""
+UNPACKED = "images-*"
+"""The embedded images of tables, once written to plain files."""
 
 
 class Indexed(NamedTuple):
@@ -81,13 +81,14 @@ def indexed(data: FileData, cache: Path) -> Indexed:
     if not _is_current(folder / REPORT, files.root):
         _build(data, files, folder)
     stored = read_json(folder / REPORT)
-    root = folder if stored["unpacked"] else files.root
+    unpacked = any(folder.glob(UNPACKED))
+    root = folder if unpacked else files.root
     try:
         report = DataReport.model_validate(stored["report"])
     except ValidationError as error:
         raise unreadable(error, folder / REPORT, "delete its folder: the data is read again") from None
     sources = tuple(stored["sources"])
-    return Indexed(folder, root, report, sources, stored["joined"], files, stored["keys_repeat"], stored["unpacked"])
+    return Indexed(folder, root, report, sources, stored["joined"], files, stored["keys_repeat"], unpacked)
 
 
 def _check_share(data: FileData, report: DataReport) -> None:
@@ -97,7 +98,7 @@ def _check_share(data: FileData, report: DataReport) -> None:
     if report.samples < data.least_share * whole:
         what = f"only {report.samples:,} of {whole:,} samples can be used (left out: {reasons(left_out)})"
         share = math.floor(100 * report.samples / whole) / 100
-        fix = f"mend the data, or accept it with data.least_share = {share:g}"
+        fix = f"repair the data, or accept it with data.least_share = {share:g}"
         if "duplicate key" in left_out and "repeats" in type(data).model_fields:
             fix += ', or state what rows of one image are: data.repeats = "captions" or "samples"'
         raise DataError(what, where=data.location, fix=fix)
@@ -129,7 +130,7 @@ def _build(data: FileData, files: FilesOf, folder: Path) -> None:
             "sources": list(summary.sources),
             "keys_repeat": summary.keys_repeat,
             "suspects": suspects,
-            "unpacked": (folder / FIRST_UNPACKED).exists(),
+            "unpacked": any(folder.glob(UNPACKED)),
             "joined": reading.joined(),
         },
     )
@@ -174,7 +175,7 @@ def _size_and_time(file: Path) -> tuple[int, int]:
 
 
 def _is_current(report: Path, root: Path) -> bool:
-    """Whether the index is there and no file that spoiled a sample was mended since."""
+    """Whether the index is there and no file that spoiled a sample was repaired since."""
     if not report.is_file():
         return False
     suspects = read_json(report)["suspects"]

@@ -16,9 +16,10 @@ _BRACES = re.compile(r"\{([^{}]*)\}")
 _RANGE = re.compile(r"(\d{1,18})\.\.(\d{1,18})(?:\.\.(\d{1,18}))?", re.ASCII)
 MOST_FILES, MOST_BRACES = 1_000_000, 16
 """That a pattern stands for, and that it has."""
-_COMPRESSED = (".tar.gz", ".tgz", ".tar.zst", ".tar.bz2", ".tar.xz")
-_LOOSE = (".jpg", ".jpeg", ".png", ".webp")
-"""Images that img2dataset's `files` layout leaves in folders."""
+_COMPRESSED = (".tar.gz", ".tgz", ".tar.zst", ".tar.zstd", ".tar.bz2", ".tbz2", ".tar.xz", ".txz", ".tar.lz4")
+IMAGES = ("jpg", "jpeg", "png", "webp", "bmp", "gif", "tif", "tiff", "ppm")
+"""Extensions of image files; of those of one sample, the first that is there is taken."""
+_LOOSE = tuple(f".{extension}" for extension in IMAGES)
 _SPLITS = {
     **dict.fromkeys(("train", "training"), "train"),
     **dict.fromkeys(("validation", "valid", "val", "dev"), "validation"),
@@ -59,7 +60,7 @@ def beside(pattern: str, suffixes: tuple[str, ...]) -> list[str]:
             below = _below(folder, suffixes)
             if below:
                 notes.append(f"{folder}: {len(below)} files in folders below are not read ({below[0]} first)")
-        packed = _inside(folder, _COMPRESSED) if ".tar" in suffixes else []
+        packed = [*_inside(folder, _COMPRESSED), *_below(folder, _COMPRESSED)] if ".tar" in suffixes else []
         if packed:
             notes.append(f"{folder}: {len(packed)} compressed files are not read ({packed[0]} first); unpack them")
     return notes
@@ -179,7 +180,7 @@ def _of_folder(path: str, key: str, suffixes: tuple[str, ...]) -> list[str]:
     if not found and key == "data.shards":
         if packed := _inside(path, _COMPRESSED) or _below(path, _COMPRESSED):
             what = f"its {len(packed)} shards are compressed ({packed[0]} first)"
-            raise DataError(what, where=path, fix="unpack them (gunzip): samples are read at random")
+            raise DataError(what, where=path, fix="unpack them: samples are read at random")
         found = sorted({os.path.dirname(name) for name in [*_inside(path, _LOOSE), *_below(path, _LOOSE)]})
     if not found:
         kinds = " or ".join(f"*{suffix}" for suffix in suffixes)
@@ -188,7 +189,7 @@ def _of_folder(path: str, key: str, suffixes: tuple[str, ...]) -> list[str]:
 
 
 def _inside(folder: str, suffixes: tuple[str, ...]) -> list[str]:
-    return sorted(name for name in os.listdir(folder) if name.endswith(suffixes) and not name.startswith("."))
+    return sorted(name for name in os.listdir(folder) if name.lower().endswith(suffixes) and not name.startswith("."))
 
 
 def _below(folder: str, suffixes: tuple[str, ...]) -> list[str]:

@@ -65,7 +65,7 @@ def rows(
     except (OSError, pa.ArrowException) as error:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else " ".join(str(error).split())
         raise DataError(
-            f"table cannot be read ({reason})", where=str(file), fix="mend it or correct its path"
+            f"table cannot be read ({reason})", where=str(file), fix="repair it or correct its path"
         ) from error
 
 
@@ -171,7 +171,7 @@ def _json_rows(file: Path, columns: list[str], fix: str) -> Iterator[Row]:
             except ValueError:
                 row = None
             if not isinstance(row, dict):
-                raise DataError(f"line {number} is no JSON object", where=str(file), fix="mend or delete the line")
+                raise DataError(f"line {number} is no JSON object", where=str(file), fix="repair or delete the line")
             if number == 1:
                 _require(columns, list(row), file, fix)
             yield {column: row.get(column) for column in columns}

@@ -11,9 +11,9 @@ from pathlib import Path
 from harness.base.errors import DataError
 from harness.config.data import WebdatasetData
 from harness.config.sources import CaptionFile, SplitPlace
-from harness.data.dataset import pictures
 from harness.data.sources.loose import LooseFiles
 from harness.data.sources.options import ReadOptions
+from harness.data.sources.patterns import IMAGES
 from harness.data.sources.quarantine import Quarantine
 from harness.data.sources.raw_samples import (
     Candidate,
@@ -83,7 +83,7 @@ def _candidate(reader: _Reader, key: str, group: Iterable[Member], quarantine: Q
         return Rejected("quarantined", reader.location, key)
     members = by_extension(key, group, reader.archive.skipped)
     try:
-        image = next((members[name] for name in pictures.EXTENSIONS if name in members), None)
+        image = next((members[name] for name in IMAGES if name in members), None)
         if image is None:
             raise RejectedError("no image")
         texts = SampleTexts(members, reader.archive)

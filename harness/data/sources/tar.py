@@ -13,7 +13,8 @@ from harness.base.errors import DataError
 
 HEAD = 4096
 """Bytes of a member that are read at once."""
-_GZIP = b"\x1f\x8b"
+_PACKED = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ\0", b"\x28\xb5\x2f\xfd")
+"""How files of gzip, bzip2, xz and zstd begin."""
 
 
 class Member(NamedTuple):
@@ -112,8 +113,8 @@ class Archive:
         try:
             return tarfile.TarFile(fileobj=self._file, encoding="utf-8", errors="surrogateescape")
         except (tarfile.TarError, ValueError) as error:
-            if self.read(0, len(_GZIP)) == _GZIP:
-                fix = "unpack it (gunzip): samples are read at random"
+            if self.read(0, 8).startswith(_PACKED):
+                fix = "unpack it: samples are read at random"
                 raise DataError("is compressed", where=str(self._path), fix=fix) from None
             if not self.read(0, 1):
                 raise self._bad("is truncated: it is empty") from error

@@ -59,7 +59,7 @@ def _materialise(data: EmbeddedWorld, cache: Path) -> None:
             raise StoreError(
                 f"cannot be generated ({error.strerror or error})",
                 where=str(folder),
-                fix="free space or mend permissions",
+                fix="free space or correct the permissions",
             ) from error
     indexed(train_shards(data, cache), cache)
 
