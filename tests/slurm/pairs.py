@@ -1,7 +1,8 @@
 """Each pair of choices that a spec or profile offers to dispatch, on the test cluster: the same numbers as run locally.
 
 `combinations` makes a table of few rows in which every pair of levels of two factors stands at least once. `python -m
-tests.slurm.test_pairs` prints it.
+tests.slurm.pairs` prints it. `make test-slurm` does not run it, which takes 10 to 40 minutes: `slurm/testcluster/cluster with
+.venv/bin/python -m pytest -m slurm tests/slurm/pairs.py` does.
 """
 
 from __future__ import annotations
