@@ -111,6 +111,7 @@ MUTATIONS = (
     Mutation("execute/life.py", "lambda at: at.submissions >= MOST_SUBMISSIONS", "lambda at: False", "execute/test_life.py", fast=True),
     Mutation("execute/life.py", "at.missing.training and at.teacher in", "at.teacher in", "execute/test_life.py", fast=True),
     Mutation("execute/slurm/submitter.py", "max(completed, default=since)", "since", "execute/test_histories.py::test_a_set_that_a_quota_holds_back_while_another_command_finishes_the_run"),
+    Mutation("execute/slurm/executor.py", "is_leaving and run in finishing for", "is_leaving for", "execute/test_sweep.py::test_an_evaluation_that_a_quota_holds_back_is_in_nobodys_hands", fast=True),
     Mutation("execute/slurm/retry_policy.py", 'return job.reason == f"{DISK_FULL}:0"', "return False", "execute/test_sweep.py", fast=True),
     Mutation("execute/executor.py", "(Life.PENDING if run.teacher in self._open else Life.DONE)", "Life.DONE", "head/test_conduct.py::test_students_wait_for_the_end_of_their_teacher"),
     Mutation("execute/slurm/job_tracker.py", "submission.intent.created_at > ADOPTION_S", "submission.intent.created_at < ADOPTION_S", "execute/test_sweep.py", fast=True),

@@ -216,6 +216,18 @@ def test_the_accounts_of_a_killed_job_may_come_late(
     assert causes == ["out_of_memory_host", "never_started"]
 
 
+def test_an_evaluation_that_a_quota_holds_back_is_in_nobodys_hands(store: Store, slurm: MadeScheduler) -> None:
+    plan, slurm.most_jobs = plan_of(ablation({"a": {}}, seeds=1)), 1
+    one = started(plan, store, slurm, evaluation={"mem_gb": 4})
+    one.cycle()
+    assert len(slurm.jobs) == 1
+    assert not one.is_submitted
+    slurm.most_jobs = 2
+    again = started(plan, store, slurm, evaluation={"mem_gb": 4})
+    again.cycle()
+    assert not again.is_submitted, "it waits for the training"
+
+
 def test_arrays_are_split_and_held_back_at_quotas(store: Store, slurm: MadeScheduler) -> None:
     slurm.max_array, slurm.most_jobs = 4, 10
     plan = plan_of(ablation({"a": {}}, seeds=25))

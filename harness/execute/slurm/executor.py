@@ -147,9 +147,9 @@ class SlurmExecutor(Decisions):
 
     @property
     def is_submitted(self) -> bool:
-        """Whether every open run has an active job that was not asked to stop."""
-        active = self._tracker.active
-        return all(run in active and not active[run].is_leaving for run in self._open)
+        """Whether active jobs that were not asked to stop will make the records of all open runs."""
+        active, finishing = self._tracker.active, self._tracker.finishing
+        return all(run in active and not active[run].is_leaving and run in finishing for run in self._open)
 
     def vanished(self) -> dict[str, TrackedJob]:
         """Runs in jobs of this ablation that its spec no longer contains."""

@@ -55,6 +55,8 @@ class JobTracker:
         self._store, self._submissions, self._scheduler = store, submissions, scheduler
         self.active: dict[str, TrackedJob] = {}
         """By run: the pending or running job that has it."""
+        self.finishing: set[str] = set()
+        """Runs that have a job which makes their record, not only one which trains them."""
         self.notes: tuple[str, ...] = ()
         self._recorded: set[str] = set()
         """Ids of ended jobs whose attempts all have a recorded cause."""
@@ -74,7 +76,7 @@ class JobTracker:
         self.notes = ()
         submissions = self._submissions.open()
         if not submissions:
-            self.active = {}
+            self.active, self.finishing = {}, set()
             return {}
         jobs = {job.id: job for job in self._scheduler.queue()}
         self._adopt([submission for submission in submissions if submission.array is None])
@@ -95,13 +97,15 @@ class JobTracker:
                 for run in runs:
                     tracked_by_run[run].append(tracked)
         pending = self._record_causes(over)
-        self.active, ended = {}, {}
+        self.active, self.finishing, ended = {}, set(), {}
         for run, some in tracked_by_run.items():
             # A job whose accounting is still awaited counts as active: a retry needs the cause first.
             living = [tracked for tracked in some if not _is_over(tracked) or tracked.id in pending]
             if living:
                 # If training and evaluation are both queued, take the training, which comes first.
                 self.active[run] = min(living, key=lambda tracked: tracked.submission.intent.phase == "evaluate")
+                if any(tracked.submission.intent.phase != "train" for tracked in living):
+                    self.finishing.add(run)
             else:
                 ended[run] = some[-1]
         return ended
@@ -111,6 +115,8 @@ class JobTracker:
         for task, runs in enumerate(submission.intent.tasks):
             for run in runs:
                 self.active.setdefault(run, TrackedJob(submission, task, None))
+                if submission.intent.phase != "train":
+                    self.finishing.add(run)
 
     def training(self, run: str) -> TrackedJob | None:
         """The job that trains a run."""
