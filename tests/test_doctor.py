@@ -9,12 +9,14 @@ from pathlib import Path
 
 import pytest
 
+from harness.base.version import __version__
 from harness.doctor import Finding, diagnose
 from harness.doctor import places as places_module
 from harness.doctor.machine import gpu, processor, shared_memory, slurm
 from harness.doctor.places import evaluation_sets, filesystem, store, tracking
 from harness.doctor.software import checkout, defects, pairing, python, requirements
 from harness.runs.settings import Settings
+from harness.training.provenance import commit
 
 Fake = Callable[[str, str], None]
 
@@ -265,3 +267,14 @@ def test_diagnosis_covers_all_places(tmp_path: Path) -> None:
     by_subject = {finding.subject: finding for finding in findings}
     assert by_subject["MLflow"].message == "off"
     assert by_subject["evaluation sets"].level == "error"
+
+
+def test_an_installed_wheel_needs_no_checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "commit").write_text("abc123")
+    monkeypatch.setattr("harness.base.version.SHIPPED_PACKAGE", tmp_path)
+    found = checkout(tmp_path)
+    assert (found.level, found.message) == ("ok", f"version {__version__}, built from commit abc123")
+    assert commit() == "abc123"
+    (tmp_path / "commit").unlink()
+    assert commit() == "unknown"
+    assert checkout(tmp_path).level == "ok"

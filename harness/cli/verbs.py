@@ -13,6 +13,7 @@ import typer
 
 from harness.base.errors import HarnessError
 from harness.cli.data import Set, Spec, data_app
+from harness.cli.project import project_app
 
 if TYPE_CHECKING:
     from harness.planning.plan import Plan
@@ -27,6 +28,7 @@ app = typer.Typer(
     help="Declared ablations of CLIP-style pre-training: plan, run, compare.",
 )
 
+app.add_typer(project_app)
 app.add_typer(data_app, name="data")
 
 Specs = Annotated[

@@ -348,7 +348,7 @@ def _tables(stated: Any) -> dict[str, Table]:
 
 
 def _read(file: Path) -> Table:
-    return read_toml(file, SpecError, "shipped files are in ablations/")
+    return read_toml(file, SpecError, "`harness examples` lists and copies shipped files")
 
 
 def _model_config(file: Path) -> Table:

@@ -12,6 +12,7 @@ from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 from packaging.version import Version
 
+from harness.base.version import __version__, built_commit
 from harness.doctor.finding import Finding, Level, answer
 
 PROJECT = "fff-ablation-harness"
@@ -125,9 +126,13 @@ def pairing(version_of: VersionOf = installed, needs_of: Callable[[str], list[st
 
 def checkout(folder: Path = Path(__file__).parent) -> Finding:
     """The commit that records will name, and whether the code differs from it."""
+    if (built := built_commit()) is not None:
+        commit = "an unknown commit" if built == "unknown" else f"commit {built}"
+        return Finding("ok", "code", f"version {__version__}, built from {commit}")
     status, described = answer(["git", "-C", str(folder), "describe", "--always", "--dirty"], timeout_s=5)
     if status != 0:
-        return Finding("warning", "code", f"the git commit is unknown ({described})", "run from a git checkout")
+        fix = "run from a git checkout or an installed wheel"
+        return Finding("warning", "code", f"the git commit is unknown ({described})", fix)
     if described.endswith("-dirty"):
         message = f"files differ from commit {described.removesuffix('-dirty')}: records will say -dirty"
         return Finding("warning", "code", message, "commit before runs that you want to cite")

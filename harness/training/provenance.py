@@ -11,7 +11,7 @@ from importlib.metadata import version
 
 import torch
 
-from harness.base.version import PACKAGE, __version__
+from harness.base.version import PACKAGE, __version__, built_commit
 
 _PACKAGES = {"torch": "torch", "open_clip": "open_clip_torch", "numpy": "numpy"}
 
@@ -25,11 +25,13 @@ def versions() -> dict[str, str]:
 def commit() -> str:
     """The checkout's commit, marked `-dirty` when files differ from it; `unknown` outside a checkout.
 
-    Of a snapshot (`harness.execute.slurm.snapshot`): the commit that it was made from.
+    Of a snapshot (`harness.execute.slurm.snapshot`) and of a wheel: the commit that it was made from.
     """
     origin = PACKAGE.parent / "code.json"
     if origin.is_file():
         return str(json.loads(origin.read_text(encoding="utf-8"))["commit"])
+    if (built := built_commit()) is not None:
+        return built
     command = ["git", "-C", str(PACKAGE), "describe", "--always", "--dirty", "--abbrev=12"]
     try:
         return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()

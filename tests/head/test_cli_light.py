@@ -73,7 +73,7 @@ def test_loads_nothing_heavy(spec: Path, arguments: list[str]) -> None:
 @pytest.mark.parametrize(
     ("arguments", "files", "expected"),
     [
-        (["plan", "none.toml"], {}, "none.toml: there is no such file; shipped files are in ablations/"),
+        (["plan", "none.toml"], {}, "none.toml: there is no such file; `harness examples` lists"),
         (["plan"], {"harness.toml": "stroe = 3"}, "harness.toml: stroe: unknown key; did you mean 'store'?"),
         (
             ["status"],

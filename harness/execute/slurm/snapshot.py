@@ -17,7 +17,7 @@ import tempfile
 from pathlib import Path
 
 from harness.base.files import unwritable, write_json
-from harness.base.version import PACKAGE
+from harness.base.version import PACKAGE, built_commit
 from harness.execute.bundle import package_files
 
 
@@ -67,7 +67,9 @@ def _digest(contents: dict[Path, bytes]) -> str:
 def _origin(package: Path) -> dict[str, str]:
     """The commit, the difference to it, and untracked files; `unknown` outside a checkout."""
     return {
-        "commit": _git(package, "describe", "--always", "--dirty", "--abbrev=12").strip() or "unknown",
+        "commit": built_commit()
+        or _git(package, "describe", "--always", "--dirty", "--abbrev=12").strip()
+        or "unknown",
         "diff": _git(package, "diff", "HEAD", "--", "."),
         "untracked": _git(package, "ls-files", "--others", "--exclude-standard", "--", "."),
     }
