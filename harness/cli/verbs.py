@@ -22,14 +22,31 @@ if TYPE_CHECKING:
 
 app = typer.Typer(
     no_args_is_help=True,
-    add_completion=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
     pretty_exceptions_enable=False,
     rich_markup_mode="rich" if sys.stdout.isatty() else None,
-    help="Declared ablations of CLIP-style pre-training: plan, run, compare.",
 )
 
 app.add_typer(project_app)
 app.add_typer(data_app, name="data")
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        from harness.base.version import __version__
+
+        print(f"harness {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    _version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    """Declared ablations of CLIP-style pre-training: plan, run, compare."""
+
 
 Specs = Annotated[
     list[Path], typer.Argument(metavar="SPEC...", help="Ablation or experiment files (TOML).", show_default=False)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import difflib
 import types
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Annotated, Any, Union, get_args, get_origin
 
 from pydantic import BaseModel, Tag, ValidationError
@@ -75,12 +76,42 @@ def nearest(name: str, known: Iterable[str]) -> str:
     return f"did you mean {close[0]!r}?" if close else f"known: {', '.join(names)}"
 
 
+def _nearest_field(key: str, names: Sequence[str], model: type[BaseModel]) -> str:
+    """A hint for an unknown key: the field of this name elsewhere in the tree, else `nearest`."""
+    above, _, name = key.rpartition(".")
+    elsewhere = [path for path in _paths(model) if path.rpartition(".")[2] == name and path != key]
+    below = [path for path in elsewhere if path.startswith(f"{above}.")]
+    if not below and (not elsewhere or difflib.get_close_matches(name, names, n=1, cutoff=0.5)):
+        return nearest(name, names)
+    return f"did you mean {min(below or elsewhere, key=lambda path: path.count('.'))!r}?"
+
+
+@cache
+def _paths(model: type[BaseModel], within: tuple[type[BaseModel], ...] = ()) -> tuple[str, ...]:
+    """The dotted paths of all fields below `model`, of all kinds; a model inside itself is left out."""
+    found: dict[str, None] = {}
+    for name, field in model.model_fields.items():
+        found[name] = None
+        for below in _models(field.annotation):
+            if below not in (*within, model):
+                found |= dict.fromkeys(f"{name}.{path}" for path in _paths(below, (*within, model)))
+    return tuple(found)
+
+
+def _models(annotation: Any) -> Iterator[type[BaseModel]]:
+    bare = _bare(annotation)
+    if _is_model(bare):
+        yield bare
+    for branch in get_args(bare) if _is_union(bare) else ():
+        yield from _models(branch)
+
+
 def _problem(detail: ErrorDetails, model: type[BaseModel]) -> Problem:
     place = _walk(model, detail["loc"])
     key, what, fix = place.key, "", None
     match detail["type"]:
         case "extra_forbidden":
-            what, fix = "unknown key", nearest(str(detail["loc"][-1]), place.names)
+            what, fix = "unknown key", _nearest_field(key, place.names, model)
         case "missing":
             what, fix = "required key is missing", "add it"
         case "union_tag_invalid":

@@ -348,6 +348,9 @@ def _tables(stated: Any) -> dict[str, Table]:
 
 
 def _read(file: Path) -> Table:
+    if file.suffix.lower() in (".yaml", ".yml") and file.is_file():
+        fix = "`harness init` writes one to start from, and docs/specs.md lists its fields"
+        raise SpecError("is YAML, but specs are TOML files", where=str(file), fix=fix)
     return read_toml(file, SpecError, "`harness examples` lists and copies shipped files")
 
 

@@ -53,8 +53,11 @@ def told(model: type[BaseModel], table: dict[str, Any]) -> str:
         ),
         (
             {"teacher": {"kind": "experiment", "experiment": {}, "weight": 1}},
-            "teacher.weight: unknown key; known: kind, experiment",
+            "teacher.weight: unknown key; did you mean 'loss.weight'?",
         ),
+        # a field's name is known, its place is not
+        ({"train": {"lr": 1e-3}}, "train.lr: unknown key; did you mean 'train.optimiser.lr'?"),
+        ({"global_batch_size": 8}, "global_batch_size: unknown key; did you mean 'train.global_batch_size'?"),
         # kinds
         ({"loss": {"kind": "infonc"}}, "loss.kind: there is no kind 'infonc'; did you mean 'infonce'?"),
         ({"mining": {"kind": "xyz"}}, "mining.kind: there is no kind 'xyz'; known: none, threshold, placebo"),
