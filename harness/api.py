@@ -19,10 +19,11 @@ from harness.config.load import is_search, load_search
 from harness.config.load import load as load_ablation
 from harness.config.search import Search
 from harness.execute.executor import Progress
-from harness.execute.run import Confirm, Outcome, is_profile, start_in_background, submit
+from harness.execute.run import Confirm, Outcome, is_profile, remember, start_in_background, submit
 from harness.execute.run import run as carry_out
 from harness.planning.plan import Plan
 from harness.planning.workspace import Project
+from harness.runs.noted import find_run
 from harness.runs.record import EvaluationResult
 from harness.runs.store import Store
 
@@ -48,6 +49,7 @@ __all__ = [
     "results",
     "run",
     "search",
+    "smoke",
     "sync",
     "verify",
 ]
@@ -107,6 +109,20 @@ def plan(spec: Spec, assignments: Sequence[str] = (), *, provisional: bool = Fal
 
 
 @door
+def base_plan(spec: str | Path | Search, assignments: Sequence[str] = ()) -> Plan:
+    """Plan the base of a search, as an ablation with one arm: what every configuration starts from.
+
+    Raises:
+        SpecError: the spec is not a search, or is not valid.
+    """
+    request = search_request(spec, assignments)
+    search = request.search
+    base = {"question": search.question, "experiment": search.experiment, "base": search.base, "arms": {"base": {}}}
+    more = {"baseline": "base", "seeds": search.seed_list, "primary": search.objectives[0].metric}
+    return request.project.plan(Ablation.model_validate(base | more), provisional=True, name=request.name)
+
+
+@door
 def run(
     spec: Spec,
     assignments: Sequence[str] = (),
@@ -119,6 +135,8 @@ def run(
     on_progress: Callable[[Progress], None] | None = None,
     stop: Event | None = None,
     verbose: bool = False,
+    arms: Sequence[str] = (),
+    seeds: Sequence[int] = (),
 ) -> Outcome:
     """Train and evaluate every missing run once; the result is true if every run is done.
 
@@ -134,9 +152,10 @@ def run(
         on_progress: called with a snapshot a few times a second.
         stop: once another thread sets it, running runs write a checkpoint and exit.
         verbose: let `inline` print and handle signals in the calling thread, as the command does.
+        arms, seeds: carry out the runs of these alone.
 
     Raises:
-        SpecError: the spec or the profile is not valid, or the budget is not enough.
+        SpecError: the spec or the profile is not valid, there is no such arm or seed, or the budget is not enough.
         DataError: the data cannot be read.
         DispatchError: some of the runs are in jobs of a cluster, or no process or job can be started.
         StoreError: the store cannot be written, or holds a run with other defaults.
@@ -144,10 +163,14 @@ def run(
     planned = plan(spec, assignments)
     at = project(planned)
     target = on or at.settings.profile
+    remember(planned, at.store)
+    part = planned.part(arms, seeds) if arms or seeds else planned
     if detach:
-        return _detached(spec, assignments, planned, at, target, jobs, max_gpu_hours, confirm)
+        chosen = [word for arm in arms for word in ("--arm", arm)]
+        chosen += ["--seeds", ",".join(map(str, seeds))] if seeds else []
+        return _detached(spec, assignments, part, at, target, jobs, max_gpu_hours, confirm, chosen)
     return carry_out(
-        planned,
+        part,
         at,
         target,
         jobs=jobs,
@@ -157,6 +180,36 @@ def run(
         stop=stop,
         verbose=verbose,
     )
+
+
+@door
+def smoke(
+    spec: Spec,
+    assignments: Sequence[str] = (),
+    *,
+    on: str | None = None,
+    jobs: int | None = None,
+    on_progress: Callable[[Plan, Progress], None] | None = None,
+    stop: Event | None = None,
+    verbose: bool = False,
+) -> tuple[Outcome, Path | None]:
+    """Train every arm for a few steps in a store of its own, without evaluation; no real run is touched.
+
+    Returns the outcome, and the folder with the logs, which is kept if a run failed.
+
+    Args:
+        on, jobs, stop, verbose: as for `run`.
+        on_progress: called with the plan of the short runs and a snapshot.
+
+    Raises:
+        SpecError, DataError, DispatchError, StoreError: as `run`.
+    """
+    from harness.execute.smoke import smoke as carry_out_smoke
+
+    planned = plan(spec, assignments)
+    at = project(planned)
+    target = on or at.settings.profile
+    return carry_out_smoke(planned, at, target, jobs=jobs, on_progress=on_progress, stop=stop, verbose=verbose)
 
 
 @door
@@ -289,7 +342,7 @@ def verify(spec: Spec, assignments: Sequence[str] = (), *, retrain: int = 0, roo
     if isinstance(spec, str | Path) and is_folder:
         return verify_bundle(Path(spec), _rendered, root)
     if isinstance(spec, str) and not spec.endswith(".toml"):
-        engine.verify_run(project().store.find(spec), found)
+        engine.verify_run(find_run(project().store, spec), found)
         return found
     planned = plan(spec, assignments, provisional=True)
     at = project(planned)
@@ -439,6 +492,7 @@ def _detached(
     jobs: int | None,
     max_gpu_hours: float | None,
     confirm: Confirm | None,
+    chosen: Sequence[str],
 ) -> Outcome:
     """Submit the runs, and start a background command for runs that the queue rejects or that use this machine."""
     outcome = Outcome(planned, Progress(0, len(planned.runs)))
@@ -449,7 +503,7 @@ def _detached(
     if (file := _file(spec)) is None:
         fix = "write the spec to a file, or run it without `detach`"
         raise SpecError("a spec created in Python cannot continue in the background", where="detach", fix=fix)
-    arguments = background_arguments(file, assignments, target, jobs)
+    arguments = [*background_arguments(file, assignments, target, jobs), *chosen]
     if is_profile(target) and max_gpu_hours is not None:
         arguments += ["--max-gpu-hours", str(max_gpu_hours), "--yes"]
     background = start_in_background("run", arguments, at.store.root / f"{planned.name}.log")

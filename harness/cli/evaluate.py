@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from harness.base.files import write_json
+from harness.cli.output import as_json as print_json
 from harness.cli.output import table
 from harness.execute.evaluate import evaluation_of, present, sources_of, with_averages, without_average
 from harness.planning.workspace import Project
@@ -20,19 +22,37 @@ def measure(
     model: str | None,
     out: Path | None,
     processes: int | None = None,
+    *,
+    as_json: bool = False,
 ) -> None:
-    """Print the metrics of each checkpoint as soon as it is evaluated, and write them as JSON to `out`."""
+    """Print the metrics of each checkpoint as soon as it is evaluated, or all as JSON at the end.
+
+    Args:
+        out: a file to which the whole results are written as JSON.
+    """
     evaluation = present(evaluation_of(suites, protocols), project)
     found = {}
     for name, source in sources_of(project, checkpoints, model).items():
         found[name] = source.measure(evaluation, processes)
-        for one in with_averages(found[name]):
+        for one in with_averages(found[name]) if not as_json else ():
             _print(name if len(checkpoints) > 1 else "", one)
     results = [one for several in found.values() for one in several]
-    for suite, absent in without_average(suites, results).items():
+    holes = without_average(suites, results)
+    if as_json:
+        rows = [row for name, several in found.items() for one in with_averages(several) for row in _rows(name, one)]
+        print_json({"results": rows, "without_average": holes})
+    for suite, absent in holes.items() if not as_json else ():
         print(f"no average over {suite}: not measured: {', '.join(absent)}")
     if out is not None:
         write_json(out, {name: [one.model_dump(mode="json") for one in results] for name, results in found.items()})
+
+
+def _rows(checkpoint: str, one: EvaluationResult) -> list[dict[str, Any]]:
+    head = {"checkpoint": checkpoint, "set": one.set, "protocol_id": one.protocol_id}
+    return [
+        {**head, "metric": name, **metric.model_dump(include={"value", "standard_error", "samples"})}
+        for name, metric in one.metrics.items()
+    ]
 
 
 def _print(checkpoint: str, one: EvaluationResult) -> None:

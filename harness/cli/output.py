@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 import sys
+import textwrap
 import time
 from collections import Counter
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from harness.base.errors import StoreError
+from harness.config.axes import level_name
+from harness.config.search import Search
 from harness.execute.life import Life
 from harness.planning import claims
 from harness.planning.isolation import confounded, isolation
@@ -19,27 +25,48 @@ from harness.runs.store import RunFolder, Store
 WATCH_S = 2.0
 
 
-def table(title: str, header: list[str], rows: list[list[str]]) -> None:
-    """Print a table."""
+def table(title: str, header: list[str], rows: list[list[str]], optional: Sequence[str] = ()) -> None:
+    """Print a table. On a terminal that is too narrow, the `optional` columns are left out, the first ones first."""
     if sys.stdout.isatty():
-        from rich.console import Console
-        from rich.table import Table
-
-        drawn = Table(title=title, title_justify="left")
-        for name in header:
-            drawn.add_column(name)
-        for row in rows:
-            drawn.add_row(*row)
-        Console().print(drawn)
+        _drawn(title, header, rows, optional)
         return
-    widths = [max(len(row[index]) for row in [header, *rows]) for index in range(len(header))]
+    widths = _widths(header, rows)
     print(title)
     for row in [header, *rows]:
         print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
 
 
-def plan(planned: Plan, store: Store) -> None:
-    """Print the arms, their changes, and the states of their runs."""
+def _drawn(title: str, header: list[str], rows: list[list[str]], optional: Sequence[str]) -> None:
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    width, widths = shutil.get_terminal_size().columns, _widths(header, rows)
+    shown = [index for index, name in enumerate(header) if name not in optional or any(row[index] for row in rows)]
+    dropped = []
+    for name in optional:
+        if name in header and sum(widths[index] + 2 for index in shown) - 1 > width:
+            dropped += [name] if (index := header.index(name)) in shown else []
+            shown = [one for one in shown if one != index]
+    drawn = Table(box=box.SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0))
+    for index in shown:
+        drawn.add_column(Text(header[index]), overflow="fold")
+    for row in rows:
+        drawn.add_row(*(Text(row[index]) for index in shown))
+    console = Console(width=width, highlight=False)
+    console.print(Text(title, style="bold"))
+    console.print(drawn)
+    if dropped:
+        console.print(Text(f"too narrow for: {', '.join(dropped)}", style="dim"))
+
+
+def _widths(header: list[str], rows: list[list[str]]) -> list[int]:
+    return [max(len(row[index]) for row in [header, *rows]) for index in range(len(header))]
+
+
+def plan(planned: Plan, store: Store, timed: Mapping[str, float] | None = None) -> None:
+    """Print the arms, their changes, the states of their runs, and the cost. `timed`: see `estimate`."""
     from harness.execute.status import planned_states
 
     states = planned_states(planned, store)
@@ -53,15 +80,34 @@ def plan(planned: Plan, store: Store) -> None:
         steps = str(first.steps) if first.steps else "?"
         done = ", ".join(f"{number} {state}" for state, number in sorted(counted.items()))
         rows.append([arm.name, str(len(ids)), steps, done, changes])
-    table(f"{planned.name}: {planned.ablation.question}", ["arm", "seeds", "steps", "runs", "changes"], rows)
+    table(
+        f"{planned.name}: {planned.ablation.question}",
+        ["arm", "seeds", "steps", "runs", "changes"],
+        rows,
+        ["seeds", "steps"],
+    )
     teachers = [run for run in planned.runs if run not in users]
     for run in teachers:
-        print(f"teacher {run}: {planned.runs[run].steps} steps, {states[run]}")
-    print(_cost_line(planned, store, sum(state is Life.TRAINED for state in states.values())))
+        say(f"teacher {run}: {planned.runs[run].steps} steps, {states[run]}")
+    say(_cost_line(planned, store, sum(state is Life.TRAINED for state in states.values()), timed))
     for reason in planned.missing_data:
-        print(f"missing: {reason}")
+        say(f"missing: {reason}")
     for warning in confounded(planned.ablation, planned.experiments):
-        print(f"confounded: {warning}")
+        say(f"confounded: {warning}")
+
+
+def search_plan(search: Search, base: Plan, store: Store, timed: Mapping[str, float] | None = None) -> None:
+    """Print a search's space, strategy and budget, and the cost of one configuration."""
+    rows = [[path, " to ".join(map(level_name, one.ends())) if one.kind != "choice" else ", ".join(one.names)]
+            for path, one in search.space.items()]  # fmt: skip
+    table(f"{base.name}: {search.question}", ["field", "values"], rows)
+    goals = ", ".join(f"{one.goal} {one.metric}" for one in search.objectives)
+    say(f"{goals}; sampler {search.sampler.kind}, pruner {search.pruner.kind}")
+    limits = {name: value for name, value in search.budget.model_dump().items() if value is not None}
+    say(f"budget: {', '.join(f'{name} = {value:g}' for name, value in limits.items())}")
+    say(f"one configuration: {_cost_line(base, store, 0, timed)}")
+    for reason in base.missing_data:
+        say(f"missing: {reason}")
 
 
 def note_claims(planned: Plan, store: Store) -> None:
@@ -76,11 +122,11 @@ def say_census(planned: Plan) -> None:
     """Print what each data set is read as and what is left out of it, wherever anything is left out or guessed."""
     for fingerprint, report in planned.data.items():
         for sentence in report.census():
-            print(f"data {fingerprint[:12]}: {sentence}")
+            say(f"data {fingerprint[:12]}: {sentence}")
 
 
-def plan_json(planned: Plan, store: Store) -> dict[str, Any]:
-    """The plan as JSON data."""
+def plan_json(planned: Plan, store: Store, timed: Mapping[str, float] | None = None) -> dict[str, Any]:
+    """The plan as JSON data, described by `harness.docs.outputs.PlanOutput`."""
     from harness.execute.status import planned_states
     from harness.planning.estimate import estimate
 
@@ -121,7 +167,7 @@ def plan_json(planned: Plan, store: Store) -> dict[str, Any]:
             for claim in ablation.claims
         ],
         "references": [reference.model_dump() for reference in ablation.references],
-        "cost": estimate(planned, store, store.states(planned.runs)),
+        "cost": estimate(planned, store, store.states(planned.runs), timed),
     }
 
 
@@ -154,6 +200,24 @@ def _is_alive(folder: RunFolder) -> bool:
     return folder.is_locked() or (not folder.record_file.exists() and any(one.job for one in folder.attempts.open()))
 
 
+def plural(number: int, noun: str) -> str:
+    """`1 run`, `2 runs`."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
+def say(sentence: str) -> None:
+    """Print a sentence; on a terminal, wrapped at spaces."""
+    if sys.stdout.isatty():
+        width = shutil.get_terminal_size().columns
+        sentence = textwrap.fill(sentence, width, break_long_words=False, break_on_hyphens=False)
+    print(sentence)
+
+
+def as_json(data: Any) -> None:
+    """Print data as JSON: indented on a terminal, on one line elsewhere."""
+    print(json.dumps(data, indent=1 if sys.stdout.isatty() else None))
+
+
 def seconds(duration: float) -> str:
     """Format a duration for display: `45 s`, `12 min`, `3.5 h`."""
     if duration < 90:
@@ -161,10 +225,10 @@ def seconds(duration: float) -> str:
     return f"{duration / 60:.0f} min" if duration < 5400 else f"{duration / 3600:.1f} h"
 
 
-def _cost_line(planned: Plan, store: Store, to_evaluate: int) -> str:
+def _cost_line(planned: Plan, store: Store, to_evaluate: int, timed: Mapping[str, float] | None) -> str:
     from harness.planning.estimate import estimate
 
-    cost = estimate(planned, store, store.states(planned.runs))
+    cost = estimate(planned, store, store.states(planned.runs), timed)
     parts = [f"{cost['runs_missing']} of {len(planned.runs)} runs to train"]
     if to_evaluate:
         parts.append(f"{to_evaluate} to evaluate")
@@ -172,4 +236,7 @@ def _cost_line(planned: Plan, store: Store, to_evaluate: int) -> str:
         parts.append(f"{cost['samples_missing']:,} images")
     if cost["hours_missing"] is not None and cost["runs_missing"]:
         parts.append(f"about {seconds(cost['hours_missing'] * 3600)} of one worker ({cost['basis']})")
+    elif cost["runs_missing"]:
+        hint = "" if timed is not None else "; `--measure` times ten steps"
+        parts.append(f"time not known: no run of this shape has finished{hint}")
     return "; ".join(parts)

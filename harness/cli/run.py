@@ -6,15 +6,15 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from threading import Event
 from typing import TYPE_CHECKING
 
 from harness import api
-from harness.base.errors import TrackingError
+from harness.base.errors import SpecError, TrackingError
 from harness.base.signals import handled
-from harness.cli.output import seconds
+from harness.cli.output import plural, seconds
 from harness.execute.cancel import Asked
 from harness.execute.executor import Progress
 from harness.execute.run import Background, Outcome
@@ -39,6 +39,39 @@ def confirmed(question: str) -> bool:
     import typer
 
     return sys.stdin.isatty() and typer.confirm(question, default=False)
+
+
+def seeds_of(stated: str) -> list[int]:
+    """Parse `--seeds 0,1`.
+
+    Raises:
+        SpecError: the text has another form.
+    """
+    parts = [part.strip() for part in stated.split(",")] if stated else []
+    if not all(part.isdecimal() for part in parts):
+        raise SpecError(f"{stated!r} is not a list of seeds", where="--seeds", fix="write --seeds 0,1")
+    return [int(part) for part in parts]
+
+
+def smoke(plan: Plan, target: str, jobs: int | None) -> bool:
+    """Try every arm for a few steps and print how that went; returns whether all went well."""
+    with clean_stop(STOPPING) as stop, ExitStack() as stack:
+        shown: list[Show] = []
+
+        def show(short: Plan, progress: Progress) -> None:
+            if not shown:
+                shown.append(stack.enter_context(display(short)))
+            shown[0](progress)
+
+        outcome, kept = api.smoke(plan, on=target, jobs=jobs, on_progress=show, stop=stop, verbose=True)
+    _say_failed(outcome)
+    if kept is not None:
+        print(f"the logs are in {kept / 'runs'}; delete {kept} when you have read them", file=sys.stderr)
+    if outcome:
+        print(
+            f"{plural(len(plan.arms), 'arm')} trained for a few steps; no real run was touched, nothing was evaluated"
+        )
+    return bool(outcome)
 
 
 def say_end(outcome: Outcome) -> None:

@@ -6,14 +6,18 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
-from harness.cli.output import WATCH_S, seconds, table
+from harness.cli.output import WATCH_S, say, seconds, table
 from harness.execute.slurm.gpu_hours import Used
 from harness.execute.status import NOTHING, ArmHours, RunStatus, hours, statuses
 from harness.planning.plan import Plan
+from harness.runs.metrics import is_share
 from harness.runs.store import Store
 
 HEADER = ["run", "arm", "seed", "state", "step", "left", "metric", "node", "attempts", "hours"]
+OPTIONAL = ["attempts", "node", "hours", "run", "left"]
+"""Columns that a narrow terminal does without."""
 SKEW_S = 60.0
 
 
@@ -22,10 +26,12 @@ def status(planned: Plan, store: Store) -> list[RunStatus]:
     found, notes = statuses(planned, store)
     counted = Counter(one.state.partition(":")[0].partition(" (")[0] for one in found)
     title = f"{planned.name}: {', '.join(f'{number} {state}' for state, number in sorted(counted.items()))}"
-    table(title, HEADER, [_cells(one) for one in found])
+    primary = planned.ablation.primary
+    header = [_heading(primary) if name == "metric" else name for name in HEADER]
+    table(title, header, [_cells(one, primary) for one in found], OPTIONAL)
     for one in found:
         if one.failure:
-            print(f"{one.run}: {one.failure}")
+            say(f"{one.run}: {one.failure}")
     _print_hours(hours(found, planned, store))
     for note in notes:
         print(f"warning: {note}", file=sys.stderr)
@@ -59,9 +65,38 @@ def _refreshes() -> Iterator[None]:
         pause = min(pause * 1.2, 15.0)  # each refresh calls squeue
 
 
-def _cells(one: RunStatus) -> list[str]:
+def status_json(planned: Plan, store: Store) -> tuple[dict[str, Any], list[RunStatus]]:
+    """The states as JSON data, described by `harness.docs.outputs.StatusOutput`, and as they are."""
+    found, notes = statuses(planned, store)
+    runs = [
+        {
+            "run": one.run,
+            "arm": one.arm,
+            "seed": int(one.seed) if one.seed else None,
+            "state": one.life.value,
+            "detail": str(one.state),
+            **{name: getattr(one, name) for name in ("step", "steps", "left_s", "duration_s", "metric", "node")},
+            "attempts": one.attempts,
+            "gpu_hours": one.used.gpu_hours,
+            "core_hours": one.used.core_hours,
+            "failure": one.failure,
+        }
+        for one in found
+    ]
+    states = Counter(one.life.value for one in found)
+    data = {"name": planned.name, "primary": planned.ablation.primary, "states": dict(states)}
+    return {**data, "runs": runs, "notes": list(notes)}, found
+
+
+def _heading(primary: str) -> str:
+    name = primary.rpartition("/")[2]
+    return f"{name} (%)" if is_share(primary) else name
+
+
+def _cells(one: RunStatus, primary: str) -> list[str]:
     left = "" if one.left_s is None else seconds(one.left_s)
-    metric = "" if one.metric is None else f"{one.metric:.4g}"
+    shown = None if one.metric is None else f"{100 * one.metric:.1f}" if is_share(primary) else f"{one.metric:.4g}"
+    metric = shown or ""
     attempts = str(one.attempts) if one.attempts else ""
     return [one.run, one.arm, one.seed, one.state, _step(one), left, metric, one.node, attempts, _hours(one.used)]
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 from functools import partial
@@ -11,14 +10,16 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from harness.base.errors import HarnessError
+from harness.base.errors import HarnessError, SpecError
 from harness.cli.data import Set, Spec, data_app
 from harness.cli.project import project_app
+from harness.cli.store import store_app
 
 if TYPE_CHECKING:
     from harness.planning.plan import Plan
     from harness.planning.preflight import Obstacle
     from harness.planning.workspace import Project
+    from harness.runs.store import RunFolder, Store
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -28,6 +29,7 @@ app = typer.Typer(
 )
 
 app.add_typer(project_app)
+app.add_typer(store_app)
 app.add_typer(data_app, name="data")
 
 
@@ -51,14 +53,40 @@ def options(
 Specs = Annotated[
     list[Path], typer.Argument(metavar="SPEC...", help="Ablation or experiment files (TOML).", show_default=False)
 ]
-RunId = Annotated[str, typer.Argument(metavar="RUN", help="A run's id, or its first digits.", show_default=False)]
+RunId = Annotated[
+    str, typer.Argument(metavar="RUN", help="A run's id, its first digits, or ARM/SEED.", show_default=False)
+]
+Json = Annotated[
+    bool, typer.Option("--json", help="Print JSON, as schemas/output.schema.json describes it.", show_default=False)
+]
 Format = Literal["md", "html", "latex", "csv", "json"]
+
+
+def _run(stated: str) -> RunFolder:
+    from harness.runs.noted import find_run
+
+    return find_run(_project().store, stated)
 
 
 def _project(start: Path | None = None) -> Project:
     from harness.planning.workspace import Project
 
     return Project.at(start)
+
+
+def _timed(planned: Plan, store: Store) -> dict[str, float]:
+    """Seconds per step of every shape that no finished run has; those that cannot be timed are named on stderr."""
+    from harness import api
+    from harness.node.profile import step_seconds
+    from harness.planning.estimate import unknown
+
+    found = {}
+    for shape, run in unknown(planned, store).items():
+        try:
+            found[shape] = step_seconds(planned, api.project(planned), run)
+        except HarnessError as error:
+            print(f"not measured: {error}", file=sys.stderr)
+    return found
 
 
 @app.command()
@@ -71,35 +99,46 @@ def check(
     elsewhere: Annotated[
         bool, typer.Option("--elsewhere", help="Data, sets, weights and GPUs may be on another machine: exit status 0.")
     ] = False,
+    as_json: Json = False,
 ) -> None:
     """Check a spec without training: exit status 0 if every run can start on this machine."""
     from harness import api
-    from harness.cli.output import say_census
+    from harness.cli.output import as_json as print_json
+    from harness.cli.output import plural, say, say_census
+    from harness.config.load import is_search
     from harness.config.origin import with_line
     from harness.planning.isolation import confounded
     from harness.planning.preflight import notes
 
     try:
-        plan = api.plan(spec, set_, provisional=True)
+        searched = is_search(spec)
+        plan = api.base_plan(spec, set_) if searched else api.plan(spec, set_, provisional=True)
     except HarnessError as error:
         for one in (error, *error.others):
             print(f"harness: {with_line(one)}", file=sys.stderr)
         raise typer.Exit(2) from None
-    found = _obstacles(plan, quick)
+    found, seen = _obstacles(plan, quick), list(notes(plan, plan.settings))
+    wrong = [one.sentence(plan.file) for one in found if not one.is_elsewhere]
+    missing = [one.sentence(plan.file) for one in found if one.is_elsewhere]
+    doubts = [str(warning) for warning in confounded(plan.ablation, plan.experiments)]
+    status = int(bool(wrong or (missing and not elsewhere)))
+    if as_json:
+        seen = [*(sentence for report in plan.data.values() for sentence in report.census()), *seen]
+        counts = {"arms": len(plan.arms), "runs": len(plan.cells)}
+        head = {"spec": str(spec), "kind": "search" if searched else "ablation", **counts}
+        print_json({**head, "wrong": wrong, "missing": missing, "notes": seen, "confounded": doubts})
+        raise typer.Exit(status)
     for problem in found:
-        print(f"{'missing' if problem.is_elsewhere else 'wrong'}: {problem.sentence(plan.file)}")
+        say(f"{'missing' if problem.is_elsewhere else 'wrong'}: {problem.sentence(plan.file)}")
     say_census(plan)
-    for note in notes(plan, plan.settings):
-        print(note)
-    for warning in confounded(plan.ablation, plan.experiments):
-        print(f"confounded: {warning}")
-    state = "is valid"
-    if any(not problem.is_elsewhere for problem in found):
-        state = "cannot run"
-    elif found:
-        state = "is valid, but not all of it is on this machine"
-    print(f"{spec} {state}: {len(plan.arms)} arms, {len(plan.cells)} runs.")
-    raise typer.Exit(int(any(not (elsewhere and problem.is_elsewhere) for problem in found)))
+    for note in seen:
+        say(note)
+    for warning in doubts:
+        say(f"confounded: {warning}")
+    state = "is valid, but not all of it is on this machine" if missing else "is valid"
+    of = "a search; its base" if searched else plural(len(plan.arms), "arm")
+    say(f"{spec} {'cannot run' if wrong else state}: {of}, {plural(len(plan.cells), 'run')}.")
+    raise typer.Exit(status)
 
 
 def _obstacles(plan: Plan, quick: bool) -> list[Obstacle]:
@@ -120,23 +159,35 @@ def _obstacles(plan: Plan, quick: bool) -> list[Obstacle]:
 def plan(
     specs: Specs,
     set_: Set,
-    as_json: Annotated[bool, typer.Option("--json", help="Print as JSON: one plan, or a list of several.")] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print JSON (schemas/output.schema.json): one plan, or a list of several.")
+    ] = False,
+    measure: Annotated[
+        bool, typer.Option("--measure", help="Time ten steps of every shape that no finished run has.")
+    ] = False,
 ) -> None:
     """Show the runs that specs need: which are done, shared or missing, and what they will cost."""
     from harness import api
     from harness.cli import output
+    from harness.config.load import is_search
 
     shown = []
     for spec in specs:
-        planned = api.plan(spec, set_, provisional=True)
-        output.note_claims(planned, api.project(planned).store)
+        searched = is_search(spec)
+        planned = api.base_plan(spec, set_) if searched else api.plan(spec, set_, provisional=True)
+        if not searched:
+            output.note_claims(planned, api.project(planned).store)
+        store = api.project(planned).store
+        timed = _timed(planned, store) if measure else None
         if as_json:
-            shown.append(output.plan_json(planned, api.project(planned).store))
+            shown.append(output.plan_json(planned, store, timed))
+        elif searched:
+            output.search_plan(api.search_request(spec, set_).search, planned, store, timed)
         else:
-            output.plan(planned, api.project(planned).store)
+            output.plan(planned, store, timed)
             output.say_census(planned)
     if as_json:
-        print(json.dumps(shown[0] if len(shown) == 1 else shown, indent=1 if sys.stdout.isatty() else None))
+        output.as_json(shown[0] if len(shown) == 1 else shown)
 
 
 @app.command()
@@ -157,6 +208,13 @@ def run(
         float | None, typer.Option("--max-gpu-hours", min=0, help="Budget for the jobs of a cluster.")
     ] = None,
     yes: Annotated[bool, typer.Option("--yes", help="Submit as much as fits into the budget, without asking.")] = False,
+    arm: Annotated[
+        list[str] | None, typer.Option("--arm", metavar="NAME", help="Only this arm; repeat for several.")
+    ] = None,
+    seeds: Annotated[str, typer.Option("--seeds", metavar="0,1", help="Only these seeds.", show_default=False)] = "",
+    smoke: Annotated[
+        bool, typer.Option("--smoke", help="Only try every arm for a few steps, in a scratch store.")
+    ] = False,
 ) -> None:
     """Train and evaluate every missing run once, then print the table. Ctrl-C stops cleanly; run again to resume."""
     from harness import api
@@ -169,7 +227,12 @@ def run(
     planned = api.plan(spec, set_)
     say_census(planned)
     target = on or planned.settings.profile
-    run = partial(api.run, planned, set_, on=target, jobs=jobs, max_gpu_hours=max_gpu_hours)
+    if smoke:
+        raise typer.Exit(0 if shown.smoke(planned, target, jobs) else 1)
+    chosen = shown.seeds_of(seeds)
+    run = partial(
+        api.run, planned, set_, on=target, jobs=jobs, max_gpu_hours=max_gpu_hours, arms=arm or (), seeds=chosen
+    )
     confirm = (lambda _question: True) if yes else shown.confirmed
     if detach:
         shown.say_detached(run(detach=True, confirm=confirm), spec)
@@ -218,6 +281,7 @@ def status(
     spec: Spec,
     set_: Set,
     watch: Annotated[bool, typer.Option("--watch", help="Refresh until everything is done.")] = False,
+    as_json: Json = False,
 ) -> None:
     """Show the state of every run of a spec; for a search, of every run that it has begun. Exit status 1: damage."""
     from harness import api
@@ -230,6 +294,12 @@ def status(
         shown.watch_growing(request.begun, project.store, lambda: bool(request.drivers()))
         return
     planned = api.plan(spec, set_, provisional=True)
+    if as_json:
+        from harness.cli.output import as_json as print_json
+
+        data, found = shown.status_json(planned, project.store)
+        print_json(data)
+        raise typer.Exit(1 if any(one.is_damaged for one in found) else 0)
     if watch:
         shown.watch(planned, project.store)
     else:
@@ -238,7 +308,9 @@ def status(
 
 @app.command()
 def cancel(
-    spec: Annotated[str, typer.Argument(metavar="SPEC|RUN", help="A spec, or a run's id.", show_default=False)],
+    spec: Annotated[
+        str, typer.Argument(metavar="SPEC|RUN", help="A spec, or a run: its id, or ARM/SEED.", show_default=False)
+    ],
     set_: Set,
     vanished: Annotated[
         bool, typer.Option("--vanished", help="Only cancel jobs of runs that the spec no longer contains.")
@@ -253,7 +325,7 @@ def cancel(
 
     if not spec.endswith(".toml"):
         store = _project().store
-        asked = cancel_run(store.find(spec), store)
+        asked = cancel_run(_run(spec), store)
     elif is_search(spec):
         from harness.cli.search import cancel as cancel_search
 
@@ -279,7 +351,7 @@ def logs(
     """Print the log of a run's workers."""
     from harness.cli import output
 
-    output.log(_project().store.find(run), follow=follow)
+    output.log(_run(run), follow=follow)
 
 
 @app.command("import")
@@ -313,7 +385,7 @@ def export(
     """Write a finished run's model with its learned temperature, so that open_clip or transformers loads it."""
     from harness.node.export import export as write
 
-    write(_project().store.find(run), folder, to)
+    write(_run(run), folder, to)
     print(folder)
 
 
@@ -325,6 +397,7 @@ def report(
     out: Annotated[
         Path | None, typer.Option("--out", metavar="DIR", help="Write a file there instead of printing.")
     ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="The same as --format json.")] = False,
 ) -> None:
     """Answer the ablation's question with numbers, intervals and plots, from the finished runs' records.
 
@@ -334,9 +407,14 @@ def report(
     from harness.config.load import is_search
     from harness.reporting import collect, refuse_nothing, render, write_report
 
+    format_ = "json" if as_json else format_
     project = api.project(spec)
     if is_search(spec):
         from harness.cli.search import report as report_search
+
+        if format_ in ("json", "csv", "latex"):
+            fix = "leave --format out, or use md or html"
+            raise SpecError(f"is a search, which has no report as {format_}", where=str(spec), fix=fix)
 
         page = out or (project.store.reports if format_ == "html" else None)
         report_search(api.search_request(spec, set_), page)
@@ -386,12 +464,13 @@ def profile(
 
 
 @app.command()
-def compare(runs: Annotated[list[str], typer.Argument(metavar="RUN...", help="Ids of finished runs.")]) -> None:
+def compare(
+    runs: Annotated[list[str], typer.Argument(metavar="RUN...", help="Finished runs: ids, or ARM/SEED.")],
+) -> None:
     """Compare runs side by side: their differences and their metrics."""
     from harness.reporting import compare as compared
 
-    store = _project().store
-    folders = [store.find(run) for run in runs]
+    folders = [_run(run) for run in runs]
     print(compared([(folder.id, folder.record(), folder.resolved()) for folder in folders]))
 
 
@@ -399,7 +478,9 @@ def compare(runs: Annotated[list[str], typer.Argument(metavar="RUN...", help="Id
 def verify(
     spec: Annotated[
         str,
-        typer.Argument(metavar="SPEC|RUN|DIR", help="A spec, a run's id, or a published folder.", show_default=False),
+        typer.Argument(
+            metavar="SPEC|RUN|DIR", help="A spec, a run (id or ARM/SEED), or a published folder.", show_default=False
+        ),
     ],
     set_: Set,
     retrain: Annotated[
@@ -432,7 +513,9 @@ def evaluate(
     checkpoints: Annotated[
         list[str],
         typer.Argument(
-            metavar="CHECKPOINT...", help="Run ids or weights files; NAME=FILE names one.", show_default=False
+            metavar="CHECKPOINT...",
+            help="Runs, weights files or open_clip MODEL:TAG; NAME=... names one.",
+            show_default=False,
         ),
     ],
     suite: Annotated[list[str], typer.Option("--suite", metavar="NAME", help="A suite, or a set: name or path.")],
@@ -450,11 +533,12 @@ def evaluate(
     processes: Annotated[
         int | None, typer.Option(min=1, help="Number of processes that share the work. Default: one per GPU.")
     ] = None,
+    as_json: Json = False,
 ) -> None:
     """Evaluate checkpoints on evaluation sets and print the metrics with their protocol."""
     from harness.cli.evaluate import measure
 
-    measure(_project(), checkpoints, suite, protocol, model, out, processes)
+    measure(_project(), checkpoints, suite, protocol, model, out, processes, as_json=as_json)
 
 
 @app.command()
@@ -521,12 +605,16 @@ def ui(
 
 
 @app.command()
-def doctor() -> None:
+def doctor(as_json: Json = False) -> None:
     """Look for known problems with versions, GPU, SLURM, stores and data, and show a remedy for each."""
     from harness.doctor import diagnose
 
     findings = diagnose(_project().settings)
-    for finding in findings:
+    if as_json:
+        from harness.cli.output import as_json as print_json
+
+        print_json({"findings": [vars(finding) for finding in findings]})
+    for finding in findings if not as_json else ():
         remedy = f"; {finding.remedy}" if finding.remedy else ""
         print(f"{finding.level:8}{finding.subject}: {finding.message}{remedy}")
     raise typer.Exit(1 if any(finding.level == "error" for finding in findings) else 0)
@@ -536,10 +624,11 @@ def doctor() -> None:
 def schema(
     out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Folder for the files.")] = Path("schemas"),
 ) -> None:
-    """Write the JSON Schemas of experiments, ablations and harness.toml, with which editors complete and check."""
+    """Write JSON Schemas: of the files, with which editors complete and check, and of what --json prints."""
     from harness.base.files import write_json
+    from harness.docs.outputs import output_schema
     from harness.docs.schema import schemas
 
-    for name, content in schemas().items():
+    for name, content in {**schemas(), "output": output_schema()}.items():
         write_json(out / f"{name}.schema.json", content)
         print(out / f"{name}.schema.json")

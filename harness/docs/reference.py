@@ -12,6 +12,7 @@ from harness.config.ablation import Ablation
 from harness.config.experiment import Experiment, flatten
 from harness.config.profile import Profile
 from harness.config.search import Search
+from harness.docs.outputs import output_schema
 from harness.docs.schema import Schema, definitions, models_in, schemas
 from harness.runs.settings import Settings
 
@@ -38,6 +39,7 @@ def generated(root: Path) -> dict[Path, str]:
         f"schemas/{name}.schema.json": json.dumps(schema, indent=1, sort_keys=True) + "\n"
         for name, schema in schemas().items()
     }
+    files["schemas/output.schema.json"] = json.dumps(output_schema(), indent=1, sort_keys=True) + "\n"
     files["docs/specs.md"] = reference()
     return {root / name: text for name, text in files.items()}
 

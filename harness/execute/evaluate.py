@@ -13,9 +13,10 @@ from harness.base.files import read_json
 from harness.base.machine import cores
 from harness.config.evaluation import Evaluation
 from harness.config.experiment import Experiment
-from harness.config.explain import explain
+from harness.config.explain import explain, nearest
 from harness.config.model import Model
 from harness.planning.workspace import Project
+from harness.runs.noted import find_run
 from harness.runs.record import EvaluationResult
 from harness.runs.request import Request, on_this_machine, read_request
 from harness.runs.suite_averages import averages, holes
@@ -41,7 +42,8 @@ class CheckpointSource:
 
     request: Request
     model: Model
-    weights: Path
+    weights: Path | None
+    """None: the model names its weights itself."""
 
     def measure(self, evaluation: Evaluation, processes: int | None = None) -> tuple[EvaluationResult, ...]:
         """Evaluate the checkpoint on the sets of `evaluation`.
@@ -91,17 +93,36 @@ def sources_of(project: Project, checkpoints: Sequence[str], model: str | None) 
     """Resolve checkpoints, keyed by the name under which their results are reported.
 
     Args:
-        checkpoints: run ids or weights files; `NAME=FILE` gives a file a name.
+        checkpoints: runs, weights files, or open_clip's `MODEL:TAG`; `NAME=FILE` gives a file a name.
         model: open_clip's model name or a configuration (.json), for weights files; a folder may hold its own.
 
     Raises:
         SpecError: a weights file has no model name, or two checkpoints have the same name.
         StoreError: there is no such run, or its weights were changed since it ended.
     """
-    return {
-        name: _of_file(project, Path(place), model) if model or Path(place).is_dir() else _of_run(project, place)
-        for name, place in named(checkpoints).items()
-    }
+    return {name: _source(project, place, model) for name, place in named(checkpoints).items()}
+
+
+def _source(project: Project, place: str, model: str | None) -> CheckpointSource:
+    exists, (name, _, tag) = Path(place).exists(), place.partition(":")
+    if not exists and tag and "/" not in place:
+        return _of_tag(project, name, tag)
+    if model is not None and not exists and "/" not in place and "." not in place:
+        return _of_tag(project, model, place)
+    return _of_file(project, Path(place), model) if model or Path(place).is_dir() else _of_run(project, place)
+
+
+def _of_tag(project: Project, name: str, tag: str) -> CheckpointSource:
+    """Weights that open_clip knows by the tag `tag` of its model `name`."""
+    import open_clip
+
+    if not (tags := open_clip.list_pretrained_tags_by_model(name)):
+        known = open_clip.list_models()
+        raise SpecError(f"open_clip has no weights of a model {name!r}", where=WHERE, fix=nearest(name, known))
+    if tag not in tags:
+        raise SpecError(f"open_clip has no weights {tag!r} of {name}", where=WHERE, fix=f"known: {', '.join(tags)}")
+    spec = Model(name=name, weights=tag)
+    return CheckpointSource(Request.of(Experiment(model=spec), "", None, project.settings, threads=cores()), spec, None)
 
 
 def named(checkpoints: Sequence[str]) -> dict[str, str]:
@@ -124,7 +145,7 @@ def named(checkpoints: Sequence[str]) -> dict[str, str]:
 def _of_run(project: Project, checkpoint: str) -> CheckpointSource:
     if Path(checkpoint).is_file():
         raise SpecError("a weights file does not name its model", where="--model", fix="add --model NAME of open_clip")
-    folder = project.store.find(checkpoint)
+    folder = find_run(project.store, checkpoint)
     folder.check_weights()
     stored = read_request(folder)
     request = Request.of(stored.experiment, folder.id, stored.teacher_run, project.settings, stored.threads)

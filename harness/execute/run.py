@@ -30,6 +30,7 @@ from harness.planning.completeness import Completeness
 from harness.planning.estimate import predicted_hours
 from harness.planning.plan import Plan
 from harness.planning.workspace import Project
+from harness.runs.noted import NotedAblation, note
 from harness.runs.record import Failure
 from harness.runs.settings import Settings
 from harness.runs.store import RunFolder, Store
@@ -127,6 +128,26 @@ def run(
     prepare_data(plan, store)
     executor_here = LocalExecutor(plan, store, project.settings, workers)
     return Outcome(plan, watch(executor_here, plan, store, on_progress, stop))
+
+
+def remember(plan: Plan, store: Store) -> None:
+    """Note in the store that the ablation of `plan` is carried out, and which runs it has.
+
+    Raises:
+        StoreError: the store cannot be written.
+    """
+    note(
+        store,
+        plan.command,
+        NotedAblation(
+            name=plan.name,
+            question=plan.ablation.question,
+            file=plan.file.resolve() if plan.file else None,
+            assignments=plan.assignments,
+            cells={f"{arm}/{seed}": run for (arm, seed), run in plan.cells.items()},
+            runs=tuple(plan.runs),
+        ),
+    )
 
 
 def submit(

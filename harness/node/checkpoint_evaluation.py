@@ -39,7 +39,8 @@ class CheckpointEvaluation(BaseModel):
     request: Request
     """The request, which contains the evaluation."""
     model: Model
-    weights: Path
+    weights: Path | None = None
+    """None: the model names its weights itself."""
 
     def carried_out(self, world: World | None = None) -> tuple[EvaluationResult, ...]:
         """Evaluate the checkpoint; returns the results on rank 0, and nothing on other ranks.
@@ -52,7 +53,8 @@ class CheckpointEvaluation(BaseModel):
         device = choose_device(Resources(), world.local_rank)
         torch.set_num_threads(max(torch.get_num_threads() // world.local_size, 1))
         towers = build_towers(self.model)
-        load_weights(towers.model, self.weights)
+        if self.weights is not None:
+            load_weights(towers.model, self.weights)
         evaluation = RunEvaluation(self.request, towers.to(device), device, world)
         return evaluation.measured(self.request.experiment.evaluation.sets)
 

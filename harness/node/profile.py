@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 from harness.base.errors import SpecError
 from harness.config.explain import nearest
 from harness.planning.plan import Plan
 from harness.planning.workspace import Project
+from harness.runs.planned import PlannedRun
 from harness.runs.request import Request
 
 WARM = 2
@@ -32,18 +34,33 @@ def profile(plan: Plan, project: Project, arm: str | None, steps: int, trace: Pa
         raise SpecError(
             f"there is no arm {name!r}", where=plan.name, fix=nearest(name, [one.name for one in plan.arms])
         )
-    run = plan.runs[next(iter(ids.values()))]
+    return _table(*_measure(_request(plan, project, plan.runs[next(iter(ids.values()))], steps), steps, trace))
+
+
+def step_seconds(plan: Plan, project: Project, run: PlannedRun, steps: int = 10) -> float:
+    """Seconds of a training step of `run` on this machine, from a few steps. Nothing is written to its folder.
+
+    Raises:
+        SpecError: its teacher has not been trained, or it has too few steps.
+    """
+    _, whole, measured, _ = _measure(_request(plan, project, run, steps), steps, None)
+    return whole / measured
+
+
+def _request(plan: Plan, project: Project, run: PlannedRun, steps: int) -> Request:
     if run.teacher is not None and not project.store.run(run.teacher).weights.exists():
         fix = "train it first with `harness run`"
         raise SpecError(f"the teacher, run {run.teacher}, has not been trained", where=plan.name, fix=fix)
     if run.steps < WARM + steps:
         fix = f"use --steps {max(run.steps - WARM, 1)}"
         raise SpecError(f"the run takes {run.steps} steps, too few to profile {steps}", where=plan.name, fix=fix)
-    request = Request.of(run.experiment, run.id, run.teacher, project.settings, threads=1)
-    return _measure(request, steps, trace)
+    return Request.of(run.experiment, run.id, run.teacher, project.settings, threads=1)
 
 
-def _measure(request: Request, steps: int, trace: Path | None) -> str:
+def _measure(
+    request: Request, steps: int, trace: Path | None
+) -> tuple[dict[str, float], float, int, Mapping[str, float]]:
+    """Seconds of each part of a step, seconds of all, number of steps, and speeds."""
     from contextlib import nullcontext
     from itertools import islice
 
@@ -80,10 +97,10 @@ def _measure(request: Request, steps: int, trace: Path | None) -> str:
         operations.export_chrome_trace(str(trace))
     speed = trainer.speed.read()
     whole = steps * experiment.train.global_batch_size / speed["images_per_s"]
-    return _table(clock.seconds, whole, len(at), speed)
+    return clock.seconds, whole, len(at), speed
 
 
-def _table(seconds: dict[str, float], whole: float, steps: int, speed: dict[str, float]) -> str:
+def _table(seconds: dict[str, float], whole: float, steps: int, speed: Mapping[str, float]) -> str:
     """The parts of a step, longest first."""
     rows = [*sorted(seconds.items(), key=lambda part: -part[1]), ("the rest", whole - sum(seconds.values()))]
     lines = [f"{'part of a step':<24}{'ms':>10}{'share':>8}"]

@@ -18,8 +18,13 @@ ENOUGH = 5
 """Number of finished runs that are read for each shape."""
 
 
-def estimate(plan: Plan, store: Store, states: Mapping[str, State]) -> dict[str, Any]:
+def estimate(
+    plan: Plan, store: Store, states: Mapping[str, State], timed: Mapping[str, float] | None = None
+) -> dict[str, Any]:
     """Runs and images still to train, and hours of one worker; `hours_missing` is None without comparable runs.
+
+    Args:
+        timed: seconds per step of shapes (`unknown`) that were timed now, and that no finished run has.
 
     A step's time depends on towers, batch, captions per image, mining and machine. Runs that share the first four count
     as comparable; other runs are not used, so there may be no estimate at all.
@@ -28,17 +33,27 @@ def estimate(plan: Plan, store: Store, states: Mapping[str, State]) -> dict[str,
     shapes = {run.id: shape(run.experiment) for run in missing}
     done = [run for run in plan.runs.values() if states[run.id] is State.DONE]
     measured = _seconds_per_step(set(shapes.values()), done, store) if missing else {}
+    by_runs, measured = measured, {**(timed or {}), **measured}
     known = [measured[shapes[run.id]] * run.steps for run in missing if shapes[run.id] in measured]
     rest = len(missing) - len(known)
     complete = bool(known) and rest <= len(known)
     total = sum(known) * (len(missing) / len(known)) if complete else None
+    now = {shapes[run.id] for run in missing} & measured.keys() - by_runs.keys()
+    basis = "from steps timed now" if now else "from finished runs of the same shape"
     return {
         "runs": len(plan.runs),
         "runs_missing": len(missing),
         "samples_missing": sum(run.steps * run.experiment.train.global_batch_size for run in missing),
         "hours_missing": None if total is None else total / 3600,
-        "basis": "no comparable run has finished yet" if total is None else "from finished runs of the same shape",
+        "basis": "no comparable run has finished yet" if total is None else basis,
     }
+
+
+def unknown(plan: Plan, store: Store) -> dict[str, PlannedRun]:
+    """A missing run of each shape that no finished run has, by shape."""
+    states, known = store.states(plan.runs), predicted_hours(plan, store)
+    missing = [run for run in plan.runs.values() if states[run.id] is not State.DONE and run.id not in known]
+    return {shape(run.experiment): run for run in reversed(missing)}
 
 
 def predicted_hours(plan: Plan, store: Store) -> dict[str, float]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -14,7 +14,7 @@ from harness.base.errors import SpecError, together
 from harness.config.ablation import Ablation
 from harness.config.data import Data
 from harness.config.experiment import Experiment, ExperimentTeacher, OpenClipTeacher, flatten, unknown_teacher
-from harness.config.explain import problems, sentence
+from harness.config.explain import nearest, problems, sentence
 from harness.config.overrides import expand, laid_over
 from harness.planning.isolation import check_claims
 from harness.runs.identity import digest, identify, teacher_id
@@ -56,6 +56,33 @@ class Plan:
     """The spec's file, if it has one."""
     assignments: tuple[str, ...] = ()
     """The assignments that were laid over the spec."""
+    left_out: frozenset[str] = frozenset()
+    """Runs of the ablation that this part of its plan does not have."""
+
+    def part(self, arms: Sequence[str] = (), seeds: Sequence[int] = ()) -> Plan:
+        """The plan with the runs of these arms and seeds, and their teachers, alone. Empty: all of them.
+
+        Raises:
+            SpecError: there is no such arm or seed.
+        """
+        where = str(self.file or self.name)
+        for arm in arms:
+            if arm not in self._by_name:
+                raise SpecError(f"there is no arm {arm!r}", where=where, fix=nearest(arm, self._by_name))
+        for seed in seeds:
+            if seed not in self.ablation.seed_list:
+                known = ", ".join(map(str, self.ablation.seed_list))
+                raise SpecError(f"there is no seed {seed}", where=where, fix=f"its seeds are {known}")
+        cells = {
+            (arm, seed): run
+            for (arm, seed), run in self.cells.items()
+            if (not arms or arm in arms) and (not seeds or seed in seeds)
+        }
+        wanted = set(cells.values())
+        while ahead := {teacher for run in wanted if (teacher := self.runs[run].teacher)} - wanted:
+            wanted |= ahead
+        runs = {run: one for run, one in self.runs.items() if run in wanted}
+        return replace(self, cells=cells, runs=runs, left_out=frozenset(self.runs.keys() - wanted))
 
     @property
     def origin(self) -> str:

@@ -14,7 +14,17 @@ from harness.reporting.formats.terminal import as_terminal
 from harness.reporting.sections.compare import compare
 from harness.reporting.sections.document import Document
 
-__all__ = ["SUFFIXES", "Format", "Results", "collect", "compare", "refuse_nothing", "render", "write_report"]
+__all__ = [
+    "SUFFIXES",
+    "Document",
+    "Format",
+    "Results",
+    "collect",
+    "compare",
+    "refuse_nothing",
+    "render",
+    "write_report",
+]
 
 Format = Literal["terminal", "md", "html", "latex", "csv", "json"]
 

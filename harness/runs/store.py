@@ -23,6 +23,7 @@ store/data/          generated worlds and indexes of shards
 store/features/      teacher features, one folder for each (data, teacher)
 store/evaluation/    cached features of evaluation sets; may be deleted
 store/evaluation_sets/   cached contents of evaluation sets, by the state of their files; may be deleted
+store/ablations/     NAME@ORIGIN.json: the ablations that were carried out (see `harness.runs.noted`)
 store/commands/      NAME.PID, locked by each command that carries out the ablation NAME
 """
 
@@ -31,6 +32,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import shutil
 import socket
 import time
 from collections.abc import Iterable, Iterator, Mapping
@@ -147,6 +149,22 @@ class RunFolder:
         if self.failure_file.exists():
             return State.INTERRUPTED if self.failure().cause == "interrupted" else State.FAILED
         return State.INTERRUPTED if self.progress.exists() else State.MISSING
+
+    def delete(self) -> None:
+        """Delete the run.
+
+        Raises:
+            StoreError: a live process works on it, or the folder cannot be changed.
+        """
+        with self._lock() as held:
+            if not held:
+                raise StoreError("another process works on this run", where=str(self.path), fix="wait for it")
+            aside = self.path.parents[1] / f".deleted-{self.id}"  # not among the runs
+            try:
+                os.rename(self.path, aside)
+                shutil.rmtree(aside)
+            except OSError as error:
+                raise unwritable(self.path, error) from error
 
     def prepare(self, identity: Identity, request: dict[str, Any]) -> None:
         """Make the folder ready for an attempt: freeze or compare the spec, and write the request.

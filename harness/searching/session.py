@@ -12,10 +12,11 @@ from harness.base.errors import SpecError, StoreError
 from harness.config.search import Search
 from harness.execute.cancel import Asked, ask_to_stop, cancel
 from harness.execute.executor import Progress
-from harness.execute.run import Outcome, generate, is_profile, one_by_one, run, slurm_executor, stoppable
+from harness.execute.run import Outcome, generate, is_profile, one_by_one, remember, run, slurm_executor, stoppable
 from harness.execute.slurm.jobs import refuse_what_jobs_have
 from harness.planning.plan import Plan
 from harness.planning.workspace import Project
+from harness.runs.noted import NotedAblation, note
 from harness.runs.store import Holder
 from harness.searching.configurations import plan_name
 from harness.searching.driver import Driver, Snapshot
@@ -85,6 +86,9 @@ class SearchRequest:
         store = self.project.store
         executors = one_by_one(self.project, self.target, self.jobs, stop, verbose=verbose)
         self._prepare()
+        file = Path(self.where).resolve() if self.where.endswith(".toml") else None
+        noted = NotedAblation(name=self.name, question=self.search.question, file=file, cells={}, runs=())
+        note(store, plan_name(self.name), noted)
         with SearchFolder(store.root, self.name).held(self.search), store.registered(plan_name(self.name)):
             driver = Driver(self.search, self.name, self.project, executors, storage=self.storage)
             if on_note is not None:
@@ -164,6 +168,7 @@ class SearchRequest:
         if winner is None or not self.search.confirm.seeds:
             return None
         plan = self.project.plan(confirmation(self.search, winner), name=f"{self.name}-confirmed")
+        remember(plan, self.project.store)
         show = None if on_confirm is None else lambda at: on_confirm(plan, at)
         return run(plan, self.project, self.target, jobs=self.jobs, on_progress=show, stop=stop, verbose=verbose)
 

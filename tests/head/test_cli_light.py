@@ -127,6 +127,10 @@ def test_help_names_every_verb(capsys: pytest.CaptureFixture[str]) -> None:
         "publish",
         "ui",
         "doctor",
+        "init",
+        "examples",
+        "runs",
+        "prune",
     ]
     assert code == 0
     assert all(f"\n  {verb} " in out for verb in verbs)
@@ -152,7 +156,8 @@ def test_plan(spec: Path, capsys: pytest.CaptureFixture[str]) -> None:
         "arm    seeds  steps  runs       changes",
         "plain  3      300    3 missing  nothing",
         "more   3      300    3 missing  captions.count=5, loss.kind=multi_positive_sigmoid",
-        "6 of 6 runs to train; 230,400 images",
+        "6 of 6 runs to train; 230,400 images; time not known: no run of this shape has finished; "
+        "`--measure` times ten steps",
     ]
     plan, store = plan_here(spec)
     finish(plan, store, plan.cells["plain", 0])
@@ -198,9 +203,11 @@ def test_status(spec: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert code == 0
     lines = out.splitlines()
     assert lines[0] == "ablation: 1 done, 1 failed, 1 interrupted, 2 missing, 1 running"
-    assert lines[1].split() == ["run", "arm", "seed", "state", "step", "left", "metric", "node", "attempts", "hours"]
+    assert re.split("  +", lines[1]) == [
+        "run", "arm", "seed", "state", "step", "left", "acc1 (%)", "node", "attempts", "hours"
+    ]  # fmt: skip
     assert [re.split(r"  +", line.rstrip())[1:] for line in lines[2:7]] == [
-        ["plain", "0", "done", "300 in 60 s", "0.5"],
+        ["plain", "0", "done", "300 in 60 s", "50.0"],
         ["plain", "1", "failed: user_error"],
         ["plain", "2", "interrupted", "7 of 300"],
         ["more", "0", "running", "7 of 300", socket.gethostname(), "1"],

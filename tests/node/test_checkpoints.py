@@ -217,3 +217,16 @@ def test_eval_takes_folders_and_own_architectures(tmp_path: Path, trained: Tower
     (folder / "open_clip_config.json").write_text(json.dumps({"model_cfg": CONFIG}))
     (source,) = sources_of(project, [str(folder)], None).values()
     assert source.model.config == CONFIG
+
+
+def test_weights_by_open_clips_tag(tmp_path: Path) -> None:
+    project = Project.at(tmp_path)
+    named = sources_of(project, ["first=ViT-B-32:openai", "laion400m_e31"], "ViT-B-16")
+    assert {name: (one.model.name, one.model.weights, one.weights) for name, one in named.items()} == {
+        "first": ("ViT-B-32", "openai", None),
+        "laion400m_e31": ("ViT-B-16", "laion400m_e31", None),
+    }
+    with pytest.raises(SpecError, match="no weights 'opneai' of ViT-B-32; known: openai, "):
+        sources_of(project, ["ViT-B-32:opneai"], None)
+    with pytest.raises(SpecError, match="no weights of a model 'ViT-B-23'; did you mean 'ViT-B-32'"):
+        sources_of(project, ["ViT-B-23:openai"], None)

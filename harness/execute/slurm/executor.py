@@ -156,7 +156,9 @@ class SlurmExecutor(Decisions):
         return {
             run: tracked
             for run, tracked in self._tracker.active.items()
-            if run not in self._plan.runs and self._is_ours(tracked.submission.intent)
+            if run not in self._plan.runs
+            and run not in self._plan.left_out
+            and self._is_ours(tracked.submission.intent)
         }
 
     def cycle(self) -> None:

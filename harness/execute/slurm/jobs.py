@@ -76,7 +76,8 @@ def cancel_jobs(runs: Collection[str], store: Store) -> Cancelled:
 def vanished(plan: Plan, store: Store) -> list[str]:
     """Runs in jobs of this ablation that its spec no longer contains."""
     active, _ = look(store)
-    return [run for run, job in active.items() if run not in plan.runs and is_of(job.submission.intent, plan)]
+    ours = plan.runs.keys() | plan.left_out
+    return [run for run, job in active.items() if run not in ours and is_of(job.submission.intent, plan)]
 
 
 def is_of(intent: Intent, plan: Plan) -> bool:
