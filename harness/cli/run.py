@@ -15,6 +15,7 @@ from harness import api
 from harness.base.errors import SpecError, TrackingError
 from harness.base.signals import handled
 from harness.cli.output import plural, seconds
+from harness.cli.project import said
 from harness.execute.cancel import Asked
 from harness.execute.executor import Progress
 from harness.execute.run import Background, Outcome
@@ -105,18 +106,21 @@ def say_detached(outcome: Outcome, spec: Path) -> None:
 def say_background(background: Background, spec: Path) -> None:
     """Print where a background command writes, and how to watch and stop it."""
     print(f"process {background.pid} continues in the background; it writes to {background.log}")
-    print(f"`harness status {spec} --watch` shows its progress, `harness cancel {spec}` stops it")
+    print(f"`{said(f'status {spec} --watch')}` shows its progress, `{said(f'cancel {spec}')}` stops it")
 
 
-def wrap_up(plan: Plan, project: Project) -> None:
-    """Print the table, write the HTML report, import the records into MLflow."""
-    from harness.reporting import collect, render, write_report
+def wrap_up(plan: Plan, project: Project, *, ending: bool = False) -> None:
+    """Print the table, write the HTML report, import the records into MLflow; with `ending`, the verdicts again."""
+    from harness.cli.ending import say_ending
+    from harness.reporting import Document, collect, render, write_report
 
     results = collect(plan, project.store)
     print(render(results, "terminal"))
     page = write_report(results, "html", project.store.reports)
     print(f"Report: {page}")
     track(plan, project, page)
+    if ending:
+        say_ending(plan, Document(results))
 
 
 def track(plan: Plan, project: Project, page: Path, *, under_report: bool = False) -> None:
@@ -126,7 +130,7 @@ def track(plan: Plan, project: Project, page: Path, *, under_report: bool = Fals
         return
     try:
         done = api.sync(plan, pages=[page], under_report=under_report, limit_s=SYNC_LIMIT_S)
-        print("MLflow: `harness ui` opens the runs in the browser" + ("" if "sqlite" in uri else f" ({uri})"))
+        print(f"MLflow: `{said('ui')}` opens the runs in the browser" + ("" if "sqlite" in uri else f" ({uri})"))
         for reason in done.skipped:
             print(f"warning: not in MLflow: {reason}", file=sys.stderr)
         if done.remaining:

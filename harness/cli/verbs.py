@@ -241,7 +241,7 @@ def run(
     with shown.clean_stop(stopping) as stop, shown.display(planned) as show:
         outcome = run(confirm=confirm, on_progress=show, stop=stop, verbose=True)
     shown.say_end(outcome)
-    shown.wrap_up(planned, api.project(planned))
+    shown.wrap_up(planned, api.project(planned), ending=bool(outcome))
     raise typer.Exit(0 if outcome else 1)
 
 

@@ -17,6 +17,7 @@ import pytest
 
 from harness import api
 from harness.base.errors import SpecError, StoreError
+from harness.cli.ending import MEANING
 from harness.docs.outputs import OUTPUTS
 from harness.execute.run import remember
 from harness.execute.smoke import _short
@@ -231,3 +232,26 @@ def on_terminal(command: list[str], columns: int, folder: Path) -> str:
         pass
     assert process.wait() == 0, b"".join(parts).decode()
     return re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]|\r", "", b"".join(parts).decode())
+
+
+def test_a_run_ends_with_verdicts_and_three_commands(
+    spec: Path, capsys: Capsys, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    claim = '[[claims]]\ntext = "More captions help"\narm = "more"\nthan = "plain"\nfactor = "captions.count"\n'
+    write(spec.parent, {"ablation.toml": f"{ABLATION}\n{claim}"})
+    plan, store = plan_here(spec)
+    for run in plan.runs:
+        finish(plan, store, run)
+    monkeypatch.setenv("HARNESS_TRACKING_URI", "none")
+    code, out, _ = harness(capsys, "run", spec.name)
+    assert code == 0
+    head, _, end = out.partition("\nVerdicts\n")
+    assert "Report: " in head
+    assert re.search(r"^\S.*  More captions help$", end, flags=re.MULTILINE)
+    assert any(f"({meaning})" in end for meaning in MEANING.values())
+    commands = [line.split("#")[0].split() for line in end.partition("\nNext\n")[2].splitlines()]
+    assert len(commands) == 3
+    for name, *words in commands:
+        assert Path(name).name == "harness"
+        assert harness(capsys, *words)[0] in (0, 1), words  # 1: these records are not sealed outcomes
+    assert (spec.parent / "mystudy/ablations/first.toml").exists()
