@@ -18,8 +18,21 @@ if TYPE_CHECKING:
 
 data_app = typer.Typer(no_args_is_help=True, help="Prepare data: fetch, check, caption, teacher features, analysis.")
 
+
+def say_store(context: typer.Context, spec: Path) -> Path:
+    """Say on stderr where results go, if the project has no harness.toml and that is not known yet; returns `spec`."""
+    from harness.runs.settings import store_note
+
+    if not context.resilient_parsing and spec.is_file() and (note := store_note(spec.parent)):
+        print(f"note: {note}", file=sys.stderr)
+    return spec
+
+
 Spec = Annotated[
-    Path, typer.Argument(metavar="SPEC", help="An ablation or experiment file (TOML).", show_default=False)
+    Path,
+    typer.Argument(
+        metavar="SPEC", help="An ablation or experiment file (TOML).", show_default=False, callback=say_store
+    ),
 ]
 Set = Annotated[
     list[str],

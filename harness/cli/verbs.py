@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from harness.base.errors import HarnessError, SpecError
-from harness.cli.data import Set, Spec, data_app
+from harness.cli.data import Set, Spec, data_app, say_store
 from harness.cli.project import project_app
 from harness.cli.store import store_app
 
@@ -247,7 +247,9 @@ def run(
 
 @app.command()
 def search(
-    spec: Annotated[Path, typer.Argument(metavar="SPEC", help="A search file (TOML).", show_default=False)],
+    spec: Annotated[
+        Path, typer.Argument(metavar="SPEC", help="A search file (TOML).", show_default=False, callback=say_store)
+    ],
     set_: Set,
     on: Annotated[
         str | None, typer.Option("--on", metavar="PROFILE", help="`local` processes, `inline`, or slurm/NAME.toml.")

@@ -33,4 +33,5 @@ def test_each_job_makes_one_shard_with_one_process(tmp_path: Path) -> None:
     assert batch.resources.gpus_per_task == profile.gpus_per_task
     words = shlex.split(batch.command)
     python = profile.python or sys.executable
-    assert words == [python, "-m", "harness", "data", "features", *arguments, "--shard", "$SLURM_ARRAY_TASK_ID/6"]
+    assert words[:2] == ["env", f"HARNESS_STORE={tmp_path}"]
+    assert words[2:] == [python, "-m", "harness", "data", "features", *arguments, "--shard", "$SLURM_ARRAY_TASK_ID/6"]

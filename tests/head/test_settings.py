@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from harness.base.errors import SpecError
-from harness.runs.settings import Settings, load_settings
+from harness.runs.settings import Settings, load_settings, store_note
 from tests.head.made import is_one_sentence
 
 
@@ -85,3 +85,45 @@ def test_a_file_that_is_no_text(tmp_path: Path) -> None:
     (tmp_path / "harness.toml").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(SpecError, match="is not valid TOML"):
         load(tmp_path)
+
+
+@pytest.fixture
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.delenv("HARNESS_STORE", raising=False)
+    (tmp_path / "project" / "specs").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path / "project"
+
+
+def test_specs_of_a_git_repository_share_a_store(project: Path) -> None:
+    (project / ".git").mkdir()
+    assert load(project / "specs").store == load(project).store == project / "store"
+    note = store_note(project / "specs")
+    assert note == f"there is no harness.toml, so results go to {project}/store; `harness init` writes one"
+    (project / "store" / "runs").mkdir(parents=True)
+    assert store_note(project / "specs") is None
+
+
+def test_without_git_specs_below_the_working_folder_share_its_store(
+    project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert load(project / "specs").store == project.parent / "store"
+    monkeypatch.chdir(project / "specs")
+    assert load(project).store == project / "store"
+
+
+def test_a_store_beside_a_spec_is_used_and_said(project: Path) -> None:
+    (project / ".git").mkdir()
+    (project / "specs" / "store").mkdir()
+    assert load(project / "specs").store == project / "store"  # any folder of that name is no store
+    (project / "specs" / "store" / "store.json").write_text('{"version": 1}')
+    assert load(project / "specs").store == project / "specs" / "store"
+    assert "the store that lies beside the spec is used" in (store_note(project / "specs") or "")
+
+
+def test_a_harness_toml_or_a_variable_needs_no_note(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HARNESS_STORE", str(project / "mine"))
+    assert store_note(project / "specs") is None
+    monkeypatch.delenv("HARNESS_STORE")
+    (project / "harness.toml").write_text("")
+    assert store_note(project / "specs") is None

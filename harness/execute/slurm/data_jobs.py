@@ -23,7 +23,8 @@ def submit_shards(
     Raises:
         DispatchError: SLURM refuses, or cannot be reached.
     """
-    words = [profile.python or sys.executable, "-m", "harness", "data", verb, *arguments]
+    at = f"HARNESS_STORE={store.root.resolve()}"  # a job may have another working folder
+    words = ["env", at, profile.python or sys.executable, "-m", "harness", "data", verb, *arguments]
     command = f'{shlex.join(words)} --shard "$SLURM_ARRAY_TASK_ID/{jobs}"'
     digest = hashlib.sha256(command.encode()).hexdigest()[:8]
     # A shard is one process, no matter how many processes the profile gives a training run.
