@@ -40,14 +40,14 @@ def examples() -> list[Example]:
 
 
 def example(name: str) -> Example:
-    """The shipped file of this name: a path such as `ablations/digits`, or its last part, ablations first.
+    """The shipped file of this name: a path such as `ablations/digits`, or its last parts, ablations first.
 
     Raises:
         SpecError: there is none.
     """
     stated, known = name.removesuffix(".toml"), examples()
     for one in known:
-        if stated in (one.name, one.file.stem):
+        if f"/{one.name}".endswith(f"/{stated}"):
             return one
     raise SpecError("there is no shipped file of this name", where=name, fix="`harness examples` lists them")
 
