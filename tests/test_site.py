@@ -16,6 +16,7 @@ from selenium.webdriver.support.wait import WebDriverWait
 
 from harness.base.version import PACKAGE
 from tests.reporting.test_browser import PHONE
+from tests.reporting.test_browser import browser as browser
 
 pytestmark = pytest.mark.browser
 ROOT = PACKAGE.parent
