@@ -238,5 +238,8 @@ def _cost_line(planned: Plan, store: Store, to_evaluate: int, timed: Mapping[str
         parts.append(f"about {seconds(cost['hours_missing'] * 3600)} of one worker ({cost['basis']})")
     elif cost["runs_missing"]:
         hint = "" if timed is not None else "; `--measure` times ten steps"
-        parts.append(f"time not known: no run of this shape has finished{hint}")
+        rest = cost["runs_unknown"] if cost["hours_known"] else 0
+        who, their = (f" of {plural(rest, 'run')}", "their") if rest else ("", "this")
+        parts.append(f"time{who} not known: no run of {their} shape has finished{hint}")
+        parts += [f"the others take about {seconds(cost['hours_known'] * 3600)} of one worker"] if rest else []
     return "; ".join(parts)

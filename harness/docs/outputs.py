@@ -67,7 +67,11 @@ class PlanCost(_Output):
     samples_missing: int
     """Images to train on."""
     hours_missing: float | None
-    """Hours of one worker; null if no run of the same shape has finished and nothing was measured."""
+    """Hours of one worker; null if the time of most runs is not known: no run of their shape has finished."""
+    hours_known: float
+    """Hours of the missing runs whose time is known."""
+    runs_unknown: int
+    """Missing runs whose time is not known."""
     basis: str
 
 

@@ -134,7 +134,8 @@ def named(checkpoints: Sequence[str]) -> dict[str, str]:
     found: dict[str, str] = {}
     for one in checkpoints:
         stated, given, place = one.partition("=")
-        name = stated if given else Path(one).name
+        is_run = Path(one).name.isdecimal() and not Path(one).exists()  # ARM/SEED
+        name = stated if given else one if is_run else Path(one).name
         if name in found:
             what = f'two checkpoints are called "{name}": {found[name]} and {place if given else one}'
             raise SpecError(what, where=WHERE, fix="name them: FIRST=FILE SECOND=FILE")

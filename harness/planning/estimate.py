@@ -45,6 +45,8 @@ def estimate(
         "runs_missing": len(missing),
         "samples_missing": sum(run.steps * run.experiment.train.global_batch_size for run in missing),
         "hours_missing": None if total is None else total / 3600,
+        "hours_known": sum(known) / 3600,
+        "runs_unknown": rest,
         "basis": "no comparable run has finished yet" if total is None else basis,
     }
 

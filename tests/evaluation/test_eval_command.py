@@ -36,6 +36,7 @@ def test_two_checkpoints_under_one_name() -> None:
     with pytest.raises(SpecError, match="two checkpoints are called"):
         named(["first/a.pt", "second/a.pt"])
     assert len(named(["first/a.pt", "second=second/a.pt"])) == 2
+    assert named(["fff/0", "raw/0"]).keys() == {"fff/0", "raw/0"}
 
 
 @pytest.mark.parametrize(

@@ -163,7 +163,7 @@ def test_plan(spec: Path, capsys: pytest.CaptureFixture[str]) -> None:
     finish(plan, store, plan.cells["plain", 0])
     _, out, _ = harness(capsys, "plan", spec)
     assert "plain  3      300    1 done, 2 missing  nothing" in out
-    assert out.splitlines()[-1].startswith("5 of 6 runs to train; 192,000 images; time not known")
+    assert out.splitlines()[-1].startswith("5 of 6 runs to train; 192,000 images; time of 3 runs not known")
 
 
 def test_plan_with_a_teacher(spec: Path, capsys: pytest.CaptureFixture[str]) -> None:

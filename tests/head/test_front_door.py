@@ -22,6 +22,7 @@ from harness.docs.outputs import OUTPUTS
 from harness.execute.run import remember
 from harness.execute.smoke import _short
 from harness.node import profile
+from harness.planning.estimate import estimate, unknown
 from harness.planning.workspace import Project
 from harness.runs.noted import find_run, noted
 from tests.head.made import ABLATION, MINING, SMALL, ablation, plan_of, write
@@ -125,6 +126,13 @@ def test_the_time_of_a_new_shape_is_not_known_until_it_is_measured(
     _, out, said = harness(capsys, "plan", spec, "--measure")
     assert "time not known" in out
     assert said.count("not measured: ") == 2
+
+
+def test_the_time_of_some_shapes_is_known(spec: Path) -> None:
+    plan, store = plan_here(spec)
+    first = next(iter(unknown(plan, store)))
+    found = estimate(plan, store, store.states(plan.runs), {first: 3600.0})
+    assert (found["runs_unknown"], found["hours_known"]) == (3, 900.0)
 
 
 def _not_possible(*_: object) -> float:
