@@ -13,6 +13,7 @@ import pytest
 import typer
 from typer import Context
 
+from harness.base.exit_status import DEFECT, USER_ERROR
 from harness.base.version import PACKAGE
 from harness.cli.verbs import app
 from harness.planning import shipped
@@ -128,5 +129,6 @@ def test_troubleshooting_quotes_messages_of_the_code() -> None:
 def test_exit_statuses_are_documented() -> None:
     page = (ROOT / "docs/command.md").read_text(encoding="utf-8")
     main = (PACKAGE / "cli/__init__.py").read_text(encoding="utf-8")
-    for status in re.findall(r"sys\.exit\((\d+)\)", main):
+    stated = {int(status) for status in re.findall(r"sys\.exit\((\d+)\)", main)}
+    for status in {USER_ERROR, DEFECT, *stated}:
         assert f"| {status} |" in page, status
