@@ -64,7 +64,7 @@ def test_ci_runs_what_a_developer_runs() -> None:
     lines = script.read_text(encoding="utf-8").splitlines()
     assert "set -euo pipefail" in lines
     steps = [line.partition(" #")[0] for line in lines if line.startswith("make ")]
-    assert steps == ["make check", "make test", "make test-slow", "make test-slurm"]
+    assert steps == ["make check", "make test", "make test-slow", "make fuzz BUDGET=120", "make test-slurm"]
 
 
 def make(*arguments: str, folder: Path = ROOT) -> subprocess.CompletedProcess[str]:
