@@ -9,7 +9,7 @@ from pathlib import Path
 
 from harness.base.errors import DataError, HarnessError, ModelError, NotHereError, SpecError
 from harness.config.evaluation import Evaluation
-from harness.config.experiment import Experiment, OpenClipTeacher
+from harness.config.experiment import Experiment, ExperimentTeacher, OpenClipTeacher
 from harness.config.explain import nearest
 from harness.config.model import shipped_names
 from harness.config.origin import stated_at
@@ -70,8 +70,11 @@ def _each(plan: Plan, settings: Settings) -> Iterator[Obstacle]:
 def _unknown_models(experiment: Experiment) -> Iterator[tuple[str, HarnessError]]:
     """Models that open_clip has not; it is not imported for that."""
     named = [("model.name", experiment.model.name)] if experiment.model.architecture() is None else []
-    if isinstance(teacher := experiment.teacher, OpenClipTeacher) and teacher.config is None:
-        named += [("teacher.model", teacher.model)]
+    match experiment.teacher:
+        case OpenClipTeacher(model=name, config=None):
+            named += [("teacher.model", name)]
+        case OpenClipTeacher() | ExperimentTeacher() | None:  # of a config file, or a run of its own
+            pass
     place = find_spec("open_clip")
     folders = [] if place is None else [Path(one) / "model_configs" for one in place.submodule_search_locations or ()]
     known = [file.stem for folder in folders for file in sorted(folder.glob("*.json"))]
