@@ -14,7 +14,7 @@ from typing import Any
 
 from harness.base.errors import StoreError
 from harness.config.axes import level_name
-from harness.config.search import Search
+from harness.config.search import Choice, FloatRange, IntRange, Parameter, Search
 from harness.execute.life import Life
 from harness.planning import claims
 from harness.planning.isolation import confounded, isolation
@@ -96,10 +96,17 @@ def plan(planned: Plan, store: Store, timed: Mapping[str, float] | None = None) 
         say(f"confounded: {warning}")
 
 
+def _values(parameter: Parameter) -> str:
+    match parameter:
+        case FloatRange() | IntRange():
+            return " to ".join(map(level_name, parameter.ends()))
+        case Choice():
+            return ", ".join(parameter.names)
+
+
 def search_plan(search: Search, base: Plan, store: Store, timed: Mapping[str, float] | None = None) -> None:
     """Print a search's space, strategy and budget, and the cost of one configuration."""
-    rows = [[path, " to ".join(map(level_name, one.ends())) if one.kind != "choice" else ", ".join(one.names)]
-            for path, one in search.space.items()]  # fmt: skip
+    rows = [[path, _values(parameter)] for path, parameter in search.space.items()]
     table(f"{base.name}: {search.question}", ["field", "values"], rows)
     goals = ", ".join(f"{one.goal} {one.metric}" for one in search.objectives)
     say(f"{goals}; sampler {search.sampler.kind}, pruner {search.pruner.kind}")

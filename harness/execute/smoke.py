@@ -12,7 +12,7 @@ from threading import Event
 from typing import Any
 
 from harness.base.files import unwritable
-from harness.config.experiment import Experiment, ExperimentTeacher
+from harness.config.experiment import Experiment, ExperimentTeacher, OpenClipTeacher
 from harness.config.overrides import laid_over
 from harness.execute.executor import Progress
 from harness.execute.run import Outcome, run
@@ -67,8 +67,11 @@ def _brief(experiment: Experiment) -> dict[str, Any]:
     """The changes that make an experiment and its teachers short."""
     train = {"duration": f"{STEPS} steps", "warmup": "0 steps", "cooldown": "0 steps"}
     changes: dict[str, Any] = {"train": train, "evaluation": {"sets": [], "every": None}}
-    if isinstance(experiment.teacher, ExperimentTeacher):
-        changes["teacher"] = {"experiment": _brief(experiment.teacher.experiment)}
+    match experiment.teacher:
+        case ExperimentTeacher(experiment=teacher):
+            changes["teacher"] = {"experiment": _brief(teacher)}
+        case OpenClipTeacher() | None:  # not trained
+            pass
     return changes
 
 
