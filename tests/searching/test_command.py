@@ -56,7 +56,7 @@ def harness(spec: Path, *arguments: object) -> subprocess.CompletedProcess[str]:
 def test_a_search_in_the_background_is_watched_to_its_end(spec: Path) -> None:
     begun = harness(spec, "search", spec, "--detach", "--jobs", 1, "--export", "winner.toml")
     assert begun.returncode == 0, begun.stderr
-    assert f"`harness status {spec} --watch`" in begun.stdout
+    assert f"harness status {spec} --watch`" in begun.stdout
     log = spec.parent / "store/search-lr.log"
     while harness(spec, "status", spec).returncode:  # before its first configuration
         assert "Traceback" not in log.read_text()
