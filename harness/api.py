@@ -334,15 +334,16 @@ def verify(spec: Spec, assignments: Sequence[str] = (), *, retrain: int = 0, roo
     from harness.execute.verify_bundle import verify_bundle
 
     found = engine.Verification()
-    is_folder = isinstance(spec, str | Path) and Path(spec).is_dir()
-    if root is not None and not is_folder:
+    bundle = Path(spec) if isinstance(spec, str | Path) and Path(spec).is_dir() else None
+    run_id = spec if bundle is None and isinstance(spec, str) and not spec.endswith(".toml") else None
+    if root is not None and bundle is None:
         raise SpecError("only a published folder has a root hash", where="--root", fix="name that folder")
-    if retrain and (is_folder or (isinstance(spec, str) and not spec.endswith(".toml"))):
+    if retrain and (bundle is not None or run_id is not None):
         raise SpecError("only runs of a spec can be trained again", where=str(spec), fix="give the spec's file")
-    if isinstance(spec, str | Path) and is_folder:
-        return verify_bundle(Path(spec), _rendered, root)
-    if isinstance(spec, str) and not spec.endswith(".toml"):
-        engine.verify_run(find_run(project().store, spec), found)
+    if bundle is not None:
+        return verify_bundle(bundle, _rendered, root)
+    if run_id is not None:
+        engine.verify_run(find_run(project().store, run_id), found)
         return found
     planned = plan(spec, assignments, provisional=True)
     at = project(planned)

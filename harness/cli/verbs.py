@@ -74,6 +74,16 @@ def _project(start: Path | None = None) -> Project:
     return Project.at(start)
 
 
+def _looked_at(spec: Path, assignments: list[str]) -> tuple[Plan, bool]:
+    """The plan of a spec, or of the base of a search, whose data may be missing; and whether it is a search."""
+    from harness import api
+    from harness.config.load import is_search
+
+    if is_search(spec):
+        return api.base_plan(spec, assignments), True
+    return api.plan(spec, assignments, provisional=True), False
+
+
 def _timed(planned: Plan, store: Store) -> dict[str, float]:
     """Seconds per step of every shape that no finished run has; those that cannot be timed are named on stderr."""
     from harness import api
@@ -102,17 +112,14 @@ def check(
     as_json: Json = False,
 ) -> None:
     """Check a spec without training: exit status 0 if every run can start on this machine."""
-    from harness import api
     from harness.cli.output import as_json as print_json
     from harness.cli.output import plural, say, say_census
-    from harness.config.load import is_search
     from harness.config.origin import with_line
     from harness.planning.isolation import confounded
     from harness.planning.preflight import notes
 
     try:
-        searched = is_search(spec)
-        plan = api.base_plan(spec, set_) if searched else api.plan(spec, set_, provisional=True)
+        plan, searched = _looked_at(spec, set_)
     except HarnessError as error:
         for one in (error, *error.others):
             print(f"harness: {with_line(one)}", file=sys.stderr)
@@ -169,15 +176,13 @@ def plan(
     """Show the runs that specs need: which are done, shared or missing, and what they will cost."""
     from harness import api
     from harness.cli import output
-    from harness.config.load import is_search
 
     shown = []
     for spec in specs:
-        searched = is_search(spec)
-        planned = api.base_plan(spec, set_) if searched else api.plan(spec, set_, provisional=True)
-        if not searched:
-            output.note_claims(planned, api.project(planned).store)
+        planned, searched = _looked_at(spec, set_)
         store = api.project(planned).store
+        if not searched:
+            output.note_claims(planned, store)
         timed = _timed(planned, store) if measure else None
         if as_json:
             shown.append(output.plan_json(planned, store, timed))

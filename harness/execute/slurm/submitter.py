@@ -158,12 +158,13 @@ class Submitter:
 
     def _prepare(self, run: PlannedRun, intent: Intent) -> None:
         folder = self._store.run(run.id)
-        since = self.since.get(run.id, folder.attempts.newest())
+        since = self.since.get(run.id)
+        since, attempts = (folder.attempts.newest(), []) if since is None else (since, folder.attempts.since(since))
         # An attempt that completed was made for another request, or did what it was asked for.
-        attempts = folder.attempts.since(since)
         completed = [one.start.number for one in attempts if one.end is not None and one.end.cause == "completed"]
         since = self.since[run.id] = max(completed, default=since)
-        experiment = fitted(run.experiment, folder.attempts.since(since), intent.resources.processes)
+        attempts = [one for one in attempts if one.start.number > since]
+        experiment = fitted(run.experiment, attempts, intent.resources.processes)
         settings = Settings.model_validate({**dict(self._settings), "store": intent.store})
         request = Request.of(experiment, run.id, run.teacher, settings, intent.resources.cpus_per_task)
         folder.prepare(
