@@ -6,6 +6,7 @@ Two runs of a few steps are trained once; each test damages a copy of their stor
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -224,6 +225,23 @@ def test_outcomes_that_were_changed_are_told(place: Place, how: str) -> None:
     (run, _) = place.results().runs
     assert run.changed == {f"outcomes/{file.name}"}
     assert f"{file.name} was changed since the run ended" in render(place.results(), "md")
+
+
+def test_no_reader_waits_for_a_pipe_in_place_of_a_file(place: Place, tmp_path: Path) -> None:
+    """A test that hangs here is ended by pytest-timeout, and tells where."""
+    plan, folder = place.plan(), place.folder("a")
+    identity = plan.runs[folder.id].identity
+    files = sorted(path for path in folder.path.rglob("*") if path.is_file())
+    assert {folder.record_file, folder.metrics, folder.lock} < set(files)
+    assert any(file.suffix == ".parquet" for file in files)
+    for file in files:
+        file.rename(tmp_path / "aside")
+        os.mkfifo(file)
+        render(collect(plan, place.at.store), "json")
+        statuses(plan, place.at.store)
+        verify_run(folder, Verification(), identity)
+        file.unlink()
+        (tmp_path / "aside").rename(file)
 
 
 def test_weights_that_were_changed_are_not_measured(place: Place) -> None:

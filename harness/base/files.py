@@ -10,6 +10,7 @@ import stat
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from io import BufferedReader
 from pathlib import Path
 from typing import Any
 
@@ -130,19 +131,46 @@ def read_json(path: Path) -> Any:
         raise StoreError(f"cannot be read ({error})", where=str(path), fix="restore it, or move it away") from error
 
 
-def read_text(path: Path, most: int) -> str:
-    """The text of the file `path`, if it is a plain file of at most `most` bytes. A pipe or a device never ends.
+def read_text(path: Path, most: int = MOST_JSON) -> str:
+    """The text of the file `path`, if it is a plain file of at most `most` bytes.
 
     Raises:
         OSError: it cannot be read, is no plain file, or is too large.
         UnicodeDecodeError: it is not UTF-8.
     """
-    status = os.stat(path)
-    if not stat.S_ISREG(status.st_mode) and not stat.S_ISDIR(status.st_mode):
+    with open_plain(path) as stream:
+        size = os.fstat(stream.fileno()).st_size
+        if size > most:
+            raise OSError(errno.EFBIG, f"has {size:,} bytes; at most {most:,} are read", str(path))
+        return stream.read().decode()
+
+
+def read_bytes(path: Path) -> bytes:
+    """The contents of the file `path`; raises OSError if it cannot be read, or is no plain file."""
+    with open_plain(path) as stream:
+        return stream.read()
+
+
+def open_plain(path: Path) -> BufferedReader:
+    """Open the file `path` for reading. A pipe would wait for ever, and a device such as /dev/zero never ends.
+
+    Raises:
+        OSError: it cannot be opened, or is no plain file.
+    """
+    stream = open(path, "rb", opener=_at_once)  # noqa: SIM115
+    if not stat.S_ISREG(os.fstat(stream.fileno()).st_mode):
+        stream.close()
         raise OSError(errno.EINVAL, "is no plain file", str(path))
-    if status.st_size > most:
-        raise OSError(errno.EFBIG, f"has {status.st_size:,} bytes; at most {most:,} are read", str(path))
-    return path.read_text(encoding="utf-8")
+    return stream
+
+
+def require_plain(path: Path) -> None:
+    """Raise OSError if the file `path` cannot be opened, or is no plain file. For libraries that open it themselves."""
+    open_plain(path).close()
+
+
+def _at_once(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_NONBLOCK)
 
 
 def at_home(path: str) -> Path:
@@ -192,5 +220,5 @@ def is_deeper(data: Any, levels: int) -> bool:
 
 def file_sha256(path: Path) -> str:
     """The SHA-256 of the contents of the file `path`, in hex; raises OSError if it cannot be read."""
-    with path.open("rb") as stream:
+    with open_plain(path) as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()

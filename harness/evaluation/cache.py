@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from harness.base.errors import StoreError
-from harness.base.files import replacing
+from harness.base.files import read_bytes, replacing
 from harness.base.log import say
 from harness.runs.identity import digest
 
@@ -77,7 +77,7 @@ def _digest(file: Path, content: bytes) -> bytes:
 
 def _read(file: Path) -> Tensor | None:
     try:
-        found = file.read_bytes()
+        found = read_bytes(file)
         content, digest_of_it = found[:-DIGEST_BYTES], found[-DIGEST_BYTES:]
         if _digest(file, content) != digest_of_it:
             return None

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Literal
 
 from harness.base.errors import DataError
-from harness.base.files import at_home
+from harness.base.files import at_home, read_bytes
 from harness.config.evaluation import Evaluation, check_template
 from harness.config.protocols import set_name
 from harness.config.suites import places
@@ -131,7 +131,7 @@ def _lines(file: Path) -> list[str] | None:
     clip-benchmark also ends lines at separators that editors do not show. They are refused.
     """
     try:
-        text = file.read_text(encoding="utf-8-sig")
+        text = read_bytes(file).decode("utf-8-sig")
     except FileNotFoundError:
         return None
     except (OSError, UnicodeDecodeError) as error:

@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from harness.base.errors import StoreError
-from harness.base.files import write_bytes
+from harness.base.files import read_bytes, require_plain, write_bytes
 from harness.evaluation.layout import Task
 from harness.evaluation.metrics import Index
 from harness.evaluation.sets import EvaluationSet
@@ -81,7 +81,7 @@ def write_outcomes(folder: Path, outcomes: Outcomes) -> None:
     pq.write_table(table.replace_schema_metadata(metadata), content, compression="zstd")
     name, found = f"{outcomes.set}.{outcomes.protocol_id}", content.getvalue()
     path = folder / f"{name}.parquet"
-    if path.exists() and path.read_bytes() != found:
+    if path.exists() and read_bytes(path) != found:
         path = folder / f"{name}.re-{hashlib.sha256(found).hexdigest()[:ID_LENGTH]}.parquet"
     if not path.exists():
         write_bytes(path, found)
@@ -94,6 +94,7 @@ def read_outcomes(path: Path) -> Outcomes:
         StoreError: the file is missing, damaged or holds something else.
     """
     try:
+        require_plain(path)
         table = pq.read_table(path)
         metadata = {key.decode(): value.decode() for key, value in (table.schema.metadata or {}).items()}
         columns = {name: np.asarray(table[name].to_numpy()) for name in table.column_names}

@@ -16,6 +16,7 @@ import numpy as np
 from PIL import Image
 
 from harness.base.errors import DataError
+from harness.base.files import open_plain
 from harness.evaluation.conditions import Samples
 from harness.evaluation.layout import HIDDEN_SEPARATORS, SPLIT, Layout, Task, describe
 
@@ -102,7 +103,7 @@ class EvaluationSet:
         """
         shard, offset, size = self.images[index]
         try:
-            with shard.open("rb") as stream:
+            with open_plain(shard) as stream:
                 stream.seek(offset)
                 return Image.open(io.BytesIO(stream.read(size))).convert("RGB")
         except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
@@ -223,7 +224,7 @@ def _members(shard: Path) -> Iterator[tuple[str, str, ImageBytes, bytes]]:
     """Key, suffix, place and content of each sample file of a shard."""
     end = 0
     try:
-        with shard.open("rb") as stream, tarfile.open(fileobj=stream, mode="r:") as archive:
+        with open_plain(shard) as stream, tarfile.open(fileobj=stream, mode="r:") as archive:
             for member in archive:
                 end = member.offset_data + -(-member.size // tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE
                 match = _MEMBER.match(member.name)

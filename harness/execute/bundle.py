@@ -23,7 +23,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from harness.base.errors import StoreError
-from harness.base.files import file_sha256, read_json
+from harness.base.files import file_sha256, read_json, read_text
 from harness.base.version import PACKAGE
 from harness.config.ablation import Ablation
 from harness.config.data import Data
@@ -107,7 +107,7 @@ def changed(folder: Path) -> list[str]:
         StoreError: SHA256SUMS cannot be read.
     """
     try:
-        lines = (folder / SUMS).read_text(encoding="utf-8").splitlines()
+        lines = read_text(folder / SUMS).splitlines()
     except (OSError, ValueError) as error:
         raise StoreError(f"cannot be read ({error})", where=str(folder / SUMS), fix=_FIX) from None
     found = [_SUM.fullmatch(line) for line in lines]

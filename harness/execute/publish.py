@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.base.errors import StoreError
-from harness.base.files import create_text, file_sha256, read_json, unwritable, write_json, write_text
+from harness.base.files import create_text, file_sha256, read_bytes, read_json, unwritable, write_json, write_text
 from harness.base.version import PACKAGE, __version__
 from harness.config.ablation import Ablation
 from harness.config.evaluation import Evaluation
@@ -267,7 +267,7 @@ def _refuse_names(folder: Path, project: Project) -> None:
     )
     search = re.compile(pattern.encode()) if pattern else None
     for name in files_of(folder):
-        if search and not name.startswith(f"{CODE}/") and (found := search.search((folder / name).read_bytes())):
+        if search and not name.startswith(f"{CODE}/") and (found := search.search(read_bytes(folder / name))):
             what = f"names this machine or its user: {found[0].decode(errors='replace')!r}"
             fix = "reword it in the spec; if it is an ordinary word, set LOGNAME to another name"
             raise StoreError(what, where=name, fix=fix)

@@ -11,6 +11,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from harness.base.errors import StoreError
+from harness.base.files import open_plain
 from harness.execute.life import Decision, Facts, Life, damaged, decide
 from harness.execute.slurm.gpu_hours import Used, held
 from harness.execute.slurm.job_tracker import TrackedJob
@@ -215,7 +216,7 @@ class _Metric:
     def _last_logged(self, folder: RunFolder) -> float | None:
         """Read the latest value from the end of metrics.jsonl, which may be long."""
         try:
-            with folder.metrics.open("rb") as stream:
+            with open_plain(folder.metrics) as stream:
                 size = stream.seek(0, 2)
                 stream.seek(max(size - TAIL_BYTES, 0))
                 lines = stream.read().splitlines()

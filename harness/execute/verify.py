@@ -21,6 +21,7 @@ from typing import Any
 from zipfile import BadZipFile, ZipFile
 
 from harness.base.errors import StoreError
+from harness.base.files import require_plain
 from harness.planning.plan import Plan
 from harness.planning.workspace import Project
 from harness.runs.identity import Identity
@@ -218,6 +219,7 @@ def _tables(folder: RunFolder, found: Verification) -> Iterator[tuple[str, str, 
 
     for file in sorted(folder.outcomes.glob("*.parquet")):
         try:
+            require_plain(file)
             table = pq.read_table(file)
             metadata = {key.decode(): value.decode() for key, value in (table.schema.metadata or {}).items()}
             columns = {name: table[name].to_numpy() for name in table.column_names}

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 from harness.base.errors import HarnessError
+from harness.base.files import read_text
 from harness.execute.bundle import REPORT, Bundle, Render, changed, differences, is_this_code, read_bundle, root_hash
 from harness.execute.verify import Verification, verify_report, verify_run
 from harness.planning.claims import claim_runs
@@ -77,10 +78,10 @@ def _report(bundle: Bundle, render: Render, found: Verification) -> None:
     folder, is_same_code = bundle.folder / REPORT, is_this_code(bundle.folder)
     if not is_same_code:
         found.unproven.append("the bundle was made by other code than this: texts of the report may differ")
-    text = (folder / "report.json").read_text(encoding="utf-8")
+    text = read_text(folder / "report.json")
     other = list(differences(json.loads(text), json.loads(render(bundle.plan, bundle.store, "json"))))
     for one in other:
         (found.problems if is_same_code or one.startswith("metrics") else found.unproven).append(f"report.json: {one}")
-    if is_same_code and not other and (folder / "report.md").read_text() != render(bundle.plan, bundle.store, "md"):
+    if is_same_code and not other and read_text(folder / "report.md") != render(bundle.plan, bundle.store, "md"):
         found.problems.append("report.md is not what the runs give")
     verify_report(text, found)

@@ -13,7 +13,7 @@ from zipfile import BadZipFile
 import numpy as np
 import numpy.typing as npt
 
-from harness.base.files import replacing
+from harness.base.files import open_plain, replacing
 from harness.data.dataset.dataset import Dataset
 
 RAW_NAME = "raw"
@@ -90,7 +90,7 @@ def kept_distinct(file: Path, dataset: Dataset, source: str, lower: bool) -> Dis
 
 def _read(file: Path) -> Distinct | None:
     try:
-        with file.open("rb") as stream, np.load(stream) as arrays:
+        with open_plain(file) as stream, np.load(stream) as arrays:
             found = Distinct(arrays["rows"], arrays["starts"], arrays["first"])
             return found if (arrays["sha256"] == _digest(file, found)).all() else None
     except (OSError, ValueError, KeyError, BadZipFile, zlib.error):

@@ -12,7 +12,7 @@ from threading import Event
 import torch
 
 from harness.base.errors import StoreError, TrainingError
-from harness.base.files import read_json, write_json
+from harness.base.files import read_bytes, read_json, write_json
 from harness.base.log import say
 from harness.data.dataset.dataset import open_dataset
 from harness.data.sources.inspection import inspect_data
@@ -194,7 +194,7 @@ class AttemptRunner:
         if log is None:
             is_damaged = bool(self.folder.damaged_lines())
         else:
-            is_damaged = not (file.read_bytes() if file.exists() else b"").startswith(log.encode())
+            is_damaged = not (read_bytes(file) if file.exists() else b"").startswith(log.encode())
         self._log = [self.folder.restore_metrics(step, log)]
         if is_damaged:
             say(f"{file} was damaged: {'its lines are restored' if log is not None else 'its sound lines are kept'}")

@@ -21,7 +21,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from harness.base.errors import SupersededError
-from harness.base.files import unwritable
+from harness.base.files import read_bytes, unwritable
 from harness.runs.record import AttemptEnd, AttemptStart, Cause
 
 
@@ -118,13 +118,13 @@ class Attempts:
 
     def _start(self, number: int) -> AttemptStart:
         try:
-            return AttemptStart.model_validate_json((self._folder / f"{number}.json").read_bytes())
+            return AttemptStart.model_validate_json(read_bytes(self._folder / f"{number}.json"))
         except (ValidationError, OSError):  # just being written, or cut short by a full disk
             return AttemptStart(number=number)
 
     def _end(self, number: int) -> AttemptEnd | None:
         try:
-            return AttemptEnd.model_validate_json((self._folder / f"{number}.end.json").read_bytes())
+            return AttemptEnd.model_validate_json(read_bytes(self._folder / f"{number}.end.json"))
         except (ValidationError, OSError):
             return None
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.base.errors import StoreError
+from harness.base.files import open_plain
 from harness.config.experiment import Experiment, ExperimentTeacher, OpenClipTeacher, flatten, unknown_teacher
 
 ID_LENGTH = 12
@@ -90,7 +91,7 @@ def weights_id(weights: str) -> str:
 
 @cache
 def _file_digest(file: Path, size: int, _modified_ns: int) -> str:
-    with file.open("rb") as stream:
+    with open_plain(file) as stream:
         head = stream.read(1 << 20)
         stream.seek(max(size - (1 << 20), 0))
         return hashlib.sha256(head + stream.read() + str(size).encode()).hexdigest()[:ID_LENGTH]

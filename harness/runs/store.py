@@ -46,7 +46,7 @@ from pydantic import ValidationError
 
 from harness.base.boundary import reading
 from harness.base.errors import StoreError
-from harness.base.files import check_fences, fenced, read_json, unwritable, write_json, write_text
+from harness.base.files import check_fences, fenced, read_bytes, read_json, unwritable, write_json, write_text
 from harness.runs.attempts import Attempts
 from harness.runs.identity import Identity, check_same, digest
 from harness.runs.integrity import check_record, require_unchanged, sealed
@@ -322,7 +322,7 @@ class RunFolder:
 
     def _lines(self) -> list[StepMetrics | None]:
         try:
-            lines = self.metrics.read_bytes().splitlines(keepends=True)
+            lines = read_bytes(self.metrics).splitlines(keepends=True)
         except FileNotFoundError:
             return []
         except OSError as error:
@@ -341,7 +341,7 @@ class RunFolder:
         if log or self.metrics.exists():
             write_text(self.metrics, log)
         if self.spikes.exists():
-            lines = self.spikes.read_text(encoding="utf-8", errors="replace").splitlines()
+            lines = read_bytes(self.spikes).decode(errors="replace").splitlines()
             write_text(self.spikes, "".join(f"{line}\n" for line in lines if _step_of(line) <= step))
         return log
 
@@ -584,7 +584,7 @@ def exclusive(path: Path, *, wait: bool) -> Iterator[bool]:
 def is_held(path: Path) -> bool:
     """Whether a live process holds the lock `path`."""
     try:
-        descriptor = os.open(path, os.O_RDONLY)
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
     except (FileNotFoundError, NotADirectoryError):
         return False
     except OSError as error:
@@ -622,7 +622,7 @@ def _step_of(line: str) -> float:
     """The step of a line of spikes.jsonl; infinite for an incomplete line, which a killed process leaves."""
     try:
         return float(json.loads(line)["step"])
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         return float("inf")
 
 

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.base.errors import StoreError
-from harness.base.files import read_json, unwritable, write_bytes, write_json, write_text
+from harness.base.files import read_bytes, read_json, unwritable, write_bytes, write_json, write_text
 from harness.config.experiment import flatten
 from harness.config.search import Search
 from harness.runs.store import exclusive, holder
@@ -77,7 +77,7 @@ class SearchFolder:
             StoreError: the file cannot be read.
         """
         try:
-            lines = self.log.read_bytes().splitlines(keepends=True)
+            lines = read_bytes(self.log).splitlines(keepends=True)
         except FileNotFoundError:
             return {}
         except OSError as error:
@@ -101,7 +101,7 @@ class SearchFolder:
             StoreError: it cannot be written.
         """
         if not (kept := self.log.with_suffix(".damaged")).exists():
-            write_bytes(kept, self.log.read_bytes())
+            write_bytes(kept, read_bytes(self.log))
         write_text(self.log, "".join(f"{json.dumps(event)}\n" for event in events))
 
     def append(self, event: Event) -> None:
@@ -122,7 +122,7 @@ class SearchFolder:
         """The path for a new journal. Deletes the old one, after checking it so that damage can be reported."""
         if self.journal.exists():
             try:
-                for line in self.journal.read_bytes().splitlines(keepends=True):
+                for line in read_bytes(self.journal).splitlines(keepends=True):
                     _event(line)
             except ValueError:
                 self.repaired.append(f"{self.journal}: Optuna's journal was damaged; rebuilt from trials.jsonl")

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from harness.base.errors import CheckpointError
-from harness.base.files import replacing
+from harness.base.files import open_plain, replacing
 from harness.base.log import say
 
 FORMAT = 2
@@ -214,7 +214,8 @@ def log_of(path: Path) -> str | None:
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        with ZipFile(path) as archive:  # torch.load does not compare the checksums that torch.save writes
+        # torch.load does not compare the checksums that torch.save writes.
+        with open_plain(path) as stream, ZipFile(stream) as archive:
             if (bad := archive.testzip()) is not None:
                 raise BadZipFile(f"{bad} differs from its checksum")
         state = torch.load(path, map_location="cpu", weights_only=True)

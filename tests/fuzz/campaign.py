@@ -13,6 +13,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from threading import Timer
 from typing import Any
 
 SEED = int(os.environ.get("FUZZ_SEED", "0"))
@@ -21,6 +22,8 @@ BUDGET_S = float(os.environ.get("FUZZ_BUDGET", "0"))
 ONLY = os.environ.get("FUZZ_ONLY")
 CASE_S = 5.0
 """CPU time that a case may take."""
+HANG_S = 120.0
+"""Time after which a case waits for something that never comes."""
 
 
 class TooLongError(BaseException):
@@ -56,16 +59,23 @@ class Campaign:
 
     @contextmanager
     def case(self, number: int, what: str) -> Iterator[None]:
-        """Name the case if it fails, and fail it if it takes too long: in CPU time, whatever else the machine does."""
+        """Name the case if it fails, and fail it if it takes too long: in CPU time, whatever else the machine does.
+
+        A case that waits for ever takes none, so a clock on the wall ends it in the end.
+        """
         again = f"{self.name}: {what}; repeat with FUZZ_SEED={SEED} FUZZ_ONLY={number}"
         before = signal.signal(signal.SIGPROF, _too_long)
         signal.setitimer(signal.ITIMER_PROF, CASE_S)
+        hanging = Timer(HANG_S, os.kill, (os.getpid(), signal.SIGPROF))
+        hanging.daemon = True
+        hanging.start()
         try:
             yield
         except BaseException as error:
             error.add_note(again)
             raise
         finally:
+            hanging.cancel()
             signal.setitimer(signal.ITIMER_PROF, 0)
             signal.signal(signal.SIGPROF, before)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -82,7 +83,12 @@ def test_a_damaged_data_file(made: Path, tmp_path: Path) -> None:
         name = draw.choice(sorted(SPECS))
         root = tmp_path / str(number)
         shutil.copytree(made, root)
-        (root / name).write_bytes(garbled((root / name).read_bytes(), draw))
+        content = (root / name).read_bytes()
+        if draw.random() < 0.05:
+            (root / name).unlink()
+            os.mkfifo(root / name)
+        else:
+            (root / name).write_bytes(garbled(content, draw))
         with DATA.case(number, name):
             try:
                 report = door(inspect_data)(SPECS[name](root), root / "cache")

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from harness.base.files import read_text
 from harness.config.data import FileData
 from harness.data.dataset.index import DIGESTS, INDEX, ROWS
 from harness.data.sources import arrow
@@ -129,13 +130,13 @@ def _downloads(found: Indexed) -> dict[str, Any] | None:
     for file in found.files.main:
         beside = file.with_name(file.stem + _STATS)
         try:
-            stats = json.loads(beside.read_text(encoding="utf-8"))
+            stats = json.loads(read_text(beside))
             for name in totals:
                 totals[name] += int(stats.get(name, 0))
             for reason, count in dict(stats.get("status_dict", {})).items():
                 reasons[str(reason)[:80]] = reasons.get(str(reason)[:80], 0) + int(count)
             there += 1
-        except (OSError, ValueError, TypeError, AttributeError):
+        except (OSError, ValueError, TypeError, AttributeError, RecursionError):
             continue
     if not there:
         return None

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from harness.base.errors import DataError
-from harness.base.files import write_text
+from harness.base.files import open_plain, write_text
 from harness.data.sources.raw_samples import Rejected
 
 
@@ -37,7 +37,7 @@ def read_quarantine(path: str | None) -> Quarantine:
         return NOTHING
     found = Quarantine({}, {})
     try:
-        with Path(path).open(encoding="utf-8") as lines:
+        with open_plain(Path(path)) as lines:
             for line in lines:
                 entry = json.loads(line)
                 name, reason = Path(str(entry["location"])).name, str(entry["reason"])
@@ -48,7 +48,7 @@ def read_quarantine(path: str | None) -> Quarantine:
     except OSError as error:
         what = f"the quarantine list cannot be read ({error.strerror})"
         raise DataError(what, where=path, fix="`harness data check SPEC` writes it") from error
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         fix = "`harness data check SPEC` writes it anew"
         raise DataError("the quarantine list is damaged", where=path, fix=fix) from None
     return found

@@ -5,13 +5,15 @@ from __future__ import annotations
 import csv
 import json
 from collections.abc import Iterator, Sequence
+from io import TextIOWrapper
 from pathlib import Path
-from typing import Any, NamedTuple, TextIO
+from typing import Any, NamedTuple
 
 import pyarrow as pa
 import pyarrow.parquet
 
 from harness.base.errors import DataError
+from harness.base.files import open_plain, require_plain
 
 Row = dict[str, Any]
 
@@ -70,6 +72,7 @@ def rows(
 
 
 def _parquet_rows(file: Path, columns: list[str], fix: str) -> Iterator[Row]:
+    require_plain(file)
     source = pyarrow.parquet.ParquetFile(file)
     schema = source.schema_arrow
     _require(columns, schema.names, file, fix)
@@ -113,8 +116,8 @@ def _text_rows(file: Path, columns: list[str], fix: str, form: TextForm, notes: 
         notes.append(f"{file}: {suspects:,} quoted cells hold lines that look like rows of the table")
 
 
-def _opened(file: Path) -> TextIO:
-    return file.open(encoding="utf-8-sig", newline="")
+def _opened(file: Path) -> TextIOWrapper:
+    return TextIOWrapper(open_plain(file), encoding="utf-8-sig", newline="")
 
 
 def _separator(file: Path, columns: list[str], notes: list[str]) -> str:
@@ -162,13 +165,13 @@ def _holds_rows(row: list[str], separator: str) -> bool:
 
 
 def _json_rows(file: Path, columns: list[str], fix: str) -> Iterator[Row]:
-    with file.open("rb") as lines:
+    with open_plain(file) as lines:
         for number, line in enumerate(lines, 1):
             if not line.strip():
                 continue
             try:
                 row = json.loads(line)
-            except ValueError:
+            except (ValueError, RecursionError):
                 row = None
             if not isinstance(row, dict):
                 raise DataError(f"line {number} is no JSON object", where=str(file), fix="repair or delete the line")

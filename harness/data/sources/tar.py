@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from harness.base.errors import DataError
+from harness.base.files import open_plain
 
 HEAD = 4096
 """Bytes of a member that are read at once."""
@@ -39,7 +40,7 @@ class Archive:
         self.skipped: Counter[str] = Counter()
         """Members that are no regular files, and what follows the end, by reason; complete after `members`."""
         try:
-            self._file = path.open("rb")
+            self._file = open_plain(path)
         except OSError as error:
             raise self._bad(f"cannot be opened ({error.strerror})") from error
 

@@ -20,7 +20,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from harness.base.files import read_json, unwritable, write_json, write_text
+from harness.base.files import read_json, read_text, unwritable, write_json, write_text
 from harness.config.profile import JobResources, Profile
 from harness.runs.store import Store, exclusive
 from harness.runs.versions import unreadable
@@ -113,7 +113,7 @@ class Submission:
         """Whether the user asked to cancel a job."""
         if task not in self._cancelled:
             try:
-                text = (self.folder / "settled" / str(task)).read_text(encoding="utf-8")
+                text = read_text(self.folder / "settled" / str(task))
             except OSError:
                 return False
             if text != CANCELLED:

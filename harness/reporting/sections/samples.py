@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from harness.base.files import require_plain
 from harness.reporting.collect.comparison import ArmValue, Column
 from harness.reporting.collect.results import Results, RunResult
 from harness.reporting.formats.numbers import interval, p_value, points, signed
@@ -104,6 +105,7 @@ def _entries(column: Column, test: SampleTest, corrected: float | None) -> Itera
 def _is_of(file: Path, set_name: str, protocol_id: str | None) -> bool:
     import pyarrow.parquet as pq  # this import takes half as long as the rest of a report
 
+    require_plain(file)
     metadata = pq.read_schema(file).metadata or {}
     return (metadata.get(b"set"), metadata.get(b"protocol_id")) == (set_name.encode(), (protocol_id or "").encode())
 
