@@ -4,6 +4,7 @@ import gc
 import os
 from pathlib import Path
 
+import pytest
 from hypothesis import Phase, settings
 
 import harness
@@ -15,6 +16,20 @@ settings.load_profile("any" if copy else "untimed")
 
 if copy:  # tests/mutations.py: the fault in a copy has to be what runs, and any failure will do, the smallest or not
     assert Path(harness.__file__).is_relative_to(copy), f"{harness.__file__} is not the package in {copy}"
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests that share what takes long to make go to one process: pytest-xdist would make it in each."""
+    for item in items:
+        assert isinstance(item, pytest.Function)
+        shared = [
+            definitions[-1].baseid
+            for definitions in item._fixtureinfo.name2fixturedefs.values()
+            if definitions[-1].scope in ("module", "session") and definitions[-1].baseid.startswith("tests")
+        ]
+        if shared:
+            item.add_marker(pytest.mark.xdist_group(min(shared, key=len)))
 
 
 def pytest_collection_finish() -> None:

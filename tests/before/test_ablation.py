@@ -14,6 +14,7 @@ import pytest
 
 from tests.before.old import JOBS, PATIENCE_S, Harness, arms, assert_same_results, planned, runs
 
+pytestmark = pytest.mark.slow
 WATCHED = ("clip/0", "fff/0")
 """Runs that are stopped in the middle: the first by kill -9 of its worker, the second by SIGTERM."""
 TRIES = 3
@@ -56,14 +57,12 @@ def test_what_the_old_code_finished_is_done(old: Harness, current: Harness, done
     assert all(" done " in lines[run] for run in runs(done)), told
 
 
-@pytest.mark.slow
 def test_the_current_code_trains_to_the_same_bits(current: Harness, done: Path, tmp_path: Path) -> None:
     store = tmp_path / "store"
     current.command(store, "run", "ablation.toml", "--jobs", JOBS)
     assert_same_results(store, done)
 
 
-@pytest.mark.slow
 def test_the_current_code_continues_half_done_runs_to_the_same_bits(
     old: Harness, current: Harness, done: Path, tmp_path: Path
 ) -> None:

@@ -17,6 +17,7 @@ from harness.parallel.ranks import Ranks
 from tests.node.small import CONFIG
 from tests.training.made import FFF, VIT_MODEL, attempt, experiment, gradients, taken, train
 
+pytestmark = pytest.mark.slow
 ARMS: dict[str, dict[str, Any]] = {
     "infonce": {"model": VIT_MODEL, "train": train()},
     "sigmoid, two captions": {

@@ -113,7 +113,7 @@ class Archive:
         self._file.seek(0)
         try:
             return tarfile.TarFile(fileobj=self._file, encoding="utf-8", errors="surrogateescape")
-        except (tarfile.TarError, ValueError) as error:
+        except (tarfile.TarError, ValueError, OverflowError) as error:
             if self.read(0, 8).startswith(_PACKED):
                 fix = "unpack it: samples are read at random"
                 raise DataError("is compressed", where=str(self._path), fix=fix) from None
