@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -141,6 +142,22 @@ def test_jsonl_by_key_and_what_it_does_not_cover_is_left_out_and_counted(tmp_pat
     assert told["sources"]["mine"]["joined"]["unusable_rows"] == {"caption is neither text nor a list of texts": 1}
     assert told["survivors"] == pytest.approx(8 / 11)
     assert [(file["name"], file["samples"]) for file in told["files"]] == [("00000.tar", 5), ("00001.tar", 3)]
+
+
+@pytest.mark.parametrize("line", ["{", "[]", '{"id": ' + "[" * 100_000])
+def test_a_line_that_cannot_be_read_is_named(tmp_path: Path, line: str) -> None:
+    file = tmp_path / "lines.jsonl"
+    file.write_text(json.dumps({"key": KEYS[0], "captions": "a"}) + f"\n{line}\n")
+    with pytest.raises(DataError, match="line 2 is no JSON object") as caught:
+        opened(tmp_path, path=str(file))
+    assert caught.value.where == str(file)
+
+
+@pytest.mark.parametrize("suffix", [".jsonl", ".csv", ".parquet"])
+def test_a_pipe_is_no_file(tmp_path: Path, suffix: str) -> None:
+    os.mkfifo(tmp_path / f"pipe{suffix}")
+    with pytest.raises(DataError, match="file is missing"):
+        opened(tmp_path, path=str(tmp_path / f"pipe{suffix}"))
 
 
 def test_ids_of_another_sort_are_refused_with_examples_of_both(tmp_path: Path) -> None:
