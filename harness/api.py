@@ -455,11 +455,11 @@ def ui_command(port: int = 5000) -> list[str]:
 
 def ui_page(port: int = 5000, spec: str | Path | None = None) -> str:
     """The page of that UI to begin with: the arms of the spec in a file, or all experiments."""
+    from harness.runs.names import own_name
     from harness.tracking import ui_page as page
-    from harness.tracking.known import experiment_name
 
     at = project()
-    return page(_tracking(at), port, experiment_name(Path(spec).stem, Path(spec), at.store) if spec else None)
+    return page(_tracking(at), port, own_name(Path(spec).stem, Path(spec), at.store) if spec else None)
 
 
 def _tracking(at: Project) -> str:

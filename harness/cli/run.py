@@ -116,7 +116,7 @@ def wrap_up(plan: Plan, project: Project, *, ending: bool = False) -> None:
 
     results = collect(plan, project.store)
     print(render(results, "terminal"))
-    page = write_report(results, "html", project.store.reports)
+    page = write_report(results, "html", project.store)
     print(f"Report: {page}")
     track(plan, project, page)
     if ending:

@@ -429,7 +429,7 @@ def report(
     results = collect(api.plan(spec, set_, provisional=True), project.store)
     refuse_nothing(results)
     if format_ == "html" or out is not None:
-        print(write_report(results, format_ or "html", out or project.store.reports))
+        print(write_report(results, format_ or "html", out or project.store))
     else:
         print(render(results, format_ or "terminal"))
     for one in (damaged := results.damaged):

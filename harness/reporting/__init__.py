@@ -13,6 +13,8 @@ from harness.reporting.formats.markdown import as_markdown
 from harness.reporting.formats.terminal import as_terminal
 from harness.reporting.sections.compare import compare
 from harness.reporting.sections.document import Document
+from harness.runs.names import claim_name, own_name
+from harness.runs.store import Store
 
 __all__ = [
     "SUFFIXES",
@@ -60,12 +62,19 @@ def render(results: Results, format: Format) -> str:
             return as_json(document)
 
 
-def write_report(results: Results, format: Format, folder: Path) -> Path:
-    """Write the report into `folder` under the ablation's name and return its path.
+def write_report(results: Results, format: Format, place: Store | Path) -> Path:
+    """Write the report into a folder, or a store's folder of reports, under the ablation's name and return its path.
+
+    In a store, two specs of one name have a page each.
 
     Raises:
         StoreError: the folder cannot be written.
     """
-    path = folder / f"{results.plan.name}.{SUFFIXES[format]}"
+    name, file = results.plan.name, results.plan.file
+    if isinstance(place, Store):
+        name = own_name(name, file, place)
+        claim_name(name, file, place)
+        place = place.reports
+    path = place / f"{name}.{SUFFIXES[format]}"
     write_text(path, render(results, format))
     return path

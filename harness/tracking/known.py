@@ -9,7 +9,6 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Mapping
 from contextlib import closing
-from pathlib import Path
 from typing import Any
 
 from harness.base.errors import StoreError
@@ -22,10 +21,6 @@ _STAMPS = """
     SELECT tags.value FROM tags JOIN runs USING (run_uuid) JOIN experiments USING (experiment_id)
     WHERE tags.key = ? AND experiments.name = ? AND experiments.lifecycle_stage = 'active'
 """
-
-
-_NAMES = "experiments.json"
-"""In the store: the spec's file of each MLflow experiment."""
 
 
 def known_stamps(uri: str, store: Store, experiment: str) -> frozenset[str]:
@@ -49,28 +44,6 @@ def known_birth(uri: str, store: Store, experiment: str) -> str | None:
     return str(known) if known is not None else None
 
 
-def experiment_name(name: str, file: Path | None, store: Store) -> str:
-    """The MLflow experiment of a spec: `name`, unless another file of that name in this store has it.
-
-    A file that is no longer there has none: specs are moved.
-    """
-    taken = _read(store.root / _NAMES)
-    if file is None:
-        return name
-    ours = str(file.resolve())
-    others = {one for one, spec in taken.items() if spec != ours and Path(str(spec)).is_file()}
-    names = (f"{name} ({file.resolve().parent.name}{number})" for number in ("", *(f" {n}" for n in range(2, 1000))))
-    mine = next((one for one, spec in taken.items() if spec == ours and one.startswith(name)), None)
-    return mine or next(one for one in (name, *names) if one not in others)
-
-
-def claim_name(experiment: str, file: Path | None, store: Store) -> None:
-    """Keep `experiment` for the spec in `file`."""
-    taken = _read(store.root / _NAMES)
-    if file is not None and taken.get(experiment) != str(file.resolve()):
-        write_json(store.root / _NAMES, {**taken, experiment: str(file.resolve())})
-
-
 def remember(uri: str, store: Store, experiment: str, *, birth: str, stamps: frozenset[str]) -> None:
     """Write to the ledger that the records of `stamps` are at `uri`; SQLite needs none."""
     if database_file(uri) is None:
@@ -81,12 +54,8 @@ def remember(uri: str, store: Store, experiment: str, *, birth: str, stamps: fro
 
 
 def _ledger(store: Store) -> Mapping[str, Any]:
-    return _read(store.root / "tracking.json")
-
-
-def _read(file: Path) -> Mapping[str, Any]:
     try:
-        content = read_json(file)
+        content = read_json(store.root / "tracking.json")
     except StoreError:
         return {}
     return content if isinstance(content, dict) else {}

@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING
 
 from harness.base.errors import StoreError, TrackingError
 from harness.planning.plan import Arm, Plan
+from harness.runs.names import claim_name, own_name
 from harness.runs.record import Record
 from harness.runs.store import State, Store, exclusive
 from harness.tracking.client import KEY, TrackedExperiment, create_database, mlflow_session
-from harness.tracking.known import claim_name, experiment_name, known_birth, known_stamps, remember
+from harness.tracking.known import known_birth, known_stamps, remember
 from harness.tracking.places import LATER, artifact_location, database_file, lock_file, probe, redacted
 from harness.tracking.projection import (
     STATUS,
@@ -141,7 +142,7 @@ class _Import:
 
     @property
     def _name(self) -> str:
-        return experiment_name(self.plan.name, self.plan.file, self.store)
+        return own_name(self.plan.name, self.plan.file, self.store)
 
     def has_news(self) -> bool:
         """Whether anything is wanted that is not known to be there."""

@@ -8,6 +8,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from functools import cache
 from html.parser import HTMLParser
 from pathlib import Path
@@ -202,6 +203,17 @@ def test_reports_are_written_under_the_ablations_name(tmp_path: Path, results: R
     path = write_report(results, format, tmp_path / "reports")
     assert path == tmp_path / "reports" / f"quickstart.{SUFFIXES[format]}"
     assert path.read_text(encoding="utf-8") == render(results, format)
+
+
+def test_two_specs_of_one_name_have_a_page_each(tmp_path: Path) -> None:
+    for folder in ("one", "two", "one"):
+        plan, store = simple(tmp_path, {"a": [0.4, 0.5], "b": [0.55, 0.57]})
+        file = tmp_path / folder / "q.toml"
+        file.parent.mkdir(exist_ok=True)
+        file.touch()
+        plan = replace(plan, name="q", file=file)
+        page = write_report(collect(plan, store), "md", store)
+        assert page == store.reports / ("q (two).md" if folder == "two" else "q.md")
 
 
 def test_references_stand_beside_ours(tmp_path: Path) -> None:

@@ -12,10 +12,10 @@ from typing import Any
 import pytest
 
 from harness.base.errors import TrackingError
+from harness.runs.names import claim_name, own_name
 from harness.runs.record import StepMetrics
 from harness.runs.store import Store
 from harness.tracking import SyncResult, sync
-from harness.tracking.known import claim_name, experiment_name
 from tests.tracking.conftest import Place
 from tests.tracking.world import ARMS, START, begin, fail, finish, finish_all, plan_of, record_of, rows, sqlite_uri
 
@@ -90,11 +90,11 @@ def test_the_experiment_of_a_spec(tmp_path: Path) -> None:
     for file, name in ((first, "q"), (second, "q (b)"), (third, "q (b 2)"), (second, "q (b)"), (first, "q")):
         file.parent.mkdir(parents=True, exist_ok=True)
         file.touch()
-        assert experiment_name("q", file, store) == name
+        assert own_name("q", file, store) == name
         claim_name(name, file, store)
-    assert experiment_name("q", None, store) == "q"
+    assert own_name("q", None, store) == "q"
     moved = first.rename(tmp_path / "q.toml")
-    assert experiment_name("q", moved, store) == "q"
+    assert own_name("q", moved, store) == "q"
 
 
 def test_nothing_new_needs_no_mlflow(finished: Place) -> None:
