@@ -75,7 +75,8 @@ def _fenced(folder: RunFolder, process: ProcessRank, number: int, stop: Stop) ->
 def _attempt(folder: RunFolder, process: ProcessRank, number: int, stop: Stop) -> int:
     try:
         request = load_request(folder)
-        with process_group(process, folder.path, request.experiment.resources, stop) as world:
+        resources = request.experiment.resources
+        with process_group(process, folder.path, resources, stop, first_gpu=request.gpu or 0) as world:
             # Use what rank 0 reads: on a network file system, another rank's node may still see older files.
             request, is_done = world.broadcast((request, folder.record_file.exists()))
             attempt = AttemptRunner(folder, request, number, stop, world)

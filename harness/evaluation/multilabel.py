@@ -17,7 +17,7 @@ def average_precisions(logits: Tensor, targets: Tensor) -> Tensor:
     logits the image with the lower index comes first. 0 for a class without images, as in clip-benchmark.
     """
     order = torch.sort(logits, dim=0, descending=True, stable=True).indices
-    hits = targets.gather(0, order).double()
+    hits = targets.gather(0, order).long()  # a float cumsum has no deterministic version on a GPU
     ranks = torch.arange(1, len(logits) + 1, device=logits.device, dtype=torch.float64)
     precision = hits.cumsum(dim=0) / ranks[:, None]
     return (precision * hits).sum(dim=0) / hits.sum(dim=0).clamp(min=1)

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from harness.config.experiment import Experiment
+from harness.config.overrides import laid_over
 from harness.execute.life import Action, Decision, Facts, Life, decide
 from harness.planning.completeness import Completeness
 from harness.planning.plan import Plan
+from harness.runs.attempts import Attempt
 from harness.runs.planned import PlannedRun
 from harness.runs.record import Failure
 from harness.runs.settings import Settings
@@ -97,3 +100,18 @@ class Executor(Protocol):
 
     def stop(self) -> None:
         """Ask `run` to end soon. Unfinished runs can be resumed later."""
+
+
+def fitted(experiment: Experiment, attempts: Sequence[Attempt], processes: int) -> Experiment:
+    """Halve the experiment's micro-batch, or more, once for each attempt that ran out of GPU memory.
+
+    The global batch size stays the same: more micro-batches are accumulated, which does not change the run's identity.
+    """
+    stated, whole = experiment.resources.micro_batch_size, experiment.train.global_batch_size // processes
+    times = sum(attempt.end is not None and attempt.end.cause == "out_of_memory_gpu" for attempt in attempts)
+    together = experiment.train.virtual_batch_size or 1
+    sizes = [size for size in range(whole, 0, -1) if whole % size == 0 and size % together == 0]
+    micro = whole if stated == "auto" else stated
+    for _ in range(times):
+        micro = next((size for size in sizes if size <= micro // 2), micro)
+    return laid_over(experiment, {"resources": {"micro_batch_size": micro}}) if times else experiment

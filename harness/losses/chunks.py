@@ -85,7 +85,8 @@ def _sigmoid_strip(cosines: Tensor, scale: Tensor, bias: Tensor, dtype: torch.dt
     if _TRITON and cosines.is_cuda and cosines.dtype == torch.float32:
         from harness.losses.fused import sigmoid_strip  # here, because triton is not on every machine
 
-        return sigmoid_strip(cosines, scale, bias, dtype)
+        with torch.cuda.device(cosines.device):  # Triton launches on the current device, whatever the tensors' is
+            return sigmoid_strip(cosines, scale, bias, dtype)
     z = cosines.mul_(scale).add_(bias)
     softplus = F.softplus(z, threshold=40).sum(1)
     weights = z.sigmoid_()
@@ -167,7 +168,9 @@ def score_histogram(
     for image, text in features:
         for strip in sweep.strips(image, text):
             cosines = product(text[strip], image.t()).clamp_(-1, 1)
-            counts += torch.histc(cosines, bins, -1, 1)
+            # as histc counts, which has no deterministic version on a GPU
+            place = cosines.add_(1).mul_(bins / 2).long().clamp_(max=bins - 1)
+            counts += torch.bincount(place.view(-1), minlength=bins)
     centres = (torch.arange(bins, dtype=torch.float64, device=device) + 0.5) * (2 * scale / bins) - scale
     return centres, sweep.ranks.all_reduce_sum(counts)
 

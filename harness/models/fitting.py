@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 import torch
@@ -25,7 +26,7 @@ def fit_out(towers: Towers, resources: Resources) -> None:
 
 
 def choose_device(resources: Resources, number: int) -> torch.device:
-    """The GPU with that number, or the CPU.
+    """The GPU with that number, or the CPU. A GPU becomes this thread's current device, on which kernels are launched.
 
     Raises:
         ModelError: there is no GPU where one is asked for.
@@ -36,7 +37,16 @@ def choose_device(resources: Resources, number: int) -> torch.device:
     if count == 0:
         fix = 'use "auto" or "cpu", or look at `harness doctor`'
         raise NotHereError("there is no GPU here", where="resources.device", fix=fix)
-    return torch.device("cuda", number % count)  # a task that sees only its own GPU numbers it 0
+    device = torch.device("cuda", number % count)  # a task that sees only its own GPU numbers it 0
+    torch.cuda.set_device(device)
+    return device
+
+
+def set_deterministic(deterministic: bool) -> None:
+    """Have this process use only deterministic algorithms, or any. Call it before the first operation on a GPU."""
+    if deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS reads it once, when it is first used
+    torch.use_deterministic_algorithms(deterministic)
 
 
 def _trim(towers: Towers, resources: Resources) -> None:

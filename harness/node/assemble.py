@@ -17,8 +17,8 @@ from harness.runs.request import Request
 from harness.training import Student, Trainer, build_student
 from harness.training.batches import Batch, BatchSource
 from harness.training.memory import largest_that_fits, reserve
-from harness.training.micro_batch_probe import try_micro_batch
-from harness.training.mining_step import build_miner
+from harness.training.micro_batch_probe import try_step
+from harness.training.mining_step import Miner, build_miner
 from harness.training.optimiser import lock_towers, parameters
 from harness.training.split import Split, is_coupled, split_batch
 from harness.training.step_timer import StepTimer, no_timer
@@ -51,9 +51,9 @@ class Assembler:
         student = build_student(
             experiment.train, self.towers, objective, divergence_steps=experiment.resources.divergence_steps
         )
-        if experiment.resources.micro_batch_size == "auto" and self.towers.device.type == "cuda":
-            split = self._fitting(split, student, next(source.batches(0)))
         miner = build_miner(experiment.mining, source, experiment.captions, ranks)
+        if experiment.resources.micro_batch_size == "auto" and self.towers.device.type == "cuda":
+            split = self._fitting(split, student, source.blank(), miner)
         trainer = Trainer(
             experiment.train, student, source, miner, split, seed=experiment.seed, ranks=ranks, clock=self.clock
         )
@@ -66,11 +66,11 @@ class Assembler:
         processes = self.world.ranks.size
         return split_batch(self.request.experiment.train, processes=processes, micro=micro, coupled=coupled)
 
-    def _fitting(self, split: Split, student: Student, batch: Batch) -> Split:
+    def _fitting(self, split: Split, student: Student, batch: Batch, miner: Miner | None) -> Split:
         """The largest micro-batch that fits into the GPU's memory beside gradients and the optimiser's state."""
-        held = reserve(parameters(student.optimiser))
+        held, ranks = reserve(parameters(student.optimiser)), self.world.ranks
         found = largest_that_fits(
-            split, lambda one: try_micro_batch(student, batch, one), self.world.ranks, self.towers.device
+            split, lambda one: try_step(student, batch, one, miner, ranks.size), ranks, self.towers.device
         )
         del held
         torch.cuda.empty_cache()

@@ -18,7 +18,7 @@ from harness.data.dataset.dataset import open_dataset
 from harness.data.sources.inspection import inspect_data
 from harness.evaluation.recorded import added, conditions_of, curve_ids
 from harness.models import build_towers, load_weights
-from harness.models.fitting import choose_device, fit_out
+from harness.models.fitting import choose_device, fit_out, set_deterministic
 from harness.node.assemble import Assembler
 from harness.node.preview import leave_gallery
 from harness.node.run_evaluation import RunEvaluation
@@ -57,9 +57,9 @@ class AttemptRunner:
         self.folder, self.request, self.number, self.stop = folder, request, number, stop
         self.world = world or World()
         self.experiment = request.experiment
-        self.device = choose_device(self.experiment.resources, request.gpu or self.world.local_rank)
+        set_deterministic(self.experiment.resources.deterministic)
+        self.device = choose_device(self.experiment.resources, (request.gpu or 0) + self.world.local_rank)
         torch.set_num_threads(max(request.threads // self.world.local_size, 1))
-        torch.use_deterministic_algorithms(self.experiment.resources.deterministic)
         self.data = inspect_data(self.experiment.data, request.stored.data)
         self._check_identity()
         self.dataset = open_dataset(self.experiment.data, request.stored.data)

@@ -83,6 +83,8 @@ def chosen_device(stated: str | None) -> torch.device:
     try:
         device = torch.device(name)
         torch.empty(1, device=device)
+        if device.type == "cuda":
+            torch.cuda.set_device(device)
     except (RuntimeError, AssertionError) as error:
         first = str(error).splitlines()[0]
         raise SpecError(f"cannot be used ({first})", where=f"--device {name}", fix="name cpu or cuda") from error

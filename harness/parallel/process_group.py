@@ -135,12 +135,18 @@ class StoppedWaitingError(Exception):
 
 @contextmanager
 def process_group(
-    process: ProcessRank, folder: Path, resources: Resources, stop: threading.Event | None = None
+    process: ProcessRank,
+    folder: Path,
+    resources: Resources,
+    stop: threading.Event | None = None,
+    *,
+    first_gpu: int = 0,
 ) -> Iterator[World]:
     """Join the process group of the run, for the duration of the block.
 
     Args:
         stop: ends the wait for other processes. A KeyboardInterrupt does as well.
+        first_gpu: the GPU of local rank 0.
 
     Raises:
         DispatchError: the rendezvous timed out.
@@ -149,10 +155,8 @@ def process_group(
     if process.size == 1:
         yield World()
         return
-    device = choose_device(resources, process.local_rank)
+    device = choose_device(resources, first_gpu + process.local_rank)
     control = _interruptible(lambda: _join(process, folder, device), stop or threading.Event())
-    if device.type == "cuda":
-        torch.cuda.set_device(device)
     if process.rendezvous and process.rank == 0:
         _rendezvous_file(process, folder).unlink(missing_ok=True)
     try:
@@ -165,14 +169,21 @@ def process_group(
 def _join(process: ProcessRank, folder: Path, device: torch.device) -> object:
     """Meet the other processes; returns the control group."""
     if device.type == "cuda":
-        torch.cuda.set_device(device)
+        torch.cuda.set_device(device)  # in this thread too
     try:
         store = _store(process, folder)
     except RuntimeError as error:
         what = f"the {process.size} processes of the run have not met ({str(error).splitlines()[0]})"
         raise DispatchError(what, where=f"rank {process.rank}", fix="see the logs of the others") from error
     backend = "nccl" if device.type == "cuda" else "gloo"
-    dist.init_process_group(backend, store=store, rank=process.rank, world_size=process.size, timeout=PATIENCE)
+    dist.init_process_group(
+        backend,
+        store=store,
+        rank=process.rank,
+        world_size=process.size,
+        timeout=PATIENCE,
+        device_id=device if device.type == "cuda" else None,
+    )
     # The control group has its own, longer timeout: ranks may wait for a long evaluation step of rank 0, while a
     # collective on tensors that takes hours means that a rank is gone.
     return dist.new_group(backend="gloo", timeout=LONG_PATIENCE)

@@ -161,6 +161,14 @@ class BatchSource:
         batches = self._made(first)
         return prefetched(batches, AHEAD) if self._experiment.resources.loader_workers else batches
 
+    def blank(self) -> Batch:
+        """The first batch with black images, none of which is read."""
+        _, everyone = next(self._planned(0))
+        size = self._images.image_size
+        return self._batch(
+            0, everyone, torch.zeros(self._part.stop - self._part.start, 3, size, size, dtype=torch.uint8)
+        )
+
     def _made(self, first: int) -> Iterator[Batch]:
         planned, wanted = tee(self._planned(first))
         for (step, everyone), images in zip(planned, self._images(self._drawn(wanted)), strict=False):

@@ -39,10 +39,14 @@ class Miner:
         mined = self.mined(batch, device)
         whole = self._gathered(mined, batch)
         logs = whole.logs() | self._rule.logs()
-        if (truth := self.truth_of(batch)) is not None:
+        if (truth := self.truth_of(batch, device)) is not None:
             matches, informative = (torch.from_numpy(mask).to(device) for mask in truth)
             logs |= score(whole, matches, self._owner(batch, device), informative)
         return replace(pairs, positives=Positives(mined.local_rows, mined.cols)), logs
+
+    def alone(self) -> Miner:
+        """The same miner for a batch that no other rank has a part of, and whose truth is not looked at."""
+        return Miner(self._rule, None, self._captions)
 
     def mined(self, batch: Batch, device: torch.device | str = "cpu") -> Mined:
         """The positives of a rank's images, counted in the whole batch."""
@@ -51,14 +55,14 @@ class Miner:
         images = range(batch.first, batch.first + len(batch.samples))
         return self._rule.mine(image, text, self._owner(batch, device), images)
 
-    def truth_of(self, batch: Batch) -> tuple[Mask, Mask] | None:
+    def truth_of(self, batch: Batch, device: torch.device | str = "cpu") -> tuple[Mask, Mask] | None:
         """Which captions hold for which images [N, M], and which say anything [M], of the whole batch; None where
-        nobody knows.
+        nobody knows. `device` is the one that the ranks' group takes.
         """
         if self._truth is None:
             return None
         owner, sources, position = (
-            self._ranks.all_gather(torch.from_numpy(values)).numpy()
+            self._ranks.all_gather(torch.from_numpy(values).to(device)).cpu().numpy()
             for values in (
                 batch.chosen.owner + batch.first,
                 truth_sources(self._truth, batch.chosen, self._captions),

@@ -7,8 +7,10 @@ from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
+from harness.base.log import say
 from harness.models import Towers
 from harness.training.batches import Batch
 from harness.training.provenance import peak_memory_gb
@@ -40,6 +42,7 @@ class Speed:
     def __init__(self, batch_size: int, device: torch.device, processes: int) -> None:
         self._batch_size, self._device, self._processes = batch_size, device, processes
         self._flops: float | None = None
+        self._counted = False
         self._steps, self._waited, self._worked = 0, 0.0, 0.0
 
     def counted(self, towers: Towers, batches: Iterator[Batch]) -> Iterator[Batch]:
@@ -50,13 +53,13 @@ class Speed:
             self._waited += time.monotonic() - begun
             if batch is None:
                 return
-            if self._flops is None:
-                self._flops = step_flops(towers, batch)
+            if not self._counted:
+                self._flops, self._counted = step_flops(towers, batch), True
             yield batch
 
     @property
     def flops(self) -> float | None:
-        """Floating point operations of a step on all processes; None before the first batch."""
+        """Floating point operations of a step on all processes; None before the first batch, or where unknown."""
         return None if self._flops is None else self._flops * self._processes
 
     def step(self, duration_s: float) -> None:
@@ -86,26 +89,48 @@ def peak_flops(device: torch.device) -> float | None:
     return next((peak for part, peak in PEAK_FLOPS.items() if part in name), None)
 
 
-@torch.no_grad()
-def step_flops(towers: Towers, batch: Batch) -> float:
+def step_flops(towers: Towers, batch: Batch) -> float | None:
     """Floating point operations of a training step on this process's part: three times those of the forward pass of
-    trained towers, once those of locked ones. Counted on up to 64 images, their texts as they are encoded.
+    trained towers, once those of locked ones. Counted on up to 64 texts, as they are encoded, and 2 images; None, with
+    a line in the log, if the model cannot be counted.
     """
-    some = next(batch.parts(min(64, len(batch.samples))))
-    was_training = towers.training
-    towers.eval()
+    images, texts = (next(batch.parts(min(size, len(batch.samples)))) for size in (2, 64))
     encoders = (
-        (towers.image_parameters, lambda: towers.encode_image(towers.normalise(some.images.to(towers.device)))),
-        (towers.text_parameters, lambda: towers.encode_text(some.tokens)),
+        (
+            towers.image_parameters,
+            images,
+            lambda: towers.encode_image(towers.normalise(images.images.to(towers.device))),
+        ),
+        (towers.text_parameters, texts, lambda: towers.encode_text(texts.tokens)),
     )
-    total = sum(_passes(parameters) * _flops(encode) for parameters, encode in encoders)
-    towers.train(was_training)
-    return total * len(batch.samples) / len(some.samples)
+    try:
+        return sum(
+            _passes(parameters) * _flops(towers, encode) * len(batch.samples) / len(some.samples)
+            for parameters, some, encode in encoders
+        )
+    except Exception as error:  # whatever a model does to the counter, its training goes on
+        say(f"the operations of {towers.name} cannot be counted, so no mfu is logged ({type(error).__name__}: {error})")
+        return None
 
 
-def _flops(encode: Callable[[], Tensor]) -> float:
-    with FlopCounterMode(display=False) as counter:
-        encode()
+def _flops(towers: Towers, encode: Callable[[], Tensor]) -> float:
+    # In training mode and with gradients, because otherwise attention takes a path whose operations are not seen.
+    # Matrix products are seen inside plain attention only; batch norms must not move.
+    was_training = towers.training
+    towers.train()
+    for norm in towers.norms:
+        norm.eval()
+    try:
+        with (
+            torch.enable_grad(),
+            torch.random.fork_rng(devices=[]),
+            torch.compiler.set_stance("force_eager"),
+            sdpa_kernel(SDPBackend.MATH),
+            FlopCounterMode(display=False) as counter,
+        ):
+            encode()
+    finally:
+        towers.train(was_training)
     return float(counter.get_total_flops())
 
 

@@ -1,8 +1,10 @@
+# mypy: disable-error-code="no-untyped-call"
 """A GPU of pretence: tensors hold CPU data, say that they are on `cuda:0`, and raise when devices mix.
 
 Inside `pretended()`, torch.cuda has devices, `.to("cuda")` and `device="cuda"` give tensors whose storage is marked as
 being there, every operation checks the marks of its operands and hands them on, and each wait of the host for the
-device is counted with the line of harness/ that caused it. Autograd runs as on a CPU, so backward passes are checked too.
+device is counted with the line of harness/ that caused it. Autograd runs as on a CPU, so backward passes are checked
+too.
 """
 
 from __future__ import annotations
@@ -42,11 +44,11 @@ NOT_DETERMINISTIC = {
 """Operations that raise on CUDA where only deterministic ones are allowed (torch.use_deterministic_algorithms), with
 `_is_not_deterministic` for those where it depends on the operands."""
 FACTORIES = (
-    "tensor as_tensor empty zeros ones full arange linspace eye rand randn randint randperm empty_like zeros_like "
-    "ones_like full_like rand_like randn_like empty_strided"
-).split()
-METHODS = "new_tensor new_empty new_zeros new_ones new_full".split()
-
+    *("tensor", "as_tensor", "empty", "zeros", "ones", "full", "arange", "linspace", "eye", "empty_strided"),
+    *("rand", "randn", "randint", "randperm"),
+    *("empty_like", "zeros_like", "ones_like", "full_like", "rand_like", "randn_like"),
+)
+METHODS = ["new_tensor", "new_empty", "new_zeros", "new_ones", "new_full"]
 
 
 class PretendedGpu(TorchDispatchMode):
@@ -176,11 +178,11 @@ def _is_not_deterministic(packet: Any, args: Any, kwargs: Any) -> bool:
         return True
     if packet in (aten.histc, aten.cumsum):
         return bool(args[0].is_floating_point())
-    return packet is aten.bincount and (len(args) > 1 and args[1] is not None or "weights" in kwargs)
+    return packet is aten.bincount and ((len(args) > 1 and args[1] is not None) or "weights" in kwargs)
 
 
 def _key(tensor: Tensor) -> int:
-    return tensor.untyped_storage()._cdata
+    return int(tensor.untyped_storage()._cdata)
 
 
 def _line() -> str:
@@ -271,7 +273,9 @@ def _patch_tensors(gpu: PretendedGpu, stack: contextlib.ExitStack) -> None:
     method("device", property(gpu.device_of))  # type: ignore[arg-type]
     method("is_cuda", property(lambda self: gpu.device_of(self).type == "cuda"))  # type: ignore[arg-type]
     method("to", moved)
-    method("cuda", lambda self, device=None, non_blocking=False: moved(self, device or "cuda", non_blocking=non_blocking))
+    method(
+        "cuda", lambda self, device=None, non_blocking=False: moved(self, device or "cuda", non_blocking=non_blocking)
+    )
     method("cpu", lambda self: moved(self, "cpu"))
     method("tolist", waiting(tolist, "tolist"))
     method("numpy", waiting(numpy, "numpy"))
@@ -379,7 +383,9 @@ def _patch_rest(gpu: PretendedGpu, stack: contextlib.ExitStack) -> None:
         real = getattr(dist, name)
 
         def call(*args: Any, **kwargs: Any) -> Any:
-            if any(isinstance(one, Tensor) and gpu.device_of(one).type != "cuda" for one in tree_leaves((args, kwargs))):
+            if any(
+                isinstance(one, Tensor) and gpu.device_of(one).type != "cuda" for one in tree_leaves((args, kwargs))
+            ):
                 raise RuntimeError("No backend type associated with device type cpu")
             return real(*args, **kwargs)
 

@@ -33,7 +33,7 @@ from harness.planning.plan import Plan
 from harness.planning.workspace import Project
 from harness.runs.planned import PlannedRun
 from harness.runs.record import Cause, Failure
-from harness.runs.request import evaluation_key
+from harness.runs.request import evaluation_key, read_request
 from harness.runs.settings import Settings
 from harness.runs.store import RunFolder, State, Store
 from tests.head.made import MINING, ablation, plan_of, record
@@ -96,6 +96,7 @@ class MadeWorkers:
             folder.finish(finished(run))
             return [Ended(run_id, 0)]
         folder.fail(Failure(cause=outcome, message=f"it was {outcome}", attempt=1, ended_at=1.0))
+        folder.attempts.end(folder.attempts.begin(), outcome, f"it was {outcome}")
         return [Ended(run_id, 1)]
 
     def stop(self) -> None:
@@ -177,6 +178,20 @@ def test_a_failed_run_stops_no_other_and_is_not_tried_again(store: Store, cause:
     assert (last.done, list(last.failed)) == (4, [RUNS["a0"]])
     assert last.failed[RUNS["a0"]].message == f"it was {cause}"
     assert len(workers.started) == 5
+
+
+@pytest.mark.parametrize(("times", "sizes"), [(3, ["auto", 24, 12, 6]), (9, ["auto", 24, 12, 6, 3, 1])])
+def test_out_of_gpu_memory_is_tried_again_with_a_smaller_micro_batch(
+    store: Store, times: int, sizes: list[int | str]
+) -> None:
+    plan = plan_of(ablation({"a": {}}, seeds=1, experiment={"train": {"global_batch_size": 48}}))
+    (run,) = plan.runs
+    one, workers = executor(plan, store, script={run: ["out_of_memory_gpu"] * times})
+    found = []
+    workers.when_started = lambda: found.append(read_request(store.run(run)).experiment.resources.micro_batch_size)
+    last = carried_out(one)
+    assert found == sizes
+    assert list(last.failed) == ([] if times == 3 else [run])
 
 
 def test_students_of_a_failed_teacher_are_given_up_with_the_reason(store: Store) -> None:

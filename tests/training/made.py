@@ -40,7 +40,7 @@ def attempt(root: Path, one: Experiment, ranks: Ranks | None = None) -> tuple[At
     """
     plan, run = planned(root, one)
     if run.teacher is not None:
-        _untrained_teacher(root, plan.runs[run.teacher])
+        untrained_teacher(root, plan.runs[run.teacher])
     folder = prepared(root, run)
     made = AttemptRunner(folder, load_request(folder), 1, threading.Event(), World(ranks or Ranks()))
     made.towers.double()
@@ -49,7 +49,7 @@ def attempt(root: Path, one: Experiment, ranks: Ranks | None = None) -> tuple[At
     return made, trainer, student
 
 
-def _untrained_teacher(root: Path, run: Any) -> None:
+def untrained_teacher(root: Path, run: Any) -> None:
     from harness.models import build_towers
     from harness.training.checkpoint import save_weights
 
@@ -73,4 +73,15 @@ def gradients(student: Student) -> dict[str, torch.Tensor]:
     return {name: one.grad.clone() for name, one in named if one.grad is not None}
 
 
-__all__ = ["BATCH", "FFF", "RESOURCES", "VIT_MODEL", "attempt", "experiment", "gradients", "taken", "train"]
+__all__ = [
+    "BATCH",
+    "FFF",
+    "RESOURCES",
+    "VIT_MODEL",
+    "attempt",
+    "experiment",
+    "gradients",
+    "taken",
+    "train",
+    "untrained_teacher",
+]

@@ -16,7 +16,7 @@ from harness.config.model import Train
 from harness.models import Towers, build_towers
 from harness.parallel.ranks import Ranks
 from harness.training.memory import largest_that_fits
-from harness.training.micro_batch_probe import try_micro_batch
+from harness.training.micro_batch_probe import try_step
 from harness.training.norms import RunningStatistics
 from harness.training.split import Split, is_coupled, smaller, split_batch
 from tests.node.small import CONFIG
@@ -160,7 +160,7 @@ def test_the_micro_batch_that_fits_is_found(root: Path) -> None:
         tried.append(split.micro)
         if split.micro > 5:
             raise torch.OutOfMemoryError
-        try_micro_batch(student, batch, split)
+        try_step(student, batch, split)
 
     found = largest_that_fits(Split(BATCH, BATCH), memory_of_five_images, Ranks(), CPU)
     assert (found, tried) == (Split(BATCH, 4), [16, 8, 4])

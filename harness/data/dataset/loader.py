@@ -47,6 +47,7 @@ class ImageBatches:
         seed: int = 0,
         workers: int = 0,
     ) -> None:
+        self.image_size = image_size
         self._source = _Source(dataset, augment, image_size, seed, keep=workers == 0)
         self._workers = workers
 

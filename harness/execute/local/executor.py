@@ -16,11 +16,12 @@ from typing import Protocol
 from harness.base.errors import StoreError
 from harness.base.exit_status import DISK_FULL, DISK_IS_FULL
 from harness.base.machine import gpu_count
-from harness.execute.executor import Decisions, Progress
+from harness.execute.executor import Decisions, Progress, fitted
 from harness.execute.life import Decision, Facts, damaged
 from harness.execute.local.processes import Ended
 from harness.planning.completeness import broken_promise
 from harness.planning.plan import Plan
+from harness.runs.attempts import Attempt
 from harness.runs.planned import PlannedRun
 from harness.runs.record import Failure
 from harness.runs.request import Request
@@ -167,6 +168,8 @@ class LocalExecutor(Decisions):
         """
         if folder.failure_file.exists():
             failure = folder.failure()
+            if failure.cause == "out_of_memory_gpu" and self._can_shrink(folder):
+                return None
             return None if failure.cause == "interrupted" else failure
         if self._stopping or folder.is_locked() or folder.is_paused():
             return None
@@ -179,11 +182,26 @@ class LocalExecutor(Decisions):
         message = f"its process died {MAX_CRASHES} times, last by {how}; see {folder.log}"
         return Failure(cause="crashed", message=message, attempt=0, ended_at=0.0)
 
+    def _attempts(self, folder: RunFolder) -> list[Attempt]:
+        """The attempts that have ended since this command began."""
+        ended = [attempt for attempt in folder.attempts.all() if attempt.end is not None]
+        return [attempt for attempt in ended if attempt.end and attempt.end.ended_at >= self._began_at]
+
+    def _can_shrink(self, folder: RunFolder) -> bool:
+        """Whether a run that is out of GPU memory will be tried with a smaller micro-batch than before."""
+        attempts, experiment = self._attempts(folder), self._plan.runs[folder.id].experiment
+        sizes = [
+            fitted(experiment, some, experiment.resources.processes).resources.micro_batch_size
+            for some in (attempts[:-1], attempts)
+        ]
+        return sizes[0] != sizes[1]
+
     def _start(self, run: PlannedRun) -> None:
         folder = self._store.run(run.id)
         slot = min(set(range(self._workers.jobs)) - set(self._running.values()))
-        gpu = slot % self._gpus if self._gpus else None
-        request = Request.of(run.experiment, run.id, run.teacher, self._settings, self._workers.threads, gpu)
+        gpu = slot * run.experiment.resources.processes % self._gpus if self._gpus else None
+        experiment = fitted(run.experiment, self._attempts(folder), run.experiment.resources.processes)
+        request = Request.of(experiment, run.id, run.teacher, self._settings, self._workers.threads, gpu)
         folder.prepare(run.identity, request.written())
         folder.pause_at(self._until.get(run.id))
         self._workers.start(folder.path)

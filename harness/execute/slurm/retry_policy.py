@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from harness.base.exit_status import DISK_FULL, DISK_IS_FULL
-from harness.config.experiment import Experiment
-from harness.config.overrides import laid_over
 from harness.config.profile import JobResources, Retry
 from harness.execute.slurm.scheduler import Job
 from harness.runs.attempts import Attempt
@@ -90,19 +88,6 @@ def resources_for(attempts: Sequence[Attempt], resources: JobResources, retry: R
     if retry.avoid_failed_nodes and last and last.end and last.end.cause == "node_failure" and last.start.host:
         changes["exclude"] = tuple(dict.fromkeys([*resources.exclude, last.start.host]))
     return JobResources.model_validate({**dict(resources), **changes}) if changes else resources
-
-
-def fitted(experiment: Experiment, attempts: Sequence[Attempt], processes: int) -> Experiment:
-    """Halve the experiment's micro-batch once for each attempt that ran out of GPU memory.
-
-    The global batch size stays the same: more micro-batches are accumulated, which does not change the run's identity.
-    """
-    times = sum(attempt.end is not None and attempt.end.cause == "out_of_memory_gpu" for attempt in attempts)
-    if not times:
-        return experiment
-    stated, whole = experiment.resources.micro_batch_size, experiment.train.global_batch_size // processes
-    smaller = max((whole if stated == "auto" else stated) // 2**times, 1)
-    return laid_over(experiment, {"resources": {"micro_batch_size": smaller}})
 
 
 def _without_progress(ends: Sequence[AttemptEnd]) -> int:

@@ -12,9 +12,10 @@ from pathlib import Path
 
 from harness.base.errors import DispatchError
 from harness.config.profile import JobResources, Profile
+from harness.execute.executor import fitted
 from harness.execute.slurm.gpu_hours import GpuHourBudget
 from harness.execute.slurm.job_tracker import JobTracker
-from harness.execute.slurm.retry_policy import fitted, resources_for
+from harness.execute.slurm.retry_policy import resources_for
 from harness.execute.slurm.scheduler import (
     ArrayRequest,
     HeldBackError,
