@@ -152,8 +152,9 @@ class Train(Spec):
     ema_decay: float | None = Field(None, gt=0, lt=1)
     """Decay per step of an exponential moving average of the weights, which is evaluated and saved in place of the
     last weights. None: no moving average."""
-    precision: Literal["float32", "bfloat16", "float16"] = "float32"
-    """Precision of the towers (autocast). Losses and mining always accumulate in float32. float16 uses loss scaling."""
+    precision: Literal["float32", "tf32", "bfloat16", "float16"] = "float32"
+    """Precision of the towers (autocast). Losses and mining always accumulate in float32. float16 uses loss scaling.
+    `tf32`: float32 whose products and convolutions a GPU may compute in TF32; on a CPU it equals `float32`."""
 
     @model_validator(mode="after")
     def _fits_together(self) -> Train:

@@ -41,7 +41,8 @@ class Resources(Spec):
     divergence_steps: int = Field(200, ge=0)
     """Stop a run as diverged when its loss has lost 90 % of its improvement for this many consecutive steps; 0: never
     stop."""
-    loader_workers: int = Field(0, ge=0)
-    """Processes that decode images for each training process."""
+    loader_workers: Literal["auto"] | Annotated[int, Field(ge=0)] = "auto"
+    """Processes that decode images for each training process; 0: it decodes them itself. `auto`: on a GPU, its share of
+    the machine's cores, at most 16, unless all images fit into memory decoded; 0 on a CPU."""
     log_every: int = Field(10, ge=1)
     """Steps between two lines of metrics.jsonl."""

@@ -55,11 +55,12 @@ class EvaluatedTowers(Protocol):
 def undisturbed(model: EvaluatedTowers, device: torch.device) -> Iterator[None]:
     """Evaluation mode and full float32 precision inside; random state, modes and settings as before afterwards."""
     modes = [(module, module.training) for module in model.modules()]
-    precision = torch.get_float32_matmul_precision()
+    precision, convolutions = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
     devices = [device] if device.type == "cuda" else []
     with torch.random.fork_rng(devices=devices), torch.inference_mode():
         try:
             torch.set_float32_matmul_precision("highest")
+            torch.backends.cudnn.allow_tf32 = False
             for module, _ in modes:
                 module.training = False
             yield
@@ -67,6 +68,7 @@ def undisturbed(model: EvaluatedTowers, device: torch.device) -> Iterator[None]:
             for module, training in modes:
                 module.training = training
             torch.set_float32_matmul_precision(precision)
+            torch.backends.cudnn.allow_tf32 = convolutions
 
 
 def distinct(texts: Sequence[str]) -> tuple[list[str], Tensor]:

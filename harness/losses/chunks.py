@@ -34,6 +34,7 @@ __all__ = [
     "product",
     "score_histogram",
     "scores",
+    "sigmoid_kernel",
     "sigmoid_sum",
 ]
 
@@ -78,6 +79,11 @@ def product(a: Tensor, b: Tensor) -> Tensor:
 def scores(image: Tensor, captions: Tensor, scale: Tensor | float) -> Tensor:
     """z = scale s [c, N] of a strip of captions [c, d] against the images [N, d]."""
     return product(captions, image.t()).mul_(scale)
+
+
+def sigmoid_kernel(device: torch.device) -> str:
+    """What computes the elementwise part of the sigmoid losses on a device: `triton` or `torch`."""
+    return "triton" if _TRITON and device.type == "cuda" else "torch"
 
 
 def _sigmoid_strip(cosines: Tensor, scale: Tensor, bias: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:

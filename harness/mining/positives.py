@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -50,7 +51,8 @@ class Mined:
         `<clause>_hits_per_image` those that a clause found and `<clause>_only_hits_per_image` those that no other
         clause found; `ground_truth_dropped` is the share of own captions that are no positives.
         """
-        bits = torch.bincount(self.clause, minlength=16).tolist()
+        places = self.clause.long()
+        bits = places.new_zeros(16).index_add_(0, places, torch.ones_like(places)).tolist()
         own, images = sum(bits[GROUND_TRUTH:]), max(1, len(self.images))
         logs = {
             "positives_per_image": sum(bits) / images,
@@ -85,10 +87,24 @@ def mine(
     part = range(len(image)) if images is None else images
     batch = _Batch(thresholds, image, text, owner, tile or (_TILE_GPU if image.is_cuda else _TILE_CPU))
     with torch.no_grad():
-        own = torch.nonzero((owner >= part.start) & (owner < part.stop)).squeeze(1)
-        found = [(batch.own(own), GROUND_TRUTH), *batch.by_text(part), *batch.by_image(part)]
+        if len(part) == len(image):
+            own = torch.arange(len(owner), device=owner.device)
+        else:
+            own = torch.nonzero((owner >= part.start) & (owner < part.stop)).squeeze(1)
+        found = [Found(batch.own(own), GROUND_TRUTH), *batch.by_text(part), *batch.by_image(part)]
         pairs, clause = batch.merge(found)
     return Mined(pairs.rows, pairs.cols, clause, part, len(own))
+
+
+class Found(NamedTuple):
+    """Pairs in which a clause finds those where `keep` [P] holds, or all of them.
+
+    Taking the others out would make the host wait for a GPU; `merge` does it once for all clauses.
+    """
+
+    pairs: Pairs
+    clause: int
+    keep: Tensor | None = None
 
 
 class _Batch:
@@ -105,7 +121,7 @@ class _Batch:
             return pairs.select(dots(self.image, self.text, pairs) > self.thresholds.drop_below)
         return pairs if self.thresholds.keep_ground_truth else pairs.select(captions[:0])
 
-    def by_text(self, rows: range) -> list[tuple[Pairs, int]]:
+    def by_text(self, rows: range) -> list[Found]:
         """What the clauses on Sit and Stt find among the captions of the batch."""
         stt, captions = None, range(len(self.text))
         if self.thresholds.text_text is not None:
@@ -114,12 +130,12 @@ class _Batch:
             return []
         return [hit for tile in tiles(rows, captions, self.tile) for hit in self._in_tile(tile, stt)]
 
-    def by_image(self, rows: range) -> list[tuple[Pairs, int]]:
+    def by_image(self, rows: range) -> list[Found]:
         """What the image_image clause finds: all captions of every image whose Sii is above p2.
 
         Sii is symmetric, so for a whole batch only its upper triangle is computed.
         """
-        threshold, found = self.thresholds.image_image, []
+        threshold, found = self.thresholds.image_image, list[Found]()
         if threshold is None:
             return []
         whole, slack = len(rows) == len(self.image), margin(self.image)
@@ -128,41 +144,48 @@ class _Batch:
                 continue
             pairs, scores = self._candidates(self.image, self.image, threshold - slack, tile)
             keep = passing(scores, threshold, slack, pairs, lambda some: dots(self.image, self.image, some))
-            pairs = pairs.select(keep & (pairs.rows <= pairs.cols) if whole else keep)
-            found.append((self._captions_of(pairs), IMAGE_IMAGE))
             if whole:
-                mirrored = Pairs(pairs.cols, pairs.rows).select(pairs.rows < pairs.cols)
-                found.append((self._captions_of(mirrored), IMAGE_IMAGE))
+                mirrored = keep & (pairs.rows < pairs.cols)
+                keep = torch.cat([keep & (pairs.rows <= pairs.cols), mirrored])
+                pairs = Pairs(torch.cat([pairs.rows, pairs.cols]), torch.cat([pairs.cols, pairs.rows]))
+            position, captions = self.table.expand(pairs.cols)
+            found.append(Found(Pairs(pairs.rows[position], captions), IMAGE_IMAGE, keep[position]))
         return found
 
-    def merge(self, found: list[tuple[Pairs, int]]) -> tuple[Pairs, Tensor]:
+    def merge(self, found: list[Found]) -> tuple[Pairs, Tensor]:
         """The union of the finds, sorted, with the clauses of each pair [P] uint8."""
-        # Clauses find a pair in several tiles and in any order. A pair (i, j) becomes the code i M + j, so `unique`
-        # sorts by image and caption and joins finds of one pair. Adding bits then equals or-ing them, because each
+        # Clauses find a pair in several tiles and in any order. A pair (i, j) becomes the code i M + j, so sorting puts
+        # finds of one pair side by side, by image and caption. Adding bits then equals or-ing them, because each
         # clause meets a pair in one tile only (the mirrored half of image_image has other pairs than the upper half).
+        # This is `torch.unique`, less a wait for the number of pairs.
         captions = len(self.text)
-        codes = torch.cat([pairs.rows * captions + pairs.cols for pairs, _ in found])
-        bits = torch.cat([torch.full_like(pairs.rows, bit, dtype=torch.int32) for pairs, bit in found])
-        codes, place = torch.unique(codes, return_inverse=True)
-        clause = torch.zeros_like(codes, dtype=torch.int32).index_add_(0, place, bits)
+        codes, order = torch.cat([one.pairs.rows * captions + one.pairs.cols for one in found]).sort()
+        bits = torch.cat([_bits(one) for one in found])[order]
+        is_first = torch.ones_like(codes, dtype=torch.bool)
+        is_first[1:] = codes[1:] != codes[:-1]
+        place = is_first.cumsum(0) - 1
+        clause = torch.zeros_like(bits).index_add_(0, place, bits)[place]
         pairs = Pairs(codes // captions, codes % captions)
+        keep = is_first & (clause > 0)
         own = self.owner[pairs.cols] == pairs.rows
         # TEXT_TEXT must not depend on how the clause was computed: unguarded it is looked at everywhere, guarded only
         # where image_text fails. So the bit is taken off wherever IMAGE_TEXT is set.
         clause = torch.where(clause & IMAGE_TEXT > 0, clause & ~TEXT_TEXT, clause)
         # With drop_below an own pair is a positive only if `own()` let it through, which set GROUND_TRUTH (the highest
         # bit); a clause may have found it too, and does not bring it back. All own pairs that stay get the mark.
-        keep = ~own | (clause >= GROUND_TRUTH) if self.thresholds.drop_below is not None else torch.ones_like(own)
+        if self.thresholds.drop_below is not None:
+            keep &= ~own | (clause >= GROUND_TRUTH)
         clause = torch.where(own, clause | GROUND_TRUTH, clause).to(torch.uint8)
-        return pairs.select(keep), clause[keep]
+        kept = torch.nonzero(keep).squeeze(1)
+        return Pairs(pairs.rows[kept], pairs.cols[kept]), clause[kept]
 
-    def _in_tile(self, tile: Tile, stt: TextScores | None) -> list[tuple[Pairs, int]]:
+    def _in_tile(self, tile: Tile, stt: TextScores | None) -> list[Found]:
         """The finds of image_text, and of text_text where p1' < Sit <= p1, in one tile."""
         high = self.thresholds.image_text
         guard = None if stt is None else self.thresholds.image_text_guard
-        found = []
+        found = list[Found]()
         if stt is not None and guard is None:
-            found.append((self._unguarded(tile, stt), TEXT_TEXT))
+            found.append(Found(self._unguarded(tile, stt), TEXT_TEXT))
         levels = [level for level in (high, guard) if level is not None]
         if not levels:
             return found
@@ -171,11 +194,11 @@ class _Batch:
         near = torch.ones_like(scores, dtype=torch.bool)
         if high is not None:
             above = passing(scores, high, slack, pairs, self._image_text)
-            found.append((pairs.select(above), IMAGE_TEXT))
+            found.append(Found(pairs, IMAGE_TEXT, above))
             near = ~above
         if stt is not None and guard is not None:
             near &= passing(scores, guard, slack, pairs, self._image_text)
-            found.append((self._same_text(tile, stt, pairs.select(near)), TEXT_TEXT))
+            found.append(Found(self._same_text(tile, stt, pairs.select(near)), TEXT_TEXT))
         return found
 
     def _same_text(self, tile: Tile, stt: TextScores, pairs: Pairs) -> Pairs:
@@ -198,7 +221,8 @@ class _Batch:
     def _image_text(self, pairs: Pairs) -> Tensor:
         return dots(self.image, self.text, pairs)
 
-    def _captions_of(self, images: Pairs) -> Pairs:
-        """Pairs of images as pairs of an image and each caption of the other image."""
-        position, captions = self.table.expand(images.cols)
-        return Pairs(images.rows[position], captions)
+
+def _bits(found: Found) -> Tensor:
+    """The bit of the clause for each pair that it finds, 0 for the others [P] int32."""
+    bits = torch.full_like(found.pairs.rows, found.clause, dtype=torch.int32)
+    return bits if found.keep is None else bits * found.keep

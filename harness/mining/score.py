@@ -30,23 +30,24 @@ def score(mined: Mined, truth: Truth, owner: Tensor, informative: Tensor) -> dic
     """
     said = informative[mined.cols]
     foreign = mined.clause < GROUND_TRUTH
-    right = torch.empty_like(said)
-    existing = existing_foreign = 0
+    right = torch.zeros_like(said)
+    existing = existing_foreign = torch.zeros((), dtype=torch.int64, device=said.device)
     for first in range(mined.images.start, mined.images.stop, _ROWS):
         rows = range(first, min(first + _ROWS, mined.images.stop))
         block = truth(rows) if callable(truth) else truth[rows.start : rows.stop]
         here = (mined.rows >= rows.start) & (mined.rows < rows.stop)
-        right[here] = block[mined.rows[here] - rows.start, mined.cols[here]]
+        right |= here & block[(mined.rows - rows.start).clamp(0, len(rows) - 1), mined.cols]
         block = block & informative
-        existing += int(block.sum())
+        existing = existing + block.sum()
         other = owner != torch.arange(rows.start, rows.stop, device=owner.device).unsqueeze(1)
-        existing_foreign += int((block & other).sum())
-    mined_right = int((right & said & foreign).sum())
-    all_right = int((right & said).sum())
+        existing_foreign = existing_foreign + (block & other).sum()
+    counts = ((right & said & foreign), (right & said), (said & foreign), said)
+    sums = [*(count.sum() for count in counts), existing_foreign, existing]
+    mined_right, all_right, mined_all, positives, there_foreign, there = torch.stack(sums).tolist()  # the only wait
     figures = {
-        "mining_precision": (mined_right, int((said & foreign).sum())),
-        "mining_recall": (mined_right, existing_foreign),
-        "positives_precision": (all_right, int(said.sum())),
-        "positives_recall": (all_right, existing),
+        "mining_precision": (mined_right, mined_all),
+        "mining_recall": (mined_right, there_foreign),
+        "positives_precision": (all_right, positives),
+        "positives_recall": (all_right, there),
     }
     return {name: part / whole for name, (part, whole) in figures.items() if whole}

@@ -33,7 +33,7 @@ class CaptionTable:
     @classmethod
     def of(cls, owner: Tensor, images: int) -> CaptionTable:
         """The table for `owner` [M], the image of every caption."""
-        counts = torch.bincount(owner, minlength=images)
+        counts = owner.new_zeros(images).index_add_(0, owner, torch.ones_like(owner))
         return cls(torch.argsort(owner, stable=True), counts.cumsum(0) - counts, counts)
 
     def expand(self, images: Tensor) -> tuple[Tensor, Tensor]:

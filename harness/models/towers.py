@@ -30,6 +30,7 @@ from harness.config.model import Model, shipped_names
 from harness.models.checkpoints import check_activation, fit, read_state
 from harness.models.dense import image_tokens, text_tokens, why_no_tokens
 from harness.models.tokens import TokenCache
+from harness.models.transfer import sent
 
 Device = Literal["cpu", "meta"]
 
@@ -96,7 +97,7 @@ class Towers(nn.Module):
 
     def normalise(self, pixels: Tensor) -> Tensor:
         """Convert pixels [N, 3, H, W] uint8 to the image tower's input: float32, minus `mean`, divided by `std`."""
-        mean, std = (pixels.new_tensor(each, dtype=torch.float32).view(1, 3, 1, 1) for each in (self.mean, self.std))
+        mean, std = (sent(torch.tensor(each).view(1, 3, 1, 1), pixels.device) for each in (self.mean, self.std))
         return (pixels.float() / 255 - mean) / std
 
     @property
@@ -126,13 +127,13 @@ class Towers(nn.Module):
         """
         device = self.device
         if not self.trims:
-            return F.normalize(_full(self.model.encode_text(tokens.to(device))), dim=-1)  # type: ignore[operator]
+            return F.normalize(_full(self.model.encode_text(sent(tokens, device))), dim=-1)  # type: ignore[operator]
         distinct, row = torch.unique(tokens, dim=0, return_inverse=True)
         groups = length_groups(distinct.argmax(dim=1) + 1, tokens.shape[1])
-        encoded = torch.cat([_trimmed(self.model, distinct[group, :length].to(device)) for length, group in groups])
+        encoded = torch.cat([_trimmed(self.model, sent(distinct[group, :length], device)) for length, group in groups])
         place = torch.empty(len(distinct), dtype=torch.long, device=tokens.device)
         place[torch.cat([group for _, group in groups])] = torch.arange(len(distinct), device=tokens.device)
-        return F.normalize(_full(encoded), dim=-1)[place[row].to(device)]
+        return F.normalize(_full(encoded), dim=-1)[sent(place[row], device)]
 
     def encode_image_tokens(self, images: Tensor) -> Tensor:
         """Unit features of images and of their p patches, [N, 1 + p, d]; the first is that of `encode_image`."""
@@ -149,11 +150,11 @@ class Towers(nn.Module):
         groups = length_groups(tokens.argmax(dim=1) + 1, tokens.shape[1])
         parts = (self._unit_tokens(tokens[group, :length]) for length, group in groups)
         encoded = [F.pad(part, (0, 0, 0, 1 + tokens.shape[1] - part.shape[1])) for part in parts]
-        return torch.cat(encoded)[torch.cat([group for _, group in groups]).argsort().to(self.device)]
+        return torch.cat(encoded)[sent(torch.cat([group for _, group in groups]).argsort(), self.device)]
 
     def _unit_tokens(self, tokens: Tensor) -> Tensor:
         assert isinstance(self.model, CLIP)
-        return F.normalize(_full(text_tokens(self.model, tokens.to(self.device))), dim=-1)
+        return F.normalize(_full(text_tokens(self.model, sent(tokens, self.device))), dim=-1)
 
     def require_tokens(self) -> None:
         """Check that the towers give token features.

@@ -318,7 +318,7 @@ class AttemptRunner:
             final=end.final,
             evaluations=evaluations,
             cost=Cost.model_validate({**dict(end.cost), "evaluation_s": evaluation_s, "peak_memory_gb": peak}),
-            versions=provenance.versions(),
+            versions=provenance.versions(self.device),
         )
 
 

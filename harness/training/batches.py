@@ -15,6 +15,7 @@ from harness.base.errors import DataError
 from harness.base.registry import Registry
 from harness.config.batches import GroupedBatches, RandomBatches
 from harness.config.experiment import Experiment
+from harness.config.resources import Resources
 from harness.data.dataset.caption_choice import RAW, Chosen, check_available, choose_batch, texts
 from harness.data.dataset.dataset import Dataset
 from harness.data.dataset.loader import ImageBatches
@@ -24,6 +25,7 @@ from harness.features import TeacherFeatures
 from harness.losses import PairBatch
 from harness.mining import grouped_order
 from harness.models import Towers, token_mask
+from harness.models.transfer import sent
 from harness.parallel.ranks import Ranks
 
 Ints = npt.NDArray[np.int64]
@@ -91,7 +93,7 @@ class Batch:
         """
 
         def there(values: npt.NDArray[np.int64] | npt.NDArray[np.bool_]) -> Tensor:
-            return torch.from_numpy(np.ascontiguousarray(values)).to(image.device)
+            return sent(torch.from_numpy(np.ascontiguousarray(values)), image.device)
 
         whole = (image[:, 0], text[:, 0]) if image.ndim == 3 else (image, text)
         pairs = PairBatch(
@@ -100,14 +102,21 @@ class Batch:
             owner=there(self.chosen.owner),
             slot=there(self.chosen.slot),
             is_raw=there(self.chosen.is_raw),
-            teacher_image=None if self.teacher_image is None else self.teacher_image.to(image.device),
-            teacher_text=None if self.teacher_text is None else self.teacher_text.to(image.device),
+            teacher_image=None if self.teacher_image is None else sent(self.teacher_image, image.device),
+            teacher_text=None if self.teacher_text is None else sent(self.teacher_text, image.device),
             epoch=self.epoch,
         )
         if image.ndim == 2:
             return pairs
-        mask = token_mask(self.tokens).to(image.device)
+        mask = sent(token_mask(self.tokens), image.device)
         return replace(pairs, image_tokens=image[:, 1:], text_tokens=text[:, 1:], text_mask=mask)
+
+
+def _loader_workers(resources: Resources, device: torch.device) -> int | None:
+    """The number of processes that decode; None: as many as it is worth, if the images do not fit into memory."""
+    if resources.loader_workers != "auto":
+        return resources.loader_workers
+    return None if device.type == "cuda" else 0
 
 
 class BatchSource:
@@ -145,7 +154,8 @@ class BatchSource:
             experiment.train.augment,
             image_size=towers.image_size,
             seed=experiment.seed,
-            workers=experiment.resources.loader_workers,
+            workers=_loader_workers(experiment.resources, towers.device),
+            pin=towers.device.type == "cuda",
         )
 
     @property
@@ -159,7 +169,7 @@ class BatchSource:
         With loader workers all of it happens beside the training, a few batches ahead.
         """
         batches = self._made(first)
-        return prefetched(batches, AHEAD) if self._experiment.resources.loader_workers else batches
+        return prefetched(batches, AHEAD) if self._images.workers else batches
 
     def blank(self) -> Batch:
         """The first batch with black images, none of which is read."""

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from harness.models import Towers
+from harness.models.transfer import sent
 from harness.parallel.ranks import Ranks
 from harness.training.batches import Batch
 from harness.training.norms import RunningStatistics
@@ -120,7 +121,7 @@ class BatchEncoder:
             if self._trained["image"] or not again:
                 with self._clock("image tower"):
                     torch.manual_seed(seed_of(self._seed, step, unit.first))  # dropout and its kin
-                    pixels = towers.normalise(unit.images.to(towers.device, non_blocking=True))
+                    pixels = towers.normalise(sent(unit.images, towers.device))
                     image = self._encoders[0](pixels)
             if self._trained["text"] or not again:
                 with self._clock("text tower"):

@@ -15,6 +15,7 @@ from harness.data.dataset.caption_choice import RAW, Chosen, choose_batch
 from harness.data.synthetic.truth import Truth
 from harness.losses import PairBatch, Positives
 from harness.mining import Calibration, Mined, MiningRule, build_rule, calibration_images, score
+from harness.models.transfer import sent
 from harness.parallel.ranks import Ranks
 from harness.training.batches import Batch, BatchSource
 
@@ -36,11 +37,12 @@ class Miner:
     def __call__(self, pairs: PairBatch, batch: Batch) -> tuple[PairBatch, dict[str, float]]:
         """`pairs` with its positives, and what to log about the whole batch."""
         device = pairs.image.device
-        mined = self.mined(batch, device)
+        there = replace(batch, teacher_image=pairs.teacher_image, teacher_text=pairs.teacher_text)
+        mined = self.mined(there, device)
         whole = self._gathered(mined, batch)
         logs = whole.logs() | self._rule.logs()
         if (truth := self.truth_of(batch, device)) is not None:
-            matches, informative = (torch.from_numpy(mask).to(device) for mask in truth)
+            matches, informative = (sent(torch.from_numpy(mask), device) for mask in truth)
             logs |= score(whole, matches, self._owner(batch, device), informative)
         return replace(pairs, positives=Positives(mined.local_rows, mined.cols)), logs
 
@@ -62,7 +64,9 @@ class Miner:
         if self._truth is None:
             return None
         owner, sources, position = (
-            self._ranks.all_gather(torch.from_numpy(values).to(device)).cpu().numpy()
+            values
+            if self._ranks.size == 1
+            else self._ranks.all_gather(torch.from_numpy(values).to(device)).cpu().numpy()
             for values in (
                 batch.chosen.owner + batch.first,
                 truth_sources(self._truth, batch.chosen, self._captions),
@@ -73,7 +77,7 @@ class Miner:
 
     def _owner(self, batch: Batch, device: torch.device | str) -> Tensor:
         """The image of every caption of the whole batch [M]."""
-        return self._ranks.all_gather(torch.from_numpy(batch.chosen.owner + batch.first).to(device))
+        return self._ranks.all_gather(sent(torch.from_numpy(batch.chosen.owner + batch.first), device))
 
     def _gathered(self, mined: Mined, batch: Batch) -> Mined:
         """What all ranks found."""
@@ -109,4 +113,4 @@ def build_miner(spec: MiningSpec, source: BatchSource, captions: Captions, ranks
 
 def _there(features: Tensor | None, device: torch.device | str = "cpu") -> Tensor:
     assert features is not None, "a spec that mines without a teacher does not validate"
-    return features.to(device)
+    return sent(features, device)

@@ -17,9 +17,12 @@ SMALLEST_SCALE = 2.0**-14
 class Precision:
     """How the towers compute. The state is the loss scale's; it is empty without float16."""
 
-    def __init__(self, name: Literal["float32", "bfloat16", "float16"], device: torch.device) -> None:
+    def __init__(self, name: Literal["float32", "tf32", "bfloat16", "float16"], device: torch.device) -> None:
+        if device.type == "cuda":
+            torch.set_float32_matmul_precision("high" if name == "tf32" else "highest")
+            torch.backends.cudnn.allow_tf32 = name == "tf32"  # by default torch allows it for convolutions
         self._kind = device.type
-        self._dtype = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}[name]
+        self._dtype = {"bfloat16": torch.bfloat16, "float16": torch.float16}.get(name, torch.float32)
         self._scaler = torch.amp.GradScaler(device.type, enabled=name == "float16")
 
     @property

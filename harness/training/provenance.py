@@ -12,14 +12,20 @@ from importlib.metadata import version
 import torch
 
 from harness.base.version import PACKAGE, __version__, built_commit
+from harness.losses.chunks import sigmoid_kernel
 
 _PACKAGES = {"torch": "torch", "open_clip": "open_clip_torch", "numpy": "numpy"}
 
 
-def versions() -> dict[str, str]:
-    """Versions of what can change a number, and the checkout's commit."""
+def versions(device: torch.device) -> dict[str, str]:
+    """Versions of what can change a number, and the checkout's commit. On a GPU also CUDA's, and what computes the
+    sigmoid losses' elementwise part (`triton` or `torch`).
+    """
     found = {name: version(package) for name, package in _PACKAGES.items()}
-    return found | {"harness": __version__, "python": platform.python_version(), "commit": commit()}
+    found |= {"harness": __version__, "python": platform.python_version(), "commit": commit()}
+    if device.type == "cuda":
+        found |= {"cuda": torch.version.cuda or "", "sigmoid_kernel": sigmoid_kernel(device)}
+    return found
 
 
 def commit() -> str:

@@ -36,11 +36,13 @@ SIGMOID = {"loss": {"kind": "multi_positive_sigmoid", "logit_bias": "calibrated"
 
 
 @pytest.fixture(autouse=True)
-def _as_before(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def as_before(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """What a run sets for its whole process."""
     monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG", raising=False)
+    tf32 = torch.backends.cudnn.allow_tf32
     yield
     torch.use_deterministic_algorithms(False)
+    torch.backends.cudnn.allow_tf32 = tf32
 
 
 def made(root: Path, *, gpu: int | None = None, ranks: Ranks | None = None, **fields: Any) -> AttemptRunner:
@@ -174,7 +176,9 @@ def test_a_deterministic_run(tmp_path: Path) -> None:
         assert attempt.train()
         attempt.evaluate()
         assert gpu.wait_count > 0
-    assert attempt.folder.record().cost.device.startswith("NVIDIA")
+    record = attempt.folder.record()
+    assert record.cost.device.startswith("NVIDIA")
+    assert record.versions["sigmoid_kernel"] == "torch"
 
 
 def test_average_precision_is_deterministic() -> None:

@@ -5,7 +5,9 @@ Pixels stay bytes until they are on the device that trains: a quarter of the tra
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterable, Iterator
+from itertools import islice
 from typing import NamedTuple, TypeAlias
 
 import numpy as np
@@ -17,6 +19,7 @@ from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 
 from harness.base.errors import DataError
+from harness.base.machine import cores
 from harness.config.augment import Augment
 from harness.data.dataset.dataset import Dataset
 from harness.data.dataset.transforms import DRAWS, Pixels, augmented
@@ -28,7 +31,9 @@ Drawn: TypeAlias = tuple[int, NDArray[np.int64]]
 KEPT_BYTES = 512 * 2**20
 """Images are kept in memory, decoded, when all of them take no more than this."""
 PREFETCHED = 2
-"""Batches that each worker decodes ahead."""
+"""Batches that the workers decode ahead, each a part of every batch. They are in shared memory."""
+MOST_WORKERS = 16
+"""Processes that decode, where their number is not stated."""
 
 
 class ImageBatches:
@@ -45,14 +50,21 @@ class ImageBatches:
         *,
         image_size: int,
         seed: int = 0,
-        workers: int = 0,
+        workers: int | None = 0,
+        pin: bool = False,
     ) -> None:
+        """`workers=None`: 0 if all images fit into KEPT_BYTES, else this GPU's share of the cores. `pin`: give batches
+        in pinned memory.
+        """
         self.image_size = image_size
-        self._source = _Source(dataset, augment, image_size, seed, keep=workers == 0)
-        self._workers = workers
+        self._source = _Source(dataset, augment, image_size, seed, keep=not workers)
+        if workers is None:
+            share = cores() // max(torch.cuda.device_count(), 1)
+            workers = 0 if self._source.keeps else max(1, min(share - 1, MOST_WORKERS))
+        self.workers, self._pin = workers, pin
 
     def __call__(self, drawn: Iterable[Drawn]) -> Iterator[Tensor]:
-        """The pixels [N, 3, H, W] uint8 of each batch in `drawn`, in order; in pinned memory where there is a GPU.
+        """The pixels [N, 3, H, W] uint8 of each batch in `drawn`, in order.
 
         Raises:
             DataError: an image cannot be decoded.
@@ -60,20 +72,33 @@ class ImageBatches:
         for pixels in self._loaded(drawn):
             if isinstance(pixels, _Failure):
                 raise DataError(pixels.what, where=pixels.where, fix=pixels.fix)
-            yield pixels
+            yield pixels.pin_memory() if self._pin else pixels
 
-    def _loaded(self, drawn: Iterable[Drawn]) -> Iterable[Tensor | _Failure]:
-        if self._workers == 0:
-            return (self._source[batch] for batch in drawn)
-        return DataLoader(
+    def _loaded(self, drawn: Iterable[Drawn]) -> Iterator[Tensor | _Failure]:
+        if self.workers == 0:
+            yield from (self._source[batch] for batch in drawn)
+            return
+        counts: deque[int] = deque()
+        loader = DataLoader(
             self._source,
             batch_size=None,
-            sampler=drawn,
-            num_workers=self._workers,
-            pin_memory=torch.cuda.is_available(),
+            sampler=self._parts(drawn, counts),
+            num_workers=self.workers,
             prefetch_factor=PREFETCHED,
             multiprocessing_context="fork",
         )
+        parts = iter(loader)
+        for first in parts:
+            several = [first, *islice(parts, counts.popleft() - 1)]
+            failed = next((one for one in several if isinstance(one, _Failure)), None)
+            yield failed or torch.cat([one for one in several if isinstance(one, Tensor)])
+
+    def _parts(self, drawn: Iterable[Drawn], counts: deque[int]) -> Iterator[Drawn]:
+        """Each batch in as many parts as there are workers; their number goes to `counts`."""
+        for epoch, samples in drawn:
+            parts = np.array_split(samples, min(self.workers, len(samples)))
+            counts.append(len(parts))
+            yield from ((epoch, part) for part in parts)
 
 
 class _Failure(NamedTuple):
@@ -90,7 +115,7 @@ class _Source(TorchDataset[Tensor | _Failure]):
     def __init__(self, dataset: Dataset, augment: Augment, size: int, seed: int, *, keep: bool) -> None:
         self._dataset, self._augment, self._size, self._seed = dataset, augment, size, seed
         self._is_fixed = not augment.is_random
-        self._keep = keep and self._bytes_kept() <= KEPT_BYTES
+        self.keeps = keep and self._bytes_kept() <= KEPT_BYTES
         self._pixels: dict[int, Pixels] = {}
         self._images: dict[int, Image.Image] = {}
 
@@ -113,7 +138,7 @@ class _Source(TorchDataset[Tensor | _Failure]):
         pixels = self._pixels.get(sample)
         if pixels is None:
             pixels = augmented(self._dataset.image(sample), self._augment, self._size, ())
-            if self._keep:
+            if self.keeps:
                 self._pixels[sample] = pixels
         return pixels
 
@@ -121,6 +146,6 @@ class _Source(TorchDataset[Tensor | _Failure]):
         image = self._images.get(sample)
         if image is None:
             image = self._dataset.image(sample)
-            if self._keep:
+            if self.keeps:
                 self._images[sample] = image
         return image
