@@ -15,7 +15,7 @@ SEED := $(or $(SEED),$(shell date +%s))
 # Without the bytecode cache, every process compiles torch and open_clip again, which takes seconds.
 unexport PYTHONDONTWRITEBYTECODE
 .NOTPARALLEL:
-.PHONY: help demo demo-search picture docs test test-slow test-slurm mutations histories fuzz demo-slurm chaos chaos-search test-all check format generate lock clean
+.PHONY: help demo demo-search picture docs test test-slow test-slurm mutations histories fuzz demo-slurm chaos chaos-search wheels gpu test-all check format generate lock clean
 
 help: ## show this help
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | while IFS='	' read -r name text; do \
@@ -65,6 +65,25 @@ chaos: $(INSTALLED) ## 200 runs on the test cluster with injected faults (ARGS="
 
 chaos-search: $(INSTALLED) ## 60 search trials on the test cluster with injected faults (ARGS="--seed 7" repeats a campaign)
 	@$(ONE_THREAD) slurm/testcluster/cluster with $(BIN)/python -m tests.slurm.searching $(ARGS)
+
+# What a bare machine with torch, Triton, timm and transformers lacks to train and evaluate through the API.
+WHEELS := open-clip-torch ftfy wcwidth pydantic pydantic-core annotated-types typing-inspection
+WHEELS_PYTHON ?= 3.12
+
+wheels: $(INSTALLED) ## gather in build/wheels what a bare GPU machine lacks (WHEELS_PYTHON=3.12 is its Python)
+	@mkdir -p build/wheels && rm -f build/wheels/*
+	@$(BIN)/python -m pip download --quiet --disable-pip-version-check --no-deps --only-binary=:all: \
+	    --python-version $(WHEELS_PYTHON) --implementation cp --dest build/wheels \
+	    $(foreach tag,manylinux_2_28 manylinux_2_17 manylinux2014 manylinux1,--platform $(tag)_x86_64) \
+	    $$(for name in $(WHEELS); do grep "^$$name==" requirements.lock | cut -d';' -f1; done) pyarrow==18.1.0
+	@du -sh build/wheels
+
+gpu: ## measure on this machine's GPU what build/gpu/figures.json lacks, ten minutes at most (ARGS="--only p1")
+	@set -e; if [ -d build/wheels ]; then \
+	    test -d build/site-gpu || python3 -m pip install --quiet --no-index --no-deps --no-compile \
+	        --target build/site-gpu build/wheels/*.whl; \
+	    PYTHONPATH=build/site-gpu python3 -m benchmarks.gpu $(ARGS); \
+	else $(MAKE) --no-print-directory $(INSTALLED); $(BIN)/python -m benchmarks.gpu $(ARGS); fi
 
 test-all: test test-slow ## run all tests
 
