@@ -137,6 +137,9 @@ def main() -> int:
     file = options.out / ("smoke.json" if options.smoke else "figures.json")
     figures: dict[str, Any] = json.loads(file.read_text()) if file.exists() and not options.smoke else {}
     if not options.table:
+        if not options.smoke and not torch.cuda.is_available():
+            print("there is no GPU that torch can use here; --smoke tries every part on the CPU", file=sys.stderr)
+            return 1
         figures = measured(figures, file, options)
     if not options.smoke:
         PAGE.write_text(with_table(PAGE.read_text(encoding="utf-8"), figures), encoding="utf-8")
