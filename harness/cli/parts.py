@@ -27,7 +27,9 @@ def new(
         raise SpecError("is no Python file", where=str(file), fix="give it a name that ends in .py")
     if not create_text(file, (PACKAGE / TEMPLATES[part]).read_text(encoding="utf-8")):
         raise SpecError("exists already", where=str(file), fix="give another name, or delete it")
-    print(f'{file}\n\nIn a spec: {part} = {{ kind = "python", file = "{file.name}", name = "MarginLoss", margin = 0.2 }}')
+    print(
+        f'{file}\n\nIn a spec: {part} = {{ kind = "python", file = "{file.name}", name = "MarginLoss", margin = 0.2 }}'
+    )
     print(f"Next: {said(f'part check {file}')}")
 
 
@@ -48,5 +50,7 @@ def check(
         print(f"{checked.name} ({checked.part})")
         for found in checked.findings:
             wrong |= bool(found.problem)
-            print(f"  FAILED  {found.check}: {found.problem}" if found.problem else f"  ok      {found.check}", flush=True)
+            print(
+                f"  FAILED  {found.check}: {found.problem}" if found.problem else f"  ok      {found.check}", flush=True
+            )
     raise typer.Exit(int(wrong))

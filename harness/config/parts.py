@@ -17,8 +17,15 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Self, TypeVar, Union
 
-from pydantic import ConfigDict, Field, ModelWrapValidatorHandler, SerializationInfo, ValidationError, model_serializer
-from pydantic import model_validator
+from pydantic import (
+    ConfigDict,
+    Field,
+    ModelWrapValidatorHandler,
+    SerializationInfo,
+    ValidationError,
+    model_serializer,
+    model_validator,
+)
 from pydantic_core import PydanticCustomError
 
 from harness.base.errors import HarnessError, SpecError
@@ -89,7 +96,9 @@ class PythonPart(Spec):
             return value
         if not isinstance(value, Mapping) or not all(isinstance(value.get(key), str) for key in ("file", "name")):
             # The handler says what is missing, and not that it knows no parameters.
-            return handler({key: value[key] for key in value if key in cls.model_fields} if isinstance(value, Mapping) else value)
+            return handler(
+                {key: value[key] for key in value if key in cls.model_fields} if isinstance(value, Mapping) else value
+            )
         try:
             described = described_class(cls, Path(value["file"]), value["name"])
         except SpecError as error:
@@ -207,8 +216,8 @@ def described_class(generic: type[PythonPart], file: Path, name: str) -> type[Py
         raise SpecError(f"{name!r} is not the name of a class", where="name", fix=f"name a class of {file.name}")
     known = _CLASSES.get((generic, files.digest, name))
     if known is None:
-        description = _described(files, generic.part, name)
-        known = _CLASSES[generic, files.digest, name] = _spec_class(generic, files.digest, name, description)
+        made = _spec_class(generic, files.digest, name, _described(files, generic.part, name))
+        known = _CLASSES.setdefault((generic, files.digest, name), made)  # another thread may have made it
     return known
 
 

@@ -26,6 +26,8 @@ FEATURES = ("image", "text", "image_tokens", "text_tokens")
 IMAGE_PARTS = ("image", "teacher_image", "image_tokens")
 CAPTION_PARTS = ("text", "owner", "slot", "is_raw", "teacher_text", "text_tokens", "text_mask")
 IMAGES, WIDTH, SCALE = 8, 6, 7.0
+EXCHANGE_S = 20.0
+"""How long one of two processes waits for the other."""
 
 
 class Finding(NamedTuple):
@@ -37,13 +39,13 @@ class Finding(NamedTuple):
     """What does not, in a sentence; empty if it holds."""
 
 
-class _Failed(Exception):
+class _FailedError(Exception):
     """A check found something."""
 
 
 def check_loss_part(spec: Loss) -> Iterator[Finding]:
     """Check the objective of `spec`, in float64, on random batches of 8 images."""
-    allowed = [k for k in (1, 2, 3) if _takes(spec, k)]
+    allowed = [k for k in (1, 3) if _takes(spec, k)] or [k for k in (2,) if _takes(spec, k)]
     if not allowed:
         yield Finding("captions", "it takes neither 1, 2 nor 3 captions per image")
         return
@@ -52,7 +54,7 @@ def check_loss_part(spec: Loss) -> Iterator[Finding]:
         for captions in allowed:
             try:
                 check(spec, captions)
-            except _Failed as failed:
+            except _FailedError as failed:
                 problem = f"{failed} ({captions} {'caption' if captions == 1 else 'captions'} per image)"
             except Exception as error:
                 problem = f"it raises {where_it_failed(error, Path(getattr(spec, 'file', '/')).parent)}"
@@ -100,7 +102,9 @@ def _gradients(spec: Loss, captions: int) -> None:
         values = [_value(spec, batch, name, point + sign * step * along) for sign in (1, -1)]
         stated, found = float((ours.gradients[name] * along).sum()), (values[0] - values[1]) / (2 * step)
         if abs(stated - found) > 1e-5 * max(1.0, abs(found)):
-            raise _Failed(f"its gradient along a direction of {name} is {stated:g}; differences of its value say {found:g}")
+            raise _FailedError(
+                f"its gradient along a direction of {name} is {stated:g}; differences of its value say {found:g}"
+            )
 
 
 def _permutation(spec: Loss, captions: int) -> None:
@@ -148,7 +152,7 @@ def _processes(spec: Loss, captions: int) -> None:
         if first:
             raise first[0]
         if errors:
-            raise _Failed("with two processes, they do not call the same collectives")
+            raise _FailedError("with two processes, they do not call the same collectives")
         halves = [one.result() for one in waiting]
     gradients = {name: torch.cat([half.gradients[name] for half in halves]) / 2 for name in FEATURES}
     gradients["log_scale"] = torch.stack([half.gradients["log_scale"] for half in halves]).mean(0)
@@ -195,7 +199,9 @@ def _state(spec: Loss, captions: int) -> None:
         _outcome(objective, batch)
     resumed = _built(spec)
     resumed.load_state_dict(objective.state_dict())
-    _compare(_outcome(resumed, batches[2]), _outcome(objective, batches[2]), "its state, saved and restored,", exact=True)
+    _compare(
+        _outcome(resumed, batches[2]), _outcome(objective, batches[2]), "its state, saved and restored,", exact=True
+    )
 
 
 def _needs(spec: Loss, captions: int) -> None:
@@ -212,12 +218,12 @@ def _needs(spec: Loss, captions: int) -> None:
         try:
             outcome = _outcome(_built(spec), replace(batch, **without))
         except (AttributeError, TypeError, AssertionError):
-            raise _Failed(told) from None
+            raise _FailedError(told) from None
         _same(outcome.value, plain.value, told)
     if spec.takes_mining:
         unmined = _outcome(_built(spec), replace(batch, positives=None))
         if torch.equal(unmined.value, plain.value):
-            raise _Failed("it states uses_mining = True, and mined positives do not change its value")
+            raise _FailedError("it states uses_mining = True, and mined positives do not change its value")
 
 
 _CHECKS: dict[str, Callable[[Loss, int], None]] = {
@@ -282,14 +288,14 @@ def _compare(ours: _Outcome, theirs: _Outcome, what: str, exact: bool = False) -
 def _same(ours: Tensor, theirs: Tensor, what: str, exact: bool = False) -> None:
     tolerance = {"rtol": 0.0, "atol": 0.0} if exact else {"rtol": 1e-8, "atol": 1e-9}
     if not torch.allclose(ours, theirs, **tolerance):
-        raise _Failed(f"{what}, by {float((ours - theirs).abs().max()):.3g}")
+        raise _FailedError(f"{what}, by {float((ours - theirs).abs().max()):.3g}")
 
 
 def _finite(outcome: _Outcome, when: str) -> None:
     for name, part in {"value": outcome.value, **outcome.gradients}.items():
         if not bool(torch.isfinite(part).all()):
             told = "its value" if name == "value" else f"its gradient of {name}"
-            raise _Failed(f"{told} is not finite where {when}")
+            raise _FailedError(f"{told} is not finite where {when}")
 
 
 def _takes(spec: Loss, captions: int) -> bool:
@@ -304,7 +310,7 @@ class _Exchange:
     """Tensors of threads that stand for ranks."""
 
     def __init__(self, size: int) -> None:
-        self.barrier = threading.Barrier(size, timeout=60)
+        self.barrier = threading.Barrier(size, timeout=EXCHANGE_S)
         self.slots: list[Tensor] = [torch.empty(0)] * size
 
 

@@ -37,4 +37,6 @@ class MarginLoss(Objective):
         positive = batch.final_positives.dense(*cosines.shape)  # [images, captions] bool
         mean = (cosines * positive).sum(0) / positive.sum(0).clamp(min=1)  # [captions]
         violations = torch.relu(self.margin + cosines - mean) * (~positive)
-        return {"hinge": violations.sum() / (~positive).sum().clamp(min=1)}, {"share_violated": (violations > 0).float().mean()}
+        return {"hinge": violations.sum() / (~positive).sum().clamp(min=1)}, {
+            "share_violated": (violations > 0).float().mean()
+        }

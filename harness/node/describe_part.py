@@ -41,7 +41,9 @@ def describe(part: str, file: Path, name: str) -> dict[str, Any]:
     if not issubclass(made, kind):
         raise _wrong(name, f"does not derive from {kind.__name__}", f"write class {name}({kind.__name__})")
     if inspect.isabstract(made):
-        raise _wrong(name, f"does not define {', '.join(sorted(getattr(made, '__abstractmethods__', ())))}", "define it")
+        raise _wrong(
+            name, f"does not define {', '.join(sorted(getattr(made, '__abstractmethods__', ())))}", "define it"
+        )
     parameters = getattr(made, "Parameters", None)
     if not (isinstance(parameters, type) and issubclass(parameters, base)) or parameters is base:
         fix = f"write `class Parameters({base.__name__})` inside it, which states what the {part} needs"
