@@ -1,4 +1,4 @@
-"""`harness part`: losses of your own in a Python file."""
+"""`harness part`: losses and miners of your own in a Python file."""
 
 from __future__ import annotations
 
@@ -7,17 +7,17 @@ from typing import Annotated, Literal
 
 import typer
 
-part_app = typer.Typer(no_args_is_help=True, help="Losses of your own: write one from a template, check it.")
-TEMPLATES = {"loss": "losses/template.py"}
-"""By part, the file that `new` copies."""
+part_app = typer.Typer(no_args_is_help=True, help="Losses and miners of your own: write one from a template, check it.")
+TEMPLATES = {"loss": ("losses/template.py", "MarginLoss"), "mining": ("mining/template.py", "NearestMining")}
+"""By section of a spec: the file that `new` copies, and its class."""
 
 
 @part_app.command()
 def new(
-    part: Annotated[Literal["loss"], typer.Argument(help="What to write.", show_default=False)],
+    part: Annotated[Literal["loss", "mining"], typer.Argument(help="What to write.", show_default=False)],
     file: Annotated[Path, typer.Argument(metavar="FILE", help="The Python file to write.", show_default=False)],
 ) -> None:
-    """Write a commented Python file with a loss that works, to start from."""
+    """Write a commented Python file with a part that works, to start from."""
     from harness.base.errors import SpecError
     from harness.base.files import create_text
     from harness.base.version import PACKAGE
@@ -25,11 +25,10 @@ def new(
 
     if file.suffix != ".py":
         raise SpecError("is no Python file", where=str(file), fix="give it a name that ends in .py")
-    if not create_text(file, (PACKAGE / TEMPLATES[part]).read_text(encoding="utf-8")):
+    template, name = TEMPLATES[part]
+    if not create_text(file, (PACKAGE / template).read_text(encoding="utf-8")):
         raise SpecError("exists already", where=str(file), fix="give another name, or delete it")
-    print(
-        f'{file}\n\nIn a spec: {part} = {{ kind = "python", file = "{file.name}", name = "MarginLoss", margin = 0.2 }}'
-    )
+    print(f'{file}\n\nIn a spec: {part} = {{ kind = "python", file = "{file.name}", name = "{name}" }}')
     print(f"Next: {said(f'part check {file}')}")
 
 

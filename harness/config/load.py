@@ -32,7 +32,7 @@ LONGEST_CHAIN = 32
 """Files that extend one another, or are one another's teachers."""
 _WITH_FILES = ("data", "model", "teacher", "evaluation")
 """Sections that may name files."""
-_WITH_PARTS = ("loss",)
+_WITH_PARTS = ("loss", "mining")
 """Sections that may name a user's Python file."""
 _CHECKPOINTS = (".pt", ".pth", ".bin", ".ckpt", ".safetensors")
 

@@ -271,7 +271,8 @@ def _ask(files: PartFiles, part: str, name: str) -> Mapping[str, Any]:
 
 
 def _spec_class(generic: type[PythonPart], content: str, name: str, description: Mapping[str, Any]) -> type[PythonPart]:
-    base: Any = next(one for one in _below(generic.base) if one.__name__ == description["base"])
+    bases_known = {one.__name__: one for one in _below(generic.base)}
+    base: type[Any] = bases_known[description["base"]]
     body: dict[str, Any] = {
         "__module__": "harness_parts",
         "__doc__": description["text"],
@@ -295,9 +296,10 @@ def _spec_class(generic: type[PythonPart], content: str, name: str, description:
     return made
 
 
-def _below(base: type) -> Iterator[type[Any]]:
+def _below(base: type[Any]) -> Iterator[type[Any]]:
     yield base
-    for one in base.__subclasses__():
+    below: list[type[Any]] = base.__subclasses__()
+    for one in below:
         yield from _below(one)
 
 

@@ -6,21 +6,20 @@ import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import NamedTuple
+from typing import Any
 
 import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
 from harness.base.errors import SpecError
-from harness.base.part_files import where_it_failed
+from harness.base.part_checks import CheckFailedError, Finding, findings
 from harness.config.loss import Loss
 from harness.losses.base import Objective, PairBatch, Positives
 from harness.losses.build import build_objective
 from harness.parallel.ranks import Ranks
 
-__all__ = ["Finding", "check_loss_part"]
+__all__ = ["check_loss_part"]
 
 FEATURES = ("image", "text", "image_tokens", "text_tokens")
 IMAGE_PARTS = ("image", "teacher_image", "image_tokens")
@@ -30,37 +29,12 @@ EXCHANGE_S = 20.0
 """How long one of two processes waits for the other."""
 
 
-class Finding(NamedTuple):
-    """The result of one check."""
-
-    check: str
-    """What has to hold."""
-    problem: str
-    """What does not, in a sentence; empty if it holds."""
-
-
-class _FailedError(Exception):
-    """A check found something."""
-
-
 def check_loss_part(spec: Loss) -> Iterator[Finding]:
     """Check the objective of `spec`, in float64, on random batches of 8 images."""
     allowed = [k for k in (1, 3) if _takes(spec, k)] or [k for k in (2,) if _takes(spec, k)]
     if not allowed:
-        yield Finding("captions", "it takes neither 1, 2 nor 3 captions per image")
-        return
-    for name, check in _CHECKS.items():
-        problem = ""
-        for captions in allowed:
-            try:
-                check(spec, captions)
-            except _FailedError as failed:
-                problem = f"{failed} ({captions} {'caption' if captions == 1 else 'captions'} per image)"
-            except Exception as error:
-                problem = f"it raises {where_it_failed(error, Path(getattr(spec, 'file', '/')).parent)}"
-            if problem:
-                break
-        yield Finding(name, problem)
+        return iter([Finding("captions", "it takes neither 1, 2 nor 3 captions per image")])
+    return findings(spec, _CHECKS, allowed)
 
 
 def random_pairs(captions: int, *, images: int = IMAGES, density: float = 0.15, seed: int = 0) -> PairBatch:
@@ -102,7 +76,7 @@ def _gradients(spec: Loss, captions: int) -> None:
         values = [_value(spec, batch, name, point + sign * step * along) for sign in (1, -1)]
         stated, found = float((ours.gradients[name] * along).sum()), (values[0] - values[1]) / (2 * step)
         if abs(stated - found) > 1e-5 * max(1.0, abs(found)):
-            raise _FailedError(
+            raise CheckFailedError(
                 f"its gradient along a direction of {name} is {stated:g}; differences of its value say {found:g}"
             )
 
@@ -152,7 +126,7 @@ def _processes(spec: Loss, captions: int) -> None:
         if first:
             raise first[0]
         if errors:
-            raise _FailedError("with two processes, they do not call the same collectives")
+            raise CheckFailedError("with two processes, they do not call the same collectives")
         halves = [one.result() for one in waiting]
     gradients = {name: torch.cat([half.gradients[name] for half in halves]) / 2 for name in FEATURES}
     gradients["log_scale"] = torch.stack([half.gradients["log_scale"] for half in halves]).mean(0)
@@ -208,7 +182,7 @@ def _needs(spec: Loss, captions: int) -> None:
     """What it says it does not read, it does not read."""
     batch = random_pairs(captions)
     plain = _outcome(_built(spec), batch)
-    hidden = {
+    hidden: dict[str, dict[str, Any]] = {
         "needs_teacher": {} if spec.needs_teacher else {"teacher_image": None, "teacher_text": None},
         "needs_tokens": {} if spec.needs_tokens else {"image_tokens": None, "text_tokens": None, "text_mask": None},
         "uses_mining": {} if spec.takes_mining else {"positives": None},
@@ -218,12 +192,12 @@ def _needs(spec: Loss, captions: int) -> None:
         try:
             outcome = _outcome(_built(spec), replace(batch, **without))
         except (AttributeError, TypeError, AssertionError):
-            raise _FailedError(told) from None
+            raise CheckFailedError(told) from None
         _same(outcome.value, plain.value, told)
     if spec.takes_mining:
         unmined = _outcome(_built(spec), replace(batch, positives=None))
         if torch.equal(unmined.value, plain.value):
-            raise _FailedError("it states uses_mining = True, and mined positives do not change its value")
+            raise CheckFailedError("it states uses_mining = True, and mined positives do not change its value")
 
 
 _CHECKS: dict[str, Callable[[Loss, int], None]] = {
@@ -249,7 +223,7 @@ def _outcome(objective: Objective, batch: PairBatch, scale: float = SCALE) -> _O
         objective.log_scale.fill_(torch.tensor(scale).double().log())
     objective.zero_grad()
     there = [name for name in FEATURES if batch.__dict__[name] is not None]
-    leaves = {name: batch.__dict__[name].clone().requires_grad_() for name in there}
+    leaves: dict[str, Any] = {name: batch.__dict__[name].clone().requires_grad_() for name in there}
     loss, _ = objective(replace(batch, **leaves))
     if loss.requires_grad:
         loss.backward()
@@ -263,7 +237,8 @@ def _value(spec: Loss, batch: PairBatch, name: str, point: Tensor) -> float:
     objective = _built(spec)
     with torch.no_grad():
         objective.log_scale.fill_(point if name == "log_scale" else torch.tensor(SCALE).double().log())
-        return float(objective(batch if name == "log_scale" else replace(batch, **{name: point}))[0])
+        changed: dict[str, Any] = {} if name == "log_scale" else {name: point}
+        return float(objective(replace(batch, **changed))[0])
 
 
 def _built(spec: Loss, ranks: Ranks | None = None, chunk: int | None = None) -> Objective:
@@ -286,16 +261,15 @@ def _compare(ours: _Outcome, theirs: _Outcome, what: str, exact: bool = False) -
 
 
 def _same(ours: Tensor, theirs: Tensor, what: str, exact: bool = False) -> None:
-    tolerance = {"rtol": 0.0, "atol": 0.0} if exact else {"rtol": 1e-8, "atol": 1e-9}
-    if not torch.allclose(ours, theirs, **tolerance):
-        raise _FailedError(f"{what}, by {float((ours - theirs).abs().max()):.3g}")
+    if not torch.allclose(ours, theirs, rtol=0.0 if exact else 1e-8, atol=0.0 if exact else 1e-9):
+        raise CheckFailedError(f"{what}, by {float((ours - theirs).abs().max()):.3g}")
 
 
 def _finite(outcome: _Outcome, when: str) -> None:
     for name, part in {"value": outcome.value, **outcome.gradients}.items():
         if not bool(torch.isfinite(part).all()):
             told = "its value" if name == "value" else f"its gradient of {name}"
-            raise _FailedError(f"{told} is not finite where {when}")
+            raise CheckFailedError(f"{told} is not finite where {when}")
 
 
 def _takes(spec: Loss, captions: int) -> bool:

@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from pydantic import ValidationError
 
 from harness.base.errors import SpecError
+from harness.base.part_checks import Finding
 from harness.base.part_files import PartFiles
 from harness.config.experiment import Experiment
 from harness.config.explain import explain
 from harness.config.overrides import expand, parse_assignment
-from harness.losses.conformance import Finding, check_loss_part
+from harness.losses.conformance import check_loss_part
+from harness.mining.conformance import check_mining_part
 from harness.node.describe_part import found_in
 
-PARTS = ("loss",)
+PARTS: dict[str, Callable[[Any], Iterator[Finding]]] = {"loss": check_loss_part, "mining": check_mining_part}
+"""The checks of each sort of part."""
 
 
 class CheckedPart(NamedTuple):
@@ -49,8 +52,12 @@ def check_file(file: Path, name: str | None = None, assignments: Sequence[str] =
             experiment = Experiment.model_validate({**_OTHERS, part: stated})
         except ValidationError as error:
             raise explain(error, Experiment, where=str(file)) from None
-        yield CheckedPart(part, one, check_loss_part(experiment.loss))
+        yield CheckedPart(part, one, PARTS[part](getattr(experiment, part)))
 
 
-_OTHERS = {"teacher": {"kind": "open_clip", "model": "ViT-B-32", "weights": "openai"}, "model": {"name": "tiny-vit"}}
-"""A teacher and tokens, which a part may need; they are not built."""
+_OTHERS = {
+    "teacher": {"kind": "open_clip", "model": "ViT-B-32", "weights": "openai"},
+    "model": {"name": "tiny-vit"},
+    "loss": {"kind": "supcon_out"},
+}
+"""A teacher, tokens, and a loss with a place for mined positives, which a part may need; nothing is built of them."""

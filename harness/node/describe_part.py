@@ -65,6 +65,11 @@ def _bases(part: str) -> tuple[type[Any], type[Spec]]:
             from harness.losses.base import Objective
 
             return Objective, LossSpec
+        case "mining":
+            from harness.config.mining import TeacherMining
+            from harness.mining.build import MiningRule
+
+            return MiningRule, TeacherMining
         case _:
             raise AssertionError(part)
 

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from harness.base.errors import HarnessError, SpecError, StoreError
+from harness.base.errors import SpecError, StoreError
 from harness.base.part_files import PartFiles
 from harness.config import parts
 from harness.config.experiment import Experiment
@@ -25,7 +25,7 @@ from harness.runs.request import Request, read_request
 from harness.runs.settings import Settings
 from harness.runs.store import Store
 from tests.head.made import BASE, is_one_sentence, plan_of, write
-from tests.head.own_parts import HELPED, LOSS, in_this_process, written
+from tests.head.own_parts import HELPED, LOSS, MINER, in_this_process, written
 from tests.head.test_cli_light import LOADED, harness
 
 __all__ = ["in_this_process"]
@@ -52,7 +52,7 @@ def id_of(loss: dict[str, Any]) -> str:
 
 def test_parameters_are_swept_and_searched(tmp_path: Path) -> None:
     written(tmp_path)
-    spec = write(tmp_path, **{"ablation.toml": OWN})
+    spec = write(tmp_path, {"ablation.toml": OWN})
     plan = plan_of(load(spec))
     assert [arm.experiment.loss.margin for arm in plan.arms] == [0.1, 0.2]  # type: ignore[union-attr]
     assert plan.differences("loss.margin=0.2") == {"loss.margin": (0.1, 0.2)}
@@ -90,6 +90,24 @@ def test_what_is_beside_it_is_found_through_packages(tmp_path: Path) -> None:
     written(tmp_path, "from mine import a", deep="")
     found = PartFiles.read(tmp_path / "my_loss.py").contents
     assert list(found) == ["deep.py", "mine/__init__.py", "mine/a.py", "mine/b.py", "my_loss.py"]
+
+
+def test_a_miner_is_a_part_too(tmp_path: Path) -> None:
+    loss, miner = written(tmp_path), {"kind": "python", "file": str(tmp_path / "m.py"), "name": "NearestMining"}
+    (tmp_path / "m.py").write_text(MINER)
+    with pytest.raises(ValidationError, match=r"mining.kind = \"python\" needs a \[teacher\]"):
+        Experiment.model_validate({"loss": loss, "mining": miner})
+    one, other = (Experiment.model_validate({**BASE, "loss": loss, "mining": {**miner, "count": n}}) for n in (1, 2))
+    assert [part.label for part in parts_of(one)] == ["NearestMining", "MarginLoss"]
+    assert differing(one, other) == ("mining.count",)
+    silent = written(
+        tmp_path, LOSS.replace("uses_mining: ClassVar[bool] = True", "uses_mining: ClassVar[bool] = False")
+    )
+    with pytest.raises(ValidationError, match="MarginLoss has no place for mined positives"):
+        Experiment.model_validate({**BASE, "loss": silent, "mining": miner})
+    for part in ({"loss": miner}, {"mining": loss}):
+        with pytest.raises(ValidationError, match=r"does not derive from (Objective|MiningRule)"):
+            Experiment.model_validate({**BASE, **part})
 
 
 def test_two_parts_may_have_modules_of_one_name(tmp_path: Path) -> None:
@@ -137,7 +155,7 @@ def test_objects_are_tables_again(tmp_path: Path) -> None:
 def test_mistakes_are_sentences(tmp_path: Path, change: dict[str, Any], file: str, key: str, said: str) -> None:
     stated = {**written(tmp_path, file.replace("spec: Parameters", "spec: LossSpec")), **change}
     spec = write(
-        tmp_path, **{"small.toml": "loss = {" + ", ".join(f"{k} = {json.dumps(v)}" for k, v in stated.items()) + "}"}
+        tmp_path, {"small.toml": "loss = {" + ", ".join(f"{k} = {json.dumps(v)}" for k, v in stated.items()) + "}"}
     )
     with pytest.raises(SpecError) as caught:
         load(spec)
@@ -147,7 +165,7 @@ def test_mistakes_are_sentences(tmp_path: Path, change: dict[str, Any], file: st
 
 
 def test_a_missing_file_and_levels_that_name_files_are_refused(tmp_path: Path) -> None:
-    spec = write(tmp_path, **{"ablation.toml": OWN})
+    spec = write(tmp_path, {"ablation.toml": OWN})
     with pytest.raises(SpecError, match=r"ablation.toml: base.loss.file: there is no file 'my_loss.py'; looked for"):
         load(spec)
     written(tmp_path)
@@ -255,7 +273,7 @@ def test_it_is_described_once_for_a_content_and_the_head_stays_light(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     written(tmp_path, LOSS + "\nprint('from the part')\n")
-    spec = write(tmp_path, **{"ablation.toml": OWN})
+    spec = write(tmp_path, {"ablation.toml": OWN})
     monkeypatch.undo()  # a process of its own
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(parts, "_CLASSES", {})
@@ -286,7 +304,9 @@ def test_the_command_writes_and_checks_a_part(tmp_path: Path, capsys: pytest.Cap
         1,
         True,
     )
+    assert harness(capsys, "part", "new", "mining", tmp_path / "miner.py")[0] == 0
+    code, out, _ = harness(capsys, "part", "check", tmp_path / "miner.py", "--name", "NearestMining")
+    assert (code, out.count("  ok ")) == (0, 4)
     file.write_text("x = 1\n")
     code, _, err = harness(capsys, "part", "check", file)
     assert (code, "mine.py: has no part; `harness part new` writes one" in err) == (2, True)
-    assert issubclass(SpecError, HarnessError)

@@ -14,7 +14,7 @@ from tests.head.own_parts import LOSS, in_this_process, written
 from tests.losses.arms import ARMS
 
 __all__ = ["in_this_process"]
-KINDS = {arm.spec.kind: arm for arm in reversed(ARMS.values())}
+KINDS = {str(arm.spec.kind): arm for arm in reversed(ARMS.values())}
 TERM = '{"hinge": violations.sum() / (~positive).sum().clamp(min=1)}'
 assert TERM in LOSS
 

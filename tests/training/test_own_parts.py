@@ -9,7 +9,7 @@ import pytest
 
 from harness.base.errors import SpecError
 from harness.config.parts import parts_of
-from tests.head.own_parts import in_this_process, written
+from tests.head.own_parts import MINER, in_this_process, written
 from tests.training.made import MINING, attempt, experiment, taken, train
 
 __all__ = ["in_this_process"]
@@ -66,3 +66,13 @@ def test_the_run_executes_its_own_copy(tmp_path: Path) -> None:
 def test_a_validator_of_its_own_speaks_before_training(tmp_path: Path) -> None:
     with pytest.raises(SpecError, match="loss: low is over high"):
         attempt(tmp_path, experiment(loss={**written(tmp_path, ALIGN), "low": 2.0}, mining=MINING, train=train(1)))
+
+
+def test_a_miner_of_its_own_trains(tmp_path: Path) -> None:
+    (tmp_path / "own").mkdir()
+    miner = {**written(tmp_path, MINER), "name": "NearestMining"}
+    for count, mined in ((0, 0.0), (3, 3.0)):
+        one = experiment(mining={**miner, "count": count, "floor": -1.0}, loss={"kind": "supcon_out"}, train=train(1))
+        _, trainer, student = attempt(tmp_path / "own", one)
+        (logs,) = taken(trainer, student, 1)
+        assert (logs["mined_per_image"], logs["mining_floor"]) == (mined, -1.0)

@@ -1,0 +1,41 @@
+"""Checks of a part: what has to hold, and what does not, in a sentence."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import NamedTuple, TypeVar
+
+from harness.base.part_files import where_it_failed
+
+S = TypeVar("S")
+
+
+class Finding(NamedTuple):
+    """The result of one check."""
+
+    check: str
+    """What has to hold."""
+    problem: str
+    """What does not, in a sentence; empty if it holds."""
+
+
+class CheckFailedError(Exception):
+    """A check found something."""
+
+
+def findings(spec: S, checks: Mapping[str, Callable[[S, int], None]], captions: Iterable[int]) -> Iterator[Finding]:
+    """Run each check with each number of captions per image, up to the first that fails."""
+    folder = Path(getattr(spec, "file", "/")).parent
+    for name, check in checks.items():
+        problem = ""
+        for k in captions:
+            try:
+                check(spec, k)
+            except CheckFailedError as failed:
+                problem = f"{failed} ({k} {'caption' if k == 1 else 'captions'} per image)"
+            except Exception as error:
+                problem = f"it raises {where_it_failed(error, folder)}"
+            if problem:
+                break
+        yield Finding(name, problem)
