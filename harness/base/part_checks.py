@@ -11,7 +11,7 @@ from harness.base.part_files import where_it_failed
 S = TypeVar("S")
 
 
-class Finding(NamedTuple):
+class PartFinding(NamedTuple):
     """The result of one check."""
 
     check: str
@@ -24,7 +24,7 @@ class CheckFailedError(Exception):
     """A check found something."""
 
 
-def findings(spec: S, checks: Mapping[str, Callable[[S, int], None]], captions: Iterable[int]) -> Iterator[Finding]:
+def findings(spec: S, checks: Mapping[str, Callable[[S, int], None]], captions: Iterable[int]) -> Iterator[PartFinding]:
     """Run each check with each number of captions per image, up to the first that fails."""
     folder = Path(getattr(spec, "file", "/")).parent
     for name, check in checks.items():
@@ -38,4 +38,4 @@ def findings(spec: S, checks: Mapping[str, Callable[[S, int], None]], captions: 
                 problem = f"it raises {where_it_failed(error, folder)}"
             if problem:
                 break
-        yield Finding(name, problem)
+        yield PartFinding(name, problem)

@@ -13,7 +13,7 @@ import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
 from harness.base.errors import SpecError
-from harness.base.part_checks import CheckFailedError, Finding, findings
+from harness.base.part_checks import CheckFailedError, PartFinding, findings
 from harness.config.loss import Loss
 from harness.losses.base import Objective, PairBatch, Positives
 from harness.losses.build import build_objective
@@ -29,11 +29,11 @@ EXCHANGE_S = 20.0
 """How long one of two processes waits for the other."""
 
 
-def check_loss_part(spec: Loss) -> Iterator[Finding]:
+def check_loss_part(spec: Loss) -> Iterator[PartFinding]:
     """Check the objective of `spec`, in float64, on random batches of 8 images."""
     allowed = [k for k in (1, 3) if _takes(spec, k)] or [k for k in (2,) if _takes(spec, k)]
     if not allowed:
-        return iter([Finding("captions", "it takes neither 1, 2 nor 3 captions per image")])
+        return iter([PartFinding("captions", "it takes neither 1, 2 nor 3 captions per image")])
     return findings(spec, _CHECKS, allowed)
 
 

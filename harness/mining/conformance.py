@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
-from harness.base.part_checks import CheckFailedError, Finding, findings
+from harness.base.part_checks import CheckFailedError, PartFinding, findings
 from harness.config.mining import Mining
 from harness.mining.build import Calibration, MiningRule, build_rule
 from harness.mining.positives import Mined
@@ -20,7 +20,7 @@ Features = tuple[Tensor, Tensor, Tensor]
 """Images [N, e], captions [M, e], owner [M]."""
 
 
-def check_mining_part(spec: Mining) -> Iterator[Finding]:
+def check_mining_part(spec: Mining) -> Iterator[PartFinding]:
     """Check the rule of `spec` on random batches of 8 images."""
     return findings(spec, _CHECKS, (1, 3))
 

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from pydantic import ValidationError
 
 from harness.base.errors import SpecError
-from harness.base.part_checks import Finding
+from harness.base.part_checks import PartFinding
 from harness.base.part_files import PartFiles
 from harness.config.experiment import Experiment
 from harness.config.explain import explain
@@ -18,7 +18,7 @@ from harness.losses.conformance import check_loss_part
 from harness.mining.conformance import check_mining_part
 from harness.node.describe_part import found_in
 
-PARTS: dict[str, Callable[[Any], Iterator[Finding]]] = {"loss": check_loss_part, "mining": check_mining_part}
+PARTS: dict[str, Callable[[Any], Iterator[PartFinding]]] = {"loss": check_loss_part, "mining": check_mining_part}
 """The checks of each sort of part."""
 
 
@@ -27,7 +27,7 @@ class CheckedPart(NamedTuple):
 
     part: str
     name: str
-    findings: Iterator[Finding]
+    findings: Iterator[PartFinding]
     """Made as they are drawn."""
 
 
