@@ -7,18 +7,20 @@ import pickle
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from pydantic import ValidationError
 
 from harness.base.errors import SpecError, StoreError
 from harness.base.part_files import PartFiles
+from harness.base.version import PACKAGE
 from harness.config import parts
 from harness.config.experiment import Experiment
 from harness.config.load import load, load_search
 from harness.config.loss import PythonLoss
 from harness.config.parts import parts_of
+from harness.execute.publish import publish
 from harness.planning.isolation import differing
 from harness.runs.identity import identify
 from harness.runs.request import Request, read_request
@@ -108,6 +110,17 @@ def test_a_miner_is_a_part_too(tmp_path: Path) -> None:
     for part in ({"loss": miner}, {"mining": loss}):
         with pytest.raises(ValidationError, match=r"does not derive from (Objective|MiningRule)"):
             Experiment.model_validate({**BASE, **part})
+
+
+def test_the_example_is_the_templates(tmp_path: Path) -> None:
+    examples = PACKAGE.parent / "examples"
+    for name, template in {"my_loss.py": LOSS, "my_miner.py": MINER}.items():
+        assert (examples / name).read_text().partition("\n")[2] == template.partition("\n")[2]
+    plan = plan_of(load(examples / "own_parts.toml"), samples=1024)
+    assert [arm.experiment.loss.label for arm in plan.arms] == ["infonce", "MarginLoss", "MarginLoss", "MarginLoss"]
+    assert plan.differences("wide")["loss.margin"] == (None, 0.4)
+    with pytest.raises(StoreError, match="arm 'margin' has a part of your own, MarginLoss; bundles cannot hold"):
+        publish(plan, cast(Any, None), tmp_path / "bundle", cast(Any, None))
 
 
 def test_two_parts_may_have_modules_of_one_name(tmp_path: Path) -> None:
