@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from pathlib import Path
 from typing import NamedTuple, TypeVar
 
 from harness.base.part_files import where_it_failed
@@ -26,7 +25,6 @@ class CheckFailedError(Exception):
 
 def findings(spec: S, checks: Mapping[str, Callable[[S, int], None]], captions: Iterable[int]) -> Iterator[PartFinding]:
     """Run each check with each number of captions per image, up to the first that fails."""
-    folder = Path(getattr(spec, "file", "/")).parent
     for name, check in checks.items():
         problem = ""
         for k in captions:
@@ -35,7 +33,7 @@ def findings(spec: S, checks: Mapping[str, Callable[[S, int], None]], captions: 
             except CheckFailedError as failed:
                 problem = f"{failed} ({k} {'caption' if k == 1 else 'captions'} per image)"
             except Exception as error:
-                problem = f"it raises {where_it_failed(error, folder)}"
+                problem = f"it raises {where_it_failed(error)}"
             if problem:
                 break
         yield PartFinding(name, problem)

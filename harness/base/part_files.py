@@ -18,6 +18,8 @@ from harness.base.errors import SpecError, StoreError
 from harness.base.files import write_bytes
 
 DIGEST_LENGTH = 16
+_LOADED: set[str] = set()
+"""Every file of the parts that this process has imported."""
 
 
 @dataclass(frozen=True)
@@ -80,13 +82,14 @@ class PartFiles:
         assert spec is not None
         module = importlib.util.module_from_spec(spec)
         self._forget_others()
+        _LOADED.update(str(self.file.parent / each) for each in self.contents)
         sys.modules[name] = module
         sys.path.insert(0, str(self.file.parent))
         try:
             exec(compile(self.contents[self.file.name], self.file, "exec"), module.__dict__)
         except (Exception, SystemExit) as error:
             del sys.modules[name]
-            what = f"cannot be imported: {where_it_failed(error, self.file.parent)}"
+            what = f"cannot be imported: {where_it_failed(error)}"
             raise SpecError(what, where=str(self.file), fix="correct it; `harness part check` tries it") from error
         finally:
             sys.path.remove(str(self.file.parent))
@@ -102,14 +105,14 @@ class PartFiles:
                 del sys.modules[name]
 
 
-def where_it_failed(error: BaseException, folder: Path) -> str:
-    """The error, and the last line of a file below `folder` that led to it: `my.py, line 3 (x = 1 / 0): ...`."""
-    told = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
-    if isinstance(error, SyntaxError) and error.filename and folder in Path(error.filename).parents:
+def where_it_failed(error: BaseException) -> str:
+    """The error, and the last line of a part that led to it: `my.py, line 3 (x = 1 / 0): ...`."""
+    told = f"{type(error).__name__}: {error}"
+    if isinstance(error, SyntaxError) and error.filename in _LOADED:
         line = f" ({error.text.strip()})" if error.text else ""
         return f"{Path(error.filename).name}, line {error.lineno}{line}: {type(error).__name__}: {error.msg}"
     for frame in reversed(traceback.extract_tb(error.__traceback__)):
-        if folder in Path(frame.filename).parents:
+        if frame.filename in _LOADED:
             return f"{Path(frame.filename).name}, line {frame.lineno} ({frame.line}): {told}"
     return told
 

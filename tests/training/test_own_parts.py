@@ -7,9 +7,12 @@ from typing import Any
 
 import pytest
 
+from harness import worker
 from harness.base.errors import SpecError
+from harness.base.exit_status import BROKEN
 from harness.config.parts import parts_of
 from tests.head.own_parts import MINER, in_this_process, written
+from tests.node.small import planned, prepared
 from tests.training.made import MINING, attempt, experiment, taken, train
 
 __all__ = ["in_this_process"]
@@ -66,6 +69,17 @@ def test_the_run_executes_its_own_copy(tmp_path: Path) -> None:
 def test_a_validator_of_its_own_speaks_before_training(tmp_path: Path) -> None:
     with pytest.raises(SpecError, match="loss: low is over high"):
         attempt(tmp_path, experiment(loss={**written(tmp_path, ALIGN), "low": 2.0}, mining=MINING, train=train(1)))
+
+
+def test_a_crash_in_it_names_its_line(tmp_path: Path) -> None:
+    broken = ALIGN.replace("batch.final_positives", "batch.finl_positives")
+    _, run = planned(tmp_path, experiment(loss=written(tmp_path, broken), train=train(1)))
+    folder = prepared(tmp_path, run)
+    assert worker.main(folder.path) == BROKEN
+    line = "my_loss.py, line 27 (return clip_terms("
+    message = folder.failure().message
+    assert message.startswith(line)
+    assert "AttributeError: 'PairBatch' object has no attribute 'finl_positives'; see " in message
 
 
 def test_a_miner_of_its_own_trains(tmp_path: Path) -> None:
