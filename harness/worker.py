@@ -20,6 +20,7 @@ from pathlib import Path
 from harness.base.errors import DiskFullError, HarnessError, SupersededError
 from harness.base.exit_status import BROKEN, DISK_FULL, DONE, STOPPED, SUPERSEDED, USER_ERROR
 from harness.base.log import say, say_traceback
+from harness.base.part_files import where_it_failed
 from harness.node.attempt import AttemptRunner, load_request
 from harness.node.stop import Stop, stop_signals
 from harness.parallel.process_group import (
@@ -102,7 +103,7 @@ def _attempt(folder: RunFolder, process: ProcessRank, number: int, stop: Stop) -
     except Exception as error:
         say_traceback()
         cause: Cause = "out_of_memory_gpu" if type(error).__name__ == "OutOfMemoryError" else "crashed"
-        return _failed(folder, process, number, cause, f"{type(error).__name__}: {error}; see {folder.log}", BROKEN)
+        return _failed(folder, process, number, cause, f"{where_it_failed(error)}; see {folder.log}", BROKEN)
 
 
 def _failed(folder: RunFolder, process: ProcessRank, attempt: int, cause: Cause, message: str, status: int) -> int:

@@ -52,6 +52,14 @@ MUTATIONS = (
     Mutation("losses/softmax.py", "if batch.epoch >= self.start else 0.0", "if batch.epoch > self.start else 0.0", "losses/test_references.py::test_mafa_smooths_from_its_epoch_on"),
     Mutation("losses/gated.py", "1 - self.momentum)", "self.momentum)", "losses/test_formulas.py::test_formula[alip]"),
     Mutation("losses/base.py", "self.log_scale.clamp_(max=self.max_log_scale)", "self.log_scale.clamp_(min=-self.max_log_scale)", "losses/test_references.py::test_clamp_and_frozen_scale"),
+    # parts of one's own
+    Mutation("config/parts.py", 'return {**super().science(defaults=defaults), "content": self.content}', "return super().science(defaults=defaults)", "head/test_own_parts.py::test_the_id_follows_content_and_parameters_alone"),
+    Mutation("config/parts.py", "if self.content not in (files.digest, files.file.parent.name):", "if False:", "head/test_own_parts.py::test_an_edit_between_plan_and_run_is_noticed"),
+    Mutation("config/parts.py", "        _remember(self.description, PartFiles(copy, files.contents), type(self).part, self.name)\n", "", "head/test_own_parts.py::test_a_run_keeps_its_part"),
+    Mutation("base/part_files.py", "waiting += _beside(file.parent, _imported(name, contents[name]))", "_imported(name, contents[name])", "head/test_own_parts.py::test_what_is_beside_it_is_found_through_packages"),
+    Mutation("base/part_files.py", "        self._forget_others()\n", "", "head/test_own_parts.py::test_two_parts_may_have_modules_of_one_name"),
+    Mutation("losses/conformance.py", "first = [error for error in errors if not isinstance(error, threading.BrokenBarrierError)]", "first = errors", "losses/test_conformance.py"),
+    Mutation("mining/build.py", "torch.cat([owner[own] * len(text) + own, rows", "torch.cat([owner[own] * 0, rows", "mining/test_conformance.py::test_a_rule_of_pairs_keeps_the_ground_truth"),
     # training
     Mutation("training/trainer.py", "            student.objective.clamp_()\n", "", "training/test_steps.py::test_the_scale_is_clamped_after_each_step"),
     Mutation("training/divergence.py", "state.bad + 1 if lost else 0", "state.bad + 1 if lost else state.bad", "training/test_watch.py"),

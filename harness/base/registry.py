@@ -45,10 +45,12 @@ class Registry(Generic[P, R]):
     def __call__(self, spec: Any, *args: P.args, **kwargs: P.kwargs) -> R:
         """What the builder of exactly this spec's class makes. A subclass is another kind.
 
+        A part in a user's Python file has a spec class of its own; the builder of its `generic` class makes it.
+
         Raises:
             SpecError: the class has no builder.
         """
-        builder = self._builders.get(type(spec))
+        builder = self._builders.get(getattr(spec, "generic", type(spec)))
         if builder is None:
             raise unknown_kind(spec, self.part, self._builders)
         return builder(spec, *args, **kwargs)

@@ -12,6 +12,7 @@ import typer
 
 from harness.base.errors import HarnessError, SpecError
 from harness.cli.data import Set, Spec, data_app, say_store
+from harness.cli.parts import part_app
 from harness.cli.project import project_app
 from harness.cli.store import store_app
 
@@ -31,6 +32,7 @@ app = typer.Typer(
 app.add_typer(project_app)
 app.add_typer(store_app)
 app.add_typer(data_app, name="data")
+app.add_typer(part_app, name="part")
 
 
 def _version(wanted: bool) -> None:

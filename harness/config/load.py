@@ -32,6 +32,8 @@ LONGEST_CHAIN = 32
 """Files that extend one another, or are one another's teachers."""
 _WITH_FILES = ("data", "model", "teacher", "evaluation")
 """Sections that may name files."""
+_WITH_PARTS = ("loss", "mining")
+"""Sections that may name a user's Python file."""
 _CHECKPOINTS = (".pt", ".pth", ".bin", ".ckpt", ".safetensors")
 
 
@@ -193,7 +195,7 @@ def _besides(file: Path, table: Table) -> Iterator[SpecError]:
     except ValidationError as error:
         for problem in problems(error, Experiment):
             section = problem.key.partition(".")[0]
-            if section != "teacher" and (problem.unknown_key or section not in (*_WITH_FILES, "")):
+            if section != "teacher" and (problem.unknown_key or section not in (*_WITH_FILES, *_WITH_PARTS, "")):
                 yield sentence(problem, where=str(file))
 
 
@@ -290,6 +292,10 @@ def _located(place: _Place, table: Table) -> Table:
             with _gathering(wrong):
                 file = place.file(weights, f"{section}.weights", folder=True)
                 located[section] = {**located[section], "weights": str(file.resolve())}
+    for section in _WITH_PARTS:
+        if isinstance(part := located.get(section), dict) and "file" in part:
+            with _gathering(wrong):
+                located[section] = {**part, "file": str(place.file(part["file"], f"{section}.file").resolve())}
     if "path" in located.get("teacher", {}):
         with _gathering(wrong):
             located["teacher"] = _teacher(place, located["teacher"])

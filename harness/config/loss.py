@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BeforeValidator, Field, WithJsonSchema, model_validator
+from pydantic import BeforeValidator, ConfigDict, Field, WithJsonSchema, model_validator
 
 from harness.base.errors import SpecError
 from harness.config.base import Spec
+from harness.config.parts import PythonPart
 
 __all__ = [
     "ALIP",
@@ -25,6 +26,7 @@ __all__ = [
     "Loss",
     "LossSpec",
     "MultiPositiveSigmoid",
+    "PythonLoss",
     "Sigmoid",
     "SoftTargetInfoNCE",
     "SoftTeacher",
@@ -72,6 +74,11 @@ class LossSpec(Spec):
     """The factor is clamped to this after each step; `"off"` does not clamp it."""
 
     @property
+    def label(self) -> str:
+        """As messages and reports call it."""
+        return self.kind_name()
+
+    @property
     def takes_mining(self) -> bool:
         """Whether mined positives can change its value as its fields are."""
         return self.uses_mining
@@ -99,7 +106,7 @@ class SquareLossSpec(LossSpec):
     def check_captions(self, per_image: int) -> None:
         """One caption per image, unless it is taken slot by slot."""
         if per_image != 1 and not self.slotwise:
-            what = f"{self.kind_name()} takes one caption per image, not {per_image}"
+            what = f"{self.label} takes one caption per image, not {per_image}"
             fix = "set slotwise = true for the mean over caption slots, or sample one"
             raise SpecError(what, where="loss", fix=fix)
 
@@ -381,6 +388,18 @@ class DreamLIP(LossSpec):
     uniform weight, 1/patches."""
 
 
+class PythonLoss(PythonPart, LossSpec):
+    """A loss of your own, from a Python file (docs/extending.md). Further keys are the parameters that it declares."""
+
+    model_config = ConfigDict(extra="allow")
+
+    part: ClassVar[str] = "loss"
+    base: ClassVar[type[Spec]] = LossSpec
+    needs_teacher: ClassVar[bool] = False
+    needs_tokens: ClassVar[bool] = False
+    uses_mining: ClassVar[bool] = False
+
+
 Loss = Annotated[
     InfoNCE
     | Sigmoid
@@ -399,7 +418,8 @@ Loss = Annotated[
     | MACL
     | FNC
     | FILIP
-    | DreamLIP,
+    | DreamLIP
+    | PythonLoss,
     Field(discriminator="kind"),
 ]
 
@@ -420,11 +440,11 @@ def check_loss(
         SpecError: it can't.
     """
     if loss.needs_teacher and not has_teacher:
-        raise SpecError(f"{loss.kind} needs a teacher", where="loss", fix="name one under teacher")
+        raise SpecError(f"{loss.label} needs a teacher", where="loss", fix="name one under teacher")
     if loss.needs_tokens and not has_tokens:
-        what = f"{loss.kind} compares tokens, and the model's towers give pooled features only"
+        what = f"{loss.label} compares tokens, and the model's towers give pooled features only"
         raise SpecError(what, where="loss", fix="take a vision transformer, such as tiny-vit or ViT-B-16")
     if mined and not loss.takes_mining:
         fix = "take the mining out, or take multi_positive_sigmoid, soft_target_infonce or supcon_out"
-        raise SpecError(f"{loss.kind} has no place for mined positives", where="loss", fix=fix)
+        raise SpecError(f"{loss.label} has no place for mined positives", where="loss", fix=fix)
     loss.check_captions(captions_per_image)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Discriminator, Field, Tag, model_validator
+from pydantic import ConfigDict, Discriminator, Field, Tag, model_validator
 
 from harness.config.base import Spec
+from harness.config.parts import PythonPart
 
 
 class Quantile(Spec):
@@ -47,6 +48,13 @@ class MiningSpec(Spec):
     def control_of(self) -> MiningSpec | None:
         """The mining that this one is a control of."""
         return None
+
+
+class TeacherMining(MiningSpec):
+    """Mining by the frozen teacher's features; the parameters of a miner of your own derive from it."""
+
+    mines: ClassVar[bool] = True
+    needs_teacher: ClassVar[bool] = True
 
 
 class NoMining(MiningSpec):
@@ -125,7 +133,16 @@ class PlaceboMining(MiningSpec):
         return None if isinstance(self.of, str) else self.of
 
 
-Mining = Annotated[NoMining | ThresholdMining | PlaceboMining, Field(discriminator="kind")]
+class PythonMining(PythonPart, TeacherMining):
+    """A miner of your own, from a Python file (docs/extending.md). Further keys are the parameters that it declares."""
+
+    model_config = ConfigDict(extra="allow")
+
+    part: ClassVar[str] = "mining"
+    base: ClassVar[type[Spec]] = TeacherMining
+
+
+Mining = Annotated[NoMining | ThresholdMining | PlaceboMining | PythonMining, Field(discriminator="kind")]
 
 
 def _comparable(low: float | Quantile | str, high: float | Quantile | str) -> tuple[float, float]:

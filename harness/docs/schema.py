@@ -17,6 +17,7 @@ from pydantic_core import core_schema
 from harness.base.duration import Duration
 from harness.config.ablation import Ablation
 from harness.config.experiment import Experiment
+from harness.config.parts import PythonPart
 from harness.config.profile import Profile
 from harness.config.search import Search
 from harness.runs.settings import Settings
@@ -92,6 +93,10 @@ def _allow_paths(known: dict[str, Schema]) -> None:
         "anyOf": [{"type": "string"}, config],
     }
     known["Experiment"]["patternProperties"] = _ANY_DOTTED_KEY
+    for (
+        part
+    ) in PythonPart.__subclasses__():  # its parameters are any keys; without a kind, a table is a built-in part's
+        known[part.__name__]["required"] = ["kind"]
 
 
 _TITLES = {

@@ -21,6 +21,7 @@ from harness.base.version import PACKAGE, __version__
 from harness.config.ablation import Ablation
 from harness.config.evaluation import Evaluation
 from harness.config.experiment import Experiment
+from harness.config.parts import parts_of
 from harness.execute.bundle import (
     ABLATION,
     ABOUT,
@@ -89,6 +90,10 @@ def publish(
     """
     if folder.exists():
         raise StoreError("exists already", where=str(folder), fix="name a new folder")
+    for arm in plan.arms:
+        if (part := next(parts_of(arm.experiment), None)) is not None:
+            what, fix = f"arm {arm.name!r} has a part of your own, {part.name}", "bundles cannot hold its file yet"
+            raise StoreError(what, where=plan.name, fix=fix)
     records = _records(plan, project.store)
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)

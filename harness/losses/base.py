@@ -6,6 +6,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -158,6 +159,9 @@ class Objective(nn.Module, ABC):
 
     The state dict holds the parameters and, for losses that have one, the running state.
     """
+
+    has_constant_factors: ClassVar[bool] = False
+    """By its definition, some factor that depends on the features or the temperature gets no gradient."""
 
     def __init__(self, spec: LossSpec, sweep: ChunkPass) -> None:
         super().__init__()

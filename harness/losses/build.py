@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from harness.config.loss import LossSpec
-from harness.losses import gated, geometry, sigmoid, softmax, teacher, tokens  # noqa: F401 - each registers its losses
+from harness.losses import gated, geometry, own, sigmoid, softmax, teacher, tokens  # noqa: F401 - each registers its losses
 from harness.losses.base import Objective, objectives
 from harness.losses.chunks import ChunkPass
 from harness.parallel.ranks import Ranks

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import torch
 from torch import Tensor
 
@@ -22,6 +24,7 @@ class ALIPObjective(Objective):
     to 1 where w_s reaches 1 (`as_coded`).
     """
 
+    has_constant_factors: ClassVar[bool] = True
     means: Tensor
 
     def __init__(self, spec: ALIP, sweep: ChunkPass) -> None:

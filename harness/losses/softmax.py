@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import assert_never
+from typing import ClassVar, assert_never
 
 import torch
 import torch.nn.functional as F  # noqa: N812
@@ -158,6 +158,8 @@ class MACLObjective(Objective):
     A pair's loss is -log P, P = exp(z) / (exp(z) + the sum over its row's negatives); other positives of the row are
     no negatives. With `reweight` it is divided by 1 - P, detached.
     """
+
+    has_constant_factors: ClassVar[bool] = True
 
     def __init__(self, spec: MACL, sweep: ChunkPass) -> None:
         super().__init__(spec, sweep)

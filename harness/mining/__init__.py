@@ -1,6 +1,7 @@
 """Mining of positives with a frozen teacher (FFF Eq. 1), its thresholds, its figures, and grouped batches."""
 
-from harness.mining.build import Calibration, MiningRule, build_rule
+from harness.config.mining import TeacherMining
+from harness.mining.build import Calibration, MiningRule, PairRule, build_rule
 from harness.mining.grouping import grouped_order
 from harness.mining.positives import CLAUSES, GROUND_TRUTH, IMAGE_IMAGE, IMAGE_TEXT, TEXT_TEXT, Mined, mine
 from harness.mining.score import Truth, score
@@ -15,6 +16,8 @@ __all__ = [
     "Calibration",
     "Mined",
     "MiningRule",
+    "PairRule",
+    "TeacherMining",
     "Thresholds",
     "Truth",
     "build_rule",

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
 from harness.base.errors import SpecError
 from harness.base.registry import Registry
-from harness.config.mining import MiningSpec, NoMining, PlaceboMining, ThresholdMining
-from harness.mining.placebo import redrawn
-from harness.mining.positives import Mined, mine
+from harness.config.mining import MiningSpec, NoMining, PlaceboMining, PythonMining, ThresholdMining
+from harness.mining.placebo import DRAWN, redrawn
+from harness.mining.positives import GROUND_TRUTH, Mined, mine
 from harness.mining.thresholds import resolve_thresholds
 
-__all__ = ["Calibration", "MiningRule", "build_rule", "rules"]
+__all__ = ["Calibration", "MiningRule", "PairRule", "build_rule", "rules"]
 
 
 class Calibration(NamedTuple):
@@ -28,14 +30,40 @@ class Calibration(NamedTuple):
     """[T] int64: the image of each caption."""
 
 
-class MiningRule(Protocol):
+class MiningRule(ABC):
     """Which pairs of a batch are positives, by the teacher's features."""
 
+    @abstractmethod
     def mine(self, image: Tensor, text: Tensor, owner: Tensor, images: range) -> Mined:
         """The positives of `images` in the whole batch; arguments as in `harness.mining.mine`."""
 
     def logs(self) -> dict[str, float]:
         """What a run's steps log about the rule itself."""
+        return {}
+
+
+class PairRule(MiningRule):
+    """A rule that adds pairs to the ground truth: an image's own captions are always positives."""
+
+    @abstractmethod
+    def pairs(self, image: Tensor, text: Tensor, owner: Tensor, images: range) -> tuple[Tensor, Tensor]:
+        """The pairs to add for `images`, a process's part of the batch, as rows [P] and captions [P], both int64.
+
+        Args:
+            image: the teacher's image features of the whole batch, unit rows [N, e].
+            text: the teacher's features of all captions of the batch, unit rows [M, e].
+            owner: the image of every caption [M].
+            images: the images to mine for. Rows are counted in the whole batch.
+        """
+
+    def mine(self, image: Tensor, text: Tensor, owner: Tensor, images: range) -> Mined:
+        """The pairs and the ground truth, each once."""
+        rows, cols = self.pairs(image, text, owner, images)
+        own = torch.nonzero((owner >= images.start) & (owner < images.stop))[:, 0]
+        keys = torch.unique(torch.cat([owner[own] * len(text) + own, rows * len(text) + cols]))
+        found, captions = keys // len(text), keys % len(text)
+        clause = torch.where(owner[captions] == found, GROUND_TRUTH, DRAWN).to(torch.uint8)
+        return Mined(found, captions, clause, images, len(own))
 
 
 rules: Registry[[Callable[[], Calibration]], MiningRule | None] = Registry("mining")
@@ -58,7 +86,7 @@ def _no_rule(_spec: NoMining, _calibration: Callable[[], Calibration]) -> None:
 
 
 @rules.register(ThresholdMining)
-class ThresholdRule:
+class ThresholdRule(MiningRule):
     """FFF Eq. 1 with the thresholds resolved."""
 
     def __init__(self, spec: ThresholdMining, calibration: Callable[[], Calibration]) -> None:
@@ -74,7 +102,7 @@ class ThresholdRule:
 
 
 @rules.register(PlaceboMining)
-class PlaceboRule:
+class PlaceboRule(MiningRule):
     """As many positives as a threshold rule finds, drawn at random."""
 
     def __init__(self, spec: PlaceboMining, calibration: Callable[[], Calibration]) -> None:
@@ -90,3 +118,10 @@ class PlaceboRule:
     def logs(self) -> dict[str, float]:
         """The thresholds of the matched rule."""
         return self._matched.logs()
+
+
+@rules.register(PythonMining)
+def _own_rule(spec: PythonMining, calibration: Callable[[], Calibration]) -> MiningRule:
+    made = spec.loaded()
+    rule: MiningRule = made(spec.parameters(made.Parameters), calibration)
+    return rule

@@ -50,6 +50,12 @@ class Ranks:
             dist.all_reduce(tensor, dist.ReduceOp.MAX, group=self.group)
         return tensor
 
+    def parts(self, tensor: Tensor) -> list[Tensor]:
+        """The equal-sized tensors of all ranks; not differentiable."""
+        parts = [torch.empty_like(tensor, memory_format=torch.contiguous_format) for _ in range(self.size)]
+        dist.all_gather(parts, tensor.contiguous(), group=self.group)
+        return parts
+
     def all_gather(self, tensor: Tensor) -> Tensor:
         """Equal-sized parts [n, ...] of all ranks as [size * n, ...], rank 0 first; differentiable."""
         return _Gather.apply(tensor, self) if self.size > 1 else tensor
@@ -77,9 +83,7 @@ class _Gather(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, tensor: Tensor, ranks: Ranks) -> Tensor:
         ctx.ranks, ctx.length = ranks, len(tensor)
-        parts = [torch.empty_like(tensor, memory_format=torch.contiguous_format) for _ in range(ranks.size)]
-        dist.all_gather(parts, tensor.contiguous(), group=ranks.group)
-        return torch.cat(parts)
+        return torch.cat(ranks.parts(tensor))
 
     @staticmethod
     @once_differentiable

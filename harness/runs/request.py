@@ -11,6 +11,7 @@ from harness.base.files import read_json
 from harness.config.base import plain
 from harness.config.evaluation import ADDRESSING, Evaluation
 from harness.config.experiment import Experiment
+from harness.config.parts import with_kept_parts
 from harness.config.protocols import VARIANTS, parted
 from harness.config.suites import places
 from harness.runs.identity import digest
@@ -57,7 +58,13 @@ class Request(BaseModel):
         threads: int,
         gpu: int | None = None,
     ) -> Request:
-        """The request of one planned run on this machine."""
+        """The request of one planned run on this machine. Copies parts of a user's own into the run's folder.
+
+        Raises:
+            StoreError: the folder cannot be written, or holds a part that was changed there.
+            SpecError: a part was changed since the spec was read.
+        """
+        experiment = with_kept_parts(experiment, Store(settings.store).run(run_id).parts)
         present = on_this_machine(experiment.evaluation, settings.evaluation_root)
         return cls(
             run_id=run_id,

@@ -14,6 +14,7 @@ store/runs/<id>/
     record.json      the result; if it exists, the run is done
     failure.json     why the last attempt did not complete
     gallery.json     a few images with the captions that mining assigned to them
+    parts/           the user's own Python files that the run executes, in a folder for each content
     outcomes/        per-sample outcomes of evaluation sets
     log.txt          the worker's output
     attempts/        the process and the end of each attempt (see `harness.runs.attempts`)
@@ -115,6 +116,7 @@ class RunFolder:
     failure_file = _File("failure.json")
     spikes = _File("spikes.jsonl")
     outcomes = _File("outcomes")
+    parts = _File("parts")
     gallery = _File("gallery.json")
     log = _File("log.txt")
     lock = _File("lock")

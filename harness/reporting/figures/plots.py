@@ -211,7 +211,7 @@ class Figures:
         self._finish(figure, axes, name, legend)
         few = len(self.styles) < len(self.results.by_arm)
         caption = f"{name}: mean over an arm's finished runs, band from the lowest to the highest seed."
-        several = len({arm.experiment.loss.kind for arm in self.results.plan.arms}) > 1
+        several = len({arm.experiment.loss.label for arm in self.results.plan.arms}) > 1
         caption += " Losses of different objectives are on different scales." if name == "loss" and several else ""
         caption += f" The baseline and the best arms, {len(self.styles)} of {len(self.results.by_arm)}." if few else ""
         said = "; ".join(f"{self._label(curve.arm)} ends at {value(name, float(curve.mean[-1]))}" for curve in curves)

@@ -71,7 +71,7 @@ def training_table(results: Results, columns: Sequence[Column]) -> Table | None:
     heads = (Head("Arm", numeric=False), *numbers(*(_short(column.metric) for column in columns)))
     note = "Mean ± standard deviation over seeds of the last logged values."
     notes = (note, f"{note} Losses of different objectives are on different scales: compare arms by a metric.")
-    kinds = {arm.experiment.loss.kind for arm in results.plan.arms}
+    kinds = {arm.experiment.loss.label for arm in results.plan.arms}
     return Table("training", "Training at its end", heads, tuple(rows), (notes[len(kinds) > 1],))
 
 

@@ -1,0 +1,55 @@
+"""`harness part`: losses and miners of your own in a Python file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+part_app = typer.Typer(no_args_is_help=True, help="Losses and miners of your own: write one from a template, check it.")
+TEMPLATES = {"loss": ("losses/template.py", "MarginLoss"), "mining": ("mining/template.py", "NearestMining")}
+"""By section of a spec: the file that `new` copies, and its class."""
+
+
+@part_app.command()
+def new(
+    part: Annotated[Literal["loss", "mining"], typer.Argument(help="What to write.", show_default=False)],
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="The Python file to write.", show_default=False)],
+) -> None:
+    """Write a commented Python file with a part that works, to start from."""
+    from harness.base.errors import SpecError
+    from harness.base.files import create_text
+    from harness.base.version import PACKAGE
+    from harness.cli.project import said
+
+    if file.suffix != ".py":
+        raise SpecError("is no Python file", where=str(file), fix="give it a name that ends in .py")
+    template, name = TEMPLATES[part]
+    if not create_text(file, (PACKAGE / template).read_text(encoding="utf-8")):
+        raise SpecError("exists already", where=str(file), fix="give another name, or delete it")
+    print(f'{file}\n\nIn a spec: {part} = {{ kind = "python", file = "{file.name}", name = "{name}" }}')
+    print(f"Next: {said(f'part check {file}')}")
+
+
+@part_app.command()
+def check(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="The Python file.", show_default=False)],
+    set_: Annotated[
+        list[str],
+        typer.Option("--set", metavar="KEY=VALUE", help="Set a parameter.", default_factory=list, show_default=False),
+    ],
+    name: Annotated[str | None, typer.Option("--name", help="Check this class only.", show_default=False)] = None,
+) -> None:
+    """Check that a part does what training relies on: exit status 0 if every check passes."""
+    from harness.node.check_part import check_file
+
+    wrong = False
+    for checked in check_file(file, name, set_):
+        print(f"{checked.name} ({checked.part})")
+        for found in checked.findings:
+            wrong |= bool(found.problem)
+            print(
+                f"  FAILED  {found.check}: {found.problem}" if found.problem else f"  ok      {found.check}", flush=True
+            )
+    raise typer.Exit(int(wrong))
