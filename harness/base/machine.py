@@ -13,13 +13,18 @@ _RANKS = re.compile(
 )
 """Variables by which torchrun, srun, MPI or Kubernetes tell a process its rank."""
 
+_DEVICES, _DRIVER = Path("/dev"), Path("/proc/driver/nvidia/gpus")
+
 
 def gpu_count() -> int:
-    """Number of NVIDIA GPUs that this process may use, from the driver's files, because the head imports no torch."""
+    """Number of NVIDIA GPUs that this process may use, from device files, because the head imports no torch.
+
+    A container has the device files of its own GPUs; what the driver says in /proc is absent in some.
+    """
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if visible is not None:
         return len([device for device in visible.split(",") if device.strip() not in ("", "-1")])
-    return len(list(Path("/proc/driver/nvidia/gpus").glob("*")))
+    return len(list(_DEVICES.glob("nvidia[0-9]*"))) or len(list(_DRIVER.glob("*")))
 
 
 def without_ranks(environment: Mapping[str, str]) -> dict[str, str]:

@@ -37,8 +37,8 @@ from harness.parallel.ranks import Ranks
 
 STOPPED = 75
 """Exit status of a process that stopped on request."""
-PATIENCE = timedelta(hours=2)
-"""Timeout of collectives on tensors."""
+PATIENCE = timedelta(minutes=30)
+"""Timeout of collectives on tensors: the longest that GPUs wait for a rank that is gone. It is torch's for gloo."""
 LONG_PATIENCE = timedelta(hours=48)
 """Timeout of collectives on Python objects. It is long because rank 0 may be fitting a linear probe on its own."""
 MEETING_S = 600.0
@@ -185,7 +185,7 @@ def _join(process: ProcessRank, folder: Path, device: torch.device) -> object:
         device_id=device if device.type == "cuda" else None,
     )
     # The control group has its own, longer timeout: ranks may wait for a long evaluation step of rank 0, while a
-    # collective on tensors that takes hours means that a rank is gone.
+    # collective on tensors that takes this long means that a rank is gone.
     return dist.new_group(backend="gloo", timeout=LONG_PATIENCE)
 
 
