@@ -23,7 +23,7 @@ def tokens_of(texts: list[str]) -> Tensor:
     return torch.tensor([[ord(letter) for letter in text[:16].ljust(16)] for text in texts])
 
 
-TOWERS = cast(Towers, SimpleNamespace(tokenize=tokens_of, image_size=16))
+TOWERS = cast(Towers, SimpleNamespace(tokenize=tokens_of, image_size=16, device=torch.device("cpu")))
 
 
 def source(folder: Path, captions: Captions) -> BatchSource:

@@ -190,7 +190,10 @@ def test_a_gpu_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
         choose_device(Resources(device="cuda"), 0)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    current = list[int]()
+    monkeypatch.setattr(torch.cuda, "set_device", lambda device: current.append(device.index))
     assert [choose_device(Resources(), number).index for number in (0, 1, 2)] == [0, 1, 0]
+    assert current == [0, 1, 0]
     assert choose_device(Resources(device="cpu"), 1).type == "cpu"
 
 
