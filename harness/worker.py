@@ -30,6 +30,7 @@ from harness.parallel.process_group import (
     process_rank,
     start_processes,
 )
+from harness.planning.completeness import left_to_do
 from harness.runs.record import Cause, Failure
 from harness.runs.store import RunFolder
 
@@ -51,6 +52,8 @@ def main(run_dir: Path, stop: Stop | None = None, environment: Mapping[str, str]
         process = process_rank(_processes(folder), environment)
         if process.starts:
             return start_processes(process, folder.path)
+        if process.size == 1 and _is_finished(folder):
+            return DONE  # a job that SLURM took for dead finished it while this process was starting
         with _claimed(folder, process) as number, nullcontext(stop) if stop else stop_signals() as stop_request:
             return _fenced(folder, process, number, stop_request)
     except HarnessError as error:
@@ -144,6 +147,13 @@ def _processes(folder: RunFolder) -> int:
         return load_request(folder).processes
     except HarnessError:
         return 1  # the attempt reports the error and records it
+
+
+def _is_finished(folder: RunFolder) -> bool:
+    try:
+        return not left_to_do(folder)
+    except HarnessError:
+        return False  # the attempt reports the error and records it
 
 
 def _step(folder: RunFolder) -> int:

@@ -26,6 +26,7 @@ from harness.runs.store import Store
 from tests.node.small import CONFIG
 from tests.records import metric_in
 
+pytestmark = pytest.mark.slow
 COLOURS = {"red": (220, 30, 30), "green": (30, 200, 30), "blue": (30, 30, 220), "grey": (128, 128, 128)}
 TEMPLATES = ("a photo of a {c} thing", "{c}")
 

@@ -37,6 +37,7 @@ from tests.evaluation.worlds import (
     write_set,
 )
 
+pytestmark = pytest.mark.slow
 CPU = torch.device("cpu")
 BATCH = 5
 PATIENCE_S = 240.0

@@ -78,7 +78,10 @@ LOGS: dict[str, Callable[[Path], object]] = {
 }
 
 
-@pytest.mark.parametrize("steps", [5, STEPS], ids=["while it trains", "before it is evaluated"])
+@pytest.mark.parametrize(
+    "steps",
+    [pytest.param(5, id="while it trains"), pytest.param(STEPS, id="before it is evaluated", marks=pytest.mark.slow)],
+)
 @pytest.mark.parametrize("name", LOGS)
 def test_metrics_that_were_damaged_are_restored(
     tmp_path: Path, whole: dict[str, Any], capsys: pytest.CaptureFixture[str], name: str, steps: int

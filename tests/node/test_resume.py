@@ -131,7 +131,11 @@ def assert_resumes(fields: dict[str, Any], stops: list[int], root: Path, aside: 
     assert (folder.record().cost.flops or 0) > 0
 
 
-@pytest.mark.parametrize("arm", ARMS)
+QUICK = ("fff", "grouped", "float16, average, accumulated")
+"""Among them every kind of state that a checkpoint has; the others are slow tests."""
+
+
+@pytest.mark.parametrize("arm", [arm if arm in QUICK else pytest.param(arm, marks=pytest.mark.slow) for arm in ARMS])
 def test_interrupted_run_ends_bitwise_equal(arm: str, root: Path, tmp_path: Path) -> None:
     stops = np.random.default_rng(len(arm)).choice(np.arange(1, STEPS - 1), size=2, replace=False)
     assert_resumes(ARMS[arm], stops.tolist(), root, tmp_path)

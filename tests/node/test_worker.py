@@ -60,6 +60,17 @@ def test_done_run_is_only_measured_again(tmp_path: Path) -> None:
     assert folder.weights.stat().st_mtime_ns == weights
 
 
+def test_what_another_process_finished_meanwhile_is_no_second_attempt(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A node was taken for dead and its job began again elsewhere, but the run ended before that one had started."""
+    monkeypatch.setenv("HARNESS_SCHEDULED", "1")
+    folder = ready(tmp_path)
+    assert [worker.main(folder.path), worker.main(folder.path)] == [worker.DONE, worker.DONE]
+    assert [attempt.end.cause for attempt in folder.attempts.all() if attempt.end] == ["completed"]
+    assert folder.attempts.newest() == 1
+
+
 @pytest.mark.parametrize("content", [b"", b"no checkpoint", b"PK\x03\x04 torn"])
 def test_damaged_checkpoint(tmp_path: Path, content: bytes, capsys: pytest.CaptureFixture[str]) -> None:
     folder = ready(tmp_path)
