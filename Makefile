@@ -44,10 +44,10 @@ docs: $(INSTALLED) ## build the documentation, with search, in build/site (needs
 	@echo "build/site/index.html; to search in it: $(BIN)/python -m http.server -d build/site"
 
 test: $(INSTALLED) ## run the tests, except slow and browser tests (select with ARGS="-k name")
-	@$(ONE_THREAD) $(IN_MEMORY) $(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup $(ARGS)
+	@$(ONE_THREAD) $(IN_MEMORY) $(BIN)/python -m pytest -n $(WORKERS) $(ARGS)
 
 test-slow: $(INSTALLED) ## run the slow and browser tests (needs Debian's chromium and chromium-driver)
-	@$(ONE_THREAD) $(IN_MEMORY) $(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup -m "slow or browser" --timeout 1800 $(ARGS)
+	@$(ONE_THREAD) $(IN_MEMORY) $(BIN)/python -m pytest -n $(WORKERS) -m "slow or browser" --timeout 1800 $(ARGS)
 
 mutations: $(INSTALLED) ## check that the tests notice small faults in a copy of the code (ARGS="--only 3")
 	@$(ONE_THREAD) $(IN_MEMORY) $(BIN)/python -m tests.mutations --jobs $(WORKERS) $(ARGS)
@@ -58,7 +58,7 @@ histories: $(INSTALLED) ## run N random histories of sweeps over a simulated sch
 
 fuzz: $(INSTALLED) ## run the fuzzers with a fresh seed: all cases, or BUDGET=300 seconds (SEED=7 repeats a campaign)
 	@echo "FUZZ_SEED=$(SEED)"
-	@$(ONE_THREAD) $(IN_MEMORY) FUZZ_SEED=$(SEED) FUZZ_BUDGET=$(BUDGET) $(BIN)/python -m pytest -m fuzz --timeout 0 -n $(WORKERS) --dist loadgroup tests/fuzz $(ARGS)
+	@$(ONE_THREAD) $(IN_MEMORY) FUZZ_SEED=$(SEED) FUZZ_BUDGET=$(BUDGET) $(BIN)/python -m pytest -m fuzz --timeout 0 -n $(WORKERS) --dist loadfile tests/fuzz $(ARGS)
 
 test-slurm: $(INSTALLED) ## run the tests on a real SLURM on this machine (as root; needs Debian's slurm-wlm, slurmdbd, mariadb-server)
 	@$(ONE_THREAD) slurm/testcluster/cluster with $(BIN)/python -m pytest -m slurm --timeout 1800 tests/slurm $(ARGS)

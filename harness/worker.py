@@ -21,7 +21,7 @@ from harness.base.errors import DiskFullError, HarnessError, SupersededError
 from harness.base.exit_status import BROKEN, DISK_FULL, DONE, STOPPED, SUPERSEDED, USER_ERROR
 from harness.base.log import say, say_traceback
 from harness.base.part_files import where_it_failed
-from harness.node.attempt import AttemptRunner, load_request
+from harness.node.attempt import AttemptRunner, is_finished, load_request
 from harness.node.stop import Stop, stop_signals
 from harness.parallel.process_group import (
     ProcessRank,
@@ -30,7 +30,6 @@ from harness.parallel.process_group import (
     process_rank,
     start_processes,
 )
-from harness.planning.completeness import left_to_do
 from harness.runs.record import Cause, Failure
 from harness.runs.store import RunFolder
 
@@ -52,7 +51,7 @@ def main(run_dir: Path, stop: Stop | None = None, environment: Mapping[str, str]
         process = process_rank(_processes(folder), environment)
         if process.starts:
             return start_processes(process, folder.path)
-        if process.size == 1 and _is_finished(folder):
+        if process.size == 1 and is_finished(folder):
             return DONE  # a job that SLURM took for dead finished it while this process was starting
         with _claimed(folder, process) as number, nullcontext(stop) if stop else stop_signals() as stop_request:
             return _fenced(folder, process, number, stop_request)
@@ -147,13 +146,6 @@ def _processes(folder: RunFolder) -> int:
         return load_request(folder).processes
     except HarnessError:
         return 1  # the attempt reports the error and records it
-
-
-def _is_finished(folder: RunFolder) -> bool:
-    try:
-        return not left_to_do(folder)
-    except HarnessError:
-        return False  # the attempt reports the error and records it
 
 
 def _step(folder: RunFolder) -> int:

@@ -20,20 +20,6 @@ if copy:  # tests/mutations.py: the fault in a copy has to be what runs, and any
     assert Path(harness.__file__).is_relative_to(copy), f"{harness.__file__} is not the package in {copy}"
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Tests that share what takes long to make go to one process: pytest-xdist would make it in each."""
-    for item in items:
-        assert isinstance(item, pytest.Function)
-        shared = [
-            definitions[-1].baseid
-            for definitions in item._fixtureinfo.name2fixturedefs.values()
-            if definitions[-1].scope in ("module", "session") and definitions[-1].baseid.startswith("tests")
-        ]
-        if shared:
-            item.add_marker(pytest.mark.xdist_group(min(shared, key=len)))
-
-
 def pytest_configure(config: pytest.Config) -> None:
     """Hide GPUs, from child processes too, unless tests are run that are marked for one: results are those of a CPU."""
     if not re.search(r"(?<!not )\bgpu\b", config.option.markexpr):

@@ -11,7 +11,7 @@ from threading import Event
 
 import torch
 
-from harness.base.errors import StoreError, TrainingError
+from harness.base.errors import HarnessError, StoreError, TrainingError
 from harness.base.files import read_bytes, read_json, write_json
 from harness.base.log import say
 from harness.data.dataset.dataset import open_dataset
@@ -23,6 +23,7 @@ from harness.node.assemble import Assembler
 from harness.node.preview import leave_gallery
 from harness.node.run_evaluation import RunEvaluation
 from harness.parallel.process_group import World
+from harness.planning.completeness import left_to_do
 from harness.runs.identity import identify, teacher_id
 from harness.runs.integrity import file_digest
 from harness.runs.record import Cost, EvaluationResult, Record, StepMetrics, TrainingEnd
@@ -32,6 +33,14 @@ from harness.training import Step, Student, Trainer, checkpoint, provenance
 from harness.training.checkpoint import Checkpoints, TrainingProgress
 
 PROGRESS_EVERY_S = 1.0
+
+
+def is_finished(folder: RunFolder) -> bool:
+    """Whether nothing is left to do on the run; false if that cannot be read, which an attempt then reports."""
+    try:
+        return not left_to_do(folder)
+    except HarnessError:
+        return False
 
 
 def load_request(folder: RunFolder) -> Request:

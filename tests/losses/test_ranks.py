@@ -16,6 +16,7 @@ from harness.losses import PairBatch, Positives, Ranks, build_objective
 from tests.losses.arms import ARMS
 from tests.losses.world import CAPTION_PARTS, FEATURES, IMAGE_PARTS, Outcome, Shape, outcome_of, random_batch
 
+pytestmark = pytest.mark.slow
 IMAGES, CAPTIONS = 8, 2
 
 
