@@ -15,7 +15,7 @@ from pathlib import Path
 from types import ModuleType
 
 from harness.base.errors import SpecError, StoreError
-from harness.base.files import write_bytes
+from harness.base.files import read_bytes, write_bytes
 
 DIGEST_LENGTH = 16
 _LOADED: set[str] = set()
@@ -64,7 +64,7 @@ class PartFiles:
             target = folder / name
             if not target.is_file():
                 write_bytes(target, content)
-            elif (there := target.read_bytes()) != content:
+            elif (there := read_bytes(target)) != content:
                 what = f"was changed since it was copied here ({_first_difference(content, there)})"
                 raise StoreError(what, where=str(target), fix="delete it; an edited part makes new runs")
         return folder / self.file.name
@@ -119,7 +119,7 @@ def where_it_failed(error: BaseException) -> str:
 
 def _read(file: Path) -> bytes:
     try:
-        return file.read_bytes()
+        return read_bytes(file)
     except OSError as error:
         what = "there is no such file" if isinstance(error, FileNotFoundError) else f"cannot be read ({error.strerror})"
         raise SpecError(what, where=str(file), fix="correct the path, which is relative to the spec's file") from None

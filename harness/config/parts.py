@@ -137,17 +137,19 @@ class PythonPart(Spec):
         """Its parameters and its content."""
         return {**super().science(defaults=defaults), "content": self.content}
 
-    def parameters(self, model: type[SpecT]) -> SpecT:
-        """The parameters as the part's own model, with validators of its own.
+    def built(self, *arguments: Any) -> Any:
+        """An object of the class, made from its `Parameters`, with validators of its own, and `arguments`.
 
         Raises:
-            SpecError: the model refuses them.
+            SpecError: as `loaded`; or `Parameters` refuses them.
         """
-        fields = {name: value for name, value in self if name in model.model_fields}
+        made = self.loaded()
+        model: type[Spec] = made.Parameters
         try:
-            return model.model_validate(fields)
+            parameters = model.model_validate({name: value for name, value in self if name in model.model_fields})
         except ValidationError as error:
             raise explain(error, model, where=self.part) from None
+        return made(parameters, *arguments)
 
     def loaded(self) -> Any:
         """The class. Imports the file into this process.

@@ -114,7 +114,7 @@ def _processes(spec: Loss, captions: int) -> None:
 
     def work(rank: int) -> _Outcome:
         try:
-            return _outcome(_built(spec, ranks=_ThreadRanks(None, rank, 2, exchange)), _half(batch, rank))
+            return _outcome(_built(spec, ranks=_ThreadRanks(None, rank, 2, exchange)), part_of(batch, rank, 2))
         except BaseException:
             exchange.barrier.abort()
             raise
@@ -134,8 +134,9 @@ def _processes(spec: Loss, captions: int) -> None:
     _same(halves[0].value, halves[1].value, "two processes get different values")
 
 
-def _half(batch: PairBatch, rank: int) -> PairBatch:
-    n, m = len(batch.image) // 2, len(batch.text) // 2
+def part_of(batch: PairBatch, rank: int, size: int) -> PairBatch:
+    """The part of one of `size` ranks, of a batch whose captions are in the order of their images."""
+    n, m = len(batch.image) // size, len(batch.text) // size
     images, captions = slice(rank * n, (rank + 1) * n), slice(rank * m, (rank + 1) * m)
     assert batch.positives is not None
     mine = batch.positives.rows // n == rank

@@ -16,6 +16,5 @@ def own_objective(spec: PythonLoss, sweep: ChunkPass) -> Objective:
     Raises:
         SpecError: its file cannot be imported, or it refuses its parameters.
     """
-    made = spec.loaded()
-    objective: Objective = made(spec.parameters(made.Parameters), sweep)
+    objective: Objective = spec.built(sweep)
     return objective

@@ -122,6 +122,5 @@ class PlaceboRule(MiningRule):
 
 @rules.register(PythonMining)
 def _own_rule(spec: PythonMining, calibration: Callable[[], Calibration]) -> MiningRule:
-    made = spec.loaded()
-    rule: MiningRule = made(spec.parameters(made.Parameters), calibration)
+    rule: MiningRule = spec.built(calibration)
     return rule

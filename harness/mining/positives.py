@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from harness.mining.similarity import Pairs, Tile, candidates, dots, margin, passing, product, slices, tiles
+from harness.mining.similarity import Pairs, Tile, candidates, counted, dots, margin, passing, product, slices, tiles
 from harness.mining.texts import CaptionTable, TextScores
 from harness.mining.thresholds import Thresholds
 
@@ -51,8 +51,7 @@ class Mined:
         `<clause>_hits_per_image` those that a clause found and `<clause>_only_hits_per_image` those that no other
         clause found; `ground_truth_dropped` is the share of own captions that are no positives.
         """
-        places = self.clause.long()
-        bits = places.new_zeros(16).index_add_(0, places, torch.ones_like(places)).tolist()
+        bits = counted(self.clause.long(), 16).tolist()
         own, images = sum(bits[GROUND_TRUTH:]), max(1, len(self.images))
         logs = {
             "positives_per_image": sum(bits) / images,

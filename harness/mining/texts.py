@@ -8,7 +8,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from harness.mining.similarity import Pairs, Tile, dots, margin, pieces, product, slices
+from harness.mining.similarity import Pairs, Tile, counted, dots, margin, pieces, product, slices
 
 Reduction = Literal["mean", "max", "block_mean"]
 
@@ -33,7 +33,7 @@ class CaptionTable:
     @classmethod
     def of(cls, owner: Tensor, images: int) -> CaptionTable:
         """The table for `owner` [M], the image of every caption."""
-        counts = owner.new_zeros(images).index_add_(0, owner, torch.ones_like(owner))
+        counts = counted(owner, images)
         return cls(torch.argsort(owner, stable=True), counts.cumsum(0) - counts, counts)
 
     def expand(self, images: Tensor) -> tuple[Tensor, Tensor]:

@@ -12,9 +12,10 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from harness.losses import PairBatch, Positives, Ranks, build_objective
+from harness.losses import PairBatch, Ranks, build_objective
+from harness.losses.conformance import part_of
 from tests.losses.arms import ARMS
-from tests.losses.world import CAPTION_PARTS, FEATURES, IMAGE_PARTS, Outcome, Shape, outcome_of, random_batch
+from tests.losses.world import FEATURES, Outcome, Shape, outcome_of, random_batch
 
 pytestmark = pytest.mark.slow
 IMAGES, CAPTIONS = 8, 2
@@ -25,20 +26,6 @@ def _whole() -> PairBatch:
     batch = random_batch(Shape(images=IMAGES, captions=CAPTIONS, density=0.1, seed=4))
     every = torch.arange(IMAGES * CAPTIONS)
     return replace(batch, owner=every // CAPTIONS, slot=every % CAPTIONS, is_raw=every % CAPTIONS == 0)
-
-
-def _part(whole: PairBatch, rank: int, size: int) -> PairBatch:
-    n = IMAGES // size
-    images, captions = slice(rank * n, (rank + 1) * n), slice(rank * n * CAPTIONS, (rank + 1) * n * CAPTIONS)
-    assert whole.positives is not None
-    mine = (whole.positives.rows >= rank * n) & (whole.positives.rows < (rank + 1) * n)
-    return replace(
-        whole,
-        **{name: whole.__dict__[name][images] for name in IMAGE_PARTS},
-        **{name: whole.__dict__[name][captions] for name in CAPTION_PARTS if name != "owner"},
-        owner=whole.owner[captions] - rank * n,
-        positives=Positives(whole.positives.rows[mine] - rank * n, whole.positives.cols[mine]),
-    )
 
 
 def _work(rank: int, folder: str) -> dict[tuple[int, str], Outcome]:
@@ -60,7 +47,7 @@ def _work(rank: int, folder: str) -> dict[tuple[int, str], Outcome]:
 
 def _outcome(name: str, ranks: Ranks) -> Outcome:
     objective = build_objective(ARMS[name].spec, ranks, chunk=3)
-    return outcome_of(objective, _part(_whole(), ranks.rank, ranks.size), 8.0, -3.0)
+    return outcome_of(objective, part_of(_whole(), ranks.rank, ranks.size), 8.0, -3.0)
 
 
 @pytest.fixture(scope="module")

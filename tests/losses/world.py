@@ -10,6 +10,9 @@ import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
 from harness.losses import Objective, PairBatch, Positives
+from harness.losses.conformance import CAPTION_PARTS, FEATURES, IMAGE_PARTS
+
+__all__ = ["CAPTION_PARTS", "FEATURES", "IMAGE_PARTS"]
 
 Formula = Callable[[PairBatch, Tensor, Tensor], Tensor]
 """(batch, t, b) -> loss."""
@@ -59,11 +62,6 @@ def random_batch(shape: Shape) -> PairBatch:
         text_tokens=tokens,
         text_mask=torch.arange(4) < lengths[:, None],
     )
-
-
-IMAGE_PARTS = ("image", "teacher_image", "image_tokens")
-CAPTION_PARTS = ("text", "owner", "slot", "is_raw", "teacher_text", "text_tokens", "text_mask")
-FEATURES = ("image", "text", "image_tokens", "text_tokens")
 
 
 def with_gradients(batch: PairBatch) -> PairBatch:

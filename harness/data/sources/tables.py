@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import os
-import stat
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from harness.base.files import open_plain
 from harness.config.data import TableData
 from harness.config.sources import CaptionFile, SplitColumns
 from harness.data.sources.options import ReadOptions
@@ -173,20 +173,17 @@ class _Reader:
         file = self._folder / path
 
         def read(start: int, stop: int) -> bytes:
-            with file.open("rb") as stream:
+            with open_plain(file) as stream:
                 stream.seek(start)
                 return stream.read(stop - start)
 
         try:
-            status = file.stat()
-            if not stat.S_ISREG(status.st_mode):  # opening a pipe would wait for ever
-                raise RejectedError("image unreadable")
-            head = read(0, _HEAD)
+            size, head = file.stat().st_size, read(0, _HEAD)
         except FileNotFoundError:
             raise RejectedError("image missing") from None
         except (OSError, ValueError):
             raise RejectedError("image unreadable") from None
-        return RawSample(key, path, 0, status.st_size, head, read, raw, pseudo)
+        return RawSample(key, path, 0, size, head, read, raw, pseudo)
 
 
 def _image_cell(cell: Any) -> tuple[bytes | None, str]:
