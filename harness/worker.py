@@ -26,6 +26,7 @@ from harness.node.stop import Stop, stop_signals
 from harness.parallel.process_group import (
     ProcessRank,
     StoppedWaitingError,
+    leave,
     process_group,
     process_rank,
     start_processes,
@@ -160,4 +161,4 @@ def _appears(file: Path) -> bool:
 
 
 if __name__ == "__main__":
-    sys.exit(main(Path(sys.argv[1])))
+    leave(main(Path(sys.argv[1])))

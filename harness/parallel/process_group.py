@@ -21,7 +21,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
-from typing import TypeVar
+from typing import NoReturn, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -45,6 +45,8 @@ MEETING_S = 600.0
 """Timeout of the rendezvous at the start."""
 GRACE_S = 60.0
 """Time in which the other processes must exit after one of them has died."""
+MEETING = "harness-meeting"
+"""Name of the thread that waits for the other processes."""
 RENDEZVOUS = "HARNESS_RENDEZVOUS"
 """Environment variable with the name of the rendezvous, which keeps the address files of different attempts apart."""
 _Object = TypeVar("_Object")
@@ -204,7 +206,7 @@ def _interruptible(wait: Callable[[], _Object], stop: threading.Event) -> _Objec
         except BaseException as error:
             errors.append(error)
 
-    thread = threading.Thread(target=work, daemon=True)
+    thread = threading.Thread(target=work, daemon=True, name=MEETING)
     thread.start()
     while thread.is_alive():
         thread.join(0.05)
@@ -213,6 +215,19 @@ def _interruptible(wait: Callable[[], _Object], stop: threading.Event) -> _Objec
     if errors:
         raise errors[0]
     return results[0]
+
+
+def leave(status: int) -> NoReturn:
+    """End this Python process with `status`, also where a thread still waits for other processes.
+
+    Such a thread is inside torch's C++ code. If that code wakes up while Python ends, it aborts the process, and the exit
+    status is SIGABRT's in place of `status`.
+    """
+    if any(thread.name == MEETING for thread in threading.enumerate()):
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
+    sys.exit(status)
 
 
 def start_processes(process: ProcessRank, folder: Path, module: str = "harness.worker") -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -249,8 +250,11 @@ def test_workers_train_alone_in_an_outer_shell(tmp_path: Path, inline: bool, mon
 @pytest.mark.parametrize("rank", ["0", "1"])
 def test_a_stop_ends_the_wait_for_processes_that_never_come(tmp_path: Path, rank: str) -> None:
     folder = ready(tmp_path)
-    code = "import sys, harness.worker as w; print(1, flush=True); sys.exit(w.main(w.Path(sys.argv[1])))"
-    addressed = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29617", "RANK": rank, "WORLD_SIZE": "2"}
+    code = "import sys, harness.worker as w; print(1, flush=True); w.leave(w.main(w.Path(sys.argv[1])))"
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]  # one of its own: the cases run at the same time
+    addressed = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "RANK": rank, "WORLD_SIZE": "2"}
     process = subprocess.Popen(
         [sys.executable, "-c", code, str(folder.path)],
         stdout=subprocess.PIPE,
@@ -265,6 +269,26 @@ def test_a_stop_ends_the_wait_for_processes_that_never_come(tmp_path: Path, rank
     said = process.communicate(timeout=20)[1]
     assert process.returncode == worker.STOPPED, said
     assert "stopped on request, while waiting for the other processes" in said
+
+
+@pytest.mark.parametrize(("waits", "handled"), [(True, ""), (False, "handlers ran\n")])
+def test_python_is_not_unwound_below_a_thread_that_still_waits(waits: bool, handled: str) -> None:
+    # Where that thread woke up inside torch's C++ code meanwhile, the process aborted in place of its exit status.
+    code = f"""
+import atexit, threading
+from harness.parallel.process_group import StoppedWaitingError, _interruptible, leave
+atexit.register(print, "handlers ran")
+never, stop = threading.Event(), threading.Event()
+stop.set()
+try:
+    _interruptible(never.wait if {waits} else int, stop)
+except StoppedWaitingError:
+    print("stopped")
+leave(75)
+"""
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert ended.returncode == 75, ended.stderr
+    assert ended.stdout == ("stopped\n" if waits else "") + handled
 
 
 @pytest.mark.parametrize(
