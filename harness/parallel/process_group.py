@@ -220,8 +220,8 @@ def _interruptible(wait: Callable[[], _Object], stop: threading.Event) -> _Objec
 def leave(status: int) -> NoReturn:
     """End this Python process with `status`, also where a thread still waits for other processes.
 
-    Such a thread is inside torch's C++ code. If that code wakes up while Python ends, it aborts the process, and the exit
-    status is SIGABRT's in place of `status`.
+    Such a thread is inside torch's C++ code. If that code wakes up while Python ends, it aborts the process, whose exit
+    status is then SIGABRT's.
     """
     if any(thread.name == MEETING for thread in threading.enumerate()):
         sys.stdout.flush()
