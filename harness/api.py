@@ -8,6 +8,7 @@ created in Python (`Ablation.model_validate({...})`) belongs to the project of t
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from threading import Event
 from typing import TYPE_CHECKING, TypeAlias
@@ -21,6 +22,7 @@ from harness.config.search import Search
 from harness.execute.executor import Progress
 from harness.execute.run import Confirm, Outcome, is_profile, remember, start_in_background, submit
 from harness.execute.run import run as carry_out
+from harness.planning.looks import Look
 from harness.planning.plan import Plan
 from harness.planning.workspace import Project
 from harness.runs.noted import find_run
@@ -133,12 +135,15 @@ def run(
     detach: bool = False,
     confirm: Confirm | None = None,
     on_progress: Callable[[Progress], None] | None = None,
+    on_look: Callable[[Look], None] | None = None,
     stop: Event | None = None,
     verbose: bool = False,
     arms: Sequence[str] = (),
     seeds: Sequence[int] = (),
 ) -> Outcome:
     """Train and evaluate every missing run once; the result is true if every run is done.
+
+    If seeds are added on demand, look at the claims after each round, and go on until none is open.
 
     A KeyboardInterrupt stops cleanly (running runs write a checkpoint first) and is raised again.
 
@@ -150,6 +155,7 @@ def run(
         detach: return at once. Jobs continue by themselves; on this machine, a background command continues the runs.
         confirm: called if the budget may not be enough; without it, that is an error.
         on_progress: called with a snapshot a few times a second.
+        on_look: called after each look at the claims.
         stop: once another thread sets it, running runs write a checkpoint and exit.
         verbose: let `inline` print and handle signals in the calling thread, as the command does.
         arms, seeds: carry out the runs of these alone.
@@ -163,23 +169,47 @@ def run(
     planned = plan(spec, assignments)
     at = project(planned)
     target = on or at.settings.profile
-    remember(planned, at.store)
     part = planned.part(arms, seeds) if arms or seeds else planned
     if detach:
+        remember(planned, at.store)
         chosen = [word for arm in arms for word in ("--arm", arm)]
         chosen += ["--seeds", ",".join(map(str, seeds))] if seeds else []
         return _detached(spec, assignments, part, at, target, jobs, max_gpu_hours, confirm, chosen)
-    return carry_out(
-        part,
-        at,
-        target,
-        jobs=jobs,
-        max_gpu_hours=max_gpu_hours,
-        confirm=confirm,
-        on_progress=on_progress,
-        stop=stop,
-        verbose=verbose,
-    )
+    while True:
+        remember(planned, at.store)
+        outcome = carry_out(
+            part,
+            at,
+            target,
+            jobs=jobs,
+            max_gpu_hours=max_gpu_hours,
+            confirm=confirm,
+            on_progress=on_progress,
+            stop=stop,
+            verbose=verbose,
+        )
+        if not outcome or part is not planned or not planned.ablation.on_demand:
+            return outcome
+        look = _next_look(planned, at.store)
+        planned = part = at.plan(planned.ablation, planned.assignments, name=planned.name)
+        if look is None:
+            return outcome
+        if on_look is not None:
+            on_look(look)
+        if look.is_last:
+            return replace(outcome, plan=planned)
+
+
+def _changed_looks(planned: Plan, store: Store) -> list[str]:
+    from harness.reporting.looks import changed_looks
+
+    return changed_looks(planned, store)
+
+
+def _next_look(planned: Plan, store: Store) -> Look | None:
+    from harness.reporting.looks import next_look
+
+    return next_look(planned, store)
 
 
 @door
@@ -341,7 +371,7 @@ def verify(spec: Spec, assignments: Sequence[str] = (), *, retrain: int = 0, roo
     if retrain and (bundle is not None or run_id is not None):
         raise SpecError("only runs of a spec can be trained again", where=str(spec), fix="give the spec's file")
     if bundle is not None:
-        return verify_bundle(bundle, _rendered, root)
+        return verify_bundle(bundle, _rendered, _changed_looks, root)
     if run_id is not None:
         engine.verify_run(find_run(project().store, run_id), found)
         return found
@@ -354,6 +384,7 @@ def verify(spec: Spec, assignments: Sequence[str] = (), *, retrain: int = 0, roo
         found.unproven.append(f"{missing} of {len(planned.runs)} runs have not finished")
     if found.runs:
         engine.verify_report(_rendered(planned, at.store, "json"), found)
+        found.problems += _changed_looks(planned, at.store)
     engine.retrain(planned, at, retrain, found)
     return found
 
@@ -497,7 +528,7 @@ def _detached(
 ) -> Outcome:
     """Submit the runs, and start a background command for runs that the queue rejects or that use this machine."""
     outcome = Outcome(planned, Progress(0, len(planned.runs)))
-    if is_profile(target):
+    if is_profile(target) and not planned.ablation.on_demand:  # whose next runs depend on a look at these
         outcome = submit(planned, at, target, max_gpu_hours=max_gpu_hours, confirm=confirm)
         if outcome.in_jobs:
             return outcome

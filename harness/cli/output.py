@@ -90,6 +90,10 @@ def plan(planned: Plan, store: Store, timed: Mapping[str, float] | None = None) 
     for run in teachers:
         say(f"teacher {run}: {planned.runs[run].steps} steps, {states[run]}")
     say(_cost_line(planned, store, sum(state is Life.TRAINED for state in states.values()), timed))
+    if (demand := planned.ablation.on_demand) is not None:
+        looks = ", ".join(map(str, demand.looks))
+        over = ", and no claim is open" if planned.looks and planned.looks[-1].is_last else ""
+        say(f"seeds until the claims are decided: looks at {looks} seeds; {len(planned.looks)} taken{over}")
     for reason in planned.missing_data:
         say(f"missing: {reason}")
     for warning in confounded(planned.ablation, planned.experiments):

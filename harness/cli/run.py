@@ -20,6 +20,7 @@ from harness.execute.cancel import Asked
 from harness.execute.executor import Progress
 from harness.execute.run import Background, Outcome
 from harness.execute.slurm.jobs import Cancelled
+from harness.planning.looks import Look
 from harness.planning.plan import Plan
 from harness.planning.workspace import Project
 
@@ -85,6 +86,14 @@ def say_end(outcome: Outcome) -> None:
             print("jobs continue; repeat the command, from any shell, to follow them", file=sys.stderr)
         else:
             print("stopped; repeat the command to resume from the checkpoints", file=sys.stderr)
+
+
+def say_look(look: Look) -> None:
+    """Print what a look at the claims found, and which arms get more seeds."""
+    said = "; ".join(f"{one.text}: {one.word}" for one in look.claims)
+    more = ", ".join(f"{arm} ({number})" for arm, number in look.more.items())
+    then = f"more seeds for {more}" if more else "no claim is open any more"
+    print(f"look {look.number}, {plural(look.seeds, 'seed')}, {look.hours:.3g} device-hours: {said}. {then}")
 
 
 def say_detached(outcome: Outcome, spec: Path) -> None:

@@ -246,7 +246,8 @@ def run(
         return
     stopping = shown.LEAVING if is_profile(target) else shown.STOPPING
     with shown.clean_stop(stopping) as stop, shown.display(planned) as show:
-        outcome = run(confirm=confirm, on_progress=show, stop=stop, verbose=True)
+        outcome = run(confirm=confirm, on_progress=show, on_look=shown.say_look, stop=stop, verbose=True)
+    planned = outcome.plan if not (arm or chosen) else planned
     shown.say_end(outcome)
     shown.wrap_up(planned, api.project(planned), ending=bool(outcome))
     raise typer.Exit(0 if outcome else 1)

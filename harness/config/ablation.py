@@ -16,7 +16,7 @@ from harness.config.base import LoadedSpec, Spec
 from harness.config.experiment import Experiment
 from harness.config.explain import nearest
 from harness.config.overrides import Table, expand, merge
-from harness.config.seeds import Seeds, listed
+from harness.config.seeds import Replicates, SeedsOnDemand, listed
 
 MOST_RUNS = 20_000
 _MARGIN = re.compile(r"\s*(\d*\.?\d+)\s*(points?)?\s*")
@@ -121,8 +121,9 @@ class Ablation(LoadedSpec):
     and so on. `one_at_a_time`: vary one factor, with all others at their first level."""
     exclude: tuple[Table, ...] = ()
     """Combinations of axes to leave out: dotted paths, each with a level or a list of levels."""
-    seeds: Seeds = 3
-    """Replicates: a number n (seeds 0 to n-1), or the seeds themselves."""
+    seeds: Replicates = 3
+    """Replicates: a number n (seeds 0 to n-1), the seeds themselves, or `{ until = "decided", least = 3, most = 12 }`:
+    after each round of seeds the claims are looked at, and only arms of open claims get more (docs/statistics.md)."""
     primary: str
     """The metric that answers the question: `set/metric`."""
     margin: Margin | None = Field(default=None, examples=["0.3 points", "0.02"])
@@ -146,6 +147,10 @@ class Ablation(LoadedSpec):
         runs = max(len(self.arms), 1) * count_cells(self.axes, self.combine) * len(self.seed_list)
         if runs > MOST_RUNS:
             raise ValueError(f"declares {runs:,} runs, more than {MOST_RUNS:,}: give fewer arms, levels or seeds")
+        if self.on_demand and not self.claims:
+            raise ValueError(
+                'seeds.until = "decided" needs claims to decide: add [[claims]], or give a number of seeds'
+            )
         known = [name for name, _ in self.variants()]
         if not known:
             rules = "exclude removes all of them" if self.exclude else "add [arms.NAME] tables, or [axes]"
@@ -166,8 +171,13 @@ class Ablation(LoadedSpec):
 
     @property
     def seed_list(self) -> tuple[int, ...]:
-        """The seeds of the replicates."""
-        return listed(self.seeds)
+        """The seeds of the replicates; on demand, all that there may be."""
+        return listed(self.seeds.most if isinstance(self.seeds, SeedsOnDemand) else self.seeds)
+
+    @property
+    def on_demand(self) -> SeedsOnDemand | None:
+        """How seeds are added until the claims are decided; None if their number is fixed."""
+        return self.seeds if isinstance(self.seeds, SeedsOnDemand) else None
 
     def margin_of(self, claim: Claim) -> str | None:
         """The margin that a claim is judged by."""

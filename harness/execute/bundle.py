@@ -17,6 +17,7 @@ import math
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
@@ -28,6 +29,7 @@ from harness.base.version import PACKAGE
 from harness.config.ablation import Ablation
 from harness.config.data import Data
 from harness.config.overrides import Table, Whole, expand
+from harness.planning.looks import read_looks
 from harness.planning.plan import Plan, make_plan
 from harness.runs.record import DataReport
 from harness.runs.settings import Settings
@@ -168,7 +170,8 @@ def planned(name: str, ablation: Ablation, reports: Mapping[str, DataReport], fo
             raise StoreError("does not have the data of an arm", where=str(folder / DATA), fix=_FIX)
         return found
 
-    plan = make_plan(ablation, name=name, where=str(folder / ABLATION), inspect=inspect)
+    looks = partial(read_looks, Store(folder / STORE))
+    plan = make_plan(ablation, name=name, where=str(folder / ABLATION), inspect=inspect, read_looks=looks)
     plan.settings = Settings(store=folder / STORE, tracking_uri="none")
     return plan
 

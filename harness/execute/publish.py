@@ -44,6 +44,7 @@ from harness.execute.bundle import (
     sums,
 )
 from harness.planning.claims import planned_claims
+from harness.planning.looks import note_look
 from harness.planning.plan import Plan
 from harness.planning.workspace import Project
 from harness.runs.identity import weights_id
@@ -145,12 +146,14 @@ class _Writer:
     def write(self, render: Render) -> list[dict[str, Any]]:
         """Write everything; returns the claims."""
         copy, reports = self._ablation(), self._reports()
+        store = Store(self.folder / STORE)
+        store.begin()
+        for look in self.plan.looks:
+            note_look(store, self.plan.looks_key, look)
         bundled = planned(self.plan.name, as_ablation(copy), reports, self.folder)
         self._compare(bundled)
         write_json(self.folder / ABLATION, copy)
         write_json(self.folder / DATA, {key: one.model_dump(mode="json") for key, one in reports.items()})
-        store = Store(self.folder / STORE)
-        store.begin()
         for run in self.records:
             self._run(self.project.store.run(run), store.run(run))
         began = {run: record.started_at for run, record in self.records.items()}

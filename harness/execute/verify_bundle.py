@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 from harness.base.errors import HarnessError
@@ -10,13 +11,18 @@ from harness.base.files import read_text
 from harness.execute.bundle import REPORT, Bundle, Render, changed, differences, is_this_code, read_bundle, root_hash
 from harness.execute.verify import Verification, verify_report, verify_run
 from harness.planning.claims import claim_runs
+from harness.planning.plan import Plan
+from harness.runs.store import Store
 
 
-def verify_bundle(folder: Path, render: Render, root: str | None = None) -> Verification:
+def verify_bundle(
+    folder: Path, render: Render, changed_looks: Callable[[Plan, Store], list[str]], root: str | None = None
+) -> Verification:
     """Verify the bundle in `folder`.
 
     Args:
         render: makes the report again.
+        changed_looks: takes the looks at its claims again; returns a sentence for each that differs.
         root: the root hash as it was published. Without it, a bundle that was made anew as a whole is not noticed.
 
     Raises:
@@ -34,6 +40,7 @@ def verify_bundle(folder: Path, render: Render, root: str | None = None) -> Veri
         _runs(bundle, found)
         _claims(bundle, found)
         _report(bundle, render, found)
+        found.problems += changed_looks(bundle.plan, bundle.store)
     except (HarnessError, KeyError, TypeError, ValueError, AttributeError) as error:
         found.problems.append(f"{folder}: not everything could be checked ({error})")
     return found

@@ -17,6 +17,7 @@ from harness.config.experiment import Experiment, ExperimentTeacher, OpenClipTea
 from harness.config.explain import nearest, problems, sentence
 from harness.config.overrides import expand, laid_over
 from harness.planning.isolation import check_claims
+from harness.planning.looks import Look, looks_key
 from harness.runs.identity import digest, identify, teacher_id
 from harness.runs.planned import PlannedRun
 from harness.runs.record import DataReport
@@ -24,6 +25,8 @@ from harness.runs.settings import Settings
 
 Inspect = Callable[[Data], DataReport]
 """Reports the contents of a data set; `harness.data.inspect_data` with its cache."""
+ReadLooks = Callable[[str], Sequence[Look]]
+"""Returns the looks so far of the ablation with this key."""
 
 
 @dataclass(frozen=True)
@@ -58,6 +61,10 @@ class Plan:
     """The assignments that were laid over the spec."""
     left_out: frozenset[str] = frozenset()
     """Runs of the ablation that this part of its plan does not have."""
+    looks: tuple[Look, ...] = ()
+    """The looks at its claims so far, if its seeds are added on demand."""
+    looks_key: str = ""
+    """Their folder."""
 
     def part(self, arms: Sequence[str] = (), seeds: Sequence[int] = ()) -> Plan:
         """The plan with the runs of these arms and seeds, and their teachers, alone. Empty: all of them.
@@ -69,9 +76,10 @@ class Plan:
         for arm in arms:
             if arm not in self._by_name:
                 raise SpecError(f"there is no arm {arm!r}", where=where, fix=nearest(arm, self._by_name))
+        planned = dict.fromkeys(seed for _, seed in self.cells)
         for seed in seeds:
-            if seed not in self.ablation.seed_list:
-                known = ", ".join(map(str, self.ablation.seed_list))
+            if seed not in planned:
+                known = ", ".join(map(str, planned))
                 raise SpecError(f"there is no seed {seed}", where=where, fix=f"its seeds are {known}")
         cells = {
             (arm, seed): run
@@ -132,7 +140,9 @@ class Plan:
         return self.arm(self.ablation.baseline).experiment.science(defaults=True)
 
 
-def make_plan(ablation: Ablation, *, name: str, where: str, inspect: Inspect) -> Plan:
+def make_plan(
+    ablation: Ablation, *, name: str, where: str, inspect: Inspect, read_looks: ReadLooks = lambda _key: ()
+) -> Plan:
     """Plan the runs of `ablation`.
 
     Args:
@@ -149,15 +159,32 @@ def make_plan(ablation: Ablation, *, name: str, where: str, inspect: Inspect) ->
     check_claims(ablation, plan.experiments, where)
     planner = Planner(plan, inspect)
     owners: dict[str, str] = {}
-    for arm in plan.arms:
-        for seed in ablation.seed_list:
+
+    def add(arm: Arm, seeds: Sequence[int]) -> None:
+        for seed in seeds:
             run = planner.add(_seeded(arm.experiment, seed), "arm", f"{where}: arm {arm.name!r}")
-            if run.id in owners:
+            if owners.setdefault(run.id, arm.name) != arm.name:
                 fix = "leave one out with `exclude`, or" if ablation.axes else "remove one of them, or"
                 what = f"arms {owners[run.id]!r} and {arm.name!r} are the same run"
                 raise SpecError(what, where=where, fix=f"{fix} change a field that can change a result")
-            owners[run.id] = arm.name
             plan.cells[arm.name, seed] = run.id
+
+    if (demand := ablation.on_demand) is None:
+        for arm in plan.arms:
+            add(arm, ablation.seed_list)
+        return plan
+    for arm in plan.arms:
+        add(arm, range(demand.least))
+    plan.looks_key = looks_key(ablation, list(plan.cells.values()))
+    plan.looks = tuple(read_looks(plan.looks_key))
+    for arm in plan.arms:
+        add(arm, range(demand.least, max([demand.least, *(look.more.get(arm.name, 0) for look in plan.looks)])))
+    plan.cells = {
+        (arm.name, seed): plan.cells[arm.name, seed]
+        for arm in plan.arms
+        for seed in ablation.seed_list
+        if (arm.name, seed) in plan.cells
+    }
     return plan
 
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from harness.base.errors import DataError
 from harness.config.ablation import Ablation
 from harness.config.data import LATER_FIELDS, Data
 from harness.config.load import load
+from harness.planning.looks import read_looks
 from harness.planning.plan import Plan, Planner, make_plan
 from harness.runs.identity import digest
 from harness.runs.record import DataReport
@@ -60,7 +62,7 @@ class Project:
         name = name or (file.stem if file else "ablation")
         where = name if isinstance(spec, Ablation) and not file else str(file)
         inspect = self._inspect_or_guess if provisional else self._inspect
-        plan = make_plan(ablation, name=name, where=where, inspect=inspect)
+        plan = make_plan(ablation, name=name, where=where, inspect=inspect, read_looks=partial(read_looks, self.store))
         plan.settings, plan.file, plan.assignments = self.settings, file, tuple(assignments)
         return plan
 

@@ -16,6 +16,7 @@ from harness.statistics.seeds import (
     summarise,
     t_interval,
 )
+from harness.statistics.sequential import Evidence, Judged, Rounds
 
 __all__ = [
     "CONFIDENCE",
@@ -24,7 +25,10 @@ __all__ = [
     "Effect",
     "Estimation",
     "Estimator",
+    "Evidence",
     "Interval",
+    "Judged",
+    "Rounds",
     "SampleTest",
     "Summary",
     "compare_samples",

@@ -75,6 +75,7 @@ def as_json(document: Document) -> str:
             | {"difference": asdict(one.difference) if one.difference else None}
             for one in document.verdicts
         ],
+        "looks": [one.model_dump(mode="json") for one in results.plan.looks],
         "controls": [_control(document.primary, one) for one in controls(results)],
         "references": [one.model_dump(mode="json") for one in ablation.references],
         "runs": [_run(run) for run in (*results.teachers, *results.runs)],

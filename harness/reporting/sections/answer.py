@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from itertools import zip_longest
 from typing import Literal
 
 from harness.config.ablation import Claim, margin_size
 from harness.planning.isolation import Isolation, common_factor, isolation, listed
+from harness.planning.looks import Look, LookedClaim, LookWord
 from harness.reporting.collect.comparison import ArmValue, Column, Level, difference_between, shared_level
 from harness.reporting.collect.results import Results
 from harness.reporting.formats.numbers import count, difference, higher_is_better, mean, named, p_value, unit, value
-from harness.statistics import CONFIDENCE, Difference, equality_p, holm
+from harness.statistics import CONFIDENCE, Difference, Evidence, Judged, Rounds, equality_p, holm
 
 Word = Literal["better", "worse", "equal", "open", "both at chance", "both at the ceiling"]
 Verdicted = Literal["not attributable", "not comparable", "no result"] | Word
@@ -41,6 +43,8 @@ class Verdict:
     """Of no difference, after Holm's correction for the number of claims. None for a claim that is not judged."""
     equality_p: float | None = None
     """Of a difference beyond the margin, corrected in the same way. None without a margin too."""
+    looked: LookedClaim | None = None
+    """What the last look said of it, if seeds are added on demand. The p-values are then that look's, not corrected."""
 
     @property
     def is_decided(self) -> bool:
@@ -52,9 +56,13 @@ class Verdict:
         """The verdict in words."""
         match self.word:
             case "equal":
-                return f"equal within {self.margin}"
+                return f"equal within {self.margin}" + (f" (look {self.looked.look})" if self.looked else "")
             case "not attributable":
                 return self.isolation.why_not
+            case "open" if self.looked and self.looked.word == "given up":
+                return "open (more seeds would hardly decide it)"
+            case "better" | "worse" if self.looked:
+                return f"{self.word} (look {self.looked.look})"
             case "open":
                 return "open (one seed tells nothing)" if self.difference and self.difference.n == 1 else "open"
             case word:
@@ -85,14 +93,62 @@ def verdicts(results: Results, column: Callable[[str], Column]) -> list[Verdict]
     Args:
         column: function that returns the column of a metric.
     """
-    ablation = results.plan.ablation
-    found = [_unjudged(results, claim, column(claim.metric or ablation.primary)) for claim in ablation.claims]
+    found = _unjudged_claims(results, column)
+    if results.plan.ablation.on_demand:
+        last = results.plan.looks[-1].claims if results.plan.looks else []
+        return [_as_looked(*pair) for pair in zip_longest(found, last)]
     judged = [place for place, one in enumerate(found) if one.word == "open" and one.difference is not None]
     different = holm([_p(found[place]) for place in judged])
     equal = holm([_equality_p(found[place]) for place in judged])
     for place, p, same in zip(judged, different, equal, strict=True):
         found[place] = _judged(replace(found[place], p=p, equality_p=same))
     return found
+
+
+def take_look(results: Results, column: Callable[[str], Column], taken_at: float) -> Look:
+    """Look at the claims that the looks of the plan have left open. All runs of the plan must be done.
+
+    Args:
+        column: function that returns the column of a metric.
+        taken_at: Unix time.
+    """
+    plan = results.plan
+    demand, number = plan.ablation.on_demand, len(plan.looks)
+    assert demand is not None
+    sizes, found = demand.looks, _unjudged_claims(results, column)
+    claims = {place: one for place, one in enumerate(plan.looks[-1].claims if plan.looks else ()) if one.word != "open"}
+    evidence = {}
+    for place, one in enumerate(found):
+        if place in claims:
+            continue
+        margin = margin_size(one.margin)[0] if one.margin else None
+        evidence[place] = Evidence(one.difference, margin)
+        if one.word != "open":
+            claims[place] = LookedClaim(text=one.claim.text, word="not judged", look=number + 1)
+    open_ = [place for place in evidence if place not in claims]
+    settled: list[Judged] = [_JUDGED[one.word] for one in claims.values() if one.word != "not judged"]
+    for place, judged in zip(open_, Rounds(sizes).judge([evidence[at] for at in open_], number, settled), strict=True):
+        one, seen = found[place], evidence[place]
+        claims[place] = LookedClaim(
+            text=one.claim.text,
+            word=_direction(one) if judged == "different" else judged,
+            look=number + 1,
+            mean=seen.difference.mean if seen.difference else None,
+            error=seen.difference.error if seen.difference else None,
+            p=seen.p,
+            equality_p=seen.equality_p,
+        )
+    going = [found[place].claim for place in open_ if claims[place].word == "open"]
+    arms = {plan.ablation.baseline, *(arm for claim in going for arm in (claim.arm, claim.than))} if going else set()
+    return Look(
+        number=number + 1,
+        seeds=sizes[number],
+        claims=tuple(claims[place] for place in range(len(found))),
+        more={arm.name: sizes[number + 1] for arm in plan.arms if arm.name in arms},
+        runs={f"{arm}/{seed}": run for (arm, seed), run in plan.cells.items()},
+        hours=sum(run.record.cost.device_hours for run in (*results.runs, *results.teachers) if run.record),
+        taken_at=taken_at,
+    )
 
 
 def is_shown(arm: ArmValue) -> bool:
@@ -197,6 +253,28 @@ def _names(results: Results) -> dict[str, str]:
     return {arm: named(label) for arm, label in results.labels.items()}
 
 
+_JUDGED: dict[LookWord, Judged] = {
+    "better": "different",
+    "worse": "different",
+    "equal": "equal",
+    "given up": "given up",
+    "open": "open",
+}
+
+
+def _as_looked(one: Verdict, looked: LookedClaim | None) -> Verdict:
+    """The verdict that the last look gave; later seeds do not change it."""
+    if looked is None or looked.word == "not judged":
+        return one
+    word: Word = "open" if looked.word == "given up" else looked.word
+    return replace(one, word=word, p=looked.p, equality_p=looked.equality_p, looked=looked)
+
+
+def _unjudged_claims(results: Results, column: Callable[[str], Column]) -> list[Verdict]:
+    ablation = results.plan.ablation
+    return [_unjudged(results, claim, column(claim.metric or ablation.primary)) for claim in ablation.claims]
+
+
 def _unjudged(results: Results, claim: Claim, column: Column) -> Verdict:
     """The verdict on a claim that its numbers cannot change, or `open`."""
     ours, theirs = column.arms[claim.arm], column.arms[claim.than]
@@ -220,7 +298,12 @@ def _judged(one: Verdict) -> Verdict:
         return replace(one, word="equal")
     if one.p is None or one.p >= 1 - CONFIDENCE or one.difference is None:
         return one
-    return replace(one, word="better" if (one.difference.mean > 0) == higher_is_better(one.metric) else "worse")
+    return replace(one, word=_direction(one))
+
+
+def _direction(one: Verdict) -> Literal["better", "worse"]:
+    assert one.difference is not None
+    return "better" if (one.difference.mean > 0) == higher_is_better(one.metric) else "worse"
 
 
 def _p(one: Verdict) -> float | None:

@@ -6,11 +6,13 @@ from collections.abc import Callable, Sequence
 
 from harness.config.ablation import Reference
 from harness.planning.isolation import common_factor, listed
+from harness.planning.plan import Plan
 from harness.reporting.collect.comparison import ArmValue, Column, shared_level
 from harness.reporting.collect.results import Results
 from harness.reporting.formats.numbers import (
     NOTHING,
     clean,
+    count,
     difference,
     heading,
     higher_is_better,
@@ -80,15 +82,38 @@ def claims_table(results: Results, verdicts: Sequence[Verdict]) -> Table | None:
         )
         for one in verdicts
     )
+    how = "" if results.plan.ablation.on_demand else " (Holm)"
     heads = (
         *words("Claim", "Verdict"),
-        *numbers("Δ [95 % interval]", "p (Holm)", *(["p of inequality (Holm)"] if margins else [])),
+        *numbers("Δ [95 % interval]", *(name + how for name in ("p", *(["p of inequality"] if margins else [])))),
         *words("Arms compared", "About", "Metric"),
     )
-    notes = ["Verdicts hold for all claims together: p < 0.05 after Holm's correction for their number."]
+    corrected = "p < 0.05 after Holm's correction for their number"
+    if results.plan.ablation.on_demand:
+        corrected = (
+            "all looks together err in at most 5 % of ablations (Lan-DeMets, Holm); p-values are as they are at a look"
+        )
+    notes = [f"Verdicts hold for all claims together: {corrected}."]
     notes[0] += " Intervals are marginal: each covers with 95 % alone."
     notes += ["Equal: two one-sided tests place the difference within the margin, corrected alike."] if margins else []
+    notes += _looks_note(results.plan)
     return Table("claims", "Claims and what these runs say about them", heads, rows, tuple(notes))
+
+
+def _looks_note(plan: Plan) -> list[str]:
+    """How far the seeds on demand have come, a sentence."""
+    if (demand := plan.ablation.on_demand) is None:
+        return []
+    if not plan.looks:
+        return [f"Seeds on demand: the first look comes when every arm has {demand.least} seeds."]
+    last, sizes = plan.looks[-1], ", ".join(str(look.seeds) for look in plan.looks)
+    done = f"{count(last.number, 'look')} (at {sizes} seeds), after {count(len(last.runs), 'run')}"
+    done += f" and {last.hours:.3g} device-hours"
+    if last.is_last:
+        return [f"Seeds on demand: {done}. No claim is open to more seeds."]
+    return [
+        f"Seeds on demand: {done}. The next look comes at {max(last.more.values())} seeds of {', '.join(last.more)}."
+    ]
 
 
 def references_table(results: Results, column: Callable[[str], Column]) -> Table | None:
