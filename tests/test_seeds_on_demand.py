@@ -27,6 +27,7 @@ from harness.config.ablation import Ablation
 from harness.config.seeds import SeedsOnDemand
 from harness.execute.executor import Progress
 from harness.execute.run import Outcome
+from harness.planning.claims import note_claims
 from harness.planning.looks import LookWord, read_looks
 from harness.planning.plan import Plan, make_plan
 from harness.planning.workspace import Project
@@ -37,7 +38,6 @@ from harness.runs.store import Store
 from harness.statistics import Evidence, Rounds
 from harness.statistics.seeds import difference_of, paired_difference
 from harness.statistics.sequential import nominal_levels
-from tests.node.small import CONFIG
 from tests.reporting.made import DATA, PLANNED, finish
 
 LOOKS = (3, 4, 5, 6, 8, 10, 12)
@@ -229,6 +229,19 @@ def test_a_damaged_look_is_named(project: MadeProject, content: str | None) -> N
     assert "\n" not in str(raised.value)
 
 
+def test_seeds_added_by_hand_are_an_unplanned_look(project: MadeProject) -> None:
+    def report(seeds: Any) -> str:
+        plan = project.plan(Ablation.model_validate(TABLE | {"seeds": seeds}))
+        note_claims(plan, project.store)
+        carried_out(plan, project, "inline")
+        return render(collect(plan, project.store), "md")
+
+    assert "unplanned look" not in report(3)
+    assert "unplanned look" not in report(3)
+    assert "An unplanned look: 3 claims first planned with 3 seeds, now 6." in report(6)
+    assert "An unplanned look" in report({"until": "decided", "least": 3, "most": 12})
+
+
 def test_seeds_that_no_look_asked_for_cannot_be_chosen(project: MadeProject) -> None:
     plan = project.plan(Ablation.model_validate(TABLE))
     with pytest.raises(SpecError, match="there is no seed 7"):
@@ -272,9 +285,9 @@ baseline = "raw"
 primary = "shapes/acc1"
 seeds = { until = "decided", least = 2, most = 5 }
 [experiment]
-data = { kind = "shapes", train_samples = 512, test_samples = 200, shapes = 2, colours = 2, sizes = 1, backgrounds = 1 }
-model = { name = "small", config = "model.json" }
-train = { duration = "24 steps", global_batch_size = 64, optimiser = { lr = 1e-2 } }
+data = { kind = "shapes", train_samples = 1024, shapes = 2, colours = 2, sizes = 1, backgrounds = 1 }
+model = { name = "micro-resnet" }
+train = { duration = "40 steps", global_batch_size = 64, optimiser = { lr = 4e-3 } }
 captions = { source = "captioner", count = 0 }
 evaluation = { sets = ["shapes"] }
 [arms]
@@ -303,7 +316,6 @@ def test_it_ends_by_itself_and_goes_on_after_kill_to_the_same_looks(tmp_path: Pa
     for folder in (whole, killed):
         folder.mkdir()
         (folder / "harness.toml").write_text('store = "store"\ntracking_uri = "none"\n')
-        (folder / "model.json").write_text(json.dumps(CONFIG))
         (folder / "spec.toml").write_text(SPEC)
     assert begun(whole).wait(600) == 0
     expected = looks_in(whole)

@@ -60,6 +60,20 @@ def planned_claims(plan: Plan, store: Store, began: Mapping[str, float]) -> list
     return found
 
 
+def first_seeds(plan: Plan, store: Store) -> dict[str, int]:
+    """How many seeds each claim was first planned with, by its text; claims that the store has not noted are left out.
+
+    Raises:
+        StoreError: a file of the store is damaged.
+    """
+    found = {}
+    for claim in plan.ablation.claims:
+        file = store.root / FOLDER / f"{_key(plan, claim)}.json"
+        if file.exists() and isinstance(seeds := read_json(file).get("seeds"), list):
+            found[claim.text] = len(seeds)
+    return found
+
+
 def claim_runs(plan: Plan, claim: Claim, began: Mapping[str, float]) -> dict[str, Any]:
     """A claim's fields, the finished runs of its arms, and when the first of them was started."""
     runs = [id for arm in (claim.arm, claim.than) for id in plan.ids(arm).values() if id in began]

@@ -11,6 +11,7 @@ from typing import Any
 
 from harness.base.errors import StoreError
 from harness.evaluation.recorded import OwnCurve
+from harness.planning.claims import first_seeds
 from harness.planning.evaluation_sets import EvaluationSets
 from harness.planning.isolation import differing
 from harness.planning.plan import Plan
@@ -108,6 +109,8 @@ class Results:
     """Runs that only teach others."""
     protocols: Protocols
     """What was fixed in each evaluation."""
+    first_seeds: Mapping[str, int] = field(default_factory=dict)
+    """How many seeds each claim was first planned with, by its text."""
 
     @cached_property
     def by_arm(self) -> dict[str, tuple[RunResult, ...]]:
@@ -179,7 +182,7 @@ def collect(plan: Plan, store: Store) -> Results:
     cells = [(plan.runs[run_id], arm, seed) for (arm, seed), run_id in plan.cells.items()]
     teachers = [(run, "", run.experiment.seed) for run in plan.runs.values() if run.role == "teacher"]
     runs, others = (tuple(reader.read(*cell) for cell in part) for part in (cells, teachers))
-    return Results(plan, runs, others, reader.protocols)
+    return Results(plan, runs, others, reader.protocols, first_seeds(plan, store))
 
 
 @dataclass

@@ -6,7 +6,6 @@ from collections.abc import Callable, Sequence
 
 from harness.config.ablation import Reference
 from harness.planning.isolation import common_factor, listed
-from harness.planning.plan import Plan
 from harness.reporting.collect.comparison import ArmValue, Column, shared_level
 from harness.reporting.collect.results import Results
 from harness.reporting.formats.numbers import (
@@ -96,12 +95,16 @@ def claims_table(results: Results, verdicts: Sequence[Verdict]) -> Table | None:
     notes = [f"Verdicts hold for all claims together: {corrected}."]
     notes[0] += " Intervals are marginal: each covers with 95 % alone."
     notes += ["Equal: two one-sided tests place the difference within the margin, corrected alike."] if margins else []
-    notes += _looks_note(results.plan)
+    notes += _looks_note(results)
     return Table("claims", "Claims and what these runs say about them", heads, rows, tuple(notes))
 
 
-def _looks_note(plan: Plan) -> list[str]:
-    """How far the seeds on demand have come, a sentence."""
+def _looks_note(results: Results) -> list[str]:
+    """How far the seeds on demand have come, and whether seeds were added otherwise, a sentence each."""
+    plan, seeds = results.plan, len(results.plan.ablation.seed_list)
+    if fewer := [first for first in results.first_seeds.values() if first < seeds]:
+        first = f"{count(len(fewer), 'claim')} first planned with {count(min(fewer), 'seed')}"
+        return [f"An unplanned look: {first}, now {seeds}. The error rate does not account for what was seen before."]
     if (demand := plan.ablation.on_demand) is None:
         return []
     if not plan.looks:
