@@ -28,6 +28,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from harness.statistics import Difference, Estimator, holm, t_interval
+from harness.statistics.forecast import forecast
 from harness.statistics.seeds import difference_of
 
 ARMS = 6
@@ -169,6 +170,32 @@ def measure(name: str, compare: Compare, sets: Sets, number: int, seeds: int) ->
     return Figures(name, *(float(np.mean(part or [0.0])) for part in (decided, wrong, covered, noisiest)))
 
 
+def forecasts(sets: Sets, number: int, seeds: int) -> dict[str, float]:
+    """How often what an ablation can tell comes out within the range that another ablation's noise forecast.
+
+    The two are drawn from one data set, with other splits as seeds.
+    """
+    rng, names = np.random.default_rng(3), sorted(sets)
+    places, ratios = [], []
+    for _ in range(number):
+        values = sets[names[rng.integers(len(names))]]
+        order, splits = np.argsort(values.mean(axis=1)), rng.permutation(values.shape[1])
+        tables = []
+        for part in (splits[:seeds], splits[seeds : 2 * seeds]):
+            first = int(rng.integers(len(order) - ARMS + 1))
+            drawn = values[rng.permutation(order[first : first + ARMS])][:, part]
+            tables.append({name: dict(enumerate(row)) for name, row in zip(NAMES, drawn.tolist(), strict=True)})
+        said, estimator = forecast(tables[:1], seeds, ARMS, ARMS - 1, "shared"), Estimator(tables[1])
+        for name in NAMES[1:]:
+            delta = estimator.difference(name, "0")
+            if said and delta and delta.error and delta.df:
+                told = t_interval(0.0, delta.error, delta.df, 1 - 0.05 / (ARMS - 1)).high
+                places.append((told > said.low) + (told > said.high))
+                ratios.append(told / said.size)
+    below, inside, above = (places.count(place) / len(places) for place in range(3))
+    return {"inside": inside, "below": below, "above": above, "median ratio": float(np.median(ratios))}
+
+
 def family_error(compare: Compare, sds: list[float], common: float, number: int, seeds: int) -> float:
     """How often at least one of several arms without a difference is decided."""
     rng, scale = np.random.default_rng(1), np.array(sds)[:, None]
@@ -196,6 +223,7 @@ def results(number: int) -> dict[str, Any]:
     places += [("lcdb, held out, 5 seeds", held_out, 5), ("HPOBench, 3 seeds", hpobench(), 3)]
     for place, sets, seeds in places:
         found[place] = [asdict(measure(name, compare, sets, number, seeds)) for name, compare in METHODS.items()]
+    found["forecast"] = {f"{seeds} seeds": forecasts(held_out, number, seeds) for seeds in (3, 5)}
     found["family-wise error"] = {
         f"{null}, common sd {common:g}": {
             name: family_error(METHODS[name], sds, common, number, 3) for name in ("paired t", "shared (default)")
@@ -248,6 +276,9 @@ def main() -> None:
                     f"{one['decided']:7.1%}  {one['wrong_sign']:9.1%}  {one['coverage']:8.3f}  {one['noisiest']:8.3f}"
                 )
                 print(f"{one['method']:20} {shares}")
+    print("\nwhat seeds can tell, within the range that was forecast")
+    for seeds, shares in found["forecast"].items():
+        print(f"{seeds:20} " + "  ".join(f"{name} {share:.3f}" for name, share in shares.items()))
     print("\nfamily-wise error under the null, 3 seeds")
     for null, rates in found["family-wise error"].items():
         print(f"{null:36} " + "  ".join(f"{name} {rate:.3f}" for name, rate in rates.items()))

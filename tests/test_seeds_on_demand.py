@@ -284,6 +284,7 @@ question = "Do pseudo-captions help?"
 baseline = "raw"
 primary = "shapes/acc1"
 seeds = { until = "decided", least = 2, most = 5 }
+margin = "40 points"
 [experiment]
 data = { kind = "shapes", train_samples = 1024, shapes = 2, colours = 2, sizes = 1, backgrounds = 1 }
 model = { name = "micro-resnet" }

@@ -9,6 +9,7 @@ import textwrap
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -94,6 +95,7 @@ def plan(planned: Plan, store: Store, timed: Mapping[str, float] | None = None) 
         looks = ", ".join(map(str, demand.looks))
         over = ", and no claim is open" if planned.looks and planned.looks[-1].is_last else ""
         say(f"seeds until the claims are decided: looks at {looks} seeds; {len(planned.looks)} taken{over}")
+    say(_forecast_line(planned, store))
     for reason in planned.missing_data:
         say(f"missing: {reason}")
     for warning in confounded(planned.ablation, planned.experiments):
@@ -139,7 +141,7 @@ def say_census(planned: Plan) -> None:
 def plan_json(planned: Plan, store: Store, timed: Mapping[str, float] | None = None) -> dict[str, Any]:
     """The plan as JSON data, described by `harness.docs.outputs.PlanOutput`."""
     from harness.execute.status import planned_states
-    from harness.planning.estimate import estimate
+    from harness.planning.estimate import can_tell, estimate
 
     ablation, states = planned.ablation, planned_states(planned, store)
     return {
@@ -179,6 +181,7 @@ def plan_json(planned: Plan, store: Store, timed: Mapping[str, float] | None = N
         ],
         "references": [reference.model_dump() for reference in ablation.references],
         "cost": estimate(planned, store, store.states(planned.runs), timed),
+        "can_tell": asdict(found) if (found := can_tell(planned, store)) else None,
     }
 
 
@@ -234,6 +237,22 @@ def seconds(duration: float) -> str:
     if duration < 90:
         return f"{duration:.0f} s"
     return f"{duration / 60:.0f} min" if duration < 5400 else f"{duration / 3600:.1f} h"
+
+
+def _forecast_line(planned: Plan, store: Store) -> str:
+    """What the planned seeds can tell."""
+    from harness.planning.estimate import can_tell
+
+    metric, seeds = planned.ablation.primary, plural(len(planned.ids(planned.ablation.baseline)), "seed")
+    if (found := can_tell(planned, store)) is None:
+        return (
+            f"the difference that {seeds} can tell is not known: no two arms of this length have finished with {metric}"
+        )
+    from harness.reporting.formats.numbers import points, value
+
+    size, low, high = (value(metric, one) for one in (found.size, found.low, found.high))
+    how = f"{size}{points(metric)} in {metric} ({low} to {high}; from {plural(found.arms, 'finished arm')})"
+    return f"{seeds} can tell a difference of about {how}"
 
 
 def _cost_line(planned: Plan, store: Store, to_evaluate: int, timed: Mapping[str, float] | None) -> str:

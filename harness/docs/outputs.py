@@ -59,6 +59,17 @@ class PlannedRunOutput(_Output):
     state: str
 
 
+class CanTell(_Output):
+    """The smallest difference in the primary metric that the planned seeds can tell, on the metric's own scale."""
+
+    size: float
+    low: float
+    high: float
+    """What comes out lies between these in about 80 % of ablations."""
+    arms: int
+    """Finished arms that it is estimated from."""
+
+
 class PlanCost(_Output):
     """What is still to do."""
 
@@ -91,6 +102,8 @@ class PlanOutput(_Output):
     claims: list[dict[str, Any]]
     references: list[dict[str, Any]]
     cost: PlanCost
+    can_tell: CanTell | None
+    """null: no two arms of this length have finished with the primary metric."""
 
 
 class RunStatusOutput(_Output):

@@ -34,7 +34,8 @@ def test_a_killed_command_goes_on_to_the_looks_of_one_machine(cluster: Cluster, 
     until(lambda: looks_in(campaign.store), lambda: f"a look: {campaign.log}")
     os.killpg(head.pid, signal.SIGKILL)
     head.wait()
-    assert "continues in the background" in campaign.command("run", campaign.spec.name, "--detach").stdout
+    again = ("run", campaign.spec.name, "--on", campaign.profile.name, "--detach")
+    assert "continues in the background" in campaign.command(*again).stdout
     until(lambda: len(looks_in(campaign.store)) == len(expected), lambda: f"all looks: {campaign.log}")
     assert looks_in(campaign.store) == expected
     assert campaign.command("verify", campaign.spec.name).returncode == 0
