@@ -22,7 +22,7 @@ from harness.config.search import Search
 from harness.execute.executor import Progress
 from harness.execute.run import Confirm, Outcome, is_profile, remember, start_in_background, submit
 from harness.execute.run import run as carry_out
-from harness.planning.looks import Look
+from harness.planning.looks import InterimLook
 from harness.planning.plan import Plan
 from harness.planning.workspace import Project
 from harness.runs.noted import find_run
@@ -135,7 +135,7 @@ def run(
     detach: bool = False,
     confirm: Confirm | None = None,
     on_progress: Callable[[Progress], None] | None = None,
-    on_look: Callable[[Look], None] | None = None,
+    on_look: Callable[[InterimLook], None] | None = None,
     stop: Event | None = None,
     verbose: bool = False,
     arms: Sequence[str] = (),
@@ -206,7 +206,7 @@ def _changed_looks(planned: Plan, store: Store) -> list[str]:
     return changed_looks(planned, store)
 
 
-def _next_look(planned: Plan, store: Store) -> Look | None:
+def _next_look(planned: Plan, store: Store) -> InterimLook | None:
     from harness.reporting.looks import next_look
 
     return next_look(planned, store)

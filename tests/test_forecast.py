@@ -10,7 +10,7 @@ import pytest
 
 from harness.cli import output
 from harness.execute.run import remember
-from harness.planning.estimate import can_tell
+from harness.reporting.forecast import can_tell
 from harness.statistics import Estimator, t_interval
 from harness.statistics.forecast import forecast
 from tests.reporting.made import plan_of, simple

@@ -141,7 +141,8 @@ def say_census(planned: Plan) -> None:
 def plan_json(planned: Plan, store: Store, timed: Mapping[str, float] | None = None) -> dict[str, Any]:
     """The plan as JSON data, described by `harness.docs.outputs.PlanOutput`."""
     from harness.execute.status import planned_states
-    from harness.planning.estimate import can_tell, estimate
+    from harness.planning.estimate import estimate
+    from harness.reporting.forecast import can_tell
 
     ablation, states = planned.ablation, planned_states(planned, store)
     return {
@@ -241,7 +242,7 @@ def seconds(duration: float) -> str:
 
 def _forecast_line(planned: Plan, store: Store) -> str:
     """What the planned seeds can tell."""
-    from harness.planning.estimate import can_tell
+    from harness.reporting.forecast import can_tell
 
     metric, seeds = planned.ablation.primary, plural(len(planned.ids(planned.ablation.baseline)), "seed")
     if (found := can_tell(planned, store)) is None:

@@ -20,7 +20,7 @@ from harness.execute.cancel import Asked
 from harness.execute.executor import Progress
 from harness.execute.run import Background, Outcome
 from harness.execute.slurm.jobs import Cancelled
-from harness.planning.looks import Look
+from harness.planning.looks import InterimLook
 from harness.planning.plan import Plan
 from harness.planning.workspace import Project
 
@@ -88,7 +88,7 @@ def say_end(outcome: Outcome) -> None:
             print("stopped; repeat the command to resume from the checkpoints", file=sys.stderr)
 
 
-def say_look(look: Look) -> None:
+def say_look(look: InterimLook) -> None:
     """Print what a look at the claims found, and which arms get more seeds."""
     said = "; ".join(f"{one.text}: {one.word}" for one in look.claims)
     more = ", ".join(f"{arm} ({number})" for arm, number in look.more.items())

@@ -44,7 +44,7 @@ class LookedClaim(BaseModel):
     """Of a difference beyond the margin."""
 
 
-class Look(BaseModel):
+class InterimLook(BaseModel):
     """A look at all claims, after a round of seeds."""
 
     model_config = ConfigDict(frozen=True, use_attribute_docstrings=True)
@@ -79,7 +79,7 @@ def looks_key(ablation: Ablation, first: Sequence[str]) -> str:
     return digest([rules, list(first)])
 
 
-def read_looks(store: Store, key: str) -> tuple[Look, ...]:
+def read_looks(store: Store, key: str) -> tuple[InterimLook, ...]:
     """The looks so far, in order.
 
     Raises:
@@ -91,7 +91,7 @@ def read_looks(store: Store, key: str) -> tuple[Look, ...]:
         file = files.get(number, store.root / FOLDER / key / f"{number}.json")
         fix = f"restore it, or delete {file.parent} to take all looks again"
         try:
-            look = Look.model_validate(read_json(file))
+            look = InterimLook.model_validate(read_json(file))
         except ValidationError as error:
             raise StoreError("is not a look at claims", where=str(file), fix=fix) from error
         if look.number != number:
@@ -100,7 +100,7 @@ def read_looks(store: Store, key: str) -> tuple[Look, ...]:
     return tuple(found)
 
 
-def note_look(store: Store, key: str, look: Look) -> Look:
+def note_look(store: Store, key: str, look: InterimLook) -> InterimLook:
     """Write a look, for good; returns it, or the one that another process wrote first.
 
     Raises:
@@ -110,4 +110,4 @@ def note_look(store: Store, key: str, look: Look) -> Look:
     file = store.root / FOLDER / key / f"{look.number}.json"
     if create_text(file, json.dumps(look.model_dump(mode="json"), indent=1, sort_keys=True) + "\n"):
         return look
-    return Look.model_validate(read_json(file))
+    return InterimLook.model_validate(read_json(file))

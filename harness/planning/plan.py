@@ -17,7 +17,7 @@ from harness.config.experiment import Experiment, ExperimentTeacher, OpenClipTea
 from harness.config.explain import nearest, problems, sentence
 from harness.config.overrides import expand, laid_over
 from harness.planning.isolation import check_claims
-from harness.planning.looks import Look, looks_key
+from harness.planning.looks import InterimLook, looks_key
 from harness.runs.identity import digest, identify, teacher_id
 from harness.runs.planned import PlannedRun
 from harness.runs.record import DataReport
@@ -25,7 +25,7 @@ from harness.runs.settings import Settings
 
 Inspect = Callable[[Data], DataReport]
 """Reports the contents of a data set; `harness.data.inspect_data` with its cache."""
-ReadLooks = Callable[[str], Sequence[Look]]
+ReadLooks = Callable[[str], Sequence[InterimLook]]
 """Returns the looks so far of the ablation with this key."""
 
 
@@ -61,7 +61,7 @@ class Plan:
     """The assignments that were laid over the spec."""
     left_out: frozenset[str] = frozenset()
     """Runs of the ablation that this part of its plan does not have."""
-    looks: tuple[Look, ...] = ()
+    looks: tuple[InterimLook, ...] = ()
     """The looks at its claims so far, if its seeds are added on demand."""
     looks_key: str = ""
     """Their folder."""

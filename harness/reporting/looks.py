@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from dataclasses import replace
 
-from harness.planning.looks import Look, note_look
+from harness.planning.looks import InterimLook, note_look
 from harness.planning.plan import Plan
 from harness.reporting.collect.results import collect
 from harness.reporting.sections.answer import take_look
@@ -13,7 +13,7 @@ from harness.reporting.sections.document import Document
 from harness.runs.store import Store
 
 
-def next_look(plan: Plan, store: Store) -> Look | None:
+def next_look(plan: Plan, store: Store) -> InterimLook | None:
     """Look at the claims after a round of seeds, and note it; None if no claim is open. All runs must be done.
 
     Raises:
@@ -35,6 +35,6 @@ def changed_looks(plan: Plan, store: Store) -> list[str]:
     return found
 
 
-def _look(plan: Plan, store: Store, taken_at: float) -> Look:
+def _look(plan: Plan, store: Store, taken_at: float) -> InterimLook:
     results = collect(plan, store)
     return take_look(results, Document(results).column, taken_at)

@@ -9,7 +9,7 @@ from typing import Literal
 
 from harness.config.ablation import Claim, margin_size
 from harness.planning.isolation import Isolation, common_factor, isolation, listed
-from harness.planning.looks import Look, LookedClaim, LookWord
+from harness.planning.looks import InterimLook, LookedClaim, LookWord
 from harness.reporting.collect.comparison import ArmValue, Column, Level, difference_between, shared_level
 from harness.reporting.collect.results import Results
 from harness.reporting.formats.numbers import count, difference, higher_is_better, mean, named, p_value, unit, value
@@ -105,7 +105,7 @@ def verdicts(results: Results, column: Callable[[str], Column]) -> list[Verdict]
     return found
 
 
-def take_look(results: Results, column: Callable[[str], Column], taken_at: float) -> Look:
+def take_look(results: Results, column: Callable[[str], Column], taken_at: float) -> InterimLook:
     """Look at the claims that the looks of the plan have left open. All runs of the plan must be done.
 
     Args:
@@ -140,7 +140,7 @@ def take_look(results: Results, column: Callable[[str], Column], taken_at: float
         )
     going = [found[place].claim for place in open_ if claims[place].word == "open"]
     arms = {plan.ablation.baseline, *(arm for claim in going for arm in (claim.arm, claim.than))} if going else set()
-    return Look(
+    return InterimLook(
         number=number + 1,
         seeds=sizes[number],
         claims=tuple(claims[place] for place in range(len(found))),
