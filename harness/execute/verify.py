@@ -6,6 +6,7 @@ own. What cannot be checked is listed, not passed over.
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 import os
@@ -103,13 +104,14 @@ def verify_report(report: str, found: Verification) -> None:
     """
     table = json.loads(report)
     runs = {(run["arm"], str(run["seed"])): run["id"] for run in table["runs"] if run["arm"] is not None}
+    shared = table["estimation"] == "shared"
     for column in table["metrics"]:
         of, _, metric = column["metric"].partition("/")
         values: dict[str, dict[str, float]] = {}
         for arm in column["arms"]:
             keys = {seed: (runs[arm["arm"], seed], of, arm["protocol_id"] or "", metric) for seed in arm["values"]}
             values[arm["arm"]] = {seed: found.derived[key] for seed, key in keys.items() if key in found.derived}
-        _column(column, table["baseline"], values, found)
+        _column(column, table["baseline"], values, shared, found)
 
 
 def retrain(plan: Plan, project: Project, count: int, found: Verification) -> None:
@@ -293,7 +295,11 @@ def _contents(who: str, record: Record, found: Verification) -> None:
 
 
 def _column(
-    column: Mapping[str, Any], baseline: str, values: Mapping[str, Mapping[str, float]], found: Verification
+    column: Mapping[str, Any],
+    baseline: str,
+    values: Mapping[str, Mapping[str, float]],
+    shared: bool,
+    found: Verification,
 ) -> None:
     where, adjusted = f"the report's {column['metric']}", dict[str, float]()
     for arm in column["arms"]:
@@ -306,9 +312,11 @@ def _column(
         if arm["difference"]:
             theirs = values.get(baseline, {})
             deltas = [ours[seed] - theirs[seed] for seed in ours if seed in theirs]
-            pairs.append(((*_summary(deltas), _p(deltas)), (*_stated(arm["difference"]), arm["difference"]["p"])))
-            if (p := _p(deltas)) is not None and arm["holm_p"] is not None:
-                adjusted[arm["arm"]] = p
+            alike = [values[one["arm"]] for one in column["arms"] if one["metric_id"] == arm["metric_id"]]
+            derived = _by_all_arms(ours, theirs, alike) if shared else (*_summary(deltas), _p(deltas))
+            pairs.append((derived, (*_stated(arm["difference"]), arm["difference"]["p"])))
+            if derived[-1] is not None and arm["holm_p"] is not None:
+                adjusted[arm["arm"]] = derived[-1]
         for derived, told in pairs:
             if _agree(derived, told):
                 found.report += len(derived)
@@ -348,3 +356,46 @@ def _p(deltas: Sequence[float]) -> float | None:
     from scipy import stats
 
     return None if _summary(deltas)[3] is None else float(stats.ttest_1samp(deltas, 0.0).pvalue)
+
+
+def _by_all_arms(
+    ours: Mapping[str, float], theirs: Mapping[str, float], arms: Sequence[Mapping[str, float]]
+) -> tuple[float | None, ...]:
+    """As `_summary` and `_p`, with the error that docs/statistics.md describes: all arms tell of the noise.
+
+    Args:
+        ours, theirs: values by seed.
+        arms: those of all arms that have the metric.
+    """
+    from scipy import stats
+
+    n, mean, sd, *_ = _summary([ours[seed] - theirs[seed] for seed in ours if seed in theirs])
+    assert n is not None
+    assert mean is not None
+    several = [dict(one) for one in {tuple(sorted(one.items())) for one in arms if len(one) > 1}]
+    squares = [statistics.variance(one.values()) * (len(one) - 1) for one in several]
+    freedom = sum(len(one) - 1 for one in several)
+    pool = sum(squares) / freedom if freedom else 0.0
+    if n < 2 or pool**0.5 <= 1e-12 * max(1.0, *(abs(value) for one in arms for value in one.values())):
+        return (n, mean, sd, None, None, None)
+    spread = [square / (len(one) - 1) for square, one in zip(squares, several, strict=True)]
+    quiet = min(pool, 4 * statistics.median(one for one in spread if one > 1e-12 * pool))
+    products, pairs = 0.0, 0
+    for one, two in itertools.combinations(several, 2):
+        if len(both := one.keys() & two.keys()) > 1:
+            products += statistics.covariance(*([arm[seed] for seed in both] for arm in (one, two))) * (len(both) - 1)
+            pairs += len(both) - 1
+    common = 0.9 * max(products / pairs, 0.0) if pairs else 0.0
+    variances, freedoms = [], []
+    for arm in (ours, theirs):
+        own, df = statistics.variance(arm.values()), len(arm) - 1
+        weight, towards = (12.0, quiet) if own < quiet * (1 - 1e-9) else (0.75, pool)
+        weight = min(weight, max(freedom - df, 0))
+        variance = df * max(own - common, 0.02 * own) + weight * max(towards - common, 0.02 * towards)
+        variances.append(variance / (df + weight))
+        freedoms.append(df + weight)
+    error = math.sqrt(sum(variances) / n)
+    df = sum(variances) ** 2 / sum(one**2 / its for one, its in zip(variances, freedoms, strict=True))
+    df = min(df, max(freedom - max(len(one) - 1 for one in several), n - 1))
+    low, high = stats.t.interval(0.95, df, mean, error)
+    return (n, mean, sd, float(low), float(high), float(2 * stats.t.sf(abs(mean) / error, df)))
