@@ -17,7 +17,8 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
-from harness.base.errors import DiskFullError, HarnessError, SupersededError
+from harness.base.boundary import as_sentence
+from harness.base.errors import DiskFullError, HarnessError, StoreError, SupersededError
 from harness.base.exit_status import BROKEN, DISK_FULL, DONE, STOPPED, SUPERSEDED, USER_ERROR
 from harness.base.log import say, say_traceback
 from harness.base.part_files import where_it_failed
@@ -104,6 +105,8 @@ def _attempt(folder: RunFolder, process: ProcessRank, number: int, stop: Stop) -
     except MemoryError:
         return _failed(folder, process, number, "out_of_memory_host", "the process ran out of memory", BROKEN)
     except Exception as error:
+        if isinstance(error, OSError) and isinstance(told := as_sentence(error, kind=StoreError), DiskFullError):
+            raise told from error
         say_traceback()
         cause: Cause = "out_of_memory_gpu" if type(error).__name__ == "OutOfMemoryError" else "crashed"
         return _failed(folder, process, number, cause, f"{where_it_failed(error)}; see {folder.log}", BROKEN)

@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from functools import wraps
 from typing import ParamSpec, TypeVar
 
-from harness.base.errors import DataError, HarnessError, StoreError
+from harness.base.errors import DataError, DiskFullError, HarnessError, StoreError
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -53,6 +53,7 @@ def as_sentence(
             names = [os.fsdecode(one) for one in (error.filename, error.filename2) if isinstance(one, str | bytes)]
             place = " and ".join(names) or where
             reason = error.strerror or str(error) or type(error).__name__
+            kind = DiskFullError if error.errno in (errno.ENOSPC, errno.EDQUOT) else kind
             return kind(f"cannot be used ({reason})", where=place, fix=_FIXES.get(error.errno or 0, "check it"))
         case RecursionError():
             return kind("is nested too deeply", where=where, fix="write it with fewer levels")

@@ -14,6 +14,7 @@ from io import BufferedReader
 from pathlib import Path
 from typing import Any
 
+from harness.base.boundary import as_sentence
 from harness.base.errors import DiskFullError, HarnessError, StoreError
 
 MOST_TOML, MOST_JSON = 1 << 24, 1 << 28
@@ -73,11 +74,20 @@ def replacing(path: Path) -> Iterator[Path]:
             aside.unlink(missing_ok=True)
 
 
-def unwritable(path: Path, error: OSError) -> StoreError:
-    """The error for a `path` that cannot be written."""
+def unwritable(path: Path, error: OSError) -> HarnessError:
+    """The error for a `path` that cannot be written, or for another file that `error` names."""
+    if not _is_about(path, error) and (told := as_sentence(error, kind=StoreError)) is not None:
+        return told
     kind = DiskFullError if error.errno in (errno.ENOSPC, errno.EDQUOT) else StoreError
     what = f"cannot be written ({error.strerror or error})"
     return kind(what, where=str(path), fix="free space or correct the permissions")
+
+
+def _is_about(path: Path, error: OSError) -> bool:
+    """Whether `error` names no file, `path` or one of its parents, or what is written to become `path`."""
+    names = [os.fsdecode(one) for one in (error.filename, error.filename2) if isinstance(one, str | bytes)]
+    aside = str(path.with_name(f".{path.name}."))
+    return not names or any(path.is_relative_to(one) or one.startswith((f"{path}/", aside)) for one in names)
 
 
 def write_text(path: Path, text: str) -> None:
@@ -128,7 +138,19 @@ def read_json(path: Path) -> Any:
     try:
         return json.loads(read_text(path, MOST_JSON))
     except (OSError, ValueError, RecursionError) as error:
-        raise StoreError(f"cannot be read ({error})", where=str(path), fix="restore it, or move it away") from error
+        what = f"cannot be read ({why_not_json(error)})"
+        raise StoreError(what, where=str(path), fix="restore it, or move it away") from error
+
+
+def why_not_json(error: OSError | ValueError | RecursionError) -> str:
+    """Why a file could not be read as JSON."""
+    match error:
+        case OSError():
+            return error.strerror or str(error)
+        case RecursionError():
+            return "it is nested too deeply"
+        case _:
+            return f"it is not valid JSON: {error}"
 
 
 def read_text(path: Path, most: int = MOST_JSON) -> str:

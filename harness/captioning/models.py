@@ -115,7 +115,8 @@ def _from_transformers(settings: ImageCaptioner) -> tuple[Any, Any, Any]:
             model = kind.from_pretrained(name, dtype=dtype, weights_only=True, local_files_only=True)
     except (OSError, ValueError, KeyError, ImportError, RuntimeError) as error:
         first = next(iter(str(error).splitlines()), type(error).__name__)
-        there = "it is incomplete or needs its own code" if Path(name).is_dir() else "it is not on this machine"
+        is_absent = isinstance(error, OSError) and not Path(name).is_dir()
+        there = "it is not on this machine" if is_absent else "it is incomplete or needs its own code"
         fix = "give the folder of a model that transformers can load itself"
         raise ModelError(f"cannot be loaded: {there} ({first})", where=where, fix=fix) from error
     return model, processor, tokenizer

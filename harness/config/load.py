@@ -13,7 +13,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from harness.base.errors import SpecError, together
-from harness.base.files import DEEPEST, MOST_TOML, at_home, is_deeper, read_text, read_toml
+from harness.base.files import DEEPEST, MOST_TOML, at_home, is_deeper, read_text, read_toml, why_not_json
 from harness.config.ablation import Ablation
 from harness.config.captioner import ImageCaptioner
 from harness.config.data import PATH_FIELDS
@@ -364,7 +364,8 @@ def _model_config(file: Path) -> Table:
     try:
         config = json.loads(read_text(file, MOST_TOML))
     except (OSError, ValueError, RecursionError) as error:
-        raise SpecError(f"is not valid JSON ({error})", where=str(file), fix="give an open_clip model config") from None
+        what = f"cannot be read ({why_not_json(error)})"
+        raise SpecError(what, where=str(file), fix="give an open_clip model config") from None
     if (
         is_deeper(config, DEEPEST)
         or not isinstance(config, dict)

@@ -7,6 +7,7 @@ comparisons see them as they see the fields of a built-in part.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import subprocess
@@ -15,7 +16,7 @@ import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal, Self, TypeVar, Union
+from typing import Annotated, Any, ClassVar, Literal, Self, TypeVar, Union, cast
 
 from pydantic import (
     ConfigDict,
@@ -28,7 +29,7 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
-from harness.base.errors import HarnessError, SpecError
+from harness.base.errors import HarnessError, SpecError, StoreError
 from harness.base.files import read_json, write_json
 from harness.base.part_files import PartFiles
 from harness.base.version import PACKAGE
@@ -227,10 +228,10 @@ _CLASSES: dict[tuple[type[PythonPart], str, str], type[PythonPart]] = {}
 
 
 def _described(files: PartFiles, part: str, name: str) -> Mapping[str, Any]:
-    with suppress(HarnessError, OSError, ValueError):
+    with suppress(AttributeError, StoreError, TypeError):  # there is none, or it is damaged: the class is asked again
         cached = read_json(_cache(files, part, name))
-        if isinstance(cached, dict) and cached.get("version") == VERSION:
-            return cached
+        if cached.pop("sha256", None) == _digest(cached):
+            return cast(Mapping[str, Any], cached)
     found = _ask(files, part, name)
     _remember(found, files, part, name)
     return found
@@ -242,7 +243,11 @@ def _cache(files: PartFiles, part: str, name: str) -> Path:
 
 def _remember(description: Mapping[str, Any], files: PartFiles, part: str, name: str) -> None:
     with suppress(HarnessError):  # a folder that cannot be written: it is described again next time
-        write_json(_cache(files, part, name), dict(description))
+        write_json(_cache(files, part, name), {**description, "sha256": _digest(description)})
+
+
+def _digest(description: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(dict(description), sort_keys=True).encode()).hexdigest()
 
 
 def _ask(files: PartFiles, part: str, name: str) -> Mapping[str, Any]:

@@ -7,7 +7,6 @@ again. The folder is bounded: what was not asked for the longest goes first.
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import io
 import os
@@ -21,6 +20,7 @@ from torch import Tensor, nn
 from harness.base.errors import StoreError
 from harness.base.files import read_bytes, replacing
 from harness.base.log import say
+from harness.base.sums import make_room
 from harness.runs.identity import digest
 
 LIMIT_BYTES = 4 * 2**30
@@ -36,18 +36,21 @@ class FeatureCache:
         self._folder, self._owner, self._limit = folder, owner, limit_bytes
 
     def get(self, what: str, compute: Callable[[], Tensor]) -> Tensor:
-        """The features called `what`, from disk or from `compute`; float32. A full disk only means no cache."""
+        """The features called `what`, from disk or from `compute`; float32."""
         file = self._folder / f"{digest([self._owner, what], _NAME_LENGTH)}.npy"
         found = _read(file)
         if found is None:
-            if file.exists():
+            if os.path.lexists(file):
                 say(f"{file} is damaged, or of an earlier version: its features are computed again")
             found = compute()
-            with contextlib.suppress(StoreError, OSError):
+            try:
                 self._write(file, found)
+            except (StoreError, OSError) as error:  # a full disk only means no cache
+                say(f"features are not kept, and are computed again next time: {error}")
         return found
 
     def _write(self, file: Path, features: Tensor) -> None:
+        make_room(file)
         content = io.BytesIO()
         np.save(content, features.cpu().numpy(), allow_pickle=False)
         with replacing(file) as aside:
@@ -83,6 +86,6 @@ def _read(file: Path) -> Tensor | None:
             return None
         features = np.load(io.BytesIO(content), allow_pickle=False)
         os.utime(file)  # asked for now: the last to go
-    except (OSError, ValueError, EOFError):
+    except (OSError, ValueError, EOFError):  # missing, or damaged in any way
         return None
     return torch.from_numpy(features)

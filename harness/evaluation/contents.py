@@ -16,8 +16,10 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from harness.base.errors import HarnessError, StoreError
+from harness.base.errors import StoreError
 from harness.base.files import read_json, write_json
+from harness.base.log import say
+from harness.base.sums import make_room
 from harness.evaluation.conditions import Contents, Samples
 from harness.evaluation.layout import TRAIN, VALIDATION, Layout, describe
 from harness.runs.identity import digest
@@ -58,10 +60,11 @@ def remember(layout: Layout, samples: Samples, before: Stamps, read_at: float, s
     if stamps(layout) != before or newest > read_at - SETTLED_S:
         return
     try:
+        make_room(_file(layout, store))
         kept = {"files": before, "count": samples.count, "sha256": samples.sha256}
         write_json(_file(layout, store), kept | {"digest": digest([_file(layout, store).name, kept], 64)})
-    except StoreError:
-        return  # a store that cannot be written to is read again each time
+    except (StoreError, OSError):
+        return  # a store that cannot be written to: the set is read again each time
 
 
 def stamps(layout: Layout) -> Stamps:
@@ -82,12 +85,16 @@ def _samples(layout: Layout, store: Path) -> Samples:
 
 
 def _known(layout: Layout, store: Path, now: Stamps) -> Samples | None:
+    if not os.path.lexists(_file(layout, store)):
+        return None
     try:
         kept = read_json(_file(layout, store))
         stated = kept.pop("digest")
-        is_whole = stated == digest([_file(layout, store).name, kept], 64)
-        return Samples(int(kept["count"]), str(kept["sha256"])) if is_whole and kept["files"] == now else None
-    except (AttributeError, HarnessError, KeyError, TypeError, ValueError):
+        if stated != digest([_file(layout, store).name, kept], 64):
+            raise ValueError("differs from its digest")
+        return Samples(int(kept["count"]), str(kept["sha256"])) if kept["files"] == now else None
+    except (AttributeError, StoreError, KeyError, TypeError, ValueError):
+        say(f"{_file(layout, store)} is damaged: the evaluation set {layout.name} is read again")
         return None
 
 

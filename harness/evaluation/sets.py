@@ -153,8 +153,8 @@ class _Sample:
         if "npy" not in self.texts:
             raise self.error("has no .npy file", "write the set again with a vector of 0 and 1 for every image")
         try:
-            vector = np.load(io.BytesIO(self.texts["npy"]), allow_pickle=False)
-        except ValueError as error:
+            vector = np.lib.format.read_array(io.BytesIO(self.texts["npy"]), allow_pickle=False)  # type: ignore[no-untyped-call]
+        except (EOFError, MemoryError, SyntaxError, ValueError) as error:
             raise self.error(f"has a .npy file that cannot be read ({error})", "write it with numpy.save") from error
         if vector.shape != (classes,) or not np.isin(vector, (0, 1)).all():
             raise self.error(f"has labels that are no vector of {classes} zeros and ones", "write one for every class")

@@ -220,7 +220,7 @@ class _Metric:
                 size = stream.seek(0, 2)
                 stream.seek(max(size - TAIL_BYTES, 0))
                 lines = stream.read().splitlines()
-        except OSError:
+        except FileNotFoundError:
             return None
         curve, name = self.sets.curve(self.run.experiment, None), self.name.removeprefix("train/")
         for line in reversed(lines):

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 from zipfile import BadZipFile, ZipFile
 
+from harness.base.boundary import as_sentence
 from harness.base.errors import StoreError
 from harness.base.files import require_plain
 from harness.planning.plan import Plan
@@ -121,8 +122,10 @@ def retrain(plan: Plan, project: Project, count: int, found: Verification) -> No
         with tempfile.TemporaryDirectory(prefix="harness-verify-") as scratch:
             try:
                 _retrained(run, project, Path(scratch), found)
-            except (StoreError, BadZipFile, OSError) as error:
-                found.problems.append(f"run {run.id} cannot be trained again: {error}")
+            except Exception as error:  # one run must not end the others' checks
+                if (told := as_sentence(error)) is None and not isinstance(error, BadZipFile):
+                    raise
+                found.problems.append(f"run {run.id} cannot be trained again: {told or error}")
     if len(done) < count:
         found.unproven.append(f"{count - len(done)} runs to train again are not there: {len(done)} have finished")
 
@@ -227,7 +230,8 @@ def _tables(folder: RunFolder, found: Verification) -> Iterator[tuple[str, str, 
             columns = {name: table[name].to_numpy() for name in table.column_names}
             yield metadata["set"], metadata["protocol_id"], columns
         except (OSError, KeyError, ValueError, pa.ArrowException) as error:
-            found.problems.append(f"{file} cannot be read ({str(error).splitlines()[0]})")
+            reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+            found.problems.append(f"{file} cannot be read as outcomes ({reason.partition(chr(10))[0]})")
 
 
 def _metric(task: str, name: str, columns: Mapping[str, Any]) -> tuple[float, float | None, int] | None:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
-from harness.base.errors import HarnessError
+from harness.base.boundary import as_sentence
 from harness.base.files import read_text
 from harness.execute.bundle import REPORT, Bundle, Render, changed, differences, is_this_code, read_bundle, root_hash
 from harness.execute.verify import Verification, verify_report, verify_run
@@ -35,15 +37,25 @@ def verify_bundle(
         found.unproven.append("no root hash was given: a bundle that was made anew as a whole is not noticed")
     elif root.strip().lower() != found.root:
         found.problems.append(f"the root hash is {found.root}, not the published one")
-    try:
+    with _going_on(folder, found):
         bundle = read_bundle(folder)
-        _runs(bundle, found)
-        _claims(bundle, found)
-        _report(bundle, render, found)
-        found.problems += changed_looks(bundle.plan, bundle.store)
-    except (HarnessError, KeyError, TypeError, ValueError, AttributeError) as error:
-        found.problems.append(f"{folder}: not everything could be checked ({error})")
+        report = partial(_report, render=render)
+        for name, check in (("runs", _runs), ("claims", _claims), ("report", report)):
+            with _going_on(folder, found, f" of its {name}"):
+                check(bundle, found)
+        with _going_on(folder, found, " of its looks"):
+            found.problems += changed_looks(bundle.plan, bundle.store)
     return found
+
+
+@contextmanager
+def _going_on(folder: Path, found: Verification, part: str = "") -> Iterator[None]:
+    """Note what cannot be checked as a problem, and go on. Anything can be in a bundle that someone changed."""
+    try:
+        yield
+    except Exception as error:
+        told = as_sentence(error) or f"{type(error).__name__}: {error}"
+        found.problems.append(f"{folder}: not everything{part} could be checked ({told})")
 
 
 def _runs(bundle: Bundle, found: Verification) -> None:
@@ -81,7 +93,7 @@ def _claims(bundle: Bundle, found: Verification) -> None:
         )
 
 
-def _report(bundle: Bundle, render: Render, found: Verification) -> None:
+def _report(bundle: Bundle, found: Verification, render: Render) -> None:
     folder, is_same_code = bundle.folder / REPORT, is_this_code(bundle.folder)
     if not is_same_code:
         found.unproven.append("the bundle was made by other code than this: texts of the report may differ")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import zlib
 from array import array
 from collections.abc import Sequence
@@ -14,6 +15,8 @@ import numpy as np
 import numpy.typing as npt
 
 from harness.base.files import open_plain, replacing
+from harness.base.log import say
+from harness.base.sums import make_room
 from harness.data.dataset.dataset import Dataset
 
 RAW_NAME = "raw"
@@ -82,6 +85,9 @@ def kept_distinct(file: Path, dataset: Dataset, source: str, lower: bool) -> Dis
     """Like `distinct`, cached in `file` with a digest. A file that is damaged, or has no digest, is written again."""
     found = _read(file)
     if found is None:
+        if os.path.lexists(file):
+            say(f"{file} is damaged, or of an earlier version: it is made again")
+            make_room(file)
         found = distinct(dataset, source, lower)
         with replacing(file) as aside, aside.open("wb") as stream:
             np.savez(stream, rows=found.rows, starts=found.starts, first=found.first, sha256=_digest(file, found))

@@ -11,6 +11,7 @@ An array is read after its bytes were compared with the digests. Parts that diff
 from __future__ import annotations
 
 import hashlib
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,9 @@ import numpy as np
 import numpy.typing as npt
 
 from harness.base.errors import ModelError, StoreError
-from harness.base.files import read_json, unwritable, write_json, write_text
+from harness.base.files import read_json, require_plain, unwritable, write_json, write_text
+from harness.base.log import say
+from harness.base.sums import make_room
 from harness.runs.store import exclusive
 
 Halves = npt.NDArray[np.float16]
@@ -46,6 +49,7 @@ class ResumableArray:
         """Rows of the parts that shard I of N still has to compute. The remainder is distributed evenly."""
         if self.is_done:
             return []
+        self._forget_if_damaged()
         there = {file.name for file in self._marks.glob("*")}
         number, total = shard
         return [self._rows_of(part) for part in range(number, self._parts, total) if str(part) not in there]
@@ -79,13 +83,14 @@ class ResumableArray:
                 return True
             if self.missing():
                 return False
-            digests = [(self._marks / str(part)).read_text() for part in range(self._parts)]
+            digests = [(self._marks / str(part)).read_text(errors="replace") for part in range(self._parts)]
             bad = [part for part, digest in enumerate(digests) if self._digest_of(part) != digest]
             for part in bad:
                 (self._marks / str(part)).unlink()
             if bad:
                 return False
             stated = {"of": _name(self.path), "rows": self.rows, "width": self.width, "part": PART, "sha256": digests}
+            make_room(self._digests)
             write_json(self._digests, stated)
             self._opened(create=False).flush()
             self._partial.rename(self.path)
@@ -114,6 +119,18 @@ class ResumableArray:
             raise StoreError(f"has the shape {array.shape}, not {self.rows, self.width}", where=str(file), fix=fix)
         return array
 
+    def _forget_if_damaged(self) -> None:
+        """Start over if the unfinished array cannot be opened."""
+        try:
+            if os.path.lexists(self._partial):
+                require_plain(self._partial)
+                np.load(self._partial, mmap_mode="r")
+        except (OSError, ValueError, EOFError):
+            say(f"{self._partial} is damaged: its features are computed again")
+            shutil.rmtree(self._marks, ignore_errors=True)
+            make_room(self._partial)
+            self._partial.unlink(missing_ok=True)
+
     def _create(self) -> None:
         if self._partial.exists() or self.is_done:
             return
@@ -133,6 +150,7 @@ def open_array(path: Path, rows: int) -> Halves:
         StoreError: it is damaged or has another number of rows.
     """
     try:
+        require_plain(path)
         array: Halves = np.load(path, mmap_mode="r")
     except (OSError, ValueError, EOFError) as error:
         raise StoreError(
@@ -162,13 +180,14 @@ def reopen_if_damaged(path: Path, rows: int) -> str | None:
 
     `ResumableArray.missing` then names the parts that have to be computed again.
     """
-    if not path.exists() or damage(path, rows) == []:
+    if not os.path.lexists(path) or damage(path, rows) == []:
         return None
     with exclusive(path.with_name("growing.lock"), wait=True):
-        if not path.exists() or (parts := damage(path, rows)) == []:
+        if not os.path.lexists(path) or (parts := damage(path, rows)) == []:
             return None  # another process has noticed it too
         if parts is None:
-            path.unlink()
+            make_room(path)
+            path.unlink(missing_ok=True)
             return f"{path} is damaged and is computed again"
         digests = enumerate(read_json(path.with_suffix(".json"))["sha256"])
         for part, one in digests:

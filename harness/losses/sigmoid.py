@@ -7,6 +7,7 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, nn
 
+from harness.base.errors import TrainingError
 from harness.config.loss import MultiPositiveSigmoid, Sigmoid
 from harness.losses.base import Logs, Objective, PairBatch, gather_pairs, objectives
 from harness.losses.chunks import ChunkPass, score_histogram, sigmoid_sum
@@ -72,12 +73,14 @@ def calibrated_bias(batches: Iterable[PairBatch], scale: float, sweep: ChunkPass
     For a constant cosine mu and k captions per image it is b* = -scale * mu - log(N - 1).
 
     Raises:
-        ValueError: there are no positives, or nothing else.
+        TrainingError: there are no positives, or nothing else.
     """
     whole = [gather_pairs(batch, sweep.ranks) for batch in batches]
     positives = sum(len(batch.final_positives) for batch in whole)
-    if not 0 < positives < sum(len(batch.image) * len(batch.text) for batch in whole):
-        raise ValueError("a bias can be calibrated only where there are both positive and negative pairs")
+    pairs = sum(len(batch.image) * len(batch.text) for batch in whole)
+    if not 0 < positives < pairs:
+        what = f"{positives:,} of {pairs:,} pairs are positives, so no bias can be calibrated"
+        raise TrainingError(what, where="loss.logit_bias", fix="change the thresholds of mining, or state a number")
     centres, counts = score_histogram([(batch.image, batch.text) for batch in whole], scale, sweep)
     low, high = -scale - 60.0, scale + 60.0
     for _ in range(80):

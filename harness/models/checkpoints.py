@@ -15,6 +15,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from harness.base.boundary import as_sentence
 from harness.base.errors import ModelError
 from harness.base.files import read_json
 
@@ -139,6 +140,10 @@ def _loaded(file: Path, device: str) -> Any:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of archives of TorchScript
             return _loaded_by_torch(file, is_mapped=device == "meta" and zipfile.is_zipfile(file))
+    except (MemoryError, OSError) as error:
+        told = as_sentence(error, str(file), ModelError)
+        assert told is not None
+        raise told from error
     except Exception as error:  # torch.load raises anything from KeyError to UnpicklingError
         first = str(error).splitlines()[0] if str(error) else type(error).__name__
         if "eights only load failed" in first:  # torch goes on with how to load it without this protection

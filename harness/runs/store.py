@@ -213,7 +213,12 @@ class RunFolder:
             record, frozen = _parsed(Record, self.record_file, table), self._frozen()
             try:
                 check_record(record, table, frozen, self.attempts.newest(), self.record_file)
-            except (ArithmeticError, LookupError, TypeError, ValueError):
+            except (
+                ArithmeticError,
+                LookupError,
+                TypeError,
+                ValueError,
+            ):  # of spec.json
                 raise _damaged(self.spec) from None
             require_unchanged(record, self.spec)
             if identity is not None:
@@ -321,6 +326,10 @@ class RunFolder:
     def damaged_lines(self) -> list[int]:
         """Numbers of the lines of metrics.jsonl that are damaged, from 1; not a cut last one, which a kill leaves."""
         return [number for number, line in enumerate(self._lines(), 1) if line is None]
+
+    def damaged_outcomes(self) -> list[str]:
+        """Names of files of outcomes that are cut or no Parquet files, by their first and last bytes."""
+        return [file.name for file in sorted(self.outcomes.glob("*.parquet")) if not _is_parquet(file)]
 
     def _lines(self) -> list[StepMetrics | None]:
         try:
@@ -618,6 +627,14 @@ def _line(line: bytes) -> StepMetrics | None:
         return StepMetrics.model_validate_json(line)
     except ValidationError:
         return None
+
+
+def _is_parquet(file: Path) -> bool:
+    try:
+        content = read_bytes(file)
+    except OSError:
+        return False
+    return content[:4] == content[-4:] == b"PAR1"
 
 
 def _step_of(line: str) -> float:

@@ -7,8 +7,6 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
 
-from pydantic import ValidationError
-
 from harness.base.errors import HarnessError, SpecError, StoreError
 from harness.config.ablation import Ablation
 from harness.config.experiment import Experiment
@@ -143,13 +141,17 @@ class Configurations:
         """The values and the seed of a run if it belongs to a configuration of this search, which its id proves."""
         try:
             table = read_request(folder).experiment.model_dump(mode="json")
+        except StoreError as error:
+            self.left_out.append(f"not used as a warm start: {error}")
+            return None
+        try:
             seed = int(table["seed"])
             values = {path: in_range(parameter, _at(table, path)) for path, parameter in self.search.space.items()}
             if None in values.values() or seed not in self.search.seed_list:
                 return None
             experiment = self.search.configured(values, seed)
             same = self._scout.add(experiment, "arm", self.name).id == folder.id
-        except (HarnessError, ValidationError, ValueError, KeyError):
+        except (HarnessError, ValueError, KeyError):  # a run of another kind: it lacks a field, or takes no such value
             return None
         return (values, seed) if same else None
 

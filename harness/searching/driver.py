@@ -322,7 +322,7 @@ class Driver:
     def _has_news(self, active: Active) -> bool:
         sizes = {}
         for run in active.runs:
-            with suppress(OSError):
+            with suppress(FileNotFoundError):
                 sizes[run.id] = self._run(run.id).metrics.stat().st_size
         news = sizes != active.seen
         active.seen = sizes

@@ -19,6 +19,7 @@ from typing import Any
 
 from harness.base.errors import StoreError
 from harness.base.files import read_bytes, read_json, unwritable, write_bytes, write_json, write_text
+from harness.base.sums import make_room
 from harness.config.experiment import flatten
 from harness.config.search import Search
 from harness.runs.store import exclusive, holder
@@ -120,13 +121,14 @@ class SearchFolder:
 
     def fresh_journal(self) -> Path:
         """The path for a new journal. Deletes the old one, after checking it so that damage can be reported."""
-        if self.journal.exists():
+        if os.path.lexists(self.journal):
             try:
                 for line in read_bytes(self.journal).splitlines(keepends=True):
                     _event(line)
-            except ValueError:
+            except (OSError, ValueError, RecursionError):
                 self.repaired.append(f"{self.journal}: Optuna's journal was damaged; rebuilt from trials.jsonl")
-            self.journal.unlink()
+            make_room(self.journal)
+            self.journal.unlink(missing_ok=True)
         return self.journal
 
 

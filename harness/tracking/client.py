@@ -16,6 +16,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from harness.base.boundary import as_sentence
 from harness.base.errors import TrackingError
 from harness.base.files import replacing
 from harness.tracking.known import STAMP
@@ -84,6 +85,8 @@ def _translated(uri: str) -> Iterator[None]:
     try:
         yield
     except (MlflowException, SQLAlchemyError, OSError) as error:
+        if isinstance(error, OSError) and error.filename is not None and (told := as_sentence(error)) is not None:
+            raise TrackingError(told.what, where=told.where, fix=told.fix) from error  # a file, not the server
         what = f"MLflow did not accept the records ({_reason(error)})"
         raise TrackingError(what, where=redacted(uri), fix=LATER) from error
     except ModuleNotFoundError as error:

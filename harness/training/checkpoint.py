@@ -16,6 +16,7 @@ from zipfile import BadZipFile, ZipFile
 import torch
 from torch import Tensor, nn
 
+from harness.base.boundary import as_sentence
 from harness.base.errors import CheckpointError
 from harness.base.files import open_plain, replacing
 from harness.base.log import say
@@ -247,6 +248,10 @@ def _read(path: Path) -> dict[str, Any]:
             if (bad := archive.testzip()) is not None:
                 raise BadZipFile(f"{bad} differs from its checksum")
         state = torch.load(path, map_location="cpu", weights_only=True)
+    except (MemoryError, PermissionError) as error:  # it may be whole: an older one must not take its place
+        told = as_sentence(error, str(path), CheckpointError)
+        assert told is not None
+        raise told from error
     except Exception as error:  # torch.load raises anything from EOFError to UnpicklingError
         what = f"is no checkpoint, or a damaged one ({type(error).__name__})"
         raise DamagedCheckpointError(what, where=str(path), fix="delete it to start over") from error

@@ -18,9 +18,10 @@ from PIL import Image
 
 from harness.base.errors import DataError
 from harness.base.log import say
+from harness.base.sums import is_damaged, make_room
 from harness.config.data import Data, EmbeddedWorld, FileData, FileSpec, Pictures, unknown_data
 from harness.data.dataset import pictures
-from harness.data.dataset.index import INDEX, ROWS, is_damaged, pseudo_column
+from harness.data.dataset.index import INDEX, ROWS, pseudo_column
 from harness.data.dataset.pictures import BadImageError
 from harness.data.sources import arrow
 from harness.data.sources.inspection import REPORT, Indexed, indexed, inspect_data
@@ -42,20 +43,21 @@ def open_dataset(data: Data, cache: Path) -> Dataset:
     """
     match data:
         case EmbeddedWorld():
-            index = _sound(as_files(data, cache), cache)
+            index = sound_index(as_files(data, cache), cache)
             return Dataset(index._replace(report=inspect_data(data, cache)), load_truth(home(data, cache) / TRUTH))
         case FileSpec():
             inspect_data(data, cache)
-            return Dataset(_sound(data, cache), None, data.pictures)
+            return Dataset(sound_index(data, cache), None, data.pictures)
         case _:
             raise unknown_data(data)
 
 
-def _sound(data: FileData, cache: Path) -> Indexed:
-    """The index of `data`, built again if it is damaged."""
+def sound_index(data: FileData, cache: Path) -> Indexed:
+    """The index of `data`, built again if it is damaged. Reads all of it; raises as `inspect_data`."""
     found = indexed(data, cache)
     if is_damaged(found.folder):
         say(f"the index {found.folder} is damaged: the data is read again")
+        make_room(found.folder / REPORT)
         (found.folder / REPORT).unlink(missing_ok=True)
         found = indexed(data, cache)
     return found
@@ -127,7 +129,8 @@ class Dataset:
         try:
             return self._files.read(self._root / location, offset, size)
         except OSError as error:
-            raise self._undecodable(i, error) from error
+            what = f"the image of sample {self._cell(i, 'key')} cannot be read ({error.strerror or error})"
+            raise DataError(what, where=str(self._root / location), fix="restore the file") from error
 
     def decoded(self, i: int, content: bytes) -> Image.Image:
         """The image of sample `i` from its `content`; several threads may decode at once.

@@ -17,8 +17,8 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from harness.base.errors import StoreError
-from harness.base.files import file_sha256, read_json, replacing, write_json
+from harness.base.files import replacing
+from harness.base.sums import make_room, write_sums
 from harness.config.data import Pictures, Verify
 from harness.data.dataset import pictures
 from harness.data.dataset.pictures import TRAITS, BadImageError
@@ -29,8 +29,6 @@ from harness.data.sources.raw_samples import Candidate, Note, RawSample, Rejecte
 ROWS_PER_BATCH = 50_000
 MAX_SUSPECTS = 1000
 INDEX, ROWS, DIGESTS = "index.arrow", "rows.npy", "digests.npy"
-SUMS = "sha256.json"
-"""The digest of each of these files."""
 
 
 class IndexSummary(NamedTuple):
@@ -60,6 +58,8 @@ def build(
         StoreError: `folder` cannot be written.
     """
     builder = _Builder(sources, verify, options)
+    for name in (INDEX, ROWS, DIGESTS):
+        make_room(folder / name)
     with (
         replacing(folder / INDEX) as aside,
         pa.OSFile(str(aside), "wb") as sink,
@@ -74,21 +74,8 @@ def build(
     for name, values in ((ROWS, kept), (DIGESTS, digests)):
         with replacing(folder / name) as aside, aside.open("wb") as stream:
             np.save(stream, values)
-    write_json(folder / SUMS, {name: file_sha256(folder / name) for name in (INDEX, ROWS, DIGESTS)})
+    write_sums(folder, (INDEX, ROWS, DIGESTS))
     return summary
-
-
-def is_damaged(folder: Path) -> bool:
-    """Whether a file of the index in `folder` is not as it was written. Reads all of it.
-
-    An index of an earlier version has no digests and counts as sound.
-    """
-    if not (folder / SUMS).exists():
-        return False
-    try:
-        return any(file_sha256(folder / name) != stated for name, stated in read_json(folder / SUMS).items())
-    except (AttributeError, OSError, StoreError):
-        return True
 
 
 _STRINGS = ("key", "location", "raw")

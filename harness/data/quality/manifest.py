@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections import Counter
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -13,13 +14,15 @@ import pyarrow as pa
 
 from harness.base.files import read_text
 from harness.config.data import FileData
+from harness.data.dataset.dataset import sound_index
 from harness.data.dataset.index import DIGESTS, INDEX, ROWS
 from harness.data.sources import arrow
 from harness.data.sources.formats import file_formats
-from harness.data.sources.inspection import Indexed, indexed
+from harness.data.sources.inspection import Indexed
 
 VERSION = 1
 _STATS = "_stats.json"
+_COUNTS = ("count", "successes", "failed_to_download", "failed_to_resize")
 
 
 def manifest(data: FileData, cache: Path) -> dict[str, Any]:
@@ -31,7 +34,7 @@ def manifest(data: FileData, cache: Path) -> dict[str, Any]:
     Raises:
         DataError: data is missing or damaged, or holds no usable sample.
     """
-    found = indexed(data, cache)
+    found = sound_index(data, cache)
     report = found.report
     return {
         "version": VERSION,
@@ -123,21 +126,24 @@ def _relative(file: Path, found: Indexed) -> str:
 
 
 def _downloads(found: Indexed) -> dict[str, Any] | None:
-    """What img2dataset says of its downloads in NAME_stats.json beside each shard, added up; None where it is not."""
-    totals: dict[str, int] = {"count": 0, "successes": 0, "failed_to_download": 0, "failed_to_resize": 0}
-    reasons: dict[str, int] = {}
+    """What img2dataset says of its downloads in NAME_stats.json beside each shard, added up; None where it is not.
+
+    A file that cannot be read counts as missing: `shards_with_stats` says how many were read.
+    """
+    totals, reasons = Counter[str](), Counter[str]()
     there = 0
     for file in found.files.main:
         beside = file.with_name(file.stem + _STATS)
         try:
             stats = json.loads(read_text(beside))
-            for name in totals:
-                totals[name] += int(stats.get(name, 0))
-            for reason, count in dict(stats.get("status_dict", {})).items():
-                reasons[str(reason)[:80]] = reasons.get(str(reason)[:80], 0) + int(count)
-            there += 1
+            counts = {name: int(stats.get(name, 0)) for name in _COUNTS}
+            statuses = [(str(reason)[:80], int(count)) for reason, count in dict(stats.get("status_dict", {})).items()]
         except (OSError, ValueError, TypeError, AttributeError, RecursionError):
             continue
+        totals.update(counts)
+        for reason, count in statuses:
+            reasons[reason] += count
+        there += 1
     if not there:
         return None
     most = dict(sorted(reasons.items(), key=lambda item: -item[1])[:20])

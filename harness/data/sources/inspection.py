@@ -14,18 +14,21 @@ from typing import Any, NamedTuple
 
 from pydantic import ValidationError
 
-from harness.base.errors import DataError
+from harness.base.errors import DataError, StoreError
 from harness.base.files import read_json, write_json
+from harness.base.log import say
+from harness.base.sums import make_room
 from harness.config.data import READING_FIELDS, Data, EmbeddedWorld, FileData, FileSpec, unknown_data
 from harness.data.sources.files import FilesOf, caption_files
 from harness.data.sources.formats import common_folder, file_formats
 from harness.data.sources.patterns import beside
+from harness.runs.identity import digest
 from harness.runs.record import DataReport, reasons
-from harness.runs.versions import unreadable
 
 _VERSION = 3
 REPORT = "report.json"
 """What an index says of its data; an index without it is built."""
+_STATED = frozenset({"report", "sources", "keys_repeat", "suspects", "joined"})
 UNPACKED = "images-*"
 """The embedded images of tables, once written to plain files."""
 
@@ -78,15 +81,10 @@ def indexed(data: FileData, cache: Path) -> Indexed:
     """The index of `data`, built unless it is there. Raises as `inspect_data`."""
     files = FilesOf.find(data, cache)
     folder = cache / f"index-{_state(data, files)}"
-    if not _is_current(folder / REPORT, files.root):
-        _build(data, files, folder)
-    stored = read_json(folder / REPORT)
+    stored = _stored(folder / REPORT, files.root) or _build(data, files, folder)
     unpacked = any(folder.glob(UNPACKED))
     root = folder if unpacked else files.root
-    try:
-        report = DataReport.model_validate(stored["report"])
-    except ValidationError as error:
-        raise unreadable(error, folder / REPORT, "delete its folder: the data is read again") from None
+    report = DataReport.model_validate(stored["report"])
     sources = tuple(stored["sources"])
     return Indexed(folder, root, report, sources, stored["joined"], files, stored["keys_repeat"], unpacked)
 
@@ -104,7 +102,7 @@ def _check_share(data: FileData, report: DataReport) -> None:
         raise DataError(what, where=data.location, fix=fix)
 
 
-def _build(data: FileData, files: FilesOf, folder: Path) -> None:
+def _build(data: FileData, files: FilesOf, folder: Path) -> dict[str, Any]:
     # Reading data needs numpy, Arrow and Pillow; asking for what is known does not.
     from harness.data.dataset import index
     from harness.data.sources.reading import Reading
@@ -123,17 +121,17 @@ def _build(data: FileData, files: FilesOf, folder: Path) -> None:
         notes=(*beside(data.location, file_formats(data).suffixes), *reading.notes(), *summary.notes),
     )
     suspects = {location: _stamp(files.root / location) for location in summary.suspects}
-    write_json(
-        folder / REPORT,
-        {
-            "report": report.model_dump(mode="json"),
-            "sources": list(summary.sources),
-            "keys_repeat": summary.keys_repeat,
-            "suspects": suspects,
-            "unpacked": any(folder.glob(UNPACKED)),
-            "joined": reading.joined(),
-        },
-    )
+    stored = {
+        "report": report.model_dump(mode="json"),
+        "sources": list(summary.sources),
+        "keys_repeat": summary.keys_repeat,
+        "suspects": suspects,
+        "unpacked": any(folder.glob(UNPACKED)),
+        "joined": reading.joined(),
+    }
+    make_room(folder / REPORT)
+    write_json(folder / REPORT, {**stored, "digest": digest([folder.name, stored])})
+    return stored
 
 
 def _nothing(rejected: dict[str, int]) -> str:
@@ -174,17 +172,29 @@ def _size_and_time(file: Path) -> tuple[int, int]:
     return status.st_size, status.st_mtime_ns
 
 
-def _is_current(report: Path, root: Path) -> bool:
-    """Whether the index is there and no file that spoiled a sample was repaired since."""
-    if not report.is_file():
-        return False
-    suspects = read_json(report)["suspects"]
-    return all(_stamp(root / location) == stamp for location, stamp in suspects.items())
+def _stored(file: Path, root: Path) -> dict[str, Any] | None:
+    """What an index says, unless it is missing or damaged, or a file that spoiled a sample was repaired since.
+
+    An earlier version wrote no digest; such a file counts as sound if it can be read.
+    """
+    if not os.path.lexists(file):
+        return None
+    try:
+        stored: dict[str, Any] = read_json(file)
+        stated = stored.pop("digest", None)
+        DataReport.model_validate(stored["report"])
+        is_sound = stored.keys() >= _STATED and stated in (None, digest([file.parent.name, stored]))
+        is_current = all(_stamp(root / location) == stamp for location, stamp in stored["suspects"].items())
+    except (AttributeError, KeyError, StoreError, TypeError, ValidationError):
+        is_sound = is_current = False
+    if not is_sound:
+        say(f"the index {file.parent} is damaged: the data is read again")
+    return stored if is_sound and is_current else None
 
 
 def _stamp(file: Path) -> list[int] | None:
     try:
         stat = file.stat()
-    except (OSError, ValueError):
+    except (OSError, ValueError):  # it is missing, or the location is no path: then it is read again
         return None
     return [stat.st_size, stat.st_mtime_ns]

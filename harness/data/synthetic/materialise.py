@@ -9,6 +9,8 @@ import time
 from pathlib import Path
 
 from harness.base.errors import StoreError
+from harness.base.log import say
+from harness.base.sums import files_below, is_damaged, write_sums
 from harness.config.data import Data, EmbeddedWorld, FileData, FileSpec, unknown_data
 from harness.data.sources.inspection import indexed
 from harness.data.synthetic.embedded import home, train_shards
@@ -18,6 +20,8 @@ _STALE_S = 3600.0
 
 def materialise(data: Data, cache: Path) -> None:
     """Generate an embedded data set under `cache`, with its index, unless it is there. Own data is left as it is.
+
+    A data set that is no longer as it was generated is generated again.
 
     The folder appears whole or not at all: a killed process leaves only a hidden folder that a later one removes,
     and of several processes at once the first to finish wins.
@@ -52,7 +56,9 @@ def as_files(data: Data, cache: Path) -> FileData:
 
 def _materialise(data: EmbeddedWorld, cache: Path) -> None:
     folder = home(data, cache)
-    if not folder.is_dir():
+    if (is_new := not folder.is_dir()) or is_damaged(folder):
+        if not is_new:
+            say(f"the data {folder} is damaged: it is generated again")
         try:
             _generate_aside(data, folder)
         except OSError as error:
@@ -73,6 +79,7 @@ def _generate_aside(data: EmbeddedWorld, folder: Path) -> None:
     aside = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
     try:
         generators(data, aside)
+        write_sums(aside, files_below(aside))
         aside.chmod(0o755)
         _move_into_place(aside, folder)
     finally:
@@ -80,6 +87,11 @@ def _generate_aside(data: EmbeddedWorld, folder: Path) -> None:
 
 
 def _move_into_place(aside: Path, folder: Path) -> None:
+    """Rename `aside` to `folder`, in place of one that is damaged; of several processes, the first may have done it."""
+    if folder.is_dir() and is_damaged(folder):
+        old = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+        folder.rename(old / folder.name)
+        shutil.rmtree(old)
     try:
         aside.rename(folder)
     except OSError as error:

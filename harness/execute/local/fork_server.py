@@ -75,9 +75,9 @@ def _fork(folder: Path, work: object) -> int:
 
 def _write_to_log(folder: Path) -> None:
     try:
-        log = os.open(folder / "log.txt", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
-    except OSError:
-        log = os.open(os.devnull, os.O_WRONLY)  # the disk is full; the run's failure reports that
+        log = os.open(folder / "log.txt", os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NONBLOCK, 0o644)
+    except OSError:  # the disk is full, which the run's failure reports; or it is no file
+        log = os.open(os.devnull, os.O_WRONLY)
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     os.dup2(log, 1)
     os.dup2(log, 2)

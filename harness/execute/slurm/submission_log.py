@@ -114,7 +114,7 @@ class Submission:
         if task not in self._cancelled:
             try:
                 text = read_text(self.folder / "settled" / str(task))
-            except OSError:
+            except FileNotFoundError:
                 return False
             if text != CANCELLED:
                 return False

@@ -211,6 +211,8 @@ class _Reader:
         doubts = [f"{name} was changed since the run ended and is left out" for name in changed]
         if record.seal is None and (lines := folder.damaged_lines()):
             doubts.append(f"{folder.metrics.name} has {len(lines)} damaged lines, which are left out")
+        if record.seal is None:
+            doubts += [f"{name} is damaged and is left out" for name in folder.damaged_outcomes()]
         found = self.sets.taken(record, planned.experiment)
         asked = record.model_copy(update={"evaluations": found.evaluations})
         return RunResult(

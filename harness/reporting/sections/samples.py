@@ -76,7 +76,8 @@ def read_hits(run: RunResult, metric: str) -> Hits | None:
     for file in sorted(run.folder.outcomes.glob("*.parquet")):
         if file.relative_to(run.folder.path).as_posix() in run.changed:
             continue
-        with suppress(OSError, KeyError, ValueError):  # treat a damaged file as missing
+        # A damaged file of a run without a seal; the run's remarks name it (`collect.results`).
+        with suppress(OSError, LookupError, NotImplementedError, TypeError, ValueError):
             if _is_of(file, set_name, measured.protocol_id):
                 return _hits(file, name)
     return None
