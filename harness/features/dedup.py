@@ -99,7 +99,7 @@ def _read(file: Path) -> Distinct | None:
         with open_plain(file) as stream, np.load(stream) as arrays:
             found = Distinct(arrays["rows"], arrays["starts"], arrays["first"])
             return found if (arrays["sha256"] == _digest(file, found)).all() else None
-    except (OSError, ValueError, KeyError, BadZipFile, zlib.error):
+    except (OSError, EOFError, ValueError, KeyError, BadZipFile, zlib.error):
         return None
 
 

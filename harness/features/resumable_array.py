@@ -88,6 +88,7 @@ class ResumableArray:
             for part in bad:
                 (self._marks / str(part)).unlink()
             if bad:
+                say(f"{self._partial} is damaged: {len(bad)} of its parts are computed again")
                 return False
             stated = {"of": _name(self.path), "rows": self.rows, "width": self.width, "part": PART, "sha256": digests}
             make_room(self._digests)

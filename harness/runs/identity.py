@@ -106,7 +106,8 @@ def check_same(stored: dict[str, Any], identity: Identity, where: Path) -> None:
     Raises:
         StoreError: they differ; the message contains the diff.
     """
-    changes = list(_differences(flatten(stored), flatten(identity.resolved)))
+    resolved = identity.resolved
+    changes = [] if stored == resolved else list(_differences(flatten(stored), flatten(resolved)))
     if changes:
         raise StoreError(
             f"run {identity.id} was made with other defaults: {'; '.join(changes)}",

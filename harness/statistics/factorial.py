@@ -120,7 +120,8 @@ def _columns(cells: Sequence[Cell], term: Term) -> Array:
 
 
 def _indicators(levels: Sequence[str]) -> Array:
-    return np.array([[level == one for one in dict.fromkeys(levels)] for level in levels], dtype=np.float64)
+    place = {level: number for number, level in enumerate(dict.fromkeys(levels))}
+    return np.eye(len(place))[[place[level] for level in levels]]
 
 
 def _fit(blocks: Sequence[Array], values: Array) -> tuple[int, float]:

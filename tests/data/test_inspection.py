@@ -16,6 +16,7 @@ from harness.config.data import DigitsData, ShapesData, WebdatasetData
 from harness.data import inspect_data
 from harness.data.dataset.dataset import open_dataset
 from harness.runs.record import DataReport
+from tests.damages import DAMAGES
 from tests.data.made import encoded, picture, sample, two_shards, write_tar
 
 
@@ -39,8 +40,8 @@ def test_a_moved_or_repacked_set_keeps_its_fingerprint(tmp_path: Path) -> None:
     assert inspected(write_tar(tmp_path / "one.tar", everything), tmp_path / "cache") == before
 
 
-@pytest.mark.parametrize("name", ["index.arrow", "rows.npy", "digests.npy", "sha256.json"])
-@pytest.mark.parametrize("how", ["flipped", "cut", "gone"])
+@pytest.mark.parametrize("name", ["index.arrow", "rows.npy", "digests.npy", "sha256.json", "report.json"])
+@pytest.mark.parametrize("how", DAMAGES)
 def test_a_damaged_index_is_built_again(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str, how: str
 ) -> None:
@@ -48,19 +49,54 @@ def test_a_damaged_index_is_built_again(
     whole = open_dataset(data, tmp_path / "cache")
     before = [(whole.raw(i), whole.content(i)) for i in range(len(whole))]
     (file,) = (tmp_path / "cache").glob(f"index-*/{name}")
-    match how:
-        case "flipped":
-            content = bytearray(file.read_bytes())
-            content[len(content) // 2] ^= 1
-            file.write_bytes(content)
-        case "cut":
-            file.write_bytes(file.read_bytes()[:-9])
-        case _:
-            file.unlink()
+    DAMAGES[how](file)
     found = open_dataset(data, tmp_path / "cache")
     assert [(found.raw(i), found.content(i)) for i in range(len(found))] == before
-    is_as_of_an_earlier_version = (name, how) == ("sha256.json", "gone")
-    assert ("is damaged: the data is read again" in capsys.readouterr().err) != is_as_of_an_earlier_version
+    assert found.report == whole.report
+    is_unseen = how == "gone" and name in ("sha256.json", "report.json")  # as of an earlier version, or not finished
+    assert ("is damaged: the data is read again" in capsys.readouterr().err) != is_unseen
+
+
+def test_a_report_of_an_index_is_its_own(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A changed digit, and another index's report, are noticed before anything is planned with them."""
+    shards = str(two_shards(tmp_path / "a"))
+    data = WebdatasetData(shards=shards)
+    before = inspect_data(data, tmp_path / "cache")
+    (report,) = (tmp_path / "cache").glob("index-*/report.json")
+    stored = json.loads(report.read_text())
+    stored["report"]["fingerprint"] = "0" * 64
+    report.write_text(json.dumps(stored))
+    assert inspect_data(data, tmp_path / "cache") == before
+    inspect_data(WebdatasetData(shards=shards, raw="json:caption"), tmp_path / "other")
+    (other,) = (tmp_path / "other").glob("index-*/report.json")
+    shutil.copyfile(other, report)
+    assert inspect_data(data, tmp_path / "cache") == before
+    assert capsys.readouterr().err.count("is damaged: the data is read again") == 2
+    del stored["digest"]  # as an earlier version wrote it
+    stored["report"]["fingerprint"] = before.fingerprint
+    report.write_text(json.dumps(stored))
+    assert inspect_data(data, tmp_path / "cache") == before
+    assert not capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "name", ["train/00000.tar", "eval/shapes/test/0.tar", "eval/shapes/classnames.txt", "truth.npz"]
+)
+@pytest.mark.parametrize("how", ["flipped", "a folder", "gone"])
+def test_a_damaged_world_is_generated_again(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str, how: str
+) -> None:
+    data = ShapesData(train_samples=8, test_samples=4)
+    whole = open_dataset(data, tmp_path)
+    before = [(whole.raw(i), whole.content(i)) for i in range(len(whole))]
+    (world,) = tmp_path.glob("shapes-*")
+    contents = {file: file.read_bytes() for file in world.rglob("*") if file.is_file()}
+    DAMAGES[how](world / name)
+    found = open_dataset(data, tmp_path)
+    assert [(found.raw(i), found.content(i)) for i in range(len(found))] == before
+    assert {file: file.read_bytes() for file in world.rglob("*") if file.is_file()} == contents
+    assert capsys.readouterr().err.count(f"{world} is damaged: it is generated again") == 1
+    assert not list(tmp_path.glob(".shapes-*"))
 
 
 @settings(max_examples=20, deadline=None)

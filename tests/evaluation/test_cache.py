@@ -15,6 +15,7 @@ from harness.config.evaluation import Evaluation
 from harness.evaluation.cache import FeatureCache, weights_digest
 from harness.evaluation.evaluator import EvaluationTask, Evaluator, Result
 from harness.evaluation.sets import read_set
+from tests.damages import DAMAGES
 from tests.evaluation.worlds import TinyClip, classification_set, retrieval_set
 
 CPU = torch.device("cpu")
@@ -100,6 +101,17 @@ def test_a_damaged_file_is_made_again(tmp_path: Path, damage: Callable[[bytes], 
     assert torch.equal(FeatureCache(tmp_path, "owner").get("it", _never), wanted)
 
 
+@pytest.mark.parametrize("how", DAMAGES)
+def test_what_is_no_file_is_replaced(tmp_path: Path, capsys: pytest.CaptureFixture[str], how: str) -> None:
+    cache, wanted = FeatureCache(tmp_path, "owner"), torch.randn(4, 3)
+    cache.get("it", lambda: wanted)
+    (file,) = tmp_path.glob("*.npy")
+    DAMAGES[how](file)
+    assert torch.equal(cache.get("it", lambda: wanted), wanted)
+    assert (f"{file} is damaged" in capsys.readouterr().err) == (how != "gone")
+    assert torch.equal(cache.get("it", _never), wanted)
+
+
 def test_the_oldest_go_first_and_the_folder_stays_bounded(tmp_path: Path) -> None:
     cache = FeatureCache(tmp_path, "owner", limit_bytes=3000)
     for number in range(5):
@@ -112,9 +124,12 @@ def test_the_oldest_go_first_and_the_folder_stays_bounded(tmp_path: Path) -> Non
         cache.get("n0", _never)
 
 
-def test_a_folder_that_cannot_be_written_only_means_no_cache(tmp_path: Path) -> None:
+def test_a_folder_that_cannot_be_written_only_means_no_cache(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     (tmp_path / "file").write_text("in the way")
     assert torch.equal(FeatureCache(tmp_path / "file", "owner").get("it", lambda: torch.ones(2)), torch.ones(2))
+    assert "features are not kept" in capsys.readouterr().err
 
 
 def _never() -> torch.Tensor:

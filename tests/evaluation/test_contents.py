@@ -11,6 +11,7 @@ import pytest
 from harness.evaluation import sets
 from harness.evaluation.contents import SETTLED_S, contents_at
 from harness.evaluation.sets import EvaluationSet, read_set
+from tests.damages import DAMAGES
 from tests.evaluation.worlds import classification_set
 
 
@@ -92,7 +93,9 @@ def test_files_that_have_just_changed_are_read_each_time(tmp_path: Path, reads: 
 
 
 @pytest.mark.usefixtures("later")
-def test_what_is_kept_is_not_trusted_where_it_is_damaged(tmp_path: Path, reads: list[Path]) -> None:
+def test_what_is_kept_is_not_trusted_where_it_is_damaged(
+    tmp_path: Path, reads: list[Path], capsys: pytest.CaptureFixture[str]
+) -> None:
     path, store = classification_set(tmp_path / "things"), tmp_path / "store"
     first = digest(path, store)
     (file,) = store.iterdir()
@@ -100,6 +103,11 @@ def test_what_is_kept_is_not_trusted_where_it_is_damaged(tmp_path: Path, reads: 
         file.write_text(text)
         assert digest(path, store) == first
     assert len(reads) == 5
+    for damage in DAMAGES.values():
+        damage(file)
+        assert digest(path, store) == first
+    assert len(reads) == 5 + len(DAMAGES)
+    assert capsys.readouterr().err.count(f"{file} is damaged") == 4 + len(DAMAGES) - 1  # one was gone
 
 
 def test_the_times_of_a_status_change_cannot_be_set_back(tmp_path: Path) -> None:

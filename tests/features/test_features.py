@@ -26,6 +26,7 @@ from harness.features import resumable_array as growing
 from harness.features.compute import Extraction, Wanted
 from harness.features.dedup import distinct, numbered
 from harness.models import Towers, build_towers
+from tests.damages import DAMAGES as AS_A_FILE
 from tests.evaluation.worlds import picture, write_shard
 from tests.killing import kill_9, script
 from tests.node.small import CONFIG
@@ -193,6 +194,9 @@ DAMAGES: dict[str, Callable[[Path, Path], object]] = {
     "damaged digests": lambda file, _: file.with_suffix(".json").write_text('{"rows": 96}'),
     "another array": lambda file, other: shutil.copyfile(other, file),
     "another array with its digests": _with_digests,
+    "a pipe": lambda file, _: AS_A_FILE["a pipe"](file),
+    "a folder": lambda file, _: AS_A_FILE["a folder"](file),
+    "a folder for digests": lambda file, _: AS_A_FILE["a folder"](file.with_suffix(".json")),
 }
 
 
@@ -214,23 +218,40 @@ def test_damaged_features_are_computed_again(
     assert f"{files[place]} is damaged" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("how", ["cut", "swapped", "edited", "of an earlier version"])
-def test_where_captions_are_is_found_again(tmp_path: Path, dataset: Dataset, how: str) -> None:
+@pytest.mark.parametrize("how", [name for name in AS_A_FILE if name != "gone"])
+@pytest.mark.usefixtures("small_parts")
+def test_an_unfinished_array_that_is_damaged_is_begun_again(
+    tmp_path: Path, dataset: Dataset, capsys: pytest.CaptureFixture[str], how: str
+) -> None:
+    extraction(tmp_path / "whole/features", dataset).compute()
+    extraction(tmp_path / "half/features", dataset).compute((0, 2))
+    AS_A_FILE[how](tmp_path / "half/features/image.npy.partial")
+    while not extraction(tmp_path / "half/features", dataset).compute():
+        pass
+    assert arrays(tmp_path / "half/features") == arrays(tmp_path / "whole/features")
+    assert ("image.npy.partial is damaged" in capsys.readouterr().err) == (how not in ("flipped",))
+
+
+@pytest.mark.parametrize("how", ["swapped", "edited", "of an earlier version", *AS_A_FILE])
+def test_where_captions_are_is_found_again(
+    tmp_path: Path, dataset: Dataset, capsys: pytest.CaptureFixture[str], how: str
+) -> None:
     wanted = Wanted(tmp_path, dataset, ("raw", "captioner"))
     tmp_path.mkdir(exist_ok=True)
     whole, other = wanted.distinct("captioner"), wanted.distinct("raw")
     file = tmp_path / f"{wanted.stem('captioner')}.rows.npz"
     match how:
-        case "cut":
-            file.write_bytes(file.read_bytes()[:-40])
         case "swapped":
             shutil.copyfile(tmp_path / f"{wanted.stem('raw')}.rows.npz", file)
         case "edited":
             content = dict(np.load(file))
             np.savez(file, **content | {"rows": content["rows"][::-1]})
-        case _:
+        case "of an earlier version":
             np.savez(file, rows=other.rows, starts=other.starts)
+        case _:
+            AS_A_FILE[how](file)
     found = wanted.distinct("captioner")
+    assert (f"{file} is damaged" in capsys.readouterr().err) == (how != "gone")
     assert all(np.array_equal(getattr(found, name), getattr(whole, name)) for name in ("rows", "starts", "first"))
 
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 from harness.base.errors import StoreError
@@ -74,7 +74,8 @@ class RunResult:
     """By `set/metric`, and `train/NAME`: of sets what the run's own spec asks for."""
     doubts: tuple[str, ...] = ()
     """What could not be checked of its evaluation sets."""
-    curve: OwnCurve | None = None
+    curve: Callable[[], OwnCurve] | None = None
+    """Which metrics of its training its own spec asks for, found only where lines are read."""
     changed: frozenset[str] = frozenset()
     """Files that were changed since the run ended: curves and outcomes, which are left out."""
 
@@ -85,7 +86,7 @@ class RunResult:
             StoreError: they cannot be read.
         """
         lines = [] if self.folder.metrics.name in self.changed else self.folder.step_metrics()
-        return lines if self.curve is None else self.curve.of_lines(lines)
+        return lines if self.curve is None else self.curve().of_lines(lines)
 
     @property
     def sets(self) -> set[str]:
@@ -226,7 +227,7 @@ class _Reader:
             measured=measurements(asked),
             doubts=(*found.doubts, *doubts),
             changed=frozenset(changed),
-            curve=self.sets.curve(planned.experiment, record),
+            curve=partial(self.sets.curve, planned.experiment, record),
         )
 
 
