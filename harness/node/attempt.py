@@ -12,7 +12,7 @@ from threading import Event
 import torch
 
 from harness.base.errors import HarnessError, StoreError, TrainingError
-from harness.base.files import read_bytes, read_json, write_json
+from harness.base.files import read_bytes, write_json
 from harness.base.log import say
 from harness.data.dataset.dataset import open_dataset
 from harness.data.sources.inspection import inspect_data
@@ -52,7 +52,8 @@ def load_request(folder: RunFolder) -> Request:
     """
     request = read_request(folder)
     request.stored.check()
-    if read_json(folder.spec)["id"] != request.run_id:
+    folder.resolved()  # which checks that spec.json is this folder's
+    if folder.id != request.run_id:
         raise StoreError("is for another run", where=str(folder.request), fix="start the run with `harness run`")
     return request
 

@@ -10,8 +10,10 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
+from harness.base.errors import StoreError
 from harness.base.files import create_text, read_json
 from harness.config.ablation import Claim
 from harness.planning.plan import Plan
@@ -51,8 +53,7 @@ def planned_claims(plan: Plan, store: Store, began: Mapping[str, float]) -> list
     found = []
     for claim in plan.ablation.claims:
         file = store.root / FOLDER / f"{_key(plan, claim)}.json"
-        noted = read_json(file) if file.exists() else {}
-        planned_at, seeds = noted.get("planned_at"), noted.get("seeds")
+        planned_at, seeds = _noted(file)
         stated = claim_runs(plan, claim, began) | {"planned_at": planned_at, "seeds": seeds}
         first = stated["first_run_at"]
         before = None if planned_at is None else first is None or planned_at <= first
@@ -68,10 +69,24 @@ def first_seeds(plan: Plan, store: Store) -> dict[str, int]:
     """
     found = {}
     for claim in plan.ablation.claims:
-        file = store.root / FOLDER / f"{_key(plan, claim)}.json"
-        if file.exists() and isinstance(seeds := read_json(file).get("seeds"), list):
+        _, seeds = _noted(store.root / FOLDER / f"{_key(plan, claim)}.json")
+        if seeds is not None:
             found[claim.text] = len(seeds)
     return found
+
+
+def _noted(file: Path) -> tuple[float | None, list[int] | None]:
+    """When the claim was planned, and with which seeds; None for a claim that an earlier version planned."""
+    if not file.exists():
+        return None, None
+    match read_json(file):
+        case {"planned_at": int() | float() as planned_at, "seeds": list() | None as seeds}:
+            return planned_at, seeds
+        case {"planned_at": int() | float() as planned_at, **others} if "seeds" not in others:
+            return planned_at, None
+        case _:
+            fix = "restore it; without it, it is not known when the claim was planned"
+            raise StoreError("is damaged", where=str(file), fix=fix)
 
 
 def claim_runs(plan: Plan, claim: Claim, began: Mapping[str, float]) -> dict[str, Any]:

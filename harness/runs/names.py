@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from harness.base.errors import StoreError
 from harness.base.files import read_json, write_json
+from harness.base.log import say
+from harness.base.sums import make_room
 from harness.runs.store import Store
 
 _NAMES = "experiments.json"
@@ -33,12 +37,18 @@ def claim_name(own: str, file: Path | None, store: Store) -> None:
     """Keep the name `own` for the spec in `file`."""
     taken = _taken(store)
     if file is not None and taken.get(own) != str(file.resolve()):
+        make_room(store.root / _NAMES)
         write_json(store.root / _NAMES, {**taken, own: str(file.resolve())})
 
 
 def _taken(store: Store) -> Mapping[str, Any]:
-    try:
-        content = read_json(store.root / _NAMES)
-    except StoreError:
+    """The file of each name. Names are given again if experiments.json is damaged."""
+    file = store.root / _NAMES
+    if not os.path.lexists(file):
         return {}
-    return content if isinstance(content, dict) else {}
+    with suppress(StoreError):
+        content = read_json(file)
+        if isinstance(content, dict) and all(isinstance(spec, str) for spec in content.values()):
+            return content
+    say(f"{file} is damaged: specs are named again")
+    return {}

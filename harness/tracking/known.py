@@ -6,6 +6,7 @@ SQLite is asked itself, so a database that is gone or put back tells the truth. 
 
 from __future__ import annotations
 
+import os
 import sqlite3
 from collections.abc import Mapping
 from contextlib import closing
@@ -13,6 +14,8 @@ from typing import Any
 
 from harness.base.errors import StoreError
 from harness.base.files import read_json, write_json
+from harness.base.log import say
+from harness.base.sums import make_room
 from harness.runs.store import Store
 from harness.tracking.places import database_file, redacted
 
@@ -50,12 +53,27 @@ def remember(uri: str, store: Store, experiment: str, *, birth: str, stamps: fro
         ledger = dict(_ledger(store))
         entry = {"birth": birth, "stamps": sorted(stamps)}
         ledger[redacted(uri)] = {**ledger.get(redacted(uri), {}), experiment: entry}
+        make_room(store.root / "tracking.json")
         write_json(store.root / "tracking.json", ledger)
 
 
 def _ledger(store: Store) -> Mapping[str, Any]:
-    try:
-        content = read_json(store.root / "tracking.json")
-    except StoreError:
+    """By address and experiment. A ledger that is damaged is empty, so that all records are sent again."""
+    file = store.root / "tracking.json"
+    if not os.path.lexists(file):
         return {}
-    return content if isinstance(content, dict) else {}
+    try:
+        content = read_json(file)
+    except StoreError:
+        content = None
+    is_whole = isinstance(content, dict) and all(
+        isinstance(known, dict) and all(isinstance(entry, dict) and _is_entry(entry) for entry in known.values())
+        for known in content.values()
+    )
+    if not is_whole:
+        say(f"{file} is damaged: records are sent again")
+    return content if is_whole else {}
+
+
+def _is_entry(entry: Mapping[str, Any]) -> bool:
+    return isinstance(entry.get("birth"), str) and isinstance(entry.get("stamps"), list)

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 from harness.base.errors import StoreError
-from harness.base.files import read_json
 from harness.config.experiment import flatten
 from harness.planning.evaluation_sets import EvaluationSets
 from harness.planning.plan import Arm, Plan
@@ -187,7 +186,7 @@ def run_entry(cell: ProjectedRun) -> MlflowRun:
         StoreError: one of its files cannot be read.
     """
     folder, done = cell.folder, cell.state is State.DONE
-    resolved = read_json(folder.spec)["resolved"]
+    resolved = folder.resolved()
     record = cell.record() if done else None
     lines = cell.lines()
     started = record.started_at if record else folder.spec.stat().st_mtime

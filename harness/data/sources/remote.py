@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
-from harness.base.errors import DataError
+from harness.base.errors import DataError, StoreError
 from harness.base.files import read_json, replacing, write_json
 from harness.data.sources.patterns import braces
 
@@ -43,7 +43,11 @@ def mirrored(pattern: str, cache: Path) -> list[Path]:
     folder = _folder(pattern, cache)
     if not (folder / _LISTING).is_file():
         raise DataError("is not on this machine", where=pattern, fix="`harness data fetch SPEC` copies it once")
-    files = [Remote(*entry) for entry in read_json(folder / _LISTING)]
+    try:
+        files = [Remote(str(url), str(name), int(size)) for url, name, size in read_json(folder / _LISTING)]
+    except (TypeError, ValueError, StoreError):
+        what, fix = f"its listing {folder / _LISTING} is damaged", "`harness data fetch SPEC` writes it again"
+        raise DataError(what, where=pattern, fix=fix) from None
     missing = [file for file in files if not _is_here(folder, file)]
     if missing:
         what = f"{len(missing)} of {len(files)} files are not on this machine, {missing[0].name} first"

@@ -79,7 +79,12 @@ class Submission:
         """The array's id; None while it is unknown."""
         file = self.folder / "job.json"
         if self._array is None and file.exists():
-            self._array = str(read_json(file)["array"])
+            match read_json(file):
+                case {"array": str() | int() as array}:
+                    self._array = str(array)
+                case _:
+                    fix = "restore it: it holds the id of a job array"
+                    raise StoreError("is damaged", where=str(file), fix=fix)
         return self._array
 
     @property
