@@ -20,6 +20,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from harness.base.errors import StoreError
 from harness.base.files import read_json, read_text, unwritable, write_json, write_text
 from harness.config.profile import JobResources, Profile
 from harness.runs.store import Store, exclusive
