@@ -36,9 +36,17 @@ def metric_ids(evaluation: EvaluationResult) -> dict[str, str]:
     found = {}
     for name in evaluation.metrics:
         of, k = family(name, definitions)
-        known = {"shared": shared, "name": name, "definition": definitions.get(of), "k": k}
-        found[name] = digest(known if of in definitions else {"protocol_id": evaluation.protocol_id, "name": name})
+        stated = definitions.get(of)
+        if isinstance(stated, str):
+            found[name] = _id(shared, name, stated, k)
+        else:
+            found[name] = digest({"protocol_id": evaluation.protocol_id, "name": name})
     return found
+
+
+@cache  # runs of one ablation share nearly all of them
+def _id(shared: str, name: str, definition: str, k: int) -> str:
+    return digest({"shared": shared, "name": name, "definition": definition, "k": k})
 
 
 def metric_id(evaluation: EvaluationResult, name: str) -> str:
