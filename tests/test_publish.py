@@ -11,6 +11,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from harness import api
@@ -22,7 +24,7 @@ from harness.execute.bundle import SUMS, Replacer, sums
 from harness.execute.publish import Published
 from harness.planning.claims import note_claims
 from harness.planning.plan import Plan
-from harness.runs.integrity import record_digest
+from harness.runs.integrity import file_digest, record_digest
 from tests.head.made import is_one_sentence, write
 from tests.node.small import experiment
 from tests.test_integrity import ARMS, TRAIN, Place, edited, trained
@@ -127,6 +129,23 @@ def test_no_path_host_or_user_is_in_it(place: Place, tmp_path: Path, monkeypatch
         api.publish(plan(place, notes=note), tmp_path / "refused")
     assert is_one_sentence(caught.value)
     assert not (tmp_path / "refused").exists()
+
+
+def test_a_name_in_a_compressed_column_is_found(place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keys of samples may hold a user's name, and Parquet compresses them."""
+    monkeypatch.setenv("LOGNAME", "ada.lovelace")
+    folder = place.folder("a")
+    for file in folder.outcomes.iterdir():
+        table = pq.read_table(file)
+        keys = pa.array([f"ada.lovelace/{key}" for key in table["key"].to_pylist()])
+        pq.write_table(table.set_column(table.schema.get_field_index("key"), "key", keys), file)
+    record = json.loads(folder.record_file.read_text())
+    files = record["seal"]["files"]
+    record["seal"]["files"] = {name: file_digest(folder.path / name) for name in files}
+    record["seal"]["record"] = record_digest(record)
+    folder.record_file.write_text(json.dumps(record))
+    with pytest.raises(StoreError, match=r"names this machine or its user: 'ada.lovelace'"):
+        published(place, tmp_path / "refused")
 
 
 @pytest.fixture

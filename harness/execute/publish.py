@@ -275,10 +275,22 @@ def _refuse_names(folder: Path, project: Project) -> None:
     )
     search = re.compile(pattern.encode()) if pattern else None
     for name in files_of(folder):
-        if search and not name.startswith(f"{CODE}/") and (found := search.search(read_bytes(folder / name))):
+        if search and not name.startswith(f"{CODE}/") and (found := search.search(_searchable(folder / name))):
             what = f"names this machine or its user: {found[0].decode(errors='replace')!r}"
             fix = "reword it in the spec; if it is an ordinary word, set LOGNAME to another name"
             raise StoreError(what, where=name, fix=fix)
+
+
+def _searchable(file: Path) -> bytes:
+    """The contents of a file, and the texts that a Parquet file holds compressed."""
+    content = read_bytes(file)
+    if file.suffix != ".parquet":
+        return content
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    columns = [column for column in pq.read_table(file).columns if pa.types.is_string(column.type)]
+    return b"\n".join([content, *(str(text).encode() for column in columns for text in column.unique().to_pylist())])
 
 
 def _places(project: Project) -> Iterator[Path]:

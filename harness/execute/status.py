@@ -10,6 +10,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from harness.base.boundary import reading
 from harness.base.errors import StoreError
 from harness.base.files import open_plain
 from harness.execute.life import Decision, Facts, Life, damaged, decide
@@ -133,7 +134,8 @@ def _status(folder: RunFolder, name: tuple[str, str], metric: _Metric, jobs: Map
     if tracked is None and not folder.path.is_dir():
         return RunStatus(folder.id, *name, Life.MISSING, Life.MISSING)
     try:
-        return _told(folder, name, metric, tracked)
+        with reading(folder.path):
+            return _told(folder, name, metric, tracked)
     except StoreError as error:
         return RunStatus(folder.id, *name, Life.FAILED, DAMAGED, failure=str(error))
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from functools import cached_property, partial
 from typing import Any
 
+from harness.base.boundary import reading
 from harness.base.errors import StoreError
 from harness.evaluation.recorded import OwnCurve
 from harness.planning.claims import first_seeds
@@ -198,10 +199,11 @@ class _Reader:
         """One run as it stands; a damaged record is a failed run."""
         folder, state = self.store.run(planned.id), State.FAILED
         try:
-            state = folder.state()
-            if state is State.DONE:
-                return self._done(folder, planned, arm, seed)
-            cause, message = _why(folder, state)
+            with reading(folder.path):
+                state = folder.state()
+                if state is State.DONE:
+                    return self._done(folder, planned, arm, seed)
+                cause, message = _why(folder, state)
         except StoreError as error:
             state, cause, message = State.FAILED, DAMAGED, str(error)
         return RunResult(arm, seed, folder, planned, state, cause, clean(message))
