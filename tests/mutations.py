@@ -164,6 +164,10 @@ MUTATIONS = (
     Mutation("training/checkpoint.py", "(bad := archive.testzip()) is not None", "(bad := None) is not None", "node/test_damage.py"),
     Mutation("execute/verify.py", "deviations.setdefault(place if groups is None else groups[place], [])", "deviations.setdefault(place, [])", "test_integrity.py::test_verify_derives_every_number_again"),
     Mutation("searching/event_check.py", "if list(event[\"had\"]) != list(self._run_ids(event[\"values\"])):", "if False:", "searching/test_driver.py"),
+    Mutation("base/sums.py", "if not os.path.lexists(folder / SUMS):", "if True:", "data/test_inspection.py::test_a_damaged_world_is_generated_again"),
+    Mutation("data/sources/inspection.py", " and stated in (None, digest([file.parent.name, stored]))", "", "data/test_inspection.py::test_a_report_of_an_index_is_its_own"),
+    Mutation("searching/configurations.py", "folder.record(run.identity)", "folder.record()", "searching/test_driver.py::test_what_is_no_warm_start_is_said"),
+    Mutation("execute/publish.py", "search.search(_searchable(folder / name))", "search.search(read_bytes(folder / name))", "test_publish.py::test_a_name_in_a_compressed_column_is_found"),
     # parts by kind
     Mutation("base/registry.py", "        if builder is None:\n            raise unknown_kind(spec, self.part, self._builders)\n", "        builder = builder or next(iter(self._builders.values()))\n", "test_joints.py"),
 )  # fmt: skip

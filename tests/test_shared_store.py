@@ -79,7 +79,7 @@ def made_data(root: Path) -> None:
     for place, first in (("d1", 100), ("d2", 200)):
         samples = []
         for number in range(first, first + SAMPLES):
-            texts = {"captions": [f"First Text {number}"], "others": [f"Other Text {number}"]}
+            texts: dict[str, Any] = {"captions": [f"First Text {number}"], "others": [f"Other Text {number}"]}
             samples.append((f"{number - first:04d}", sample(number, **texts)))
         write_tar(root / place / "00000.tar", samples)
     members = retrieval_members([[f"Caption of Picture {i}"] for i in range(6)], 50)

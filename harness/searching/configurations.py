@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
 
+from harness.base.boundary import reading
 from harness.base.errors import HarnessError, SpecError, StoreError
 from harness.config.ablation import Ablation
 from harness.config.experiment import Experiment
@@ -117,7 +118,13 @@ class Configurations:
         """Configurations of the space whose runs are all finished in the store, no matter what command trained them."""
         grouped: dict[str, tuple[dict[str, Any], dict[int, RunFolder]]] = {}
         for folder in self.project.store.runs():
-            if folder.state() is State.DONE and (found := self._values(folder)) is not None:
+            try:
+                with reading(folder.path):
+                    found = self._values(folder) if folder.state() is State.DONE else None
+            except StoreError as error:
+                self._leave_out(error)
+                continue
+            if found is not None:
                 values, seed = found
                 grouped.setdefault(repr(sorted(values.items())), (values, {}))[1][seed] = folder
         for values, folders in grouped.values():
@@ -129,31 +136,37 @@ class Configurations:
     def _means(self, values: dict[str, Any], folders: Mapping[int, RunFolder]) -> tuple[float, ...] | None:
         try:
             columns = [
-                self.objectives(self.search.configured(values, seed), folder.record())
+                self.objectives(run.experiment, folder.record(run.identity))
                 for seed, folder in folders.items()
+                for run in (self._planned(values, seed),)
             ]
         except StoreError as error:
-            self.left_out.append(f"not used as a warm start: {error}")
+            self._leave_out(error)
             return None
         return tuple(fmean(column) for column in zip(*columns, strict=True))
 
     def _values(self, folder: RunFolder) -> tuple[dict[str, Any], int] | None:
-        """The values and the seed of a run if it belongs to a configuration of this search, which its id proves."""
-        try:
-            table = read_request(folder).experiment.model_dump(mode="json")
-        except StoreError as error:
-            self.left_out.append(f"not used as a warm start: {error}")
-            return None
+        """The values and the seed of a run if it belongs to a configuration of this search, which its id proves.
+
+        Raises:
+            StoreError: its request is damaged.
+        """
+        table = read_request(folder).experiment.model_dump(mode="json")
         try:
             seed = int(table["seed"])
             values = {path: in_range(parameter, _at(table, path)) for path, parameter in self.search.space.items()}
             if None in values.values() or seed not in self.search.seed_list:
                 return None
-            experiment = self.search.configured(values, seed)
-            same = self._scout.add(experiment, "arm", self.name).id == folder.id
+            same = self._planned(values, seed).id == folder.id
         except (HarnessError, ValueError, KeyError):  # a run of another kind: it lacks a field, or takes no such value
             return None
         return (values, seed) if same else None
+
+    def _planned(self, values: Mapping[str, Any], seed: int) -> PlannedRun:
+        return self._scout.add(self.search.configured(values, seed), "arm", self.name)
+
+    def _leave_out(self, error: StoreError) -> None:
+        self.left_out.append(f"not used as a warm start: {error}")
 
     def _objective(self, record: Record, taken: Taken, metric: str) -> float:
         group, _, name = metric.partition("/")

@@ -12,10 +12,13 @@ import pytest
 from harness.base.errors import SpecError, StoreError
 from harness.config.strategy import LadderPolicy
 from harness.planning.workspace import Project
+from harness.runs.integrity import file_digest, record_digest
+from harness.runs.store import RunFolder
 from harness.searching.driver import Driver
 from harness.searching.page import as_html
 from harness.searching.report import doubts, render
 from harness.searching.session import SearchRequest
+from tests.damages import DAMAGES
 from tests.searching.made import (
     LR,
     SHARE,
@@ -220,6 +223,47 @@ def test_a_second_driver_is_refused(at: Project) -> None:
     with one.folder.held(search()), pytest.raises(StoreError, match="drives this search"):  # noqa: SIM117
         with driver(search(), at).folder.held(search()):
             pass
+
+
+def _request(folder: RunFolder) -> None:
+    folder.request.write_text("{")
+
+
+def _default(folder: RunFolder) -> None:
+    """What the code had as the default of another field when the run was made."""
+    spec = json.loads(folder.spec.read_text())
+    spec["resolved"]["train"]["optimiser"]["eps"] = 0.5
+    folder.spec.write_text(json.dumps(spec))
+    record = json.loads(folder.record_file.read_text())
+    if record.get("seal"):
+        record["seal"]["files"]["spec.json"] = file_digest(folder.spec)
+        record["seal"]["record"] = record_digest(record)
+        folder.record_file.write_text(json.dumps(record))
+
+
+@pytest.mark.parametrize(("damage", "told"), [(_request, "request.json"), (_default, "was made with other defaults")])
+def test_what_is_no_warm_start_is_said(at: Project, damage: Callable[[RunFolder], None], told: str) -> None:
+    one = driver(search(), at)
+    carried_out(one)
+    (run_id,) = one.run_ids(0)
+    damage(at.store.run(run_id))
+    fresh = Driver(search(), "another", at, here_with(at))
+    (left_out,) = fresh.configurations.left_out
+    assert left_out.startswith("not used as a warm start: ")
+    assert told in left_out
+    assert sum(trial.source == "warm start" for trial in tried(fresh)) == 11
+
+
+@pytest.mark.parametrize("how", [name for name in DAMAGES if name not in ("gone", "flipped")])
+def test_a_journal_that_is_damaged_in_any_way_is_made_again(at: Project, how: str) -> None:
+    one = driver(search(budget={"trials": 2}), at)
+    carried_out(one)
+    DAMAGES[how](one.folder.journal)
+    again = driver(search(budget={"trials": 2}), at)
+    with again.folder.held(search()):
+        again = Driver(search(budget={"trials": 2}), "made", at, here_with(at))
+    study_equals_records(again)
+    assert how == "empty" or any("Optuna's journal was damaged" in one for one in again.folder.repaired)
 
 
 def test_finished_runs_of_the_store_are_a_warm_start(at: Project) -> None:
