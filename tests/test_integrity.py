@@ -368,6 +368,23 @@ def test_verify_finds_a_report_that_its_runs_do_not_give(trained: Place) -> None
     assert problem.startswith("the report's shapes/acc1 of b says ")
 
 
+def test_one_run_that_cannot_be_read_leaves_the_other_arms_numbers_to_verify(trained: Place) -> None:
+    report = render(trained.results(), "json")
+    whole, found = Verification(), Verification()
+    for one in (whole, found):
+        verify_run(trained.folder("a"), one)
+    verify_run(trained.folder("b"), whole)
+    verify_report(report, whole)
+    table = json.loads(report)
+    for column in table["metrics"]:
+        (arm,) = [arm for arm in column["arms"] if arm["arm"] == "a"]
+        arm["summary"]["mean"] += 0.5
+    verify_report(json.dumps(table), found)
+    assert len(found.problems) == len(table["metrics"])
+    assert sum("of b is not derived again" in one for one in found.unproven) == len(table["metrics"])
+    assert 0 < found.report < whole.report
+
+
 def test_verify_says_what_it_cannot_prove_of_an_earlier_store(place: Place) -> None:
     unsealed(place)
     shutil.rmtree(place.folder("b").outcomes)
