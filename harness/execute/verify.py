@@ -315,7 +315,7 @@ def _column(
             continue
         numbers = [(*ours.values(),), (*stated.values(),)]
         pairs = [(numbers[0], numbers[1]), (_summary(list(numbers[0])), _stated(arm["summary"]))]
-        if arm["difference"] and baseline not in left_out:
+        if arm["difference"] and not (left_out if shared else baseline in left_out):  # a shared spread is of all
             theirs = values.get(baseline, {})
             deltas = [ours[seed] - theirs[seed] for seed in ours if seed in theirs]
             alike = [values[one["arm"]] for one in column["arms"] if one["metric_id"] == arm["metric_id"]]
