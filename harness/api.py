@@ -530,7 +530,7 @@ def _detached(
     outcome = Outcome(planned, Progress(0, len(planned.runs)))
     if is_profile(target) and not planned.ablation.on_demand:  # whose next runs depend on a look at these
         outcome = submit(planned, at, target, max_gpu_hours=max_gpu_hours, confirm=confirm)
-        if outcome.in_jobs:
+        if not outcome.without_jobs:
             return outcome
     if (file := _file(spec)) is None:
         fix = "write the spec to a file, or run it without `detach`"
@@ -539,7 +539,7 @@ def _detached(
     if is_profile(target) and max_gpu_hours is not None:
         arguments += ["--max-gpu-hours", str(max_gpu_hours), "--yes"]
     background = start_in_background("run", arguments, at.store.root / f"{planned.name}.log")
-    return Outcome(planned, outcome.progress, outcome.on_cluster, False, outcome.vanished, background)
+    return replace(outcome, background=background)
 
 
 def background_arguments(file: Path, assignments: Sequence[str], target: str, jobs: int | None) -> list[str]:

@@ -118,7 +118,7 @@ MUTATIONS = (
     Mutation("runs/attempts.py", "os.O_CREAT | os.O_EXCL", "os.O_CREAT", "head/test_fence.py", fast=True),
     # executors
     Mutation("execute/life.py", "lambda at: at.is_cancelled or at.cancelled is not None", "lambda at: at.cancelled is not None", "execute/test_life.py", fast=True),
-    Mutation("execute/life.py", "lambda at: at.submissions >= MOST_SUBMISSIONS", "lambda at: False", "execute/test_life.py", fast=True),
+    Mutation("execute/life.py", "lambda at: at.starts >= MOST_STARTS", "lambda at: False", "execute/test_life.py", fast=True),
     Mutation("execute/life.py", "at.missing.training and at.teacher in", "at.teacher in", "execute/test_life.py", fast=True),
     Mutation("execute/slurm/submitter.py", "max(completed, default=since)", "since", "execute/test_histories.py::test_a_set_that_a_quota_holds_back_while_another_command_finishes_the_run"),
     Mutation("execute/slurm/executor.py", "is_leaving and run in finishing for", "is_leaving for", "execute/test_sweep.py::test_an_evaluation_that_a_quota_holds_back_is_in_nobodys_hands", fast=True),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from threading import Event
@@ -82,9 +82,13 @@ def say_end(outcome: Outcome) -> None:
     if outcome.vanished:
         _offer_vanished(outcome)
     if outcome.done + len(outcome.failed) < outcome.total:
-        if outcome.on_cluster:
-            print("jobs continue; repeat the command, from any shell, to follow them", file=sys.stderr)
-        else:
+        if outcome.in_jobs:
+            what = f"jobs have {plural(outcome.in_jobs, 'run')} and continue"
+            print(f"{what}; repeat the command, from any shell, to follow them", file=sys.stderr)
+        if outcome.without_jobs:
+            what = f"no job is known that will finish {_some(outcome.without_jobs)}"
+            print(f"{what}; repeat the command to submit what is missing", file=sys.stderr)
+        if not outcome.on_cluster:
             print("stopped; repeat the command to resume from the checkpoints", file=sys.stderr)
 
 
@@ -108,6 +112,8 @@ def say_detached(outcome: Outcome, spec: Path) -> None:
             _offer_vanished(outcome)
         if outcome.in_jobs:
             print(f"jobs continue by themselves; `harness status {spec} --watch` shows their progress")
+        if outcome.without_jobs:
+            print(f"no job is known yet that will finish {_some(outcome.without_jobs)}", file=sys.stderr)
     if outcome.background is not None:
         say_background(outcome.background, spec)
 
@@ -266,6 +272,10 @@ def remaining_s(plan: Plan, progress: Progress) -> float | None:
 def _say_failed(outcome: Outcome) -> None:
     for run_id, failure in outcome.failed.items():
         print(f"run {run_id} failed ({failure.cause}): {failure.message}", file=sys.stderr)
+
+
+def _some(runs: Sequence[str]) -> str:
+    return f"{plural(len(runs), 'run')} ({', '.join(runs[:3])}{', ...' if len(runs) > 3 else ''})"
 
 
 def _offer_vanished(outcome: Outcome) -> None:

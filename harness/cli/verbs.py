@@ -242,8 +242,9 @@ def run(
     )
     confirm = (lambda _question: True) if yes else shown.confirmed
     if detach:
-        shown.say_detached(run(detach=True, confirm=confirm), spec)
-        return
+        outcome = run(detach=True, confirm=confirm)
+        shown.say_detached(outcome, spec)
+        raise typer.Exit(0 if outcome.is_in_hand else 1)
     stopping = shown.LEAVING if is_profile(target) else shown.STOPPING
     with shown.clean_stop(stopping) as stop, shown.display(planned) as show:
         outcome = run(confirm=confirm, on_progress=show, on_look=shown.say_look, stop=stop, verbose=True)

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 from harness.config.experiment import Experiment
 from harness.config.overrides import laid_over
 from harness.execute.life import Action, Decision, Facts, Life, decide
-from harness.planning.completeness import Completeness
+from harness.planning.completeness import Completeness, Missing
 from harness.planning.plan import Plan
 from harness.runs.attempts import Attempt
 from harness.runs.planned import PlannedRun
@@ -43,6 +43,8 @@ class Decisions:
         self._completeness = Completeness(store, settings)
         self._open = set(plan.runs)
         self._failed: dict[str, Failure] = {}
+        self._starts: dict[str, tuple[Missing, int, int]] = {}
+        """By run: what was missing at its last start, from which step, and how often it was started so."""
 
     def is_open(self, run_id: str) -> bool:
         """Whether a run is unfinished and not given up; this process or another one will execute it."""
@@ -60,6 +62,18 @@ class Decisions:
         if decision.failure is not None:
             self._failed[run.id] = decision.failure
         return decision
+
+    def _count_start(self, run: PlannedRun) -> None:
+        left, step = self._completeness.missing(run), self._step(run.id)
+        self._starts[run.id] = (left, step, self._starts_of(run.id, left, step) + 1)
+
+    def _starts_of(self, run_id: str, left: Missing, step: int) -> int:
+        """How often this command has started the run for the same missing work from the same step."""
+        before, at, times = self._starts.get(run_id, (left, step, 0))
+        return times if (before, at) == (left, step) else 0
+
+    def _step(self, run_id: str) -> int:
+        return int(self._store.run(run_id).read_progress().get("step", 0))
 
     def _teacher(self, run: PlannedRun) -> tuple[Life, str]:
         """State of the run's teacher, and why it failed."""

@@ -17,8 +17,8 @@ from harness.planning.completeness import Missing
 from harness.runs.record import Failure
 
 PAGE = Path("docs/slurm.md")
-MOST_SUBMISSIONS = 10
-"""How often a command submits a run that makes no progress, whatever the causes of its jobs' ends."""
+MOST_STARTS = 10
+"""How often a command submits or starts a run that makes no progress, whatever the causes of its attempts' ends."""
 
 
 class Life(StrEnum):
@@ -77,8 +77,8 @@ class Facts:
     """Why the retry policy gives it up."""
     broken_promise: str | None = None
     """How its last attempt ended well without doing what it was asked for."""
-    submissions: int = 0
-    """How often this command submitted it for the same missing work from the same step."""
+    starts: int = 0
+    """How often this command submitted or started it for the same missing work from the same step."""
     teacher: Life = Life.DONE
     """State of its teacher; DONE if it has none, or if the teacher's weights are there."""
     teacher_failure: str = ""
@@ -178,10 +178,10 @@ RULES = (
     ),
     Rule(
         Life.FAILED,
-        "one command submitted it ten times without progress, whatever the causes",
+        "one command started it ten times without progress, whatever the causes",
         Action.GIVE_UP,
-        lambda at: at.submissions >= MOST_SUBMISSIONS,
-        lambda at: _never(f"submitted {at.submissions} times without progress, still missing {at.missing}"),
+        lambda at: at.starts >= MOST_STARTS,
+        lambda at: _never(f"started {at.starts} times without progress, still missing {at.missing}"),
     ),
     Rule(
         Life.FAILED,

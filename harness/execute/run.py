@@ -24,7 +24,7 @@ from harness.execute.local.processes import LocalWorkers, job_count, thread_coun
 from harness.execute.slurm.client import Slurm
 from harness.execute.slurm.executor import SlurmExecutor
 from harness.execute.slurm.gpu_hours import GpuHourBudget
-from harness.execute.slurm.jobs import refuse_what_jobs_have
+from harness.execute.slurm.jobs import has_local_process, refuse_what_jobs_have
 from harness.planning.claims import note_claims
 from harness.planning.completeness import Completeness
 from harness.planning.estimate import predicted_hours
@@ -33,7 +33,7 @@ from harness.planning.workspace import Project
 from harness.runs.noted import NotedAblation, note
 from harness.runs.record import Failure
 from harness.runs.settings import Settings
-from harness.runs.store import RunFolder, Store
+from harness.runs.store import Store
 
 Confirm = Callable[[str], bool]
 """Asks the user a yes/no question."""
@@ -56,8 +56,8 @@ class Outcome:
     plan: Plan
     progress: Progress
     on_cluster: bool = False
-    in_jobs: bool = False
-    """Whether every unfinished run is in a job, which continues without this process."""
+    without_jobs: tuple[str, ...] = ()
+    """On a cluster: unfinished runs of which no job is known that will finish them."""
     vanished: tuple[str, ...] = ()
     """Runs in jobs of this ablation that its spec no longer contains."""
     background: Background | None = None
@@ -71,6 +71,16 @@ class Outcome:
     def total(self) -> int:
         """Number of runs in the plan, teachers included."""
         return self.progress.total
+
+    @property
+    def in_jobs(self) -> int:
+        """Number of unfinished runs in jobs of a cluster, which will finish them without this process."""
+        return self.total - self.done - len(self.failed) - len(self.without_jobs) if self.on_cluster else 0
+
+    @property
+    def is_in_hand(self) -> bool:
+        """Whether all that is missing is done, or will be by jobs or, on this machine, by a background command."""
+        return not self.failed and (not self.without_jobs if self.on_cluster else bool(self or self.background))
 
     @property
     def failed(self) -> Mapping[str, Failure]:
@@ -119,7 +129,7 @@ def run(
         executor = slurm_executor(plan, project, target, max_gpu_hours, confirm)
         last = watch(executor, plan, store, on_progress, stop)
         executor.wrap_up()
-        return Outcome(plan, last, True, executor.is_submitted, tuple(executor.vanished()))
+        return Outcome(plan, last, True, executor.without_jobs(), tuple(executor.vanished()))
     if max_gpu_hours is not None:
         fix = "leave it out, or name a cluster profile with `--on`"
         raise SpecError("only jobs of a cluster have a budget", where="--max-gpu-hours", fix=fix)
@@ -161,7 +171,7 @@ def submit(
     note_claims(plan, project.store)
     executor = slurm_executor(plan, project, target, max_gpu_hours, confirm)
     executor.cycle()
-    return Outcome(plan, executor.progress(), True, executor.is_submitted, tuple(executor.vanished()))
+    return Outcome(plan, executor.progress(), True, executor.without_jobs(), tuple(executor.vanished()))
 
 
 def watch(
@@ -291,17 +301,10 @@ def _refuse_what_runs_here(plan: Plan, store: Store) -> None:
 
     It would start at the last checkpoint, and the process would find out only at its next write.
     """
-    here = [run for run in plan.runs if _works_outside_of_jobs(store.run(run))]
+    here = [run for run in plan.runs if has_local_process(store.run(run))]
     if here:
         fix = "wait for them, or stop them first with `harness cancel`"
         raise DispatchError(f"{len(here)} runs of it are in progress outside of SLURM", where=plan.name, fix=fix)
-
-
-def _works_outside_of_jobs(folder: RunFolder) -> bool:
-    if not folder.path.is_dir() or not folder.is_locked():
-        return False
-    attempts = folder.attempts.all()
-    return not attempts or not attempts[-1].start.job
 
 
 def _agree(budget: GpuHourBudget, profile: Profile, plan: Plan, store: Store, confirm: Confirm | None) -> None:

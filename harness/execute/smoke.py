@@ -37,7 +37,7 @@ def smoke(
     """Train the first seed of every arm, and their teachers, for `STEPS` steps; nothing of the real runs is touched.
 
     Returns:
-        The outcome, and the folder of the store with the logs, which is kept if a run failed.
+        The outcome, and the folder of the store with the logs, which is kept unless every run ended well.
 
     Raises:
         SpecError, DataError, DispatchError, StoreError: see `harness.execute.run.run`.
@@ -48,7 +48,7 @@ def smoke(
     short = _short(plan, there)
     show = None if on_progress is None else partial(on_progress, short)
     outcome = run(short, there, target, jobs=jobs, on_progress=show, stop=stop, verbose=verbose)
-    if outcome.failed or outcome.in_jobs:
+    if not outcome:
         return outcome, scratch
     shutil.rmtree(scratch, ignore_errors=True)
     return outcome, None

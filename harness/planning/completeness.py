@@ -91,6 +91,12 @@ def left_to_do(folder: RunFolder) -> Missing:
         return Missing(training=not folder.is_trained(), record=True)
 
 
+def is_requested(folder: RunFolder, left: Missing) -> bool:
+    """Whether the run's request asks for all of `left`, so that a job or process which has the run will do it."""
+    requested = read_request(folder).experiment.evaluation.references
+    return folder.pause_step() is None and set(left.sets) <= set(requested)
+
+
 def broken_promise(folder: RunFolder, left: Missing) -> str | None:
     """Why another attempt is no use: the last one completed, was asked for all of the sets that are left, and the
     record that it wrote lacks them.

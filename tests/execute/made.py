@@ -20,10 +20,13 @@ from harness.execute.slurm.scheduler import (
 )
 from harness.execute.slurm.submission_log import load
 from harness.planning.plan import Plan
-from harness.runs.record import AttemptEnd, Cause, Failure
+from harness.runs.record import AttemptEnd, Cause, Cost, Failure, TrainingEnd
 from harness.runs.request import evaluation_key
 from harness.runs.store import RunFolder, Store
 from tests.head.made import record
+
+COST = Cost(duration_s=1, evaluation_s=0, images_per_s=1, peak_memory_gb=1, device="cpu", threads=1)
+TRAINED = TrainingEnd(cost=COST, steps=300, started_at=1.0, final={"loss": 1.0}, metrics="", weights="")
 
 
 @dataclass
@@ -134,8 +137,14 @@ def complete(plan: Plan, store: Store, run_id: str, sets: Sequence[str] | None =
     run, folder = plan.runs[run_id], store.run(run_id)
     evaluation = run.experiment.evaluation
     names = evaluation.sets if sets is None else sets
-    folder.weights.touch()
+    train(folder)
     folder.finish(record(run, requests={name: evaluation_key(evaluation, name) for name in names}))
+
+
+def train(folder: RunFolder) -> None:
+    """A run is trained, and not measured."""
+    folder.weights.touch()
+    folder.note_training(TRAINED)
 
 
 def attempted(

@@ -106,7 +106,7 @@ def test_status_when_slurm_is_silent(spec: Path, slurm: MadeScheduler, capsys: p
     slurm.silent = True
     code, out, err = harness(capsys, "status", spec)
     assert code == 0
-    assert "4 missing" in out
+    assert "4 pending" in out
     assert "warning: queue does not answer: the states of jobs are unknown for now" in err
 
 
@@ -182,7 +182,12 @@ def test_what_is_held_back_goes_on_in_the_background_within_its_budget(
             begun.append(command)
 
     monkeypatch.setattr("harness.execute.run.subprocess.Popen", Begun)
-    out = submitted(capsys, spec, "--max-gpu-hours", "1", "--yes")
+    code, out, err = harness(
+        capsys, "run", spec, "--on", "mine.toml", "--detach", "--max-gpu-hours", "1", "--yes"
+    )
+    assert code == 1, "not all is in the hands of jobs"
+    assert "no job is known yet that will finish 2 runs (" in err
+    assert "process 1 continues in the background" in out
     assert "2 jobs are held back by the budget" in out
     assert len(slurm.jobs) == 2
     assert begun[0][3:] == ["run", str(spec), "--on", "mine.toml", "--max-gpu-hours", "1.0", "--yes"]
@@ -196,6 +201,7 @@ def test_cancel_says_what_it_could_not_do_yet(
     code, out, err = harness(capsys, "cancel", spec)
     assert (code, out) == (1, "")
     assert "4 jobs are marked as cancelled, but SLURM did not answer" in err
+    assert harness(capsys, "cancel", spec)[0] == 1, "it has not been told yet"
     slurm.silent = False
     code, out, _ = harness(capsys, "cancel", spec)
     assert code == 0

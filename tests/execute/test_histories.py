@@ -32,7 +32,7 @@ from hypothesis.stateful import (
 
 from harness.base.errors import DispatchError
 from harness.config.profile import Profile
-from harness.execute.life import MOST_SUBMISSIONS
+from harness.execute.life import MOST_STARTS
 from harness.execute.slurm import executor as sweep
 from harness.execute.slurm import job_tracker, jobs
 from harness.execute.slurm.executor import SlurmExecutor
@@ -40,11 +40,11 @@ from harness.execute.slurm.scheduler import ArrayRequest, Job
 from harness.execute.slurm.submission_log import Intent, Submission, load
 from harness.planning.completeness import Completeness, left_to_do
 from harness.planning.plan import Plan
-from harness.runs.record import Cause, Cost, Failure, TrainingEnd
+from harness.runs.record import Cause, Failure
 from harness.runs.request import evaluation_key, read_request
 from harness.runs.settings import Settings
 from harness.runs.store import RunFolder, Store
-from tests.execute.made import MadeScheduler, attempted
+from tests.execute.made import MadeScheduler, attempted, train
 from tests.head.made import MINING, ablation, plan_of, record
 
 SHARDS = int(os.environ.get("SHARDS", "1"))
@@ -68,8 +68,6 @@ SEARCH = "search"
 """Name of a command that is given runs of TRIALS one by one, and pauses them."""
 TRIALS = PLANS["taught"]
 STEPS_OF_A_RUN = 300
-COST = Cost(duration_s=1, evaluation_s=0, images_per_s=1, peak_memory_gb=1, device="cpu", threads=1)
-ENDED = TrainingEnd(cost=COST, steps=STEPS_OF_A_RUN, started_at=1.0, final={"loss": 1.0}, metrics="", weights="")
 FARES: dict[str, tuple[Cause | None, str]] = {
     "user_error": ("user_error", "FAILED"),
     "raised": ("crashed", "FAILED"),
@@ -198,8 +196,7 @@ class World:
             return
         attempted(folder, job, "completed", step=STEPS_OF_A_RUN)
         if not folder.is_trained() and not folder.record_file.exists():
-            folder.weights.touch()
-            folder.note_training(ENDED)
+            train(folder)
         if intent.phase == "train":
             return
         evaluation = read_request(folder).experiment.evaluation
@@ -364,7 +361,7 @@ class Histories(RuleBasedStateMachine):
         runs = {run: self.world.store.run(run) for plan in PLANS.values() for run in plan.runs if run not in free}
         if done := sorted(run for run, folder in runs.items() if folder.record_file.exists()):
             folder = runs[data.draw(st.sampled_from(done))]
-            folder.note_training(ENDED)
+            train(folder)
             folder.record_file.unlink()
 
     # -- what always holds ------------------------------------------------------------------------------------------
@@ -430,7 +427,7 @@ class Histories(RuleBasedStateMachine):
         assert not command._open, f"{name} does not come to an end: {command._open}"
         for run in plan.runs:
             assert world.is_complete(plan, run) != (run in progress.failed), f"what is said of run {run} is not true"
-            assert world.accepted[run] - before[run] <= MOST_SUBMISSIONS
+            assert world.accepted[run] - before[run] <= MOST_STARTS
         return progress.failed.values()
 
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from harness.execute.life import MOST_SUBMISSIONS, PAGE, RULES, Action, Facts, Life, decide, with_table
+from harness.execute.life import MOST_STARTS, PAGE, RULES, Action, Facts, Life, decide, with_table
 from harness.planning.completeness import Missing
 from harness.runs.record import Failure
 
@@ -29,7 +29,7 @@ FACTS = st.builds(
     cancelled=st.sampled_from([None, FAILURE]),
     hopeless=st.sampled_from([None, FAILURE]),
     broken_promise=st.sampled_from([None, "why"]),
-    submissions=st.sampled_from([0, 9, MOST_SUBMISSIONS]),
+    starts=st.sampled_from([0, 9, MOST_STARTS]),
     teacher=st.sampled_from([Life.DONE, Life.PENDING, Life.FAILED, Life.CANCELLED]),
     teacher_failure=st.just("its teacher failed"),
     teacher_has_job=st.booleans(),
@@ -50,7 +50,7 @@ def test_whatever_is_known(facts: Facts) -> None:
         assert not facts.is_cancelled
         assert facts.cancelled is None
         assert facts.hopeless is None
-        assert facts.submissions < MOST_SUBMISSIONS
+        assert facts.starts < MOST_STARTS
         assert (found.action is Action.TRAIN) == facts.missing.training
     if found.action is Action.TRAIN:
         assert facts.teacher is Life.DONE or facts.teacher_has_job
@@ -75,7 +75,7 @@ def test_each_row_is_reached(number: int) -> None:
         Facts(TRAINING, is_cancelled=True),
         Facts(TRAINING, hopeless=FAILURE),
         Facts(EVALUATION, broken_promise="why"),
-        Facts(EVALUATION, submissions=MOST_SUBMISSIONS),
+        Facts(EVALUATION, starts=MOST_STARTS),
         Facts(TRAINING, teacher=Life.FAILED, teacher_failure="why"),
         Facts(TRAINING, teacher=Life.PENDING),
         Facts(EVALUATION, teacher=Life.FAILED),

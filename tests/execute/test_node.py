@@ -27,7 +27,7 @@ from harness.runs.record import Failure
 from harness.runs.request import Request
 from harness.runs.settings import Settings
 from harness.runs.store import RunFolder, Store
-from tests.execute.made import MadeScheduler, attempted, causes, complete
+from tests.execute.made import MadeScheduler, attempted, causes, complete, train
 from tests.head.made import MINING, ablation, plan_of
 
 JOB = "12_0"
@@ -111,7 +111,7 @@ def done(folder: RunFolder) -> int:
 
 def trained(folder: RunFolder) -> int:
     attempted(folder, JOB, "completed", step=300)
-    folder.weights.touch()
+    train(folder)
     return 0
 
 
@@ -248,6 +248,15 @@ def test_a_worker_that_always_dies_is_left(store: Store) -> None:
     status, workers = carried_out(submitted(store, retry={"attempts": 3}), store, [killed], [done], [done])
     assert status == node.SOME_ARE_NOT
     assert workers.started.count(RUNS[0]) == 4, "the first came to step 5, the others no further"
+
+
+def test_a_worker_that_ends_well_without_doing_anything_is_not_tried_again_in_place(store: Store) -> None:
+    def idle(folder: RunFolder) -> int:
+        attempted(folder, JOB, "completed")
+        return DONE
+
+    status, workers = carried_out(submitted(store), store, [idle], [done], [done])
+    assert (status, workers.started) == (node.SOME_ARE_NOT, RUNS)
 
 
 def test_a_full_disk_ends_the_job_and_its_exit_status_says_so(store: Store, scontrol: list[str]) -> None:
@@ -399,7 +408,7 @@ def test_training_and_evaluation_are_jobs_of_their_own(store: Store) -> None:
     def trained(folder: RunFolder) -> int:
         assert json.loads(folder.request.read_text())["phase"] == "train"
         attempted(folder, JOB, "completed", step=300)
-        folder.weights.touch()
+        train(folder)
         return 0
 
     training = submitted(store, phase="train")

@@ -11,7 +11,7 @@ import pytest
 
 from harness.base.errors import SpecError
 from harness.config.profile import Profile, Retry
-from harness.execute.life import MOST_SUBMISSIONS
+from harness.execute.life import MOST_STARTS
 from harness.execute.slurm import executor as sweep
 from harness.execute.slurm import job_tracker, jobs
 from harness.execute.slurm.executor import SlurmExecutor
@@ -23,7 +23,7 @@ from harness.runs.record import Cause
 from harness.runs.request import read_request
 from harness.runs.settings import Settings
 from harness.runs.store import Store
-from tests.execute.made import MadeScheduler, attempted, causes, complete
+from tests.execute.made import MadeScheduler, attempted, causes, complete, train
 from tests.head.made import MINING, ablation, plan_of
 
 MINED = {"mining": MINING, "loss": {"kind": "multi_positive_sigmoid"}}
@@ -81,7 +81,7 @@ def test_teachers_first_and_students_wait_for_their_jobs(store: Store, slurm: Ma
         assert slurm.batches[job.partition("_")[0]].after == (teacher,)
     for run in A:
         assert slurm.batches[jobs_by_run(slurm)[run][0].partition("_")[0]].after == ()
-    assert one.is_submitted
+    assert not one.without_jobs()
     assert one.progress().waiting == 5
     submissions, before = slurm.calls.count("submit"), slurm.jobs.copy()
     for _ in range(3):
@@ -122,7 +122,7 @@ def test_an_answer_that_is_lost_doubles_nothing(store: Store, slurm: MadeSchedul
     assert started(ALONE, store, slurm).progress().waiting == 0, "before it has looked"
     again = started(ALONE, store, slurm)
     again.cycle()
-    assert again.is_submitted
+    assert not again.without_jobs()
 
 
 def test_a_command_killed_around_sbatch(store: Store, slurm: MadeScheduler, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -139,7 +139,7 @@ def test_a_command_killed_around_sbatch(store: Store, slurm: MadeScheduler, monk
     assert len(slurm.jobs) == 3
     one = started(ALONE, store, slurm)
     one.cycle()
-    assert one.is_submitted
+    assert not one.without_jobs()
     assert "found as job 1" in one.progress().notes[0]
     assert len(slurm.jobs) == 3
 
@@ -221,11 +221,11 @@ def test_an_evaluation_that_a_quota_holds_back_is_in_nobodys_hands(store: Store,
     one = started(plan, store, slurm, evaluation={"mem_gb": 4})
     one.cycle()
     assert len(slurm.jobs) == 1
-    assert not one.is_submitted
+    assert one.without_jobs()
     slurm.most_jobs = 2
     again = started(plan, store, slurm, evaluation={"mem_gb": 4})
     again.cycle()
-    assert not again.is_submitted, "it waits for the training"
+    assert again.without_jobs(), "it waits for the training"
 
 
 def test_arrays_are_split_and_held_back_at_quotas(store: Store, slurm: MadeScheduler) -> None:
@@ -234,7 +234,7 @@ def test_arrays_are_split_and_held_back_at_quotas(store: Store, slurm: MadeSched
     one = started(plan, store, slurm)
     one.cycle()
     assert [batch.tasks for batch in slurm.batches.values()] == [4, 4, 2]
-    assert not one.is_submitted
+    assert one.without_jobs()
     assert "no more jobs" in " ".join(one.progress().notes) or "QOSMax" in " ".join(one.progress().notes)
     for job in list(slurm.jobs):
         complete(plan, store, slurm.runs_of(job)[0])
@@ -261,7 +261,7 @@ def test_evaluation_on_cheaper_resources(store: Store, slurm: MadeScheduler) -> 
     assert (evaluation.resources.partitions, evaluation.resources.gpus) == (("cpu",), 0)
     for task, run in enumerate(ALONE.runs):
         attempted(store.run(run), f"1_{task}", "completed", step=300)
-        store.run(run).weights.touch()
+        train(store.run(run))
         slurm.end(f"1_{task}", "COMPLETED")
         attempted(store.run(run), f"2_{task}", "node_failure")
         slurm.end(f"2_{task}", "NODE_FAIL")
@@ -378,7 +378,7 @@ def test_a_silent_controller_means_that_nothing_is_known(store: Store, slurm: Ma
     assert all(causes(store.run(run)) == [] for run in ALONE.runs)
     slurm.silent = False
     one.cycle()
-    assert one.is_submitted
+    assert not one.without_jobs()
 
 
 def test_a_silent_accounting_is_waited_for(store: Store, slurm: MadeScheduler, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -520,11 +520,11 @@ def test_a_sweep_that_submits_without_progress_stops(
     """The last brake: it needs no cause of any attempt."""
     monkeypatch.setattr(sweep, "hopeless", lambda *_: None)
     one = started(plan_of(ablation({"a": {}}, seeds=1)), store, slurm)
-    for number in range(1, 3 * MOST_SUBMISSIONS):
+    for number in range(1, 3 * MOST_STARTS):
         one.cycle()
         if len(slurm.batches) == number:
             slurm.end(f"{number}_0", "PREEMPTED")
-    assert len(slurm.batches) == MOST_SUBMISSIONS
+    assert len(slurm.batches) == MOST_STARTS
     (failure,) = one.progress().failed.values()
     assert "without progress, still missing trained weights" in failure.message
 
@@ -673,13 +673,13 @@ def test_a_command_after_cancel_waits_for_the_job_that_leaves(
     cancel(list(ALONE.runs), store)
     again = started(ALONE, store, slurm)
     again.cycle()
-    assert not again.is_submitted, "those jobs do not go on with the runs"
+    assert again.without_jobs(), "those jobs do not go on with the runs"
     for task, run in enumerate(ALONE.runs):
         store.run(run).attempts.end(1, "cancelled", "asked to", step=60)
         slurm.end(f"1_{task}", "CANCELLED")
     again.cycle()
     assert again.progress().failed == {}
-    assert again.is_submitted
+    assert not again.without_jobs()
     assert len(slurm.batches) == 2
 
 

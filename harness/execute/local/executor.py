@@ -74,7 +74,8 @@ class LocalExecutor(Decisions):
         """The step after which a run has to pause, by run id."""
         self._elsewhere: tuple[str, ...] = ()
         self._checked_at = -OTHERS_EVERY_S
-        self._open -= {run.id for run in plan.runs.values() if self._is_over(run)}
+        for run in plan.runs.values():
+            self._decide(run)
         # Teachers come first. Otherwise workers would be idle at the end, waiting for a teacher that started late.
         awaited = {run.teacher for run in plan.runs.values()}
         self._order = sorted(plan.runs.values(), key=lambda run: run.id not in awaited)
@@ -91,8 +92,8 @@ class LocalExecutor(Decisions):
         if (folder := self._store.run(run.id)).is_locked():
             folder.pause_at(until)  # a worker that outlived its command still has its old limit
         self._failed.pop(run.id, None)
-        if not self._is_over(run):
-            self._open.add(run.id)
+        self._open.add(run.id)
+        self._decide(run)
 
     def pause(self, run_id: str, step: int) -> None:
         """Have a run write a checkpoint and pause after `step`."""
@@ -143,8 +144,7 @@ class LocalExecutor(Decisions):
         except StoreError as error:
             return damaged(error)
         is_locked, until = bool(missing) and folder.is_locked(), self._until.get(run.id)
-        step = int(folder.read_progress().get("step", 0))
-        ended = status is not None
+        step = self._step(run.id)
         teacher, teacher_failure = self._teacher(run)
         return Facts(
             missing,
@@ -155,7 +155,8 @@ class LocalExecutor(Decisions):
             is_begun=folder.progress.exists(),
             is_cancelled=not self._stopping and folder.cancelled_since(self._began_at),
             hopeless=None if status is None or not missing else self._hopeless(folder, status),
-            broken_promise=broken_promise(folder, missing) if ended else None,
+            broken_promise=None if status is None else broken_promise(folder, missing),
+            starts=self._starts_of(run.id, missing, step),
             teacher=teacher,
             teacher_failure=teacher_failure,
         )
@@ -204,6 +205,7 @@ class LocalExecutor(Decisions):
         request = Request.of(experiment, run.id, run.teacher, self._settings, self._workers.threads, gpu)
         folder.prepare(run.identity, request.written())
         folder.pause_at(self._until.get(run.id))
+        self._count_start(run)
         self._workers.start(folder.path)
         self._running[run.id] = slot
 
@@ -211,19 +213,11 @@ class LocalExecutor(Decisions):
         self._running.pop(ended.run_id, None)
         self._decide(self._plan.runs[ended.run_id], ended.status)
 
-    def _is_over(self, run: PlannedRun) -> bool:
-        """Whether nothing is left to do on a run. One whose folder is damaged is open until its turn, and given up."""
-        try:
-            return self._completeness.is_complete(run)
-        except StoreError:
-            return False
-
     def _check_others(self) -> None:
         if time.monotonic() - self._checked_at < OTHERS_EVERY_S:
             return
         self._checked_at = time.monotonic()
         for run_id in self._open - self._running.keys():
-            if self._is_over(self._plan.runs[run_id]):
-                self._open.discard(run_id)
+            self._decide(self._plan.runs[run_id])
         others = sorted(self._open - self._running.keys())
         self._elsewhere = tuple(run_id for run_id in others if self._store.run(run_id).is_locked())

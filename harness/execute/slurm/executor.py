@@ -21,13 +21,13 @@ from harness.execute.executor import Decisions, Progress
 from harness.execute.life import Decision, Facts, damaged
 from harness.execute.slurm.gpu_hours import GpuHourBudget
 from harness.execute.slurm.job_tracker import JobTracker, TrackedJob
-from harness.execute.slurm.jobs import is_of
+from harness.execute.slurm.jobs import has_local_process, is_of
 from harness.execute.slurm.retry_policy import hopeless
 from harness.execute.slurm.scheduler import HeldBackError, Scheduler, UnreachableError, UnsureError
 from harness.execute.slurm.snapshot import snapshot
 from harness.execute.slurm.submission_log import Intent, SubmissionLog
 from harness.execute.slurm.submitter import Submitter
-from harness.planning.completeness import Missing, broken_promise
+from harness.planning.completeness import broken_promise, is_requested
 from harness.planning.plan import Plan
 from harness.runs.planned import PlannedRun
 from harness.runs.record import Failure
@@ -72,9 +72,6 @@ class SlurmExecutor(Decisions):
         self._began_at = time.time()
         self._watched: set[str] = set()
         """Ids of active jobs that this command has seen."""
-        self._submitted: dict[str, tuple[Missing, int, int]] = {}
-        """By run: what was missing and the step reached at its last submission, and how often it was submitted in
-        that state."""
         self._released: Counter[str] = Counter()
         """By job: how often it was released after a failed launch."""
         self._stopping, self._is_due = False, False
@@ -101,7 +98,9 @@ class SlurmExecutor(Decisions):
             if run in self._open and tracked.job is not None and tracked.job.phase == "running"
         }
         total = len(self._plan.runs)
-        waiting = len(self._open & self._tracker.active.keys()) - len(running)
+        waiting = sum(run in self._open and bool(tracked.id) for run, tracked in self._tracker.active.items()) - len(
+            running
+        )
         done = total - len(self._open) - len(self._failed)
         return Progress(done, total, running, dict(self._failed), (), waiting, self._notes)
 
@@ -145,11 +144,13 @@ class SlurmExecutor(Decisions):
         """Have `run` return. Jobs continue."""
         self._stopping = True
 
-    @property
-    def is_submitted(self) -> bool:
-        """Whether active jobs that were not asked to stop will make the records of all open runs."""
+    def without_jobs(self) -> tuple[str, ...]:
+        """Open runs that no job will finish: SLURM has accepted none for all that they lack, or it was cancelled."""
         active, finishing = self._tracker.active, self._tracker.finishing
-        return all(run in active and not active[run].is_leaving and run in finishing for run in self._open)
+        some = {run for run in self._open & finishing if active[run].id and not active[run].is_leaving}
+        runs = [self._plan.runs[run] for run in sorted(some)]
+        done = {run.id for run in runs if is_requested(self._store.run(run.id), self._completeness.missing(run))}
+        return tuple(sorted(self._open - done))
 
     def vanished(self) -> dict[str, TrackedJob]:
         """Runs in jobs of this ablation that its spec no longer contains."""
@@ -206,7 +207,6 @@ class SlurmExecutor(Decisions):
             return replace(busy, is_leaving=tracked.is_leaving)
         step = self._step(run.id)
         cancelled, hopeless = (None, None) if ended is None else self._ends(folder, ended)
-        left, at, submissions = self._submitted.get(run.id, (missing, step, 0))
         teacher, teacher_failure = self._teacher(run)
         # It may not be known yet whether the teacher's job was accepted. Without its id, the student cannot declare
         # the dependency and must not be submitted.
@@ -215,13 +215,14 @@ class SlurmExecutor(Decisions):
             missing,
             step,
             until,
+            is_running=has_local_process(folder),
             is_locked=until is not None and folder.is_locked(),
             is_begun=folder.attempts.newest() > 0,
             is_cancelled=folder.cancelled_since(self._began_at),
             cancelled=cancelled,
             hopeless=hopeless,
             broken_promise=broken_promise(folder, missing),
-            submissions=submissions if (left, at) == (missing, step) else 0,
+            starts=self._starts_of(run.id, missing, step),
             teacher=teacher,
             teacher_failure=teacher_failure,
             teacher_has_job=teachers is not None and bool(teachers.id),
@@ -273,9 +274,9 @@ class SlurmExecutor(Decisions):
         code, awaited = snapshot(self._store.root / "code"), {run.teacher for run in self._plan.runs.values()}
         try:
             for teachers in (True, False):  # teachers first: a student's submission names its teacher's job
-                chosen = [run for run in idle if (run.id in awaited) == teachers and self._decide(run).starts]
+                some = [(run, self._decide(run)) for run in idle if (run.id in awaited) == teachers]
+                chosen = [(run, decision.action) for run, decision in some if decision.starts]
                 self._submitter.submit(chosen, self._open, code)
-                self._count(run for run in chosen if run.id in self._tracker.active)
             self._held_for_s = FASTEST_S
         except HeldBackError as error:
             grown = self._tracker.active.keys() - before
@@ -284,17 +285,11 @@ class SlurmExecutor(Decisions):
             self._note(f"{error}; retrying in {self._held_for_s:.0f} s")
         except (UnsureError, UnreachableError) as error:
             self._note(str(error))
+        for run in idle:
+            if run.id in self._tracker.active:
+                self._count_start(run)
         if self._submitter.held_back:
             self._note(f"{self._submitter.held_back} jobs are held back by the budget")
-
-    def _count(self, submitted: Iterable[PlannedRun]) -> None:
-        for run in submitted:
-            left, step = self._completeness.missing(run), self._step(run.id)
-            before, at, times = self._submitted.get(run.id, (left, step, 0))
-            self._submitted[run.id] = (left, step, times + 1 if (before, at) == (left, step) else 1)
-
-    def _step(self, run_id: str) -> int:
-        return int(self._store.run(run_id).read_progress().get("step", 0))
 
     def _check_profile(self) -> None:
         from harness.execute.slurm.cluster_limits import check

@@ -56,7 +56,7 @@ class JobTracker:
         self.active: dict[str, TrackedJob] = {}
         """By run: the pending or running job that has it."""
         self.finishing: set[str] = set()
-        """Runs that have a job which makes their record, not only one which trains them."""
+        """Runs that have an accepted job which makes their record, not only one which trains them."""
         self.notes: tuple[str, ...] = ()
         self._recorded: set[str] = set()
         """Ids of ended jobs whose attempts all have a recorded cause."""
@@ -104,7 +104,7 @@ class JobTracker:
             if living:
                 # If training and evaluation are both queued, take the training, which comes first.
                 self.active[run] = min(living, key=lambda tracked: tracked.submission.intent.phase == "evaluate")
-                if any(tracked.submission.intent.phase != "train" for tracked in living):
+                if any(tracked.id and tracked.submission.intent.phase != "train" for tracked in living):
                     self.finishing.add(run)
             else:
                 ended[run] = some[-1]
@@ -223,8 +223,9 @@ class JobTracker:
         """Record the cause for a job without attempts: cancelled while pending, or its node cannot see the store."""
         for run in tracked.runs:
             folder = self._store.run(run)
-            waited = tracked.submission.intent.phase == "evaluate" and not folder.weights.exists()
-            if waited or not left_to_do(folder) or not folder.path.exists():
+            left = left_to_do(folder)
+            waited = tracked.submission.intent.phase == "evaluate" and left.training
+            if waited or not left or not folder.path.exists():
                 continue
             reported: Cause = "crashed" if job is None else cause_of(job)
             if tracked.is_leaving:

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from harness.base.errors import DispatchError
 from harness.execute.slurm.client import Slurm
 from harness.execute.slurm.job_tracker import JobTracker, TrackedJob
-from harness.execute.slurm.scheduler import Scheduler, UnreachableError
+from harness.execute.slurm.scheduler import UnreachableError
 from harness.execute.slurm.submission_log import Intent, Submission, SubmissionLog
 from harness.planning.completeness import left_to_do
 from harness.planning.plan import Plan
-from harness.runs.store import Store
+from harness.runs.store import RunFolder, Store
 
 
 @dataclass(frozen=True)
@@ -25,31 +25,55 @@ class Cancelled:
     notes: tuple[str, ...] = ()
     """Messages for the user about jobs whose state is unknown."""
     pending: int = 0
-    """Number of jobs whose scheduler did not answer. The request is on disk, and they stop when they read it."""
+    """Number of jobs that SLURM was not told to cancel. The request is on disk, and they stop when they read it."""
 
 
 def look(store: Store) -> tuple[dict[str, TrackedJob], tuple[str, ...]]:
-    """The active job of every run that has one, and notes. SLURM is not queried if no submission is open."""
+    """The active job of every run that has one, and notes. SLURM is not queried if no submission is open.
+
+    If it does not answer, every job whose end has not been handled counts as active.
+    """
     submissions = SubmissionLog(store)
-    if not submissions.open():
+    if not (opened := submissions.open()):
         return {}, ()
     try:
         tracker = JobTracker(store, submissions, Slurm())
         with submissions.settling():
             tracker.look()
     except UnreachableError as error:
-        return {}, (f"{error}: the states of jobs are unknown for now",)
+        return _believed(opened), (f"{error}: the states of jobs are unknown for now",)
     except DispatchError as error:
-        return {}, (f"{error.what}: the states of jobs are unknown on this machine",)
+        return _believed(opened), (f"{error.what}: the states of jobs are unknown on this machine",)
     return tracker.active, tracker.notes
+
+
+def _believed(submissions: Sequence[Submission]) -> dict[str, TrackedJob]:
+    settled = {submission.intent.id: submission.settled() for submission in submissions}
+    return {
+        run: TrackedJob(submission, task, None)
+        for submission in submissions
+        for task, runs in enumerate(submission.intent.tasks)
+        if task not in settled[submission.intent.id] or submission.was_cancelled(task)
+        for run in runs
+    }
+
+
+def has_local_process(folder: RunFolder) -> bool:
+    """Whether a process that no job of SLURM started is executing a run."""
+    if not folder.is_locked():
+        return False
+    attempts = folder.attempts.all()
+    return not attempts or not attempts[-1].start.job
 
 
 def refuse_what_jobs_have(runs: Collection[str], name: str, store: Store) -> None:
     """Raise DispatchError if some of the runs are in jobs of a cluster, because they must not run here as well."""
-    active, _ = look(store)
-    if mine := active.keys() & set(runs):
+    active, notes = look(store)
+    having = {run: job for run, job in active.items() if run in runs and (job.job or not job.is_leaving)}
+    if mine := [run for run in having if left_to_do(store.run(run))]:
+        what = "are" if any(active[run].job for run in mine) else f"may be ({', '.join(notes)})"
         fix = "continue with `--on` and their profile, or cancel them first with `harness cancel`"
-        raise DispatchError(f"{len(mine)} runs of it are in jobs of SLURM", where=name, fix=fix)
+        raise DispatchError(f"{len(mine)} runs of it {what} in jobs of SLURM", where=name, fix=fix)
 
 
 def cancel_jobs(runs: Collection[str], store: Store) -> Cancelled:
@@ -57,20 +81,23 @@ def cancel_jobs(runs: Collection[str], store: Store) -> Cancelled:
 
     The request is on disk: commands that execute the runs, on any machine, do not start them again.
     """
-    submissions = SubmissionLog(store)
-    if not (opened := submissions.open()):
+    if not SubmissionLog(store).open():
         return Cancelled()
     for folder in map(store.run, runs):
-        if folder.path.is_dir() and left_to_do(folder):
+        if left_to_do(folder):
             folder.cancel()
     active, notes = look(store)
-    if notes and not active:  # the scheduler does not answer, or is not on this machine
-        requested = _request_cancellation(opened, runs)
-        return Cancelled(notes=notes, pending=requested)
-    jobs = {job.id: job for run, job in active.items() if run in runs and job.id}
-    if not jobs:
-        return Cancelled(notes=notes)
-    return _cancel(Slurm(), list(jobs.values()), runs, notes)
+    jobs = {(job.submission.intent.id, job.task): job for run, job in active.items() if run in runs}.values()
+    for job in jobs:  # before scancel, so that a job that SLURM signals finds out that it was cancelled
+        job.submission.cancel(job.task)
+    others = tuple(sorted({run for job in jobs for run in job.runs} - set(runs)))
+    known = [job.id for job in jobs if job.id]
+    try:
+        if known:
+            Slurm().cancel(known)
+    except DispatchError as error:  # the scheduler does not answer, or is not on this machine
+        return Cancelled(0, others, notes or (str(error),), len(jobs))
+    return Cancelled(len(known), others, notes, len(jobs) - len(known))
 
 
 def vanished(plan: Plan, store: Store) -> list[str]:
@@ -83,28 +110,3 @@ def vanished(plan: Plan, store: Store) -> list[str]:
 def is_of(intent: Intent, plan: Plan) -> bool:
     """Whether a submission is for the spec of `plan`, that is, for the same file with the same assignments."""
     return intent.ablation == plan.name and intent.origin == plan.origin
-
-
-def _request_cancellation(submissions: Sequence[Submission], runs: Collection[str]) -> int:
-    """Record on disk that every job with some of the runs has to stop; returns the number of these jobs."""
-    requested = 0
-    for submission in submissions:
-        settled = submission.settled()
-        for task, having in enumerate(submission.intent.tasks):
-            if task not in settled and not set(having).isdisjoint(runs):
-                submission.cancel(task)
-                requested += 1
-    return requested
-
-
-def _cancel(
-    scheduler: Scheduler, jobs: Sequence[TrackedJob], runs: Collection[str], notes: tuple[str, ...]
-) -> Cancelled:
-    for job in jobs:  # before scancel, so that a job that SLURM signals finds out that it was cancelled
-        job.submission.cancel(job.task)
-    others = tuple(sorted({run for job in jobs for run in job.runs} - set(runs)))
-    try:
-        scheduler.cancel([job.id for job in jobs])
-    except UnreachableError as error:
-        return Cancelled(0, others, (*notes, str(error)), len(jobs))
-    return Cancelled(len(jobs), others, notes)

@@ -106,12 +106,12 @@ class Supervisor:
         """The state of a run that has no worker at this moment, as far as this job's phase is concerned."""
         folder = self._folder(run)
         request = read_request(folder)
-        is_trained = self._intent.phase == "train" and folder.weights.exists()
+        left = left_to_do(folder)
         teacher = request.teacher_run
         is_taught = teacher is None or self._store.run(teacher).weights.exists()
         return decide(
             Facts(
-                Missing() if is_trained else left_to_do(folder),
+                Missing() if self._intent.phase == "train" and not left.training else left,
                 step=int(folder.read_progress().get("step", 0)),
                 until=folder.pause_step(),
                 is_begun=folder.attempts.newest() > 0,
@@ -133,9 +133,9 @@ class Supervisor:
         at_a_time = 1 if self._intent.resources.processes > 1 else self._intent.profile.at_a_time
         while self._waiting and len(self._running) < at_a_time and self._stop_reason is None:
             run = self._waiting.pop(0)
-            if self._intent.phase == "evaluate" and not self._folder(run).weights.exists():
-                continue  # its training ended early; a later training job resumes it
             decision = self._decide(run)
+            if self._intent.phase == "evaluate" and decision.action is not Action.EVALUATE:
+                continue  # its training ended early; a later training job resumes it
             if decision.state is Life.WAITING:
                 teacher = read_request(self._folder(run)).teacher_run
                 self._record_never_started(run, f"its teacher, run {teacher}, is not trained")
@@ -187,7 +187,8 @@ class Supervisor:
         how = f"signal {-status}" if status < 0 else f"exit status {status}"
         self._record_end(folder, cause, f"its process died by {how}")
         alone = self._intent.resources.processes == 1
-        if cause == "crashed" and alone and self._stop_reason is None and self._decide(folder.id).starts:
+        again = cause == "crashed" and alone and status != DONE and self._stop_reason is None
+        if again and self._decide(folder.id).starts:
             self._waiting.insert(0, folder.id)
 
     def _record_never_started(self, run: str, reason: str) -> None:

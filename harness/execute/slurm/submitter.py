@@ -13,6 +13,7 @@ from pathlib import Path
 from harness.base.errors import DispatchError
 from harness.config.profile import JobResources, Profile
 from harness.execute.executor import fitted
+from harness.execute.life import Action
 from harness.execute.slurm.gpu_hours import GpuHourBudget
 from harness.execute.slurm.job_tracker import JobTracker
 from harness.execute.slurm.retry_policy import resources_for
@@ -65,10 +66,11 @@ class Submitter:
         self.held_back = 0
         """Number of jobs that were not submitted because the budget was not enough."""
 
-    def submit(self, runs: Iterable[PlannedRun], unfinished: Collection[str], code: Path) -> None:
+    def submit(self, runs: Iterable[tuple[PlannedRun, Action]], unfinished: Collection[str], code: Path) -> None:
         """Submit `runs`.
 
         Args:
+            runs: each with what is to be done, TRAIN or EVALUATE.
             unfinished: runs that are not done yet; a student waits for its teacher's job if the teacher is among them.
             code: the code snapshot that the jobs run.
 
@@ -80,15 +82,17 @@ class Submitter:
         for group in self._groups(runs, unfinished):
             self._submit_group(group, code)
 
-    def _groups(self, runs: Iterable[PlannedRun], unfinished: Collection[str]) -> list[_Group]:
+    def _groups(self, runs: Iterable[tuple[PlannedRun, Action]], unfinished: Collection[str]) -> list[_Group]:
         groups: dict[tuple[Phase, JobResources, tuple[str, ...]], _Group] = {}
-        ready = [(run, self._after(run, unfinished)) for run in runs]
-        distinct = {after for _, after in ready if after}
+        ready = [
+            (run, action, () if action is Action.EVALUATE else self._after(run, unfinished)) for run, action in runs
+        ]
+        distinct = {after for _, _, after in ready if after}
         merged = tuple(sorted({job.partition("_")[0] for after in distinct for job in after}))
-        for run, after in ready:
+        for run, action, after in ready:
             if after and len(distinct) > MANY_TEACHERS:
                 after = merged
-            phase, resources = self._needs(run)
+            phase, resources = self._needs(run, action)
             key = (phase, resources, after)
             groups.setdefault(key, _Group(phase, resources, after)).runs.append(run)
         return list(groups.values())
@@ -201,14 +205,14 @@ class Submitter:
     def _after(self, run: PlannedRun, unfinished: Collection[str]) -> tuple[str, ...]:
         if run.teacher is None or run.teacher not in unfinished:
             return ()
-        if any(self._store.run(one).weights.exists() for one in (run.id, run.teacher)):
+        if self._store.run(run.teacher).weights.exists():
             return ()
         tracked = self._tracker.training(run.teacher)
         return (tracked.id,) if tracked is not None and tracked.id else ()
 
-    def _needs(self, run: PlannedRun) -> tuple[Phase, JobResources]:
+    def _needs(self, run: PlannedRun, action: Action) -> tuple[Phase, JobResources]:
         folder, profile = self._store.run(run.id), self._profile
-        phase: Phase = "run" if profile.evaluation is None else "evaluate" if folder.weights.exists() else "train"
+        phase: Phase = "run" if profile.evaluation is None else "evaluate" if action is Action.EVALUATE else "train"
         asked = profile.evaluation if phase == "evaluate" and profile.evaluation else profile.resources
         since = self.since.get(run.id)
         return phase, asked if since is None else resources_for(folder.attempts.since(since), asked, profile.retry)
