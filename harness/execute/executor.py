@@ -63,9 +63,9 @@ class Decisions:
             self._failed[run.id] = decision.failure
         return decision
 
-    def _count_start(self, run: PlannedRun) -> None:
-        left, step = self._completeness.missing(run), self._step(run.id)
-        self._starts[run.id] = (left, step, self._starts_of(run.id, left, step) + 1)
+    def _count_start(self, run_id: str, left: Missing) -> None:
+        step = self._step(run_id)
+        self._starts[run_id] = (left, step, self._starts_of(run_id, left, step) + 1)
 
     def _starts_of(self, run_id: str, left: Missing, step: int) -> int:
         """How often this command has started the run for the same missing work from the same step."""

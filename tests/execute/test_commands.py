@@ -182,9 +182,7 @@ def test_what_is_held_back_goes_on_in_the_background_within_its_budget(
             begun.append(command)
 
     monkeypatch.setattr("harness.execute.run.subprocess.Popen", Begun)
-    code, out, err = harness(
-        capsys, "run", spec, "--on", "mine.toml", "--detach", "--max-gpu-hours", "1", "--yes"
-    )
+    code, out, err = harness(capsys, "run", spec, "--on", "mine.toml", "--detach", "--max-gpu-hours", "1", "--yes")
     assert code == 1, "not all is in the hands of jobs"
     assert "no job is known yet that will finish 2 runs (" in err
     assert "process 1 continues in the background" in out

@@ -9,13 +9,13 @@ from typing import Any
 
 import pytest
 
-from harness.base.errors import SpecError
+from harness.base.errors import DispatchError, SpecError
 from harness.config.profile import Profile, Retry
 from harness.execute.life import MOST_STARTS
 from harness.execute.slurm import executor as sweep
 from harness.execute.slurm import job_tracker, jobs
 from harness.execute.slurm.executor import SlurmExecutor
-from harness.execute.slurm.jobs import Cancelled, cancel_jobs
+from harness.execute.slurm.jobs import Cancelled, cancel_jobs, refuse_what_jobs_have
 from harness.execute.slurm.scheduler import ArrayRequest, Job, RefusedError
 from harness.execute.slurm.submission_log import SubmissionLog
 from harness.planning.plan import Plan
@@ -214,6 +214,47 @@ def test_the_accounts_of_a_killed_job_may_come_late(
     one.cycle()
     causes = [attempt.end.cause for attempt in store.run(run).attempts.all() if attempt.end]
     assert causes == ["out_of_memory_host", "never_started"]
+
+
+def test_a_submission_without_an_answer_is_in_nobodys_hands(store: Store, slurm: MadeScheduler) -> None:
+    die_before_sbatch(ALONE, store, slurm)
+    one = started(ALONE, store, slurm)
+    one.cycle()
+    assert one.without_jobs() == tuple(sorted(ALONE.runs)), "SLURM may never have heard of it"
+    assert one.progress().waiting == 0
+
+
+def test_a_job_of_an_earlier_request_does_not_do_what_is_asked_now(store: Store, slurm: MadeScheduler) -> None:
+    started(ALONE, store, slurm).cycle()
+    more = plan_of(ablation({"a": {}}, seeds=3, base={"evaluation": {"sets": ["shapes", "more"]}}))
+    one = started(more, store, slurm)
+    one.cycle()
+    assert one.without_jobs() == tuple(sorted(more.runs)), "its jobs were not asked for that set"
+    again = started(ALONE, store, slurm)
+    again.cycle()
+    assert not again.without_jobs()
+    store.run(min(ALONE.runs)).pause_at(100)
+    assert again.without_jobs() == (min(ALONE.runs),), "a search will pause it"
+
+
+def test_a_run_that_a_process_here_executes_is_waited_for(store: Store, slurm: MadeScheduler) -> None:
+    """A local command may take a run that a quota holds back. A job would start at its last checkpoint."""
+    slurm.most_jobs = 0
+    plan = plan_of(ablation({"a": {}}, seeds=1))
+    one = started(plan, store, slurm)
+    one.cycle()
+    (run,), slurm.most_jobs = plan.runs, 10
+    with store.run(run).claimed():
+        one.cycle()
+        assert slurm.jobs == {}
+        assert one.progress().failed == {}
+    one.cycle()
+    assert len(slurm.jobs) == 1
+    attempted(store.run(run), "1_0")
+    slurm.end("1_0", "NODE_FAIL")
+    with store.run(run)._lock():  # the process of that job lives on; the next one takes over
+        one.cycle()
+    assert len(slurm.jobs) == 2
 
 
 def test_an_evaluation_that_a_quota_holds_back_is_in_nobodys_hands(store: Store, slurm: MadeScheduler) -> None:
@@ -529,6 +570,20 @@ def test_a_sweep_that_submits_without_progress_stops(
     assert "without progress, still missing trained weights" in failure.message
 
 
+def test_the_last_brake_holds_under_a_quota(
+    store: Store, slurm: MadeScheduler, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sweep, "hopeless", lambda *_: None)
+    slurm.most_jobs = 1
+    one = started(plan_of(ablation({"a": {}}, seeds=2)), store, slurm)
+    for number in range(1, 5 * MOST_STARTS):
+        one.cycle()
+        if len(slurm.batches) == number:
+            slurm.end(f"{number}_0", "PREEMPTED")
+    assert len(slurm.batches) == 2 * MOST_STARTS
+    assert len(one.progress().failed) == 2
+
+
 def test_a_job_that_slurm_failed_to_launch_is_released_a_few_times(store: Store, slurm: MadeScheduler) -> None:
     plan = plan_of(ablation({"a": {}}, seeds=1))
     one = started(plan, store, slurm)
@@ -699,6 +754,23 @@ def test_a_wish_to_cancel_outlives_a_dead_controller(store: Store, slurm: MadeSc
     assert {failure.cause for failure in one.progress().failed.values()} == {"cancelled"}
     assert set(one.progress().failed) == set(list(ALONE.runs)[:2])
     assert len(slurm.batches) == 1
+
+
+def test_a_job_that_is_not_known_yet_is_cancelled_too(store: Store, slurm: MadeScheduler, cancel: Cancel) -> None:
+    die_before_sbatch(ALONE, store, slurm)
+    cancelled = cancel(list(ALONE.runs), store)
+    assert (cancelled.jobs, cancelled.pending) == (0, 3)
+    (submission,) = SubmissionLog(store).open()
+    assert submission.settled() == {0, 1, 2}, "a job of it that starts after all finds the request"
+
+
+def test_what_jobs_may_have_does_not_run_here(store: Store, slurm: MadeScheduler, cancel: Cancel) -> None:
+    started(ALONE, store, slurm).cycle()
+    slurm.silent = True
+    with pytest.raises(DispatchError, match=r"3 runs of it may be \(queue does not answer.*cancel them first"):
+        refuse_what_jobs_have(ALONE.runs, "alone", store)
+    cancel(list(ALONE.runs), store)
+    refuse_what_jobs_have(ALONE.runs, "alone", store)  # their jobs exit when they find the request
 
 
 def test_a_quota_that_lets_some_jobs_through_is_asked_again_at_once(

@@ -22,6 +22,7 @@ from harness.base.machine import cores
 from harness.cli import run as running
 from harness.execute.cancel import cancel
 from harness.execute.executor import Progress
+from harness.execute.life import MOST_STARTS
 from harness.execute.local import executor as conduct
 from harness.execute.local import processes as local
 from harness.execute.local.executor import LocalExecutor
@@ -318,6 +319,16 @@ def test_a_store_that_cannot_be_written_ends_it(store: Store) -> None:
     assert workers.started == []
 
 
+def test_a_run_that_is_interrupted_for_ever_is_given_up(store: Store) -> None:
+    """The last brake, as for jobs: something keeps stopping its process, and it gets no further."""
+    plan = plan_of(ablation({"a": {}}, seeds=1))
+    (run,) = plan.runs
+    one, workers = executor(plan, store, script={run: ["interrupted"] * 50})
+    last = carried_out(one)
+    assert len(workers.started) == MOST_STARTS
+    assert "started 10 times without progress, still missing trained weights" in last.failed[run].message
+
+
 def test_a_plan_of_thousands_is_not_looked_at_all_the_time(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     """Ten thousand runs looked at four times a second would take a core from training."""
     monkeypatch.setattr(conduct, "OTHERS_EVERY_S", 1000.0)
@@ -337,7 +348,7 @@ def test_a_plan_of_thousands_is_not_looked_at_all_the_time(store: Store, monkeyp
     axes = {"train.optimiser.lr": [number / 1000 for number in range(1, 101)]}
     plan = plan_of(ablation(axes=axes, baseline="train.optimiser.lr=0.001", seeds=1))
     carried_out(executor(plan, store)[0])
-    assert len(looks) <= 6 * len(plan.runs)
+    assert len(looks) <= 8 * len(plan.runs)
 
 
 def test_remaining_time(store: Store) -> None:

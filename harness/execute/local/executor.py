@@ -19,7 +19,7 @@ from harness.base.machine import gpu_count
 from harness.execute.executor import Decisions, Progress, fitted
 from harness.execute.life import Decision, Facts, damaged
 from harness.execute.local.processes import Ended
-from harness.planning.completeness import broken_promise
+from harness.planning.completeness import Missing, broken_promise
 from harness.planning.plan import Plan
 from harness.runs.attempts import Attempt
 from harness.runs.planned import PlannedRun
@@ -130,14 +130,16 @@ class LocalExecutor(Decisions):
             # Workers that outlived a killed command occupy this machine's cores too, so they count as jobs.
             if self._stopping or len(self._running) + len(self._elsewhere) >= self._workers.jobs:
                 return
-            if run.id in self._open and run.id not in self._running and self._decide(run).starts:
-                self._start(run)
+            if run.id in self._open and run.id not in self._running:
+                facts = self._facts(run)
+                if self._apply(run, facts).starts:
+                    self._start(run, facts.missing)
 
     def _decide(self, run: PlannedRun, status: int | None = None) -> Decision:
         """The state of `run`, which is closed if nothing more is to be done. `status`: how its worker just ended."""
         return self._apply(run, self._facts(run, status))
 
-    def _facts(self, run: PlannedRun, status: int | None) -> Facts:
+    def _facts(self, run: PlannedRun, status: int | None = None) -> Facts:
         folder = self._store.run(run.id)
         try:
             missing = self._completeness.missing(run)
@@ -197,7 +199,7 @@ class LocalExecutor(Decisions):
         ]
         return sizes[0] != sizes[1]
 
-    def _start(self, run: PlannedRun) -> None:
+    def _start(self, run: PlannedRun, missing: Missing) -> None:
         folder = self._store.run(run.id)
         slot = min(set(range(self._workers.jobs)) - set(self._running.values()))
         gpu = slot * run.experiment.resources.processes % self._gpus if self._gpus else None
@@ -205,7 +207,7 @@ class LocalExecutor(Decisions):
         request = Request.of(experiment, run.id, run.teacher, self._settings, self._workers.threads, gpu)
         folder.prepare(run.identity, request.written())
         folder.pause_at(self._until.get(run.id))
-        self._count_start(run)
+        self._count_start(run.id, missing)
         self._workers.start(folder.path)
         self._running[run.id] = slot
 

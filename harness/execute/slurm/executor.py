@@ -287,7 +287,7 @@ class SlurmExecutor(Decisions):
             self._note(str(error))
         for run in idle:
             if run.id in self._tracker.active:
-                self._count_start(run)
+                self._count_start(run.id, self._completeness.missing(run))
         if self._submitter.held_back:
             self._note(f"{self._submitter.held_back} jobs are held back by the budget")
 
