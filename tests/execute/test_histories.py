@@ -11,9 +11,10 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
+import time
 from collections import Counter
 from collections.abc import Collection, Iterator
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import replace
 from pathlib import Path
 from unittest.mock import patch
@@ -31,13 +32,15 @@ from hypothesis.stateful import (
 )
 
 from harness.base.errors import DispatchError
+from harness.base.exit_status import DISK_IS_FULL
 from harness.config.profile import Profile
-from harness.execute.life import MOST_STARTS
+from harness.execute.life import MOST_STARTS, Life
 from harness.execute.slurm import executor as sweep
 from harness.execute.slurm import job_tracker, jobs
 from harness.execute.slurm.executor import SlurmExecutor
 from harness.execute.slurm.scheduler import ArrayRequest, Job
 from harness.execute.slurm.submission_log import Intent, Submission, load
+from harness.execute.status import statuses
 from harness.planning.completeness import Completeness, left_to_do
 from harness.planning.plan import Plan
 from harness.runs.record import Cause, Failure
@@ -60,13 +63,20 @@ _PLANS = {
     "suite": plan_of(ablation({"a": {}}, seeds=2, base={"evaluation": {"sets": ["shapes", "retrieval"]}})),
     "more": plan_of(ablation({"a": {}, "b": MINED}, seeds=1, base={"evaluation": {"sets": ["shapes", "more"]}})),
 }
-PLANS = {name: replace(plan, name=name) for name, plan in _PLANS.items()}
-"""They share runs. No set of the suite `retrieval` is on this machine."""
-TOLD = ("because of", "its teacher, run", "its process died", "its job ended", "slurm state")
+PLANS = {key: replace(plan, name="same", file=Path(f"{key}.toml")) for key, plan in _PLANS.items()}
+"""They share runs, and the name. No set of the suite `retrieval` is on this machine."""
+TOLD = (
+    "because of",
+    "its teacher, run",
+    "its process died",
+    "its job ended",
+    "slurm state",
+    "the disk of the store is full",
+)
 """How failures begin that are given up for good reason."""
 SEARCH = "search"
 """Name of a command that is given runs of TRIALS one by one, and pauses them."""
-TRIALS = PLANS["taught"]
+TRIALS = replace(PLANS["taught"], file=Path(f"{SEARCH}.toml"))
 STEPS_OF_A_RUN = 300
 FARES: dict[str, tuple[Cause | None, str]] = {
     "user_error": ("user_error", "FAILED"),
@@ -76,8 +86,27 @@ FARES: dict[str, tuple[Cause | None, str]] = {
     "preempted": (None, "PREEMPTED"),
     "node_failure": (None, "NODE_FAIL"),
     "out_of_memory": (None, "OUT_OF_MEMORY"),
+    "full_disk": (None, "FAILED"),
 }
 """How a job may end besides well: the cause that a worker writes, if any, and the state that SLURM reports."""
+
+
+def key_of(plan: Plan) -> str:
+    """The name of a plan's file."""
+    assert plan.file is not None
+    return plan.file.stem
+
+
+class Clock:
+    """A second passes from one look at it to the next. It takes the place of `time` in the executor."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+        self.time, self.sleep = time.time, lambda _seconds: None
+
+    def monotonic(self) -> float:
+        self.now += 1.0
+        return self.now
 
 
 class World:
@@ -86,6 +115,7 @@ class World:
     def __init__(self, root: Path, scheduler: MadeScheduler, profile: Profile) -> None:
         self.store, self.slurm, self.profile = Store(root / "store"), scheduler, profile
         self.settings = Settings(store=self.store.root)
+        self.completeness = Completeness(self.store, self.settings)
         scheduler.answer = self._accepted
         self.asked: list[Plan] = []
         """The plans of all commands so far; that of a search has the runs that were added to it."""
@@ -95,6 +125,10 @@ class World:
         """By run: how many jobs had it."""
         self.died: list[tuple[str, str]] = []
         """Jobs that ended before they did anything, each with a run that it should have executed."""
+        self.filled: list[tuple[str, str]] = []
+        """Jobs for which the disk was full, each with such a run."""
+        self.here: dict[str, ExitStack] = {}
+        """Runs that processes outside of jobs execute."""
 
     def command(self, plan: Plan) -> SlurmExecutor:
         own = replace(plan, runs=dict(plan.runs))
@@ -103,7 +137,7 @@ class World:
 
     def search(self) -> SlurmExecutor:
         """A search that goes on with the runs that were added before."""
-        command = self.command(replace(TRIALS, name=SEARCH, runs={}))
+        command = self.command(replace(TRIALS, runs={}))
         for run in self.limits:
             self.add(command, run)
         return command
@@ -116,10 +150,10 @@ class World:
 
     def is_complete(self, plan: Plan, run: str) -> bool:
         """Whether a command with this plan has all that it asked for of the run."""
-        limit = self.limits.get(run) if plan.name == SEARCH else None
+        limit = self.limits.get(run) if key_of(plan) == SEARCH else None
         if limit is not None and self.step(run) >= limit:
             return True
-        return Completeness(self.store, self.settings).is_complete(plan.runs[run])
+        return self.completeness.is_complete(plan.runs[run])
 
     def step(self, run: str) -> int:
         return int(self.store.run(run).read_progress().get("step", 0))
@@ -128,6 +162,7 @@ class World:
         intent = load(batch.folder).intent
         for run in (run for task in intent.tasks for run in task):
             self.accepted[run] += 1
+            assert run not in self.here, f"a process executes run {run}, which is given to a job"
             wanted = [plan for plan in self.asked if run in plan.runs]
             assert any(not self.is_complete(plan, run) for plan in wanted), f"finished run {run} is submitted again"
 
@@ -214,15 +249,17 @@ class World:
     def end_badly(self, job: str, how: str, step: int, one_alone: bool) -> None:
         """A job's runs end in this way, or one of them does and the others end well."""
         intent, (cause, state) = self.submission(job)[0].intent, FARES[how]
+        reason = "74:0" if how == "full_disk" else "1:0"
         for number, folder in enumerate(self.assigned(job)):
             if one_alone and number:
                 self.finish(folder, job, intent)
                 continue
             at = STEPS_OF_A_RUN if folder.weights.exists() else max(step, self.step(folder.id))
             attempted(folder, job, cause, message=f"because of {how}", step=at, raised=how == "raised")
-        if one_alone and state == "FAILED":
+            self.filled += [(job, folder.id)] * (how == "full_disk")
+        if one_alone and state == "FAILED" and how != "full_disk":
             state = "COMPLETED" if self._is_of_use(job, intent) else "FAILED"
-        self.slurm.end(job, state, reason="0:0" if state == "COMPLETED" else "1:0")
+        self.slurm.end(job, state, reason="0:0" if state == "COMPLETED" else reason)
 
 
 class Histories(RuleBasedStateMachine):
@@ -255,6 +292,7 @@ class Histories(RuleBasedStateMachine):
         for others in self.cancelled.values():  # they asked again
             for run in PLANS[name].runs:
                 others.pop(run, None)
+        self._cycle(name)
 
     @rule(run=st.sampled_from(sorted(set(TRIALS.cells.values()))), until=st.sampled_from([100, 200, None]))
     def trial(self, run: str, until: int | None) -> None:
@@ -285,9 +323,23 @@ class Histories(RuleBasedStateMachine):
     @precondition(lambda self: self.commands)
     @rule(data=st.data())
     def cycle(self, data: st.DataObject) -> None:
-        name = data.draw(st.sampled_from(sorted(self.commands)))
+        self._cycle(data.draw(st.sampled_from(sorted(self.commands))))
+
+    def _cycle(self, name: str) -> None:
+        """A command looks and submits; what it says is true."""
+        command = self.commands[name]
         with suppress(DispatchError):
-            self.commands[name].cycle()
+            command.cycle()
+        assert name == SEARCH or not command.vanished(), "a job of another spec is called one of its own"
+        working = {
+            run
+            for job in self.world.alive()
+            for submission, task in (self.world.submission(job.id),)
+            if task not in submission.settled()
+            for run in submission.intent.tasks[task]
+        }
+        promised = command._open - set(command.without_jobs())
+        assert self.world.slurm.silent or promised <= working, f"no job goes on with {promised - working}"
 
     @precondition(lambda self: self.commands)
     @rule(data=st.data())
@@ -305,6 +357,10 @@ class Histories(RuleBasedStateMachine):
         had = {run for job in self.world.alive() for run in self.world.slurm.runs_of(job.id)} & set(runs)
         with patch.object(jobs, "Slurm", lambda: self.world.slurm):
             jobs.cancel_jobs(runs, self.world.store)
+        for job in self.world.alive():
+            submission, task = self.world.submission(job.id)
+            if set(runs) & set(submission.intent.tasks[task]) and submission.array:
+                assert task in submission.settled(), f"job {job.id} was cancelled, and goes on"
         for seen in self.cancelled.values():
             seen.update({run: self.world.accepted[run] for run in had})
 
@@ -330,13 +386,15 @@ class Histories(RuleBasedStateMachine):
         if running := [job.id for job in self.world.alive("running")]:
             self.world.end_badly(data.draw(st.sampled_from(running)), how, step, one_alone)
 
-    @rule(data=st.data(), state=st.sampled_from(["FAILED", "NODE_FAIL", "CANCELLED"]))
-    def die_before_it_starts(self, data: st.DataObject, state: str) -> None:
+    @rule(data=st.data(), state=st.sampled_from(["FAILED", "NODE_FAIL", "CANCELLED"]), full=st.booleans())
+    def die_before_it_starts(self, data: st.DataObject, state: str, full: bool) -> None:
         """`setup = ["exit 1"]`, a node that cannot see the store, or an administrator's scancel."""
         if ready := self.world.ready():
             job = data.draw(st.sampled_from(ready))
-            self.world.died += [(job, folder.id) for folder in self.world.assigned(job)]
-            self.world.slurm.end(job, state, reason="1:0")
+            lost = [(job, folder.id) for folder in self.world.assigned(job)]
+            self.world.died += lost
+            self.world.filled += lost * (full and state == "FAILED")
+            self.world.slurm.end(job, state, reason="74:0" if full and state == "FAILED" else "1:0")
 
     @rule(data=st.data())
     def forget(self, data: st.DataObject) -> None:
@@ -363,6 +421,35 @@ class Histories(RuleBasedStateMachine):
             folder = runs[data.draw(st.sampled_from(done))]
             train(folder)
             folder.record_file.unlink()
+
+    @rule(data=st.data())
+    def work_here(self, data: st.DataObject) -> None:
+        """A process outside of jobs takes a run that no job has; or it has ended."""
+        here, store = self.world.here, self.world.store
+        if here:
+            here.pop(min(here)).close()
+            return
+        runs = {run: plan.runs[run] for plan in self.world.asked for run in plan.runs}
+        having = {run for job in self.world.alive() for run in self.world.slurm.runs_of(job.id)}
+        if free := sorted(run for run in runs.keys() - having if left_to_do(store.run(run)).training):
+            run = data.draw(st.sampled_from(free))
+            here[run] = ExitStack()
+            number = here[run].enter_context(store.run(run).claimed())
+            here[run].callback(store.run(run).attempts.end, number, "interrupted", "because of a person")
+
+    @precondition(lambda self: self.commands.keys() & PLANS.keys())
+    @rule(data=st.data())
+    def look(self, data: st.DataObject) -> None:
+        """`harness status` says what is true."""
+        plan = PLANS[data.draw(st.sampled_from(sorted(self.commands.keys() & PLANS.keys())))]
+        with patch.object(jobs, "Slurm", lambda: self.world.slurm):
+            found, _ = statuses(plan, self.world.store)
+        having = {run for job in self.world.alive() for run in self.world.slurm.runs_of(job.id)}
+        for one in found:
+            complete = self.world.is_complete(plan, one.run)
+            assert (one.life is Life.DONE) == complete, f"run {one.run} is called {one.state}"
+            if one.run in having and not complete and not self.world.slurm.silent:
+                assert one.is_moving or one.life is Life.PAUSED, f"run {one.run} is in a job, and called {one.state}"
 
     # -- what always holds ------------------------------------------------------------------------------------------
 
@@ -395,8 +482,10 @@ class Histories(RuleBasedStateMachine):
         """With a cluster that works, each spec comes to an end, and says of each run what is true."""
         world = self.world
         world.slurm.silent = world.slurm.accounting_silent = world.slurm.lost_answer = False
+        while world.here:
+            world.here.popitem()[1].close()
         self.cancelled.clear()
-        for name in dict.fromkeys(plan.name for plan in world.asked):
+        for name in dict.fromkeys(map(key_of, world.asked)):
             if failed := self._end(name):  # of jobs that ended before: the first command tells, the next tries again
                 told = [failure.message.removeprefix("no progress in 3 attempts; the last: ") for failure in failed]
                 assert all(message.startswith(TOLD) for message in told), f"given up by no fault of theirs: {told}"
@@ -405,6 +494,10 @@ class Histories(RuleBasedStateMachine):
         for folder in world.store.runs():
             for attempt in folder.attempts.all():
                 assert attempt.end is not None, f"an attempt of run {folder.id} has no cause"
+        for job, run in world.filled:
+            told = [one.end.message for one in world.store.run(run).attempts.all() if one.end and one.start.job == job]
+            assert told, f"no attempt of run {run} tells of job {job}"
+            assert DISK_IS_FULL in told[-1], f"the disk was full for job {job}, and the attempt says {told}"
         for job, run in world.died:
             jobs = [attempt.start.job for attempt in world.store.run(run).attempts.all()]
             assert job in jobs, f"job {job} died before it started run {run}, of which no attempt tells"
@@ -437,7 +530,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sweep, "snapshot", lambda root: root / "copy")
     monkeypatch.setattr(job_tracker, "ADOPTION_S", 0.0)
     monkeypatch.setattr(job_tracker, "LAG_S", 0.0)
-    monkeypatch.setattr(sweep, "FASTEST_S", 0.0)
+    monkeypatch.setattr(sweep, "time", Clock())
 
 
 @pytest.mark.usefixtures("quick")
@@ -464,7 +557,7 @@ def test_a_set_that_a_quota_holds_back_while_another_command_finishes_the_run(tm
     profile = Profile.model_validate({"gpus_per_task": 1, "mem_gb": 8, "partitions": ["gpu"]})
     world = World(tmp_path, MadeScheduler(), profile)
     asked = plan_of(ablation({"a": {}}, seeds=2, base={"evaluation": {"sets": ["shapes", "more"]}}))
-    more, plain = world.command(replace(asked, name="more")), world.command(PLANS["plain"])
+    more, plain = world.command(replace(asked, file=Path("more.toml"))), world.command(PLANS["plain"])
     for command, most in ((more, 0), (plain, 10**6)):
         world.slurm.most_jobs = most
         command.cycle()

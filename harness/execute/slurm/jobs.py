@@ -81,13 +81,20 @@ def cancel_jobs(runs: Collection[str], store: Store) -> Cancelled:
 
     The request is on disk: commands that execute the runs, on any machine, do not start them again.
     """
-    if not SubmissionLog(store).open():
+    if not (opened := SubmissionLog(store).open()):
         return Cancelled()
     for folder in map(store.run, runs):
         if left_to_do(folder):
             folder.cancel()
     active, notes = look(store)
-    jobs = {(job.submission.intent.id, job.task): job for run, job in active.items() if run in runs}.values()
+    having = {(job.submission.intent.id, job.task): job for run, job in active.items() if run in runs}
+    waiting = [  # the evaluations that wait for these jobs
+        TrackedJob(submission, task, None)
+        for submission in opened
+        for (training, task) in having
+        if submission.intent.training == training
+    ]
+    jobs = [*having.values(), *waiting]
     for job in jobs:  # before scancel, so that a job that SLURM signals finds out that it was cancelled
         job.submission.cancel(job.task)
     others = tuple(sorted({run for job in jobs for run in job.runs} - set(runs)))
