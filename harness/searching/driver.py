@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from harness.base.errors import StoreError
 from harness.config.search import Search
 from harness.execute.executor import Executor, Progress
+from harness.planning.completeness import Completeness
 from harness.planning.plan import Plan
 from harness.planning.workspace import Project
 from harness.runs.planned import PlannedRun
@@ -87,6 +88,7 @@ class Driver:
         self.folder = SearchFolder(project.store.root, name)
         self.configurations = Configurations(search, name, project)
         self.active: dict[int, Active] = {}
+        self._completeness = Completeness(project.store, project.settings)
         self._make_executor = executor
         self._had: dict[str, tuple[int, float]] = {}
         """Steps and seconds that each run had been trained before this search used it."""
@@ -237,7 +239,7 @@ class Driver:
         limit = active.asked_for = active.trial.limit
         left = [run for run in active.runs if limit is None or not self._is_at(run, limit)]
         if self.study.decides_over_seeds:  # one seed at a time, so a bad configuration is stopped after few of them
-            left = [run for run in left if not self._run(run.id).record_file.exists()][:1]
+            left = [run for run in left if not self._is_done(run)][:1]
         for run in left:
             if self._executor.is_open(run.id) or self._was_cancelled(run):
                 continue
@@ -280,7 +282,7 @@ class Driver:
         """Whether a run has reached `limit` and no process is training it."""
         folder = self._run(run.id)
         far = self._progress(run.id)[0] >= self.configurations.level_step(run, limit)
-        return folder.record_file.exists() or (far and not folder.is_locked())
+        return self._is_done(run) or (far and not folder.is_locked())
 
     # -- what has happened ------------------------------------------------------------------------------------------
 
@@ -292,7 +294,7 @@ class Driver:
         if trial.limit is not None and trial.limit != active.asked_for:
             active.asked_for = trial.limit
             for run in active.runs:
-                if self._executor is not None and not self._run(run.id).record_file.exists():
+                if self._executor is not None and not self._is_done(run):
                     self._executor.pause(run.id, self.configurations.level_step(run, trial.limit))
         failed = [run for run in active.runs if self._failure(run) is not None]
         if failed:
@@ -316,8 +318,14 @@ class Driver:
         return active.trial.reached >= limit and not waits and all(self._is_at(run, limit) for run in active.runs)
 
     def _is_complete(self, run: PlannedRun) -> bool:
-        folder = self._run(run.id)
-        return folder.record_file.exists() and (self._executor is None or not self._executor.is_open(run.id))
+        return (self._executor is None or not self._executor.is_open(run.id)) and self._is_done(run)
+
+    def _is_done(self, run: PlannedRun) -> bool:
+        """Whether nothing is missing; the executor gives up a run whose folder is damaged."""
+        try:
+            return self._completeness.is_complete(run)
+        except StoreError:
+            return False
 
     def _has_news(self, active: Active) -> bool:
         sizes = {}
@@ -344,7 +352,7 @@ class Driver:
         """Report the value of each finished seed, in order: level n is the n-th seed."""
         for level, run in enumerate(active.runs, 1):
             folder, trial = self._run(run.id), active.trial
-            if trial.limit is not None or not folder.record_file.exists():
+            if trial.limit is not None or not self._is_done(run):
                 return
             if level not in trial.curve:
                 value = self.configurations.objectives(run.experiment, folder.record(run.identity))[0]

@@ -359,7 +359,11 @@ class Histories(RuleBasedStateMachine):
             jobs.cancel_jobs(runs, self.world.store)
         for job in self.world.alive():
             submission, task = self.world.submission(job.id)
-            if set(runs) & set(submission.intent.tasks[task]) and submission.array:
+            own = (submission.intent.id, submission.intent.training)
+            mine = [run for run in submission.intent.tasks[task] if run in runs]
+            if not submission.is_closed and any(
+                read_request(self.world.store.run(run)).submission in own for run in mine
+            ):
                 assert task in submission.settled(), f"job {job.id} was cancelled, and goes on"
         for seen in self.cancelled.values():
             seen.update({run: self.world.accepted[run] for run in had})
@@ -434,7 +438,8 @@ class Histories(RuleBasedStateMachine):
         if free := sorted(run for run in runs.keys() - having if left_to_do(store.run(run)).training):
             run = data.draw(st.sampled_from(free))
             here[run] = ExitStack()
-            number = here[run].enter_context(store.run(run).claimed())
+            here[run].enter_context(store.run(run)._lock())
+            number = store.run(run).attempts.begin()
             here[run].callback(store.run(run).attempts.end, number, "interrupted", "because of a person")
 
     @precondition(lambda self: self.commands.keys() & PLANS.keys())

@@ -19,6 +19,7 @@ from tests.searching.made import (
     MadeWorkers,
     carried_out,
     driver,
+    here_with,
     on,
     search,
     study_equals_records,
@@ -154,3 +155,19 @@ def test_a_pause_is_on_disk_before_slurm_hears_of_the_run(at: Project) -> None:
     carried_out(on(cluster, search(**climbing), at), 3)
     assert found
     assert set(found) == {1}
+
+
+@pytest.mark.parametrize("name", ["ladder", "random"])
+def test_a_finished_run_that_lacks_the_objective_is_measured(name: str, at: Project) -> None:
+    """Another spec trained it, and measured it on other sets: a record alone does not make it complete."""
+    table = search(**STRATEGIES[name], budget={"trials": 4}, warm_start=False)
+    one = on(MadeCluster(), table, at)
+    carried_out(one)
+    done = [folder for folder in at.store.runs() if folder.record_file.exists()]
+    for folder in done:
+        folder.finish(folder.record().model_copy(update={"evaluations": ()}))
+    again = Driver(table, "again", at, here_with(at, workers := MadeWorkers()))
+    carried_out(again)
+    assert again.is_over
+    assert {folder.id for folder in done} <= set(workers.started)
+    assert all(folder.record().evaluations for folder in done)

@@ -49,9 +49,9 @@ def look(store: Store) -> tuple[dict[str, TrackedJob], tuple[str, ...]]:
 
 def _believed(submissions: Sequence[Submission]) -> dict[str, TrackedJob]:
     settled = {submission.intent.id: submission.settled() for submission in submissions}
-    return {
+    return {  # where training and evaluation are both queued, the training, which comes first
         run: TrackedJob(submission, task, None)
-        for submission in submissions
+        for submission in sorted(submissions, key=lambda one: one.intent.phase != "evaluate")
         for task, runs in enumerate(submission.intent.tasks)
         if task not in settled[submission.intent.id] or submission.was_cancelled(task)
         for run in runs

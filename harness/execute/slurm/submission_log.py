@@ -62,8 +62,8 @@ class Intent(BaseModel):
         token = secrets.token_hex(4)
         stem = re.sub(r"[^A-Za-z0-9_.-]", "_", ablation)[:40]
         created = time.time()
-        identity = f"{time.strftime('%Y%m%d-%H%M%S', time.gmtime(created))}-{token}"
-        table = {"id": identity, "name": f"{stem}.{token}", "ablation": ablation, "created_at": created}
+        moment = f"{time.strftime('%Y%m%d-%H%M%S', time.gmtime(created))}.{int(created % 1 * 1e6):06}"
+        table = {"id": f"{moment}-{token}", "name": f"{stem}.{token}", "ablation": ablation, "created_at": created}
         return cls.model_validate({**table, "phase": phase, "tasks": tuple(map(tuple, tasks)), **more})
 
 
