@@ -501,11 +501,11 @@ def _tracking(at: Project) -> str:
 
 def cancel_vanished(spec: Spec, assignments: Sequence[str] = ()) -> Cancelled:
     """Cancel jobs of the spec's ablation whose runs the spec no longer contains."""
-    from harness.execute.slurm.jobs import cancel_jobs, vanished
+    from harness.execute.slurm.jobs import cancel_jobs, look, vanished
 
     planned = plan(spec, assignments, provisional=True)
     store = project(planned).store
-    return cancel_jobs(vanished(planned, store), store)
+    return cancel_jobs(vanished(planned, look(store)[0]), store)
 
 
 def _collected(spec: Spec, assignments: Sequence[str]) -> Results:

@@ -104,7 +104,7 @@ def test_only_the_difference_is_submitted(store: Store, slurm: MadeScheduler) ->
     one = started(more, store, slurm)
     one.cycle()
     assert {run: len(jobs) for run, jobs in jobs_by_run(slurm).items()} == dict.fromkeys(more.runs, 1)
-    assert one.vanished() == {}
+    assert one.vanished() == []
     less = plan_of(ablation({"a": {}}, seeds=1))
     smaller = started(less, store, slurm)
     smaller.cycle()
@@ -798,7 +798,7 @@ def test_a_plan_is_known_by_its_file_and_not_by_its_name(store: Store, slurm: Ma
         started(plan, store, slurm).cycle()
     again = started(plans[0], store, slurm)
     again.cycle()
-    assert again.vanished() == {}
+    assert again.vanished() == []
     edited = plan_of(ablation({"a": {"seed": 0}}, seeds=(3,)))
     edited.file = plans[0].file
     one = started(edited, store, slurm)

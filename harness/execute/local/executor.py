@@ -70,7 +70,7 @@ class LocalExecutor(Decisions):
         self._running: dict[str, int] = {}
         """The slot of each running run, 0 to jobs - 1; the slot determines the run's GPU."""
         self._stopping = False
-        self._until: dict[str, int] = {}
+        self._until: dict[str, int | None] = {}
         """The step after which a run has to pause, by run id."""
         self._elsewhere: tuple[str, ...] = ()
         self._checked_at = -OTHERS_EVERY_S
@@ -86,9 +86,7 @@ class LocalExecutor(Decisions):
         if all(one.id != run.id for one in self._order):
             self._order.append(run)
         self._plan.runs[run.id] = run
-        self._until.pop(run.id, None)
-        if until is not None:
-            self._until[run.id] = until
+        self._until[run.id] = until
         if (folder := self._store.run(run.id)).is_locked():
             folder.pause_at(until)  # a worker that outlived its command still has its old limit
         self._failed.pop(run.id, None)
@@ -115,7 +113,8 @@ class LocalExecutor(Decisions):
                 if not self._stopping:
                     self._start_ready()
                 for ended in self._workers.ended(POLL_S):
-                    self._settle(ended)
+                    self._running.pop(ended.run_id, None)
+                    self._decide(self._plan.runs[ended.run_id], ended.status)
                 self._check_others()
                 yield self.progress()
         yield self.progress()
@@ -210,10 +209,6 @@ class LocalExecutor(Decisions):
         self._count_start(run.id, missing)
         self._workers.start(folder.path)
         self._running[run.id] = slot
-
-    def _settle(self, ended: Ended) -> None:
-        self._running.pop(ended.run_id, None)
-        self._decide(self._plan.runs[ended.run_id], ended.status)
 
     def _check_others(self) -> None:
         if time.monotonic() - self._checked_at < OTHERS_EVERY_S:

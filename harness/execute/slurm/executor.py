@@ -19,13 +19,14 @@ from harness.base.errors import StoreError
 from harness.config.profile import Profile
 from harness.execute.executor import Decisions, Progress
 from harness.execute.life import Decision, Facts, damaged
+from harness.execute.slurm.cluster_limits import check
 from harness.execute.slurm.gpu_hours import GpuHourBudget
 from harness.execute.slurm.job_tracker import JobTracker, TrackedJob
-from harness.execute.slurm.jobs import has_local_process, is_of
+from harness.execute.slurm.jobs import has_local_process, is_of, vanished
 from harness.execute.slurm.retry_policy import hopeless
 from harness.execute.slurm.scheduler import HeldBackError, Scheduler, UnreachableError, UnsureError
 from harness.execute.slurm.snapshot import snapshot
-from harness.execute.slurm.submission_log import Intent, SubmissionLog
+from harness.execute.slurm.submission_log import SubmissionLog
 from harness.execute.slurm.submitter import Submitter
 from harness.planning.completeness import broken_promise, is_requested
 from harness.planning.plan import Plan
@@ -133,7 +134,7 @@ class SlurmExecutor(Decisions):
     def wrap_up(self) -> None:
         """Wait a short while for the jobs of finished runs to end, so that every attempt gets its cause."""
         for number in range(LAST_LOOKS):
-            mine = [one for one in self._submissions.open() if self._is_ours(one.intent)]
+            mine = [one for one in self._submissions.open() if is_of(one.intent, self._plan)]
             if self._stopping or not mine or self._open:
                 return
             if number:
@@ -152,15 +153,9 @@ class SlurmExecutor(Decisions):
         done = {run.id for run in runs if is_requested(self._store.run(run.id), self._completeness.missing(run))}
         return tuple(sorted(self._open - done))
 
-    def vanished(self) -> dict[str, TrackedJob]:
+    def vanished(self) -> list[str]:
         """Runs in jobs of this ablation that its spec no longer contains."""
-        return {
-            run: tracked
-            for run, tracked in self._tracker.active.items()
-            if run not in self._plan.runs
-            and run not in self._plan.left_out
-            and self._is_ours(tracked.submission.intent)
-        }
+        return vanished(self._plan, self._tracker.active)
 
     def cycle(self) -> None:
         """Query all jobs once, record how attempts ended, and submit missing runs.
@@ -182,7 +177,7 @@ class SlurmExecutor(Decisions):
             self._tracker.settle(
                 tracked
                 for run, tracked in ended.items()
-                if run in self._plan.runs or self._is_ours(tracked.submission.intent)
+                if run in self._plan.runs or is_of(tracked.submission.intent, self._plan)
             )
             self._release()
             self._submit()
@@ -261,15 +256,13 @@ class SlurmExecutor(Decisions):
             fix = "check the nodes, then run `scontrol release JOB`"
             self._note(f"SLURM failed {RELEASES} times to launch {_listed(left)}, and holds it: {fix}")
 
-    def _is_ours(self, intent: Intent) -> bool:
-        return is_of(intent, self._plan)
-
     def _submit(self) -> None:
         without = self._open - self._tracker.active.keys()
         idle = [run for run in self._plan.runs.values() if run.id in without]
         if not idle or (time.monotonic() < self._held_until and self._tracker.active):
             return  # without an active job of this plan, retry at once
-        self._check_profile()
+        if not self._submitter.since and not self._tracker.active:  # once, before anything is submitted
+            check(self._profile, self._scheduler)
         self._submitter.held_back, before = 0, set(self._tracker.active)
         code, awaited = snapshot(self._store.root / "code"), {run.teacher for run in self._plan.runs.values()}
         try:
@@ -290,12 +283,6 @@ class SlurmExecutor(Decisions):
                 self._count_start(run.id, self._completeness.missing(run))
         if self._submitter.held_back:
             self._note(f"{self._submitter.held_back} jobs are held back by the budget")
-
-    def _check_profile(self) -> None:
-        from harness.execute.slurm.cluster_limits import check
-
-        if not self._submitter.since and not self._tracker.active:  # once, before anything is submitted
-            check(self._profile, self._scheduler)
 
     def _close(self, runs: Iterable[str]) -> None:
         """Remove those of `runs` from `_open` that are complete or have reached their pause, even if their jobs run."""

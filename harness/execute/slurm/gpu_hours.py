@@ -94,11 +94,8 @@ class GpuHourBudget:
         for submission in submissions:
             settled = submission.settled()
             for task, runs in enumerate(submission.intent.tasks):
-                mine = [run for run in runs if run in self._plan.runs and not self._is_over(run)]
+                mine = [run for run in runs if run in self._plan.runs and left_to_do(self._store.run(run))]
                 if task not in settled and mine:
                     spent = sum(used(self._store.run(run)).gpu_hours for run in mine)
                     total += max((submission.intent.allowance_gpu_hours or 0.0) - spent, 0.0)
         return total
-
-    def _is_over(self, run: str) -> bool:
-        return not left_to_do(self._store.run(run))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from harness.base.errors import DispatchError
@@ -107,9 +107,8 @@ def cancel_jobs(runs: Collection[str], store: Store) -> Cancelled:
     return Cancelled(len(known), others, notes, len(jobs) - len(known))
 
 
-def vanished(plan: Plan, store: Store) -> list[str]:
+def vanished(plan: Plan, active: Mapping[str, TrackedJob]) -> list[str]:
     """Runs in jobs of this ablation that its spec no longer contains."""
-    active, _ = look(store)
     ours = plan.runs.keys() | plan.left_out
     return [run for run, job in active.items() if run not in ours and is_of(job.submission.intent, plan)]
 

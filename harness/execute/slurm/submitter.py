@@ -101,7 +101,8 @@ class Submitter:
         """Submit a group as one array, or as several if it is too large. If a job limit rejects an array, retry with
         half its size.
         """
-        tasks = _packed(group.runs, self._profile.pack)
+        pack = self._profile.pack
+        tasks = [group.runs[start : start + pack] for start in range(0, len(group.runs), pack)]
         size = min(self._scheduler.limits().max_array, len(tasks))
         while tasks:
             part = self._affordable(tasks[:size], group)
@@ -239,7 +240,3 @@ def command_of(intent: Intent, submission: Submission) -> str:
     code, folder = shlex.quote(str(intent.code.resolve())), shlex.quote(str(submission.folder.resolve()))
     path = f'PYTHONPATH={code}"${{PYTHONPATH:+:$PYTHONPATH}}"'
     return f"env PYTHONSAFEPATH=1 PYTHONUNBUFFERED=1 {path} {python} -m harness.execute.slurm.node {folder}"
-
-
-def _packed(runs: Sequence[PlannedRun], size: int) -> list[list[PlannedRun]]:
-    return [list(runs[start : start + size]) for start in range(0, len(runs), size)]
