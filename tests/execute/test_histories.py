@@ -433,6 +433,8 @@ class Histories(RuleBasedStateMachine):
         if here:
             here.pop(min(here)).close()
             return
+        with patch.object(jobs, "Slurm", lambda: self.world.slurm):
+            jobs.look(store)  # as each command does before it executes runs here
         runs = {run: plan.runs[run] for plan in self.world.asked for run in plan.runs}
         having = {run for job in self.world.alive() for run in self.world.slurm.runs_of(job.id)}
         if free := sorted(run for run in runs.keys() - having if left_to_do(store.run(run)).training):

@@ -60,10 +60,7 @@ def _believed(submissions: Sequence[Submission]) -> dict[str, TrackedJob]:
 
 def has_local_process(folder: RunFolder) -> bool:
     """Whether a process that no job of SLURM started is executing a run."""
-    if not folder.is_locked():
-        return False
-    attempts = folder.attempts.all()
-    return not attempts or not attempts[-1].start.job
+    return folder.is_locked() and any(not attempt.job for attempt in folder.attempts.open())
 
 
 def refuse_what_jobs_have(runs: Collection[str], name: str, store: Store) -> None:
