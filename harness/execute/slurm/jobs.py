@@ -60,7 +60,10 @@ def _believed(submissions: Sequence[Submission]) -> dict[str, TrackedJob]:
 
 def has_local_process(folder: RunFolder) -> bool:
     """Whether a process that no job of SLURM started is executing a run."""
-    return folder.is_locked() and any(not attempt.job for attempt in folder.attempts.open())
+    if not folder.is_locked():
+        return False
+    begun = [one.start for one in folder.attempts.all() if one.start.host]  # the others tell of jobs that never started
+    return not begun or not begun[-1].job
 
 
 def refuse_what_jobs_have(runs: Collection[str], name: str, store: Store) -> None:
