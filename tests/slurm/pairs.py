@@ -86,9 +86,9 @@ def carry_out(campaign: Campaign, *, detached: bool) -> None:
     if not detached:
         campaign.finish()
         return
-    command = ("run", campaign.spec.name, "--on", campaign.profile.name, "--detach")
-    # A quota holds jobs back, which the exit status says: the same command submits them later.
-    until(lambda: campaign.command(*command).returncode == 0, "all jobs to be submitted", patience_s=300)
+    begun = campaign.command("run", campaign.spec.name, "--on", campaign.profile.name, "--detach")
+    # What a quota holds back, a process in the background submits later; until then, the exit status says so.
+    assert begun.returncode == int("no job is known yet" in begun.stderr), begun.stderr
     until(lambda: not campaign.cluster.ask("squeue", "-h") and _is_done(campaign), "all runs", patience_s=900)
 
 
