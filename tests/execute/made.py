@@ -97,7 +97,8 @@ class MadeScheduler:
         self._asked("cancel")
         self.cancelled += jobs
         for job in jobs:
-            self.end(job, "CANCELLED")
+            if job in self.jobs and self.jobs[job].phase != "ended":
+                self.end(job, "CANCELLED")
 
     def release(self, jobs: Collection[str]) -> None:
         self._asked("release")

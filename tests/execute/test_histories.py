@@ -65,14 +65,7 @@ _PLANS = {
 }
 PLANS = {key: replace(plan, name="same", file=Path(f"{key}.toml")) for key, plan in _PLANS.items()}
 """They share runs, and the name. No set of the suite `retrieval` is on this machine."""
-TOLD = (
-    "because of",
-    "its teacher, run",
-    "its process died",
-    "its job ended",
-    "slurm state",
-    "the disk of the store is full",
-)
+TOLD = ("because of", "its teacher, run", "its process died", "its job ended", "job ", "SLURM reports", DISK_IS_FULL)
 """How failures begin that are given up for good reason."""
 SEARCH = "search"
 """Name of a command that is given runs of TRIALS one by one, and pauses them."""
@@ -374,6 +367,14 @@ class Histories(RuleBasedStateMachine):
     def start(self, data: st.DataObject) -> None:
         if ready := self.world.ready():
             self.world.slurm.run(data.draw(st.sampled_from(ready)))
+
+    @rule()
+    def quiet(self) -> None:
+        """All jobs that can start do so, and end well."""
+        for job in self.world.ready():
+            self.world.slurm.run(job)
+        for one in self.world.alive("running"):
+            self.world.end_well(one.id)
 
     @rule(data=st.data())
     def end_well(self, data: st.DataObject) -> None:

@@ -92,7 +92,7 @@ def cancel_jobs(runs: Collection[str], store: Store) -> Cancelled:
         TrackedJob(submission, task, None)
         for submission in opened
         for (training, task) in having
-        if submission.intent.training == training
+        if submission.intent.training == training and task not in submission.settled()
     ]
     jobs = [*having.values(), *waiting]
     for job in jobs:  # before scancel, so that a job that SLURM signals finds out that it was cancelled
