@@ -151,7 +151,7 @@ def read_bytes(path: Path) -> bytes:
         return stream.read()
 
 
-def open_plain(path: Path) -> BufferedReader:
+def open_plain(path: Path | str) -> BufferedReader:
     """Open the file `path` for reading. A pipe would wait for ever, and a device such as /dev/zero never ends.
 
     Raises:

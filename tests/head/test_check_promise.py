@@ -63,7 +63,7 @@ def test_an_evaluation_set_without_samples(tmp_path: Path, capsys: pytest.Captur
     evaluation_set(tmp_path / "mine", classes=3, samples=0)
     more = "[base]\nevaluation.sets = ['shapes', './mine']\n"
     assert check(capsys, tmp_path, more) == [
-        "missing: ablation.toml:11: base.evaluation.sets: mine/test: has no samples; write its shards again"
+        "wrong: ablation.toml:11: base.evaluation.sets: mine/test: has no samples; write its shards again"
     ]
     (tmp_path / "mine" / "test" / "0.tar").unlink()
     assert "0.tar: the shard is missing" in check(capsys, tmp_path, more)[0]

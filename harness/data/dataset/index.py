@@ -206,7 +206,8 @@ class _Builder:
             return Rejected(str(error), candidate.location)
         self._keys.add(candidate.key)
         self._hashes.append(hash64(key))
-        self._traits.update(look.traits)
+        if look.traits:
+            self._traits.update(look.traits)
         captions = [candidate.pseudo[source] for source in self.sources]
         content = json.dumps([candidate.key, candidate.raw, captions]).encode() + look.digest
         self._digests += hashlib.sha256(content).digest()[:16]

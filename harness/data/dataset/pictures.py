@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import zlib
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -121,6 +122,8 @@ def check(head: bytes, size: int, read: Callable[[int, int], bytes], verify: Ver
 def _seen(
     head: bytes, size: int, read: Callable[[int, int], bytes], options: Pictures
 ) -> tuple[int, int, tuple[str, ...]]:
+    if plain := _plain(head):
+        return *plain, ()
     try:
         return _opened(head, options)
     except BROKEN:
@@ -131,6 +134,58 @@ def _seen(
         raise BadImageError("image too large") from None
     except BROKEN:
         raise BadImageError("image unreadable") from None
+
+
+def _plain(head: bytes) -> tuple[int, int] | None:
+    """Width and height by the header of an ordinary JPEG or PNG, 8 bits, grey or RGB, without anything that changes how
+    it is decoded. None for all else, which Pillow opens; it takes twenty times as long."""
+    if head.startswith(b"\xff\xd8\xff"):
+        size = _plain_jpeg(head)
+    elif head.startswith(_PNG_START) and head[37:41] == b"IDAT":
+        size = _plain_png(head)
+    else:
+        return None
+    return size if size is not None and 0 < size[0] * size[1] <= MAX_PIXELS else None
+
+
+_PNG_START = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR"
+_JFIF, _QUANTISATION, _HUFFMAN, _SCAN = 0xE0, 0xDB, 0xC4, 0xDA
+_FRAMES = (0xC0, 0xC2)
+"""Baseline and progressive."""
+_LAYERS = {1: 11, 3: 17}
+"""Length of the frame header of a grey picture and of one with three components."""
+
+
+def _plain_jpeg(head: bytes) -> tuple[int, int] | None:
+    size, at = None, 2
+    while at + 4 <= len(head) and head[at] == 0xFF:
+        marker, length = head[at + 1], head[at + 2] << 8 | head[at + 3]
+        begin, at = at + 4, at + 2 + length
+        if at > len(head) or length < 2:
+            return None
+        if marker == _SCAN:
+            return size
+        if marker == _QUANTISATION:
+            if (length - 2) % 65 or any(head[table] >> 4 for table in range(begin, at, 65)):
+                return None
+        elif marker in _FRAMES:
+            if size or length < 8 or head[begin] != 8 or _LAYERS.get(head[begin + 5]) != length:
+                return None
+            size = head[begin + 3] << 8 | head[begin + 4], head[begin + 1] << 8 | head[begin + 2]
+        elif marker == _JFIF:
+            if length < 16 or head[begin : begin + 5] != b"JFIF\0":
+                return None
+        elif marker != _HUFFMAN:
+            return None
+    return None
+
+
+def _plain_png(head: bytes) -> tuple[int, int] | None:
+    """Of a file whose pixels follow its first chunk."""
+    depth, colour, _, unknown = head[24:28]
+    if depth != 8 or colour not in (0, 2) or unknown or zlib.crc32(head[12:29]) != int.from_bytes(head[29:33]):
+        return None
+    return int.from_bytes(head[16:20]), int.from_bytes(head[20:24])
 
 
 def _opened(content: bytes, options: Pictures) -> tuple[int, int, tuple[str, ...]]:

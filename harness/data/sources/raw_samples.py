@@ -7,7 +7,7 @@ import json
 import math
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from harness.config.sources import Split
@@ -52,8 +52,7 @@ class Note(NamedTuple):
     """A sentence."""
 
 
-@dataclass(frozen=True)
-class RawSample:
+class RawSample(NamedTuple):
     """A sample before its image is checked."""
 
     key: str
@@ -74,7 +73,7 @@ class RawSample:
     """Of the image file, where it has one."""
     scope: str = ""
     """Within what the key is unique: the shard, or all of the data."""
-    faults: Mapping[str, str] = field(default_factory=dict)
+    faults: Mapping[str, str] = MappingProxyType({})
     """Why a source that the sample has no caption of could not be read."""
 
 

@@ -25,7 +25,8 @@ from harness.data.sources.raw_samples import (
 )
 from harness.data.sources.rows import Row, TextForm, rows
 
-_HEAD = 4096
+_HEAD, _TAIL = 4096, 64
+"""Bytes at both ends of an image file that are read at once."""
 _FIX = "correct data.image, data.raw or data.pseudo"
 
 
@@ -111,7 +112,7 @@ class _Reader:
     """What the rows of one table are read with."""
 
     def __init__(self, data: TableData, options: ReadOptions, unpacked: _Unpacked) -> None:
-        self._data, self._folder, self._joins = data, options.root, options.joins
+        self._data, self._folder, self._joins = data, str(options.root), options.joins
         self._quarantine, self._unpacked = options.quarantine, unpacked
 
     def name(self, row: Row, numbered: str) -> str:
@@ -170,19 +171,25 @@ class _Reader:
                 return _cells(rows, source)
 
     def _by_path(self, key: str, path: str, raw: str, pseudo: dict[str, tuple[str, ...]]) -> RawSample:
-        file = self._folder / path
-
-        def read(start: int, stop: int) -> bytes:
-            with open_plain(file) as stream:
-                stream.seek(start)
-                return stream.read(stop - start)
-
+        file = os.path.join(self._folder, path)
         try:
-            size, head = file.stat().st_size, read(0, _HEAD)
+            with open_plain(file) as stream:
+                size = os.fstat(stream.fileno()).st_size
+                head = os.pread(stream.fileno(), _HEAD, 0)
+                from_ = max(size - _TAIL, 0)
+                tail = os.pread(stream.fileno(), _TAIL, from_) if size > _HEAD else b""
         except FileNotFoundError:
             raise RejectedError("image missing") from None
         except (OSError, ValueError):
             raise RejectedError("image unreadable") from None
+
+        def read(start: int, stop: int) -> bytes:
+            if tail and (start, stop) == (from_, size):
+                return tail
+            with open_plain(file) as again:
+                again.seek(start)
+                return again.read(stop - start)
+
         return RawSample(key, path, 0, size, head, read, raw, pseudo)
 
 
