@@ -50,6 +50,8 @@ class Note(NamedTuple):
 
     text: str
     """A sentence."""
+    count: int = 0
+    """If not 0, it stands before the sentence, summed over all notes of one text."""
 
 
 class RawSample(NamedTuple):

@@ -44,8 +44,9 @@ def raw_samples(data: TableData, files: list[Path], options: ReadOptions) -> Ite
     merged: dict[str, list[Row]] = {}
     seen: Counter[str] = Counter()
     notes: list[str] = []
-    for number, file in enumerate(files):
-        with _Unpacked(options.unpack, number, file) as unpacked:
+    numbers = {file: number for number, file in enumerate(options.names)}
+    for file in files:
+        with _Unpacked(options.unpack, numbers[file], file) as unpacked:
             reader = _Reader(data, options, unpacked)
             form = TextForm(data.separator, data.quoting)
             for row_number, row in enumerate(rows(file, _columns(data), _FIX, form, notes)):
@@ -63,7 +64,7 @@ def raw_samples(data: TableData, files: list[Path], options: ReadOptions) -> Ite
             merged.clear()
     yield from map(Note, notes)
     if lists:
-        yield Note(f"{lists:,} raw captions are lists of captions; the first of each is the raw caption")
+        yield Note("raw captions are lists of captions; the first of each is the raw caption", lists)
 
 
 def _columns(data: TableData) -> list[str]:
