@@ -11,6 +11,7 @@ from array import array
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from json.encoder import encode_basestring_ascii
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -277,10 +278,11 @@ class IndexBuilder:
         self._hashes.append(hash64(key))
         if look.traits:
             self._traits.update(look.traits)
-        captions = [candidate.pseudo[source] for source in self.sources]
-        content = json.dumps([candidate.key, candidate.raw, captions]).encode() + look.digest
+        captions = ", ".join(f"[{_listed(candidate.pseudo[source])}]" for source in self.sources)
+        content = f"[{_listed((candidate.key, candidate.raw))}, [{captions}]]".encode() + look.digest
         self._digests += hashlib.sha256(content).digest()[:16]
-        self._has += bytes([_HAS, *(self._state(candidate, source) for source in self.sources)])
+        self._has.append(_HAS)
+        self._has += bytes(self._state(candidate, source) for source in self.sources)
         place = (candidate.offset, candidate.size, look.width, look.height)
         self.rows.append(_Row((candidate.key, candidate.location, candidate.raw), place, candidate.pseudo))
         return None
@@ -296,6 +298,11 @@ class IndexBuilder:
         if fault not in self._faults and len(self._faults) < _HAS:
             self._faults.append(fault)
         return self._faults.index(fault) if fault in self._faults else 0
+
+
+def _listed(texts: Iterable[str]) -> str:
+    """`texts` as json.dumps writes them within a list."""
+    return ", ".join(map(encode_basestring_ascii, texts))
 
 
 def pseudo_column(source: str) -> str:

@@ -150,13 +150,37 @@ def _plain(head: bytes) -> tuple[int, int] | None:
 
 _PNG_START = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR"
 _JFIF, _QUANTISATION, _HUFFMAN, _SCAN = 0xE0, 0xDB, 0xC4, 0xDA
-_FRAMES = (0xC0, 0xC2)
-"""Baseline and progressive."""
 _LAYERS = {1: 11, 3: 17}
 """Length of the frame header of a grey picture and of one with three components."""
+_FRAMES = tuple(bytes([0xFF, marker, 0, length, 8]) for length in reversed(_LAYERS.values()) for marker in (0xC0, 0xC2))
+"""How frame headers of 8 bits begin, baseline and progressive; height and width follow."""
+
+
+_known: dict[bytes, bytes] = {}
+"""Of JPEG headers that are plain: by what stands before width and height, what follows. Files of one writer share them,
+and comparing is faster than parsing."""
+_MOST_KNOWN = 1000
 
 
 def _plain_jpeg(head: bytes) -> tuple[int, int] | None:
+    for frame in _FRAMES:
+        place = head.find(frame) + len(frame)
+        if place >= len(frame) and (rest := _known.get(head[:place])) and head.startswith(rest, place + 4):
+            return _size(head, place)
+    if (found := _parsed_jpeg(head)) is None:
+        return None
+    place, end = found
+    if len(_known) < _MOST_KNOWN:
+        _known[head[:place]] = head[place + 4 : end]
+    return _size(head, place)
+
+
+def _size(head: bytes, place: int) -> tuple[int, int]:
+    return head[place + 2] << 8 | head[place + 3], head[place] << 8 | head[place + 1]
+
+
+def _parsed_jpeg(head: bytes) -> tuple[int, int] | None:
+    """Where height and width of a plain JPEG stand, and where its header ends."""
     size, at = None, 2
     while at + 4 <= len(head) and head[at] == 0xFF:
         marker, length = head[at + 1], head[at + 2] << 8 | head[at + 3]
@@ -164,14 +188,14 @@ def _plain_jpeg(head: bytes) -> tuple[int, int] | None:
         if at > len(head) or length < 2:
             return None
         if marker == _SCAN:
-            return size
+            return None if size is None else (size, at)
         if marker == _QUANTISATION:
             if (length - 2) % 65 or any(head[table] >> 4 for table in range(begin, at, 65)):
                 return None
-        elif marker in _FRAMES:
-            if size or length < 8 or head[begin] != 8 or _LAYERS.get(head[begin + 5]) != length:
+        elif head.startswith(_FRAMES, begin - 4):
+            if size or _LAYERS.get(head[begin + 5]) != length:
                 return None
-            size = head[begin + 3] << 8 | head[begin + 4], head[begin + 1] << 8 | head[begin + 2]
+            size = begin + 1
         elif marker == _JFIF:
             if length < 16 or head[begin : begin + 5] != b"JFIF\0":
                 return None

@@ -96,6 +96,9 @@ def captions_in(value: Any) -> tuple[str, ...]:
         RejectedError: the value is something else.
     """
     match value:
+        case str() if value.isascii():
+            text = value.strip()
+            return (text,) if text and text.lower() not in _MISSING else ()
         case str():
             texts = [value]
         case list() if all(isinstance(text, str) or _is_nothing(text) for text in value):

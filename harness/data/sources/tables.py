@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from harness.base.files import open_plain
+from harness.base.files import open_plain, read_ends
 from harness.config.data import TableData
 from harness.config.sources import CaptionFile, SplitColumns
 from harness.data.sources.options import ReadOptions
@@ -49,10 +49,11 @@ def raw_samples(data: TableData, files: list[Path], options: ReadOptions) -> Ite
         with _Unpacked(options.unpack, numbers[file], file) as unpacked:
             reader = _Reader(data, options, unpacked)
             form = TextForm(data.separator, data.quoting)
+            name, raw, repeats = options.names[file], data.raw, data.repeats
             for row_number, row in enumerate(rows(file, _columns(data), _FIX, form, notes)):
-                numbered = f"{options.names[file]}-{row_number:08d}"
-                lists += isinstance(cell := row[data.raw], str) and is_list(cell)
-                match data.repeats:
+                numbered = f"{name}-{row_number:08d}"
+                lists += isinstance(cell := row[raw], str) and is_list(cell)
+                match repeats:
                     case "first":
                         yield reader.candidate([row], numbered)
                     case "samples":
@@ -174,18 +175,14 @@ class _Reader:
     def _by_path(self, key: str, path: str, raw: str, pseudo: dict[str, tuple[str, ...]]) -> RawSample:
         file = os.path.join(self._folder, path)
         try:
-            with open_plain(file) as stream:
-                size = os.fstat(stream.fileno()).st_size
-                head = os.pread(stream.fileno(), _HEAD, 0)
-                from_ = max(size - _TAIL, 0)
-                tail = os.pread(stream.fileno(), _TAIL, from_) if size > _HEAD else b""
+            size, head, tail = read_ends(file, _HEAD, _TAIL)
         except FileNotFoundError:
             raise RejectedError("image missing") from None
         except (OSError, ValueError):
             raise RejectedError("image unreadable") from None
 
         def read(start: int, stop: int) -> bytes:
-            if tail and (start, stop) == (from_, size):
+            if tail and (start, stop) == (size - _TAIL, size):
                 return tail
             with open_plain(file) as again:
                 again.seek(start)
