@@ -145,6 +145,8 @@ def captions_in_cell(value: Any) -> tuple[str, ...]:
 
 def is_list(text: str) -> bool:
     """Whether a text looks like a list of texts."""
+    if "[" not in text and "(" not in text:
+        return False
     stripped = text.strip()
     return stripped[:1] in ("[", "(") and (
         _LIKE_A_LIST.fullmatch(stripped) is not None

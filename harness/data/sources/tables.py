@@ -116,6 +116,7 @@ class _Reader:
     def __init__(self, data: TableData, options: ReadOptions, unpacked: _Unpacked) -> None:
         self._data, self._folder, self._joins = data, str(options.root), options.joins
         self._quarantine, self._unpacked = options.quarantine, unpacked
+        self._raw, self._image = (data.raw,), data.image
 
     def name(self, row: Row, numbered: str) -> str:
         """What rows of one image share."""
@@ -133,7 +134,7 @@ class _Reader:
         """
         location, key, row = "", None, rows[0]
         try:
-            content, path = _image_cell(row[self._data.image])
+            content, path = _image_cell(row[self._image])
             key = self._key(row, "" if content is not None else path, numbered)
             if seen is not None:
                 seen[key] += 1
@@ -141,7 +142,7 @@ class _Reader:
             location = path or numbered
             if self._quarantine.reason(key, "") is not None:
                 return Rejected("quarantined", location, key)
-            raw = one_caption(tuple(text for one in rows for text in captions_in_cell(one[self._data.raw])))
+            raw = one_caption(_cells(rows, self._raw))
             pseudo = {name: self._source(name, rows, key, raw) for name in self._data.pseudo}
             if content is None:
                 return self._by_path(key, path, raw, pseudo)
@@ -209,4 +210,6 @@ def _image_cell(cell: Any) -> tuple[bytes | None, str]:
 
 
 def _cells(rows: list[Row], columns: tuple[str, ...]) -> tuple[str, ...]:
+    if len(rows) == len(columns) == 1:
+        return captions_in_cell(rows[0][columns[0]])
     return tuple(text for row in rows for column in columns for text in captions_in_cell(row[column]))
