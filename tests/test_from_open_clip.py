@@ -137,3 +137,14 @@ def test_its_results_become_references(tmp_path: Path) -> None:
     file.write_text('{"epoch": 1}\n')
     with pytest.raises(SpecError, match="holds no numbers"):
         read_external(file)
+
+
+def test_a_pretrained_model_keeps_its_temperature(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """open_clip_train loads the checkpoint's logit_scale and goes on from it."""
+    (tmp_path / "epoch_1.pt").touch()
+    monkeypatch.chdir(tmp_path)
+    flags = ["--train-data", "a.tar", "--model", "RN50"]
+    for more, stated in ([], False), (["--pretrained", "epoch_1.pt"], True):
+        target = tmp_path / f"{stated}.toml"
+        assert runner.invoke(app, ["import", "open_clip", "--out", str(target), "--", *flags, *more]).exit_code == 0
+        assert ('temperature = "weights"' in target.read_text()) == stated
