@@ -143,8 +143,6 @@ def test_a_pretrained_model_keeps_its_temperature(tmp_path: Path, monkeypatch: p
     """open_clip_train loads the checkpoint's logit_scale and goes on from it."""
     (tmp_path / "epoch_1.pt").touch()
     monkeypatch.chdir(tmp_path)
-    flags = ["--train-data", "a.tar", "--model", "RN50"]
-    for more, stated in ([], False), (["--pretrained", "epoch_1.pt"], True):
-        target = tmp_path / f"{stated}.toml"
-        assert runner.invoke(app, ["import", "open_clip", "--out", str(target), "--", *flags, *more]).exit_code == 0
-        assert ('temperature = "weights"' in target.read_text()) == stated
+    assert imported(tmp_path, CSV)[0].model.temperature == "loss"
+    model = imported(tmp_path, f"{CSV} --pretrained epoch_1.pt")[0].model
+    assert (model.weights, model.temperature) == (str(tmp_path / "epoch_1.pt"), "weights")

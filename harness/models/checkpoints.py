@@ -90,8 +90,8 @@ def learned(state: Mapping[str, Tensor]) -> Learned:
     return Learned(None if scale is None else scale.exp().item(), None if bias is None else bias.item())
 
 
-def check_preprocessing(path: Path, mean: tuple[float, ...], std: tuple[float, ...]) -> None:
-    """Refuse a model folder that normalises pictures by another `mean` or `std` than the model.
+def check_preprocessing(path: Path, own: Mapping[str, Any]) -> None:
+    """Refuse a model folder that normalises pictures by another mean or standard deviation than the model's `own`.
 
     Raises:
         ModelError: it does.
@@ -100,13 +100,13 @@ def check_preprocessing(path: Path, mean: tuple[float, ...], std: tuple[float, .
     for file, keys in ((ours, ("mean", "std")), (theirs, ("image_mean", "image_std"))):
         content = read_json(file) if path.is_dir() and file.is_file() else {}
         stated = content.get("preprocess_cfg", content) if isinstance(content, dict) else {}
-        for key, own in zip(keys, (mean, std), strict=True):
+        for key, mine in zip(keys, (list(own["mean"]), list(own["std"])), strict=True):
             value = stated.get(key) if isinstance(stated, dict) else None
-            if isinstance(value, list) and [round(float(one), 4) for one in value] != [round(one, 4) for one in own]:
+            if isinstance(value, list) and [round(float(one), 4) for one in value] != [round(one, 4) for one in mine]:
                 fix = f'take its configuration: model.config = "{file}"'
                 if file == theirs:
                     fix = "state mean and std in model.config: preprocess_cfg = { mean = [...], std = [...] }"
-                raise ModelError(f"states {key} {value}, and the model has {list(own)}", where=str(file), fix=fix)
+                raise ModelError(f"states {key} {value}, and the model has {mine}", where=str(file), fix=fix)
 
 
 def check_activation(path: Path, *, is_quick: bool) -> None:

@@ -229,7 +229,6 @@ def build_towers(spec: Model, *, seed: int = 0, device: Device = "cpu") -> Tower
     # Convolutions run faster on channels-last memory, on CPUs and GPUs; other layers are unaffected.
     towers = Towers(model.to(memory_format=torch.channels_last), tokenizer, spec.name)
     if spec.weights and (config or Path(spec.weights).exists()):
-        check_preprocessing(Path(spec.weights), towers.mean, towers.std)
         towers.learned = load_weights(model, Path(spec.weights), resize=config is None)
     elif spec.weights:
         towers.learned = learned(model.state_dict())
@@ -252,6 +251,7 @@ def load_weights(model: nn.Module, path: Path, *, resize: bool = False) -> Learn
         ModelError: it holds no weights, or not those of this model; what does not fit is listed by name.
     """
     state = read_state(path, device="meta" if next(model.parameters()).is_meta else "cpu")
+    check_preprocessing(path, model.visual.preprocess_cfg)  # type: ignore[arg-type, union-attr]
     check_activation(path, is_quick=any(isinstance(module, QuickGELU) for module in model.modules()))
     if "positional_embedding" in state and not hasattr(model, "positional_embedding"):
         state = convert_to_custom_text_state_dict(state)  # open_clip's names of before its text towers were modules
