@@ -21,7 +21,7 @@ from harness.data.sources.inspection import inspect_data
 from tests.data.made import encoded, picture, sample, write_tar
 from tests.fuzz import formats
 
-FORMS = {
+FORMS: dict[str, tuple[str, dict[str, Any]]] = {
     "jpeg": ("JPEG", {}),
     "progressive": ("JPEG", {"progressive": True}),
     "png": ("PNG", {}),
@@ -51,7 +51,12 @@ def both(data: Data, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     """The index by several processes, which must be that of one process that opens every picture with Pillow."""
     used: list[object] = []
     build = index_parts.build
-    monkeypatch.setattr(index_parts, "build", lambda *a: used.append(build(*a)) or used[-1])
+
+    def noted(*arguments: Any) -> Any:
+        used.append(build(*arguments))
+        return used[-1]
+
+    monkeypatch.setattr(index_parts, "build", noted)
     found = made(data, folder / "several")
     with monkeypatch.context() as plain:
         plain.setattr(index_parts, "build", lambda *_: None)
@@ -77,7 +82,9 @@ def test_what_is_counted_adds_up_over_files(tmp_path: Path, several: None, monke
     monkeypatch.setattr(index, "ROWS_PER_BATCH", 4)
     monkeypatch.setattr(index_parts, "ROWS_PER_BATCH", 4)
     for number, count in enumerate((3, 9, 4, 0, 7)):
-        rows = [{"image": encoded(picture(n), "PNG"), "caption": f"['{number} {n}']", "b": "x"} for n in range(count)]
+        rows: list[dict[str, Any]] = [
+            {"image": encoded(picture(n), "PNG"), "caption": f"['{number} {n}']", "b": "x"} for n in range(count)
+        ]
         rows += [{"image": b"broken", "caption": "c", "b": "x"}, {"image": b"", "caption": "nan", "b": None}]
         kind = pa.schema([("image", pa.binary()), ("caption", pa.string()), ("b", pa.string())])
         pq.write_table(pa.Table.from_pylist(rows, kind), tmp_path / f"{number}.parquet")

@@ -247,10 +247,11 @@ def words(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     known = {word: number for number, word in enumerate(["<pad>", "<unk>", "</s>", "a", "red", "disc", "two", "dogs"])}
     tokenizer = Tokenizer(models.WordLevel(known, unk_token="<unk>"))
-    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()  # type: ignore[assignment]
+    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     folder = tmp_path_factory.mktemp("tokenizers") / "words"
     special = {"pad_token": "<pad>", "unk_token": "<unk>", "eos_token": "</s>"}
-    PreTrainedTokenizerFast(tokenizer_object=tokenizer, **special).save_pretrained(folder)
+    make: Any = PreTrainedTokenizerFast
+    make(tokenizer_object=tokenizer, **special).save_pretrained(folder)
     return folder
 
 
@@ -266,7 +267,14 @@ def siglip_config(words: Path | str) -> dict[str, Any]:
         return model
 
     vision = {"image_size": 32, "timm_model_name": "vit_small_test_siglip", "timm_pool": "map", "timm_proj": "none"}
-    text = {"context_length": 16, "vocab_size": 8, "width": 32, "heads": 2, "layers": 2, "no_causal_mask": True}
+    text: dict[str, Any] = {
+        "context_length": 16,
+        "vocab_size": 8,
+        "width": 32,
+        "heads": 2,
+        "layers": 2,
+        "no_causal_mask": True,
+    }
     text |= {"proj_bias": True, "pool_type": "last", "norm_kwargs": {"eps": 1e-6}, "hf_tokenizer_name": str(words)}
     tower = {"vision_cfg": vision | {"timm_model_pretrained": False}, "text_cfg": text, "custom_text": True}
     return {"embed_dim": 32, "init_logit_bias": -10, **tower, "preprocess_cfg": {"mean": [0.5] * 3, "std": [0.5] * 3}}
@@ -278,10 +286,11 @@ TEXTS = ["a red disc", "two dogs"]
 def test_hugging_faces_siglip_has_the_same_features(tmp_path: Path, words: Path) -> None:
     from transformers import AutoTokenizer, SiglipConfig, SiglipModel
 
-    common = {"hidden_size": 32, "num_attention_heads": 2, "intermediate_size": 128, "num_hidden_layers": 2}
-    common |= {"hidden_act": "gelu"}
+    common: dict[str, Any] = {"hidden_size": 32, "num_attention_heads": 2, "intermediate_size": 128}
+    common |= {"num_hidden_layers": 2} | {"hidden_act": "gelu"}
     vision, text = {"image_size": 32, "patch_size": 8}, {"vocab_size": 8, "max_position_embeddings": 16}
-    theirs: Any = SiglipModel(SiglipConfig(vision_config=common | vision, text_config=common | text)).eval()
+    theirs: Any = SiglipModel(SiglipConfig(vision_config=common | vision, text_config=common | text))
+    theirs.eval()
     torch.nn.init.constant_(theirs.logit_scale, 2.0)
     torch.nn.init.constant_(theirs.logit_bias, -7.0)
     theirs.save_pretrained(tmp_path)
@@ -369,7 +378,7 @@ def test_temperature_and_bias_are_taken_where_asked_and_said(
         assert f"logit_scale {scale:.6g}" in said
         assert ("clamped" in said) == (clamp == 10.0)
         if isinstance(spec, Sigmoid):
-            assert objective.bias.item() == (-10.0 if bias is None else bias)  # type: ignore[operator, union-attr]
+            assert objective.bias.item() == (-10.0 if bias is None else bias)  # type: ignore[operator]
             assert ("hold no bias" in said, "logit_bias -3.5" in said) == (bias is None, bias is not None)
         else:
             assert ("bias is not used" in said) == (bias is not None)

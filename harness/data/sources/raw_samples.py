@@ -50,7 +50,7 @@ class Note(NamedTuple):
 
     text: str
     """A sentence."""
-    count: int = 0
+    times: int = 0
     """If not 0, it stands before the sentence, summed over all notes of one text."""
 
 
