@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -255,8 +256,9 @@ def words(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def siglip_config(words: Path | str) -> dict[str, Any]:
-    """As open_clip's ViT-B-16-SigLIP, but small."""
+@cache
+def register_small_vit() -> None:
+    """Give timm a ViT like SigLIP's, but small."""
     import timm
 
     @timm.models.register_model
@@ -266,6 +268,10 @@ def siglip_config(words: Path | str) -> dict[str, Any]:
         model: nn.Module = make("vit_small_test_siglip", pretrained, **sizes, **options)
         return model
 
+
+def siglip_config(words: Path | str) -> dict[str, Any]:
+    """As open_clip's ViT-B-16-SigLIP, but small."""
+    register_small_vit()
     vision = {"image_size": 32, "timm_model_name": "vit_small_test_siglip", "timm_pool": "map", "timm_proj": "none"}
     text: dict[str, Any] = {
         "context_length": 16,
