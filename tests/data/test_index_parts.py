@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from harness.base.errors import DataError
-from harness.config.data import Data, Pictures, TableData
+from harness.config.data import Data, Pictures, TableData, WebdatasetData
 from harness.data.dataset import index, index_parts, pictures
 from harness.data.dataset.index import DIGESTS, INDEX, ROWS
 from harness.data.sources.inspection import inspect_data
@@ -81,7 +81,7 @@ def test_the_fuzzers_tables_and_shards(tmp_path: Path, several: None, monkeypatc
 def test_what_is_counted_adds_up_over_files(tmp_path: Path, several: None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(index, "ROWS_PER_BATCH", 4)
     monkeypatch.setattr(index_parts, "ROWS_PER_BATCH", 4)
-    for number, count in enumerate((3, 9, 4, 0, 7)):
+    for number, count in enumerate((3, 9, 4, 0, 8)):
         rows: list[dict[str, Any]] = [
             {"image": encoded(picture(n), "PNG"), "caption": f"['{number} {n}']", "b": "x"} for n in range(count)
         ]
@@ -91,8 +91,23 @@ def test_what_is_counted_adds_up_over_files(tmp_path: Path, several: None, monke
     data = TableData(path=str(tmp_path), least_share=0, pseudo={"b": "b"})
     (report, _), is_parts = both(data, tmp_path, monkeypatch)
     assert is_parts
-    assert (report.samples, report.rejected) == (23, {"image unreadable": 5, "no raw caption": 5})
-    assert report.notes == ("23 raw captions are lists of captions; the first of each is the raw caption",)
+    assert (report.samples, report.rejected) == (24, {"image unreadable": 5, "no raw caption": 5})
+    assert report.notes == ("24 raw captions are lists of captions; the first of each is the raw caption",)
+
+
+def test_reasons_keep_their_names_over_files(tmp_path: Path, several: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    broken, other = b"{", b'{"captions": 5}'
+    for shard, contents in enumerate(([broken], [other, other, broken, b"{}"])):
+        bad = [(f"x{n}", sample(n) | {"json": content}) for n, content in enumerate(contents)]
+        write_tar(tmp_path / "s" / f"{shard}.tar", [("good", sample(9)), *bad])
+    data = WebdatasetData(shards=str(tmp_path / "s"), pseudo={"p": "json:captions"}, least_share=0)
+    (report, _), is_parts = both(data, tmp_path, monkeypatch)
+    assert is_parts
+    assert report.rejected == {
+        "caption is neither text nor a list of texts from p": 2,
+        "json unreadable from p": 2,
+        "no caption from p": 1,
+    }
 
 
 def test_keys_that_repeat_in_several_tables(tmp_path: Path, several: None, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -109,8 +124,6 @@ def test_keys_that_repeat_in_several_tables(tmp_path: Path, several: None, monke
 
 
 def test_a_damaged_shard_is_the_same_error(tmp_path: Path, several: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    from harness.config.data import WebdatasetData
-
     for shard in range(3):
         file = write_tar(tmp_path / "s" / f"{shard}.tar", [(f"{n}", sample(n)) for n in range(3)])
         if shard:
