@@ -114,3 +114,19 @@ def test_all_mistakes_at_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]
         "model.config",
         "sede",
     ]
+
+
+def test_data_that_is_here_and_refused_is_wrong_even_where_data_may_be_elsewhere(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    more = "[base]\ndata = { kind = 'table', path = 'set', pseudo = { captioner = 'b' } }\nevaluation.sets = []\n"
+    spec = write(tmp_path, {"ablation.toml": ABLATION.replace("shapes/acc1", "train/loss") + more})
+    code, out, _ = harness(capsys, "check", spec, "--quick", "--elsewhere")
+    assert (code, "missing: " in out, "table is missing" in out) == (0, True, True)
+    (tmp_path / "set").mkdir()
+    for split in ("train", "test"):
+        (tmp_path / "set" / f"{split}.parquet").touch()
+    code, out, _ = harness(capsys, "check", spec, "--quick", "--elsewhere")
+    assert (code, "missing: " in out) == (1, False)
+    assert "wrong: " in out
+    assert "holds several splits" in out
