@@ -3,6 +3,7 @@
     python benchmarks/data.py loader      images/s: the harness, webdataset, open_clip_train's stages, round by round
     python benchmarks/data.py features    seconds of feature extraction against samples
     python benchmarks/data.py analysis    seconds of the analysis against samples
+    python benchmarks/data.py index       microseconds a row of the index of tables, by one process and several
 
 All readers take the same shards (made here: JPEGs of 256 px), the same number of processes, and give batches of float
 pixels at 224 px by a random resized crop. webdataset and open_clip_train shuffle within a buffer; the harness keeps
@@ -14,6 +15,7 @@ from __future__ import annotations
 import argparse
 import io
 import json
+import resource
 import statistics
 import tempfile
 import time
@@ -23,16 +25,21 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import torch
 from PIL import Image
 
 from harness.analysis import Options, analyse
+from harness.base.machine import cores
 from harness.config.augment import CropAugment
-from harness.config.data import WebdatasetData
+from harness.config.data import TableData, WebdatasetData
 from harness.config.model import Model
+from harness.data.dataset import index_parts
 from harness.data.dataset.dataset import Dataset, open_dataset
 from harness.data.dataset.loader import ImageBatches
 from harness.data.dataset.order import epoch_order
+from harness.data.sources.inspection import inspect_data
 from harness.data.synthetic.layout import write_shards
 from harness.features.compute import Extraction, Wanted
 from harness.models import build_towers
@@ -168,15 +175,53 @@ def growth(samples: list[int], *, analysed: bool) -> None:
         print(f"| {count:,} | {seconds:.1f} | {1e6 * seconds / count:.0f} |", flush=True)
 
 
+def indexing(samples: list[int], tables: int = 4) -> None:
+    """Parquet tables with a key, a short caption and the path of one JPEG; it is opened for each row."""
+    print("| rows | processes | seconds | microseconds a row | of CPU |\n|---|---|---|---|---|")
+    for count in samples:
+        with tempfile.TemporaryDirectory() as where:
+            folder = Path(where) / "tables"
+            folder.mkdir()
+            (folder / "0.jpg").write_bytes(picture(0, 256))
+            chance = np.random.default_rng(0)
+            texts = [caption(chance) for _ in range(1000)]
+            for number in range(tables):
+                keys = range(number * count // tables, (number + 1) * count // tables)
+                rows = {
+                    "key": [str(key) for key in keys],
+                    "image": ["0.jpg"] * len(keys),
+                    "caption": [texts[key % 1000] for key in keys],
+                }
+                pq.write_table(pa.table(rows), folder / f"{number}.parquet")
+            data = TableData(path=str(folder), image_root=str(folder), key="key")
+            found = set()
+            for processes, worth in ((1, float("inf")), (min(cores(), tables), 0)):
+                index_parts.WORTH_BYTES = worth  # type: ignore[assignment]
+                start, spent = time.perf_counter(), cpu_s()
+                found.add(inspect_data(data, Path(where) / str(processes)).fingerprint)
+                seconds, spent = time.perf_counter() - start, cpu_s() - spent
+                each = f"{1e6 * seconds / count:.1f} | {1e6 * spent / count:.1f}"
+                print(f"| {count:,} | {processes} | {seconds:.1f} | {each} |", flush=True)
+            assert len(found) == 1
+
+
+def cpu_s() -> float:
+    """CPU seconds of this process and of those that it waited for."""
+    used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    return sum(one.ru_utime + one.ru_stime for one in used)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=["loader", "features", "analysis"])
+    parser.add_argument("what", choices=["loader", "features", "analysis", "index"])
     parser.add_argument("--samples", type=int, nargs="+")
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=3)
     stated = parser.parse_args()
     if stated.what == "loader":
         loader((stated.samples or [4096])[0], stated.workers, stated.rounds)
+    elif stated.what == "index":
+        indexing(stated.samples or [1_000_000])
     else:
         growth(stated.samples or [2500, 5000, 10_000, 20_000], analysed=stated.what == "analysis")
 

@@ -137,3 +137,12 @@ def test_its_results_become_references(tmp_path: Path) -> None:
     file.write_text('{"epoch": 1}\n')
     with pytest.raises(SpecError, match="holds no numbers"):
         read_external(file)
+
+
+def test_a_pretrained_model_keeps_its_temperature(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """open_clip_train loads the checkpoint's logit_scale and goes on from it."""
+    (tmp_path / "epoch_1.pt").touch()
+    monkeypatch.chdir(tmp_path)
+    assert imported(tmp_path, CSV)[0].model.temperature == "loss"
+    model = imported(tmp_path, f"{CSV} --pretrained epoch_1.pt")[0].model
+    assert (model.weights, model.temperature) == (str(tmp_path / "epoch_1.pt"), "weights")

@@ -174,7 +174,7 @@ def read_bytes(path: Path) -> bytes:
         return stream.read()
 
 
-def open_plain(path: Path) -> BufferedReader:
+def open_plain(path: Path | str) -> BufferedReader:
     """Open the file `path` for reading. A pipe would wait for ever, and a device such as /dev/zero never ends.
 
     Raises:
@@ -185,6 +185,25 @@ def open_plain(path: Path) -> BufferedReader:
         stream.close()
         raise OSError(errno.EINVAL, "is no plain file", str(path))
     return stream
+
+
+def read_ends(path: str, first: int, last: int) -> tuple[int, bytes, bytes]:
+    """Size of the plain file `path`, its `first` bytes, and the `last` ones if it is longer than the first.
+
+    Raises:
+        OSError: as `open_plain`.
+        ValueError: no file can be called so.
+    """
+    number = _at_once(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        status = os.fstat(number)
+        if not stat.S_ISREG(status.st_mode):
+            raise OSError(errno.EINVAL, "is no plain file", path)
+        size = status.st_size
+        tail = os.pread(number, last, max(size - last, 0)) if size > first else b""
+        return size, os.pread(number, first, 0), tail
+    finally:
+        os.close(number)
 
 
 def require_plain(path: Path) -> None:

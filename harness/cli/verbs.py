@@ -192,6 +192,7 @@ def plan(
             output.search_plan(api.search_request(spec, set_).search, planned, store, timed)
         else:
             output.plan(planned, store, timed)
+        if not as_json:
             output.say_census(planned)
     if as_json:
         output.as_json(shown[0] if len(shown) == 1 else shown)

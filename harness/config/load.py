@@ -20,6 +20,7 @@ from harness.config.data import PATH_FIELDS
 from harness.config.evaluation import standing_metric
 from harness.config.experiment import Experiment
 from harness.config.explain import Problem, explain, problems, sentence
+from harness.config.model import PREPROCESSING
 from harness.config.overrides import Table, Whole, expand, laid_over, merge, parse_assignment
 from harness.config.search import Search
 from harness.config.sources import CAPTION_PATHS
@@ -34,6 +35,7 @@ _WITH_FILES = ("data", "model", "teacher", "evaluation")
 """Sections that may name files."""
 _WITH_PARTS = ("loss", "mining")
 """Sections that may name a user's Python file."""
+_TOKENIZER, _TOKENIZERS = "hf_tokenizer_name", ("tokenizer.json", "tokenizer_config.json")
 _CHECKPOINTS = (".pt", ".pth", ".bin", ".ckpt", ".safetensors")
 
 
@@ -283,10 +285,14 @@ def _located(place: _Place, table: Table) -> Table:
         placed = {name: _caption_files(place, source) for name, source in sources.items()}
         located["data"] = {**located["data"], "pseudo": placed}
     for section in ("model", "teacher"):
-        if isinstance(config := located.get(section, {}).get("config"), str):
+        config = located.get(section, {}).get("config")
+        if isinstance(config, str):
             with _gathering(wrong):
-                content = Whole(_model_config(place.file(config, f"{section}.config")))
+                content = Whole(model_config(place.file(config, f"{section}.config")))
                 located[section] = {**located[section], "config": content}
+        elif isinstance(config, dict):
+            with _gathering(wrong):
+                located[section] = {**located[section], "config": _with_tokenizer(place, config, f"{section}.config.")}
         weights = located.get(section, {}).get("weights")
         if isinstance(weights, str) and _is_path(weights, place.folder):
             with _gathering(wrong):
@@ -360,12 +366,22 @@ def _read(file: Path) -> Table:
     return read_toml(file, SpecError, "`harness examples` lists and copies shipped files")
 
 
-def _model_config(file: Path) -> Table:
+def model_config(file: Path) -> Table:
+    """The architecture in a JSON file: open_clip's model configuration, alone or as in open_clip_config.json. A
+    tokenizer's folder in it is relative to the file; a tokenizer beside an open_clip_config.json is the model's.
+
+    Raises:
+        SpecError: the file is not JSON, or no architecture.
+    """
     try:
         config = json.loads(read_text(file, MOST_TOML))
     except (OSError, ValueError, RecursionError) as error:
         what = f"cannot be read ({why_not_json(error)})"
         raise SpecError(what, where=str(file), fix="give an open_clip model config") from None
+    is_folder = isinstance(config, dict) and isinstance(config.get("model_cfg"), dict)
+    if is_folder and not is_deeper(config, DEEPEST):
+        stated = {PREPROCESSING: config[PREPROCESSING]} if PREPROCESSING in config else {}
+        config = {**config["model_cfg"], **stated}
     if (
         is_deeper(config, DEEPEST)
         or not isinstance(config, dict)
@@ -374,4 +390,21 @@ def _model_config(file: Path) -> Table:
         raise SpecError(
             "has no embed_dim, vision_cfg and text_cfg", where=str(file), fix="see open_clip's model_configs"
         )
-    return config
+    if is_folder and any((file.parent / name).is_file() for name in _TOKENIZERS):
+        config["text_cfg"] = {**config["text_cfg"], _TOKENIZER: str(file.parent.resolve())}
+    return _with_tokenizer(_Place.of(file), config)
+
+
+def _with_tokenizer(place: _Place, config: Table, prefix: str = "") -> Table:
+    """A model configuration whose tokenizer, if it is a folder, has an absolute path."""
+    text = config.get("text_cfg")
+    name = text.get(_TOKENIZER) if isinstance(text, dict) else None
+    if not isinstance(name, str) or not name:
+        return config
+    folder = place.folder / at_home(name)
+    if not folder.is_dir():
+        if name.startswith((".", "/", "~")):
+            where = place.key(f"{prefix}text_cfg.{_TOKENIZER}")
+            raise SpecError(f"there is no folder {name!r}", where=where, fix=f"looked for {folder}")
+        return config
+    return {**config, "text_cfg": {**config["text_cfg"], _TOKENIZER: str(folder.resolve())}}

@@ -14,6 +14,8 @@ from harness.config.augment import Augment, NoAugment
 from harness.config.base import Spec, plain
 from harness.config.batches import Batches, RandomBatches
 
+PREPROCESSING = "preprocess_cfg"
+"""The section of a configuration that says how pictures are prepared."""
 _SHIPPED = resources.files("harness") / "models"
 
 
@@ -36,9 +38,13 @@ class Model(Spec):
     """A model name of open_clip (`ViT-B-16`, `RN50`, ...), a configuration that ships with the harness
     (`tiny-resnet`), or any label when `config` is given."""
     config: dict[str, Any] | None = None
-    """An open_clip model configuration (embed_dim, vision_cfg, text_cfg); in TOML also the path of a JSON file."""
+    """An open_clip model configuration (embed_dim, vision_cfg, text_cfg; preprocess_cfg if pictures are not normalised
+    as OpenAI's are); in TOML also the path of a JSON file, such as open_clip_config.json."""
     weights: str | None = None
     """Start from these weights: an open_clip tag or the path of a checkpoint. Default: random initialisation."""
+    temperature: Literal["loss", "weights"] = "loss"
+    """Where temperature and bias start: at the values of `loss`, or at those in `weights`. If the weights hold no bias,
+    that of `loss` is used; `max_logit_scale` still holds."""
 
     @field_validator("config")
     @classmethod
@@ -49,9 +55,19 @@ class Model(Spec):
             raise ValueError(f"is not JSON data ({error}); give numbers, texts, lists and tables") from None
         return config
 
+    @model_validator(mode="after")
+    def _has_a_temperature(self) -> Model:
+        if self.temperature == "weights" and self.weights is None:
+            raise ValueError('temperature = "weights" needs weights; name a checkpoint, or leave it at "loss"')
+        return self
+
     def architecture(self) -> dict[str, Any] | None:
         """The configuration to build from: the user's or a shipped one. None: open_clip builds the model by name."""
         return self.config or shipped_config(self.name)
+
+    def bare(self) -> Model:
+        """The same model without the weights that it starts from."""
+        return Model(name=self.name, config=self.config)
 
     @property
     def may_give_tokens(self) -> bool:

@@ -9,11 +9,11 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from harness.base.errors import DataError, SpecError
-from harness.base.files import read_json
 from harness.base.machine import cores
 from harness.config.evaluation import Evaluation
 from harness.config.experiment import Experiment
 from harness.config.explain import explain, nearest
+from harness.config.load import model_config
 from harness.config.model import Model
 from harness.planning.workspace import Project
 from harness.runs.noted import find_run
@@ -150,8 +150,7 @@ def _of_run(project: Project, checkpoint: str) -> CheckpointSource:
     folder.check_weights()
     stored = read_request(folder)
     request = Request.of(stored.experiment, folder.id, stored.teacher_run, project.settings, stored.threads)
-    model = Model.model_validate(stored.experiment.model.model_dump() | {"weights": None})
-    return CheckpointSource(request, model, folder.weights)
+    return CheckpointSource(request, stored.experiment.model.bare(), folder.weights)
 
 
 def _model_of(file: Path, model: str | None) -> Model:
@@ -161,12 +160,7 @@ def _model_of(file: Path, model: str | None) -> Model:
     if not config.is_file():
         fix = "add --model NAME of open_clip, or --model FILE.json"
         raise SpecError("a folder without open_clip_config.json does not name its model", where=str(file), fix=fix)
-    content = read_json(config)
-    if not isinstance(content, dict):
-        raise SpecError(
-            "is no table of an architecture", where=str(config), fix="compare with open_clip's model_configs"
-        )
-    return Model(name=config.stem, config=content.get("model_cfg", content))
+    return Model(name=config.stem, config=model_config(config))
 
 
 def _of_file(project: Project, file: Path, model: str | None) -> CheckpointSource:

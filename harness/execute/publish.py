@@ -263,7 +263,7 @@ def _with_weights_ids(value: Any) -> Any:
 
 
 def _names_weights(key: str, value: Any) -> bool:
-    return key.rpartition(".")[2] == "weights" and isinstance(value, str)
+    return key.rpartition(".")[2] in ("weights", "hf_tokenizer_name") and isinstance(value, str)
 
 
 def _refuse_names(folder: Path, project: Project) -> None:

@@ -194,6 +194,12 @@ class Objective(nn.Module, ABC):
         """Keep the scale at or under its maximum; call it after each optimiser step."""
         self.log_scale.clamp_(max=self.max_log_scale)
 
+    @torch.no_grad()
+    def start_at(self, scale: float, bias: float | None) -> None:  # noqa: ARG002 - of losses that have one
+        """Start at another factor t and, in losses that have one, another bias (None: the spec's)."""
+        self.log_scale.fill_(math.log(scale))
+        self.clamp_()
+
     def calibrate(self, batches: Iterable[PairBatch]) -> None:
         """Set what has to be estimated on the first batches, before training.
 

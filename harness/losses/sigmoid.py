@@ -30,6 +30,14 @@ class _SigmoidFamily(Objective):
         return self.sweep.ranks.agreed(self.bias).to(dtype), {"logit_bias": self.bias.detach().clone()}
 
     @torch.no_grad()
+    def start_at(self, scale: float, bias: float | None) -> None:
+        """As in Objective."""
+        super().start_at(scale, bias)
+        if bias is not None:
+            self.calibrated = False
+            self.bias.fill_(bias)
+
+    @torch.no_grad()
     def calibrate(self, batches: Iterable[PairBatch]) -> None:
         """With `logit_bias = "calibrated"`, set the bias to where dL/db = 0 on `batches`; else do nothing."""
         if self.calibrated:

@@ -1,7 +1,7 @@
 """Checkpoints as people have them, as state dicts with open_clip's names.
 
 Read are: open_clip_train's (with an optimiser beside, from several GPUs, compiled), moving averages, wrappers called
-`model` or `state_dict`, safetensors, OpenAI's archives, Hugging Face's CLIP, and folders of these.
+`model` or `state_dict`, safetensors, OpenAI's archives, Hugging Face's CLIP and SigLIP, and folders of these.
 """
 
 from __future__ import annotations
@@ -9,8 +9,9 @@ from __future__ import annotations
 import re
 import warnings
 import zipfile
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -73,6 +74,40 @@ def read_state(path: Path, *, device: Literal["cpu", "meta"] = "cpu") -> State:
     if not isinstance(content, dict):
         raise ModelError("holds no state dict", where=str(file), fix="save model.state_dict()")
     return from_hugging_face(_plain({str(name): value.to(device) for name, value in content.items()}), file)
+
+
+class Learned(NamedTuple):
+    """The temperature and bias in a checkpoint, as the factor t and the bias b of t * cosine + b; None: not in it."""
+
+    scale: float | None
+    bias: float | None
+
+
+def learned(state: Mapping[str, Tensor]) -> Learned:
+    """The temperature and bias in `state`; 1 and 0 in its place on the device `meta`, which has no values."""
+    scale, bias = state.get("logit_scale"), state.get("logit_bias")
+    if any(one is not None and (one.is_meta or one.numel() != 1) for one in (scale, bias)):
+        return Learned(None if scale is None else 1.0, None if bias is None else 0.0)
+    return Learned(None if scale is None else scale.exp().item(), None if bias is None else bias.item())
+
+
+def check_preprocessing(path: Path, own: Mapping[str, Any]) -> None:
+    """Refuse a model folder that normalises pictures by another mean or standard deviation than the model's `own`.
+
+    Raises:
+        ModelError: it does.
+    """
+    ours, theirs = path / CONFIG, path / "preprocessor_config.json"
+    for file, keys in ((ours, ("mean", "std")), (theirs, ("image_mean", "image_std"))):
+        content = read_json(file) if path.is_dir() and file.is_file() else {}
+        stated = content.get("preprocess_cfg", content) if isinstance(content, dict) else {}
+        for key, mine in zip(keys, (list(own["mean"]), list(own["std"])), strict=True):
+            value = stated.get(key) if isinstance(stated, dict) else None
+            if isinstance(value, list) and [round(float(one), 4) for one in value] != [round(one, 4) for one in mine]:
+                fix = f'take its configuration: model.config = "{file}"'
+                if file == theirs:
+                    fix = "state mean and std in model.config: preprocess_cfg = { mean = [...], std = [...] }"
+                raise ModelError(f"states {key} {value}, and the model has {mine}", where=str(file), fix=fix)
 
 
 def check_activation(path: Path, *, is_quick: bool) -> None:
@@ -200,33 +235,105 @@ _HF_PROJECTIONS = {"text_projection.weight": "text_projection", "visual_projecti
 _TOWERS = {"text": "transformer", "vision": "visual.transformer"}
 
 
+class _Blocks(NamedTuple):
+    """open_clip's names of the layers of one of transformers' towers."""
+
+    base: str
+    parts: dict[str, str]
+    joined: str
+    """Of query, key and value, one after another."""
+
+
+_CLIP_BLOCKS = {name: _Blocks(f"{base}.resblocks", _HF_PARTS, "attn.in_proj_") for name, base in _TOWERS.items()}
+_TIMM_PARTS = {
+    "layer_norm1": "norm1",
+    "layer_norm2": "norm2",
+    "mlp.fc1": "mlp.fc1",
+    "mlp.fc2": "mlp.fc2",
+    "self_attn.out_proj": "attn.proj",
+}
+_SIGLIP_BLOCKS = {
+    "text": _Blocks("text.transformer.resblocks", _HF_PARTS, "attn.in_proj_"),
+    "vision": _Blocks("visual.trunk.blocks", _TIMM_PARTS, "attn.qkv."),
+}
+_SIGLIP_NAMES = {  # of modules, or of parameters that are no module's weight or bias
+    "text_model.embeddings.token_embedding": "text.token_embedding",
+    "text_model.final_layer_norm": "text.ln_final",
+    "text_model.head": "text.text_projection",
+    "vision_model.embeddings.patch_embedding": "visual.trunk.patch_embed.proj",
+    "vision_model.post_layernorm": "visual.trunk.norm",
+    "vision_model.head.attention.out_proj": "visual.trunk.attn_pool.proj",
+    "vision_model.head.layernorm": "visual.trunk.attn_pool.norm",
+    "vision_model.head.mlp.fc1": "visual.trunk.attn_pool.mlp.fc1",
+    "vision_model.head.mlp.fc2": "visual.trunk.attn_pool.mlp.fc2",
+}
+_HEAD = "vision_model.head.attention.in_proj_"
+
+
 def from_hugging_face(state: State, file: Path) -> State:
-    """`state` with open_clip's names, if it has those of transformers' CLIPModel; otherwise as it is.
+    """`state` with open_clip's names, if it has those of transformers' CLIPModel or SiglipModel; else as it is.
 
     Raises:
         ModelError: it is of another model of transformers.
     """
-    if "vision_model.embeddings.patch_embedding.weight" not in state:
+    patches = state.get("vision_model.embeddings.patch_embedding.weight")
+    if patches is None:
         return state
-    if "visual_projection.weight" not in state:
-        fix = "take open_clip's weights of this model; of transformers' models, CLIP is read"
-        raise ModelError("is of a model of transformers that is not CLIP", where=str(file), fix=fix)
-    found: State = {}
+    if "visual_projection.weight" in state:
+        return _from_clip(state)
+    if "vision_model.head.probe" in state and patches.ndim == 4:
+        return _from_siglip(state)
+    fix = "take open_clip's weights of this model; of transformers' models, CLIP and SigLIP are read"
+    raise ModelError("is of a model of transformers that is not CLIP or SigLIP", where=str(file), fix=fix)
+
+
+def _from_clip(state: State) -> State:
+    found, others = _blocks(state, _CLIP_BLOCKS)
+    for name, value in others.items():
+        if name in _HF_PROJECTIONS:
+            found[_HF_PROJECTIONS[name]] = value.T.contiguous()
+        else:
+            found[_HF_NAMES.get(name, name)] = value
+    return found
+
+
+def _from_siglip(state: State) -> State:
+    found, others = _blocks(state, _SIGLIP_BLOCKS)
+    for name, value in others.items():
+        module, _, kind = name.rpartition(".")
+        if name.startswith(_HEAD):
+            query, rest = value.tensor_split([len(value) // 3])
+            kind = name.removeprefix(_HEAD)
+            found[f"visual.trunk.attn_pool.q.{kind}"] = query.clone()
+            found[f"visual.trunk.attn_pool.kv.{kind}"] = rest.clone()
+        elif name == "vision_model.head.probe":
+            found["visual.trunk.attn_pool.latent"] = value
+        elif name == "vision_model.embeddings.position_embedding.weight":
+            found["visual.trunk.pos_embed"] = value.unsqueeze(0)
+        elif name == "text_model.embeddings.position_embedding.weight":
+            found["text.positional_embedding"] = value
+        else:
+            found[f"{_SIGLIP_NAMES[module]}.{kind}" if module in _SIGLIP_NAMES else name] = value
+    return found
+
+
+def _blocks(state: State, towers: Mapping[str, _Blocks]) -> tuple[State, State]:
+    """The layers of both towers with open_clip's names; and the rest, without positions that are not learned."""
+    found, others = State(), State()
     joined: dict[str, dict[str, Tensor]] = {}
     for name, value in state.items():
         if match := _HF_LAYER.fullmatch(name):
             tower, layer, rest = match.groups()
-            base = f"{_TOWERS[tower]}.resblocks.{layer}"
+            blocks = towers[tower]
+            base = f"{blocks.base}.{layer}"
             part, _, kind = rest.rpartition(".")
-            if part in _HF_PARTS:
-                found[f"{base}.{_HF_PARTS[part]}.{kind}"] = value
+            if part in blocks.parts:
+                found[f"{base}.{blocks.parts[part]}.{kind}"] = value
             else:  # self_attn.{q,k,v}_proj
-                joined.setdefault(f"{base}.attn.in_proj_{kind}", {})[part.removeprefix("self_attn.")[0]] = value
-        elif name in _HF_PROJECTIONS:
-            found[_HF_PROJECTIONS[name]] = value.T.contiguous()
+                joined.setdefault(f"{base}.{blocks.joined}{kind}", {})[part.removeprefix("self_attn.")[0]] = value
         elif not name.endswith("position_ids"):
-            found[_HF_NAMES.get(name, name)] = value
-    return found | {name: torch.cat([parts[one] for one in "qkv"]) for name, parts in joined.items()}
+            others[name] = value
+    return found | {name: torch.cat([parts[one] for one in "qkv"]) for name, parts in joined.items()}, others
 
 
 def to_hugging_face(state: State) -> State:

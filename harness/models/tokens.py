@@ -21,7 +21,8 @@ class TokenCache:
     """An open_clip tokenizer with a cache, because every text of the data set recurs each epoch."""
 
     def __init__(self, tokenizer: Any) -> None:
-        self._tokenizer = tokenizer
+        self.tokenizer = tokenizer
+        """open_clip's."""
         self._words = Words(tokenizer) if can_split(tokenizer) else None
         self._rows: dict[str, np.ndarray] = {}
 
@@ -38,7 +39,7 @@ class TokenCache:
     def _tokens(self, texts: list[str]) -> NDArray[np.int32]:
         if self._words is not None:
             return self._words.rows(texts)
-        tokens: NDArray[np.int32] = self._tokenizer(texts).numpy().astype(np.int32)
+        tokens: NDArray[np.int32] = self.tokenizer(texts).numpy().astype(np.int32)
         return tokens
 
 
@@ -56,13 +57,13 @@ class Words:
     """A SimpleTokenizer that caches words: captions use few distinct words, and cleaning a text is expensive."""
 
     def __init__(self, tokenizer: SimpleTokenizer) -> None:
-        self._tokenizer = tokenizer
+        self.tokenizer = tokenizer
         self._known: dict[str, list[int]] = {}
 
     def rows(self, texts: list[str]) -> NDArray[np.int32]:
         """The tokenizer's result for `texts` [M, L]: ids between start and end tokens, truncated, padded with 0."""
-        first, last = self._tokenizer.sot_token_id, self._tokenizer.eot_token_id
-        found = np.zeros((len(texts), self._tokenizer.context_length or 0), dtype=np.int32)
+        first, last = self.tokenizer.sot_token_id, self.tokenizer.eot_token_id
+        found = np.zeros((len(texts), self.tokenizer.context_length or 0), dtype=np.int32)
         for row, text in zip(found, texts, strict=True):
             ids = [*[first, *self._ids(text)][: len(row) - 1], last]
             row[: len(ids)] = ids
@@ -70,12 +71,12 @@ class Words:
 
     def _ids(self, text: str) -> list[int]:
         if _PLAIN.fullmatch(text) is None:
-            return list(self._tokenizer.encode(text))
+            return list(self.tokenizer.encode(text))
         return [number for word in text.split() for number in self._word(word)]
 
     def _word(self, word: str) -> list[int]:
         if (known := self._known.get(word)) is None:
             if len(self._known) >= CAPACITY:
                 self._known.clear()
-            known = self._known[word] = self._tokenizer.encode(word)
+            known = self._known[word] = self.tokenizer.encode(word)
         return known

@@ -7,8 +7,9 @@ import logging
 import os
 import tempfile
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -26,8 +27,8 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from harness.base.errors import ModelError, NotHereError
 from harness.config.explain import nearest
-from harness.config.model import Model, shipped_names
-from harness.models.checkpoints import check_activation, fit, read_state
+from harness.config.model import PREPROCESSING, Model, shipped_names
+from harness.models.checkpoints import Learned, check_activation, check_preprocessing, fit, learned, read_state
 from harness.models.dense import image_tokens, text_tokens, why_no_tokens
 from harness.models.tokens import TokenCache
 from harness.models.transfer import sent
@@ -62,6 +63,8 @@ class Towers(nn.Module):
         self.mean: tuple[float, ...] = tuple(preprocess["mean"])
         self.std: tuple[float, ...] = tuple(preprocess["std"])
         self._transform = image_transform_v2(PreprocessCfg(**preprocess), is_train=False)
+        self.learned = Learned(None, None)
+        """Temperature and bias of the weights that it started from."""
 
     def train(self, mode: bool = True) -> Towers:
         """As in nn.Module, except that batch norms of a locked tower keep their statistics."""
@@ -223,22 +226,32 @@ def build_towers(spec: Model, *, seed: int = 0, device: Device = "cpu") -> Tower
     with torch.random.fork_rng(devices=[]), _quiet():
         torch.manual_seed(seed)
         model, tokenizer = _from_config(config, device) if config else _by_name(spec, device)
-    if spec.weights and (config or Path(spec.weights).exists()):
-        load_weights(model, Path(spec.weights), resize=config is None)
     # Convolutions run faster on channels-last memory, on CPUs and GPUs; other layers are unaffected.
-    return Towers(model.to(memory_format=torch.channels_last), tokenizer, spec.name)
+    towers = Towers(model.to(memory_format=torch.channels_last), tokenizer, spec.name)
+    if spec.weights and (config or Path(spec.weights).exists()):
+        towers.learned = load_weights(model, Path(spec.weights), resize=config is None)
+    elif spec.weights:
+        towers.learned = learned(model.state_dict())
+    if spec.temperature == "weights" and towers.learned.scale is None:
+        what, fix = "hold no temperature (logit_scale)", 'leave model.temperature at "loss"'
+        raise ModelError(what, where=f"model.weights: {spec.weights}", fix=fix)
+    return towers
 
 
-def load_weights(model: nn.Module, path: Path, *, resize: bool = False) -> None:
+def load_weights(model: nn.Module, path: Path, *, resize: bool = False) -> Learned:
     """Load a checkpoint or model folder (see `checkpoints`) into `model`. Runs no code from it.
 
     Args:
         resize: interpolate positional embeddings of another length, as open_clip does.
 
+    Returns:
+        The temperature and bias in it.
+
     Raises:
         ModelError: it holds no weights, or not those of this model; what does not fit is listed by name.
     """
     state = read_state(path, device="meta" if next(model.parameters()).is_meta else "cpu")
+    check_preprocessing(path, model.visual.preprocess_cfg)  # type: ignore[arg-type, union-attr]
     check_activation(path, is_quick=any(isinstance(module, QuickGELU) for module in model.modules()))
     if "positional_embedding" in state and not hasattr(model, "positional_embedding"):
         state = convert_to_custom_text_state_dict(state)  # open_clip's names of before its text towers were modules
@@ -246,6 +259,7 @@ def load_weights(model: nn.Module, path: Path, *, resize: bool = False) -> None:
         resize_pos_embed(state, model)
         resize_text_pos_embed(state, model)
     fit(model, state, path)
+    return learned(state)
 
 
 @contextmanager
@@ -287,7 +301,7 @@ def _by_name(spec: Model, device: Device) -> tuple[nn.Module, Any]:
         what = f"weights {tag!r} of {spec.name} cannot be loaded ({_first_line(error)})"
         fix = "give a checkpoint's path, or fill open_clip's cache"
         raise NotHereError(what, where="model.weights", fix=fix) from error
-    return model, _tokenizer(spec.name, "model.name")
+    return model, _tokenizer(partial(open_clip.get_tokenizer, spec.name), "model.name")
 
 
 def _check_tag(name: str, tag: str, *, must_be_here: bool) -> None:
@@ -317,20 +331,33 @@ def _is_cached(weights: Any) -> bool:
 
 
 def _from_config(config: dict[str, Any], device: Device) -> tuple[nn.Module, Any]:
+    stated = {"model_cfg": {key: value for key, value in config.items() if key != PREPROCESSING}}
+    if PREPROCESSING in config:
+        stated[PREPROCESSING] = config[PREPROCESSING]
     with tempfile.TemporaryDirectory() as folder:
-        (Path(folder) / "open_clip_config.json").write_text(json.dumps({"model_cfg": config}))
+        (Path(folder) / "open_clip_config.json").write_text(json.dumps(stated))
         try:
             with torch.device(device):
                 model = open_clip.create_model(f"local-dir:{folder}", pretrained_text=False, device=device)
         except (AssertionError, RuntimeError, ValueError, TypeError, KeyError, OSError, ZeroDivisionError) as error:
             what = f"open_clip cannot build it ({_first_line(error)})"
             raise ModelError(what, where="model.config", fix="compare with open_clip's model_configs") from error
-        return model, _tokenizer(f"local-dir:{folder}", "model.config")
+        if config["text_cfg"].get("hf_tokenizer_name"):
+            return model, _tokenizer(partial(_hugging_face_tokenizer, config["text_cfg"]), "model.config")
+        return model, _tokenizer(partial(open_clip.get_tokenizer, f"local-dir:{folder}"), "model.config")
 
 
-def _tokenizer(name: str, where: str) -> Any:
+def _hugging_face_tokenizer(text: dict[str, Any]) -> Any:
+    """The tokenizer that `text_cfg` names, a folder or a name in transformers' cache. open_clip looks for that of a
+    local configuration beside it only."""
+    context = text.get("context_length", open_clip.tokenizer.DEFAULT_CONTEXT_LENGTH)
+    options = {"tokenizer_mode": text.get("tokenizer_mode"), **text.get("tokenizer_kwargs", {})}
+    return open_clip.tokenizer.HFTokenizer(text["hf_tokenizer_name"], context_length=context, **options)
+
+
+def _tokenizer(make: Callable[[], Any], where: str) -> Any:
     try:
-        return open_clip.get_tokenizer(name)
+        return make()
     except Exception as error:  # transformers raises anything from OSError to ImportError
         what = f"its tokenizer cannot be loaded on this machine ({_first_line(error)})"
         fix = "put it into transformers' cache, or state its folder as text_cfg.hf_tokenizer_name"

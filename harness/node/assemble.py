@@ -9,6 +9,7 @@ import torch
 from harness.base.log import say
 from harness.data.dataset.dataset import Dataset
 from harness.losses import build_objective
+from harness.losses.base import Objective
 from harness.models import Towers
 from harness.models.fitting import fit_out
 from harness.node.teacher_features import features_for
@@ -48,6 +49,8 @@ class Assembler:
         features = features_for(self.request, self.dataset, self.fingerprint, self.towers.device)
         source = BatchSource(experiment, self.dataset, self.towers, features, ranks)
         objective = build_objective(experiment.loss, ranks).to(self.towers.device)
+        if experiment.model.temperature == "weights":
+            self._start_at_weights(objective)
         student = build_student(
             experiment.train, self.towers, objective, divergence_steps=experiment.resources.divergence_steps
         )
@@ -58,6 +61,20 @@ class Assembler:
             experiment.train, student, source, miner, split, seed=experiment.seed, ranks=ranks, clock=self.clock
         )
         return trainer, student
+
+    def _start_at_weights(self, objective: Objective) -> None:
+        """Start temperature and bias where the weights left them, and say where that is."""
+        scale, bias = self.towers.learned
+        assert scale is not None
+        objective.start_at(scale, bias)
+        if self.world.is_first:
+            has_bias = hasattr(objective, "bias")
+            began = objective.log_scale.exp().item()
+            starts = f"logit_scale {began:.6g}" + (f" ({scale:.6g} clamped)" if began < scale * (1 - 1e-6) else "")
+            starts += f", logit_bias {bias:.6g}" if bias is not None and has_bias else ""
+            lacks = "; they hold no bias: it starts as loss.logit_bias says" if bias is None and has_bias else ""
+            left = "; their bias is not used: the loss has none" if bias is not None and not has_bias else ""
+            say(f"started at the weights' {starts}{lacks}{left}")
 
     def _split(self) -> Split:
         asked = self.request.experiment.resources.micro_batch_size

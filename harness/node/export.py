@@ -12,13 +12,13 @@ from typing import Any, Literal
 import open_clip
 import torch
 from open_clip.model import CLIP
-from open_clip.tokenizer import SimpleTokenizer
+from open_clip.tokenizer import HFTokenizer, SimpleTokenizer
 from open_clip.transformer import QuickGELU, VisionTransformer
 from safetensors.torch import save_file
 from torch import Tensor
 
 from harness.base.errors import ModelError, StoreError
-from harness.config.model import Model
+from harness.config.model import PREPROCESSING, Model
 from harness.models import build_towers, load_weights
 from harness.models.checkpoints import CONFIG, to_hugging_face
 from harness.models.towers import Towers
@@ -47,11 +47,12 @@ def export(run: RunFolder, target: Path, to: Format) -> None:
         raise StoreError("is not finished", where=str(run.path), fix="finish it with `harness run` first")
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise StoreError("is there already", where=str(target), fix="name a new folder")
-    spec = Model.model_validate({**dict(read_request(run).experiment.model), "weights": None})
+    spec = read_request(run).experiment.model.bare()
     towers = build_towers(spec)
     load_weights(towers.model, run.weights)
     record = run.record()
     config = dict(spec.architecture() or open_clip.get_model_config(spec.name) or {})
+    config.pop(PREPROCESSING, None)
     state = {name: value.detach().clone().contiguous() for name, value in towers.model.state_dict().items()}
     if (scale := record.final.get("logit_scale")) is not None:
         state["logit_scale"] = torch.full_like(state["logit_scale"], math.log(scale))
@@ -65,7 +66,9 @@ def export(run: RunFolder, target: Path, to: Format) -> None:
         match to:
             case "open_clip":
                 preprocess = dict(towers.model.visual.preprocess_cfg)  # type: ignore[union-attr, arg-type]
-                _write(folder / CONFIG, {"model_cfg": config, "preprocess_cfg": preprocess})
+                _write(folder / CONFIG, {"model_cfg": config, PREPROCESSING: preprocess})
+                if isinstance(tokenizer := towers.tokens.tokenizer, HFTokenizer):
+                    tokenizer.save_pretrained(folder)
                 save_file(state, folder / "open_clip_model.safetensors")
             case "hf":
                 _hugging_face(folder, towers, state)

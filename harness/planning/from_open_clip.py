@@ -204,7 +204,7 @@ def _model(values: Mapping[str, Any]) -> dict[str, Any]:
     weights = values["pretrained"]
     if weights and os.path.exists(weights):
         weights = os.path.abspath(weights)
-    return {"name": values["model"]} | ({"weights": weights} if weights else {})
+    return {"name": values["model"]} | ({"weights": weights, "temperature": "weights"} if weights else {})
 
 
 def _train(values: Mapping[str, Any], gpus: int) -> dict[str, Any]:

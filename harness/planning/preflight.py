@@ -34,7 +34,10 @@ class Obstacle:
     @property
     def is_elsewhere(self) -> bool:
         """Whether another machine may not have it: data, an evaluation set, weights, a tokenizer, a GPU."""
-        return isinstance(self.error, DataError | NotHereError)
+        from harness.data.sources.patterns import is_here
+
+        is_data = isinstance(self.error, DataError)
+        return isinstance(self.error, NotHereError) or (is_data and not is_here(self.error.where))
 
     def sentence(self, file: Path | None) -> str:
         """The mistake, with the file, line and key that ask for it."""
@@ -60,8 +63,9 @@ def _each(plan: Plan, settings: Settings) -> Iterator[Obstacle]:
         if (key := tuple(map(id, (one.data, one.evaluation, one.model, one.teacher)))) in seen:
             continue
         seen.add(key)
-        if missing := plan.data[run.identity.fingerprint].missing:
-            yield Obstacle(DataError(missing), "data", arm)
+        report = plan.data[run.identity.fingerprint]
+        if report.missing:
+            yield Obstacle((SpecError if report.is_here else DataError)(report.missing), "data", arm)
         for field, error in (*_unknown_models(one), *_missing_sets(one, settings)):
             yield Obstacle(error, field, arm)
     yield from _unmeasured(plan, settings)

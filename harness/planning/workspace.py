@@ -83,4 +83,7 @@ class Project:
             return self._inspect(data)
         except DataError as error:
             stated = data.model_dump(mode="json", exclude=set(LATER_FIELDS - data.model_fields_set))
-            return DataReport(fingerprint=f"missing-{digest(stated)}", missing=str(error))
+            from harness.data.sources.patterns import is_here
+
+            fingerprint = f"missing-{digest(stated)}"
+            return DataReport(fingerprint=fingerprint, missing=str(error), is_here=is_here(error.where))

@@ -45,6 +45,8 @@ class Identity:
         complete = {**science, "data": {**science.get("data", {}), "fingerprint": self.fingerprint}}
         if weights := complete.get("model", {}).get("weights"):
             complete["model"] = {**complete["model"], "weights": weights_id(weights)}
+        if config := complete.get("model", {}).get("config"):
+            complete["model"] = {**complete["model"], "config": _portable(config)}
         complete.pop("teacher", None)
         return complete | ({"teacher": self.teacher} if self.teacher else {})
 
@@ -72,9 +74,18 @@ def teacher_id(experiment: Experiment, run_of: str | None) -> str | None:
         case ExperimentTeacher():
             return run_of
         case OpenClipTeacher(model=model, weights=weights, config=config):
-            return f"{model if config is None else digest(config)}:{weights_id(weights)}"
+            return f"{model if config is None else digest(_portable(config))}:{weights_id(weights)}"
         case _:
             raise unknown_teacher(experiment.teacher)
+
+
+def _portable(config: dict[str, Any]) -> dict[str, Any]:
+    """A model configuration whose tokenizer, if it is a folder, is named by its content."""
+    text = config.get("text_cfg")
+    name = text.get("hf_tokenizer_name") if isinstance(text, dict) else None
+    if not isinstance(name, str) or not Path(name).is_dir():
+        return config
+    return {**config, "text_cfg": {**config["text_cfg"], "hf_tokenizer_name": weights_id(name)}}
 
 
 def weights_id(weights: str) -> str:

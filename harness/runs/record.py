@@ -79,6 +79,8 @@ class DataReport(_Part):
     """What was guessed, converted or passed over while reading, a sentence each."""
     missing: str | None = None
     """Why the data could not be looked at; only in a provisional plan."""
+    is_here: bool = Field(default=False, exclude=True)
+    """Whether data that could not be looked at is on this machine, and refused."""
 
     def census(self) -> list[str]:
         """What is trained on and what is left out, a sentence each; empty where nothing is left out or guessed."""

@@ -17,7 +17,7 @@ from harness.planning.evaluation_sets import EvaluationSets, Taken
 from harness.planning.plan import Plan
 from harness.planning.workspace import Project
 from harness.runs.planned import PlannedRun
-from harness.runs.record import Record
+from harness.runs.record import DataReport, Record
 from harness.runs.request import read_request
 from harness.runs.store import RunFolder, State
 from harness.searching.study import feasible_in
@@ -52,6 +52,11 @@ class Configurations:
         self._sets = EvaluationSets.of(project.store)
         self.left_out: list[str] = []
         """A sentence for each run of the store that could not be used."""
+
+    @property
+    def data(self) -> dict[str, DataReport]:
+        """What the data sets of the base and of the configurations so far are, by fingerprint."""
+        return self._looked_at.data | self.plan.data
 
     def empty_plan(self) -> Plan:
         """A plan without runs. Its ablation contains the base, and jobs of a cluster are named after the plan."""

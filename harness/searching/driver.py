@@ -9,7 +9,7 @@ the study is rebuilt from the events. A driver that was killed therefore continu
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Set
 from contextlib import suppress
 from dataclasses import dataclass, field
 from statistics import fmean
@@ -95,6 +95,8 @@ class Driver:
         self._idle_progress: dict[str, tuple[int, float]] = {}
         """Steps and seconds of runs that are not in training now, cached."""
         self._runs: dict[int, list[str]] = {}
+        self._noted: Set[str] = frozenset()
+        """Fingerprints of the data sets in the folder's data.json."""
         self._started_at, self._closing, self._stopping, self._ended = time.time(), False, False, False
         self._executor: Executor | None = None
         self.folder.check(search)
@@ -148,6 +150,28 @@ class Driver:
             runs=progress,
             **count,
         )
+
+    def census(self) -> list[str]:
+        """What each data set that the search has used is read as and what is left out, a sentence each.
+
+        Raises:
+            StoreError: the note of it is damaged.
+        """
+        reports = self.folder.data_reports() | self.configurations.data
+        return [
+            f"data {fingerprint[:12]}: {sentence}"
+            for fingerprint, report in reports.items()
+            for sentence in report.census()
+        ]
+
+    def note_data(self) -> bool:
+        """Write what the data sets are into the search's folder, if one is new; returns whether one was."""
+        found = self.configurations.data
+        if found.keys() == self._noted:
+            return False
+        self._noted = frozenset(found)
+        self.folder.note_data(self.folder.data_reports() | found)
+        return True
 
     @property
     def allows_nothing(self) -> bool:

@@ -2,6 +2,7 @@
 
 store/searches/NAME/
     search.json      the search as it was first started; a different search with the same name is refused
+    data.json        what each data set is that the search has used: samples, and what is left out, by reason
     trials.jsonl     the events, one per line; a restart needs only them and the run folders
     trials.damaged   trials.jsonl as it was before lines were left out for the first time
     journal.log      Optuna's storage, rewritten at each start; `optuna-dashboard` reads it
@@ -12,21 +13,26 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+from pydantic import TypeAdapter, ValidationError
 
 from harness.base.errors import StoreError
 from harness.base.files import read_bytes, read_json, unwritable, write_bytes, write_json, write_text
 from harness.base.sums import make_room
 from harness.config.experiment import flatten
 from harness.config.search import Search
+from harness.runs.record import DataReport
 from harness.runs.store import exclusive, holder
 
 MAY_CHANGE = ("budget", "confirm", "finish", "notes", "question", "warm_start")
 """Keys that may change when a search is resumed, because the results so far stay valid."""
 SHOWN_CHANGES = 4
+
+_REPORTS = TypeAdapter(dict[str, DataReport])
 
 Event = dict[str, Any]
 
@@ -37,6 +43,7 @@ class SearchFolder:
     def __init__(self, store: Path, name: str) -> None:
         self.path = (store / "searches" / name).resolve()
         self.spec, self.log = self.path / "search.json", self.path / "trials.jsonl"
+        self.data = self.path / "data.json"
         self.journal, self.lock = self.path / "journal.log", self.path / "lock"
         self.repaired: list[str] = []
         """One sentence for each damaged file that was repaired."""
@@ -118,6 +125,28 @@ class SearchFolder:
                 os.fsync(stream.fileno())
         except OSError as error:
             raise unwritable(self.log, error) from error
+
+    def data_reports(self) -> dict[str, DataReport]:
+        """What the data sets are that the search has used, by fingerprint.
+
+        Raises:
+            StoreError: the file is damaged.
+        """
+        if not self.data.exists():
+            return {}
+        try:
+            return _REPORTS.validate_json(read_bytes(self.data))
+        except (OSError, ValidationError) as error:
+            fix = "delete it: the next `harness search` writes it again"
+            raise StoreError("cannot be read", where=str(self.data), fix=fix) from error
+
+    def note_data(self, reports: Mapping[str, DataReport]) -> None:
+        """Write what the data sets are.
+
+        Raises:
+            StoreError: it cannot be written.
+        """
+        write_json(self.data, _REPORTS.dump_python(dict(reports), mode="json"))
 
     def fresh_journal(self) -> Path:
         """The path for a new journal. Deletes the old one, after checking it so that damage can be reported."""

@@ -53,7 +53,7 @@ def as_html(driver: Driver) -> str:
             name=driver.folder.path.name,
             question=driver.search.question,
             answer=answer(driver),
-            notes="\n\n".join([*filter(None, [driver.search.notes]), *doubts(driver)]),
+            notes="\n\n".join([*filter(None, [driver.search.notes]), *driver.census(), *doubts(driver)]),
             tables=[table for table in tables if table is not None],
             pictures=pictures,
         )

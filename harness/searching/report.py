@@ -24,7 +24,7 @@ def render(driver: Driver) -> str:
     """The report for a terminal."""
     tables = [best_table(driver), importance_table(driver), cost_table(driver)]
     shown = [plain_table(table) for table in tables if table is not None]
-    return "\n\n".join([driver.search.question, answer(driver), *shown, *doubts(driver)])
+    return "\n\n".join([driver.search.question, answer(driver), *shown, *driver.census(), *doubts(driver)])
 
 
 def doubts(driver: Driver) -> list[str]:

@@ -74,7 +74,8 @@ class SearchRequest:
         Args:
             on_progress: called with a snapshot a few times a second.
             on_confirm: called with the plan of the confirmation and its snapshots.
-            on_note: called with a sentence about each repaired file, and each finished run that cannot be used.
+            on_note: called with a sentence about each repaired file, each finished run that cannot be used, and
+                whatever is left out of the data or guessed.
             stop: once set, no further trial begins, and running runs write a checkpoint and exit.
             verbose: see `harness.execute.run.run`.
 
@@ -91,16 +92,19 @@ class SearchRequest:
         note(store, plan_name(self.name), noted)
         with SearchFolder(store.root, self.name).held(self.search), store.registered(plan_name(self.name)):
             driver = Driver(self.search, self.name, self.project, executors, storage=self.storage)
-            if on_note is not None:
-                for sentence in (*driver.folder.repaired, *driver.configurations.left_out):
-                    on_note(sentence)
+            said = _Said(on_note)
+            said(*driver.folder.repaired, *driver.configurations.left_out)
             if driver.allows_nothing:
                 steps = driver.configurations.steps * len(self.search.seed_list)
                 what = f"is smaller than one configuration of {steps:,} steps with what the end of the search takes"
                 raise SpecError(what, where=f"{self.where or self.name}: budget", fix="raise it")
             if not is_profile(self.target):
                 refuse_what_jobs_have(driver.active_runs(), self.name, store)
+            driver.note_data()
+            said(*driver.census())
             for snapshot in stoppable(driver.carry_out(), driver.stop, stop):
+                if driver.note_data():
+                    said(*driver.census())
                 if on_progress is not None:
                     on_progress(snapshot)
             if driver.is_over and is_profile(self.target):
@@ -171,6 +175,19 @@ class SearchRequest:
         remember(plan, self.project.store)
         show = None if on_confirm is None else lambda at: on_confirm(plan, at)
         return run(plan, self.project, self.target, jobs=self.jobs, on_progress=show, stop=stop, verbose=verbose)
+
+
+class _Said:
+    """Says each sentence once."""
+
+    def __init__(self, say: Callable[[str], None] | None) -> None:
+        self._say, self._known = say, set[str]()
+
+    def __call__(self, *sentences: str) -> None:
+        for sentence in sentences:
+            if self._say is not None and sentence not in self._known:
+                self._known.add(sentence)
+                self._say(sentence)
 
 
 def tried(driver: Driver) -> Plan | None:

@@ -100,7 +100,7 @@ def _load_pyfunc(data_path: str) -> Encoder:
 def _portable(spec: Model) -> dict[str, Any]:
     """The model spec without paths of this machine: the full architecture, and no initial weights."""
     config = spec.architecture()
-    return {**spec.model_dump(mode="json"), "weights": None} | ({"config": config} if config else {})
+    return spec.bare().model_dump(mode="json") | ({"config": config} if config else {})
 
 
 def _description(logged: Logged, run_id: str) -> dict[str, Any]:

@@ -63,7 +63,7 @@ def test_an_evaluation_set_without_samples(tmp_path: Path, capsys: pytest.Captur
     evaluation_set(tmp_path / "mine", classes=3, samples=0)
     more = "[base]\nevaluation.sets = ['shapes', './mine']\n"
     assert check(capsys, tmp_path, more) == [
-        "missing: ablation.toml:11: base.evaluation.sets: mine/test: has no samples; write its shards again"
+        "wrong: ablation.toml:11: base.evaluation.sets: mine/test: has no samples; write its shards again"
     ]
     (tmp_path / "mine" / "test" / "0.tar").unlink()
     assert "0.tar: the shard is missing" in check(capsys, tmp_path, more)[0]
@@ -114,3 +114,19 @@ def test_all_mistakes_at_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]
         "model.config",
         "sede",
     ]
+
+
+def test_data_that_is_here_and_refused_is_wrong_even_where_data_may_be_elsewhere(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    more = "[base]\ndata = { kind = 'table', path = 'set', pseudo = { captioner = 'b' } }\nevaluation.sets = []\n"
+    spec = write(tmp_path, {"ablation.toml": ABLATION.replace("shapes/acc1", "train/loss") + more})
+    code, out, _ = harness(capsys, "check", spec, "--quick", "--elsewhere")
+    assert (code, "missing: " in out, "table is missing" in out) == (0, True, True)
+    (tmp_path / "set").mkdir()
+    for split in ("train", "test"):
+        (tmp_path / "set" / f"{split}.parquet").touch()
+    code, out, _ = harness(capsys, "check", spec, "--quick", "--elsewhere")
+    assert (code, "missing: " in out) == (1, False)
+    assert "wrong: " in out
+    assert "holds several splits" in out

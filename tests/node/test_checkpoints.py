@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +18,17 @@ from torch import Tensor, nn
 from harness.base.errors import ModelError, SpecError
 from harness.config.experiment import OpenClipTeacher
 from harness.config.load import load_experiment
+from harness.config.loss import InfoNCE, Sigmoid
 from harness.config.model import Model
 from harness.execute.evaluate import sources_of
+from harness.losses import build_objective
 from harness.models import build_towers, load_weights
 from harness.models.checkpoints import from_hugging_face, read_state, to_hugging_face
 from harness.models.towers import Towers
+from harness.node.assemble import Assembler
+from harness.parallel.process_group import World
 from harness.planning.workspace import Project
-from harness.runs.identity import weights_id
+from harness.runs.identity import identify, weights_id
 
 CONFIG: dict[str, Any] = {
     "embed_dim": 24,
@@ -230,3 +235,167 @@ def test_weights_by_open_clips_tag(tmp_path: Path) -> None:
         sources_of(project, ["ViT-B-32:opneai"], None)
     with pytest.raises(SpecError, match="no weights of a model 'ViT-B-23'; did you mean 'ViT-B-32'"):
         sources_of(project, ["ViT-B-23:openai"], None)
+
+
+# SigLIP, tokenizers of Hugging Face, temperature and bias
+
+
+@pytest.fixture(scope="module")
+def words(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a small tokenizer of transformers."""
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    known = {word: number for number, word in enumerate(["<pad>", "<unk>", "</s>", "a", "red", "disc", "two", "dogs"])}
+    tokenizer = Tokenizer(models.WordLevel(known, unk_token="<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    folder = tmp_path_factory.mktemp("tokenizers") / "words"
+    special = {"pad_token": "<pad>", "unk_token": "<unk>", "eos_token": "</s>"}
+    make: Any = PreTrainedTokenizerFast
+    make(tokenizer_object=tokenizer, **special).save_pretrained(folder)
+    return folder
+
+
+@cache
+def register_small_vit() -> None:
+    """Give timm a ViT like SigLIP's, but small."""
+    import timm
+
+    @timm.models.register_model
+    def vit_small_test_siglip(pretrained: bool = False, **options: Any) -> nn.Module:
+        sizes = {"img_size": 32, "patch_size": 8, "embed_dim": 32, "depth": 2, "num_heads": 2, "class_token": False}
+        make: Any = timm.models.vision_transformer._create_vision_transformer
+        model: nn.Module = make("vit_small_test_siglip", pretrained, **sizes, **options)
+        return model
+
+
+def siglip_config(words: Path | str) -> dict[str, Any]:
+    """As open_clip's ViT-B-16-SigLIP, but small."""
+    register_small_vit()
+    vision = {"image_size": 32, "timm_model_name": "vit_small_test_siglip", "timm_pool": "map", "timm_proj": "none"}
+    text: dict[str, Any] = {
+        "context_length": 16,
+        "vocab_size": 8,
+        "width": 32,
+        "heads": 2,
+        "layers": 2,
+        "no_causal_mask": True,
+    }
+    text |= {"proj_bias": True, "pool_type": "last", "norm_kwargs": {"eps": 1e-6}, "hf_tokenizer_name": str(words)}
+    tower = {"vision_cfg": vision | {"timm_model_pretrained": False}, "text_cfg": text, "custom_text": True}
+    return {"embed_dim": 32, "init_logit_bias": -10, **tower, "preprocess_cfg": {"mean": [0.5] * 3, "std": [0.5] * 3}}
+
+
+TEXTS = ["a red disc", "two dogs"]
+
+
+def test_hugging_faces_siglip_has_the_same_features(tmp_path: Path, words: Path) -> None:
+    from transformers import AutoTokenizer, SiglipConfig, SiglipModel
+
+    common: dict[str, Any] = {"hidden_size": 32, "num_attention_heads": 2, "intermediate_size": 128}
+    common |= {"num_hidden_layers": 2} | {"hidden_act": "gelu"}
+    vision, text = {"image_size": 32, "patch_size": 8}, {"vocab_size": 8, "max_position_embeddings": 16}
+    theirs: Any = SiglipModel(SiglipConfig(vision_config=common | vision, text_config=common | text))
+    theirs.eval()
+    torch.nn.init.constant_(theirs.logit_scale, 2.0)
+    torch.nn.init.constant_(theirs.logit_bias, -7.0)
+    theirs.save_pretrained(tmp_path)
+    ours = build_towers(Model(name="s", config=siglip_config(words), weights=str(tmp_path))).eval()
+    assert (round(ours.learned.scale or 0, 4), ours.learned.bias) == (round(float(torch.tensor(2.0).exp()), 4), -7.0)
+    pixels, tokens = torch.rand(3, 3, 32, 32), ours.tokenize(TEXTS)
+    tokenizer = AutoTokenizer.from_pretrained(words)
+    assert tokens.tolist() == tokenizer(TEXTS, padding="max_length", max_length=16)["input_ids"]
+    with torch.no_grad():
+        image, texts = theirs.vision_model(pixels).pooler_output, theirs.text_model(tokens).pooler_output
+        assert torch.allclose(nn.functional.normalize(image, dim=-1), ours.encode_image(pixels), atol=1e-6)
+        assert torch.allclose(nn.functional.normalize(texts, dim=-1), ours.encode_text(tokens), atol=1e-6)
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps({"image_mean": [0.1, 0.5, 0.5]}))
+    with pytest.raises(ModelError, match=r"states image_mean \[0.1, 0.5, 0.5\], and the model has \[0.5, 0.5, 0.5\]"):
+        build_towers(Model(name="s", config=siglip_config(words), weights=str(tmp_path)), device="meta")
+
+
+def test_open_clips_siglip_folder_is_read_with_its_tokenizer_and_preprocessing(tmp_path: Path, words: Path) -> None:
+    config = siglip_config("timm/ViT-B-16-SigLIP")  # open_clip takes the tokenizer in the folder, not this one
+    preprocess = config.pop("preprocess_cfg")
+    folder = tmp_path / "model"
+    folder.mkdir()
+    for file in words.iterdir():
+        (folder / file.name).write_bytes(file.read_bytes())
+    stated = {"model_cfg": config, "preprocess_cfg": preprocess}
+    (folder / "open_clip_config.json").write_text(json.dumps(stated))
+    theirs, _, transform = open_clip.create_model_and_transforms(f"local-dir:{folder}", load_weights=False)
+    torch.save(theirs.state_dict(), folder / "open_clip_pytorch_model.bin")
+    tokens = open_clip.get_tokenizer(f"local-dir:{folder}")(TEXTS)
+    (source,) = sources_of(Project.at(tmp_path), [str(folder)], None).values()
+    ours = build_towers(Model(name="x", config=source.model.config, weights=str(folder))).eval()
+    assert torch.equal(ours.tokenize(TEXTS), tokens)
+    assert (ours.mean, repr(ours._transform)) == ((0.5,) * 3, repr(transform))
+    with torch.no_grad():
+        expected = nn.functional.normalize(theirs.eval().encode_text(tokens), dim=-1)
+        assert torch.allclose(ours.encode_text(tokens), expected, atol=1e-6)
+    spec = tmp_path / "x.toml"
+    taught = (
+        'teacher = { kind = "open_clip", model = "m", weights = "model", config = "model/open_clip_config.json" }\n'
+    )
+    spec.write_text('model = { config = "model/open_clip_config.json", weights = "model" }\n' + taught)
+    experiment = load_experiment(spec)
+    assert isinstance(experiment.teacher, OpenClipTeacher)
+    assert experiment.model.config == experiment.teacher.config == source.model.config
+    assert build_towers(experiment.model, device="meta").learned == (1.0, 0.0)  # it has both; meta knows no values
+
+
+def test_a_tokenizers_folder_is_known_by_its_content(tmp_path: Path, words: Path) -> None:
+    (tmp_path / "specs" / "mine").mkdir(parents=True)
+    for file in words.iterdir():
+        (tmp_path / "specs" / "mine" / file.name).write_bytes(file.read_bytes())
+    (tmp_path / "specs" / "m.json").write_text(json.dumps({**CONFIG, "text_cfg": {"hf_tokenizer_name": "mine"}}))
+    spec = tmp_path / "specs" / "x.toml"
+    ids = []
+    for stated in ('"m.json"', '{ embed_dim = 24, vision_cfg = {}, text_cfg = { hf_tokenizer_name = "./mine" } }'):
+        spec.write_text(f"model.config = {stated}\n")
+        experiment = load_experiment(spec)
+        assert (experiment.model.config or {})["text_cfg"]["hf_tokenizer_name"] == str(tmp_path / "specs" / "mine")
+        ids.append(identify(experiment, fingerprint="f", teacher=None).id)
+    moved = Model.model_validate({"config": {**CONFIG, "text_cfg": {"hf_tokenizer_name": str(words)}}})
+    same = identify(load_experiment(spec).model_copy(update={"model": moved}), fingerprint="f", teacher=None)
+    spec.write_text('model.config = "m.json"\n')
+    assert identify(load_experiment(spec), fingerprint="f", teacher=None).id == same.id == ids[0]
+    (tmp_path / "specs" / "mine" / "tokenizer.json").write_text("{}")
+    assert identify(load_experiment(spec), fingerprint="f", teacher=None).id != ids[0]
+    spec.write_text("model.config = { embed_dim = 24, text_cfg = { hf_tokenizer_name = './gone' } }\n")
+    with pytest.raises(SpecError, match=r"model.config.text_cfg.hf_tokenizer_name: there is no folder './gone'"):
+        load_experiment(spec)
+
+
+@pytest.mark.parametrize(("bias", "clamp"), [(None, None), (-3.5, 100.0), (-3.5, 10.0)])
+def test_temperature_and_bias_are_taken_where_asked_and_said(
+    tmp_path: Path, trained: Towers, capsys: pytest.CaptureFixture[str], bias: float | None, clamp: float | None
+) -> None:
+    state = trained.model.state_dict() | {"logit_scale": torch.tensor(3.0)}
+    torch.save(state | ({} if bias is None else {"logit_bias": torch.tensor([bias])}), tmp_path / "x.pt")
+    asked = Model(name="m", config=CONFIG, weights=str(tmp_path / "x.pt"), temperature="weights")
+    towers = build_towers(asked)
+    for spec in (Sigmoid(max_logit_scale=clamp), InfoNCE(max_logit_scale=clamp, logit_scale=5.0)):
+        objective = build_objective(spec)
+        Assembler(None, None, "", towers, World())._start_at_weights(objective)  # type: ignore[arg-type]
+        scale = min(float(torch.tensor(3.0).exp()), clamp or torch.inf)
+        assert objective.log_scale.exp().item() == pytest.approx(scale, rel=1e-6)
+        said = "".join(capsys.readouterr())
+        assert f"logit_scale {scale:.6g}" in said
+        assert ("clamped" in said) == (clamp == 10.0)
+        if isinstance(spec, Sigmoid):
+            assert objective.bias.item() == (-10.0 if bias is None else bias)  # type: ignore[operator]
+            assert ("hold no bias" in said, "logit_bias -3.5" in said) == (bias is None, bias is not None)
+        else:
+            assert ("bias is not used" in said) == (bias is not None)
+    plain = Model(name="m", config=CONFIG, weights=str(tmp_path / "x.pt"))
+    assert "temperature" not in plain.science()
+
+
+def test_a_temperature_that_is_not_there_is_refused(tmp_path: Path, trained: Towers) -> None:
+    torch.save({k: v for k, v in trained.model.state_dict().items() if k != "logit_scale"}, tmp_path / "x.pt")
+    asked = Model(name="m", config=CONFIG, weights=str(tmp_path / "x.pt"), temperature="weights")
+    with pytest.raises(ModelError, match=r"x.pt: hold no temperature \(logit_scale\); leave model.temperature"):
+        build_towers(asked, device="meta")
+    with pytest.raises(ValueError, match="needs weights"):
+        Model(temperature="weights")

@@ -12,11 +12,12 @@ from open_clip.loss import ClipLoss
 from torch import nn
 
 from harness.base.errors import TrainingError
-from harness.config.model import Train
+from harness.config.model import Model, Train
+from harness.models import build_towers
 from harness.node.attempt import AttemptRunner, load_request
 from harness.training import Schedule
 from harness.training.checkpoint import TrainingProgress
-from tests.node.small import experiment, planned, prepared
+from tests.node.small import CONFIG, experiment, planned, prepared
 from tests.node.test_resume import StopAfter
 
 
@@ -66,3 +67,14 @@ def test_schedules_in_closed_form() -> None:
     assert rates(schedule="linear", end_lr=0.2)[6] == pytest.approx(0.2 + 0.8 / 2)
     with pytest.raises(TrainingError, match=r"warm-up \(2 steps\) and cooldown \(9\) are longer than the training"):
         rates(schedule="constant", cooldown="9 steps")
+
+
+@pytest.mark.parametrize("asked", ["loss", "weights"])
+def test_temperature_starts_at_the_weights_where_asked(tmp_path: Path, asked: str) -> None:
+    small = build_towers(Model(name="small", config=CONFIG))
+    torch.save(small.model.state_dict() | {"logit_scale": torch.tensor(3.0)}, tmp_path / "x.pt")
+    model = {"name": "small", "config": CONFIG, "weights": str(tmp_path / "x.pt"), "temperature": asked}
+    one = experiment(model=model, loss={"kind": "infonce", "logit_scale": 5.0})
+    folder = prepared(tmp_path, planned(tmp_path, one)[1])
+    _, student = AttemptRunner(folder, load_request(folder), 1, StopAfter(1)).build()
+    assert student.objective.log_scale.item() == pytest.approx(math.log(5.0) if asked == "loss" else 3.0)

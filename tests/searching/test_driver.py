@@ -19,6 +19,7 @@ from harness.searching.page import as_html
 from harness.searching.report import doubts, render
 from harness.searching.session import SearchRequest
 from tests.damages import DAMAGES
+from tests.data.made import sample, write_tar
 from tests.searching.made import (
     LR,
     SHARE,
@@ -342,3 +343,36 @@ def test_ladder_climbs_from_checkpoints(at: Project) -> None:
     assert all(trial.reached == STEPS for trial in tried(one)[:probes])
     reached = sorted(trial.reached for trial in tried(one)[probes:])
     assert reached[0] == 1
+
+
+def test_what_is_left_out_of_the_data_is_said_recorded_and_reported(
+    at: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    samples = [(f"{n}", sample(n, caption=f"other {n}")) for n in range(40)]
+    write_tar(tmp_path / "a.tar", [*samples, ("x", {"txt": b"no image"})])
+    data = {"kind": "webdataset", "shards": str(tmp_path / "a.tar")}
+    base = search().experiment.model_dump() | {"data": data, "evaluation": {"sets": []}}
+    fields = {"experiment": base, "objectives": [{"metric": "train/loss", "goal": "minimise"}]}
+    space = {LR: {"kind": "choice", "of": [0.1, 0.2]}}
+    two = search(**fields, space=space | {"data.raw": {"kind": "choice", "of": ["txt", "json:caption"]}})
+    said: list[str] = []
+    monkeypatch.setattr(Driver, "carry_out", lambda self: iter(()))
+    request = SearchRequest(two, "made", at, "inline", where="search.toml")
+    assert not request.carry_out(on_note=said.append)
+    (line,) = said
+    assert line.endswith(": 40 of 41 samples are trained on; left out: 1 no image")
+    monkeypatch.undo()
+    one = driver(two, at)
+    assert one.census() == [line]
+    for raw in ("txt", "json:caption"):
+        one.configurations.runs({LR: 0.1, "data.raw": raw})
+    assert (one.note_data(), one.note_data()) == (True, False)
+    again = driver(two, at).census()  # a configuration's data is in the search's record
+    assert [sentence.partition(": ")[2] for sentence in again] == [
+        "40 of 41 samples are trained on; left out: 1 no image",
+        "40 of 41 samples are trained on; left out: 1 no image",
+    ]
+    assert all(sentence in text for text in (render(one), as_html(one)) for sentence in again)
+    one.folder.data.write_text("{")
+    with pytest.raises(StoreError, match=r"data.json: cannot be read; delete it"):
+        one.census()

@@ -9,7 +9,9 @@ import hashlib
 import json
 from array import array
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from json.encoder import encode_basestring_ascii
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,7 +21,7 @@ from numpy.typing import NDArray
 
 from harness.base.files import replacing
 from harness.base.sums import make_room, write_sums
-from harness.config.data import Pictures, Verify
+from harness.config.data import FileData, Pictures, Verify
 from harness.data.dataset import pictures
 from harness.data.dataset.pictures import TRAITS, BadImageError
 from harness.data.hashing import hash64
@@ -57,7 +59,19 @@ def build(
         DataError: from `candidates`.
         StoreError: `folder` cannot be written.
     """
-    builder = _Builder(sources, verify, options)
+    builder = IndexBuilder(sources, verify, options)
+    with writing(folder, builder) as writer:
+        builder.write(candidates, writer)
+    return finish(folder, builder)
+
+
+@contextmanager
+def writing(folder: Path, builder: IndexBuilder) -> Iterator[Any]:
+    """A writer of batches of rows, which become the index in `folder` once all are written.
+
+    Raises:
+        StoreError: `folder` cannot be written.
+    """
     for name in (INDEX, ROWS, DIGESTS):
         make_room(folder / name)
     with (
@@ -65,11 +79,11 @@ def build(
         pa.OSFile(str(aside), "wb") as sink,
         pa.ipc.new_file(sink, builder.schema) as writer,
     ):
-        for candidate in candidates:
-            builder.add(candidate)
-            if len(builder.rows) == ROWS_PER_BATCH:
-                writer.write_batch(builder.flush())
-        writer.write_batch(builder.flush())
+        yield writer
+
+
+def finish(folder: Path, builder: IndexBuilder) -> IndexSummary:
+    """Write what belongs to the index in `folder`, and return what it holds."""
     summary, kept, digests = builder.summary()
     for name, values in ((ROWS, kept), (DIGESTS, digests)):
         with replacing(folder / name) as aside, aside.open("wb") as stream:
@@ -96,7 +110,9 @@ class _Row(NamedTuple):
     pseudo: Mapping[str, tuple[str, ...]]
 
 
-class _Builder:
+class IndexBuilder:
+    """Takes candidates in, and counts what is left out."""
+
     def __init__(self, sources: Sequence[str], verify: Verify, options: Pictures) -> None:
         self.sources, self.verify, self.options = tuple(sources), verify, options
         self.rows: list[_Row] = []
@@ -109,7 +125,52 @@ class _Builder:
         self._skipped: Counter[str] = Counter()
         self._traits: Counter[str] = Counter()
         self._notes: dict[str, None] = {}
+        self._counted: Counter[str] = Counter()
+        """Notes with a count."""
+        self._has_global_keys = False
         self._suspects: dict[str, None] = {}
+
+    @classmethod
+    def of(cls, data: FileData) -> IndexBuilder:
+        """The builder of the index of `data`."""
+        return cls(sorted(data.pseudo), data.verify, data.pictures)
+
+    def write(self, candidates: Iterable[Candidate], writer: Any) -> None:
+        """Take all candidates in and write their rows; the last batch may be empty."""
+        for candidate in candidates:
+            self.add(candidate)
+            if len(self.rows) == ROWS_PER_BATCH:
+                writer.write_batch(self.flush())
+        writer.write_batch(self.flush())
+        self._keys = set()
+
+    def absorb(self, other: IndexBuilder) -> None:
+        """Take in what another builder counted in the files that follow. Its rows are written elsewhere."""
+        numbers = np.arange(_HAS + 1, dtype=np.uint8)
+        for number, fault in enumerate(other._faults):
+            numbers[number] = self._number(fault)
+        self._has += numbers[np.frombuffer(other._has, dtype=np.uint8)].tobytes()
+        self._hashes.extend(other._hashes)
+        self._digests += other._digests
+        self._has_global_keys |= other._has_global_keys
+        self._notes |= other._notes
+        for mine, theirs in (
+            (self._rejected, other._rejected),
+            (self._skipped, other._skipped),
+            (self._traits, other._traits),
+            (self._counted, other._counted),
+        ):
+            mine.update(theirs)
+        for location in other._suspects:
+            self._suspect(location)
+
+    def repeats_keys_across_files(self) -> bool:
+        """Whether keys that are unique within all of the data (see `RawSample.scope`) seem to repeat."""
+        return self._has_global_keys and len(np.unique(self._hash_array)) < len(self._hashes)
+
+    @property
+    def _hash_array(self) -> NDArray[np.uint64]:
+        return np.frombuffer(self._hashes, dtype=np.uint64) if self._hashes else np.empty(0, dtype=np.uint64)
 
     @property
     def schema(self) -> Any:
@@ -129,13 +190,18 @@ class _Builder:
                 self._reject(candidate)
             case Skipped(reason):
                 self._skipped[reason] += 1
-            case Note(text):
+            case Note(text, 0):
                 self._notes[text] = None
+            case Note(text, count):
+                self._counted[text] += count
 
     def _reject(self, outcome: Rejected) -> None:
         self._rejected[outcome.reason] += 1
+        self._suspect(outcome.location)
+
+    def _suspect(self, location: str) -> None:
         if len(self._suspects) < MAX_SUSPECTS:
-            self._suspects[outcome.location] = None
+            self._suspects[location] = None
 
     def flush(self) -> Any:
         """The rows since the last flush, as a batch of the index."""
@@ -166,14 +232,17 @@ class _Builder:
         fingerprint = hashlib.sha256(digests.tobytes())
         if stated := self.options.science():
             fingerprint.update(json.dumps(stated, sort_keys=True).encode())
-        hashes = np.frombuffer(self._hashes, dtype=np.uint64) if self._hashes else np.empty(0, dtype=np.uint64)
         summary = IndexSummary(
             fingerprint=fingerprint.hexdigest(),
             samples=len(kept),
             rejected=dict(sorted(rejected.items())),
             skipped=dict(sorted(self._skipped.items())),
-            notes=(*self._notes, *(f"{count:,} pictures {TRAITS[name]}" for name, count in self._traits.items())),
-            keys_repeat=len(np.unique(hashes)) < len(hashes),
+            notes=(
+                *self._notes,
+                *(f"{count:,} {text}" for text, count in self._counted.items()),
+                *(f"{count:,} pictures {TRAITS[name]}" for name, count in self._traits.items()),
+            ),
+            keys_repeat=len(np.unique(self._hash_array)) < len(self._hashes),
             sources=tuple(source for number, source in enumerate(self.sources, start=1) if present[number]),
             suspects=tuple(self._suspects),
         )
@@ -182,6 +251,7 @@ class _Builder:
     def _accept(self, candidate: RawSample) -> Rejected | None:
         if candidate.scope != self._scope:
             self._scope, self._keys = candidate.scope, set()
+        self._has_global_keys |= not candidate.scope
         if candidate.key in self._keys:
             return Rejected("duplicate key", candidate.location)
         try:
@@ -193,11 +263,13 @@ class _Builder:
             return Rejected(str(error), candidate.location)
         self._keys.add(candidate.key)
         self._hashes.append(hash64(key))
-        self._traits.update(look.traits)
-        captions = [candidate.pseudo[source] for source in self.sources]
-        content = json.dumps([candidate.key, candidate.raw, captions]).encode() + look.digest
+        if look.traits:
+            self._traits.update(look.traits)
+        captions = ", ".join(f"[{_listed(candidate.pseudo[source])}]" for source in self.sources)
+        content = f"[{_listed((candidate.key, candidate.raw))}, [{captions}]]".encode() + look.digest
         self._digests += hashlib.sha256(content).digest()[:16]
-        self._has += bytes([_HAS, *(self._state(candidate, source) for source in self.sources)])
+        self._has.append(_HAS)
+        self._has += bytes(self._state(candidate, source) for source in self.sources)
         place = (candidate.offset, candidate.size, look.width, look.height)
         self.rows.append(_Row((candidate.key, candidate.location, candidate.raw), place, candidate.pseudo))
         return None
@@ -206,10 +278,18 @@ class _Builder:
         """_HAS, or the number of the reason why the sample has no caption from `source`."""
         if candidate.pseudo[source]:
             return _HAS
-        fault = candidate.faults.get(source, self._faults[0])
+        return self._number(candidate.faults.get(source, self._faults[0]))
+
+    def _number(self, fault: str) -> int:
+        """The number of a reason; that of the first, once there are too many."""
         if fault not in self._faults and len(self._faults) < _HAS:
             self._faults.append(fault)
         return self._faults.index(fault) if fault in self._faults else 0
+
+
+def _listed(texts: Iterable[str]) -> str:
+    """`texts` as json.dumps writes them within a list."""
+    return ", ".join(map(encode_basestring_ascii, texts))
 
 
 def pseudo_column(source: str) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import zlib
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -121,6 +122,8 @@ def check(head: bytes, size: int, read: Callable[[int, int], bytes], verify: Ver
 def _seen(
     head: bytes, size: int, read: Callable[[int, int], bytes], options: Pictures
 ) -> tuple[int, int, tuple[str, ...]]:
+    if plain := _plain(head):
+        return *plain, ()
     try:
         return _opened(head, options)
     except BROKEN:
@@ -131,6 +134,82 @@ def _seen(
         raise BadImageError("image too large") from None
     except BROKEN:
         raise BadImageError("image unreadable") from None
+
+
+def _plain(head: bytes) -> tuple[int, int] | None:
+    """Width and height by the header of an ordinary JPEG or PNG, 8 bits, grey or RGB, without anything that changes how
+    it is decoded. None for all else, which Pillow opens; it takes twenty times as long."""
+    if head.startswith(b"\xff\xd8\xff"):
+        size = _plain_jpeg(head)
+    elif head.startswith(_PNG_START) and head[37:41] == b"IDAT":
+        size = _plain_png(head)
+    else:
+        return None
+    return size if size is not None and 0 < size[0] * size[1] <= MAX_PIXELS else None
+
+
+_PNG_START = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR"
+_JFIF, _QUANTISATION, _HUFFMAN, _SCAN = 0xE0, 0xDB, 0xC4, 0xDA
+_LAYERS = {1: 11, 3: 17}
+"""Length of the frame header of a grey picture and of one with three components."""
+_FRAMES = tuple(bytes([0xFF, marker, 0, length, 8]) for length in reversed(_LAYERS.values()) for marker in (0xC0, 0xC2))
+"""How frame headers of 8 bits begin, baseline and progressive; height and width follow."""
+
+
+_known: dict[bytes, bytes] = {}
+"""Of JPEG headers that are plain: by what stands before width and height, what follows. Files of one writer share them,
+and comparing is faster than parsing."""
+_MOST_KNOWN = 1000
+
+
+def _plain_jpeg(head: bytes) -> tuple[int, int] | None:
+    for frame in _FRAMES:
+        place = head.find(frame) + len(frame)
+        if place >= len(frame) and (rest := _known.get(head[:place])) and head.startswith(rest, place + 4):
+            return _size(head, place)
+    if (found := _parsed_jpeg(head)) is None:
+        return None
+    place, end = found
+    if len(_known) < _MOST_KNOWN:
+        _known[head[:place]] = head[place + 4 : end]
+    return _size(head, place)
+
+
+def _size(head: bytes, place: int) -> tuple[int, int]:
+    return head[place + 2] << 8 | head[place + 3], head[place] << 8 | head[place + 1]
+
+
+def _parsed_jpeg(head: bytes) -> tuple[int, int] | None:
+    """Where height and width of a plain JPEG stand, and where its header ends."""
+    size, at = None, 2
+    while at + 4 <= len(head) and head[at] == 0xFF:
+        marker, length = head[at + 1], head[at + 2] << 8 | head[at + 3]
+        begin, at = at + 4, at + 2 + length
+        if at > len(head) or length < 2:
+            return None
+        if marker == _SCAN:
+            return None if size is None else (size, at)
+        if marker == _QUANTISATION:
+            if (length - 2) % 65 or any(head[table] >> 4 for table in range(begin, at, 65)):
+                return None
+        elif head.startswith(_FRAMES, begin - 4):
+            if size or _LAYERS.get(head[begin + 5]) != length:
+                return None
+            size = begin + 1
+        elif marker == _JFIF:
+            if length < 16 or head[begin : begin + 5] != b"JFIF\0":
+                return None
+        elif marker != _HUFFMAN:
+            return None
+    return None
+
+
+def _plain_png(head: bytes) -> tuple[int, int] | None:
+    """Of a file whose pixels follow its first chunk."""
+    depth, colour, _, unknown = head[24:28]
+    if depth != 8 or colour not in (0, 2) or unknown or zlib.crc32(head[12:29]) != int.from_bytes(head[29:33]):
+        return None
+    return int.from_bytes(head[16:20]), int.from_bytes(head[20:24])
 
 
 def _opened(content: bytes, options: Pictures) -> tuple[int, int, tuple[str, ...]]:

@@ -176,7 +176,8 @@ class _Pass:
                 self._reject(candidate)
             case Skipped(reason):
                 self._found.skipped[reason] += 1
-            case Note(text):
+            case Note(said, count):
+                text = f"{count:,} {said}" if count else said
                 self._found.notes.append(text)
 
     def _sample(self, candidate: RawSample) -> None:

@@ -104,11 +104,13 @@ def _check_share(data: FileData, report: DataReport) -> None:
 
 def _build(data: FileData, files: FilesOf, folder: Path) -> dict[str, Any]:
     # Reading data needs numpy, Arrow and Pillow; asking for what is known does not.
-    from harness.data.dataset import index
+    from harness.data.dataset import index, index_parts
     from harness.data.sources.reading import Reading
 
     reading = Reading.begin(data, files, folder)
-    summary = index.build(folder, reading.candidates(), sorted(data.pseudo), data.verify, data.pictures)
+    summary = index_parts.build(folder, reading)
+    if summary is None:
+        summary = index.build(folder, reading.candidates(), sorted(data.pseudo), data.verify, data.pictures)
     if summary.samples == 0:
         fix = "check data.raw, data.pseudo and the files"
         raise DataError(_nothing(summary.rejected), where=data.location, fix=fix)

@@ -52,6 +52,14 @@ def expand(pattern: str, key: str = "data.shards", suffixes: tuple[str, ...] = (
     return list(files)
 
 
+def is_here(pattern: str | None) -> bool:
+    """Whether one file that `pattern` stands for, at least, is there."""
+    try:
+        return pattern is not None and bool(expand(pattern, suffixes=("",)))
+    except DataError:
+        return False
+
+
 def beside(pattern: str, suffixes: tuple[str, ...]) -> list[str]:
     """What the folders of `pattern` hold besides the files that it stands for, a sentence each."""
     notes = []

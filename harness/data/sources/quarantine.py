@@ -21,7 +21,7 @@ class Quarantine(NamedTuple):
 
     def reason(self, key: str, location: str) -> str | None:
         """Why a sample is left out; None where it is not."""
-        return self.samples.get((key, Path(location).name))
+        return self.samples.get((key, Path(location).name)) if self.samples else None
 
 
 NOTHING = Quarantine({}, {})

@@ -7,7 +7,7 @@ import json
 import math
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from harness.config.sources import Split
@@ -50,10 +50,11 @@ class Note(NamedTuple):
 
     text: str
     """A sentence."""
+    times: int = 0
+    """If not 0, it stands before the sentence, summed over all notes of one text."""
 
 
-@dataclass(frozen=True)
-class RawSample:
+class RawSample(NamedTuple):
     """A sample before its image is checked."""
 
     key: str
@@ -74,7 +75,7 @@ class RawSample:
     """Of the image file, where it has one."""
     scope: str = ""
     """Within what the key is unique: the shard, or all of the data."""
-    faults: Mapping[str, str] = field(default_factory=dict)
+    faults: Mapping[str, str] = MappingProxyType({})
     """Why a source that the sample has no caption of could not be read."""
 
 
@@ -95,6 +96,9 @@ def captions_in(value: Any) -> tuple[str, ...]:
         RejectedError: the value is something else.
     """
     match value:
+        case str() if value.isascii():
+            text = value.strip()
+            return (text,) if text and text.lower() not in _MISSING else ()
         case str():
             texts = [value]
         case list() if all(isinstance(text, str) or _is_nothing(text) for text in value):
@@ -141,6 +145,8 @@ def captions_in_cell(value: Any) -> tuple[str, ...]:
 
 def is_list(text: str) -> bool:
     """Whether a text looks like a list of texts."""
+    if "[" not in text and "(" not in text:
+        return False
     stripped = text.strip()
     return stripped[:1] in ("[", "(") and (
         _LIKE_A_LIST.fullmatch(stripped) is not None

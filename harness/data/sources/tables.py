@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from harness.base.files import open_plain
+from harness.base.files import open_plain, read_ends
 from harness.config.data import TableData
 from harness.config.sources import CaptionFile, SplitColumns
 from harness.data.sources.options import ReadOptions
@@ -25,7 +25,8 @@ from harness.data.sources.raw_samples import (
 )
 from harness.data.sources.rows import Row, TextForm, rows
 
-_HEAD = 4096
+_HEAD, _TAIL = 4096, 64
+"""Bytes at both ends of an image file that are read at once."""
 _FIX = "correct data.image, data.raw or data.pseudo"
 
 
@@ -43,14 +44,16 @@ def raw_samples(data: TableData, files: list[Path], options: ReadOptions) -> Ite
     merged: dict[str, list[Row]] = {}
     seen: Counter[str] = Counter()
     notes: list[str] = []
-    for number, file in enumerate(files):
-        with _Unpacked(options.unpack, number, file) as unpacked:
+    numbers = {file: number for number, file in enumerate(options.names)}
+    for file in files:
+        with _Unpacked(options.unpack, numbers[file], file) as unpacked:
             reader = _Reader(data, options, unpacked)
             form = TextForm(data.separator, data.quoting)
+            name, raw, repeats = options.names[file], data.raw, data.repeats
             for row_number, row in enumerate(rows(file, _columns(data), _FIX, form, notes)):
-                numbered = f"{options.names[file]}-{row_number:08d}"
-                lists += isinstance(cell := row[data.raw], str) and is_list(cell)
-                match data.repeats:
+                numbered = f"{name}-{row_number:08d}"
+                lists += isinstance(cell := row[raw], str) and is_list(cell)
+                match repeats:
                     case "first":
                         yield reader.candidate([row], numbered)
                     case "samples":
@@ -62,7 +65,7 @@ def raw_samples(data: TableData, files: list[Path], options: ReadOptions) -> Ite
             merged.clear()
     yield from map(Note, notes)
     if lists:
-        yield Note(f"{lists:,} raw captions are lists of captions; the first of each is the raw caption")
+        yield Note("raw captions are lists of captions; the first of each is the raw caption", lists)
 
 
 def _columns(data: TableData) -> list[str]:
@@ -111,8 +114,9 @@ class _Reader:
     """What the rows of one table are read with."""
 
     def __init__(self, data: TableData, options: ReadOptions, unpacked: _Unpacked) -> None:
-        self._data, self._folder, self._joins = data, options.root, options.joins
+        self._data, self._folder, self._joins = data, str(options.root), options.joins
         self._quarantine, self._unpacked = options.quarantine, unpacked
+        self._raw, self._image = (data.raw,), data.image
 
     def name(self, row: Row, numbered: str) -> str:
         """What rows of one image share."""
@@ -130,7 +134,7 @@ class _Reader:
         """
         location, key, row = "", None, rows[0]
         try:
-            content, path = _image_cell(row[self._data.image])
+            content, path = _image_cell(row[self._image])
             key = self._key(row, "" if content is not None else path, numbered)
             if seen is not None:
                 seen[key] += 1
@@ -138,7 +142,7 @@ class _Reader:
             location = path or numbered
             if self._quarantine.reason(key, "") is not None:
                 return Rejected("quarantined", location, key)
-            raw = one_caption(tuple(text for one in rows for text in captions_in_cell(one[self._data.raw])))
+            raw = one_caption(_cells(rows, self._raw))
             pseudo = {name: self._source(name, rows, key, raw) for name in self._data.pseudo}
             if content is None:
                 return self._by_path(key, path, raw, pseudo)
@@ -170,19 +174,21 @@ class _Reader:
                 return _cells(rows, source)
 
     def _by_path(self, key: str, path: str, raw: str, pseudo: dict[str, tuple[str, ...]]) -> RawSample:
-        file = self._folder / path
-
-        def read(start: int, stop: int) -> bytes:
-            with open_plain(file) as stream:
-                stream.seek(start)
-                return stream.read(stop - start)
-
+        file = os.path.join(self._folder, path)
         try:
-            size, head = file.stat().st_size, read(0, _HEAD)
+            size, head, tail = read_ends(file, _HEAD, _TAIL)
         except FileNotFoundError:
             raise RejectedError("image missing") from None
         except (OSError, ValueError):
             raise RejectedError("image unreadable") from None
+
+        def read(start: int, stop: int) -> bytes:
+            if tail and (start, stop) == (size - _TAIL, size):
+                return tail
+            with open_plain(file) as again:
+                again.seek(start)
+                return again.read(stop - start)
+
         return RawSample(key, path, 0, size, head, read, raw, pseudo)
 
 
@@ -204,4 +210,6 @@ def _image_cell(cell: Any) -> tuple[bytes | None, str]:
 
 
 def _cells(rows: list[Row], columns: tuple[str, ...]) -> tuple[str, ...]:
+    if len(rows) == len(columns) == 1:
+        return captions_in_cell(rows[0][columns[0]])
     return tuple(text for row in rows for column in columns for text in captions_in_cell(row[column]))
