@@ -41,7 +41,7 @@ MINING = '[mining]\nkind = "threshold"\n'
         ),
         (
             '[loss]\nkind = "filip"\n[model]\nname = "RN50"',
-            "loss: filip compares tokens, and the model's towers give pooled features only; take a vision transformer",
+            "loss: filip compares tokens, but the model's towers give pooled features only; take a vision transformer",
         ),
         ('[loss]\nkind = "infonce"\nmax_logit_scale = "none"', "loss.max_logit_scale: "),
     ],
