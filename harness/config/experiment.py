@@ -47,7 +47,7 @@ Teacher = Annotated[ExperimentTeacher | OpenClipTeacher, Field(discriminator="ki
 
 def unknown_teacher(teacher: Never) -> SpecError:
     """The error of a teacher of a kind that no code builds or identifies."""
-    what = f"no code knows teacher.kind = {teacher.kind!r}; there is code for experiment, open_clip"
+    what = f"no code implements teacher.kind = {teacher.kind!r}; there is code for experiment, open_clip"
     return SpecError(what, where="teacher", fix="take one of these")
 
 

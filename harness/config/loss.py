@@ -445,6 +445,6 @@ def check_loss(
         what = f"{loss.label} compares tokens, but the model's towers give pooled features only"
         raise SpecError(what, where="loss", fix="take a vision transformer, such as tiny-vit or ViT-B-16")
     if mined and not loss.takes_mining:
-        fix = "take the mining out, or take multi_positive_sigmoid, soft_target_infonce or supcon_out"
-        raise SpecError(f"{loss.label} has no place for mined positives", where="loss", fix=fix)
+        fix = "remove the mining, or use multi_positive_sigmoid, soft_target_infonce or supcon_out"
+        raise SpecError(f"{loss.label} does not use mined positives", where="loss", fix=fix)
     loss.check_captions(captions_per_image)

@@ -163,9 +163,7 @@ def _model_of(file: Path, model: str | None) -> Model:
         raise SpecError("a folder without open_clip_config.json does not name its model", where=str(file), fix=fix)
     content = read_json(config)
     if not isinstance(content, dict):
-        raise SpecError(
-            "is no table of an architecture", where=str(config), fix="compare with open_clip's model_configs"
-        )
+        raise SpecError("is not a model configuration", where=str(config), fix="compare with open_clip's model_configs")
     return Model(name=config.stem, config=content.get("model_cfg", content))
 
 
