@@ -177,7 +177,7 @@ class MadeUpTeacher(Spec):
     kind: Literal["made_up"] = "made_up"
 
 
-REFUSED = r"no code (carries out|reads|knows) [a-z.]+ = 'made_up'"
+REFUSED = r"no code (implements|reads) [a-z.]+ = 'made_up'"
 
 
 @pytest.mark.parametrize(
