@@ -70,7 +70,9 @@ def test_shards_and_restarts_end_in_the_same_files_and_make_a_source(
     assert caption(pieces, Echo(), (1, 2), quiet)[0] == 5
     source = {"path": str(pieces.path), "raw": "raw"}
     data = WebdatasetData.model_validate({"shards": str(tmp_path / "shards"), "pseudo": {"echo": source}})
-    with pytest.raises(DataError, match=r"2 of 4 parts of the captions are missing; resume with `harness data caption`"):
+    with pytest.raises(
+        DataError, match=r"2 of 4 parts of the captions are missing; resume with `harness data caption`"
+    ):
         inspect_data(data, tmp_path / "cache")
     again = Echo()
     assert caption(folder(tmp_path, "pieces"), again, (0, 1), quiet)[0] == 6
