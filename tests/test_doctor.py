@@ -195,7 +195,7 @@ def test_the_store_is_tried_and_nothing_stays(tmp_path: Path, monkeypatch: pytes
 
 def test_tracking_is_tried_and_never_more_than_a_warning(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert tracking(None).level == "ok"
-    assert "made when needed" in tracking(f"sqlite:///{tmp_path}/mlflow.db").message
+    assert "created when needed" in tracking(f"sqlite:///{tmp_path}/mlflow.db").message
     (tmp_path / "bad.db").write_text("no database" * 100)
     damaged = tracking(f"sqlite:///{tmp_path}/bad.db")
     assert damaged.level == "warning"

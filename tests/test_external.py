@@ -81,14 +81,14 @@ def test_two_checkpoints_under_one_name(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "text", "sentence"),
     [
-        ("a.json", "{}", "is no table of results"),
-        ("a.json", "not json", "is no table of results"),
-        ("a.json", "[]", "is no table of results"),
+        ("a.json", "{}", "is not a table of results"),
+        ("a.json", "not json", "is not a table of results"),
+        ("a.json", "[]", "is not a table of results"),
         ("a.csv", "dataset,task\n", "holds no numbers"),
         ("a.txt", "", '".txt" files are not known'),
         ("a.toml", '[rows.a]\n"x/acc1" = 1', "source"),
-        ("a.toml", 'source = "s"\n[rows.a]\nacc1 = 1', "is no set/metric"),
-        ("a.toml", 'source = "s"\nunit = "share"\n[rows.a]\n"x/acc1" = 32.9', "is no share"),
+        ("a.toml", 'source = "s"\n[rows.a]\nacc1 = 1', "is not a set/metric"),
+        ("a.toml", 'source = "s"\nunit = "share"\n[rows.a]\n"x/acc1" = 32.9', "is not a share"),
         ("a.toml", 'source = "s"\n[protocol]\ntemplate = "80"\n[rows.a]\n"x/acc1" = 32.9', "says template"),
     ],
 )

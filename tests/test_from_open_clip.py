@@ -49,7 +49,7 @@ def test_a_csv_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert left_out == (
         "--report-to wandb: has no counterpart",
         "--val-data v.csv: has no counterpart",
-        "--workers 8: is no part of an experiment",
+        "--workers 8: is not part of an experiment",
     )
     assert "# --val-data v.csv: has no counterpart" in (tmp_path / "out.toml").read_text()
 
@@ -95,7 +95,7 @@ def test_params_txt_says_the_same_as_its_command_line(tmp_path: Path, monkeypatc
 @pytest.mark.parametrize(
     ("flags", "what"),
     [
-        ("--train-data a.csv --no-such-flag 3", r"does not take it \(unrecognized arguments: --no-such-flag 3\)"),
+        ("--train-data a.csv --no-such-flag 3", r"does not accept it \(unrecognized arguments: --no-such-flag 3\)"),
         ("--train-data a.csv --epochs x", "invalid int value: 'x'"),
         ("--model ViT-B-32", "--train-data: names no training data"),
         ("--train-data a.csv --precision fp16", "--precision: 'fp16' is not here; take one of amp"),

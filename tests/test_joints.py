@@ -177,7 +177,7 @@ class MadeUpTeacher(Spec):
     kind: Literal["made_up"] = "made_up"
 
 
-REFUSED = r"no code (carries out|reads|knows) [a-z.]+ = 'made_up'"
+REFUSED = r"no code (implements|reads) [a-z.]+ = 'made_up'"
 
 
 @pytest.mark.parametrize(
@@ -189,7 +189,7 @@ REFUSED = r"no code (carries out|reads|knows) [a-z.]+ = 'made_up'"
     ],
 )
 def test_an_unknown_kind_never_trains(tmp_path: Path, section: str, made_up: Spec | None, known: str) -> None:
-    """A run whose union has taken a kind in that no code carries out ends before its first step."""
+    """A run whose union has taken a kind in that no code implements ends before its first step."""
     made, _, _ = attempt(tmp_path, small(train=train(1)))
     one = made.request.experiment
     part = made_up or one.train.model_copy(update={"batches": MadeUpBatches()})

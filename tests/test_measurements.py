@@ -240,7 +240,7 @@ def test_a_set_that_is_not_here_is_said_and_not_guessed(tmp_path: Path, monkeypa
     measured = at.told(plan)["measured"]
     shutil.move(tmp_path / "e1", tmp_path / "elsewhere")
     (run,) = collect(plan, at.project.store).runs
-    assert run.doubts == ("mine is not on this machine: its contents are taken for those that were measured",)
+    assert run.doubts == ("mine is not on this machine: its contents are assumed to be those that were measured",)
     assert {name: one for name, one in run.measured.items() if name in measured} == measured
     assert "mine is not on this machine" in render(collect(plan, at.project.store), "md")
     shutil.move(tmp_path / "e2", tmp_path / "elsewhere2")
@@ -250,7 +250,7 @@ def test_a_set_that_is_not_here_is_said_and_not_guessed(tmp_path: Path, monkeypa
     at.carry_out(plan)  # other contents at the same path
     shutil.rmtree(tmp_path / "e1")
     (run,) = collect(plan, at.project.store).runs
-    assert run.doubts == ("mine is not on this machine, and the record has it with several contents",)
+    assert run.doubts == ("mine is not on this machine, and the record has measurements of several versions of it",)
     assert not run.measured.keys() & measured.keys()
 
 

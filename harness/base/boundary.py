@@ -58,7 +58,7 @@ def as_sentence(
         case RecursionError():
             return kind("is nested too deeply", where=where, fix="write it with fewer levels")
         case MemoryError():
-            return kind("needs more memory than there is", where=where, fix="make it smaller")
+            return kind("needs more memory than is available", where=where, fix="make it smaller")
         case UnicodeError():
             what = f"holds text that is not valid Unicode ({error})"
             return kind(what, where=where, fix="correct that character")

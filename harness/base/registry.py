@@ -60,7 +60,7 @@ def unknown_kind(spec: Any, part: str, known: Iterable[type[Any]]) -> SpecError:
     """The error of a spec whose kind no code carries out; `known` are the spec classes that some code does."""
     names = sorted(_kind(one) for one in known)
     return SpecError(
-        f"no code carries out {part}.kind = {_kind(type(spec))!r}; there is code for {', '.join(names) or 'none'}",
+        f"no code implements {part}.kind = {_kind(type(spec))!r}; there is code for {', '.join(names) or 'none'}",
         where=part,
         fix="register a builder for it (CONTRIBUTING.md), or take one of these",
     )

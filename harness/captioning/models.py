@@ -34,7 +34,7 @@ def load_captioner(settings: ImageCaptioner, device: torch.device) -> CaptionMod
     """The model of `settings` on `device`.
 
     Raises:
-        ModelError: it is not on this machine, is no image-to-text model, or needs code of its own.
+        ModelError: it is not on this machine, is not an image-to-text model, or needs code of its own.
     """
     try:
         import open_clip
@@ -110,7 +110,7 @@ def _from_transformers(settings: ImageCaptioner) -> tuple[Any, Any, Any]:
                 tokenizer = processor.tokenizer
             else:
                 fix = "name one that transformers lists under image-text-to-text"
-                raise ModelError(f"{config.model_type} is no image-to-text model", where=where, fix=fix)
+                raise ModelError(f"{config.model_type} is not an image-to-text model", where=where, fix=fix)
             dtype = _DTYPES[settings.precision]
             model = kind.from_pretrained(name, dtype=dtype, weights_only=True, local_files_only=True)
     except (OSError, ValueError, KeyError, ImportError, RuntimeError) as error:

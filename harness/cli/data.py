@@ -57,7 +57,7 @@ Device = Annotated[str | None, typer.Option(help="Default: a GPU if there is one
 
 @data_app.command()
 def fetch(spec: Spec, set_: Set) -> None:
-    """Copy what the spec names by URL to this machine; run again to go on."""
+    """Copy what the spec names by URL to this machine. Run again to resume."""
     from harness.data.sources.files import caption_files
     from harness.data.sources.remote import fetch as copy
     from harness.data.sources.remote import is_url

@@ -128,7 +128,7 @@ def note_claims(planned: Plan, store: Store) -> None:
     try:
         claims.note_claims(planned, store)
     except StoreError as error:
-        print(f"harness: it is not noted when the claims were planned: {error}", file=sys.stderr)
+        print(f"harness: the time at which the claims were planned is not recorded: {error}", file=sys.stderr)
 
 
 def say_census(planned: Plan) -> None:

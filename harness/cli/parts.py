@@ -17,7 +17,7 @@ def new(
     part: Annotated[Literal["loss", "mining"], typer.Argument(help="What to write.", show_default=False)],
     file: Annotated[Path, typer.Argument(metavar="FILE", help="The Python file to write.", show_default=False)],
 ) -> None:
-    """Write a commented Python file with a part that works, to start from."""
+    """Write a Python file with a working, commented part to start from."""
     from harness.base.errors import SpecError
     from harness.base.files import create_text
     from harness.base.version import PACKAGE
@@ -41,7 +41,7 @@ def check(
     ],
     name: Annotated[str | None, typer.Option("--name", help="Check this class only.", show_default=False)] = None,
 ) -> None:
-    """Check that a part does what training relies on: exit status 0 if every check passes."""
+    """Check that a part meets what training requires: exit status 0 if every check passes."""
     from harness.node.check_part import check_file
 
     wrong = False

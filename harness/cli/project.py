@@ -43,7 +43,7 @@ def examples(
     name: Annotated[str | None, typer.Argument(help="The file to copy.", show_default=False)] = None,
     folder: Annotated[Path, typer.Argument(metavar="[DIR]", help="Default: here.", show_default=False)] = Path("."),
 ) -> None:
-    """List the shipped ablations, searches, experiments and profiles; with NAME, copy one and all that it needs."""
+    """List the shipped ablations, searches, experiments and profiles; with NAME, copy one with everything it needs."""
     from harness.planning import shipped
 
     if name is None:

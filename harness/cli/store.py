@@ -15,7 +15,7 @@ store_app = typer.Typer()
 
 @store_app.command()
 def runs() -> None:
-    """List every ablation and search that the store has carried out: question, runs, verdicts, cost."""
+    """List every ablation and search of the store: question, runs, verdicts, cost."""
     from harness import api
     from harness.base.errors import HarnessError
     from harness.cli.output import plural, seconds, table
@@ -54,7 +54,7 @@ def prune(
 ) -> None:
     """List runs that no ablation or search of the store refers to; delete them with --yes.
 
-    A run is kept if a spec that the store has carried out, or one of the given specs, contains it as it is now.
+    A run is kept if a spec that was run with this store, or a given spec, contains it in its present form.
     """
     from harness import api
     from harness.cli.output import plural, table
@@ -94,7 +94,7 @@ def _referred(keep: Sequence[Path]) -> set[str]:
                 found |= set(one.runs)  # a search that has begun nothing
             except HarnessError as error:
                 found |= set(one.runs)
-                print(f"warning: {error}; its runs are kept as they were last carried out", file=sys.stderr)
+                print(f"warning: {error}; its runs are kept as they were last run", file=sys.stderr)
     return found
 
 

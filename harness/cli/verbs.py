@@ -328,7 +328,7 @@ def cancel(
         bool, typer.Option("--vanished", help="Only cancel jobs of runs that the spec no longer contains.")
     ] = False,
 ) -> None:
-    """Ask the running runs of a spec, or one run, to write a checkpoint and stop; cancel pending jobs."""
+    """Stop a spec's running runs, or one run, after a checkpoint, and cancel pending jobs."""
     from harness import api
     from harness.cli import run as shown
     from harness.config.load import is_search
@@ -371,14 +371,14 @@ def import_(
     _source: Annotated[Literal["open_clip"], typer.Argument(metavar="open_clip", show_default=False)],
     arguments: Annotated[
         list[str],
-        typer.Argument(metavar="-- FLAGS | params.txt", help="Of open_clip_train.", show_default=False),
+        typer.Argument(metavar="-- FLAGS | params.txt", help="Its flags or params.txt.", show_default=False),
     ],
     out: Annotated[Path, typer.Option("--out", metavar="FILE", help="A new file.")] = Path("open_clip.toml"),
     gpus: Annotated[
         int | None, typer.Option("--gpus", min=1, help="Processes, which multiply --batch-size.", show_default=False)
     ] = None,
 ) -> None:
-    """Write the experiment of an open_clip_train command line or params.txt; name what has no counterpart."""
+    """Write the experiment of an open_clip_train command line or params.txt; list what has no counterpart."""
     from harness.planning.from_open_clip import write_experiment
 
     for sentence in write_experiment(arguments, out, gpus):
@@ -558,7 +558,7 @@ def sync(
     spec: Spec,
     set_: Set,
     again: Annotated[
-        bool, typer.Option("--again", help="Import everything anew, whatever MLflow has already.")
+        bool, typer.Option("--again", help="Import everything again, even what MLflow already has.")
     ] = False,
 ) -> None:
     """Import the records of a spec's runs into MLflow. Importing again changes nothing. Exit status 1: damage."""
@@ -603,7 +603,7 @@ def references(
 @app.command()
 def ui(
     spec: Annotated[
-        Path | None, typer.Argument(metavar="SPEC", help="Begin with its arms.", show_default=False)
+        Path | None, typer.Argument(metavar="SPEC", help="Open the page of its arms.", show_default=False)
     ] = None,
     port: Annotated[int, typer.Option(help="Port on this machine.")] = 5000,
 ) -> None:
@@ -636,7 +636,7 @@ def doctor(as_json: Json = False) -> None:
 def schema(
     out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Folder for the files.")] = Path("schemas"),
 ) -> None:
-    """Write JSON Schemas: of the files, with which editors complete and check, and of what --json prints."""
+    """Write JSON Schemas of the spec files, for editors, and of the output of --json."""
     from harness.base.files import write_json
     from harness.docs.outputs import output_schema
     from harness.docs.schema import schemas

@@ -1,4 +1,4 @@
-"""What is done to training images; none of it is done to the teacher's or to evaluation images."""
+"""Augmentation of training images. Images of the teacher and of evaluations are not augmented."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from harness.config.base import Spec
 
 
 class AugmentSpec(Spec):
-    """What every augmentation states; the class variable has no default."""
+    """Base of every augmentation. Its class variable has no default."""
 
     is_random: ClassVar[bool]
     """An image looks different in each epoch, so its pixels cannot be kept."""
@@ -29,9 +29,9 @@ class CropAugment(AugmentSpec):
     kind: Literal["crop"] = "crop"
     is_random: ClassVar[bool] = True
     min_scale: float = Field(0.5, gt=0, le=1)
-    """Least share of the image's area that a crop covers."""
+    """Smallest share of the image's area that a crop covers."""
     max_scale: float = Field(1.0, gt=0, le=1)
-    """Greatest share of the image's area that a crop covers."""
+    """Largest share of the image's area that a crop covers."""
     flip: float = Field(0.5, ge=0, le=1)
     """Probability of a horizontal flip."""
 
@@ -45,8 +45,8 @@ class CropAugment(AugmentSpec):
 class FFFAugment(CropAugment):
     """FFF's recipe: random resized crop, flip, colour jitter (.4, .4, .4, .1) and Gaussian blur 0.1-2.0.
 
-    The paper names the parts and their ranges but no probabilities; the defaults are those of SLIP and MoCo v3, from
-    which the recipe comes.
+    The paper gives the parts and their ranges but no probabilities. The defaults are those of SLIP and MoCo v3, the
+    source of the recipe.
     """
 
     kind: Literal["fff"] = "fff"  # type: ignore[assignment]
@@ -64,9 +64,9 @@ class FFFAugment(CropAugment):
     blur: float = Field(0.5, ge=0, le=1)
     """Probability of a Gaussian blur."""
     min_sigma: float = Field(0.1, gt=0, le=10)
-    """Least standard deviation of the blur in pixels."""
+    """Smallest standard deviation of the blur in pixels."""
     max_sigma: float = Field(2.0, gt=0, le=10)
-    """Greatest standard deviation of the blur in pixels."""
+    """Largest standard deviation of the blur in pixels."""
 
 
 Augment = Annotated[NoAugment | CropAugment | FFFAugment, Field(discriminator="kind")]

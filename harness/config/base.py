@@ -27,7 +27,7 @@ class Spec(BaseModel):
 
     @classmethod
     def __pydantic_init_subclass__(cls, **kwargs: Any) -> None:
-        """Refuse a kind that leaves open what its base declares without a value, such as `needs_teacher`.
+        """Refuse a kind without a value for a class variable that its base declares, such as `needs_teacher`.
 
         Raises:
             TypeError: a class variable has no value.
@@ -43,7 +43,7 @@ class Spec(BaseModel):
 
     @classmethod
     def kind_name(cls) -> str:
-        """What `kind` says in specs of this class, one of several kinds."""
+        """Value of `kind` in specs of this class."""
         return str(cls.model_fields["kind"].default)
 
     def irrelevant(self) -> frozenset[str]:
@@ -51,7 +51,7 @@ class Spec(BaseModel):
         return frozenset()
 
     def idle(self) -> frozenset[str]:
-        """Names of fields that cannot be what tells this spec from another one: they have no effect here."""
+        """Names of fields that cannot distinguish this spec from another one, because they have no effect here."""
         return self.irrelevant()
 
     def science(self, *, defaults: bool = False) -> dict[str, Any]:

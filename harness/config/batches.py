@@ -10,16 +10,16 @@ from harness.config.base import Spec
 
 
 class BatchesSpec(Spec):
-    """What every way of making batches states; the class variable has no default."""
+    """Base of every kind of batches. Its class variable has no default."""
 
     needs_teacher: ClassVar[bool]
     """It reads the frozen teacher's features."""
 
     def check(self, global_batch_size: int) -> None:
-        """That batches of this size can be made.
+        """Check that batches of this size are possible.
 
         Raises:
-            ValueError: they can't.
+            ValueError: they are not.
         """
 
 
@@ -31,17 +31,18 @@ class RandomBatches(BatchesSpec):
 
 
 class GroupedBatches(BatchesSpec):
-    """GRIT-VLP's grouped mini-batches: similar pairs share a batch, so its negatives are hard (and often false).
+    """GRIT-VLP's grouped mini-batches: similar pairs share a batch, so negatives are hard (and often false).
 
-    An epoch's random order is cut into search spaces; a greedy walk through each, from an image to the nearest
-    caption not yet taken and on to the image nearest to that caption's, puts similar samples side by side; the
-    batches cut from it are shuffled. Similarities are the teacher's, not the previous epoch's student's as in GRIT-VLP.
+    An epoch's random order is split into search spaces. A greedy walk through each goes from an image to the nearest
+    unused caption, and from that sample's caption to the nearest image, so that similar samples are neighbours. The
+    walk is split into batches, which are shuffled. Similarities are the teacher's; GRIT-VLP uses those of the student
+    in the previous epoch.
     """
 
     kind: Literal["grouped"] = "grouped"
     needs_teacher: ClassVar[bool] = True
     search_space: int = Field(default=4800, ge=2)
-    """Samples among which similar ones are sought; a multiple of the global batch size. Larger makes harder batches."""
+    """Samples in a search space: a multiple of the global batch size. Larger spaces give harder batches."""
 
     def check(self, global_batch_size: int) -> None:
         """The search space holds whole batches."""

@@ -1,4 +1,4 @@
-"""What is trained on: the embedded worlds, one's own webdataset shards, or a table of image paths."""
+"""Training data: the embedded worlds, your own webdataset shards, or a table of image paths."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from harness.config.sources import PLACE, ColumnSource, PlaceSource
 Share = Annotated[float, Field(ge=0, le=1)]
 
 PATH_FIELDS = ("shards", "path", "image_root", "quarantine")
-"""Fields that hold a path; where data lies is no part of a run's identity, its content is."""
+"""Fields that hold a path. The data's content is part of a run's identity, its location is not."""
 READING_FIELDS = ("split", "separator", "quoting", "repeats")
 """Fields that decide which samples are read, and so the content, which identifies the data."""
 LATER_FIELDS = frozenset((*READING_FIELDS, "least_share", "pictures"))
@@ -24,7 +24,7 @@ LATER_FIELDS = frozenset((*READING_FIELDS, "least_share", "pictures"))
 
 
 class RawCaptions(Spec):
-    """How bad the captions that come with the pictures are, as alt-texts of the web are."""
+    """Faults of the captions that come with the pictures, modelled on alt-texts of the web."""
 
     generic: Share = 0.3
     """Share of pictures whose caption says nothing about them ("stock photo")."""
@@ -43,27 +43,27 @@ class RawCaptions(Spec):
 
 
 class Captioner(Spec):
-    """A simulated captioner: it looks at the true attributes, leaves some out and gets some wrong."""
+    """A simulated captioner: it reads the true attributes, leaves some out and gets some wrong."""
 
     captions: int = Field(5, ge=1, le=20)
     """Pseudo-captions for each picture."""
     attribute_probability: Share = 0.6
-    """Probability that an attribute other than the main one is told; the main one always is."""
+    """Probability of naming an attribute other than the main one, which is always named."""
     error_rate: Share = 0.08
-    """Probability, for each attribute told, that it is wrong."""
+    """Probability that a named attribute is wrong."""
 
 
 class VerboseCaptioner(Captioner):
-    """A simulated captioner that tells more and errs more."""
+    """A simulated captioner that names more attributes and makes more errors."""
 
     attribute_probability: Share = 0.8
-    """Probability that an attribute other than the main one is told; the main one always is."""
+    """Probability of naming an attribute other than the main one, which is always named."""
     error_rate: Share = 0.16
-    """Probability, for each attribute told, that it is wrong."""
+    """Probability that a named attribute is wrong."""
 
 
 class DataSpec(Spec):
-    """What every kind of data states. It is an `EmbeddedWorld` or a `FileSpec`."""
+    """Base of every kind of data, which is an `EmbeddedWorld` or a `FileSpec`."""
 
     evaluation_sets: ClassVar[tuple[str, ...]]
     """Names of the evaluation sets that come with it."""
@@ -82,7 +82,7 @@ class EmbeddedWorld(DataSpec):
 
 
 class ShapesData(EmbeddedWorld):
-    """The embedded world: one object a picture, whose shape, colour, background and size are known."""
+    """The embedded world: pictures of one object each, with known shape, colour, background and size."""
 
     kind: Literal["shapes"] = "shapes"
     evaluation_sets: ClassVar[tuple[str, ...]] = ("shapes", "shapes_retrieval")
@@ -95,62 +95,62 @@ class ShapesData(EmbeddedWorld):
     seed: int = Field(0, ge=0, lt=2**32)
     """Seed of the world. It is part of the data, unlike the seed of a run."""
     shapes: int = Field(6, ge=2, le=8)
-    """How many shapes there are: circle, square, triangle, star, cross, ring, diamond, moon."""
+    """Number of shapes, in this order: circle, square, triangle, star, cross, ring, diamond, moon."""
     colours: int = Field(6, ge=2, le=8)
-    """How many colours there are: red, green, blue, yellow, purple, orange, pink, brown."""
+    """Number of colours, in this order: red, green, blue, yellow, purple, orange, pink, brown."""
     backgrounds: int = Field(4, ge=1, le=6)
-    """How many backgrounds there are: white, black, striped, grey, checkered, dotted."""
+    """Number of backgrounds, in this order: white, black, striped, grey, checkered, dotted."""
     sizes: int = Field(2, ge=1, le=3)
-    """How many sizes there are: large, small, tiny."""
+    """Number of sizes, in this order: large, small, tiny."""
     skew: float = Field(0.8, ge=0, le=4)
-    """Shapes and colours are drawn with weight 1 / (rank + 2)^skew, so that every batch has near-duplicates;
+    """Skew of the shapes and colours, drawn with weight 1 / (rank + 2)^skew: every batch then has near-duplicates.
     0 draws them evenly."""
     pixel_noise: float = Field(12.0, ge=0, le=100)
     """Standard deviation of the noise on each pixel, in grey levels of 255."""
     synonyms: Share = 0.15
-    """Probability that a word of a caption is replaced by a synonym ("large" by "big")."""
+    """Probability of replacing a word of a caption by a synonym ("large" by "big")."""
     raw: RawCaptions = RawCaptions()
-    """Faults of the raw captions; the full ones name shape and colour."""
+    """Faults of the raw captions. Full captions name shape and colour."""
     captioner: Captioner = Captioner()
-    """The pseudo-caption source `captioner`; it always tells the shape."""
+    """The pseudo-caption source `captioner`, which always names the shape."""
     captioner_b: VerboseCaptioner = VerboseCaptioner()
-    """The pseudo-caption source `captioner_b`: tells more and errs more."""
+    """The pseudo-caption source `captioner_b`, which names more attributes and makes more errors."""
 
     def caption_sources(self) -> Mapping[str, int | None]:
         """Both simulated captioners, with their captions per picture."""
         return {"captioner": self.captioner.captions, "captioner_b": self.captioner_b.captions}
 
     def size(self) -> int:
-        """As its field says."""
+        """`train_samples`."""
         return self.train_samples
 
 
 class DigitsData(EmbeddedWorld):
-    """scikit-learn's 1,797 handwritten digits with declared noisy captions: most of a batch are false negatives."""
+    """scikit-learn's 1,797 handwritten digits with simulated noisy captions; most negatives are false."""
 
     kind: Literal["digits"] = "digits"
     evaluation_sets: ClassVar[tuple[str, ...]] = ("digits",)
     test_samples: int = Field(500, ge=10, le=1000)
-    """Pictures kept for the evaluation set `digits`, evenly over the ten classes; the others are trained on."""
+    """Pictures of the evaluation set `digits`, drawn evenly over the ten classes. The others are for training."""
     image_size: int = Field(32, ge=8, le=512)
-    """Side in pixels that the 8 x 8 originals are enlarged to."""
+    """Side in pixels to which the 8 x 8 originals are enlarged."""
     seed: int = Field(0, ge=0, lt=2**32)
     """Seed of the split and the captions. It is part of the data, unlike the seed of a run."""
     synonyms: Share = 0.15
-    """Probability that a word of a caption is replaced by a synonym ("seven" by "7")."""
+    """Probability of replacing a word of a caption by a synonym ("seven" by "7")."""
     raw: RawCaptions = RawCaptions()
-    """Faults of the raw captions; the full ones name digit and parity."""
+    """Faults of the raw captions. Full captions name digit and parity."""
     captioner: Captioner = Captioner()
-    """The pseudo-caption source `captioner`; it always tells the digit, and at times whether it is odd or even."""
+    """The pseudo-caption source `captioner`, which always names the digit, and sometimes whether it is odd or even."""
     captioner_b: VerboseCaptioner = VerboseCaptioner()
-    """The pseudo-caption source `captioner_b`: tells more and errs more."""
+    """The pseudo-caption source `captioner_b`, which names more attributes and makes more errors."""
 
     def caption_sources(self) -> Mapping[str, int | None]:
         """Both simulated captioners, with their captions per picture."""
         return {"captioner": self.captioner.captions, "captioner_b": self.captioner_b.captions}
 
     def size(self) -> int:
-        """All that are not tested on."""
+        """The digits outside the evaluation set."""
         return 1797 - self.test_samples
 
 
@@ -165,11 +165,11 @@ class Pictures(Spec):
     bits are scaled, where Pillow clips nearly every pixel to white."""
 
     exif: Literal["ignore", "apply"] = "ignore"
-    """Whether a picture is turned as its EXIF orientation says."""
+    """Whether to rotate a picture according to its EXIF orientation."""
     alpha: Literal["drop", "white", "black"] = "drop"
-    """What is done with transparency: dropped, or the picture is laid over white or black."""
+    """Whether to drop transparency, or to lay the picture over white or black."""
     cmyk: Literal["convert", "reject"] = "convert"
-    """Whether CMYK pictures are converted without their colour profile, or left out and counted."""
+    """Whether to convert CMYK pictures without their colour profile, or to leave them out and count them."""
 
 
 class FileSpec(DataSpec):
@@ -179,13 +179,13 @@ class FileSpec(DataSpec):
 
     verify: Verify = Field("header", description=" ".join(_VERIFY_DOC.split()))
     quarantine: str | None = None
-    """A quarantine list as `harness data check` writes it: its samples are left out and counted, and a shard that it
-    names is read up to its damage instead of being refused. Relative to the spec file."""
+    """A quarantine list from `harness data check`. Its samples are left out and counted. A shard on the list is read
+    up to its damage instead of being refused. Relative to the spec file."""
     least_share: Share = 0.95
-    """Least share of the samples that must be usable; fewer is an error that gives the reasons. Samples on the
+    """Smallest share of samples that must be usable. A lower share is an error that lists the reasons. Samples on the
     quarantine list do not count."""
     split: str | None = None
-    """Which split is read of a folder or glob whose file names tell several apart (`train`, `validation`, `test`)."""
+    """The split to read, if the file names of a folder or glob name several (`train`, `validation`, `test`)."""
     pictures: Pictures = Pictures()
     """How image files become RGB."""
 
@@ -208,12 +208,12 @@ class WebdatasetData(FileSpec):
     img2dataset's `files` layout is a folder too. Relative to the spec file. A URL (`s3://`, `https://`) is copied here
     once by `harness data fetch`."""
     raw: str = Field("txt", pattern=PLACE)
-    """Where the raw caption is: the extension of a text member (`txt`) or a key of a json member (`json:caption`)."""
+    """The raw caption: the extension of a text member (`txt`) or a key of a JSON member (`json:caption`)."""
     pseudo: dict[str, PlaceSource] = Field(default={"captions": "json:captions"})
-    """Pseudo-caption sources: a name for each, and where it is: `json:KEY` (a text or a list of texts), the extension
-    of a text member with one caption a line, either with a `split`, or files beside the shards (`path`). A sample
-    without a caption from one of them is left out and counted; a source that no sample has is ignored until an
-    experiment asks for it."""
+    """Names and locations of pseudo-caption sources. A location is `json:KEY` (a text or a list of texts), the
+    extension of a text member with one caption per line, either of them with a `split`, or files beside the shards
+    (`path`). A sample that lacks captions from a source is left out and counted. A source that no sample has is
+    ignored until an experiment uses it."""
 
     @field_validator("pseudo")
     @classmethod
@@ -221,7 +221,7 @@ class WebdatasetData(FileSpec):
         return {_source_name(name): _place(source) for name, source in value.items()}
 
     def caption_sources(self) -> Mapping[str, int | None]:
-        """Those that are declared."""
+        """The declared sources."""
         return dict.fromkeys(self.pseudo)
 
     @property
@@ -243,24 +243,25 @@ class TableData(FileSpec):
     image: str = "image"
     """Column of image paths, or of image files (`bytes`, or Hugging Face's struct of `bytes` and `path`)."""
     key: str | None = None
-    """Column of the samples' keys. Default: the image path, so that each image stands in one row; for embedded images
-    the table's name and row."""
+    """Column of the samples' keys. Default: the image path, which makes rows with one image repeats; for embedded
+    images, the table's name and row."""
     separator: str | None = Field(None, min_length=1, max_length=1)
-    """Between the cells of a text table. Default: as the file name says (`.csv`, `.tsv`), unless the header has the
-    columns only with a tab, comma, semicolon or bar between them, which is said."""
+    """Separator of a text table. Default: from the file name (`.csv`, `.tsv`). If the header contains the columns only
+    with another separator (tab, comma, semicolon or bar), that one is used and reported."""
     quoting: bool | None = None
-    """Whether cells of a text table may stand in double quotes. Default: in `.csv` they may; in `.tsv` if every cell
-    that begins with a quote is closed by one."""
+    """Whether cells of a text table may be in double quotes. Default: yes in `.csv`; in `.tsv`, if every cell that
+    begins with a quote ends with one."""
     repeats: Literal["first", "captions", "samples"] = "first"
-    """What rows of one image (or key) are: all but the `first` are left out and counted; or one sample, with the raw
-    caption of the first row and in each source the `captions` of all; or `samples` of their own, as in open_clip."""
+    """How to read several rows of one image (or key). `first`: leave out and count all but the first. `captions`: one
+    sample, with the raw caption of the first row and each source's captions of all rows. `samples`: one sample per
+    row, as in open_clip."""
     raw: str = "caption"
     """Column of raw captions."""
     pseudo: dict[str, ColumnSource] = Field(default={})
-    """Pseudo-caption sources: a name for each, and its column or columns, with a `split` if they are long texts, or
-    files beside the table (`path`). A cell is one caption or a list of them, as Parquet, JSON or Python write lists.
-    `nan`, `None` and `null` are missing captions. A sample without a caption from one of them is left out and
-    counted."""
+    """Names and locations of pseudo-caption sources. A location is a column, several columns, either with a `split` for
+    long texts, or files beside the table (`path`). A cell is one caption or a list of captions in the notation of
+    Parquet, JSON or Python. `nan`, `None` and `null` are missing captions. A sample that lacks captions from a source
+    is left out and counted."""
 
     @field_validator("pseudo")
     @classmethod
@@ -268,7 +269,7 @@ class TableData(FileSpec):
         return {_source_name(name): source for name, source in value.items()}
 
     def caption_sources(self) -> Mapping[str, int | None]:
-        """Those that are declared."""
+        """The declared sources."""
         return dict.fromkeys(self.pseudo)
 
     @property
@@ -279,18 +280,18 @@ class TableData(FileSpec):
 
 def _source_name(name: str) -> str:
     if name == "raw" or not name.replace("_", "").replace("-", "").isalnum():
-        raise ValueError(f'{name!r} is no name for a source; use letters, digits, "_" and "-", and not "raw"')
+        raise ValueError(f'{name!r} is not a valid name of a source; use letters, digits, "_" and "-", and not "raw"')
     return name
 
 
 def _place(source: PlaceSource) -> PlaceSource:
     if isinstance(source, str) and not re.fullmatch(PLACE, source):
-        raise ValueError(f'{source!r} names no place; write "json:KEY" or the extension of a text member')
+        raise ValueError(f'{source!r} is not a valid location; write "json:KEY" or the extension of a text member')
     return source
 
 
 FileData = WebdatasetData | TableData
-"""One's own data: what is read from files."""
+"""Your own data, read from files."""
 
 Data = Annotated[ShapesData | DigitsData | WebdatasetData | TableData, Field(discriminator="kind")]
 

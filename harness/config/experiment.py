@@ -39,7 +39,7 @@ class OpenClipTeacher(Spec):
     weights: str
     """An open_clip tag (`openai`, `laion2b_s32b_b82k`), or the path of a checkpoint or model folder."""
     config: dict[str, Any] | None = None
-    """As in `model`: an own architecture, or the path of its JSON file. `model` is only a label then."""
+    """Your own architecture, or the path of its JSON file, as in `model.config`. `model` is then only a label."""
 
 
 Teacher = Annotated[ExperimentTeacher | OpenClipTeacher, Field(discriminator="kind")]
@@ -47,7 +47,7 @@ Teacher = Annotated[ExperimentTeacher | OpenClipTeacher, Field(discriminator="ki
 
 def unknown_teacher(teacher: Never) -> SpecError:
     """The error of a teacher of a kind that no code builds or identifies."""
-    what = f"no code knows teacher.kind = {teacher.kind!r}; there is code for experiment, open_clip"
+    what = f"no code implements teacher.kind = {teacher.kind!r}; there is code for experiment, open_clip"
     return SpecError(what, where="teacher", fix="take one of these")
 
 

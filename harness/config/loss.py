@@ -54,17 +54,17 @@ _CLIP_SCALE = 1 / 0.07
 
 
 class LossSpec(Spec):
-    """What all losses have: a temperature, as the factor t = 1/tau on cosines.
+    """Base of all losses: a temperature, as the factor t = 1/tau on cosines.
 
-    Each loss states what it needs: the class variables below have no default, and a class without them is an error.
+    Each loss declares what it needs: the class variables below have no default, and a class without them is an error.
     """
 
     needs_teacher: ClassVar[bool]
     """It reads the frozen teacher's features, whether or not positives are mined."""
     needs_tokens: ClassVar[bool]
-    """It reads token features, which pooled towers don't have."""
+    """It reads token features, which pooled towers do not have."""
     uses_mining: ClassVar[bool]
-    """Its definition has a place for mined positives; otherwise it trains on the ground truth."""
+    """Its definition uses mined positives; otherwise it trains on the ground truth."""
 
     logit_scale: Positive = _CLIP_SCALE
     """Start value of the factor t = 1/tau on cosines."""
@@ -75,19 +75,19 @@ class LossSpec(Spec):
 
     @property
     def label(self) -> str:
-        """As messages and reports call it."""
+        """Name in messages and reports."""
         return self.kind_name()
 
     @property
     def takes_mining(self) -> bool:
-        """Whether mined positives can change its value as its fields are."""
+        """Whether mined positives can change its value, given its fields."""
         return self.uses_mining
 
     def check_captions(self, per_image: int) -> None:
-        """That it can be trained with so many captions per image.
+        """Check that the loss can be trained with this number of captions per image.
 
         Raises:
-            SpecError: it can't.
+            SpecError: it cannot.
         """
 
     @model_validator(mode="after")
@@ -104,7 +104,7 @@ class SquareLossSpec(LossSpec):
     """With k captions per image: the mean of k losses of one caption each. Off, more than one is an error."""
 
     def check_captions(self, per_image: int) -> None:
-        """One caption per image, unless it is taken slot by slot."""
+        """Require one caption per image, unless the loss is slotwise."""
         if per_image != 1 and not self.slotwise:
             what = f"{self.label} takes one caption per image, not {per_image}"
             fix = "set slotwise = true for the mean over caption slots, or sample one"
@@ -158,7 +158,7 @@ class SigmoidSpec(LossSpec):
     max_logit_scale: Clamp = None
     """The factor is clamped to this after each step; `"off"`, the default, does not clamp it."""
     logit_bias: float | Literal["calibrated"] = "calibrated"
-    """Start value of b; "calibrated" puts it where the loss has slope zero in b on the first batches."""
+    """Start value of b. "calibrated" chooses b so that the gradient in b is zero on the first batches."""
     learn_logit_bias: bool = True
     """Train the bias; off keeps it at its start value."""
 
@@ -172,7 +172,7 @@ class Sigmoid(SigmoidSpec, SquareLossSpec):
     uses_mining: ClassVar[bool] = False
 
     logit_bias: float | Literal["calibrated"] = -10.0
-    """Start value of b; "calibrated" puts it where the loss has slope zero in b on the first batches."""
+    """Start value of b. "calibrated" chooses b so that the gradient in b is zero on the first batches."""
 
 
 class MultiPositiveSigmoid(SigmoidSpec):
@@ -184,7 +184,7 @@ class MultiPositiveSigmoid(SigmoidSpec):
     uses_mining: ClassVar[bool] = True
 
     normaliser: Literal["captions", "images"] = "captions"
-    """What the sum over pairs is divided by: M captions as in FFF and FLAIR, or N images as in SigLIP's code."""
+    """Divisor of the sum over pairs: M captions as in FFF and FLAIR, or N images as in SigLIP's code."""
 
 
 class MAFA(LossSpec):
@@ -202,7 +202,7 @@ class MAFA(LossSpec):
 
 
 class ALIP(LossSpec):
-    """CLIP on raw and on synthetic captions, samples and pairs weighted by gates (Yang et al., ICCV 2023)."""
+    """CLIP on raw and on synthetic captions, with gates that weight samples and pairs (Yang et al., ICCV 2023)."""
 
     kind: Literal["alip"] = "alip"
     needs_teacher: ClassVar[bool] = False
@@ -217,7 +217,7 @@ class ALIP(LossSpec):
     """Share of the old H in each update of the running means H of the similarities."""
 
     def check_captions(self, per_image: int) -> None:
-        """A raw and a synthetic one."""
+        """Require one raw and one synthetic caption."""
         if per_image != 2:
             what = f"alip takes one raw and one synthetic caption per image, not {per_image} captions"
             raise SpecError(what, where="loss", fix="mix the raw caption with one pseudo-caption")
@@ -232,7 +232,7 @@ class CWCL(LossSpec):
     uses_mining: ClassVar[bool] = False
 
     modality: Literal["image", "text"] = "image"
-    """Whose teacher embeddings give the weights; the direction that starts from it is the weighted one."""
+    """Modality of the teacher embeddings that give the weights. The direction that starts from it is weighted."""
 
 
 class CyCLIP(SquareLossSpec):
@@ -290,7 +290,7 @@ class SoftTeacher(LossSpec):
     uses_mining: ClassVar[bool] = True
 
     similarity: Literal["image_text", "image_image", "text_text"] = "image_text"
-    """Which of the teacher's similarities of image i and caption j: of the pair, or of j's image or captions to i's."""
+    """The teacher's similarity of image i and caption j: of the pair itself, of their images, or of their captions."""
     teacher_scale: Positive = 100.0
     """The factor on the teacher's cosines, 1/temperature."""
     weight: Share = 1.0
@@ -298,7 +298,7 @@ class SoftTeacher(LossSpec):
 
     @property
     def takes_mining(self) -> bool:
-        """Whether anything is left for the positives."""
+        """Whether the positives have any weight."""
         return self.weight < 1
 
 
@@ -357,7 +357,7 @@ class FNC(LossSpec):
     uses_mining: ClassVar[bool] = True
 
     strategy: Literal["attract", "eliminate"] = "attract"
-    """Mined pairs become targets beside the ground truth, or leave the normaliser."""
+    """`attract`: mined pairs become targets beside the ground truth. `eliminate`: they leave the normaliser."""
 
 
 class FILIP(LossSpec):
@@ -369,7 +369,7 @@ class FILIP(LossSpec):
     uses_mining: ClassVar[bool] = False
 
     pooled_weight: Weight = 1.0
-    """Weight of CLIP's loss on the pooled features beside it. The paper has none (0) and measures by tokens too; here
+    """Weight of an added CLIP loss on the pooled features. The paper has none (0) and measures by tokens too. Here
     every model is measured by its pooled features, which the token-wise loss alone hardly trains."""
 
 
@@ -384,7 +384,7 @@ class DreamLIP(LossSpec):
     local_weight: Weight = 1.0
     """Weight of the loss between a caption and the patches grouped to it."""
     threshold: Share | Literal["uniform"] = 0.0
-    """Patches with a min-max normalised similarity under this are not in a caption's group; `"uniform"` is their
+    """A caption's group leaves out patches with a min-max normalised similarity below this. `"uniform"`: below their
     uniform weight, 1/patches."""
 
 
@@ -427,7 +427,7 @@ Loss = Annotated[
 def check_loss(
     loss: Loss, captions_per_image: int, has_teacher: bool, mined: bool = False, has_tokens: bool = False
 ) -> None:
-    """That `loss` can be trained on such batches.
+    """Check that `loss` can be trained on such batches.
 
     Args:
         loss: the loss.
@@ -437,14 +437,14 @@ def check_loss(
         has_tokens: the towers give token features.
 
     Raises:
-        SpecError: it can't.
+        SpecError: it cannot.
     """
     if loss.needs_teacher and not has_teacher:
         raise SpecError(f"{loss.label} needs a teacher", where="loss", fix="name one under teacher")
     if loss.needs_tokens and not has_tokens:
-        what = f"{loss.label} compares tokens, and the model's towers give pooled features only"
+        what = f"{loss.label} compares tokens, but the model's towers give pooled features only"
         raise SpecError(what, where="loss", fix="take a vision transformer, such as tiny-vit or ViT-B-16")
     if mined and not loss.takes_mining:
-        fix = "take the mining out, or take multi_positive_sigmoid, soft_target_infonce or supcon_out"
-        raise SpecError(f"{loss.label} has no place for mined positives", where="loss", fix=fix)
+        fix = "remove the mining, or use multi_positive_sigmoid, soft_target_infonce or supcon_out"
+        raise SpecError(f"{loss.label} does not use mined positives", where="loss", fix=fix)
     loss.check_captions(captions_per_image)

@@ -13,12 +13,12 @@ from harness.config.parts import PythonPart
 class Quantile(Spec):
     """A threshold as a quantile of the teacher's scores on this data.
 
-    Scores are those of an image with the captions (or the picture) of another image: the pairs that mining may
-    change. So a quantile means the same share of mined pairs whatever the batch size and the teacher's cosine scale.
+    Scores compare an image with the captions (or the picture) of another image: the pairs that mining may change. A
+    quantile therefore means the same share of mined pairs for every batch size and every teacher's cosine scale.
     """
 
     quantile: float = Field(gt=0, lt=1)
-    """At most the share 1 - quantile of the pairs lies above the threshold: 0.99 lets through one pair in 100."""
+    """At most the share 1 - quantile of the pairs is above the threshold: at 0.99, one pair in 100."""
 
 
 def _sort(value: Any) -> str:
@@ -33,11 +33,11 @@ Threshold = Annotated[
     | Annotated[Literal["off"], Tag("off")],
     Discriminator(_sort),
 ]
-"""An absolute cosine (`0.27`), a quantile (`{quantile = 0.99}`), or `"off"`; a pair passes when it lies above."""
+"""An absolute cosine (`0.27`), a quantile (`{quantile = 0.99}`), or `"off"`; a pair passes when it is above."""
 
 
 class MiningSpec(Spec):
-    """What every way of mining states; the class variables have no default."""
+    """Base of every miner's spec. Its class variables have no default."""
 
     mines: ClassVar[bool]
     """It makes other pairs than an image and its own captions positives."""
@@ -68,8 +68,8 @@ class NoMining(MiningSpec):
 class ThresholdMining(MiningSpec):
     """FFF Eq. 1: positive = (Sit > p1) or (Sii > p2) or (Stt > p3 and Sit > p1'), all from a frozen teacher.
 
-    A threshold belongs to a teacher. The paper's p1 = .27, p2 = .92, p3 = .99, p1' = .24 fit the cosine scale of CLIP
-    ViT-L/14 and are no defaults for that reason: every clause is off until it is given a threshold.
+    A threshold is valid for one teacher. The paper's p1 = .27, p2 = .92, p3 = .99, p1' = .24 fit the cosine scale of
+    CLIP ViT-L/14, so they are not defaults: every clause is off until you set its threshold.
     """
 
     kind: Literal["threshold"] = "threshold"
@@ -77,22 +77,22 @@ class ThresholdMining(MiningSpec):
     needs_teacher: ClassVar[bool] = True
 
     image_text: Threshold = Field(default="off", examples=[0.27, {"quantile": 0.99}, "off"])
-    """p1: an image and a caption are positives when the teacher's similarity Sit of the two is above it."""
+    """p1: an image and a caption are positives if the teacher's similarity Sit of the two is above this."""
     image_image: Threshold = Field(default="off", examples=[0.92])
-    """p2: an image takes over the captions of every image whose similarity Sii to it is above this."""
+    """p2: an image gets the captions of every image whose similarity Sii to it is above this."""
     text_text: Threshold = Field(default="off", examples=[0.99])
-    """p3: an image takes over a caption whose similarity Stt to its own captions is above this (see the guard)."""
+    """p3: an image gets a caption whose similarity Stt to its own captions is above this (see the guard)."""
     image_text_guard: Threshold = Field(default="off", examples=[0.24])
-    """p1': the text_text clause holds only where Sit is above this too; `"off"` leaves the clause unguarded."""
+    """p1': the text_text clause applies only if Sit is above this too. `"off"`: the clause has no guard."""
     text_text_reduction: Literal["mean", "max", "block_mean"] = "mean"
     """Stt of image i and caption j over the captions a of i: mean of <a, j>, its maximum, or the mean of <a, b> over
     all captions b of j's image too."""
     keep_ground_truth: bool = True
-    """An image's own captions are positives whatever the teacher says. Off, Eq. 1 is read literally for them too;
-    where image_image is on they stay all the same, as an image resembles itself."""
+    """Whether an image's own captions are always positives, independent of the teacher. If false, Eq. 1 applies to them
+    too; with image_image on they remain positives, because an image resembles itself."""
     drop_below: Threshold = Field(default="off", examples=[0.15])
-    """With keep_ground_truth off, an image's own caption is a positive exactly where Sit is above this: the teacher
-    rejects bad pairs, and no clause brings them back."""
+    """With keep_ground_truth off, an image's own caption is a positive exactly if Sit is above this: the teacher
+    rejects bad pairs, and no clause adds them again."""
 
     @model_validator(mode="after")
     def _consistent(self) -> ThresholdMining:
@@ -116,8 +116,8 @@ class ThresholdMining(MiningSpec):
 class PlaceboMining(MiningSpec):
     """A control: as many positives per image as the mining `of` finds, drawn at random from the batch's other captions.
 
-    The image's own captions stay as `of` leaves them. The draw depends on the batch and the image alone, so a resumed
-    run, and any number of processes, draw the same.
+    Its own captions are those that `of` keeps. The draw depends only on the batch and the image, so it is the same in a
+    resumed run and for any number of processes.
     """
 
     kind: Literal["placebo"] = "placebo"

@@ -71,7 +71,7 @@ class Model(Spec):
 
     @property
     def may_give_tokens(self) -> bool:
-        """False if the towers certainly give pooled features only. Only building the model tells for sure."""
+        """False if the towers certainly give pooled features only. Only building the model shows it for certain."""
         if (architecture := self.architecture()) is None:
             return not self.name.startswith("RN")
         vision = architecture.get("vision_cfg", {})

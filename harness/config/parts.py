@@ -1,8 +1,8 @@
-"""Parts of a user's own: a class in a Python file beside the spec, with parameters that it declares.
+"""Your own parts: a class in a Python file beside the spec, with parameters that it declares.
 
-The head does not import the file. A process of its own describes the class once per content; the description is kept
-in `__pycache__` beside the file. From it follows a spec class with the parameters as fields, so that axes, searches and
-comparisons see them as they see the fields of a built-in part.
+The head does not import the file. A separate process describes the class once per content and keeps the description
+in `__pycache__` beside the file. It gives a spec class with the parameters as fields, so that axes, searches and
+comparisons treat them like the fields of a built-in part.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ class PythonPart(Spec):
 
     kind: Literal["python"] = "python"
     file: str
-    """The Python file, relative to the file that names it. `harness plan` executes it, in a process of its own. Its
+    """The Python file, relative to the file that names it. `harness plan` executes it in a separate process. Its
     content, and that of the modules beside it that it imports, is part of a run's id; its path is not."""
     name: str
     """The class."""
@@ -251,7 +251,7 @@ def _digest(description: Mapping[str, Any]) -> str:
 
 
 def _ask(files: PartFiles, part: str, name: str) -> Mapping[str, Any]:
-    """What a process of its own says about the class. It imports a copy, so that it sees just these contents."""
+    """Description of the class by a separate process, which imports a copy, so that it sees just these contents."""
     with tempfile.TemporaryDirectory(prefix="harness-part-") as folder:
         copy = files.copy(Path(folder))
         command = [sys.executable, "-m", "harness.node.describe_part", part, str(copy), name]

@@ -70,7 +70,7 @@ Sampler = Annotated[
 
 
 class PrunerSpec(Spec):
-    """What every pruner states; the class variables have no default."""
+    """Base of every pruner. Its class variables have no default."""
 
     decides_during_training: ClassVar[bool]
     """It decides on evaluations during training, so all runs need equally many of them."""
@@ -79,7 +79,7 @@ class PrunerSpec(Spec):
 
 
 class OptunaPruner(PrunerSpec):
-    """A pruner of Optuna, which is asked after each evaluation."""
+    """A pruner of Optuna, which decides after each evaluation."""
 
 
 class NoPruner(PrunerSpec):

@@ -17,24 +17,25 @@ from harness.docs.schema import Schema, definitions, models_in, schemas
 from harness.runs.settings import Settings
 
 _HEAD = """\
-# What specs can say
+# Specs
 
 <!-- Written by `make generate` from the models in harness/config and harness/runs: change those, not this file. -->
 
-Experiments and ablations are TOML files; the same models are the Python API. Unknown keys are errors. Where a section
-has kinds, `kind = "..."` chooses one, and only its fields are allowed. A path is relative to the file that states it.
-With `#:schema ../schemas/ablation.schema.json` as a file's first line, editors that know TOML schemas (taplo, Even
-Better TOML) complete and check it.
+Experiments, ablations and searches are TOML files. The Python API uses the same models. Unknown keys are errors. If a
+section has kinds, `kind = "..."` selects one, and only its fields are allowed. A path is relative to the file that
+contains it. With `#:schema ../schemas/ablation.schema.json` as the first line of a file, editors that support TOML
+schemas (taplo, Even Better TOML) complete and check it.
 
-Besides the fields below, an experiment file may say `extends = "other.toml"` and then only what it changes;
-`[model] config` may be the path of a JSON file; `[teacher] path = "teacher.toml"` makes another experiment the teacher.
+An experiment file has three more forms. `extends = "other.toml"` starts from another file, so that only changes are
+listed. `[model] config` may be the path of a JSON file. `[teacher] path = "teacher.toml"` makes another experiment the
+teacher.
 """
 
 _DEFAULTS = flatten(Experiment().model_dump(mode="json"))
 
 
 def generated(root: Path) -> dict[Path, str]:
-    """Every generated file of the project at `root`, with what has to stand in it."""
+    """Every generated file of the project at `root`, with its contents."""
     files = {
         f"schemas/{name}.schema.json": json.dumps(schema, indent=1, sort_keys=True) + "\n"
         for name, schema in schemas().items()

@@ -57,9 +57,9 @@ def tracking(uri: str | None) -> Finding:
         where = f"{error.where}: " if error.where else ""
         return Finding("warning", "MLflow", f"{where}{error.what}", error.fix or "")
     if file is not None and (kind := filesystem(file)) in _NETWORKED:
-        what = f"{file} is an SQLite file on {kind}, whose locks are not to be trusted"
+        what = f"{file} is an SQLite file on {kind}, whose locks are unreliable"
         return Finding("warning", "MLflow", what, "import from one machine only, or run a tracking server")
-    return Finding("ok", "MLflow", redacted(uri) if file is None or file.exists() else f"{file} (made when needed)")
+    return Finding("ok", "MLflow", redacted(uri) if file is None or file.exists() else f"{file} (created when needed)")
 
 
 def evaluation_sets(root: Path | None) -> Iterator[Finding]:

@@ -50,7 +50,7 @@ class Layout:
         for what, texts in (("class names", self.classnames), ("templates", self.templates)):
             twice = [text for text, count in Counter(texts).items() if count > 1]
             if twice:
-                found.append(f"{len(twice)} {what} stand there more than once ({twice[0]!r} first)")
+                found.append(f"{len(twice)} {what} appear there more than once ({twice[0]!r} first)")
         return tuple(found)
 
 
@@ -104,7 +104,7 @@ def check_templates(layout: Layout, spec: Evaluation) -> None:
         raise DataError(
             "there are no prompt templates",
             where=str(layout.path / "zeroshot_classification_templates.txt"),
-            fix='write one a line, such as "a photo of a {c}.", or give evaluation.templates',
+            fix='write one per line, such as "a photo of a {c}.", or give evaluation.templates',
         )
 
 
@@ -170,7 +170,7 @@ def _shards(path: Path, split: str) -> tuple[Path, ...]:
             fix=f"write the number of shards into it; they are {split}/0.tar, {split}/1.tar, ...",
         )
     if not lines or not lines[0].isdecimal() or len(lines[0]) > _DIGITS or int(lines[0]) < 1:
-        raise DataError("holds no number of shards", where=str(counter), fix="write it, for example 1")
+        raise DataError("does not contain a number of shards", where=str(counter), fix="write it, for example 1")
     shards = []
     for index in range(int(lines[0])):
         shard = path / split / f"{index}.tar"
@@ -180,7 +180,7 @@ def _shards(path: Path, split: str) -> tuple[Path, ...]:
     beyond = path / split / f"{len(shards)}.tar"
     if beyond.is_file():
         what = f"says {len(shards)}, and there is {beyond.name} too"
-        raise DataError(what, where=str(counter), fix="write the number of shards, or take the others away")
+        raise DataError(what, where=str(counter), fix="write the number of shards, or remove the others")
     return tuple(shards)
 
 
@@ -191,10 +191,10 @@ def _classnames(path: Path) -> tuple[str, ...]:
         raise DataError(
             "a classification set needs class names",
             where=str(file),
-            fix='write one a line, in the order of the labels, or "retrieval" into dataset_type.txt',
+            fix='write one per line, in the order of the labels, or "retrieval" into dataset_type.txt',
         )
     if "" in lines:
-        raise DataError(f"line {lines.index('') + 1} is empty", where=str(file), fix="write one class name a line")
+        raise DataError(f"line {lines.index('') + 1} is empty", where=str(file), fix="write one class name per line")
     return tuple(lines)
 
 
@@ -205,5 +205,6 @@ def _templates(path: Path) -> tuple[str, ...]:
         try:
             check_template(line)
         except ValueError as error:
-            raise DataError(str(error), where=str(file), fix='write one a line, such as "a photo of a {c}."') from error
+            fix = 'write one per line, such as "a photo of a {c}."'
+            raise DataError(str(error), where=str(file), fix=fix) from error
     return tuple(lines)

@@ -105,7 +105,7 @@ def taken(asked: AskedSet, evaluations: Iterable[EvaluationResult]) -> TakenSet:
         return TakenSet(asked)
     is_blind = asked.conditions is None and not asked.follows_data
     if is_blind and len({_contents_of(one) for one in found}) > 1:
-        what = f"{asked.name} is not on this machine, and the record has it with several contents"
+        what = f"{asked.name} is not on this machine, and the record has measurements of several versions of it"
         return TakenSet(asked, unknown=what)
     task = found[-1].task
     names, ours = wanted(task, asked.spec), definitions(task)
@@ -117,7 +117,7 @@ def taken(asked: AskedSet, evaluations: Iterable[EvaluationResult]) -> TakenSet:
         asked,
         tuple(part for part in parts if part.metrics),
         tuple(name for name in absent if name not in undefined),
-        unchecked=f"{asked.name} is not on this machine: its contents are taken for those that were measured"
+        unchecked=f"{asked.name} is not on this machine: its contents are assumed to be those that were measured"
         if is_blind
         else "",
     )

@@ -138,7 +138,7 @@ class _Sample:
         try:
             return self.texts[suffix].decode("utf-8-sig")
         except UnicodeDecodeError as error:
-            raise self.error(f"has a .{suffix} file that is no UTF-8", "write it as UTF-8") from error
+            raise self.error(f"has a .{suffix} file that is not UTF-8", "write it as UTF-8") from error
 
     def label(self, classes: int) -> int:
         text = self.text("cls").strip()
@@ -157,13 +157,13 @@ class _Sample:
         except (EOFError, MemoryError, SyntaxError, ValueError) as error:
             raise self.error(f"has a .npy file that cannot be read ({error})", "write it with numpy.save") from error
         if vector.shape != (classes,) or not np.isin(vector, (0, 1)).all():
-            raise self.error(f"has labels that are no vector of {classes} zeros and ones", "write one for every class")
+            raise self.error(f"has labels that are not {classes} zeros and ones", "write one for every class")
         return tuple(np.flatnonzero(vector).tolist())
 
     def captions(self) -> tuple[str, ...]:
         captions = tuple(self.text("txt").splitlines())
         if not any(caption.strip() for caption in captions):
-            raise self.error("has no captions", f"write them into {self.key}.txt, one a line, or leave the image out")
+            raise self.error("has no captions", f"write them into {self.key}.txt, one per line, or leave the image out")
         return captions
 
 

@@ -175,7 +175,7 @@ class SetEncoder:
     def _encoded_images(self, order: ImageShare) -> Tensor:
         def encode(batches: range) -> list[Tensor]:
             if order.digest not in self._sets:
-                fix = "copy the set anew to every node"
+                fix = "copy the set again to every node"
                 raise DataError("the processes of the run see different samples", where=order.name, fix=fix)
             found = self._batches(self._sets[order.digest], batches)
             return [self._features(self._model.encode_image, batch, "image") for batch in found]

@@ -171,7 +171,7 @@ RULES = (
     ),
     Rule(
         Life.FAILED,
-        "its last attempt ended well, but did not do what it was asked for",
+        "its last attempt ended without an error, but left requested work undone",
         Action.GIVE_UP,
         lambda at: at.broken_promise is not None,
         lambda at: _never(at.broken_promise or ""),

@@ -311,7 +311,7 @@ def _agree(budget: GpuHourBudget, profile: Profile, plan: Plan, store: Store, co
     """Ask for confirmation if the plan may exceed its budget; without a `confirm` callback, raise SpecError."""
     if not profile.gpus:
         fix = "leave it out, or give `gpus_per_task`"
-        raise SpecError("the profile asks for no GPUs, so they cannot be counted", where="--max-gpu-hours", fix=fix)
+        raise SpecError("the profile requests no GPUs, so they cannot be counted", where="--max-gpu-hours", fix=fix)
     missing = [run for run in plan.runs.values() if Completeness(store, plan.settings).missing(run)]
     needed = sum(budget.allowance([run], profile) for run in missing)
     used = budget.used()

@@ -25,7 +25,7 @@ def verify_bundle(
     Args:
         render: makes the report again.
         changed_looks: takes the looks at its claims again; returns a sentence for each that differs.
-        root: the root hash as it was published. Without it, a bundle that was made anew as a whole is not noticed.
+        root: the root hash as it was published. Without it, a bundle that was remade completely is not detected.
 
     Raises:
         StoreError: it is no bundle.
@@ -34,7 +34,7 @@ def verify_bundle(
     found.problems += changed(folder)
     found.root = root_hash(folder)
     if root is None:
-        found.unproven.append("no root hash was given: a bundle that was made anew as a whole is not noticed")
+        found.unproven.append("no root hash was given: a bundle that was remade completely is not detected")
     elif root.strip().lower() != found.root:
         found.problems.append(f"the root hash is {found.root}, not the published one")
     with _going_on(folder, found):
@@ -63,7 +63,7 @@ def _runs(bundle: Bundle, found: Verification) -> None:
     there = {path.name for path in (store.root / "runs").iterdir()}
     found.problems += [f"run {run} is missing" for run in sorted(stated - there)]
     found.problems += [f"run {run} is in the bundle and not in its list" for run in sorted(there - stated)]
-    found.problems += [f"run {run} is not one of the ablation's" for run in sorted(there - plan.runs.keys())]
+    found.problems += [f"run {run} is not part of the ablation" for run in sorted(there - plan.runs.keys())]
     for run in plan.runs.values():
         if run.id in there:
             verify_run(store.run(run.id), found, run.identity, frozenset(bundle.about.left_out))
@@ -96,11 +96,11 @@ def _claims(bundle: Bundle, found: Verification) -> None:
 def _report(bundle: Bundle, found: Verification, render: Render) -> None:
     folder, is_same_code = bundle.folder / REPORT, is_this_code(bundle.folder)
     if not is_same_code:
-        found.unproven.append("the bundle was made by other code than this: texts of the report may differ")
+        found.unproven.append("the bundle was made by different code: texts of the report may differ")
     text = read_text(folder / "report.json")
     other = list(differences(json.loads(text), json.loads(render(bundle.plan, bundle.store, "json"))))
     for one in other:
         (found.problems if is_same_code or one.startswith("metrics") else found.unproven).append(f"report.json: {one}")
     if is_same_code and not other and read_text(folder / "report.md") != render(bundle.plan, bundle.store, "md"):
-        found.problems.append("report.md is not what the runs give")
+        found.problems.append("report.md does not follow from the runs")
     verify_report(text, found)

@@ -47,7 +47,7 @@ def teacher_features(
 
     Raises:
         ModelError: the teacher's features are not finite.
-        StoreError: what is stored is damaged again and again, or the disk is full.
+        StoreError: what is stored is damaged repeatedly, or the disk is full.
     """
     wanted = wanted_by(folder, dataset, captions)
     for _ in range(MOST_TIMES):
@@ -60,7 +60,7 @@ def teacher_features(
         if not damaged:
             break
     else:
-        raise StoreError("is damaged again and again", where=str(folder), fix="check the disk")
+        raise StoreError("is damaged repeatedly", where=str(folder), fix="check the disk")
     return read_features(wanted, {RAW: RAW_NAME} | dict(enumerate(wanted.sources[1:])))
 
 

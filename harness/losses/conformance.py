@@ -198,7 +198,7 @@ def _needs(spec: Loss, captions: int) -> None:
     if spec.takes_mining:
         unmined = _outcome(_built(spec), replace(batch, positives=None))
         if torch.equal(unmined.value, plain.value):
-            raise CheckFailedError("it states uses_mining = True, and mined positives do not change its value")
+            raise CheckFailedError("it states uses_mining = True, but mined positives do not change its value")
 
 
 _CHECKS: dict[str, Callable[[Loss, int], None]] = {

@@ -50,7 +50,7 @@ def _processes(spec: Mining, captions: int) -> None:
     halves = [_mined(spec, features, part) for part in (range(IMAGES // 2), range(IMAGES // 2, IMAGES))]
     for half in halves:
         if any(row not in half.images for row in half.rows.tolist()):
-            raise CheckFailedError(f"asked for images {half.images.start} to {half.images.stop - 1}, it names others")
+            raise CheckFailedError(f"for images {half.images.start} to {half.images.stop - 1}, it returns others")
     _same(
         _pairs(halves[0]) | _pairs(halves[1]), _pairs(_mined(spec, features)), "two processes find other pairs than one"
     )

@@ -33,7 +33,7 @@ def grouped_order(
     """
     if search_space % batch_size:
         raise SpecError(
-            f"search_space {search_space} is no multiple of the global batch size {batch_size}",
+            f"search_space {search_space} is not a multiple of the global batch size {batch_size}",
             where="train.batches",
             fix=f"use {max(1, search_space // batch_size) * batch_size}",
         )

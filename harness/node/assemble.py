@@ -94,7 +94,7 @@ class Assembler:
         torch.cuda.reset_peak_memory_stats(self.towers.device)
         if found.micro < split.micro and self.world.is_first:
             say(
-                f"{split.part} images do not fit into memory at once; going on with micro-batches of "
+                f"{split.part} images do not fit into memory at once; continuing with micro-batches of "
                 f"{found.micro}, {found.accumulation} for each step. The result is the same."
             )
         return found

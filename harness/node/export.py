@@ -123,7 +123,7 @@ def _hugging_face(folder: Path, towers: Towers, state: dict[str, Tensor]) -> Non
 def _why_not(model: Any, tokenizer: SimpleTokenizer) -> str | None:
     """Why transformers' CLIPModel cannot hold `model`; None if it can."""
     if not isinstance(model, CLIP) or not isinstance(model.visual, VisionTransformer):
-        return "its image tower is no ViT of CLIP"
+        return "its image tower is not a ViT of CLIP"
     foreign = [name for name, value in model.state_dict().items() if not to_hugging_face({name: value})]
     if foreign:
         return f"it has {', '.join(foreign[:3])}"

@@ -34,7 +34,7 @@ _NEEDLESS = {
     "train_num_samples": "the harness counts the samples",
     "local_loss": "the loss is exact over all devices without it",
     "gather_with_grad": "gradients always go through all devices",
-    "workers": "is no part of an experiment",
+    "workers": "is not part of an experiment",
     "name": "the file and the run's id name it",
     "resume": "runs resume by themselves",
 }
@@ -153,10 +153,10 @@ def _parsed(flags: Sequence[str]) -> dict[str, Any]:
         with contextlib.redirect_stderr(said):
             return dict(vars(parse_args(list(flags))))
     except SystemExit:
-        what = (said.getvalue().strip().splitlines() or ["--help was asked for"])[-1].partition("error: ")[2]
-        raise SpecError(f"open_clip_train does not take it ({what})", where=WHERE, fix="correct the flags") from None
+        what = (said.getvalue().strip().splitlines() or ["--help was given"])[-1].partition("error: ")[2]
+        raise SpecError(f"open_clip_train does not accept it ({what})", where=WHERE, fix="correct the flags") from None
     except ValueError as error:
-        raise SpecError(f"open_clip_train does not take it ({error})", where=WHERE, fix="write NAME=VALUE") from None
+        raise SpecError(f"open_clip_train does not accept it ({error})", where=WHERE, fix="write NAME=VALUE") from None
 
 
 def _of_params(file: Path) -> dict[str, Any]:
@@ -175,7 +175,7 @@ def _of_params(file: Path) -> dict[str, Any]:
             except (ValueError, SyntaxError):
                 values[name] = text
     if "batch_size" not in values:
-        raise SpecError("is no params.txt of open_clip_train", where=str(file), fix="give one, or flags after --")
+        raise SpecError("is not a params.txt of open_clip_train", where=str(file), fix="give one, or flags after --")
     return {name: value for name, value in values.items() if not name.startswith(_UNPARSED)}
 
 

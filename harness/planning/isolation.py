@@ -153,7 +153,7 @@ def _check_margin(margin: str | None, metric: str, where: str) -> None:
     _, in_points = margin_size(margin)
     if in_points != is_share(metric):
         scale = (
-            'a share: write "0.3 points"' if is_share(metric) else 'no share: write a number on its own scale, "0.02"'
+            'a share: write "0.3 points"' if is_share(metric) else 'not a share: write a number on its scale, "0.02"'
         )
         raise SpecError(f"{margin!r} has the wrong unit", where=where, fix=f"{metric} is {scale}")
 

@@ -81,7 +81,7 @@ def read_external(file: Path) -> list[External]:
             case _:
                 raise ValueError(f'"{file.suffix}" files are not known')
     except Exception as error:  # another program wrote it: anything can be in it
-        what = f"is no table of results ({type(error).__name__}: {error})"
+        what = f"is not a table of results ({type(error).__name__}: {error})"
         kinds = "clip_benchmark's JSON or CSV, open_clip_train's results.jsonl"
         fix = f"give {kinds}, or TOML with source, [protocol] and [rows.NAME]"
         raise SpecError(what, where=str(file), fix=fix) from None
@@ -177,7 +177,7 @@ def _of_table(table: Mapping[str, Any]) -> Iterator[External]:
     for row, numbers in table["rows"].items():
         for metric, value in numbers.items():
             if "/" not in metric:
-                raise ValueError(f'"{metric}" of {row} is no set/metric')
+                raise ValueError(f'"{metric}" of {row} is not a set/metric')
             yield External(row, metric, _share(value / divisor, metric), f"{table['source']}, {row}", protocol)
 
 
@@ -189,5 +189,5 @@ def _is_metric(name: str) -> bool:
 
 def _share(value: float, metric: str) -> float:
     if not 0 <= value <= 1:
-        raise ValueError(f'{metric} = {value} is no share; say unit = "percent" or "share"')
+        raise ValueError(f'{metric} = {value} is not a share; set unit = "percent" or "share"')
     return float(value)

@@ -90,7 +90,7 @@ class DataReport(_Part):
             what = f"{self.samples:,} of {self.samples + left_out:,} samples are trained on"
             found.append(f"{what}; left out: {reasons(self.rejected)}")
         if self.skipped:
-            found.append(f"passed over, as no part of a sample: {reasons(self.skipped)}")
+            found.append(f"skipped, because they belong to no sample: {reasons(self.skipped)}")
         return found + list(self.notes)
 
 

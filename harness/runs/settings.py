@@ -80,7 +80,7 @@ def store_note(start: Path | None = None) -> str | None:
     if not _has_store(root):
         return f"there is no harness.toml, so results go to {store}; `harness init` writes one"
     if root == folder and _without_store(folder) != folder:
-        return f"there is no harness.toml; the store that lies beside the spec is used: {store}"
+        return f"there is no harness.toml; the store beside the spec is used: {store}"
     return None
 
 

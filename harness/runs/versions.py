@@ -47,7 +47,7 @@ def check_store(root: Path) -> None:
     version = table.get("version") if isinstance(table, dict) else None
     if type(version) is not int or version < 1:
         fix = f'restore it; a store that only this harness has written to has {{"version": {STORE_VERSION}}}'
-        raise StoreError("is damaged: it states no version", where=str(file), fix=fix)
+        raise StoreError("is damaged: it has no version", where=str(file), fix=fix)
     check_version(table, STORE_VERSION, file)
 
 

@@ -22,7 +22,7 @@ from harness.base.errors import TrackingError
 from harness.runs.store import Store
 
 CONNECT_TIMEOUT_S = 2.0
-LATER = "`harness sync SPEC` goes on where it stopped"
+LATER = "`harness sync SPEC` continues where it stopped"
 _SQLITE = re.compile(r"sqlite(?:\+\w+)?://(.*)", re.DOTALL)
 _PORTS = {"postgresql": 5432, "postgres": 5432, "mysql": 3306, "mssql": 1433}
 _ENVIRONMENT = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}

@@ -110,7 +110,7 @@ def _alone(uri: str, store: Store) -> Iterator[None]:
         except PermissionError as error:
             raise TrackingError(f"cannot be locked ({error})", where=redacted(uri), fix=LATER) from error
         if time.monotonic() > until:
-            raise TrackingError("another process has been importing for long", where=redacted(uri), fix=LATER)
+            raise TrackingError("another process has been importing for a long time", where=redacted(uri), fix=LATER)
         time.sleep(0.1)
 
 

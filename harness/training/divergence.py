@@ -75,9 +75,9 @@ class DivergenceMonitor:
         if self._limit and state.bad >= self._limit:
             raise TrainingError(
                 f"the loss has diverged: {loss:.4g} at step {step}, above {state.start - 0.1 * gained:.4g} for "
-                f"{state.bad} steps in a row, after it had come down from {state.start:.4g} to {state.best:.4g}",
+                f"{state.bad} steps in a row, after it had fallen from {state.start:.4g} to {state.best:.4g}",
                 fix="lower train.optimiser.lr, set train.grad_clip, or look at spikes.jsonl; "
-                "resources.divergence_steps = 0 lets it go on",
+                "resources.divergence_steps = 0 lets it continue",
             )
 
     def _move(self, loss: float) -> None:

@@ -84,7 +84,7 @@ def _layer_scales(part: list[Named], decay: float) -> dict[str, float]:
         return dict.fromkeys((name for name, _ in part), 1.0)
     layers = {name: int(found[1]) for name, _ in part if (found := _LAYER.search(name))}
     if not layers:
-        what = f"the layers of {part[0][0].rsplit('.', 1)[0]!r} and its like cannot be told by their names"
+        what = f"the layers of {part[0][0].rsplit('.', 1)[0]!r} and similar parameters cannot be recognised by name"
         raise ModelError(what, where="train.optimiser.layer_decay", fix="leave it at 1 for this model")
     first, top = min(layers.values()), max(layers.values())
     return {name: decay ** (top + 1 - _depth(name, layers, first, top)) for name, _ in part}

@@ -81,7 +81,7 @@ def split_batch(train: Train, *, processes: int, micro: int | None, coupled: str
     micro = part if micro is None else min(micro, part)
     if part % micro:
         fix = f"use {_nearest_divisor(part, micro)}"
-        what = f"micro-batches of {micro} do not make up the {part} images of a process"
+        what = f"micro-batches of {micro} do not divide the {part} images of a process"
         raise TrainingError(what, where="resources.micro_batch_size", fix=fix)
     together = (train.virtual_batch_size or whole) if coupled else None
     if micro % (together or 1):

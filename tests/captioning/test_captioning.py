@@ -70,7 +70,9 @@ def test_shards_and_restarts_end_in_the_same_files_and_make_a_source(
     assert caption(pieces, Echo(), (1, 2), quiet)[0] == 5
     source = {"path": str(pieces.path), "raw": "raw"}
     data = WebdatasetData.model_validate({"shards": str(tmp_path / "shards"), "pseudo": {"echo": source}})
-    with pytest.raises(DataError, match=r"2 of 4 parts of the captions are still to be made; `harness data caption`"):
+    with pytest.raises(
+        DataError, match=r"2 of 4 parts of the captions are missing; resume with `harness data caption`"
+    ):
         inspect_data(data, tmp_path / "cache")
     again = Echo()
     assert caption(folder(tmp_path, "pieces"), again, (0, 1), quiet)[0] == 6
@@ -166,7 +168,7 @@ def test_models_that_are_not_there_or_bring_code_are_refused(tmp_path: Path) -> 
         load(code)
     (tmp_path / "bert").mkdir()
     (tmp_path / "bert" / "config.json").write_text(json.dumps({"model_type": "bert"}))
-    with pytest.raises(ModelError, match="bert is no image-to-text model"):
+    with pytest.raises(ModelError, match="bert is not an image-to-text model"):
         load(tmp_path / "bert")
     assert not (tmp_path / "ran").exists()
 

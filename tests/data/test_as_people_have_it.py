@@ -198,7 +198,7 @@ def test_links_repeats_and_what_follows_the_end_are_counted(tmp_path: Path) -> N
     assert skipped == {
         "links and special files in tar files": 1,
         "members that repeat an extension of their sample": 1,
-        "tar files that go on after their end mark": 1,
+        "tar files with data after their end mark": 1,
     }
 
 
@@ -267,7 +267,7 @@ def test_what_lies_beside_the_shards_of_a_folder_is_said(tmp_path: Path) -> None
     write_tar(tmp_path / "shards" / "old" / "2.tar", [("b", sample(2))])
     (tmp_path / "cache").rename(tmp_path / "before")
     below, packed = shards(tmp_path).report.census()
-    assert "1 files in folders below are not read (old/2.tar first)" in below
+    assert "1 files in sub-folders are not read (old/2.tar first)" in below
     assert "1 compressed files are not read (1.tar.gz first)" in packed
     (tmp_path / "shards" / "old" / "3.tar.zst").touch()
     (tmp_path / "before").rename(tmp_path / "older")

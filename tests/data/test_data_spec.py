@@ -39,9 +39,9 @@ def test_changing_one_field_of_a_captioner_keeps_its_other_defaults() -> None:
         ({"kind": "shapes", "skew": float("nan")}, "finite"),
         ({"kind": "shapes", "raw": {"generic": 0.7, "partial": 0.5}}, "more than the whole"),
         ({"kind": "webdataset"}, "Field required"),
-        ({"kind": "webdataset", "shards": "x", "pseudo": {"raw": "json:a"}}, "no name for a source"),
-        ({"kind": "webdataset", "shards": "x", "pseudo": {"a/b": "json:a"}}, "no name for a source"),
-        ({"kind": "webdataset", "shards": "x", "pseudo": {"a": "json:"}}, "names no place"),
+        ({"kind": "webdataset", "shards": "x", "pseudo": {"raw": "json:a"}}, "not a valid name of a source"),
+        ({"kind": "webdataset", "shards": "x", "pseudo": {"a/b": "json:a"}}, "not a valid name of a source"),
+        ({"kind": "webdataset", "shards": "x", "pseudo": {"a": "json:"}}, "is not a valid location"),
         ({"kind": "table", "path": "x", "pseudo": {"a": []}}, "at least 1 item"),
     ],
 )

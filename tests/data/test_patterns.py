@@ -51,8 +51,8 @@ def test_a_folder_a_glob_and_braces_name_files_in_order(folder: Path) -> None:
         ("{00000..00002}.tar", "00002.tar: shard is missing"),
         ("*.tgz", "matches no file"),
         ("none.tar", "shard is missing"),
-        ("{5..1}.tar", "is no range of shards"),
-        ("{1..99999999}.tar", "is no range of shards"),
+        ("{5..1}.tar", "is not a range of shards"),
+        ("{1..99999999}.tar", "is not a range of shards"),
     ],
 )
 def test_what_is_not_there_is_named(folder: Path, pattern: str, what: str) -> None:

@@ -148,7 +148,7 @@ def test_jsonl_by_key_and_what_it_does_not_cover_is_left_out_and_counted(tmp_pat
 def test_a_line_that_cannot_be_read_is_named(tmp_path: Path, line: str) -> None:
     file = tmp_path / "lines.jsonl"
     file.write_text(json.dumps({"key": KEYS[0], "captions": "a"}) + f"\n{line}\n")
-    with pytest.raises(DataError, match="line 2 is no JSON object") as caught:
+    with pytest.raises(DataError, match="line 2 is not a JSON object") as caught:
         opened(tmp_path, path=str(file))
     assert caught.value.where == str(file)
 

@@ -98,7 +98,7 @@ def test_named_templates_are_those_of_the_field() -> None:
 
 
 def test_no_templates_at_all() -> None:
-    with pytest.raises(DataError, match="there are no prompt templates; write one a line"):
+    with pytest.raises(DataError, match="there are no prompt templates; write one per line"):
         protocol(changed(CLASSIFICATION, templates=()), Evaluation(), "224 px")
     assert identity(changed(CLASSIFICATION, templates=()), templates=("{c}",))
 

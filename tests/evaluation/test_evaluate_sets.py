@@ -151,8 +151,8 @@ def broken(tmp_path: Path, **changes: str | None) -> Path:
     ("changes", "sentence"),
     [
         ({"nshards": None}, "nshards.txt: is missing; write the number of shards"),
-        ({"nshards": "two"}, "nshards.txt: holds no number of shards"),
-        ({"nshards": "0"}, "nshards.txt: holds no number of shards"),
+        ({"nshards": "two"}, "nshards.txt: does not contain a number of shards"),
+        ({"nshards": "0"}, "nshards.txt: does not contain a number of shards"),
         ({"nshards": "3"}, "2.tar: the shard is missing"),
         ({"shard": None}, "1.tar: the shard is missing"),
         ({"classes": None}, "classnames.txt: a classification set needs class names"),
@@ -203,7 +203,7 @@ def test_what_is_wrong_with_a_classification_sample(tmp_path: Path, members: lis
         (retrieval_members([["one"], []]), 'sample "s0000001" has no captions; write them into s0000001.txt'),
         (retrieval_members([[" ", ""]]), 'sample "s0000000" has no captions'),
         (classification_members([0]), 'sample "s0000000" has no .txt file'),
-        ([("a.png", picture(0)), ("a.txt", b"\xff")], 'sample "a" has a .txt file that is no UTF-8'),
+        ([("a.png", picture(0)), ("a.txt", b"\xff")], 'sample "a" has a .txt file that is not UTF-8'),
     ],
 )
 def test_what_is_wrong_with_a_retrieval_sample(tmp_path: Path, members: list[Member], sentence: str) -> None:
@@ -295,7 +295,7 @@ def test_what_looks_wrong_about_a_set_is_said_and_moves_its_digest(tmp_path: Pat
     files = classification_files(3) | {"classnames.txt": "cat\ndog\ncat\nemu\n"}
     things = read_set(write_set(tmp_path / "things", [classification_members([0, 1, 2])], files))
     assert things.notes == (
-        "1 class names stand there more than once ('cat' first)",
+        "1 class names appear there more than once ('cat' first)",
         "1 of 4 class names have no sample ('emu' first)",
     )
     assert read_set(write_set(tmp_path / "all", [classification_members([0, 1])], classification_files(2))).notes == ()

@@ -79,8 +79,8 @@ def test_a_set_from_disk_measures_as_clip_benchmark(tmp_path: Path) -> None:
     ("content", "sentence"),
     [
         (b"no numpy", "has a .npy file that cannot be read"),
-        (vector(0, 1), "has labels that are no vector of 5 zeros and ones"),
-        (vector(0, 1, 2, 0, 0), "has labels that are no vector of 5 zeros and ones"),
+        (vector(0, 1), "has labels that are not 5 zeros and ones"),
+        (vector(0, 1, 2, 0, 0), "has labels that are not 5 zeros and ones"),
     ],
 )
 def test_what_is_no_multilabel_sample(tmp_path: Path, content: bytes, sentence: str) -> None:

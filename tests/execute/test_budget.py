@@ -119,5 +119,5 @@ def test_what_does_not_fit_is_agreed_upon_first(store: Store, monkeypatch: pytes
 
 
 def test_a_budget_of_gpus_needs_gpus(store: Store) -> None:
-    with pytest.raises(SpecError, match="the profile asks for no GPUs, so they cannot be counted"):
+    with pytest.raises(SpecError, match="the profile requests no GPUs, so they cannot be counted"):
         agreed(store, 5.0, profile=Profile())

@@ -822,11 +822,11 @@ def test_a_refusal_loses_nothing(store: Store, slurm: MadeScheduler) -> None:
 BAD: list[tuple[dict[str, Any], str]] = [
     ({"partitions": ["gpus"]}, "profile: partitions: there is no partition 'gpus'; there are: cpu, gpu"),
     ({"account": "yours"}, "profile: account: there is no account 'yours' for you; yours: mine, ours"),
-    ({"gpus_per_task": 8}, "profile: gpus_per_task: asks for 8 GPUs on a node, where partition 'gpu' has 4"),
-    ({"mem_gb": 100}, "profile: mem_gb: asks for 100 GiB of memory on a node, where partition 'gpu' has 64"),
-    ({"cpus_per_task": 99}, "profile: cpus_per_task: asks for 99 cores on a node, where partition 'gpu' has 16"),
-    ({"nodes": 9}, "profile: nodes: asks for 9 nodes, where partition 'gpu' has 4"),
-    ({"time_limit_min": 9999}, "profile: time_limit_min: asks for 9999 minutes, where partition 'gpu' has 1440"),
+    ({"gpus_per_task": 8}, "profile: gpus_per_task: requests 8 GPUs on a node, but partition 'gpu' has 4"),
+    ({"mem_gb": 100}, "profile: mem_gb: requests 100 GiB of memory on a node, but partition 'gpu' has 64"),
+    ({"cpus_per_task": 99}, "profile: cpus_per_task: requests 99 cores on a node, but partition 'gpu' has 16"),
+    ({"nodes": 9}, "profile: nodes: requests 9 nodes, but partition 'gpu' has 4"),
+    ({"time_limit_min": 9999}, "profile: time_limit_min: requests 9999 minutes, but partition 'gpu' has 1440"),
     ({"evaluation": {"partitions": ["x"]}}, "profile: evaluation: partitions: there is no partition 'x'"),
 ]
 

@@ -44,7 +44,7 @@ def _raise(error: Exception) -> None:
         (OSError(errno.EXDEV, "Invalid link", "/a", None, "/b"), "/a and /b: cannot be used (Invalid link)"),
         (ConnectionResetError("gone"), "cannot be used (gone)"),
         (RecursionError(), "is nested too deeply"),
-        (MemoryError(), "needs more memory than there is"),
+        (MemoryError(), "needs more memory than is available"),
         ("\ud800".encode, "holds text that is not valid Unicode"),
         (lambda: int("9" * 5000), "holds a value that cannot be used (Exceeds the limit"),
         (lambda: Path("\0").read_text(), "embedded null byte"),
@@ -158,9 +158,9 @@ def test_cells_are_counted_as_they_are_made() -> None:
 @pytest.mark.parametrize(
     ("pattern", "told"),
     [
-        ("{0..999999}{0..999999}", "stands for more than 1,000,000 files"),
+        ("{0..999999}{0..999999}", "expands to more than 1,000,000 files"),
         ("{a,b}" * (MOST_BRACES + 1), "pairs of braces"),
-        ("{0..99999999}", "is no range of shards"),
+        ("{0..99999999}", "is not a range of shards"),
         ("/", "is the whole file system"),
     ],
 )

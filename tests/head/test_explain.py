@@ -130,7 +130,7 @@ def test_experiments(table: dict[str, Any], expected: str) -> None:
                 "mining": {"kind": "threshold", "image_text": 0.3},
                 "teacher": {"kind": "experiment", "experiment": {}},
             },
-            "loss: infonce has no place for mined positives; ",
+            "loss: infonce does not use mined positives; ",
         ),
         (
             {

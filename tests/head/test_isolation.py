@@ -135,7 +135,7 @@ def test_a_matched_arm_that_is_there_is_named() -> None:
             "'captions' is the same in 'mined' and 'clip'; they differ in mining",
         ),
         (claim("mined", "clip", margin="0.3"), "claims[0].margin: '0.3' has the wrong unit; shapes/acc1 is a share"),
-        (claim("mined", "clip", metric="train/loss", margin="1 point"), "train/loss is no share"),
+        (claim("mined", "clip", metric="train/loss", margin="1 point"), "train/loss is not a share"),
     ],
 )
 def test_a_claim_that_cannot_be_about_what_it_says_is_refused(stated: dict[str, Any], said: str) -> None:

@@ -105,7 +105,7 @@ def test_a_miner_is_a_part_too(tmp_path: Path) -> None:
     silent = written(
         tmp_path, LOSS.replace("uses_mining: ClassVar[bool] = True", "uses_mining: ClassVar[bool] = False")
     )
-    with pytest.raises(ValidationError, match="MarginLoss has no place for mined positives"):
+    with pytest.raises(ValidationError, match="MarginLoss does not use mined positives"):
         Experiment.model_validate({**BASE, "loss": silent, "mining": miner})
     for part in ({"loss": miner}, {"mining": loss}):
         with pytest.raises(ValidationError, match=r"does not derive from (Objective|MiningRule)"):

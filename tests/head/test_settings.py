@@ -118,7 +118,7 @@ def test_a_store_beside_a_spec_is_used_and_said(project: Path) -> None:
     assert load(project / "specs").store == project / "store"  # any folder of that name is no store
     (project / "specs" / "store" / "store.json").write_text('{"version": 1}')
     assert load(project / "specs").store == project / "specs" / "store"
-    assert "the store that lies beside the spec is used" in (store_note(project / "specs") or "")
+    assert "the store beside the spec is used" in (store_note(project / "specs") or "")
 
 
 def test_a_harness_toml_or_a_variable_needs_no_note(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -28,7 +28,7 @@ MINING = '[mining]\nkind = "threshold"\n'
         ),
         (
             f'{TEACHER}{MINING}image_text = 0.3\n[loss]\nkind = "cwcl"',
-            "loss: cwcl has no place for mined positives; take the mining out",
+            "loss: cwcl does not use mined positives; remove the mining",
         ),
         (f"{TEACHER}{MINING}image_text = 1.27", "mining.image_text: should be less than 1, not 1.27"),
         (
@@ -41,7 +41,7 @@ MINING = '[mining]\nkind = "threshold"\n'
         ),
         (
             '[loss]\nkind = "filip"\n[model]\nname = "RN50"',
-            "loss: filip compares tokens, and the model's towers give pooled features only; take a vision transformer",
+            "loss: filip compares tokens, but the model's towers give pooled features only; take a vision transformer",
         ),
         ('[loss]\nkind = "infonce"\nmax_logit_scale = "none"', "loss.max_logit_scale: "),
     ],

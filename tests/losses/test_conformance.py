@@ -39,7 +39,7 @@ def test_every_loss_of_ours_conforms(kind: str) -> None:
         ("uses_mining: ClassVar[bool] = True", "uses_mining: ClassVar[bool] = False", "states what it reads",
          "it states uses_mining = False, and reads positives, by "),
         ("batch.final_positives", "Positives.ground_truth(batch.owner)", "states what it reads",
-         "it states uses_mining = True, and mined positives do not change its value (1 caption per image)"),
+         "it states uses_mining = True, but mined positives do not change its value (1 caption per image)"),
         ("batch.image @", "batch.teacher_image[:, :6] @", "states what it reads",
          "it states needs_teacher = False, and reads teacher_image, teacher_text (1 caption per image)"),
         ("self.margin + cosines - mean", "self.margin + cosines - mean.detach()", "gradients are those of its value",

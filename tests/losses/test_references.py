@@ -225,11 +225,11 @@ def test_mafa_smooths_from_its_epoch_on() -> None:
     ("loss", "captions", "mined", "message"),
     [
         (Sigmoid(), 3, False, "one caption per image"),
-        (InfoNCE(), 1, True, "no place for mined"),
+        (InfoNCE(), 1, True, "does not use mined"),
         (OTTER(), 1, False, "needs a teacher"),
         (ALIP(), 1, False, "one raw and one synthetic"),
         (FILIP(), 1, False, "compares tokens"),
-        (SoftTeacher(), 1, True, "no place for mined"),
+        (SoftTeacher(), 1, True, "does not use mined"),
     ],
 )
 def test_losses_refuse_what_they_cannot_use(loss: Loss, captions: int, mined: bool, message: str) -> None:

@@ -47,7 +47,7 @@ def test_ours_conform(spec: Mining) -> None:
         ("rows = torch", "image.mul_(2)\n        rows = torch", "a function of the features",
          "it changes the features that it gets"),
         ("torch.arange(images.start, images.stop", "torch.arange(images.stop - images.start", "two processes are one",
-         "asked for images 4 to 7, it names others"),
+         "for images 4 to 7, it returns others"),
         ("found > self.floor", "found >= found.max()", "two processes are one",
          "two processes find other pairs than one"),
         ("found > self.floor", "(found > self.floor) & (captions % 2 == 0)",

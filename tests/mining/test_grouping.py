@@ -88,5 +88,5 @@ def test_a_larger_search_space_makes_batches_more_alike() -> None:
 
 def test_a_search_space_that_would_cut_batches_is_refused() -> None:
     image, text = paired(4, 20)
-    with pytest.raises(SpecError, match="search_space 20 is no multiple of the global batch size 8; use 16"):
+    with pytest.raises(SpecError, match="search_space 20 is not a multiple of the global batch size 8; use 16"):
         grouped_order(image, text, batch_size=8, search_space=20, seed=0, epoch=0)

@@ -131,7 +131,7 @@ def test_transformers_loads_it_with_the_same_features(run: RunFolder, tmp_path: 
 def test_what_transformers_cannot_hold_gets_a_sentence(tmp_path: Path) -> None:
     resnet = VIT | {"vision_cfg": {**VIT["vision_cfg"], "layers": [1, 1, 1, 1], "width": 16, "patch_size": None}}
     run = finished(tmp_path / "run", resnet, {"kind": "infonce"})
-    with pytest.raises(ModelError, match="its image tower is no ViT of CLIP; export it with --to open_clip"):
+    with pytest.raises(ModelError, match="its image tower is not a ViT of CLIP; export it with --to open_clip"):
         export(run, tmp_path / "m", "hf")
     assert not (tmp_path / "m").exists()
     assert not list(tmp_path.glob(".export-*"))

@@ -76,7 +76,7 @@ def test_a_run_on_tokens_trains_the_towers(tmp_path: Path, loss: dict[str, Any],
 
 
 def test_towers_without_tokens_are_refused_before_anything_runs() -> None:
-    with pytest.raises(ValidationError, match="filip compares tokens, and the model's towers give pooled features"):
+    with pytest.raises(ValidationError, match="filip compares tokens, but the model's towers give pooled features"):
         experiment(loss={"kind": "filip"})
     with pytest.raises(ValidationError, match="dreamlip compares tokens"):
         experiment(loss={"kind": "dreamlip"}, model={"name": "RN50"})

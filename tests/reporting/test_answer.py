@@ -112,7 +112,7 @@ def test_a_claim_about_a_loss_holds_where_it_is_lower(tmp_path: Path) -> None:
 
 def test_one_seed_settles_no_claim(tmp_path: Path) -> None:
     found = document(tmp_path, {"a": [0.2], "b": [0.9]}, claims=claims(("b", "a")))
-    assert found.verdicts[0].text == "open (one seed tells nothing)"
+    assert found.verdicts[0].text == "open (one seed shows no spread)"
 
 
 def test_a_claim_across_protocols_is_not_comparable(tmp_path: Path) -> None:

@@ -139,5 +139,5 @@ def test_reported_numbers_whose_protocol_is_not_known(tmp_path: Path) -> None:
     known = {"arm": "a", "metric": "shapes/acc1", "value": 0.2, "source": "Table 1", "protocol": "7 prompts"}
     unknown = {"arm": "b", "metric": "shapes/acc1", "value": 0.2, "source": "Table 1"}
     found = remarks(collect(*simple(tmp_path, ARMS, references=[known, unknown])))
-    said = "How one reported number of 2 was measured is not known: beside ours, not under one protocol with them."
+    said = "How one reported number of 2 was measured is not known: shown beside ours, but not under the same protocol."
     assert found == [("note", said)]

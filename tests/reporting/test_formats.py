@@ -86,7 +86,7 @@ EXPECTED = {
     ],
     "partial": ["So far, with 10 of 15 runs", "2 of 3", "failed: out_of_memory", "asked for 9 GB", "no result"],
     "failed": ["There is no answer yet", "failed: user_error", "the data is gone", "0 of 3"],
-    "one seed": ["Nothing can be claimed from one seed", "(one seed)", "one seed tells nothing"],
+    "one seed": ["Nothing can be claimed from one seed", "(one seed)", "one seed shows no spread"],
     "nothing": ["There is no answer yet", "missing"],
 }
 

@@ -349,7 +349,7 @@ def test_a_server_that_answers_only_for_its_health_is_given_up(
     server = ThreadingHTTPServer(("127.0.0.1", 0), Stalling)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     try:
-        with pytest.raises(TrackingError, match=r"did not accept the records .*`harness sync SPEC` goes on"):
+        with pytest.raises(TrackingError, match=r"did not accept the records .*`harness sync SPEC` continues"):
             sync(finished.plan, finished.store, f"http://127.0.0.1:{server.server_port}")
     finally:
         gone.set()

@@ -142,7 +142,7 @@ def test_splits() -> None:
     ("processes", "micro", "message"),
     [
         (5, None, "resources.processes: 5 processes cannot share a batch of 24; use 4 processes"),
-        (2, 5, "resources.micro_batch_size: micro-batches of 5 do not make up the 12 images of a process; use 4"),
+        (2, 5, "resources.micro_batch_size: micro-batches of 5 do not divide the 12 images of a process; use 4"),
     ],
 )
 def test_a_batch_that_cannot_be_split_so(processes: int, micro: int | None, message: str) -> None:

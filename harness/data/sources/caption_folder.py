@@ -31,5 +31,5 @@ def check_finished(folder: Path) -> None:
     parts = int(stated.get("parts", 0)) if isinstance(stated, dict) else 0
     missing = [part for part in range(parts) if not part_file(folder, part).is_file()]
     if missing:
-        what = f"{len(missing)} of {parts} parts of the captions are still to be made"
-        raise DataError(what, where=str(folder), fix="`harness data caption` goes on with them")
+        what = f"{len(missing)} of {parts} parts of the captions are missing"
+        raise DataError(what, where=str(folder), fix="resume with `harness data caption`")

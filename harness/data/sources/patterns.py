@@ -67,7 +67,7 @@ def beside(pattern: str, suffixes: tuple[str, ...]) -> list[str]:
         if _inside(folder, suffixes):
             below = _below(folder, suffixes)
             if below:
-                notes.append(f"{folder}: {len(below)} files in folders below are not read ({below[0]} first)")
+                notes.append(f"{folder}: {len(below)} files in sub-folders are not read ({below[0]} first)")
         packed = [*_inside(folder, _COMPRESSED), *_below(folder, _COMPRESSED)] if ".tar" in suffixes else []
         if packed:
             notes.append(f"{folder}: {len(packed)} compressed files are not read ({packed[0]} first); unpack them")
@@ -123,12 +123,12 @@ def braces(pattern: str) -> list[str]:
     """`pattern` with each `{..}` written out; the first number's leading zeros give the width.
 
     Raises:
-        DataError: a range runs backwards, or the pattern stands for more than a million names.
+        DataError: a range runs backwards, or the pattern expands to more than a million names.
     """
     least = math.prod(_count(found[1], pattern) for found in _BRACES.finditer(pattern))
     found = list(islice(_braces(pattern, 0), MOST_FILES + 1)) if least <= MOST_FILES else []
     if least > MOST_FILES or len(found) > MOST_FILES:
-        raise DataError(f"stands for more than {MOST_FILES:,} files", where=pattern, fix="write a shorter range")
+        raise DataError(f"expands to more than {MOST_FILES:,} files", where=pattern, fix="write a shorter range")
     return found
 
 
@@ -161,7 +161,7 @@ def _range(inside: str, pattern: str) -> range | None:
         return None
     first, last, step = int(span[1]), int(span[2]), int(span[3] or 1)
     if not (first <= last < first + MOST_FILES and step):
-        raise DataError(f"{{{inside}}} is no range of shards", where=pattern, fix="write {first..last}")
+        raise DataError(f"{{{inside}}} is not a range of shards", where=pattern, fix="write {first..last}")
     return range(first, last + 1, step)
 
 

@@ -49,7 +49,7 @@ def read_quarantine(path: str | None) -> Quarantine:
         what = f"the quarantine list cannot be read ({error.strerror})"
         raise DataError(what, where=path, fix="`harness data check SPEC` writes it") from error
     except (ValueError, KeyError, TypeError, RecursionError):
-        fix = "`harness data check SPEC` writes it anew"
+        fix = "`harness data check SPEC` writes a new one"
         raise DataError("the quarantine list is damaged", where=path, fix=fix) from None
     return found
 

@@ -51,7 +51,7 @@ def mirrored(pattern: str, cache: Path) -> list[Path]:
     missing = [file for file in files if not _is_here(folder, file)]
     if missing:
         what = f"{len(missing)} of {len(files)} files are not on this machine, {missing[0].name} first"
-        raise DataError(what, where=pattern, fix="`harness data fetch SPEC` goes on copying")
+        raise DataError(what, where=pattern, fix="`harness data fetch SPEC` resumes the copy")
     return [folder / file.name for file in files]
 
 
@@ -122,7 +122,7 @@ def _size(url: str) -> int:
     except Exception as error:
         raise _unreadable(url, error) from error
     if size is None:
-        raise DataError("its server does not say how long it is", where=url, fix="copy it by other means")
+        raise DataError("its server does not report its size", where=url, fix="copy it by other means")
     return int(size)
 
 

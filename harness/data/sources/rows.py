@@ -59,7 +59,7 @@ def rows(
                 found = _text_rows(file, wanted, fix, form, [] if notes is None else notes)
             case _:
                 kinds = ", ".join(SUFFIXES)
-                raise DataError("is no table that can be read", where=str(file), fix=f"give one of {kinds}")
+                raise DataError("is not a readable table", where=str(file), fix=f"give one of {kinds}")
         yield from found
     except UnicodeDecodeError as error:
         what = f"table is not UTF-8 (after {error.object[max(error.start - 20, 0) : error.start]!r})"
@@ -141,7 +141,7 @@ def _is_quoted(file: Path, separator: str, notes: list[str]) -> bool:
         begun = sum(line.startswith('"') + line.count(f'{separator}"') for line in stream)
     quoting = begun > 0 and _is_consistent(file, separator)
     if begun:
-        how = "they are taken as quoting" if quoting else "they are taken as text"
+        how = "they are read as quotes" if quoting else "they are taken as text"
         notes.append(f"{file}: {begun:,} cells begin with a quote; {how} (data.quoting)")
     return quoting
 
@@ -174,7 +174,7 @@ def _json_rows(file: Path, columns: list[str], fix: str) -> Iterator[Row]:
             except (ValueError, RecursionError):
                 row = None
             if not isinstance(row, dict):
-                raise DataError(f"line {number} is no JSON object", where=str(file), fix="repair or delete the line")
+                raise DataError(f"line {number} is not a JSON object", where=str(file), fix="repair or delete the line")
             if number == 1:
                 _require(columns, list(row), file, fix)
             yield {column: row.get(column) for column in columns}

@@ -107,7 +107,7 @@ class Joined:
         """
         where = f"data.pseudo.{self._name}"
         if self._shared:
-            what = f"{self._shared:,} samples have a key that another shard has too, so a key names no row"
+            what = f"{self._shared:,} samples have a key that another shard has too, so a key does not identify a row"
             raise DataError(what, where=where, fix="join by another value (a URL), or name rows SHARD/KEY")
         if self._asked and self._found < self._source.min_coverage * self._asked:
             there = ", ".join(repr(text[:_SHOWN]) for text in self._table.first_ids(3))
@@ -116,7 +116,7 @@ class Joined:
                 f"only {self._found:,} of {self._asked:,} samples have a row in {self._source.path} "
                 f"(samples look for {here}; the rows are of {there})"
             )
-            fix = "correct join and id, or lower min_coverage if so few are meant"
+            fix = "correct join and id, or lower min_coverage if this few are intended"
             raise DataError(what, where=where, fix=fix)
         if self._different > _MAX_MISMATCH * self._compared and self._example is not None:
             key, theirs, ours = (text[:_SHOWN] for text in self._example)
@@ -269,7 +269,7 @@ class _Lines:
             raise self._misaligned(f"has more lines than the {rows:,} rows of {table}")
 
     def _misaligned(self, what: str) -> DataError:
-        return DataError(what, where=str(self._file), fix="take the table that the lines were written for")
+        return DataError(what, where=str(self._file), fix="use the table that the lines were written for")
 
 
 def _entry(source: CaptionFile, id_: Any, cells: list[Any], raw: Any, unusable: dict[str, int]) -> Iterator[CaptionRow]:

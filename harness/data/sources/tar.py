@@ -93,7 +93,7 @@ class Archive:
         if mark != bytes(tarfile.BLOCKSIZE):
             raise self._bad(f"is damaged at byte {tar.offset}")
         if self.read(tar.offset, tar.offset + tarfile.RECORDSIZE).strip(b"\0"):
-            self.skipped["tar files that go on after their end mark"] += 1
+            self.skipped["tar files with data after their end mark"] += 1
 
     def _check_headers(self, info: tarfile.TarInfo) -> None:
         """Refuse a pax header that is damaged: before 3.11.10, tarfile leaves out what it cannot read of one, such as

@@ -166,7 +166,7 @@ def _call(command: list[str], *, forgive: str | None = None) -> str:
 def _submission_error(output: str, batch: ArrayRequest) -> DispatchError:
     line = output.splitlines()[-1].removeprefix("sbatch: error: ") if output else "no message"
     if _LIMIT.search(output):
-        return HeldBackError(f"SLURM takes no more jobs for now ({line})", where=batch.name)
+        return HeldBackError(f"SLURM accepts no more jobs for now ({line})", where=batch.name)
     if _REFUSAL.search(output):
         requested = ", ".join(f"{name}={value}" for name, value in batch.resources if value)
         return RefusedError(f"SLURM refuses the job ({line})", where=f"profile: {requested}", fix="change the profile")

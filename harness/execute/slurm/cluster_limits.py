@@ -48,7 +48,7 @@ def _lacks(asked: JobResources, partition: Partition) -> tuple[str, str] | None:
     )
     for key, amount, most, unit in wanted:
         if amount > most:
-            return key, f"asks for {amount:g} {unit}, where partition {partition.name!r} has {most:g}"
+            return key, f"requests {amount:g} {unit}, but partition {partition.name!r} has {most:g}"
     return None
 
 

@@ -64,7 +64,7 @@ class Verdict:
             case "better" | "worse" if self.looked:
                 return f"{self.word} (look {self.looked.look})"
             case "open":
-                return "open (one seed tells nothing)" if self.difference and self.difference.n == 1 else "open"
+                return "open (one seed shows no spread)" if self.difference and self.difference.n == 1 else "open"
             case word:
                 return word
 

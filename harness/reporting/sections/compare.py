@@ -45,7 +45,7 @@ def _spec_table(runs: Sequence[Compared]) -> Table:
         if len(set(found)) > 1
     )
     notes = () if rows else ("The specs are the same.",)
-    return Table("specs", "What differs in the specs", _heads(runs, "field", numeric=False), rows, notes)
+    return Table("specs", "Differences between the specs", _heads(runs, "field", numeric=False), rows, notes)
 
 
 def _metrics_table(runs: Sequence[Compared]) -> Table:
@@ -107,7 +107,7 @@ def _cost_table(runs: Sequence[Compared]) -> Table:
     for package in dict.fromkeys(name for one in records for name in one.versions):
         lines[package] = [one.versions.get(package, NOTHING) for one in records]
     rows = tuple((TableCell(name), *map(TableCell, texts)) for name, texts in lines.items())
-    return Table("cost", "What they took and were made with", _heads(runs, ""), rows)
+    return Table("cost", "Cost and provenance", _heads(runs, ""), rows)
 
 
 def _heads(runs: Sequence[Compared], first: str, *, numeric: bool = True) -> tuple[Head, ...]:

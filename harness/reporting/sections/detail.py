@@ -114,7 +114,7 @@ def failures_table(results: Results) -> Table | None:
         if run.record is None
     )
     heads = (*words("Arm"), *numbers("seed"), *words("Run", "State", "What it said"))
-    note = "`harness logs RUN` shows a run's log; `harness run` does what is missing and nothing twice."
+    note = "`harness logs RUN` shows a run's log; `harness run` does only what is missing."
     return Table("failures", "Runs without a result", heads, rows, (note,)) if rows else None
 
 

@@ -88,7 +88,7 @@ def _protocols(results: Results, columns: Sequence[Column]) -> Iterable[Flag]:
         foreign = [results.labels[arm.arm] for arm in column.arms.values() if arm.foreign]
         if foreign:
             text = f"† {column.metric} of {_listed(foreign)} was measured under another protocol than the baseline's"
-            yield Flag("warning", f"{text} ({column.protocol_id}): shown, marked, and compared with nothing.")
+            yield Flag("warning", f"{text} ({column.protocol_id}): shown and marked, but not compared.")
         for arm in column.arms.values():
             if arm.left_out:
                 seeds = f"{count(len(arm.left_out), 'seed')} of {results.labels[arm.arm]}"
@@ -194,7 +194,7 @@ def _references(results: Results) -> Iterable[Flag]:
     if unknown:
         which = "one reported number" if unknown == 1 else f"{unknown} reported numbers"
         text = f"How {which} of {len(references)} {'was' if unknown == 1 else 'were'} measured is not known"
-        yield Flag("note", f"{text}: beside ours, not under one protocol with them.")
+        yield Flag("note", f"{text}: shown beside ours, but not under the same protocol.")
 
 
 def _listed(names: Sequence[str], most: int = 4) -> str:

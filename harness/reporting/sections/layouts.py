@@ -70,7 +70,7 @@ def suite_table(results: Results, columns: Sequence[Column]) -> Table | None:
         rows.append((TableCell(results.labels[arm]), *row, *([average] if averaged else [])))
         rows += _reported(results, ordered, arm, averaged)
     notes = ["Mean over seeds, in %; the table of arms shows the spread." if averaged else "Mean over seeds, in %."]
-    notes += ["The average is one only where every set was measured, under one protocol for all arms."] * averaged
+    notes += ["The average is given only where every set was measured, under one protocol for all arms."] * averaged
     return Table("suite", "Evaluation sets side by side", tuple(heads), tuple(rows), tuple(notes))
 
 
