@@ -8,6 +8,7 @@ created in Python (`Ablation.model_validate({...})`) belongs to the project of t
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from threading import Event
@@ -175,29 +176,30 @@ def run(
         chosen = [word for arm in arms for word in ("--arm", arm)]
         chosen += ["--seeds", ",".join(map(str, seeds))] if seeds else []
         return _detached(spec, assignments, part, at, target, jobs, max_gpu_hours, confirm, chosen)
-    while True:
-        remember(planned, at.store)
-        outcome = carry_out(
-            part,
-            at,
-            target,
-            jobs=jobs,
-            max_gpu_hours=max_gpu_hours,
-            confirm=confirm,
-            on_progress=on_progress,
-            stop=stop,
-            verbose=verbose,
-        )
-        if not outcome or part is not planned or not planned.ablation.on_demand:
-            return outcome
-        look = _next_look(planned, at.store)
-        planned = part = at.plan(planned.ablation, planned.assignments, name=planned.name)
-        if look is None:
-            return outcome
-        if on_look is not None:
-            on_look(look)
-        if look.is_last:
-            return replace(outcome, plan=planned)
+    with at.store.registered(planned.command) if planned.ablation.on_demand else nullcontext():  # between rounds, too
+        while True:
+            remember(planned, at.store)
+            outcome = carry_out(
+                part,
+                at,
+                target,
+                jobs=jobs,
+                max_gpu_hours=max_gpu_hours,
+                confirm=confirm,
+                on_progress=on_progress,
+                stop=stop,
+                verbose=verbose,
+            )
+            if not outcome or part is not planned or not planned.ablation.on_demand:
+                return outcome
+            look = _next_look(planned, at.store)
+            planned = part = at.plan(planned.ablation, planned.assignments, name=planned.name)
+            if look is None:
+                return outcome
+            if on_look is not None:
+                on_look(look)
+            if look.is_last:
+                return replace(outcome, plan=planned)
 
 
 def _changed_looks(planned: Plan, store: Store) -> list[str]:

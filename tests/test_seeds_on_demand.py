@@ -181,6 +181,13 @@ def test_a_repeated_command_does_nothing_more(project: MadeProject) -> None:
     assert again.cells == plan.cells
 
 
+def test_the_command_is_known_between_rounds_too(project: MadeProject) -> None:
+    plan, seen = project.plan(Ablation.model_validate(TABLE)), []
+    api.run(plan, on_look=lambda _: seen.append(len(project.store.running_commands(plan.command))))
+    assert set(seen) == {1}
+    assert project.store.running_commands(plan.command) == []
+
+
 def test_looks_stay_when_the_ablation_does_and_begin_anew_when_it_changes(project: MadeProject) -> None:
     plan = api.run(project.plan(Ablation.model_validate(TABLE))).plan
     renamed = {**TABLE, "question": "What?", "labels": {"near": "nearly"}, "notes": "x"}

@@ -312,7 +312,10 @@ def status(
         data, found = shown.status_json(planned, project.store)
         print_json(data)
         raise typer.Exit(1 if any(one.is_damaged for one in found) else 0)
-    if watch:
+    if watch and planned.ablation.on_demand:
+        again = partial(api.plan, spec, set_, provisional=True)
+        shown.watch_growing(again, project.store, lambda: bool(project.store.running_commands(planned.command)))
+    elif watch:
         shown.watch(planned, project.store)
     else:
         raise typer.Exit(1 if any(one.is_damaged for one in shown.status(planned, project.store)) else 0)

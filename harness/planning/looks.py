@@ -85,7 +85,8 @@ def read_looks(store: Store, key: str) -> tuple[InterimLook, ...]:
     Raises:
         StoreError: a look is damaged or missing.
     """
-    files = {int(file.stem): file for file in (store.root / FOLDER / key).glob("[0-9]*.json")}
+    below = (store.root / FOLDER / key).glob("*.json")
+    files = {int(file.stem): file for file in below if file.stem.isdecimal()}
     found = []
     for number in range(1, max(files, default=0) + 1):
         file = files.get(number, store.root / FOLDER / key / f"{number}.json")

@@ -35,6 +35,7 @@ import json
 import os
 import shutil
 import socket
+import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
@@ -61,6 +62,16 @@ claim must not fail because of that."""
 TAKEOVER_WAIT_S = 20.0
 """How long to wait for a superseded attempt to release the lock. After that, only the fencing token stops its
 writes."""
+
+
+class _Registered(threading.local):
+    """The commands that this thread has registered."""
+
+    def __init__(self) -> None:
+        self.files = set[Path]()
+
+
+_registered = _Registered()
 _Part = TypeVar("_Part", Record, Failure, Cost, TrainingEnd)
 
 
@@ -531,19 +542,24 @@ class Store:
 
     @contextmanager
     def registered(self, name: str) -> Iterator[None]:
-        """Register this process as one that carries out the ablation `name`.
+        """Register this process as one that carries out the ablation `name`. May be nested in one thread.
 
         Raises:
             StoreError: the store cannot be written.
         """
         self.begin()
         file = self._commands / f"{name}.{os.getpid()}"
+        if file in _registered.files:
+            yield
+            return
         with ExitStack() as stack:
             try:
                 stack.enter_context(exclusive(file, wait=True))
             except OSError as error:
                 raise unwritable(file, error) from error
             stack.callback(file.unlink, missing_ok=True)
+            _registered.files.add(file)
+            stack.callback(_registered.files.remove, file)
             yield
 
     def running_commands(self, name: str) -> list[Holder]:
