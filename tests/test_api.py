@@ -12,6 +12,7 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -163,7 +164,9 @@ def test_an_inline_run_is_stopped_by_an_event(spec: Path) -> None:
 
 def test_what_jobs_have_is_refused(spec: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     plan = harness.plan(spec)
-    monkeypatch.setattr(jobs, "look", lambda _store: (dict.fromkeys(plan.runs), ()))
+    monkeypatch.setattr(
+        jobs, "look", lambda _store: (dict.fromkeys(plan.runs, SimpleNamespace(job="7", is_leaving=False)), ())
+    )
     with pytest.raises(DispatchError, match="2 runs of it are in jobs of SLURM"):
         harness.run(spec)
     monkeypatch.undo()

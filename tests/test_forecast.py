@@ -10,6 +10,7 @@ import pytest
 
 from harness.cli import output
 from harness.execute.run import remember
+from harness.planning.estimate import finished_arms
 from harness.reporting.forecast import can_tell
 from harness.statistics import Estimator, t_interval
 from harness.statistics.forecast import forecast
@@ -75,7 +76,7 @@ def test_a_plan_says_what_its_seeds_can_tell(tmp_path: Path, capsys: pytest.Capt
     remember(done, store)
     output.plan(fresh, store)
     said = capsys.readouterr().out
-    found = can_tell(fresh, store)
+    found = can_tell(fresh, finished_arms(fresh, store))
     assert found is not None
     assert f"3 seeds can tell a difference of about {100 * found.size:.1f} points in shapes/acc1" in said
     assert "from 3 finished arms" in said
@@ -83,5 +84,5 @@ def test_a_plan_says_what_its_seeds_can_tell(tmp_path: Path, capsys: pytest.Capt
     json.dumps(output.plan_json(fresh, store))
     longer = plan_of({"question": "?", "baseline": "a", "primary": "shapes/acc1", "arms": {"a": {}}}, steps=600)
     other = plan_of({"question": "?", "baseline": "a", "primary": "shapes/acc5", "arms": {"a": {}}})
-    assert can_tell(longer, store) is None
-    assert can_tell(other, store) is None
+    assert finished_arms(longer, store) == []
+    assert finished_arms(other, store) == []

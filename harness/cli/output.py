@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from harness.base.errors import StoreError
 from harness.config.axes import level_name
@@ -22,6 +22,9 @@ from harness.planning.isolation import confounded, isolation
 from harness.planning.plan import Plan
 from harness.runs.request import read_request
 from harness.runs.store import RunFolder, Store
+
+if TYPE_CHECKING:
+    from harness.reporting.forecast import Forecast
 
 WATCH_S = 2.0
 
@@ -90,12 +93,12 @@ def plan(planned: Plan, store: Store, timed: Mapping[str, float] | None = None) 
     teachers = [run for run in planned.runs if run not in users]
     for run in teachers:
         say(f"teacher {run}: {planned.runs[run].steps} steps, {states[run]}")
-    say(_cost_line(planned, store, sum(state is Life.TRAINED for state in states.values()), timed))
     if (demand := planned.ablation.on_demand) is not None:
         looks = ", ".join(map(str, demand.looks))
         over = ", and no claim is open" if planned.looks and planned.looks[-1].is_last else ""
         say(f"seeds until the claims are decided: looks at {looks} seeds; {len(planned.looks)} taken{over}")
     say(_forecast_line(planned, store))
+    say(_cost_line(planned, store, sum(state is Life.TRAINED for state in states.values()), timed))
     for reason in planned.missing_data:
         say(f"missing: {reason}")
     for warning in confounded(planned.ablation, planned.experiments):
@@ -142,7 +145,6 @@ def plan_json(planned: Plan, store: Store, timed: Mapping[str, float] | None = N
     """The plan as JSON data, described by `harness.docs.outputs.PlanOutput`."""
     from harness.execute.status import planned_states
     from harness.planning.estimate import estimate
-    from harness.reporting.forecast import can_tell
 
     ablation, states = planned.ablation, planned_states(planned, store)
     return {
@@ -182,7 +184,7 @@ def plan_json(planned: Plan, store: Store, timed: Mapping[str, float] | None = N
         ],
         "references": [reference.model_dump() for reference in ablation.references],
         "cost": estimate(planned, store, store.states(planned.runs), timed),
-        "can_tell": asdict(found) if (found := can_tell(planned, store)) else None,
+        "can_tell": asdict(found) if (found := _can_tell(planned, store)) else None,
     }
 
 
@@ -242,10 +244,8 @@ def seconds(duration: float) -> str:
 
 def _forecast_line(planned: Plan, store: Store) -> str:
     """What the planned seeds can tell."""
-    from harness.reporting.forecast import can_tell
-
     metric, seeds = planned.ablation.primary, plural(len(planned.ids(planned.ablation.baseline)), "seed")
-    if (found := can_tell(planned, store)) is None:
+    if (found := _can_tell(planned, store)) is None:
         return (
             f"the difference that {seeds} can tell is not known: no two arms of this length have finished with {metric}"
         )
@@ -254,6 +254,16 @@ def _forecast_line(planned: Plan, store: Store) -> str:
     size, low, high = (value(metric, one) for one in (found.size, found.low, found.high))
     how = f"{size}{points(metric)} in {metric} ({low} to {high}; from {plural(found.arms, 'finished arm')})"
     return f"{seeds} can tell a difference of about {how}"
+
+
+def _can_tell(planned: Plan, store: Store) -> Forecast | None:
+    from harness.planning.estimate import finished_arms
+
+    if not (finished := finished_arms(planned, store)):
+        return None
+    from harness.reporting.forecast import can_tell  # which loads numpy
+
+    return can_tell(planned, finished)
 
 
 def _cost_line(planned: Plan, store: Store, to_evaluate: int, timed: Mapping[str, float] | None) -> str:

@@ -1,21 +1,27 @@
-"""Estimate the cost of a plan from finished runs of the same shape."""
+"""Estimate the cost of a plan from finished runs of the same shape, and find arms that tell of its noise."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from statistics import median
-from typing import Any
+from typing import Any, TypeAlias
 
 from harness.base.errors import StoreError
 from harness.base.files import read_json
 from harness.planning.plan import Plan
+from harness.runs.metrics import metric_id
+from harness.runs.noted import NotedAblation, noted
 from harness.runs.planned import PlannedRun
 from harness.runs.request import shape
 from harness.runs.store import RunFolder, State, Store
 
 ENOUGH = 5
 """Number of finished runs that are read for each shape."""
+ENOUGH_ARMS = 24
+"""Number of finished arms whose noise is read."""
+Finished: TypeAlias = Sequence[Mapping[str, Mapping[int, float]]]
+"""Of ablations: values by arm and seed."""
 
 
 def estimate(
@@ -49,6 +55,35 @@ def estimate(
         "runs_unknown": rest,
         "basis": "no comparable run has finished yet" if total is None else basis,
     }
+
+
+def finished_arms(plan: Plan, store: Store) -> Finished:
+    """Values of the plan's primary metric in the store's ablations, of arms with as many steps and several seeds."""
+    found: list[Mapping[str, Mapping[int, float]]] = []
+    for one in noted(store):
+        if sum(map(len, found)) < ENOUGH_ARMS and (table := _values(one, plan, store)):
+            found.append(table)
+    return found
+
+
+def _values(noted: NotedAblation, plan: Plan, store: Store) -> dict[str, dict[int, float]]:
+    """The primary metric's value by arm and seed, for arms with several seeds of one identity of the metric."""
+    steps = {plan.runs[run].steps for run in plan.cells.values()}
+    of, _, metric = plan.ablation.primary.partition("/")
+    values: dict[str, dict[int, float]] = {}
+    identities = set()
+    for cell, run in noted.cells.items():
+        arm, _, seed = cell.rpartition("/")
+        if (arm not in values and len(values) >= ENOUGH_ARMS) or not store.run(run).record_file.exists():
+            continue
+        with suppress(StoreError):  # skip damaged runs: this is only an estimate
+            record = store.run(run).record()
+            ours = [one for one in record.evaluations if one.set == of and metric in one.metrics]
+            if record.steps in steps and ours:
+                values.setdefault(arm, {})[int(seed)] = ours[-1].metrics[metric].value
+                identities.add(metric_id(ours[-1], metric))
+    several = {arm: seeds for arm, seeds in values.items() if len(seeds) > 1}
+    return several if len(several) > 1 and len(identities) == 1 else {}
 
 
 def unknown(plan: Plan, store: Store) -> dict[str, PlannedRun]:

@@ -156,6 +156,7 @@ def test_plan(spec: Path, capsys: pytest.CaptureFixture[str]) -> None:
         "arm    seeds  steps  runs       changes",
         "plain  3      300    3 missing  nothing",
         "more   3      300    3 missing  captions.count=5, loss.kind=multi_positive_sigmoid",
+        "the difference that 3 seeds can tell is not known: no two arms of this length have finished with shapes/acc1",
         "6 of 6 runs to train; 230,400 images; time not known: no run of this shape has finished; "
         "`--measure` times ten steps",
     ]

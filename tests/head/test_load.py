@@ -180,7 +180,7 @@ UNKNOWN = "unknown key; did you mean"
         ("small.toml", "extends = 3", "small.toml: extends: there is no file 3; looked for 3"),
         ("small.toml", SMALL.replace("teacher.toml", "t.toml"), "small.toml: teacher.path: there is no file 't.toml'; looked for t.toml"),
         ("small.toml", f'{SMALL}\n[model]\nweights = "./none.pt"', "small.toml: model.weights: there is no file './none.pt'; looked for none.pt"),
-        ("small.toml", f'{SMALL}\n[model]\nconfig = "teacher.toml"', "teacher.toml: is not valid JSON (Expecting value: line 2 column 2 (char 2)); give an open_clip model config"),
+        ("small.toml", f'{SMALL}\n[model]\nconfig = "teacher.toml"', "teacher.toml: cannot be read (it is not valid JSON: Expecting value: line 2 column 2 (char 2)); give an open_clip model config"),
         ("small.toml", 'extends = "small.toml"', "small.toml: extends itself, or its teacher is itself; break the circle"),
         ("teacher.toml", 'extends = "small.toml"', "small.toml: extends itself, or its teacher is itself; break the circle"),
         ("teacher.toml", '[teacher]\npath = "small.toml"', "small.toml: extends itself, or its teacher is itself; break the circle"),

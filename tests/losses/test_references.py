@@ -11,7 +11,7 @@ import torch
 from open_clip.loss import ClipLoss, SigLipLoss
 from pydantic import TypeAdapter
 
-from harness.base.errors import SpecError
+from harness.base.errors import SpecError, TrainingError
 from harness.config.experiment import Experiment
 from harness.config.loss import (
     ALIP,
@@ -172,7 +172,7 @@ class TestBias:
 
     def test_nothing_to_calibrate_on(self) -> None:
         batch = random_batch(Shape(density=0.0))
-        with pytest.raises(ValueError, match="positive and negative"):
+        with pytest.raises(TrainingError, match="0 of 72 pairs are positives"):
             build_objective(MultiPositiveSigmoid()).calibrate([batch])
 
 
