@@ -14,7 +14,7 @@ from harness.reporting import Document
 MEANING = {
     "better": "better, worse: the arms differ by more than chance explains, corrected for the number of claims",
     "equal": "equal: any difference is smaller than the margin that the spec fixed beforehand",
-    "open": "open: these runs cannot tell; more seeds may",
+    "open": "open: these runs cannot tell",
     "not attributable": "not attributable: the arms differ in more than the claim's factor",
 }
 
