@@ -18,7 +18,7 @@ import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias, TypeVar
 from zipfile import BadZipFile, ZipFile
 
 from harness.base.boundary import as_sentence
@@ -39,6 +39,9 @@ OF_THE_MACHINE = frozenset({"images_per_s", "data_wait", "mfu", "peak_memory_gb"
 """Training metrics that depend on the machine's load."""
 Key = tuple[str, str, str, str]
 """Run, evaluation set, protocol, metric."""
+_Values: TypeAlias = Mapping[str, Mapping[str, float]]
+"""Of one metric, by arm and seed."""
+_Name = TypeVar("_Name", str, int)
 
 
 @dataclass
@@ -105,7 +108,7 @@ def verify_report(report: str, found: Verification) -> None:
     """
     table = json.loads(report)
     runs = {(run["arm"], str(run["seed"])): run["id"] for run in table["runs"] if run["arm"] is not None}
-    shared = table["estimation"] == "shared"
+    shared, known = table["estimation"] == "shared", dict[str, tuple[Mapping[str, Any], _Values]]()
     for column in table["metrics"]:
         of, _, metric = column["metric"].partition("/")
         values: dict[str, dict[str, float]] = {}
@@ -113,6 +116,9 @@ def verify_report(report: str, found: Verification) -> None:
             keys = {seed: (runs[arm["arm"], seed], of, arm["protocol_id"] or "", metric) for seed in arm["values"]}
             values[arm["arm"]] = {seed: found.derived[key] for seed, key in keys.items() if key in found.derived}
         _column(column, table["baseline"], values, shared, found)
+        known[column["metric"]] = column, values
+    if not table.get("looks"):  # whose p-values are of other seeds; they are taken again
+        _claims(table["claims"], known, shared, found)
 
 
 def retrain(plan: Plan, project: Project, count: int, found: Verification) -> None:
@@ -298,15 +304,67 @@ def _contents(who: str, record: Record, found: Verification) -> None:
             found.unproven.append(f"{what}: a report by an earlier version may show the numbers of another spec")
 
 
-def _column(
-    column: Mapping[str, Any],
-    baseline: str,
-    values: Mapping[str, Mapping[str, float]],
+def _claims(
+    claims: Sequence[Mapping[str, Any]],
+    known: Mapping[str, tuple[Mapping[str, Any], _Values]],
     shared: bool,
     found: Verification,
 ) -> None:
+    """Derive the difference of each claim, and its p-value after Holm's correction for the claims that are judged."""
+    adjusted: dict[int, float] = {}
+    for place, claim in enumerate(claims):
+        if claim["difference"] is None:
+            continue
+        column, values = known.get(claim["metric"], ({"arms": ()}, {}))
+        if claim["metric"] not in known or _left_out(column, values):
+            found.unproven.append(
+                f"the difference of claim {claim['text']!r} is not derived again: not all runs could be"
+            )
+            return
+        derived = _difference(column, values, claim["arm"], claim["than"], shared)
+        told = (*_stated(claim["difference"]), claim["difference"]["p"])
+        if claim["p"] is not None and derived[-1] is not None:
+            adjusted[place] = derived[-1]
+        if _agree(derived, told):
+            found.report += len(derived)
+        else:
+            found.problems.append(f"the report's claim {claim['text']!r} says {told}, derived again it is {derived}")
+    for place, p in _holm(adjusted).items():
+        if math.isclose(p, told := claims[place]["p"], rel_tol=CLOSE):
+            found.report += 1
+        else:
+            found.problems.append(
+                f"the report's claim {claims[place]['text']!r} says p = {told}, derived again it is {p}"
+            )
+
+
+def _left_out(column: Mapping[str, Any], values: _Values) -> set[str]:
+    """The arms of which not all values could be derived."""
+    return {arm["arm"] for arm in column["arms"] if values[arm["arm"]].keys() != arm["values"].keys()}
+
+
+def _difference(
+    column: Mapping[str, Any], values: _Values, arm: str, than: str, shared: bool
+) -> tuple[float | None, ...]:
+    ours, theirs = values[arm], values.get(than, {})
+    if shared:
+        identity = {one["arm"]: one["metric_id"] for one in column["arms"]}
+        return _by_all_arms(ours, theirs, [values[one] for one in identity if identity[one] == identity[arm]])
+    deltas = [ours[seed] - theirs[seed] for seed in ours if seed in theirs]
+    return (*_summary(deltas), _p(deltas))
+
+
+def _holm(p_values: Mapping[_Name, float]) -> dict[_Name, float]:
+    """Holm's adjusted p-values, smallest first."""
+    adjusted, worst = {}, 0.0
+    for rank, name in enumerate(sorted(p_values, key=lambda one: p_values[one])):
+        adjusted[name] = worst = max(worst, min(1.0, (len(p_values) - rank) * p_values[name]))
+    return adjusted
+
+
+def _column(column: Mapping[str, Any], baseline: str, values: _Values, shared: bool, found: Verification) -> None:
     where, adjusted = f"the report's {column['metric']}", dict[str, float]()
-    left_out = {arm["arm"] for arm in column["arms"] if values[arm["arm"]].keys() != arm["values"].keys()}
+    left_out = _left_out(column, values)
     for arm in column["arms"]:
         ours, stated = values[arm["arm"]], arm["values"]
         if arm["arm"] in left_out:
@@ -316,10 +374,7 @@ def _column(
         numbers = [(*ours.values(),), (*stated.values(),)]
         pairs = [(numbers[0], numbers[1]), (_summary(list(numbers[0])), _stated(arm["summary"]))]
         if arm["difference"] and not (left_out if shared else baseline in left_out):  # a shared spread is of all
-            theirs = values.get(baseline, {})
-            deltas = [ours[seed] - theirs[seed] for seed in ours if seed in theirs]
-            alike = [values[one["arm"]] for one in column["arms"] if one["metric_id"] == arm["metric_id"]]
-            derived = _by_all_arms(ours, theirs, alike) if shared else (*_summary(deltas), _p(deltas))
+            derived = _difference(column, values, arm["arm"], baseline, shared)
             pairs.append((derived, (*_stated(arm["difference"]), arm["difference"]["p"])))
             if derived[-1] is not None and arm["holm_p"] is not None:
                 adjusted[arm["arm"]] = derived[-1]
@@ -330,9 +385,7 @@ def _column(
                 found.problems.append(f"{where} of {arm['arm']} says {told}, derived again it is {derived}")
     if left_out:
         return  # Holm's correction takes all arms
-    worst = 0.0
-    for rank, name in enumerate(sorted(adjusted, key=lambda one: adjusted[one])):
-        worst = max(worst, min(1.0, (len(adjusted) - rank) * adjusted[name]))
+    for name, worst in _holm(adjusted).items():
         (told,) = [arm["holm_p"] for arm in column["arms"] if arm["arm"] == name]
         if math.isclose(worst, told, rel_tol=CLOSE):
             found.report += 1

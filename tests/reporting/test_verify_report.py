@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -60,6 +61,34 @@ def test_a_changed_statistic_is_noticed(tmp_path: Path, change: Callable[[dict[s
     column = next(one for one in report["metrics"] if one["metric"] == "shapes/acc1")
     change(next(arm for arm in column["arms"] if arm["arm"] == "fff"))
     assert any("shapes/acc1 of fff" in one for one in verified(json.dumps(report), store).problems)
+
+
+def test_a_changed_claim_is_noticed(tmp_path: Path) -> None:
+    plan, store = quickstart(tmp_path)
+    text = render(collect(plan, store), "json")
+    changes: tuple[Callable[[dict[str, Any]], None], ...] = (
+        lambda claim: claim.update(p=claim["p"] / 2),
+        lambda claim: claim["difference"].update(mean=claim["difference"]["mean"] + 1e-4),
+        lambda claim: claim["difference"].update(p=claim["difference"]["p"] + 1e-6),
+    )
+    for change in changes:
+        report = json.loads(text)
+        change(report["claims"][0])
+        (problem,) = (one for one in verified(json.dumps(report), store).problems if "train/" not in one)
+        assert "claim 'Pseudo-captions help'" in problem
+
+
+def test_what_cannot_be_derived_is_said_and_the_rest_is_derived(tmp_path: Path) -> None:
+    plan, store = quickstart(tmp_path)
+    report = render(collect(plan, store), "json")
+    whole = verified(report, store)
+    shutil.rmtree(store.run(plan.cells["all", 0]).path)
+    part = verified(report, store)
+    assert [one for one in part.problems if "train/" not in one] == []
+    assert 0 < part.report < whole.report
+    said = "\n".join(part.unproven)
+    assert "shapes/acc1 of all is not derived again" in said
+    assert "claim 'Pseudo-captions help' is not derived again" in said
 
 
 @given(tables())
