@@ -49,6 +49,7 @@ from pydantic import ValidationError
 from harness.base.boundary import reading
 from harness.base.errors import StoreError
 from harness.base.files import check_fences, fenced, read_bytes, read_json, unwritable, write_json, write_text
+from harness.base.sums import make_room
 from harness.runs.attempts import Attempts
 from harness.runs.identity import Identity, check_same, digest
 from harness.runs.integrity import check_record, require_unchanged, sealed
@@ -593,6 +594,7 @@ class Store:
 def exclusive(path: Path, *, wait: bool) -> Iterator[bool]:
     """Hold an exclusive lock on the file `path`; yields whether it is held (always, if `wait`)."""
     path.parent.mkdir(parents=True, exist_ok=True)
+    make_room(path)
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
     try:
         try:

@@ -21,7 +21,7 @@ LIMIT_S = 1200.0
 @pytest.mark.slurm
 def test_every_trial_ends_once_whatever_happens(cluster: Cluster, tmp_path: Path) -> None:
     seed = int(os.environ.get("CHAOS_SEED") or random.randrange(2**32))
-    hunt = Hunt.create(tmp_path / "campaign", cluster, seeds=8, steps=24, parallelism=WORKERS)
+    hunt = Hunt.create(tmp_path / "campaign", cluster, seeds=12, steps=24, parallelism=WORKERS)
     mischief = carry_out(hunt, seed, len(FAULTS), LIMIT_S, kinds=FAULTS)
     hunt.carry_out_reference()
     causes = check(hunt)
