@@ -8,7 +8,6 @@ created in Python (`Ablation.model_validate({...})`) belongs to the project of t
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from threading import Event
@@ -170,48 +169,54 @@ def run(
     planned = plan(spec, assignments)
     at = project(planned)
     target = on or at.settings.profile
+    remember(planned, at.store)
     part = planned.part(arms, seeds) if arms or seeds else planned
     if detach:
-        remember(planned, at.store)
         chosen = [word for arm in arms for word in ("--arm", arm)]
         chosen += ["--seeds", ",".join(map(str, seeds))] if seeds else []
         return _detached(spec, assignments, part, at, target, jobs, max_gpu_hours, confirm, chosen)
-    with at.store.registered(planned.command) if planned.ablation.on_demand else nullcontext():  # between rounds, too
-        while True:
-            remember(planned, at.store)
-            outcome = carry_out(
-                part,
-                at,
-                target,
-                jobs=jobs,
-                max_gpu_hours=max_gpu_hours,
-                confirm=confirm,
-                on_progress=on_progress,
-                stop=stop,
-                verbose=verbose,
-            )
-            if not outcome or part is not planned or not planned.ablation.on_demand:
-                return outcome
-            look = _next_look(planned, at.store)
-            planned = part = at.plan(planned.ablation, planned.assignments, name=planned.name)
-            if look is None:
-                return outcome
+
+    def round_of(some: Plan) -> Outcome:
+        return carry_out(
+            some,
+            at,
+            target,
+            jobs=jobs,
+            max_gpu_hours=max_gpu_hours,
+            confirm=confirm,
+            on_progress=on_progress,
+            stop=stop,
+            verbose=verbose,
+        )
+
+    if part is not planned or not planned.ablation.on_demand:
+        return round_of(part)
+    return _until_decided(planned, at, round_of, on_look)
+
+
+def _until_decided(
+    planned: Plan, at: Project, round_of: Callable[[Plan], Outcome], on_look: Callable[[InterimLook], None] | None
+) -> Outcome:
+    """Carry out rounds of seeds, with a look at the claims after each, until none is open or a round is not done."""
+    with at.store.registered(planned.command):  # between rounds, too
+        while outcome := round_of(planned):
+            from harness.reporting.looks import next_look  # once there is something to look at
+
+            if (look := next_look(planned, at.store)) is None:
+                break
             if on_look is not None:
                 on_look(look)
+            planned = at.plan(planned.ablation, planned.assignments, name=planned.name)
             if look.is_last:
                 return replace(outcome, plan=planned)
+            remember(planned, at.store)
+        return outcome
 
 
 def _changed_looks(planned: Plan, store: Store) -> list[str]:
     from harness.reporting.looks import changed_looks
 
     return changed_looks(planned, store)
-
-
-def _next_look(planned: Plan, store: Store) -> InterimLook | None:
-    from harness.reporting.looks import next_look
-
-    return next_look(planned, store)
 
 
 @door

@@ -73,7 +73,7 @@ def _fenced(folder: RunFolder, process: ProcessRank, number: int, stop: Stop) ->
         folder.attempts.end(number, "superseded", str(error))
         return SUPERSEDED
     if status == DONE:
-        folder.attempts.end(number, "completed", "", step=_step(folder))
+        folder.attempts.end(number, "completed", "", step=folder.step)
     return status
 
 
@@ -129,7 +129,7 @@ def _failed(folder: RunFolder, process: ProcessRank, attempt: int, cause: Cause,
         status = USER_ERROR if failure.cause == "user_error" else status
     if cause != "interrupted" or not os.environ.get("HARNESS_SCHEDULED"):  # otherwise the node's supervisor records why
         raised = status == BROKEN
-        folder.attempts.end(attempt, failure.cause, failure.message, step=_step(folder), raised=raised)
+        folder.attempts.end(attempt, failure.cause, failure.message, step=folder.step, raised=raised)
     folder.fail(failure)
     return status
 
@@ -150,10 +150,6 @@ def _processes(folder: RunFolder) -> int:
         return load_request(folder).processes
     except HarnessError:
         return 1  # the attempt reports the error and records it
-
-
-def _step(folder: RunFolder) -> int:
-    return int(folder.read_progress().get("step", 0))
 
 
 def _appears(file: Path) -> bool:

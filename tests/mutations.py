@@ -112,7 +112,7 @@ MUTATIONS = (
     Mutation("config/base.py", 'defaults or name == "kind" or _is_other', "defaults or _is_other", "head/test_identity.py", fast=True),
     Mutation("runs/identity.py", '({"teacher": self.teacher} if self.teacher else {})', "{}", "head/test_identity.py", fast=True),
     Mutation("planning/completeness.py", "Missing(training=not folder.is_trained(), record=True, sets=wanted", "Missing(training=False, record=True, sets=wanted", "execute/test_sweep.py"),
-    Mutation("base/files.py", "if not stat.S_ISREG(os.fstat(", "if stat.S_ISDIR(os.fstat(", "head/test_boundary.py", fast=True),
+    Mutation("base/files.py", "if not stat.S_ISREG(status.st_mode)", "if stat.S_ISDIR(status.st_mode)", "head/test_boundary.py", fast=True),
     Mutation("data/sources/rows.py", "except (ValueError, RecursionError):", "except ValueError:", "data/test_sidecars.py"),
     Mutation("runs/attempts.py", "(newest := self.newest()) > number", "(newest := self.newest()) > number + 1", "head/test_fence.py", fast=True),
     Mutation("runs/attempts.py", "os.O_CREAT | os.O_EXCL", "os.O_CREAT", "head/test_fence.py", fast=True),

@@ -313,8 +313,8 @@ def begun(folder: Path) -> subprocess.Popen[bytes]:
     return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
 
 
-def looks_in(folder: Path) -> list[dict[str, Any]]:
-    files = sorted((folder / "store" / "looks").rglob("*.json"))
+def looks_in(store: Path) -> list[dict[str, Any]]:
+    files = sorted((store / "looks").rglob("*.json"))
     return [{k: v for k, v in json.loads(file.read_text()).items() if k not in ("taken_at", "hours")} for file in files]
 
 
@@ -326,7 +326,7 @@ def test_it_ends_by_itself_and_goes_on_after_kill_to_the_same_looks(tmp_path: Pa
         (folder / "harness.toml").write_text('store = "store"\ntracking_uri = "none"\n')
         (folder / "spec.toml").write_text(SPEC)
     assert begun(whole).wait(600) == 0
-    expected = looks_in(whole)
+    expected = looks_in(whole / "store")
     assert len(expected) >= 2
     assert not expected[-1]["more"]
     for delay_s in (8, 14):
@@ -336,8 +336,8 @@ def test_it_ends_by_itself_and_goes_on_after_kill_to_the_same_looks(tmp_path: Pa
         os.killpg(command.pid, signal.SIGKILL)
         command.wait()
     assert begun(killed).wait(600) == 0
-    assert looks_in(killed) == expected
+    assert looks_in(killed / "store") == expected
     assert not api.verify(killed / "spec.toml").problems
     shutil.rmtree(killed / "store" / "looks")
     assert begun(killed).wait(600) == 0  # from the records alone
-    assert looks_in(killed) == expected
+    assert looks_in(killed / "store") == expected

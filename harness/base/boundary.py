@@ -36,6 +36,16 @@ _VALUES = ("null byte", "null character", "integer string conversion")
 """Parts of messages of ValueErrors that a text in a file can cause anywhere."""
 
 
+def files_of(error: OSError) -> list[str]:
+    """The files that `error` names."""
+    return [os.fsdecode(one) for one in (error.filename, error.filename2) if isinstance(one, str | bytes)]
+
+
+def is_full(error: OSError) -> bool:
+    """Whether `error` says that a disk or a quota is full."""
+    return error.errno in (errno.ENOSPC, errno.EDQUOT)
+
+
 def as_sentence(
     error: BaseException, where: str | None = None, kind: type[HarnessError] = HarnessError
 ) -> HarnessError | None:
@@ -50,10 +60,9 @@ def as_sentence(
         case BrokenPipeError():
             return None
         case OSError():
-            names = [os.fsdecode(one) for one in (error.filename, error.filename2) if isinstance(one, str | bytes)]
-            place = " and ".join(names) or where
+            place = " and ".join(files_of(error)) or where
             reason = error.strerror or str(error) or type(error).__name__
-            kind = DiskFullError if error.errno in (errno.ENOSPC, errno.EDQUOT) else kind
+            kind = DiskFullError if is_full(error) else kind
             return kind(f"cannot be used ({reason})", where=place, fix=_FIXES.get(error.errno or 0, "check it"))
         case RecursionError():
             return kind("is nested too deeply", where=where, fix="write it with fewer levels")

@@ -14,7 +14,7 @@ from io import BufferedReader
 from pathlib import Path
 from typing import Any
 
-from harness.base.boundary import as_sentence
+from harness.base.boundary import as_sentence, files_of, is_full
 from harness.base.errors import DiskFullError, HarnessError, StoreError
 
 MOST_TOML, MOST_JSON = 1 << 24, 1 << 28
@@ -79,14 +79,14 @@ def unwritable(path: Path, error: OSError) -> HarnessError:
     """The error for a `path` that cannot be written, or for another file that `error` names."""
     if not _is_about(path, error) and (told := as_sentence(error, kind=StoreError)) is not None:
         return told
-    kind = DiskFullError if error.errno in (errno.ENOSPC, errno.EDQUOT) else StoreError
+    kind = DiskFullError if is_full(error) else StoreError
     what = f"cannot be written ({error.strerror or error})"
     return kind(what, where=str(path), fix="free space or correct the permissions")
 
 
 def _is_about(path: Path, error: OSError) -> bool:
     """Whether `error` names no file, `path` or one of its parents, or what is written to become `path`."""
-    names = [os.fsdecode(one) for one in (error.filename, error.filename2) if isinstance(one, str | bytes)]
+    names = files_of(error)
     aside = str(path.with_name(f".{path.name}."))
     return not names or any(path.is_relative_to(one) or one.startswith((f"{path}/", aside)) for one in names)
 
@@ -181,9 +181,11 @@ def open_plain(path: Path | str) -> BufferedReader:
         OSError: it cannot be opened, or is no plain file.
     """
     stream = open(path, "rb", opener=_at_once)  # noqa: SIM115
-    if not stat.S_ISREG(os.fstat(stream.fileno()).st_mode):
+    try:
+        _plain_status(stream.fileno(), path)
+    except OSError:
         stream.close()
-        raise OSError(errno.EINVAL, "is no plain file", str(path))
+        raise
     return stream
 
 
@@ -196,14 +198,18 @@ def read_ends(path: str, first: int, last: int) -> tuple[int, bytes, bytes]:
     """
     number = _at_once(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
-        status = os.fstat(number)
-        if not stat.S_ISREG(status.st_mode):
-            raise OSError(errno.EINVAL, "is no plain file", path)
-        size = status.st_size
+        size = _plain_status(number, path).st_size
         tail = os.pread(number, last, max(size - last, 0)) if size > first else b""
         return size, os.pread(number, first, 0), tail
     finally:
         os.close(number)
+
+
+def _plain_status(number: int, path: Path | str) -> os.stat_result:
+    status = os.fstat(number)
+    if not stat.S_ISREG(status.st_mode):
+        raise OSError(errno.EINVAL, "is no plain file", str(path))
+    return status
 
 
 def require_plain(path: Path) -> None:

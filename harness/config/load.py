@@ -20,7 +20,7 @@ from harness.config.data import PATH_FIELDS
 from harness.config.evaluation import standing_metric
 from harness.config.experiment import Experiment
 from harness.config.explain import Problem, explain, problems, sentence
-from harness.config.model import PREPROCESSING
+from harness.config.model import PREPROCESSING, TOKENIZER, tokenizer_of, with_tokenizer
 from harness.config.overrides import Table, Whole, expand, laid_over, merge, parse_assignment
 from harness.config.search import Search
 from harness.config.sources import CAPTION_PATHS
@@ -35,7 +35,7 @@ _WITH_FILES = ("data", "model", "teacher", "evaluation")
 """Sections that may name files."""
 _WITH_PARTS = ("loss", "mining")
 """Sections that may name a user's Python file."""
-_TOKENIZER, _TOKENIZERS = "hf_tokenizer_name", ("tokenizer.json", "tokenizer_config.json")
+_TOKENIZERS = ("tokenizer.json", "tokenizer_config.json")
 _CHECKPOINTS = (".pt", ".pth", ".bin", ".ckpt", ".safetensors")
 
 
@@ -391,20 +391,18 @@ def model_config(file: Path) -> Table:
             "has no embed_dim, vision_cfg and text_cfg", where=str(file), fix="see open_clip's model_configs"
         )
     if is_folder and any((file.parent / name).is_file() for name in _TOKENIZERS):
-        config["text_cfg"] = {**config["text_cfg"], _TOKENIZER: str(file.parent.resolve())}
+        config = with_tokenizer(config, str(file.parent.resolve()))
     return _with_tokenizer(_Place.of(file), config)
 
 
 def _with_tokenizer(place: _Place, config: Table, prefix: str = "") -> Table:
     """A model configuration whose tokenizer, if it is a folder, has an absolute path."""
-    text = config.get("text_cfg")
-    name = text.get(_TOKENIZER) if isinstance(text, dict) else None
-    if not isinstance(name, str) or not name:
+    if (name := tokenizer_of(config)) is None:
         return config
     folder = place.folder / at_home(name)
     if not folder.is_dir():
         if name.startswith((".", "/", "~")):
-            where = place.key(f"{prefix}text_cfg.{_TOKENIZER}")
+            where = place.key(f"{prefix}text_cfg.{TOKENIZER}")
             raise SpecError(f"there is no folder {name!r}", where=where, fix=f"looked for {folder}")
         return config
-    return {**config, "text_cfg": {**config["text_cfg"], _TOKENIZER: str(folder.resolve())}}
+    return with_tokenizer(config, str(folder.resolve()))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from functools import lru_cache
 from importlib import resources
 from typing import Any, Literal
@@ -16,7 +17,21 @@ from harness.config.batches import Batches, RandomBatches
 
 PREPROCESSING = "preprocess_cfg"
 """The section of a configuration that says how pictures are prepared."""
+TOKENIZER = "hf_tokenizer_name"
+"""The key of a configuration's text_cfg that names a tokenizer of transformers, or its folder."""
 _SHIPPED = resources.files("harness") / "models"
+
+
+def tokenizer_of(config: Mapping[str, Any]) -> str | None:
+    """The tokenizer that a configuration names; None if it names none."""
+    text = config.get("text_cfg")
+    name = text.get(TOKENIZER) if isinstance(text, dict) else None
+    return name if isinstance(name, str) and name else None
+
+
+def with_tokenizer(config: Mapping[str, Any], name: str) -> dict[str, Any]:
+    """The same configuration with another tokenizer."""
+    return {**config, "text_cfg": {**config["text_cfg"], TOKENIZER: name}}
 
 
 @lru_cache

@@ -64,16 +64,13 @@ class Decisions:
         return decision
 
     def _count_start(self, run_id: str, left: Missing) -> None:
-        step = self._step(run_id)
+        step = self._store.run(run_id).step
         self._starts[run_id] = (left, step, self._starts_of(run_id, left, step) + 1)
 
     def _starts_of(self, run_id: str, left: Missing, step: int) -> int:
         """How often this command has started the run for the same missing work from the same step."""
         before, at, times = self._starts.get(run_id, (left, step, 0))
         return times if (before, at) == (left, step) else 0
-
-    def _step(self, run_id: str) -> int:
-        return int(self._store.run(run_id).read_progress().get("step", 0))
 
     def _teacher(self, run: PlannedRun) -> tuple[Life, str]:
         """State of the run's teacher, and why it failed."""

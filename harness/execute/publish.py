@@ -21,6 +21,7 @@ from harness.base.version import PACKAGE, __version__
 from harness.config.ablation import Ablation
 from harness.config.evaluation import Evaluation
 from harness.config.experiment import Experiment
+from harness.config.model import TOKENIZER
 from harness.config.parts import parts_of
 from harness.execute.bundle import (
     ABLATION,
@@ -263,7 +264,7 @@ def _with_weights_ids(value: Any) -> Any:
 
 
 def _names_weights(key: str, value: Any) -> bool:
-    return key.rpartition(".")[2] in ("weights", "hf_tokenizer_name") and isinstance(value, str)
+    return key.rpartition(".")[2] in ("weights", TOKENIZER) and isinstance(value, str)
 
 
 def _refuse_names(folder: Path, project: Project) -> None:

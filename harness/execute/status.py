@@ -171,7 +171,7 @@ def _facts(folder: RunFolder, tracked: TrackedJob | None, left: Missing) -> Fact
     is_locked, failure = folder.is_locked(), folder.failure() if folder.failure_file.exists() else None
     return Facts(
         left,
-        step=int(folder.read_progress().get("step", 0)),
+        step=folder.step,
         until=folder.pause_step(),
         is_queued=phase == "pending",
         is_running=phase == "running" or is_locked,

@@ -325,17 +325,27 @@ def _claims(
         told = (*_stated(claim["difference"]), claim["difference"]["p"])
         if claim["p"] is not None and derived[-1] is not None:
             adjusted[place] = derived[-1]
-        if _agree(derived, told):
-            found.report += len(derived)
-        else:
-            found.problems.append(f"the report's claim {claim['text']!r} says {told}, derived again it is {derived}")
+        _compare(found, _claim(claim), told, derived)
     for place, p in _holm(adjusted).items():
-        if math.isclose(p, told := claims[place]["p"], rel_tol=CLOSE):
-            found.report += 1
-        else:
-            found.problems.append(
-                f"the report's claim {claims[place]['text']!r} says p = {told}, derived again it is {p}"
-            )
+        _compare_p(found, _claim(claims[place]), claims[place]["p"], p)
+
+
+def _claim(claim: Mapping[str, Any]) -> str:
+    return f"the report's claim {claim['text']!r}"
+
+
+def _compare(found: Verification, where: str, told: Sequence[float | None], derived: Sequence[float | None]) -> None:
+    if _agree(derived, told):
+        found.report += len(derived)
+    else:
+        found.problems.append(f"{where} says {told}, derived again it is {derived}")
+
+
+def _compare_p(found: Verification, where: str, told: float, derived: float) -> None:
+    if math.isclose(derived, told, rel_tol=CLOSE):
+        found.report += 1
+    else:
+        found.problems.append(f"{where} says p = {told} after Holm, derived again it is {derived}")
 
 
 def _left_out(column: Mapping[str, Any], values: _Values) -> set[str]:
@@ -379,18 +389,12 @@ def _column(column: Mapping[str, Any], baseline: str, values: _Values, shared: b
             if derived[-1] is not None and arm["holm_p"] is not None:
                 adjusted[arm["arm"]] = derived[-1]
         for derived, told in pairs:
-            if _agree(derived, told):
-                found.report += len(derived)
-            else:
-                found.problems.append(f"{where} of {arm['arm']} says {told}, derived again it is {derived}")
+            _compare(found, f"{where} of {arm['arm']}", told, derived)
     if left_out:
         return  # Holm's correction takes all arms
     for name, worst in _holm(adjusted).items():
         (told,) = [arm["holm_p"] for arm in column["arms"] if arm["arm"] == name]
-        if math.isclose(worst, told, rel_tol=CLOSE):
-            found.report += 1
-        else:
-            found.problems.append(f"{where} of {name} says p = {told} after Holm, derived again it is {worst}")
+        _compare_p(found, f"{where} of {name}", told, worst)
 
 
 def _stated(summary: Mapping[str, Any]) -> tuple[float | None, ...]:

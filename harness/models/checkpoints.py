@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from harness.base.boundary import as_sentence
 from harness.base.errors import ModelError
 from harness.base.files import read_json
+from harness.config.model import PREPROCESSING
 
 State = dict[str, Tensor]
 
@@ -100,7 +101,7 @@ def check_preprocessing(path: Path, own: Mapping[str, Any]) -> None:
     ours, theirs = path / CONFIG, path / "preprocessor_config.json"
     for file, keys in ((ours, ("mean", "std")), (theirs, ("image_mean", "image_std"))):
         content = read_json(file) if path.is_dir() and file.is_file() else {}
-        stated = content.get("preprocess_cfg", content) if isinstance(content, dict) else {}
+        stated = content.get(PREPROCESSING, content) if isinstance(content, dict) else {}
         for key, mine in zip(keys, (list(own["mean"]), list(own["std"])), strict=True):
             value = stated.get(key) if isinstance(stated, dict) else None
             if isinstance(value, list) and [round(float(one), 4) for one in value] != [round(one, 4) for one in mine]:

@@ -27,7 +27,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from harness.base.errors import ModelError, NotHereError
 from harness.config.explain import nearest
-from harness.config.model import PREPROCESSING, Model, shipped_names
+from harness.config.model import PREPROCESSING, TOKENIZER, Model, shipped_names, tokenizer_of
 from harness.models.checkpoints import Learned, check_activation, check_preprocessing, fit, learned, read_state
 from harness.models.dense import image_tokens, text_tokens, why_no_tokens
 from harness.models.tokens import TokenCache
@@ -342,7 +342,7 @@ def _from_config(config: dict[str, Any], device: Device) -> tuple[nn.Module, Any
         except (AssertionError, RuntimeError, ValueError, TypeError, KeyError, OSError, ZeroDivisionError) as error:
             what = f"open_clip cannot build it ({_first_line(error)})"
             raise ModelError(what, where="model.config", fix="compare with open_clip's model_configs") from error
-        if config["text_cfg"].get("hf_tokenizer_name"):
+        if tokenizer_of(config):
             return model, _tokenizer(partial(_hugging_face_tokenizer, config["text_cfg"]), "model.config")
         return model, _tokenizer(partial(open_clip.get_tokenizer, f"local-dir:{folder}"), "model.config")
 
@@ -352,7 +352,7 @@ def _hugging_face_tokenizer(text: dict[str, Any]) -> Any:
     local configuration beside it only."""
     context = text.get("context_length", open_clip.tokenizer.DEFAULT_CONTEXT_LENGTH)
     options = {"tokenizer_mode": text.get("tokenizer_mode"), **text.get("tokenizer_kwargs", {})}
-    return open_clip.tokenizer.HFTokenizer(text["hf_tokenizer_name"], context_length=context, **options)
+    return open_clip.tokenizer.HFTokenizer(text[TOKENIZER], context_length=context, **options)
 
 
 def _tokenizer(make: Callable[[], Any], where: str) -> Any:

@@ -169,22 +169,16 @@ def make_plan(
                 raise SpecError(what, where=where, fix=f"{fix} change a field that can change a result")
             plan.cells[arm.name, seed] = run.id
 
-    if (demand := ablation.on_demand) is None:
-        for arm in plan.arms:
-            add(arm, ablation.seed_list)
-        return plan
+    demand = ablation.on_demand
     for arm in plan.arms:
-        add(arm, range(demand.least))
+        add(arm, range(demand.least) if demand else ablation.seed_list)
+    if demand is None:
+        return plan
     plan.looks_key = looks_key(ablation, list(plan.cells.values()))
     plan.looks = tuple(read_looks(plan.looks_key))
     for arm in plan.arms:
         add(arm, range(demand.least, max([demand.least, *(look.more.get(arm.name, 0) for look in plan.looks)])))
-    plan.cells = {
-        (arm.name, seed): plan.cells[arm.name, seed]
-        for arm in plan.arms
-        for seed in ablation.seed_list
-        if (arm.name, seed) in plan.cells
-    }
+    plan.cells = {(arm.name, seed): run for arm in plan.arms for seed, run in plan.ids(arm.name).items()}
     return plan
 
 

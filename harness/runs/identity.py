@@ -13,6 +13,7 @@ from typing import Any
 from harness.base.errors import StoreError
 from harness.base.files import open_plain
 from harness.config.experiment import Experiment, ExperimentTeacher, OpenClipTeacher, flatten, unknown_teacher
+from harness.config.model import tokenizer_of, with_tokenizer
 
 ID_LENGTH = 12
 
@@ -81,11 +82,8 @@ def teacher_id(experiment: Experiment, run_of: str | None) -> str | None:
 
 def _portable(config: dict[str, Any]) -> dict[str, Any]:
     """A model configuration whose tokenizer, if it is a folder, is named by its content."""
-    text = config.get("text_cfg")
-    name = text.get("hf_tokenizer_name") if isinstance(text, dict) else None
-    if not isinstance(name, str) or not Path(name).is_dir():
-        return config
-    return {**config, "text_cfg": {**config["text_cfg"], "hf_tokenizer_name": weights_id(name)}}
+    name = tokenizer_of(config)
+    return config if name is None or not Path(name).is_dir() else with_tokenizer(config, weights_id(name))
 
 
 def weights_id(weights: str) -> str:

@@ -48,7 +48,16 @@ from pydantic import ValidationError
 
 from harness.base.boundary import reading
 from harness.base.errors import StoreError
-from harness.base.files import check_fences, fenced, read_bytes, read_json, unwritable, write_json, write_text
+from harness.base.files import (
+    check_fences,
+    fenced,
+    read_bytes,
+    read_ends,
+    read_json,
+    unwritable,
+    write_json,
+    write_text,
+)
 from harness.base.sums import make_room
 from harness.runs.attempts import Attempts
 from harness.runs.identity import Identity, check_same, digest
@@ -225,12 +234,7 @@ class RunFolder:
             record, frozen = _parsed(Record, self.record_file, table), self._frozen()
             try:
                 check_record(record, table, frozen, self.attempts.newest(), self.record_file)
-            except (
-                ArithmeticError,
-                LookupError,
-                TypeError,
-                ValueError,
-            ):  # of spec.json
+            except (ArithmeticError, LookupError, TypeError, ValueError):
                 raise _damaged(self.spec) from None
             require_unchanged(record, self.spec)
             if identity is not None:
@@ -410,6 +414,11 @@ class RunFolder:
                 stream.write(line)
         except OSError as error:
             raise unwritable(file, error) from error
+
+    @property
+    def step(self) -> int:
+        """The optimiser step that its progress states; 0 without any."""
+        return int(self.read_progress().get("step", 0))
 
     def read_progress(self) -> dict[str, Any]:
         """The contents of progress.json; empty if the file does not exist.
@@ -649,10 +658,10 @@ def _line(line: bytes) -> StepMetrics | None:
 
 def _is_parquet(file: Path) -> bool:
     try:
-        content = read_bytes(file)
+        _, first, last = read_ends(str(file), 4, 4)
     except OSError:
         return False
-    return content[:4] == content[-4:] == b"PAR1"
+    return first == (last or first) == b"PAR1"
 
 
 def _step_of(line: str) -> float:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from scipy import special
 
 from harness.statistics.arms import Estimation, Estimator
-from harness.statistics.seeds import CONFIDENCE
+from harness.statistics.seeds import CONFIDENCE, t_interval
 
 SPREAD = (0.10, 0.90)
 """Quantiles of the range of a forecast."""
@@ -52,7 +52,6 @@ def forecast(
         return None
     variance = math.exp(sum(map(math.log, variances)) / len(variances))
     freedom = (arms - 1) * (seeds - 1) if method == "shared" else seeds - 1
-    quantile = float(special.stdtrit(freedom, 1 - (1 - CONFIDENCE) / (2 * max(claims, 1))))
-    size = quantile * math.sqrt(variance / seeds)
+    size = t_interval(0.0, math.sqrt(variance / seeds), freedom, 1 - (1 - CONFIDENCE) / max(claims, 1)).high
     low, high = (size * math.sqrt(float(special.fdtri(min(freedom, ARMS_DIFFER), ARMS_DIFFER, q))) for q in SPREAD)
     return Forecast(size, low, high, sum(map(len, finished)))

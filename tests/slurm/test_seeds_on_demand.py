@@ -2,42 +2,34 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from harness.runs.store import Store
 from tests.slurm.campaign import Campaign, check_attempts, intents_of
 from tests.slurm.cluster import Cluster, until
-from tests.test_seeds_on_demand import SPEC
+from tests.test_seeds_on_demand import SPEC, looks_in
 
 pytestmark = pytest.mark.slurm
-
-
-def looks_in(store: Store) -> list[dict[str, Any]]:
-    files = sorted((store.root / "looks").rglob("*.json"))
-    return [{k: v for k, v in json.loads(file.read_text()).items() if k not in ("taken_at", "hours")} for file in files]
 
 
 def test_a_killed_command_goes_on_to_the_looks_of_one_machine(cluster: Cluster, tmp_path: Path) -> None:
     campaign = Campaign.create(tmp_path / "campaign", cluster)
     campaign.spec.write_text(SPEC)
     campaign.carry_out_reference()
-    expected = looks_in(campaign.reference)
+    expected = looks_in(campaign.reference.root)
     assert len(expected) >= 2
     assert not expected[-1]["more"]
     head = campaign.head()
-    until(lambda: looks_in(campaign.store), lambda: f"a look: {campaign.log}")
+    until(lambda: looks_in(campaign.store.root), lambda: f"a look: {campaign.log}")
     os.killpg(head.pid, signal.SIGKILL)
     head.wait()
     again = ("run", campaign.spec.name, "--on", campaign.profile.name, "--detach")
     assert "continues in the background" in campaign.command(*again).stdout
-    until(lambda: len(looks_in(campaign.store)) == len(expected), lambda: f"all looks: {campaign.log}")
-    assert looks_in(campaign.store) == expected
+    until(lambda: len(looks_in(campaign.store.root)) == len(expected), lambda: f"all looks: {campaign.log}")
+    assert looks_in(campaign.store.root) == expected
     assert campaign.command("verify", campaign.spec.name).returncode == 0
     check_attempts(campaign)
     submitted = [run for intent in intents_of(campaign.store).values() for task in intent["tasks"] for run in task]

@@ -145,7 +145,7 @@ class LocalExecutor(Decisions):
         except StoreError as error:
             return damaged(error)
         is_locked, until = bool(missing) and folder.is_locked(), self._until.get(run.id)
-        step = self._step(run.id)
+        step = folder.step
         teacher, teacher_failure = self._teacher(run)
         return Facts(
             missing,

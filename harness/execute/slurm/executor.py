@@ -197,10 +197,10 @@ class SlurmExecutor(Decisions):
             return damaged(error)
         if tracked is not None:
             is_queued = tracked.job is None or tracked.job.phase == "pending"
-            step, is_locked = (self._step(run.id), folder.is_locked()) if until is not None else (0, False)
+            step, is_locked = (folder.step, folder.is_locked()) if until is not None else (0, False)
             busy = Facts(missing, step, until, is_queued, not is_queued, is_locked)
             return replace(busy, is_leaving=tracked.is_leaving)
-        step = self._step(run.id)
+        step = folder.step
         cancelled, hopeless = (None, None) if ended is None else self._ends(folder, ended)
         teacher, teacher_failure = self._teacher(run)
         # It may not be known yet whether the teacher's job was accepted. Without its id, the student cannot declare

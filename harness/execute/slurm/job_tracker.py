@@ -261,7 +261,7 @@ def _execution(executions: Sequence[Job], start: AttemptStart) -> Job | None:
 
 
 def _record_end(folder: RunFolder, start: AttemptStart, job: Job | None, asked_to_leave: bool) -> None:
-    step = int(folder.read_progress().get("step", 0))
+    step = folder.step
     newest = folder.attempts.newest()
     if start.number == newest and not left_to_do(folder):
         folder.attempts.end(start.number, "completed", "", step=step)

@@ -112,7 +112,7 @@ class Supervisor:
         return decide(
             Facts(
                 Missing() if self._intent.phase == "train" and not left.training else left,
-                step=int(folder.read_progress().get("step", 0)),
+                step=folder.step,
                 until=folder.pause_step(),
                 is_begun=folder.attempts.newest() > 0,
                 hopeless=hopeless(
@@ -201,7 +201,7 @@ class Supervisor:
         """Record the cause of this job's attempts that wrote no exit record."""
         for start in folder.attempts.open():
             if start.job == self._job and start.restart == restarts():
-                folder.attempts.end(start.number, cause, message, step=int(folder.read_progress().get("step", 0)))
+                folder.attempts.end(start.number, cause, message, step=folder.step)
 
     def _check_stop(self) -> None:
         """Check for a stop: cancellation, a signal, or a used-up allowance. Asks the workers to stop, at most once."""

@@ -13,7 +13,7 @@ from harness.planning.looks import InterimLook, LookedClaim, LookWord
 from harness.reporting.collect.comparison import ArmValue, Column, Level, difference_between, shared_level
 from harness.reporting.collect.results import Results
 from harness.reporting.formats.numbers import count, difference, higher_is_better, mean, named, p_value, unit, value
-from harness.statistics import CONFIDENCE, Difference, Evidence, Judged, Rounds, equality_p, holm
+from harness.statistics import CONFIDENCE, Difference, Evidence, Judged, Rounds, holm
 
 Word = Literal["better", "worse", "equal", "open", "both at chance", "both at the ceiling"]
 Verdicted = Literal["not attributable", "not comparable", "no result"] | Word
@@ -98,8 +98,8 @@ def verdicts(results: Results, column: Callable[[str], Column]) -> list[Verdict]
         last = results.plan.looks[-1].claims if results.plan.looks else []
         return [_as_looked(*pair) for pair in zip_longest(found, last)]
     judged = [place for place, one in enumerate(found) if one.word == "open" and one.difference is not None]
-    different = holm([_p(found[place]) for place in judged])
-    equal = holm([_equality_p(found[place]) for place in judged])
+    evidence = [_evidence(found[place]) for place in judged]
+    different, equal = holm([one.p for one in evidence]), holm([one.equality_p for one in evidence])
     for place, p, same in zip(judged, different, equal, strict=True):
         found[place] = _judged(replace(found[place], p=p, equality_p=same))
     return found
@@ -117,27 +117,12 @@ def take_look(results: Results, column: Callable[[str], Column], taken_at: float
     assert demand is not None
     sizes, found = demand.looks, _unjudged_claims(results, column)
     claims = {place: one for place, one in enumerate(plan.looks[-1].claims if plan.looks else ()) if one.word != "open"}
-    evidence = {}
-    for place, one in enumerate(found):
-        if place in claims:
-            continue
-        margin = margin_size(one.margin)[0] if one.margin else None
-        evidence[place] = Evidence(one.difference, margin)
-        if one.word != "open":
-            claims[place] = LookedClaim(text=one.claim.text, word="not judged", look=number + 1)
-    open_ = [place for place in evidence if place not in claims]
-    settled: list[Judged] = [_JUDGED[one.word] for one in claims.values() if one.word != "not judged"]
-    for place, judged in zip(open_, Rounds(sizes).judge([evidence[at] for at in open_], number, settled), strict=True):
-        one, seen = found[place], evidence[place]
-        claims[place] = LookedClaim(
-            text=one.claim.text,
-            word=_direction(one) if judged == "different" else judged,
-            look=number + 1,
-            mean=seen.difference.mean if seen.difference else None,
-            error=seen.difference.error if seen.difference else None,
-            p=seen.p,
-            equality_p=seen.equality_p,
-        )
+    fresh = {place: one for place, one in enumerate(found) if place not in claims}
+    open_ = {place: _evidence(one) for place, one in fresh.items() if one.word == "open"}
+    settled = [_JUDGED[one.word] for one in claims.values() if one.word != "not judged"]
+    judged = dict(zip(open_, Rounds(sizes).judge([*open_.values()], number, settled), strict=True))
+    for place, one in fresh.items():
+        claims[place] = _looked(one, _look_word(one, judged.get(place)), number + 1, open_.get(place))
     going = [found[place].claim for place in open_ if claims[place].word == "open"]
     arms = {plan.ablation.baseline, *(arm for claim in going for arm in (claim.arm, claim.than))} if going else set()
     return InterimLook(
@@ -258,8 +243,26 @@ _JUDGED: dict[LookWord, Judged] = {
     "worse": "different",
     "equal": "equal",
     "given up": "given up",
-    "open": "open",
 }
+
+
+def _look_word(one: Verdict, judged: Judged | None) -> LookWord:
+    match judged:
+        case None:
+            return "not judged"
+        case "different":
+            return _direction(one)
+        case _:
+            return judged
+
+
+def _looked(one: Verdict, word: LookWord, look: int, seen: Evidence | None) -> LookedClaim:
+    """What a look says of a claim; `seen` is None for one that is not judged."""
+    if seen is None:
+        return LookedClaim(text=one.claim.text, word=word, look=look)
+    mean, error = (seen.difference.mean, seen.difference.error) if seen.difference else (None, None)
+    p, equality_p = seen.p, seen.equality_p
+    return LookedClaim(text=one.claim.text, word=word, look=look, mean=mean, error=error, p=p, equality_p=equality_p)
 
 
 def _as_looked(one: Verdict, looked: LookedClaim | None) -> Verdict:
@@ -306,14 +309,8 @@ def _direction(one: Verdict) -> Literal["better", "worse"]:
     return "better" if (one.difference.mean > 0) == higher_is_better(one.metric) else "worse"
 
 
-def _p(one: Verdict) -> float | None:
-    return one.difference.p if one.difference else None
-
-
-def _equality_p(one: Verdict) -> float | None:
-    if one.margin is None or one.difference is None:
-        return None
-    return equality_p(one.difference, margin_size(one.margin)[0])
+def _evidence(one: Verdict) -> Evidence:
+    return Evidence(one.difference, margin_size(one.margin)[0] if one.margin else None)
 
 
 def _holm(arm: ArmValue) -> str:
