@@ -50,18 +50,21 @@ def measure(
 def _rows(checkpoint: str, one: EvaluationResult) -> list[dict[str, Any]]:
     head = {"checkpoint": checkpoint, "set": one.set, "protocol_id": one.protocol_id}
     return [
-        {**head, "metric": name, **metric.model_dump(include={"value", "standard_error", "samples"})}
+        {**head, "metric": name, **metric.model_dump(include={"value", "standard_error", "samples", "chance"})}
         for name, metric in one.metrics.items()
     ]
 
 
 def _print(checkpoint: str, one: EvaluationResult) -> None:
+    heads = ["metric", "value", "standard error", "samples"]
+    has_chance = any(metric.chance is not None for metric in one.metrics.values())
     rows = [
         [name, f"{metric.value:.4f}", _spread(metric.standard_error), str(metric.samples)]
+        + [_spread(metric.chance)] * has_chance
         for name, metric in one.metrics.items()
     ]
     title = f"{one.set} (protocol {one.protocol_id})"
-    table(f"{checkpoint}: {title}" if checkpoint else title, ["metric", "value", "standard error", "samples"], rows)
+    table(f"{checkpoint}: {title}" if checkpoint else title, heads + ["chance"] * has_chance, rows)
     for note in one.notes:
         print(f"note: {note}")
 

@@ -9,7 +9,7 @@ from pydantic import Field, field_validator
 from harness.base.duration import Duration
 from harness.config.base import Spec
 from harness.config.protocols import VARIANTS, NamedProtocol, NamedTemplates, TextNormalisation, parted, set_name
-from harness.config.suites import MULTILABEL_SETS, RETRIEVAL_SETS, SUITES
+from harness.config.suites import MULTILABEL_SETS, PAIR_SETS, RETRIEVAL_SETS, SUITES
 
 __all__ = ["Evaluation", "Precision", "TextNormalisation", "check_template", "set_name"]
 
@@ -23,9 +23,9 @@ class Evaluation(Spec):
 
     sets: tuple[str, ...] = ()
     """Evaluation sets. Each is an embedded set (`shapes`, `shapes_retrieval`, `digits`), a folder under the settings'
-    `evaluation_root`, the path of a folder in clip-benchmark's local layout, or a suite (`fff11`, `retrieval`,
-    `vtab+`, `datacomp`). Sets of a suite that are not on this machine are left out and reported. `SET@PROTOCOL`
-    measures the set under one of `protocols`."""
+    `evaluation_root`, the path of a folder in clip-benchmark's local layout, the annotation file of a pair task, or a
+    suite (`fff11`, `retrieval`, `sugar_crepe`, `aro`, `vtab+`, `datacomp`). Sets of a suite that are not on this
+    machine are left out and reported. `SET@PROTOCOL` measures the set under one of `protocols`."""
     protocols: tuple[NamedProtocol, ...] = ()
     """Also measure well-known sets like prior work, from the same pass over the images: `slip` (7 prompts on
     ImageNet), `alip` ("a photo of" before captions), `flair` (validation splits in retrieval), `lowercase`,
@@ -123,6 +123,8 @@ def standing_metric(reference: str) -> str:
         return standing_metric(members(reference)[0]) if suite.elsewhere else f"{name}/average"
     if base in RETRIEVAL_SETS or base.endswith("retrieval"):
         return f"{name}/image_retrieval_recall@1"
+    if base in PAIR_SETS:
+        return f"{name}/acc"
     is_multilabel = base in MULTILABEL_SETS and protocol is None
     return f"{name}/{'mean_average_precision' if is_multilabel else 'acc1'}"
 

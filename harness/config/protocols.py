@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import PurePath
 from typing import Literal, get_args
 
-from harness.config.suites import RETRIEVAL_SETS
+from harness.config.suites import PAIR_SETS, RETRIEVAL_SETS
 
 NamedProtocol = Literal["slip", "alip", "flair", "lowercase", "linear_probe"]
 NamedTemplates = Literal["set", "imagenet7", "imagenet80"]
@@ -36,6 +36,8 @@ class Variant:
         """Whether the protocol measures the well-known set `name` differently from clip-benchmark."""
         if name in RETRIEVAL_SETS:
             return any(one is not None for one in (self.prefix, self.split, self.text_normalisation))
+        if name in PAIR_SETS:
+            return self.text_normalisation is not None
         return self.probe or self.text_normalisation is not None or (self.templates is not None and "imagenet" in name)
 
 

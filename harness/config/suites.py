@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 
 _PER_CLASS = ("pets", "flowers", "caltech101", "fgvc_aircraft")
 MULTILABEL_SETS = ("voc2007_multilabel",)
@@ -36,10 +36,14 @@ def _suite(*members: str, **elsewhere: str) -> Suite:
     metrics = {name: "mean_per_class_recall" for name in names if name in _PER_CLASS}
     metrics |= {name: "mean_average_precision" for name in names if name in MULTILABEL_SETS}
     metrics |= {name: "mean_recall@1" for name in names if name in RETRIEVAL_SETS}
+    metrics |= {name: "acc" for name in names if name in PAIR_SETS}
     return Suite(members, metrics, elsewhere)
 
 
 RETRIEVAL_SETS = ("flickr30k", "mscoco_captions", "flickr8k")
+_SUGAR_CREPE = ("add_att", "add_obj", "replace_att", "replace_obj", "replace_rel", "swap_att", "swap_obj")
+_ARO = ("visual_genome_relation", "visual_genome_attribution")
+PAIR_SETS = (*_SUGAR_CREPE, "winoground", *_ARO)
 _VTAB = (
     "vtab/caltech101",
     "vtab/cifar100",
@@ -82,6 +86,8 @@ SUITES: dict[str, Suite] = {
         "imagenet1k",
     ),
     "retrieval": _suite("flickr30k", "mscoco_captions"),
+    "sugar_crepe": _suite(*(f"sugar_crepe/{name}" for name in _SUGAR_CREPE)),
+    "aro": _suite(*(f"aro/{name}" for name in _ARO)),
     "vtab+": _suite(*_IMAGENETS, "fer2013", "voc2007_multilabel", *_OTHERS, *_VTAB, *_VTAB_PLUS),
     "datacomp": _suite(
         *_IMAGENETS,
@@ -114,3 +120,15 @@ def places(reference: str) -> tuple[str, ...]:
         slug = f"wds_{name.removeprefix('wds/').replace('/', '-')}"
         found += [name, f"wds/{name}", slug, f"{slug}_test"]
     return tuple(found)
+
+
+def annotations_at(path: Path) -> Path | None:
+    """The annotation file of the pair task at `path` (`harness.evaluation.pairs`), or None.
+
+    It is `path` itself, `PATH.json`, or Winoground's examples.jsonl in the folder `path`.
+    """
+    beside = path.with_name(f"{path.name}.json") if path.name else path
+    candidates = (beside, path / "examples.jsonl", path / "data" / "examples.jsonl")
+    if path.suffix in (".json", ".jsonl") and path.is_file():
+        return path
+    return None if path.is_file() else next((file for file in candidates if file.is_file()), None)

@@ -24,6 +24,7 @@ VERSION = 1
 """Raise it when this package begins to measure something else under the same words."""
 CONVENTIONS = "clip-benchmark 1.6"
 TIE_RULE = "of equal scores the lower index comes first; equal texts have equal scores"
+PAIR_TIE_RULE = "equal scores count as wrong; equal texts have equal scores"
 HELD_OUT = 5
 """Without a validation part every fifth training sample of each class of a linear probe is one."""
 EXPONENTS = range(-48, 49)
@@ -76,7 +77,7 @@ def conditions(contents: Contents, spec: Evaluation) -> dict[str, Any]:
         case "linear_probe":
             assert contents.training is not None
             return found | {"classifier": _classifier(contents.training)}
-        case "zeroshot_retrieval":
+        case "zeroshot_retrieval" | "image_caption_selection":
             return found
 
 
@@ -89,7 +90,7 @@ def known_conditions(task: Task, spec: Evaluation) -> dict[str, Any]:
         "split": spec.split,
         "precision": spec.precision,
         "scores": "float32",
-        "tie_rule": TIE_RULE,
+        "tie_rule": PAIR_TIE_RULE if task == "image_caption_selection" else TIE_RULE,
     }
     if task != "linear_probe":
         found["text_normalisation"] = spec.text_normalisation

@@ -110,5 +110,5 @@ def _files(layout: Layout) -> Iterable[Path]:
 
 def _stamp(file: Path, root: Path) -> list[Any]:
     status = os.stat(file)
-    place = file.relative_to(root).as_posix()
+    place = os.path.relpath(file, root)  # images of a pair task may lie beside its annotations
     return [place, status.st_size, status.st_ino, status.st_mtime_ns, status.st_ctime_ns]

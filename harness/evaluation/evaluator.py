@@ -17,12 +17,20 @@ from harness.config.evaluation import Evaluation, TextNormalisation
 from harness.evaluation.cache import FeatureCache
 from harness.evaluation.layout import Task
 from harness.evaluation.linear_probe import Training, probe
-from harness.evaluation.measured import Classified, Multilabelled, Retrieved
+from harness.evaluation.measured import Classified, Multilabelled, Retrieved, Selected
 from harness.evaluation.multilabel import first_hits, indicator
-from harness.evaluation.outcomes import Columns, Outcomes, classification_columns, multilabel_columns, retrieval_columns
+from harness.evaluation.outcomes import (
+    Columns,
+    Outcomes,
+    classification_columns,
+    multilabel_columns,
+    retrieval_columns,
+    selection_columns,
+)
 from harness.evaluation.protocol import normalised, protocol, protocol_id, templates
 from harness.evaluation.registry import computed, wanted
 from harness.evaluation.retrieval import CaptionFeatures, retrieval_ranks
+from harness.evaluation.selection import selected
 from harness.evaluation.sets import EvaluationSet
 from harness.evaluation.towers import CACHE_BYTES, EvaluatedTowers, SetEncoder, distinct, undisturbed
 from harness.evaluation.zero_shot import classifier, label_ranks, ranked
@@ -32,7 +40,7 @@ from harness.runs.metrics import family
 
 __all__ = ["EvaluatedTowers", "EvaluationTask", "Evaluator", "Result", "evaluate"]
 
-Measured = Classified | Multilabelled | Retrieved
+Measured = Classified | Multilabelled | Retrieved | Selected
 
 
 @dataclass(frozen=True, eq=False)
@@ -149,6 +157,8 @@ class Evaluator:
                 measured = self._multilabel(job)
             case "zeroshot_retrieval":
                 measured = self._retrieval(job)
+            case "image_caption_selection":
+                measured = self._selection(job)
             case "linear_probe":
                 measured = self._linear_probe(job)
         found, columns = measured
@@ -182,12 +192,24 @@ class Evaluator:
     def _retrieval(self, job: EvaluationTask) -> tuple[Retrieved, Columns]:
         counts = np.array([len(captions) for captions in job.set.captions])
         owner = np.repeat(np.arange(len(counts)), counts)
-        texts, text = distinct(normalised(_prefixed(job), job.spec.text_normalisation))
-        features = self._encoder.cached(f"texts {_content(texts)}", lambda: self._encoder.texts(texts))
+        features, text = self._texts(_prefixed(job), job)
         captions = CaptionFeatures(features, text.to(self._device), torch.from_numpy(owner).to(self._device))
         ranks = retrieval_ranks(self._encoder.images(job.set), captions)
         found = Retrieved(_array(ranks.image_retrieval), _array(ranks.text_retrieval), owner)
         return found, retrieval_columns(job.set, found.of_captions, found.of_images)
+
+    def _selection(self, job: EvaluationTask) -> tuple[Selected, Columns]:
+        groups = job.set.groups
+        features, text = self._texts([text for group in groups for text in group.texts], job)
+        rows = iter(text.tolist())
+        choices = [(group.images, [next(rows) for _ in group.texts]) for group in groups]
+        found = selected(self._encoder.images(job.set), features, choices)
+        return found, selection_columns(job.set, found)
+
+    def _texts(self, texts: list[str], job: EvaluationTask) -> tuple[Tensor, Tensor]:
+        """Unit features [U, d] of the different ones of M texts, and which one each is, [M]."""
+        different, text = distinct(normalised(texts, job.spec.text_normalisation))
+        return self._encoder.cached(f"texts {_content(different)}", lambda: self._encoder.texts(different)), text
 
     def _linear_probe(self, job: EvaluationTask) -> tuple[Classified, Columns]:
         if job.training is None:

@@ -14,8 +14,9 @@ from harness.base.errors import DataError
 from harness.base.files import at_home, read_bytes
 from harness.config.evaluation import Evaluation, check_template
 from harness.config.protocols import set_name
-from harness.config.suites import places
+from harness.config.suites import annotations_at, places
 from harness.evaluation.conventions import conventional_classnames, conventional_templates
+from harness.evaluation.pairs import groups_of
 
 HIDDEN_SEPARATORS = re.compile("[\x0b\x0c\x1c-\x1e\x85\u2028\u2029]")
 """What Python's `splitlines` cuts at, besides the ends of lines."""
@@ -23,7 +24,10 @@ _DIGITS = 9
 """Of the number of shards."""
 SPLIT = "test"
 TRAIN, VALIDATION = "train", "val"
-Task = Literal["zeroshot_classification", "zeroshot_multilabel", "zeroshot_retrieval", "linear_probe"]
+Task = Literal[
+    "zeroshot_classification", "zeroshot_multilabel", "zeroshot_retrieval", "image_caption_selection", "linear_probe"
+]
+WITHOUT_CLASSES: tuple[Task, ...] = ("zeroshot_retrieval", "image_caption_selection")
 """What is measured; a linear probe is asked for by its protocol and needs a classification set."""
 
 
@@ -35,7 +39,7 @@ class Layout:
     path: Path
     task: Task
     shards: tuple[Path, ...]
-    """In the order that they are read in."""
+    """In the order that they are read in. Of a pair task as published: the annotation file, then its images."""
     classnames: tuple[str, ...]
     """By label; empty for retrieval."""
     templates: tuple[str, ...]
@@ -73,7 +77,7 @@ def locate(
     if evaluation_root is not None and not reference.startswith((".", "/", "~")):
         candidates = [*(evaluation_root / place for place in places(reference)), path]
     for candidate in candidates:
-        if candidate.is_dir():
+        if candidate.is_dir() or annotations_at(candidate):
             return candidate
     raise DataError(
         f'there is no evaluation set "{reference}"',
@@ -88,10 +92,17 @@ def describe(path: Path, name: str | None = None, split: str = SPLIT) -> Layout:
     Raises:
         DataError: the layout is not complete or says something that cannot be evaluated.
     """
+    name = name or set_name(str(path))
+    if (annotations := annotations_at(path)) is not None:
+        if split != SPLIT:
+            fix = f'measure evaluation.split = "{SPLIT}"'
+            raise DataError(f"a pair task has no part {split!r}", where=str(annotations), fix=fix)
+        images = (Path(file) for group in groups_of(annotations) for file, _ in group.images)
+        return Layout(name, path, "image_caption_selection", (annotations, *dict.fromkeys(images)), (), ())
     task = _task(path)
-    classnames = () if task == "zeroshot_retrieval" else _classnames(path)
-    templates = () if task == "zeroshot_retrieval" else _templates(path)
-    return Layout(name or set_name(str(path)), path, task, _shards(path, split), classnames, templates, split)
+    classnames = () if task in WITHOUT_CLASSES else _classnames(path)
+    templates = () if task in WITHOUT_CLASSES else _templates(path)
+    return Layout(name, path, task, _shards(path, split), classnames, templates, split)
 
 
 def check_templates(layout: Layout, spec: Evaluation) -> None:
@@ -100,7 +111,7 @@ def check_templates(layout: Layout, spec: Evaluation) -> None:
     Raises:
         DataError: there are none.
     """
-    if layout.task != "zeroshot_retrieval" and spec.templates == "set" and not layout.templates:
+    if layout.task not in WITHOUT_CLASSES and spec.templates == "set" and not layout.templates:
         raise DataError(
             "there are no prompt templates",
             where=str(layout.path / "zeroshot_classification_templates.txt"),
@@ -152,11 +163,13 @@ def _task(path: Path) -> Task:
             return "zeroshot_classification"
         case "multilabel":
             return "zeroshot_multilabel"
+        case "image_caption_selection":
+            return "image_caption_selection"
         case _:
             raise DataError(
                 f'"{kind}" sets are not evaluated',
                 where=str(path / "dataset_type.txt"),
-                fix='write "retrieval", "classification" or "multilabel"',
+                fix='write "retrieval", "classification", "multilabel" or "image_caption_selection"',
             )
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from harness.evaluation.metrics import Index
+from harness.evaluation.metrics import Index, Outcome
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,3 +43,19 @@ class Retrieved:
     """[N] rank of each image's first caption among the M captions, from 1."""
     owner: Index
     """[M] the image that each caption belongs to."""
+
+
+@dataclass(frozen=True, eq=False)
+class Selected:
+    """G groups of images and texts of a pair task."""
+
+    found_texts: Outcome
+    """[G] whether each image's own text has its highest score."""
+    found_images: Outcome
+    """[G] whether each text's own image has its highest score."""
+    texts: Index
+    """[G] how many texts a group has."""
+    images: Index
+    """[G] how many images a group has."""
+    image: Index
+    """[G] the first of them; groups that share it depend on one another."""

@@ -56,6 +56,18 @@ def mean_per_class_recall(correct: Outcome, labels: Index) -> Metric:
     return Metric(value=float(recall.mean()), standard_error=math.sqrt(variance), samples=len(labels))
 
 
+def against_chance(correct: Outcome, cluster: Index, chance: NDArray[np.float64]) -> Metric | None:
+    """`clustered_proportion` of M outcomes, with the mean of what each is worth to chance, [M]; None if there are none.
+
+    Outcomes of one choice (a chance of 1) are left out.
+    """
+    kept = chance < 1
+    if not kept.any():
+        return None
+    found = clustered_proportion(correct[kept], cluster[kept])
+    return Metric.model_validate({**dict(found), "chance": float(chance[kept].mean())})
+
+
 def _binomial_error(share: float, n: int) -> float:
     if share in (0.0, 1.0):
         share = (share * n + 0.5) / (n + 1)

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from harness.base.errors import StoreError
 from harness.base.files import read_bytes, require_plain, write_bytes
 from harness.evaluation.layout import Task
+from harness.evaluation.measured import Selected
 from harness.evaluation.metrics import Index
 from harness.evaluation.sets import EvaluationSet
 from harness.runs.identity import ID_LENGTH
@@ -32,7 +33,9 @@ class Outcomes:
     the number of an image's `labels` and the `rank` of the best of them, 0 where it has none. Retrieval has `direction`
     (image_retrieval: a caption looks for its image; text_retrieval: an image for any of its captions), `key` of the
     image, `caption` (its number among the image's captions, -1 where the image is the query) and `rank` of the first
-    hit. Ranks begin at 1; recall@k is the share of ranks up to k, acc1 that of ranks of 1.
+    hit. Pair tasks have `key`, `category`, `texts` and `images` (how many the group has), `image` (the first of them,
+    numbered), `found_texts` and `found_images`. Ranks begin at 1; recall@k is the share of ranks up to k, acc1 that of
+    ranks of 1.
     """
 
     set: str
@@ -64,6 +67,13 @@ def retrieval_columns(evaluation_set: EvaluationSet, image_retrieval: Index, tex
         "caption": np.concatenate([*(np.arange(count) for count in counts), np.full(len(keys), -1)]),
         "rank": np.concatenate([image_retrieval, text_retrieval]),
     }
+
+
+def selection_columns(evaluation_set: EvaluationSet, found: Selected) -> Columns:
+    """Columns of G rows, one for each group of a pair task."""
+    keys = np.array([group.key for group in evaluation_set.groups], dtype=object)
+    categories = np.array([group.category for group in evaluation_set.groups], dtype=object)
+    return {"key": keys, "category": categories, **vars(found)}
 
 
 def write_outcomes(folder: Path, outcomes: Outcomes) -> None:
@@ -107,7 +117,13 @@ def read_outcomes(path: Path) -> Outcomes:
 
 def _task(name: str) -> Task:
     match name:
-        case "zeroshot_classification" | "zeroshot_multilabel" | "zeroshot_retrieval" | "linear_probe":
+        case (
+            "zeroshot_classification"
+            | "zeroshot_multilabel"
+            | "zeroshot_retrieval"
+            | "image_caption_selection"
+            | "linear_probe"
+        ):
             return name
         case _:
             raise ValueError(f"unknown task {name}")

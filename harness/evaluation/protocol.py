@@ -38,6 +38,11 @@ FOUNDING: dict[Task, dict[str, str]] = {
         "image_retrieval_recall@k": "share of captions whose image is among the k images of highest score",
         "text_retrieval_recall@k": "share of images of which a caption is among the k captions of highest score",
     },
+    "image_caption_selection": {
+        "acc": "share of groups in which every image has its text and every text its image",
+        "text_acc": "share of groups with several texts in which each image's own text has its highest score",
+        "image_acc": "share of groups with several images in which each text's own image has its highest score",
+    },
     "linear_probe": {
         "lp_acc1": "share of samples whose label has the highest logit",
         "lp_acc5": "share of samples whose label is among the 5 highest logits; only for 5 classes or more",

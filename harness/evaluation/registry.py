@@ -17,7 +17,7 @@ from harness.runs.metrics import at_k, family
 from harness.runs.record import Metric
 
 if TYPE_CHECKING:
-    from harness.evaluation.measured import Classified, Multilabelled, Retrieved
+    from harness.evaluation.measured import Classified, Multilabelled, Retrieved, Selected
 
 Compute = Callable[[Any, int], Metric | None]
 """From what was measured of a set (`harness.evaluation.measured`) and k to the metric; None where the set does not
@@ -110,6 +110,18 @@ def _text_retrieval_recall(found: Retrieved, k: int) -> Metric | None:
     return proportion(found.of_images <= k) if k <= len(found.of_captions) else None
 
 
+def _selection(metric: str) -> Compute:
+    def compute(found: Selected, _: int) -> Metric | None:
+        from harness.evaluation.metrics import against_chance
+        from harness.evaluation.selection import chances
+
+        correct = {"text_acc": found.found_texts, "image_acc": found.found_images}
+        right = correct.get(metric, found.found_texts & found.found_images)
+        return against_chance(right, found.image, chances(found.texts, found.images)[metric])
+
+    return compute
+
+
 _HIGHEST = "share of samples whose label has the highest logit"
 _FIVE = "share of samples whose label is among the 5 highest logits; only for 5 classes or more"
 _PER_CLASS = "mean over the classes present of the share of their samples whose label is highest"
@@ -136,6 +148,21 @@ _METRICS: dict[Task, dict[str, MetricDefinition]] = {
             "mean over the classes of the average precision of their images ranked by logit",
             _mean_average_precision,
         )
+    ),
+    "image_caption_selection": _table(
+        MetricDefinition(
+            "acc", "share of groups in which every image has its text and every text its image", _selection("acc")
+        ),
+        MetricDefinition(
+            "text_acc",
+            "share of groups with several texts in which each image's own text has its highest score",
+            _selection("text_acc"),
+        ),
+        MetricDefinition(
+            "image_acc",
+            "share of groups with several images in which each text's own image has its highest score",
+            _selection("image_acc"),
+        ),
     ),
     "zeroshot_retrieval": _table(
         MetricDefinition(

@@ -16,11 +16,15 @@ import numpy as np
 from PIL import Image
 
 from harness.base.errors import DataError
-from harness.base.files import open_plain
+from harness.base.files import open_plain, read_bytes
+from harness.config.suites import annotations_at
 from harness.evaluation.conditions import Samples
 from harness.evaluation.layout import HIDDEN_SEPARATORS, SPLIT, Layout, Task, describe
+from harness.evaluation.pairs import Box, check_group, groups_of
 
 IMAGE_SUFFIXES = ("webp", "png", "jpg", "jpeg")
+_IMAGE = re.compile(rf"(\d[.])?({'|'.join(IMAGE_SUFFIXES)})")
+"""Of a sample, or of one of the images of a pair."""
 # webdataset's rules: the key ends at the first dot of the file name, and what it calls metadata is no sample.
 _MEMBER = re.compile(r"^((?:.*/|)[^.]+)[.]([^/]*)$")
 _METADATA = re.compile(r"__[^/]*__($|/)")
@@ -32,6 +36,18 @@ class ImageBytes(NamedTuple):
     shard: Path
     offset: int
     size: int
+    box: Box | None = None
+    """The part of it that is shown; None for all of it."""
+
+
+class PairGroup(NamedTuple):
+    """Images and texts of a pair task: text i describes image i, further ones are wrong."""
+
+    key: str
+    images: tuple[int, ...]
+    """Numbers of the set's images."""
+    texts: tuple[str, ...]
+    category: str = ""
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,6 +67,8 @@ class EvaluationSet:
     """sha256 over keys, labels or captions, and the encoded images, in order: the same samples, the same digest."""
     targets: tuple[tuple[int, ...], ...] = ()
     """[N] class indices of each image of a multi-label set; empty otherwise."""
+    groups: tuple[PairGroup, ...] = ()
+    """[G] of a pair task, whose `keys` and `images` are those of its N different images; empty otherwise."""
     cut: int = 0
     """Captions files that a line separator which editors do not show cuts at."""
 
@@ -70,6 +88,8 @@ class EvaluationSet:
         if blank:
             whole = sum(map(len, self.captions))
             found.append(f"{blank:,} of {whole:,} captions are blank lines, and each is a query")
+        if alike := sum(len(set(group.texts)) < len(group.texts) for group in self.groups):
+            found.append(f"{alike:,} of {len(self.groups):,} pairs have equal texts, and count as wrong")
         if self.cut:
             found.append(
                 f"{self.cut:,} samples have captions with a line separator (U+2028 or its like) that cuts them"
@@ -84,7 +104,7 @@ class EvaluationSet:
     @property
     def samples(self) -> Samples:
         """Which samples it has."""
-        return Samples(len(self), self.digest)
+        return Samples(len(self.groups) or len(self), self.digest)
 
     @property
     def task(self) -> Task:
@@ -101,11 +121,12 @@ class EvaluationSet:
         Raises:
             DataError: it cannot be decoded. An evaluation never leaves a sample out.
         """
-        shard, offset, size = self.images[index]
+        shard, offset, size, box = self.images[index]
         try:
             with open_plain(shard) as stream:
                 stream.seek(offset)
-                return Image.open(io.BytesIO(stream.read(size))).convert("RGB")
+                image = Image.open(io.BytesIO(stream.read(size))).convert("RGB")
+                return image if box is None else image.crop(box)
         except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
             raise DataError(
                 f'the image of sample "{self.keys[index]}" cannot be decoded ({error})',
@@ -131,6 +152,13 @@ class _Sample:
             if suffix in self.images:
                 return self.images[suffix]
         raise self.error("has no image", f"add {self.key}.jpg, .png or .webp")
+
+    def group(self) -> list[tuple[ImageBytes, str]]:
+        """The images of a pair: KEY.jpg, or KEY.0.jpg and KEY.1.jpg."""
+        numbered = sorted((name, one) for name, one in self.images.items() if name not in IMAGE_SUFFIXES)
+        if [int(name.partition(".")[0]) for name, _ in numbered] != list(range(len(numbered))):
+            raise self.error("has images that are not numbered 0, 1", f"call them {self.key}.0.jpg, {self.key}.1.jpg")
+        return [one for _, one in numbered] or [self.image()]
 
     def text(self, suffix: str) -> str:
         if suffix not in self.texts:
@@ -174,14 +202,25 @@ def read_set(path: Path, name: str | None = None, split: str = SPLIT) -> Evaluat
         DataError: the layout is not complete, a shard is damaged, or a sample has no image, label or captions.
     """
     layout = describe(path, name, split)
+    if annotations_at(path) is not None:
+        return _read_pairs(layout)
     digest = hashlib.sha256()
     keys: list[str] = []
     images: list[ImageBytes] = []
     labels: list[int] = []
     captions: list[tuple[str, ...]] = []
     targets: list[tuple[int, ...]] = []
+    groups: list[PairGroup] = []
     cut = 0
     for sample in (sample for shard in layout.shards for sample in _samples(shard)):
+        if layout.task == "image_caption_selection":
+            found, texts = sample.group(), sample.captions()
+            check_group(sample.key, len(found), texts, str(sample.shard))
+            groups.append(PairGroup(sample.key, tuple(range(len(images), len(images) + len(found))), texts))
+            keys += [sample.key] * len(found)
+            images += [image for image, _ in found]
+            digest.update(json.dumps([sample.key, texts, [content for _, content in found]]).encode())
+            continue
         image, content = sample.image()
         match layout.task:
             case "zeroshot_retrieval":
@@ -199,7 +238,32 @@ def read_set(path: Path, name: str | None = None, split: str = SPLIT) -> Evaluat
             "holds no samples", where=str(path), fix="write KEY.jpg with KEY.cls or KEY.txt into its shards"
         )
     of_samples = (tuple(keys), tuple(images), tuple(labels), tuple(captions))
-    return EvaluationSet(layout, *of_samples, digest.hexdigest(), tuple(targets), cut)
+    return EvaluationSet(layout, *of_samples, digest.hexdigest(), tuple(targets), tuple(groups), cut)
+
+
+def _read_pairs(layout: Layout) -> EvaluationSet:
+    """A pair task as its authors publish it; each different image, or part of one, is there once."""
+    number: dict[tuple[str, Box | None], int] = {}
+    groups = []
+    for one in groups_of(layout.shards[0]):
+        images = tuple(number.setdefault(image, len(number)) for image in one.images)
+        groups.append(PairGroup(one.key, images, one.texts, one.category))
+    sizes, digests = {}, {}
+    for file in {file for file, _ in number}:
+        content = _content(Path(file))
+        sizes[file], digests[file] = len(content), hashlib.sha256(content).hexdigest()
+    shown = [(digests[file], box) for file, box in number]
+    digest = hashlib.sha256(json.dumps([shown, groups]).encode()).hexdigest()
+    keys = tuple(Path(file).name for file, _ in number)
+    places = tuple(ImageBytes(Path(file), 0, sizes[file], box) for file, box in number)
+    return EvaluationSet(layout, keys, places, (), (), digest, groups=tuple(groups))
+
+
+def _content(file: Path) -> bytes:
+    try:
+        return read_bytes(file)
+    except OSError as error:
+        raise DataError(f"cannot be read ({error})", where=str(file), fix="restore the image") from error
 
 
 def _samples(shard: Path) -> Iterator[_Sample]:
@@ -212,7 +276,7 @@ def _samples(shard: Path) -> Iterator[_Sample]:
             current = _Sample(shard, key, {}, {})
         if suffix in current.images or suffix in current.texts:
             raise current.error(f"has two .{suffix} files", "write the shard again with each once")
-        if suffix in IMAGE_SUFFIXES:
+        if _IMAGE.fullmatch(suffix):
             current.images[suffix] = (position, hashlib.sha256(content).hexdigest())
         else:
             current.texts[suffix] = content

@@ -242,6 +242,8 @@ def _tables(folder: RunFolder, found: Verification) -> Iterator[tuple[str, str, 
 
 def _metric(task: str, name: str, columns: Mapping[str, Any]) -> tuple[float, float | None, int] | None:
     """Value, standard error and samples of a metric, from one row for each sample or query; None if not from these."""
+    if task == "image_caption_selection":
+        return _choice(name, columns)
     stem, _, k = name.removeprefix("lp_").partition("@")
     ranks = [int(rank) for rank in columns["rank"]]
     if task in ("zeroshot_classification", "linear_probe") and not k:
@@ -254,6 +256,17 @@ def _metric(task: str, name: str, columns: Mapping[str, Any]) -> tuple[float, fl
         hits = [(key, rank <= int(k)) for direction, key, rank in rows if f"{direction}_recall" == stem]
         return _share([hit for _, hit in hits], [key for key, _ in hits]) if hits else None
     return None
+
+
+def _choice(name: str, columns: Mapping[str, Any]) -> tuple[float, float, int] | None:
+    """A metric of a pair task: the share of groups, among those that offer the choice."""
+    needed = {"text_acc": ["texts"], "image_acc": ["images"], "acc": ["texts", "images"]}.get(name)
+    if needed is None:
+        return None
+    rows = [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+    rows = [row for row in rows if any(row[side] > 1 for side in needed)]
+    hits = [all(bool(row[f"found_{side}"]) for side in needed) for row in rows]
+    return _share(hits, [row["image"] for row in rows]) if rows else None
 
 
 def _share(hits: Sequence[bool], groups: Sequence[Any] | None = None) -> tuple[float, float, int]:

@@ -11,6 +11,7 @@ from harness.config.data import Data
 from harness.config.evaluation import Evaluation
 from harness.config.experiment import Experiment
 from harness.config.protocols import VARIANTS, parted, set_name
+from harness.config.suites import annotations_at
 from harness.data.synthetic.embedded import embedded_sets
 from harness.evaluation.conditions import Contents
 from harness.evaluation.contents import contents_at
@@ -110,7 +111,7 @@ class EvaluationSets:
             return None
 
     def _at(self, reference: str, place: Path | None, split: str, *, probe: bool) -> Contents | None:
-        if place is None or not place.is_dir():
+        if place is None or not (place.is_dir() or annotations_at(place)):
             return None
         key = (reference, str(place), split)
         found = self._contents.get(key)

@@ -20,7 +20,7 @@ from harness.config.ablation import Reference
 
 PARTS = ("split", "samples", "templates", "class names", "prefix", "precision", "ties")
 """Parts of a protocol that affect a number. A paper's table states the known parts in [protocol]."""
-_TASKS = ("zeroshot_classification", "zeroshot_retrieval", "linear_probe")
+_TASKS = ("zeroshot_classification", "zeroshot_retrieval", "image_caption_selection", "linear_probe")
 
 
 _TRAINING = {

@@ -72,6 +72,8 @@ def chance_level(evaluation: EvaluationResult, name: str) -> float | None:
     Of C classes 1 / C, and k / C among the first k. Of N images k / N. Of M captions, M / N of each image: the chance
     that one of an image's own is among k that are drawn.
     """
+    if (stated := evaluation.metrics.get(name)) is not None and stated.chance is not None:
+        return stated.chance
     stem, _, k = name.rpartition("@")
     classes = evaluation.protocol.get("classnames")
     if evaluation.task == "zeroshot_classification" and isinstance(classes, Mapping):

@@ -40,6 +40,8 @@ class Metric(_Part):
     """Standard error over the evaluation samples; None where the metric is no mean over samples."""
     samples: int
     """How many samples the value is a mean over."""
+    chance: float | None = Field(default=None, exclude_if=lambda chance: chance is None)
+    """The value of a model that guesses, where the set determines it; absent elsewhere."""
 
 
 class EvaluationResult(_Part):
@@ -47,7 +49,13 @@ class EvaluationResult(_Part):
 
     set: str
     """Name of the evaluation set, as in `shapes` of the metric `shapes/acc1`."""
-    task: Literal["zeroshot_classification", "zeroshot_multilabel", "zeroshot_retrieval", "linear_probe"]
+    task: Literal[
+        "zeroshot_classification",
+        "zeroshot_multilabel",
+        "zeroshot_retrieval",
+        "image_caption_selection",
+        "linear_probe",
+    ]
     protocol_id: str
     request: str = ""
     """Key of what was asked for (set and options); tells whether a finished run has to be measured again."""

@@ -13,7 +13,7 @@ from harness.config.evaluation import ADDRESSING, Evaluation
 from harness.config.experiment import Experiment
 from harness.config.parts import with_kept_parts
 from harness.config.protocols import VARIANTS, parted
-from harness.config.suites import places
+from harness.config.suites import annotations_at, places
 from harness.runs.identity import digest
 from harness.runs.settings import Settings
 from harness.runs.store import RunFolder, Store
@@ -155,4 +155,7 @@ def is_here(reference: str, evaluation: Evaluation, evaluation_root: Path | None
     name, protocol = parted(reference)
     root = evaluation_root or Path()
     parts = [evaluation.under(reference).split] + ["train"] * bool(protocol and VARIANTS[protocol].probe)
-    return any(all((root / place / part / "nshards.txt").is_file() for part in parts) for place in places(name))
+    return any(
+        all((root / place / part / "nshards.txt").is_file() for part in parts) or annotations_at(root / place)
+        for place in places(name)
+    )

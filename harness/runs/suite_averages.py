@@ -112,7 +112,10 @@ def _mean(metrics: list[Metric]) -> Metric:
     known = [error for error in errors if error is not None]
     spread = math.sqrt(sum(error**2 for error in known)) / len(metrics) if len(known) == len(metrics) else None
     value = fmean(metric.value for metric in metrics)
-    return Metric(value=value, standard_error=spread, samples=sum(metric.samples for metric in metrics))
+    chances = [metric.chance for metric in metrics if metric.chance is not None]
+    chance = fmean(chances) if len(chances) == len(metrics) else None
+    samples = sum(metric.samples for metric in metrics)
+    return Metric(value=value, standard_error=spread, samples=samples, chance=chance)
 
 
 def _mean_recalls(metrics: Mapping[str, _Part]) -> dict[str, _Part]:

@@ -23,6 +23,7 @@ from harness.statistics import CONFIDENCE, SampleTest, compare_samples, holm
 
 MOST_ARMS = 100
 _TOP = re.compile(r"acc(\d+)")
+_CHOICE = re.compile(r"(text_|image_)?acc")
 _RECALL = re.compile(r"(image_retrieval|text_retrieval)_recall@(\d+)")
 
 
@@ -71,7 +72,7 @@ def read_hits(run: RunResult, metric: str) -> Hits | None:
     """The samples that the run got right in `set/metric`. None if it kept no outcomes of that set and protocol."""
     set_name, _, name = metric.partition("/")
     measured = run.measured.get(metric)
-    if measured is None or not (_TOP.fullmatch(name) or _RECALL.fullmatch(name)):
+    if measured is None or not any(kind.fullmatch(name) for kind in (_TOP, _CHOICE, _RECALL)):
         return None
     for file in sorted(run.folder.outcomes.glob("*.parquet")):
         if file.relative_to(run.folder.path).as_posix() in run.changed:
@@ -116,6 +117,13 @@ def _hits(file: Path, name: str) -> Hits:
 
     table = pq.read_table(file)
     columns = {key: np.asarray(table[key].to_numpy()) for key in table.column_names}
+    if choice := _CHOICE.fullmatch(name):
+        sides = [f"{choice[1][:-1]}s"] if choice[1] else ["texts", "images"]
+        kept = np.any([columns[side] > 1 for side in sides], axis=0)
+        keys, images = columns["key"][kept].astype(str), columns["image"][kept]
+        order = np.argsort(keys, kind="stable")
+        right = np.all([columns[f"found_{side}"][kept] for side in sides], axis=0)
+        return Hits(keys[order], images[order], right[order])
     if top := _TOP.fullmatch(name):
         keys, limit = columns["key"].astype(str), int(top[1])
         kept = np.ones(len(keys), dtype=bool)
