@@ -10,8 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from harness.base.errors import StoreError
@@ -85,6 +83,9 @@ def write_outcomes(folder: Path, outcomes: Outcomes) -> None:
     Raises:
         StoreError: the folder cannot be written.
     """
+    import pyarrow as pa  # an evaluation outside a run keeps no outcomes
+    import pyarrow.parquet as pq
+
     metadata = {"set": outcomes.set, "task": outcomes.task, "protocol_id": outcomes.protocol_id}
     table = pa.table({name: pa.array(column) for name, column in outcomes.columns.items()})
     content = io.BytesIO()
@@ -103,6 +104,9 @@ def read_outcomes(path: Path) -> Outcomes:
     Raises:
         StoreError: the file is missing, damaged or holds something else.
     """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
     try:
         require_plain(path)
         table = pq.read_table(path)

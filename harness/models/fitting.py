@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import os
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from harness.base.errors import ModelError, NotHereError
 from harness.config.resources import Resources
-from harness.models.towers import Towers, can_trim
+
+if TYPE_CHECKING:
+    from harness.models.towers import Towers
 
 
 def fit_out(towers: Towers, resources: Resources) -> None:
@@ -50,6 +52,8 @@ def set_deterministic(deterministic: bool) -> None:
 
 
 def _trim(towers: Towers, resources: Resources) -> None:
+    from harness.models.towers import can_trim  # process groups choose a device, and need no open_clip
+
     exact = can_trim(towers.model)
     if resources.trim_text == "on" and not exact:
         what = f"texts of {towers.name} cannot be trimmed: its text tower attends to later tokens"

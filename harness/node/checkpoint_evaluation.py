@@ -12,6 +12,7 @@ import sys
 import tempfile
 from contextlib import suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from pydantic import BaseModel, ConfigDict, TypeAdapter
@@ -20,12 +21,15 @@ from harness.base.errors import DispatchError, HarnessError
 from harness.base.files import read_json, write_json
 from harness.config.model import Model
 from harness.config.resources import Resources
-from harness.models import build_towers, load_weights
 from harness.models.fitting import choose_device
+from harness.node.lazy_towers import LazyTowers, note_of
 from harness.node.run_evaluation import RunEvaluation
 from harness.parallel.process_group import ProcessRank, World, process_group, process_rank, start_processes
 from harness.runs.record import EvaluationResult
 from harness.runs.request import Request
+
+if TYPE_CHECKING:
+    from harness.models import Towers
 
 REQUEST, RESULTS, FAILED = "asked.json", "found.json", "failed.pickle"
 _EVALUATIONS = TypeAdapter(tuple[EvaluationResult, ...])
@@ -52,11 +56,18 @@ class CheckpointEvaluation(BaseModel):
         world = world or World()
         device = choose_device(Resources(), world.local_rank)
         torch.set_num_threads(max(torch.get_num_threads() // world.local_size, 1))
+        note = note_of(self.model, self.weights, self.request.stored.evaluation_features / "weights")
+        towers = LazyTowers(lambda: self._towers(device), note)
+        evaluation = RunEvaluation(self.request, towers, device, world)
+        return evaluation.measured(self.request.experiment.evaluation.sets)
+
+    def _towers(self, device: torch.device) -> Towers:
+        from harness.models import build_towers, load_weights
+
         towers = build_towers(self.model)
         if self.weights is not None:
             load_weights(towers.model, self.weights)
-        evaluation = RunEvaluation(self.request, towers.to(device), device, world)
-        return evaluation.measured(self.request.experiment.evaluation.sets)
+        return towers.to(device)
 
     def carried_out_by(self, processes: int) -> tuple[EvaluationResult, ...]:
         """Evaluate the checkpoint with `processes` processes of this machine; returns the results.

@@ -5,10 +5,10 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
+from importlib.metadata import version
 from pathlib import Path
-from typing import TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
-import open_clip
 import torch
 
 from harness.base.errors import DataError
@@ -26,11 +26,14 @@ from harness.evaluation.protocol import contents_of
 from harness.evaluation.recorded import AskedSet, taken
 from harness.evaluation.sets import EvaluationSet, read_set
 from harness.evaluation.towers import CACHE_BYTES
-from harness.models import Towers
+from harness.node.lazy_towers import LazyTowers
 from harness.parallel.process_group import World
 from harness.runs.identity import digest
 from harness.runs.record import EvaluationResult
 from harness.runs.request import Request, evaluation_key
+
+if TYPE_CHECKING:
+    from harness.models import Towers
 
 BATCH = 256
 Lacking: TypeAlias = tuple[str, ...] | None
@@ -43,7 +46,9 @@ class RunEvaluation:
     The processes of `world` measure together: each calls the same, and the first has the numbers.
     """
 
-    def __init__(self, request: Request, towers: Towers, device: torch.device, world: World | None = None) -> None:
+    def __init__(
+        self, request: Request, towers: Towers | LazyTowers, device: torch.device, world: World | None = None
+    ) -> None:
         self._request, self._towers, self._device = request, towers, device
         self._world = world or World()
         self._spec = request.experiment.evaluation
@@ -113,6 +118,8 @@ class RunEvaluation:
 
     def weights(self) -> str:
         """A digest of the weights as they are now."""
+        if isinstance(self._towers, LazyTowers):
+            return self._towers.weights_digest
         return weights_digest(self._towers.model)
 
     def _asked(self, reference: str) -> AskedSet:
@@ -148,7 +155,7 @@ class RunEvaluation:
 
     def _feature_cache(self, weights: str) -> FeatureCache:
         spec, model = self._spec, self._request.experiment.model
-        place = [self._device.type, torch.__version__, open_clip.__version__]
+        place = [self._device.type, torch.__version__, version("open_clip_torch")]
         owner = digest([weights, plain(model, False), self._towers.transform_name, spec.precision, place], 32)
         return FeatureCache(self._request.stored.evaluation_features, owner)
 

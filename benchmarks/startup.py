@@ -1,0 +1,96 @@
+"""How long commands take before they work: wall and CPU seconds, and the large packages that each imports.
+
+    python benchmarks/startup.py --code before=/path/to/another/checkout --code here=.
+
+Each command is a process of its own with one thread; the median of `--repeat` runs, of which the checkouts take turns.
+The evaluation is of a tiny model on ten pictures: what remains is the start. `known` finds all features in the store.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from statistics import median
+
+from evaluation_sets import WORDS, write_classification
+
+LARGE = ("torch", "torchvision", "torch._dynamo", "timm", "transformers", "open_clip", "pyarrow", "numpy", "PIL")
+CONFIG = {
+    "embed_dim": 16,
+    "vision_cfg": {"image_size": 32, "layers": 1, "width": 32, "head_width": 16, "patch_size": 16},
+    "text_cfg": {"context_length": 16, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 1},
+}
+COMMAND = f"""
+import atexit, json, sys
+atexit.register(lambda: print("LOADED", json.dumps([name for name in {LARGE} if name in sys.modules]), file=sys.stderr))
+if sys.argv[1:2] == ["import"]:
+    __import__(sys.argv[2])
+else:
+    from harness.cli import main
+    main()
+"""
+WEIGHTS = """
+import json, torch
+from harness.config.model import Model
+from harness.models import build_towers
+torch.save(build_towers(Model(name="made", config=json.load(open("made.json")))).model.state_dict(), "weights.pt")
+"""
+EVALUATE = ("eval", "made=weights.pt", "--model", "made.json", "--suite", "./set")
+
+
+def main() -> None:
+    """Print the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--code", action="append", help="NAME=CHECKOUT, several times")
+    parser.add_argument("--repeat", type=int, default=3)
+    arguments = parser.parse_args()
+    codes = dict(one.partition("=")[::2] for one in arguments.code or ["here=."])
+    commands = {
+        "harness --help": ("--help",),
+        "harness eval, features unknown": EVALUATE,
+        "harness eval, features known": EVALUATE,
+        "imports of a training job": ("import", "harness.worker"),
+    }
+    print("| command | code | wall s | CPU s | imports |\n|---|---|---|---|---|")
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        (folder / "made.json").write_text(json.dumps(CONFIG))
+        write_classification(folder / "set", WORDS, ["a photo of a {c}."], 10, 32)
+        python(WEIGHTS, folder, Path(next(iter(codes.values()))))
+        for command, words in commands.items():
+            found: dict[str, list[tuple[float, float, str]]] = {code: [] for code in codes}
+            for number in range(arguments.repeat):
+                for code, checkout in codes.items():
+                    store = f"store-{code}" + ("" if command.endswith(" known") else f"-{command[-7:]}-{number}")
+                    if command.endswith(" known") and number == 0:
+                        python(COMMAND, folder, Path(checkout), *words, store=store)
+                    found[code].append(python(COMMAND, folder, Path(checkout), *words, store=store))
+            for code, runs in found.items():
+                wall, cpu = (median(run[place] for run in runs) for place in (0, 1))
+                print(f"| {command} | {code} | {wall:.2f} | {cpu:.2f} | {runs[0][2]} |")
+
+
+def python(code: str, folder: Path, checkout: Path, *words: str, store: str = "store") -> tuple[float, float, str]:
+    """Wall seconds, CPU seconds and large packages of a Python process that runs `code` of a checkout."""
+    environment = os.environ | {"PYTHONPATH": str(checkout.resolve()), "OMP_NUM_THREADS": "1", "HARNESS_STORE": store}
+    before, start = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
+    done = subprocess.run(
+        [sys.executable, "-c", code, *words], cwd=folder, env=environment, text=True, capture_output=True, check=False
+    )
+    wall, after = time.perf_counter() - start, resource.getrusage(resource.RUSAGE_CHILDREN)
+    if done.returncode:
+        raise SystemExit(f"{' '.join(words)} has failed:\n{done.stderr}")
+    cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    loaded = [json.loads(line[7:]) for line in done.stderr.splitlines() if line.startswith("LOADED ")]
+    return wall, cpu, ", ".join(loaded[0]) if loaded else ""
+
+
+if __name__ == "__main__":
+    main()
