@@ -73,7 +73,7 @@ def main() -> None:
                         python(COMMAND, folder, Path(checkout), *words, store=store)
                     found[code].append(python(COMMAND, folder, Path(checkout), *words, store=store))
             for code, runs in found.items():
-                wall, cpu = (median(run[place] for run in runs) for place in (0, 1))
+                wall, cpu = median(run[0] for run in runs), median(run[1] for run in runs)
                 print(f"| {command} | {code} | {wall:.2f} | {cpu:.2f} | {runs[0][2]} |")
 
 
