@@ -156,6 +156,7 @@ class ReportOutput(_Output):
     arms: list[dict[str, Any]]
     metrics: list[dict[str, Any]]
     claims: list[dict[str, Any]]
+    errors: list[dict[str, Any]]
     looks: list[dict[str, Any]]
     controls: list[dict[str, Any]]
     references: list[dict[str, Any]]

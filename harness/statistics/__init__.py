@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from harness.statistics.arms import Estimation, Estimator
+from harness.statistics.crossed import SampleError, sample_error
 from harness.statistics.factorial import Cell, Effect, effects, level_means
 from harness.statistics.samples import SampleTest, compare_samples, mcnemar, paired_bootstrap
 from harness.statistics.seeds import (
@@ -29,6 +30,7 @@ __all__ = [
     "Interval",
     "Judged",
     "Rounds",
+    "SampleError",
     "SampleTest",
     "Summary",
     "compare_samples",
@@ -39,6 +41,7 @@ __all__ = [
     "mcnemar",
     "paired_bootstrap",
     "paired_difference",
+    "sample_error",
     "summarise",
     "t_interval",
 ]

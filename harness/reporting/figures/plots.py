@@ -33,7 +33,7 @@ from harness.reporting.formats.numbers import difference, mean, named, value
 from harness.reporting.sections.answer import is_shown
 from harness.reporting.sections.document import Document
 from harness.runs.metrics import is_share
-from harness.statistics import Summary
+from harness.statistics import Interval, Summary
 
 MOST_ROWS = 40
 MOST_OFFERS = 10
@@ -81,13 +81,19 @@ class Figures:
         band = "" if margin is None else f"Shaded: equal within {margin}. "
         for place, arm in enumerate(arms):
             self._difference(axes, place, arm)
+        errors = self.document.sample_errors
+        for place, arm in enumerate(arms):
+            if error := errors.get(arm.arm):
+                self._bar(axes, place + 0.28, error.interval, MUTED, 1.2)
         baseline = self.results.labels[self.baseline]
         what = "points" if is_share(self.metric) else self.metric
         axes.set_xlabel(f"{shortened(baseline, 30)} = 0; difference in {what}")
         better = "right" if self.column.higher_is_better else "left"
+        grey = "Grey below: these checkpoints on another test set. " if any(errors.values()) else ""
         caption = (
             f"Differences to {baseline} in {self.metric} with 95 % intervals: thick of each arm alone, thin of all "
-            f"arms together; further {better} is better. Filled: p < 0.05 after Holm's correction. {band}{left_out}"
+            f"arms together; further {better} is better. {grey}Filled: p < 0.05 after Holm's "
+            f"correction. {band}{left_out}"
         )
         title = "Differences to the baseline"
         said = "; ".join(
@@ -101,10 +107,13 @@ class Figures:
         x = self._scaled(delta.mean)
         for interval, width in ((arm.simultaneous, 1), (delta.interval, 2.5)):
             if interval is not None:
-                ends = [self._scaled(interval.low), self._scaled(interval.high)]
-                axes.plot(ends, [place, place], color=style.colour, linewidth=width, solid_capstyle="round")
+                self._bar(axes, place, interval, style.colour, width)
         dot(axes, x, place, style, filled=is_shown(arm))
         row_text(axes, place, self._label(arm.arm), difference(self.metric, delta))
+
+    def _bar(self, axes: Axes, place: float, interval: Interval, colour: str, width: float) -> None:
+        ends = [self._scaled(interval.low), self._scaled(interval.high)]
+        axes.plot(ends, [place, place], color=colour, linewidth=width, solid_capstyle="round")
 
     def _seeds(self) -> Picture | None:
         arms = [arm for arm in self.column.arms.values() if arm.summary is not None and not arm.foreign]

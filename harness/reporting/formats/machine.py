@@ -15,6 +15,7 @@ from harness.reporting.collect.results import Results, RunResult
 from harness.reporting.formats.numbers import clean
 from harness.reporting.sections.controls import Control, controls
 from harness.reporting.sections.document import Document
+from harness.statistics import SampleError
 
 REPORT_VERSION = 2
 HEADS = (
@@ -75,6 +76,7 @@ def as_json(document: Document) -> str:
             | {"difference": asdict(one.difference) if one.difference else None}
             for one in document.verdicts
         ],
+        "errors": [_errors(document, arm, error) for arm, error in document.sample_errors.items() if error],
         "looks": [one.model_dump(mode="json") for one in results.plan.looks],
         "controls": [_control(document.primary, one) for one in controls(results)],
         "references": [one.model_dump(mode="json") for one in ablation.references],
@@ -90,6 +92,20 @@ def _control(column: Column, one: Control) -> dict[str, Any]:
     pairs["difference"] = (one.mined, one.placebo)
     found = {name: difference_between(column, *pair) for name, pair in pairs.items()}
     return asdict(one) | {name: asdict(delta) if delta else None for name, delta in found.items()}
+
+
+def _errors(document: Document, arm: str, error: SampleError) -> dict[str, Any]:
+    delta = document.primary.arms[arm].difference
+    assert delta is not None
+    both = error.both(delta)
+    return {
+        "arm": arm,
+        "samples": error.samples,
+        "another_training": asdict(delta.interval) if delta.interval else None,
+        "another_test_set": asdict(error.interval),
+        "both": asdict(both) if both else None,
+        "standard_error_test_set": error.error,
+    }
 
 
 def _arm(document: Document, arm: str) -> dict[str, Any]:

@@ -26,9 +26,10 @@ from harness.reporting.sections.detail import (
 from harness.reporting.sections.effects import FactorEffect, effects_sentence, effects_table, factor_effects
 from harness.reporting.sections.fairness import Differences, Flag, flags
 from harness.reporting.sections.layouts import grid_table, suite_table
-from harness.reporting.sections.samples import sample_table
+from harness.reporting.sections.samples import errors_table, sample_errors, sample_table
 from harness.reporting.sections.tables import arms_table, claims_table, references_table
 from harness.runs.gallery import Gallery, read_gallery
+from harness.statistics import SampleError
 
 MOST_GALLERIES = 3
 MOST_GRIDS = 4
@@ -99,7 +100,13 @@ class Document:
         controls = controls_table(self.results, self.primary)
         tables = (claims_table(self.results, self.verdicts), controls, references_table(self.results, self.column))
         samples = sample_table(self.results, self.primary)
-        return _present((arms_table(self.results, self.shown), samples, *grids, suite, effects, *tables))
+        errors = errors_table(self.results, self.primary, self.sample_errors)
+        return _present((arms_table(self.results, self.shown), samples, errors, *grids, suite, effects, *tables))
+
+    @cached_property
+    def sample_errors(self) -> dict[str, SampleError | None]:
+        """By arm: the error over the evaluation samples of its difference to the baseline in the primary metric."""
+        return sample_errors(self.results, self.primary)
 
     @cached_property
     def changes(self) -> Table | None:

@@ -1,9 +1,10 @@
-"""For a single seed: compares two checkpoints sample by sample, using the outcomes that their runs kept."""
+"""Arms sample by sample, from the outcomes that runs kept: for one seed two checkpoints, for several seeds the error of
+another test set beside that of another training."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,11 +16,11 @@ from numpy.typing import NDArray
 from harness.base.files import require_plain
 from harness.reporting.collect.comparison import ArmValue, Column
 from harness.reporting.collect.results import Results, RunResult
-from harness.reporting.formats.numbers import interval, p_value, points, signed
+from harness.reporting.formats.numbers import count, interval, named, p_value, points, signed
 from harness.reporting.formats.table import Head, Table, TableCell, numbers
 from harness.reporting.sections.tables import EMPTY
 from harness.runs.metrics import is_share
-from harness.statistics import CONFIDENCE, SampleTest, compare_samples, holm
+from harness.statistics import CONFIDENCE, SampleError, SampleTest, compare_samples, holm, sample_error
 
 MOST_ARMS = 100
 _TOP = re.compile(r"acc(\d+)")
@@ -66,6 +67,74 @@ def sample_table(results: Results, column: Column) -> Table | None:
     if any(test.p is None for test in tests.values()):
         notes.append("Captions of one image are drawn together, not independent: McNemar's test is left out.")
     return Table("samples", f"One seed: {column.metric} sample by sample", heads, rows, tuple(notes))
+
+
+def sample_errors(results: Results, column: Column) -> dict[str, SampleError | None]:
+    """For each arm with several seeds: the error over the evaluation samples of its difference to the baseline. None
+    where a run kept no outcomes, or other samples than the baseline's. Empty if no run kept any, or for more than
+    MOST_ARMS.
+    """
+    several = [arm for arm in column.comparable if arm.difference is not None and arm.difference.error is not None]
+    if not 0 < len(several) <= MOST_ARMS:
+        return {}
+    theirs = _of_seeds(results, column, results.plan.ablation.baseline)
+    ours = {arm.arm: _of_seeds(results, column, arm.arm) for arm in several}
+    kept = any(hits for runs in (theirs, *ours.values()) for hits in runs.values())
+    return {arm: _error(runs, theirs) for arm, runs in ours.items()} if kept else {}
+
+
+def errors_table(results: Results, column: Column, errors: Mapping[str, SampleError | None]) -> Table | None:
+    """What another training and what another test set would change about each difference. None without outcomes."""
+    if not errors:
+        return None
+    arms = [(arm, column.arms[arm].difference, errors[arm]) for arm in results.by_arm if arm in errors]
+    rows = []
+    for arm, delta, error in arms:
+        if delta is not None and error is not None:
+            ranges = delta.interval, error.interval, error.both(delta)
+            texts = [interval(column.metric, one) if one else "" for one in ranges]
+            cells = [TableCell(signed(column.metric, delta.mean)), *map(TableCell, texts)]
+            rows.append((TableCell(results.labels[arm]), *cells, TableCell(f"{error.samples:,}")))
+    unit = f" ({points(column.metric).strip()})" if is_share(column.metric) else ""
+    heads = (
+        Head("Arm", numeric=False),
+        *numbers(f"Δ to baseline{unit}", "another training", "another test set", "both", "samples"),
+    )
+    notes = [
+        "95 % intervals of the difference, each alone: if the arms were trained again with other seeds and tested on "
+        "these samples; if these checkpoints were tested on other samples of the same kind; and if both were new."
+    ]
+    lacking = [named(results.labels[arm]) for arm, _, error in arms if error is None]
+    if lacking:
+        why = "not every run kept its outcomes, or nothing varies over samples"
+        what = f"{count(len(lacking), 'arm')} left out ({why})"
+        notes.append(f"{what}: {', '.join(lacking[:5])}{', ...' if len(lacking) > 5 else ''}.")
+    return Table(
+        "errors",
+        f"Two errors: {column.metric} of another training, and on another test set",
+        heads,
+        tuple(rows),
+        tuple(notes),
+    )
+
+
+def _of_seeds(results: Results, column: Column, arm: str) -> dict[int, Hits | None]:
+    """Hits of an arm's runs that its mean contains, by seed."""
+    wanted = column.arms[arm].values
+    return {run.seed: read_hits(run, column.metric) for run in results.by_arm[arm] if run.seed in wanted}
+
+
+def _error(ours: Mapping[int, Hits | None], theirs: Mapping[int, Hits | None]) -> SampleError | None:
+    pairs = [(ours[seed], theirs[seed]) for seed in sorted(ours.keys() & theirs.keys())]
+    kept = [(one, other) for one, other in pairs if one is not None and other is not None]
+    if len(kept) < len(pairs) or not kept:
+        return None
+    first = kept[0][0]
+    if not all(np.array_equal(first.keys, hits.keys) for pair in kept for hits in pair):
+        return None
+    deltas = np.stack([one.right.astype(np.float64) - other.right for one, other in kept])
+    _, groups = np.unique(first.images, return_inverse=True)
+    return sample_error(deltas, groups.astype(np.int64))
 
 
 def read_hits(run: RunResult, metric: str) -> Hits | None:
