@@ -104,7 +104,8 @@ class JobTracker:
             if living:
                 # If training and evaluation are both queued, take the training, which comes first.
                 self.active[run] = min(living, key=lambda tracked: tracked.submission.intent.phase == "evaluate")
-                if any(tracked.id and tracked.submission.intent.phase != "train" for tracked in living):
+                going = (tracked for tracked in living if tracked.id and not _is_over(tracked))
+                if any(tracked.submission.intent.phase != "train" for tracked in going):
                     self.finishing.add(run)
             else:
                 ended[run] = some[-1]
