@@ -40,7 +40,8 @@ def published(place: Place, folder: Path, **options: Any) -> Published:
 
 def plan(place: Place, **changes: Any) -> Plan:
     one = experiment(teacher=None, train=TRAIN)
-    table = {"question": "?", "baseline": "a", "arms": ARMS, "seeds": 1, "primary": "shapes/acc1", "claims": [CLAIM]}
+    arms = dict(sorted(ARMS.items(), reverse=True))  # as declared, and not by name
+    table = {"question": "?", "baseline": "a", "arms": arms, "seeds": 1, "primary": "shapes/acc1", "claims": [CLAIM]}
     made = place.at.plan(Ablation.model_validate({**table, "experiment": one, **changes}), name="two")
     made.settings = place.at.settings
     return made

@@ -125,9 +125,10 @@ def create_text(path: Path, text: str) -> bool:
     return True
 
 
-def write_json(path: Path, data: Any) -> None:
-    """Write `data` as indented JSON to `path` atomically. NaN and infinity raise ValueError."""
-    write_text(path, json.dumps(data, indent=1, sort_keys=True, allow_nan=False) + "\n")
+def write_json(path: Path, data: Any, *, in_order: bool = False) -> None:
+    """Write `data` as indented JSON to `path` atomically, by sorted keys or `in_order`. NaN and infinity raise
+    ValueError."""
+    write_text(path, json.dumps(data, indent=1, sort_keys=not in_order, allow_nan=False) + "\n")
 
 
 def read_json(path: Path) -> Any:

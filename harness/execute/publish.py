@@ -153,8 +153,9 @@ class _Writer:
             note_look(store, self.plan.looks_key, look)
         bundled = planned(self.plan.name, as_ablation(copy), reports, self.folder)
         self._compare(bundled)
-        write_json(self.folder / ABLATION, copy)
-        write_json(self.folder / DATA, {key: one.model_dump(mode="json") for key, one in reports.items()})
+        write_json(self.folder / ABLATION, copy, in_order=True)  # reports list arms as they are declared
+        dumped = {key: one.model_dump(mode="json") for key, one in reports.items()}
+        write_json(self.folder / DATA, dumped, in_order=True)
         for run in self.records:
             self._run(self.project.store.run(run), store.run(run))
         began = {run: record.started_at for run, record in self.records.items()}
