@@ -24,14 +24,14 @@ class CheckFailedError(Exception):
 
 
 def findings(spec: S, checks: Mapping[str, Callable[[S, int], None]], captions: Iterable[int]) -> Iterator[PartFinding]:
-    """Run each check with each number of captions per image, up to the first that fails."""
+    """Run each check with each number of captions per image, up to the first that fails; 0 where there are none."""
     for name, check in checks.items():
         problem = ""
         for k in captions:
             try:
                 check(spec, k)
             except CheckFailedError as failed:
-                problem = f"{failed} ({k} {'caption' if k == 1 else 'captions'} per image)"
+                problem = f"{failed} ({k} {'caption' if k == 1 else 'captions'} per image)" if k else str(failed)
             except Exception as error:
                 problem = f"it raises {where_it_failed(error)}"
             if problem:

@@ -1,4 +1,4 @@
-"""`harness part`: losses and miners of your own in a Python file."""
+"""`harness part`: losses, miners and metrics of your own in a Python file."""
 
 from __future__ import annotations
 
@@ -7,14 +7,20 @@ from typing import Annotated, Literal
 
 import typer
 
-part_app = typer.Typer(no_args_is_help=True, help="Losses and miners of your own: write one from a template, check it.")
-TEMPLATES = {"loss": ("losses/template.py", "MarginLoss"), "mining": ("mining/template.py", "NearestMining")}
-"""By section of a spec: the file that `new` copies, and its class."""
+part_app = typer.Typer(
+    no_args_is_help=True, help="Losses, miners and metrics of your own: write one from a template, check it."
+)
+TEMPLATES = {
+    "loss": ("losses/template.py", "loss = {}", "MarginLoss"),
+    "mining": ("mining/template.py", "mining = {}", "NearestMining"),
+    "metric": ("evaluation/template.py", "evaluation.metrics = [{}]", "ReciprocalRank"),
+}
+"""The file that `new` copies, how a spec names the part, and its class."""
 
 
 @part_app.command()
 def new(
-    part: Annotated[Literal["loss", "mining"], typer.Argument(help="What to write.", show_default=False)],
+    part: Annotated[Literal["loss", "mining", "metric"], typer.Argument(help="What to write.", show_default=False)],
     file: Annotated[Path, typer.Argument(metavar="FILE", help="The Python file to write.", show_default=False)],
 ) -> None:
     """Write a Python file with a working, commented part to start from."""
@@ -25,10 +31,11 @@ def new(
 
     if file.suffix != ".py":
         raise SpecError("is no Python file", where=str(file), fix="give it a name that ends in .py")
-    template, name = TEMPLATES[part]
+    template, statement, name = TEMPLATES[part]
     if not create_text(file, (PACKAGE / template).read_text(encoding="utf-8")):
         raise SpecError("exists already", where=str(file), fix="give another name, or delete it")
-    print(f'{file}\n\nIn a spec: {part} = {{ kind = "python", file = "{file.name}", name = "{name}" }}')
+    stated = f'{{ kind = "python", file = "{file.name}", name = "{name}" }}'
+    print(f"{file}\n\nIn a spec: {statement.format(stated)}")
     print(f"Next: {said(f'part check {file}')}")
 
 

@@ -2,20 +2,45 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
-from pydantic import Field, field_validator
+from pydantic import ConfigDict, Field, field_validator
 
 from harness.base.duration import Duration
 from harness.config.base import Spec
+from harness.config.parts import PythonPart
 from harness.config.protocols import VARIANTS, NamedProtocol, NamedTemplates, TextNormalisation, parted, set_name
 from harness.config.suites import MULTILABEL_SETS, PAIR_SETS, RETRIEVAL_SETS, SUITES
 
-__all__ = ["Evaluation", "Precision", "TextNormalisation", "check_template", "set_name"]
+__all__ = ["Evaluation", "MetricSpec", "Precision", "PythonMetric", "TextNormalisation", "check_template", "set_name"]
 
 Precision = Literal["float32", "bfloat16"]
-ADDRESSING = ("sets", "every", "protocols")
+MetricTask = Literal["zeroshot_classification", "zeroshot_multilabel", "zeroshot_retrieval", "linear_probe"]
+ADDRESSING = ("sets", "every", "protocols", "metrics")
 """Fields that say what to measure and when, but not how."""
+
+
+class MetricSpec(Spec):
+    """Base of the parameters of a metric of your own."""
+
+    task: ClassVar[MetricTask]
+    """The task of the sets that it is measured on."""
+
+
+class PythonMetric(PythonPart, MetricSpec):
+    """A metric of your own, from a Python file (docs/extending.md). Further keys are its parameters."""
+
+    model_config = ConfigDict(extra="allow")
+
+    part: ClassVar[str] = "metric"
+    base: ClassVar[type[Spec]] = MetricSpec
+    task: ClassVar[MetricTask] = "zeroshot_classification"
+
+    @property
+    def definition(self) -> str:
+        """What identifies the metric in a protocol: its parameters and its content."""
+        science = self.science(defaults=True)
+        return ", ".join(f"{key} = {value}" for key, value in science.items() if key != "kind")
 
 
 class Evaluation(Spec):
@@ -36,6 +61,9 @@ class Evaluation(Spec):
     """Evaluate on this schedule during training too, for example "500 steps". Default: only at the end."""
     recall_k: tuple[Annotated[int, Field(ge=1)], ...] = (1, 5, 10)
     """The k of retrieval's recall@k. A set with fewer candidates than k leaves that k out."""
+    metrics: tuple[PythonMetric, ...] = ()
+    """Metrics of your own, measured on every set of their task beside the built-in ones; named `SET/CLASS`. They are
+    not part of a run's id: a new one is measured on finished runs, from their cached features."""
     precision: Precision = "float32"
     """Precision of the towers while they encode. Features, logits and metrics are always float32."""
     templates: NamedTemplates | tuple[str, ...] = "set"
@@ -55,6 +83,14 @@ class Evaluation(Spec):
         if twice := sorted({name for name in names if names.count(name) > 1}):
             raise ValueError(f'two evaluation sets are called "{twice[0]}", so their metrics would share a name')
         return sets
+
+    @field_validator("metrics")
+    @classmethod
+    def _metrics_have_names(cls, metrics: tuple[PythonMetric, ...]) -> tuple[PythonMetric, ...]:
+        names = [one.name for one in metrics]
+        if twice := next((name for name in names if names.count(name) > 1), None):
+            raise ValueError(f'two metrics are called "{twice}"; derive a class of another name for one of them')
+        return metrics
 
     @field_validator("recall_k")
     @classmethod

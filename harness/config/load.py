@@ -299,9 +299,13 @@ def _located(place: _Place, table: Table) -> Table:
                 file = place.file(weights, f"{section}.weights", folder=True)
                 located[section] = {**located[section], "weights": str(file.resolve())}
     for section in _WITH_PARTS:
-        if isinstance(part := located.get(section), dict) and "file" in part:
+        if section in located:
             with _gathering(wrong):
-                located[section] = {**part, "file": str(place.file(part["file"], f"{section}.file").resolve())}
+                located[section] = _part(place, located[section], section)
+    if isinstance(metrics := located.get("evaluation", {}).get("metrics"), list):
+        with _gathering(wrong):
+            found = [_part(place, one, f"evaluation.metrics[{number}]") for number, one in enumerate(metrics)]
+            located["evaluation"] = {**located["evaluation"], "metrics": found}
     if "path" in located.get("teacher", {}):
         with _gathering(wrong):
             located["teacher"] = _teacher(place, located["teacher"])
@@ -310,6 +314,13 @@ def _located(place: _Place, table: Table) -> Table:
     if wrong:
         raise together(wrong)
     return located
+
+
+def _part(place: _Place, part: Any, key: str) -> Any:
+    """A part that may be a user's own, with the absolute path of its file."""
+    if not isinstance(part, dict) or "file" not in part:
+        return part
+    return {**part, "file": str(place.file(part["file"], f"{key}.file").resolve())}
 
 
 def _is_path(weights: str, folder: Path) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,7 +17,7 @@ from harness.config.evaluation import Evaluation, TextNormalisation
 from harness.evaluation.cache import FeatureCache
 from harness.evaluation.layout import Task
 from harness.evaluation.linear_probe import Training, probe
-from harness.evaluation.measured import Classified, Multilabelled, Retrieved, Selected
+from harness.evaluation.measured import Classified, Measured, Multilabelled, Retrieved, Selected
 from harness.evaluation.multilabel import first_hits, indicator
 from harness.evaluation.outcomes import (
     Columns,
@@ -27,8 +27,9 @@ from harness.evaluation.outcomes import (
     retrieval_columns,
     selection_columns,
 )
+from harness.evaluation.own import measure_own
 from harness.evaluation.protocol import normalised, protocol, protocol_id, templates
-from harness.evaluation.registry import computed, wanted
+from harness.evaluation.registry import computed, own_metrics, wanted
 from harness.evaluation.retrieval import CaptionFeatures, retrieval_ranks
 from harness.evaluation.selection import selected
 from harness.evaluation.sets import EvaluationSet
@@ -39,8 +40,6 @@ from harness.runs import record
 from harness.runs.metrics import family
 
 __all__ = ["EvaluatedTowers", "EvaluationTask", "Evaluator", "Result", "evaluate"]
-
-Measured = Classified | Multilabelled | Retrieved | Selected
 
 
 @dataclass(frozen=True, eq=False)
@@ -162,7 +161,10 @@ class Evaluator:
             case "linear_probe":
                 measured = self._linear_probe(job)
         found, columns = measured
-        metrics = computed(job.task, job.metrics, found)
+        own = own_metrics(job.task, job.spec)
+        metrics = computed(job.task, tuple(name for name in job.metrics if name not in own), found)
+        measured_own = measure_own([own[name] for name in job.metrics if name in own], found, job.set.name)
+        metrics, columns = metrics | measured_own.metrics, {**columns, **measured_own.columns}
         used = {family(name, how["metrics"])[0] for name in job.metrics}
         stated = how | {"metrics": {name: text for name, text in how["metrics"].items() if name in used}}
         evaluation = record.EvaluationResult(
@@ -179,8 +181,9 @@ class Evaluator:
     def _classification(self, job: EvaluationTask) -> tuple[Classified, Columns]:
         weights, name = self._class_weights(job)
         labels = torch.tensor(job.set.labels, device=self._device)
-        predictions, ranks = label_ranks(self._encoder.images(job.set), weights, name, labels)
-        return _classified(job.set, predictions, ranks, len(name))
+        images = self._encoder.images(job.set)
+        predictions, ranks = label_ranks(images, weights, name, labels)
+        return _classified(job.set, predictions, ranks, len(name), lambda: (100.0 * images @ weights)[:, name])
 
     def _multilabel(self, job: EvaluationTask) -> tuple[Multilabelled, Columns]:
         weights, name = self._class_weights(job)
@@ -194,8 +197,13 @@ class Evaluator:
         owner = np.repeat(np.arange(len(counts)), counts)
         features, text = self._texts(_prefixed(job), job)
         captions = CaptionFeatures(features, text.to(self._device), torch.from_numpy(owner).to(self._device))
-        ranks = retrieval_ranks(self._encoder.images(job.set), captions)
-        found = Retrieved(_array(ranks.image_retrieval), _array(ranks.text_retrieval), owner)
+        images = self._encoder.images(job.set)
+        ranks = retrieval_ranks(images, captions)
+
+        def embedded() -> tuple[Tensor, Tensor]:
+            return images, features[captions.text]
+
+        found = Retrieved(_array(ranks.image_retrieval), _array(ranks.text_retrieval), owner, embedded)
         return found, retrieval_columns(job.set, found.of_captions, found.of_images)
 
     def _selection(self, job: EvaluationTask) -> tuple[Selected, Columns]:
@@ -218,8 +226,9 @@ class Evaluator:
         classes, labels = len(job.set.layout.classnames), torch.tensor(job.set.labels, device=self._device)
         checked = None if validation is None else self._labelled(validation)
         classifier, _ = probe(self._labelled(job.training.train), checked, classes)
-        predictions, ranks = ranked(classifier.logits(self._encoder.images(job.set)), labels)
-        return _classified(job.set, predictions, ranks, classes)
+        logits = classifier.logits(self._encoder.images(job.set))
+        predictions, ranks = ranked(logits, labels)
+        return _classified(job.set, predictions, ranks, classes, lambda: logits)
 
     def _labelled(self, evaluation_set: EvaluationSet) -> tuple[Tensor, Tensor]:
         return self._encoder.images(evaluation_set), torch.tensor(evaluation_set.labels, device=self._device)
@@ -244,10 +253,10 @@ class Evaluator:
 
 
 def _classified(
-    evaluation_set: EvaluationSet, predictions: Tensor, ranks: Tensor, classes: int
+    evaluation_set: EvaluationSet, predictions: Tensor, ranks: Tensor, classes: int, scored: Callable[[], Tensor]
 ) -> tuple[Classified, Columns]:
     labels = np.array(evaluation_set.labels, dtype=np.int64)
-    found = Classified(_array(ranks), _array(predictions), labels, classes)
+    found = Classified(_array(ranks), _array(predictions), labels, classes, scored)
     return found, classification_columns(evaluation_set, found.predictions, found.ranks)
 
 

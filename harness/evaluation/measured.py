@@ -1,8 +1,10 @@
-"""What was measured of a set, from which each of its metrics is computed."""
+"""What was measured of a set, from which each of its metrics is computed. Features come from the cache."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 
 from torch import Tensor
 
@@ -21,6 +23,13 @@ class Classified:
     """[N]"""
     classes: int
     """C, the number of classes."""
+    scored: Callable[[], Tensor]
+    """Makes `logits`."""
+
+    @cached_property
+    def logits(self) -> Tensor:
+        """[N, C] logits; zero-shot, 100 times the cosines."""
+        return self.scored()
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,6 +52,13 @@ class Retrieved:
     """[N] rank of each image's first caption among the M captions, from 1."""
     owner: Index
     """[M] the image that each caption belongs to."""
+    embedded: Callable[[], tuple[Tensor, Tensor]]
+    """Makes `features`."""
+
+    @cached_property
+    def features(self) -> tuple[Tensor, Tensor]:
+        """Unit features of the images [N, d] and of the captions [M, d]."""
+        return self.embedded()
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,3 +75,6 @@ class Selected:
     """[G] how many images a group has."""
     image: Index
     """[G] the first of them; groups that share it depend on one another."""
+
+
+Measured = Classified | Multilabelled | Retrieved | Selected

@@ -70,7 +70,7 @@ def protocol(
     return conditions(contents, spec) | {
         "libraries": {"open_clip": ".".join(version("open_clip_torch").split(".")[:2])},
         "transform": transform_name,
-        "metrics": dict(definitions(contents.task)),
+        "metrics": dict(definitions(contents.task, spec)),
     }
 
 

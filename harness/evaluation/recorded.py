@@ -55,7 +55,7 @@ class AskedSet:
     def curve_ids(self) -> Mapping[str, str]:
         """What its metrics depend on in the lines of a training; empty where its contents are not known."""
         found = self.conditions
-        return {} if found is None else curve_ids(self.name, found, wanted(found["task"], self.spec))
+        return {} if found is None else curve_ids(self.name, found, self.spec)
 
     def is_met_by(self, evaluation: EvaluationResult) -> bool:
         """Whether `evaluation` was made of these contents under these conditions."""
@@ -108,7 +108,7 @@ def taken(asked: AskedSet, evaluations: Iterable[EvaluationResult]) -> TakenSet:
         what = f"{asked.name} is not on this machine, and the record has measurements of several versions of it"
         return TakenSet(asked, unknown=what)
     task = found[-1].task
-    names, ours = wanted(task, asked.spec), definitions(task)
+    names, ours = wanted(task, asked.spec), definitions(task, asked.spec)
     source = {name: one for one in found for name in names if name in one.metrics and _is_defined_so(ours, one, name)}
     absent = [name for name in names if name not in source]
     undefined = {name for one in found for name in _undefined(ours, one, asked, absent)} if absent else set()
@@ -175,13 +175,18 @@ class OwnCurve:
         return self.sets.get(name.partition("/")[0], True)
 
 
-def curve_ids(name: str, found: Mapping[str, Any], metrics: Iterable[str]) -> dict[str, str]:
+def curve_ids(
+    name: str, found: Mapping[str, Any], spec: Evaluation, metrics: Iterable[str] | None = None
+) -> dict[str, str]:
     """What metrics of the set `name` depend on in a training's lines: by `set/metric`, a digest.
 
     Args:
         found: the conditions under which the set is measured.
+        spec: how it is measured.
+        metrics: their names; all that `spec` asks for if None.
     """
-    texts, shared = definitions(found["task"]), digest(dict(found))
+    task, shared = found["task"], digest(dict(found))
+    texts, metrics = definitions(task, spec), wanted(task, spec) if metrics is None else metrics
     return {f"{name}/{one}": digest([shared, one, texts.get(family(one, texts)[0])]) for one in metrics}
 
 
@@ -189,7 +194,7 @@ def _curve_ids_meant(asked: AskedSet, recorded: Sequence[EvaluationResult]) -> l
     if asked.conditions is not None:
         return [asked.curve_ids]
     conditions = [found for one in taken(asked, recorded).evaluations if "task" in (found := conditions_of(one))]
-    return [curve_ids(asked.name, found, wanted(found["task"], asked.spec)) for found in conditions]
+    return [curve_ids(asked.name, found, asked.spec) for found in conditions]
 
 
 def _is_only(asked: AskedSet, recorded: Sequence[EvaluationResult]) -> bool:

@@ -1,6 +1,7 @@
 """The metrics that can be measured: by task, the definition of each and the function that computes it.
 
-Light: what a metric is called and means is known without importing numpy or torch.
+Light: what a metric is called and means is known without importing numpy or torch. Metrics of a user's own come with
+the spec (`harness.evaluation.own`).
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from harness.base.errors import SpecError
-from harness.config.evaluation import Evaluation
+from harness.config.evaluation import Evaluation, PythonMetric
 from harness.evaluation.layout import Task
 from harness.runs.metrics import at_k, family
 from harness.runs.record import Metric
@@ -56,19 +57,26 @@ def registered(task: Task, definition: MetricDefinition) -> Iterator[None]:
         del _METRICS[task][definition.name]
 
 
-def definitions(task: Task) -> Mapping[str, str]:
-    """The text of each metric of `task`, by name."""
-    return {name: one.text for name, one in _METRICS[task].items()}
+def definitions(task: Task, spec: Evaluation) -> Mapping[str, str]:
+    """The text of each metric of `task`, and of those of the user's own that `spec` names, by name."""
+    built_in = {name: one.text for name, one in _METRICS[task].items()}
+    return built_in | {name: one.definition for name, one in own_metrics(task, spec).items()}
+
+
+def own_metrics(task: Task, spec: Evaluation) -> dict[str, PythonMetric]:
+    """The metrics of the user's own that `spec` asks for on a set of `task`, by name."""
+    return {one.name: one for one in spec.metrics if one.task == task}
 
 
 def wanted(task: Task, spec: Evaluation) -> tuple[str, ...]:
     """The metrics that `spec` asks for on a set of `task`, a name for each k."""
     plain = [name for name in _METRICS[task] if not name.endswith("@k")]
-    return (*plain, *(at_k(name, k) for k in spec.recall_k for name in _METRICS[task] if name.endswith("@k")))
+    at_ks = [at_k(name, k) for k in spec.recall_k for name in _METRICS[task] if name.endswith("@k")]
+    return (*plain, *at_ks, *own_metrics(task, spec))
 
 
 def computed(task: Task, names: tuple[str, ...], found: Any) -> dict[str, Metric]:
-    """The metrics `names` of `found`, less those that the set does not define."""
+    """The built-in metrics `names` of `found`, less those that the set does not define."""
     metrics = {}
     for name in names:
         of, k = family(name, _METRICS[task])

@@ -242,6 +242,10 @@ def _tables(folder: RunFolder, found: Verification) -> Iterator[tuple[str, str, 
 
 def _metric(task: str, name: str, columns: Mapping[str, Any]) -> tuple[float, float | None, int] | None:
     """Value, standard error and samples of a metric, from one row for each sample or query; None if not from these."""
+    if name in columns:  # a metric of the user's own, in retrieval by caption
+        kept = [place for place, value in enumerate(columns[name]) if not math.isnan(value)]
+        groups = [columns["key"][place] for place in kept] if task == "zeroshot_retrieval" else None
+        return _mean([float(columns[name][place]) for place in kept], groups)
     if task == "image_caption_selection":
         return _choice(name, columns)
     stem, _, k = name.removeprefix("lp_").partition("@")
@@ -284,6 +288,16 @@ def _share(hits: Sequence[bool], groups: Sequence[Any] | None = None) -> tuple[f
         return value, math.sqrt(near * (1 - near) / n), len(hits)
     squares = math.fsum(math.fsum(group) ** 2 for group in deviations.values())
     return value, math.sqrt(squares) / len(hits), len(hits)
+
+
+def _mean(values: Sequence[float], groups: Sequence[Any] | None) -> tuple[float, float | None, int]:
+    """The mean, its standard error as in `_share`, which is None if all values are equal, and their number."""
+    mean = math.fsum(values) / len(values)
+    deviations: dict[Any, list[float]] = {}
+    for place, value in enumerate(values):
+        deviations.setdefault(place if groups is None else groups[place], []).append(value - mean)
+    squares = math.fsum(math.fsum(group) ** 2 for group in deviations.values())
+    return mean, None if min(values) == max(values) else math.sqrt(squares) / len(values), len(values)
 
 
 def _per_class(ranks: Sequence[int], labels: Iterable[Any]) -> tuple[float, float, int]:

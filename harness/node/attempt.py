@@ -235,7 +235,8 @@ class AttemptRunner:
             return
         if values or evaluated:
             curve = {f"{one.set}/{name}": metric.value for one in evaluated for name, metric in one.metrics.items()}
-            ids = [curve_ids(one.set, conditions_of(one), one.metrics) for one in evaluated]
+            asked = self.experiment.evaluation
+            ids = [curve_ids(one.set, conditions_of(one), asked, one.metrics) for one in evaluated]
             evaluated_ids = {name: id for found in ids for name, id in found.items()}
             self._log.append(self.folder.append_metrics(at, values | curve, evaluated_ids))
         if step.spike is not None:

@@ -11,14 +11,21 @@ from pydantic import ValidationError
 from harness.base.errors import SpecError
 from harness.base.part_checks import PartFinding
 from harness.base.part_files import PartFiles
+from harness.config.base import Spec
+from harness.config.evaluation import PythonMetric
 from harness.config.experiment import Experiment
 from harness.config.explain import explain
 from harness.config.overrides import expand, parse_assignment
+from harness.evaluation.conformance import check_metric_part
 from harness.losses.conformance import check_loss_part
 from harness.mining.conformance import check_mining_part
 from harness.node.describe_part import found_in
 
-PARTS: dict[str, Callable[[Any], Iterator[PartFinding]]] = {"loss": check_loss_part, "mining": check_mining_part}
+PARTS: dict[str, Callable[[Any], Iterator[PartFinding]]] = {
+    "loss": check_loss_part,
+    "mining": check_mining_part,
+    "metric": check_metric_part,
+}
 """The checks of each sort of part."""
 
 
@@ -49,10 +56,13 @@ def check_file(file: Path, name: str | None = None, assignments: Sequence[str] =
     for part, one in found:
         stated = {"kind": "python", "file": str(file), "name": one, **parameters}
         try:
-            experiment = Experiment.model_validate({**_OTHERS, part: stated})
+            if part == "metric":
+                spec: Spec = PythonMetric.model_validate(stated)
+            else:
+                spec = getattr(Experiment.model_validate({**_OTHERS, part: stated}), part)
         except ValidationError as error:
-            raise explain(error, Experiment, where=str(file)) from None
-        yield CheckedPart(part, one, PARTS[part](getattr(experiment, part)))
+            raise explain(error, PythonMetric if part == "metric" else Experiment, where=str(file)) from None
+        yield CheckedPart(part, one, PARTS[part](spec))
 
 
 _OTHERS = {

@@ -3,7 +3,7 @@
 version   of the description
 base      name of the built-in class that the part's parameters derive from
 text      its docstring
-needs     what it states: `needs_teacher` and the like
+needs     what it states: `needs_teacher` and the like, and the `task` of a metric
 fields    by parameter: its JSON Schema, and its default if it has one
 """
 
@@ -15,11 +15,12 @@ import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from harness.base.errors import SpecError
 from harness.base.part_files import PartFiles
 from harness.config.base import Spec
+from harness.config.evaluation import MetricSpec, MetricTask
 from harness.config.explain import nearest
 from harness.config.loss import LossSpec
 from harness.config.parts import VERSION, annotation_of
@@ -70,6 +71,10 @@ def _bases(part: str) -> tuple[type[Any], type[Spec]]:
             from harness.mining.build import MiningRule
 
             return MiningRule, TeacherMining
+        case "metric":
+            from harness.evaluation.own import EvaluationMetric
+
+            return EvaluationMetric, MetricSpec
         case _:
             raise AssertionError(part)
 
@@ -81,9 +86,15 @@ def _description(parameters: type[Spec], base: type[Spec], name: str) -> dict[st
     if taken := {"kind", "file", "name"} & parameters.model_fields.keys():
         raise _wrong(name, f"has a parameter {min(taken)!r}, which a spec uses itself", "give it another name")
     needs = sorted(base.__class_vars__ - Spec.__class_vars__)
-    if missing := [one for one in needs if not isinstance(getattr(parameters, one, None), bool)]:
-        fix = f"write `{missing[0]}: ClassVar[bool] = False`, or True, in its Parameters"
-        raise _wrong(name, f"does not state {', '.join(missing)}", fix)
+    if base is MetricSpec:
+        if not name[0].isupper():
+            raise _wrong(name, "has a name that a built-in metric may get", "begin it with a capital letter")
+        allowed: tuple[Any, ...] = get_args(MetricTask)
+        fix = f"write `task: ClassVar = ` and one of {', '.join(map(repr, allowed))} in its Parameters"
+    else:
+        allowed, fix = (False, True), "write `{}: ClassVar[bool] = False`, or True, in its Parameters"
+    if missing := [one for one in needs if getattr(parameters, one, None) not in allowed]:
+        raise _wrong(name, f"does not state {', '.join(missing)}", fix.format(missing[0]))
     return {
         "version": VERSION,
         "base": built_in.__name__,

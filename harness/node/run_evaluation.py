@@ -56,11 +56,14 @@ class RunEvaluation:
         self._repeated: Evaluator | None = None
 
     def prepare(self) -> None:
-        """Read the sets of the spec, so that a bad one is known before training.
+        """Read the sets and build the metrics of the spec, so that a bad one is known before training.
 
         Raises:
             DataError: a set is missing or damaged.
+            SpecError: a metric of the user's own cannot be made.
         """
+        for metric in self._spec.metrics:
+            metric.built()
         self._evaluator(dict.fromkeys(self._spec.references), cache_bytes=0)
 
     def missing(self, recorded: Sequence[EvaluationResult]) -> dict[str, Lacking]:

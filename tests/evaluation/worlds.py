@@ -92,13 +92,14 @@ def retrieval_set(path: Path, images: int = 22) -> Path:
 
 def classification_metrics(ranks: Tensor, labels: NDArray[np.int64], classes: int) -> dict[str, Metric]:
     """All metrics of zero-shot classification, from ranks [N] of `labels` [N]."""
-    found = Classified(ranks.numpy(), labels, labels, classes)
+    found = Classified(ranks.numpy(), labels, labels, classes, lambda: torch.zeros(len(labels), classes))
     return computed("zeroshot_classification", wanted("zeroshot_classification", Evaluation()), found)
 
 
 def retrieval_metrics(ranks: RetrievalRanks, owner: Tensor, recall_k: Sequence[int]) -> dict[str, Metric]:
     """All metrics of retrieval; `owner` [M] of the captions."""
-    found = Retrieved(ranks.image_retrieval.numpy(), ranks.text_retrieval.numpy(), owner.numpy())
+    nothing = (torch.zeros(len(ranks.text_retrieval), 1), torch.zeros(len(owner), 1))
+    found = Retrieved(ranks.image_retrieval.numpy(), ranks.text_retrieval.numpy(), owner.numpy(), lambda: nothing)
     names = wanted("zeroshot_retrieval", Evaluation(recall_k=tuple(recall_k)))
     return computed("zeroshot_retrieval", names, found)
 

@@ -15,6 +15,7 @@ from harness.config import parts
 
 LOSS = (PACKAGE / "losses" / "template.py").read_text()
 MINER = (PACKAGE / "mining" / "template.py").read_text()
+METRIC = (PACKAGE / "evaluation" / "template.py").read_text()
 STATED: dict[str, Any] = {"kind": "python", "file": "my_loss.py", "name": "MarginLoss"}
 HELPED = LOSS.replace("class MarginLoss", "from helpers import FACTOR\n\n\nclass MarginLoss").replace(
     "self.margin + cosines", "self.margin * FACTOR + cosines"

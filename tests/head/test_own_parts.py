@@ -27,7 +27,7 @@ from harness.runs.request import Request, read_request
 from harness.runs.settings import Settings
 from harness.runs.store import Store
 from tests.head.made import BASE, is_one_sentence, plan_of, write
-from tests.head.own_parts import HELPED, LOSS, MINER, in_this_process, written
+from tests.head.own_parts import HELPED, LOSS, METRIC, MINER, in_this_process, written
 from tests.head.test_cli_light import LOADED, harness
 
 __all__ = ["in_this_process"]
@@ -114,7 +114,7 @@ def test_a_miner_is_a_part_too(tmp_path: Path) -> None:
 
 def test_the_example_is_the_templates(tmp_path: Path) -> None:
     examples = PACKAGE.parent / "examples"
-    for name, template in {"my_loss.py": LOSS, "my_miner.py": MINER}.items():
+    for name, template in {"my_loss.py": LOSS, "my_miner.py": MINER, "my_metric.py": METRIC}.items():
         assert (examples / name).read_text().partition("\n")[2] == template.partition("\n")[2]
     plan = plan_of(load(examples / "own_parts.toml"), samples=1024)
     assert [arm.experiment.loss.label for arm in plan.arms] == ["infonce", "MarginLoss", "MarginLoss", "MarginLoss"]
@@ -320,6 +320,10 @@ def test_the_command_writes_and_checks_a_part(tmp_path: Path, capsys: pytest.Cap
     assert harness(capsys, "part", "new", "mining", tmp_path / "miner.py")[0] == 0
     code, out, _ = harness(capsys, "part", "check", tmp_path / "miner.py", "--name", "NearestMining")
     assert (code, out.count("  ok ")) == (0, 4)
+    code, out, _ = harness(capsys, "part", "new", "metric", tmp_path / "metric.py")
+    assert (code, 'evaluation.metrics = [{ kind = "python", file = "metric.py"' in out) == (0, True)
+    code, out, _ = harness(capsys, "part", "check", tmp_path / "metric.py", "--set", "depth=1")
+    assert (code, out.count("  ok ")) == (0, 3)
     file.write_text("x = 1\n")
     code, _, err = harness(capsys, "part", "check", file)
     assert (code, "mine.py: has no part; `harness part new` writes one" in err) == (2, True)
