@@ -119,6 +119,7 @@ def one_step(towers: Towers) -> tuple[float, float | None]:
         first=0,
         chosen=Chosen(owner, np.zeros_like(owner), np.zeros_like(owner), np.zeros_like(owner)),
         images=torch.from_numpy(draws.integers(0, 256, (2, 3, size, size), dtype=np.uint8)),
+        views=torch.empty(2, 0, 3, size, size, dtype=torch.uint8),
         tokens=tokens,
         epoch=0.0,
         teacher_image=None,

@@ -69,4 +69,15 @@ class FFFAugment(CropAugment):
     """Largest standard deviation of the blur in pixels."""
 
 
-Augment = Annotated[NoAugment | CropAugment | FFFAugment, Field(discriminator="kind")]
+class SimCLRAugment(FFFAugment):
+    """SimCLR's recipe as SLIP has it: FFF's parts, crops of .08 to 1, and greyscale."""
+
+    kind: Literal["simclr"] = "simclr"  # type: ignore[assignment]
+    is_random: ClassVar[bool] = True
+    min_scale: float = Field(0.08, gt=0, le=1)
+    """Smallest share of the image's area that a crop covers."""
+    greyscale: float = Field(0.2, ge=0, le=1)
+    """Probability of greyscale."""
+
+
+Augment = Annotated[NoAugment | CropAugment | FFFAugment | SimCLRAugment, Field(discriminator="kind")]

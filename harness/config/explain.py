@@ -41,6 +41,11 @@ class Problem:
     """pydantic's error type; `value_error` for the models' own validators."""
 
     @property
+    def path(self) -> str:
+        """The key as overrides write it: `terms.1` for `terms[1]`."""
+        return self.key.replace("[", ".").replace("]", "")
+
+    @property
     def unknown_key(self) -> bool:
         """Whether the key does not exist."""
         return self.sort == "extra_forbidden"
@@ -167,11 +172,11 @@ def _walk(model: type[BaseModel], location: Sequence[int | str]) -> _Place:
             here = _branch(here, part)
             continue
         names = list(here.model_fields) if _is_model(here) else []
-        key += f"[{part}]" if isinstance(part, int) else f".{part}"
+        if part != getattr(here, "inline", None):
+            key += f"[{part}]" if isinstance(part, int) else f".{part}"
         here = _below(here, part)
-    kinds = (
-        [kind for branch in get_args(_bare(here)) if (kind := _kind(_bare(branch)))] if _is_union(_bare(here)) else []
-    )
+    branches = get_args(_bare(here)) if _is_union(_bare(here)) else ()
+    kinds = [kind for branch in branches for kind in _kinds(_bare(branch))]
     return _Place(key.lstrip("."), names, kinds)
 
 
@@ -188,7 +193,7 @@ def _bare(annotation: Any) -> Any:
 def _branch(union: Any, tag: int | str) -> Any:
     for branch in get_args(union):
         tags = [extra.tag for extra in branch.__metadata__ if isinstance(extra, Tag)] if _is_annotated(branch) else []
-        if tag in tags or _kind(_bare(branch)) == tag:
+        if tag in tags or tag in _kinds(_bare(branch)):
             return branch
     return None
 
@@ -201,11 +206,10 @@ def _below(annotation: Any, part: int | str) -> Any:
     return arguments[-1 if get_origin(annotation) is dict else 0] if arguments else None
 
 
-def _kind(annotation: Any) -> str | None:
-    if not _is_model(annotation):
-        return None
-    field = annotation.model_fields.get("kind")
-    return str(field.default) if field else None
+def _kinds(annotation: Any) -> tuple[str, ...]:
+    """The values of `kind` in specs of a class."""
+    field = annotation.model_fields.get("kind") if _is_model(annotation) else None
+    return get_args(field.annotation) if field else ()
 
 
 def _is_annotated(annotation: Any) -> bool:

@@ -267,8 +267,8 @@ def _assigned(assignments: Sequence[str], base: Experiment, shared: Table) -> Ta
 
 def _concerns(problem: Problem, path: str) -> bool:
     """Whether the value at `path` causes the problem by itself, not in combination with others."""
-    above = problem.unknown_key and path.startswith(f"{problem.key}.")
-    return above or problem.key == path or problem.key.startswith((f"{path}.", f"{path}["))
+    above = problem.unknown_key and path.startswith(f"{problem.path}.")
+    return above or problem.path == path or problem.path.startswith(f"{path}.")
 
 
 def _located(place: _Place, table: Table) -> Table:
@@ -306,6 +306,9 @@ def _located(place: _Place, table: Table) -> Table:
         with _gathering(wrong):
             found = [_part(place, one, f"evaluation.metrics[{number}]") for number, one in enumerate(metrics)]
             located["evaluation"] = {**located["evaluation"], "metrics": found}
+    if isinstance(loss := located.get("loss"), dict) and isinstance(terms := loss.get("terms"), list):
+        with _gathering(wrong):
+            located["loss"] = {**loss, "terms": [_term(place, term) for term in terms]}
     if "path" in located.get("teacher", {}):
         with _gathering(wrong):
             located["teacher"] = _teacher(place, located["teacher"])
@@ -321,6 +324,13 @@ def _part(place: _Place, part: Any, key: str) -> Any:
     if not isinstance(part, dict) or "file" not in part:
         return part
     return {**part, "file": str(place.file(part["file"], f"{key}.file").resolve())}
+
+
+def _term(place: _Place, term: Any) -> Any:
+    """A term of a loss; if it is in a Python file, with the absolute path of that."""
+    if isinstance(term, dict) and isinstance(loss := term.get("loss"), dict):
+        return {**term, "loss": _term(place, loss)}
+    return _part(place, term, "loss.terms")
 
 
 def _is_path(weights: str, folder: Path) -> bool:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BeforeValidator, ConfigDict, Field, WithJsonSchema, model_validator
 
 from harness.base.errors import SpecError
 from harness.config.base import Spec
+from harness.config.overrides import Table, merge
 from harness.config.parts import PythonPart
 
 __all__ = [
@@ -25,11 +27,15 @@ __all__ = [
     "InfoNCE",
     "Loss",
     "LossSpec",
+    "LossTerm",
     "MultiPositiveSigmoid",
     "PythonLoss",
+    "Ramp",
     "Sigmoid",
+    "SimCLR",
     "SoftTargetInfoNCE",
     "SoftTeacher",
+    "SumLoss",
     "SupConIn",
     "SupConOut",
     "check_loss",
@@ -65,6 +71,10 @@ class LossSpec(Spec):
     """It reads token features, which pooled towers do not have."""
     uses_mining: ClassVar[bool]
     """Its definition uses mined positives; otherwise it trains on the ground truth."""
+    image_views: ClassVar[int] = 0
+    """How many further augmentations of each image it reads."""
+    pairs_modalities: ClassVar[bool] = True
+    """It compares images with captions, and so trains both towers. Otherwise it is only a term of a sum."""
 
     logit_scale: Positive = _CLIP_SCALE
     """Start value of the factor t = 1/tau on cosines."""
@@ -82,6 +92,16 @@ class LossSpec(Spec):
     def takes_mining(self) -> bool:
         """Whether mined positives can change its value, given its fields."""
         return self.uses_mining
+
+    @property
+    def views_read(self) -> int:
+        """How many further augmentations of each image it reads, given its fields."""
+        return self.image_views
+
+    @property
+    def parts(self) -> tuple[LossSpec, ...]:
+        """The losses that it is the sum of: itself."""
+        return (self,)
 
     def check_captions(self, per_image: int) -> None:
         """Check that the loss can be trained with this number of captions per image.
@@ -388,6 +408,40 @@ class DreamLIP(LossSpec):
     uniform weight, 1/patches."""
 
 
+class SimCLR(LossSpec):
+    """Contrast between two augmentations of each image, through a projection head (Chen et al., ICML 2020)."""
+
+    kind: Literal["simclr"] = "simclr"
+    needs_teacher: ClassVar[bool] = False
+    needs_tokens: ClassVar[bool] = False
+    uses_mining: ClassVar[bool] = False
+    image_views: ClassVar[int] = 2
+    pairs_modalities: ClassVar[bool] = False
+
+    logit_scale: Positive = 10.0
+    """Start value of the factor 1/temperature on cosines."""
+    learn_logit_scale: bool = False
+    """Train the factor; off, as published, keeps it at its start value."""
+    between: Literal["two_views", "image_and_view"] = "two_views"
+    """`two_views`, as in SLIP: two further augmentations of each image, so three passes through the image tower.
+    `image_and_view`: the image that captions are compared with, and one further augmentation."""
+    head: Literal["mlp", "none"] = "mlp"
+    """What lies between the towers' features and the contrast: SLIP's three layers with batch norm, or nothing."""
+    hidden: int = Field(4096, ge=1)
+    """Width of the head's hidden layers."""
+    width: int = Field(256, ge=1)
+    """Width of the head's output."""
+
+    @property
+    def views_read(self) -> int:
+        """One where the image itself is compared."""
+        return 2 if self.between == "two_views" else 1
+
+    def irrelevant(self) -> frozenset[str]:
+        """The widths of a head that there is not."""
+        return frozenset({"hidden", "width"} if self.head == "none" else ())
+
+
 class PythonLoss(PythonPart, LossSpec):
     """A loss of your own, from a Python file (docs/extending.md). Further keys are the parameters that it declares."""
 
@@ -400,7 +454,37 @@ class PythonLoss(PythonPart, LossSpec):
     uses_mining: ClassVar[bool] = False
 
 
-Loss = Annotated[
+METHODS = {
+    "declip": "a nearest-neighbour queue and masked language modelling",
+    "defilip": "a nearest-neighbour queue and masked language modelling",
+    "clip_rocket": "a second text view",
+    "softclip": "features of regions",
+    "uniclip": "augmentation-aware heads",
+    "albef": "momentum towers and a feature queue",
+    "tcl": "momentum towers and a feature queue",
+    "moco": "momentum towers and a feature queue",
+    "brivl": "momentum towers and a feature queue",
+    "coca": "a captioning decoder",
+    "protoclip": "prototypes with episodes",
+    "capro": "prototypes with episodes",
+    "hiclip": "hierarchical towers",
+    "hideclip": "hierarchical towers",
+}
+"""Methods of the literature without a loss here, and the ingredients that they wait for."""
+
+
+def _known_method(value: Any) -> Any:
+    kind = value.get("kind") if isinstance(value, Mapping) else None
+    if isinstance(kind, str) and kind in METHODS:
+        raise ValueError(f"there is no kind {kind!r} yet: it needs {METHODS[kind]} (see docs/losses.md)")
+    return value
+
+
+def _sum_where_it_has_terms(value: Any) -> Any:
+    return {"kind": "sum", **value} if isinstance(value, Mapping) and "terms" in value else value
+
+
+_Single = (
     InfoNCE
     | Sigmoid
     | MultiPositiveSigmoid
@@ -419,8 +503,145 @@ Loss = Annotated[
     | FNC
     | FILIP
     | DreamLIP
-    | PythonLoss,
+    | SimCLR
+    | PythonLoss
+)
+SingleLoss = Annotated[_Single, Field(discriminator="kind"), BeforeValidator(_known_method)]
+
+
+class Ramp(Spec):
+    """A weight that changes linearly over the first epochs and is constant after them."""
+
+    start: Weight
+    """Weight at the beginning of training."""
+    end: Positive
+    """Weight from `epochs` on."""
+    epochs: Positive
+    """Length of the change, in epochs."""
+
+    def at(self, epoch: float) -> float:
+        """The weight after so many epochs."""
+        return self.start + (self.end - self.start) * min(epoch / self.epochs, 1.0)
+
+
+class LossTerm(Spec):
+    """One term of a sum. In a file the fields of its loss stand beside its weight."""
+
+    inline: ClassVar[str] = "loss"
+    """The field whose own fields stand beside this spec's, in a file."""
+
+    weight: Weight | Ramp = 1.0
+    """The term's factor: a number, or `{ start = 0, end = 1, epochs = 1 }`. A term of weight 0 is not computed."""
+    loss: SingleLoss
+    """The term's loss."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _with_fields_beside(cls, value: Any) -> Any:
+        if not isinstance(value, Mapping):
+            return value
+        beside = {key: one for key, one in value.items() if key not in cls.model_fields}
+        loss = value.get("loss", {})
+        if beside:
+            loss = merge(loss.table if isinstance(loss, Spec) else loss, beside)
+        return {key: one for key, one in value.items() if key in cls.model_fields} | {"loss": loss}
+
+    def weight_at(self, epoch: float) -> float:
+        """The factor after so many epochs of training."""
+        return self.weight.at(epoch) if isinstance(self.weight, Ramp) else self.weight
+
+
+PRESETS: dict[str, Table] = {
+    "slip": {"terms": [{"weight": 1.0, "loss": {"kind": "infonce"}}, {"weight": 1.0, "loss": {"kind": "simclr"}}]},
+}
+"""Published systems, as the sums that they stand for."""
+
+
+class SumLoss(Spec):
+    """A weighted sum of losses. A published system is a kind of its own, which stands for its terms."""
+
+    kind: Literal["sum", "slip"] = "sum"
+    terms: tuple[LossTerm, ...] = Field(min_length=1)
+    """The terms: tables of a loss, each with its `weight`. The kinds of published systems have theirs."""
+    share_logit_scale: bool = False
+    """All terms that train their factor on cosines train one, which starts as the first's. Off: each its own."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _spelled_out(cls, value: Any) -> Any:
+        if not isinstance(value, Mapping):
+            return value
+        table = merge(PRESETS.get(str(value.get("kind")), {}), value)
+        if isinstance(terms := table.get("terms"), Mapping):
+            raise ValueError(f"there is no term {', '.join(map(str, terms))}: they are numbered from 0")
+        if terms is not None and not terms:
+            raise ValueError('terms is empty; list tables such as { kind = "infonce" }')
+        return table
+
+    @model_validator(mode="after")
+    def _trains_both_towers(self) -> SumLoss:
+        if not self.active:
+            raise ValueError("the weights of all terms are 0, so nothing is trained; give one a weight above 0")
+        if not any(part.pairs_modalities for part in self.parts):
+            raise ValueError(f"{self.label} compares no images with captions; add a term such as infonce")
+        return self
+
+    @property
+    def active(self) -> tuple[LossTerm, ...]:
+        """The terms that are computed."""
+        return tuple(term for term in self.terms if term.weight != 0)
+
+    @property
+    def parts(self) -> tuple[LossSpec, ...]:
+        """The losses of the terms that are computed."""
+        return tuple(term.loss for term in self.active)
+
+    @property
+    def label(self) -> str:
+        """Name in messages and reports."""
+        if self.kind in PRESETS and self == SumLoss.model_validate({"kind": self.kind}):
+            return self.kind
+        return " + ".join(part.label for part in self.parts) or "the sum"
+
+    @property
+    def needs_teacher(self) -> bool:
+        """Whether a term does."""
+        return any(part.needs_teacher for part in self.parts)
+
+    @property
+    def needs_tokens(self) -> bool:
+        """Whether a term does."""
+        return any(part.needs_tokens for part in self.parts)
+
+    @property
+    def takes_mining(self) -> bool:
+        """Whether mined positives can change the value of a term."""
+        return any(part.takes_mining for part in self.parts)
+
+    @property
+    def views_read(self) -> int:
+        """The most further augmentations of each image that a term reads; terms share them."""
+        return max(part.views_read for part in self.parts)
+
+    def check_captions(self, per_image: int) -> None:
+        """Check every term; raises as theirs."""
+        for part in self.parts:
+            part.check_captions(per_image)
+
+    def science(self, *, defaults: bool = False) -> dict[str, Any]:
+        """As in Spec. A system is its terms, terms of weight 0 are none, and a sum of one loss is that loss."""
+        first, *others = self.active
+        if not others and first.weight == 1:
+            return first.loss.science(defaults=defaults)
+        plain = SumLoss(terms=self.active, share_logit_scale=self.share_logit_scale)
+        return super(SumLoss, plain).science(defaults=defaults)
+
+
+Loss = Annotated[
+    _Single | SumLoss,
     Field(discriminator="kind"),
+    BeforeValidator(_known_method),
+    BeforeValidator(_sum_where_it_has_terms),
 ]
 
 
@@ -439,12 +660,16 @@ def check_loss(
     Raises:
         SpecError: it cannot.
     """
-    if loss.needs_teacher and not has_teacher:
-        raise SpecError(f"{loss.label} needs a teacher", where="loss", fix="name one under teacher")
-    if loss.needs_tokens and not has_tokens:
-        what = f"{loss.label} compares tokens, but the model's towers give pooled features only"
-        raise SpecError(what, where="loss", fix="take a vision transformer, such as tiny-vit or ViT-B-16")
     if mined and not loss.takes_mining:
         fix = "remove the mining, or use multi_positive_sigmoid, soft_target_infonce or supcon_out"
         raise SpecError(f"{loss.label} does not use mined positives", where="loss", fix=fix)
-    loss.check_captions(captions_per_image)
+    if not any(part.pairs_modalities for part in loss.parts):
+        fix = 'make it a term of a sum: terms = [{ kind = "infonce" }, { ... }]'
+        raise SpecError(f"{loss.label} compares no images with captions", where="loss", fix=fix)
+    for part in loss.parts:
+        if part.needs_teacher and not has_teacher:
+            raise SpecError(f"{part.label} needs a teacher", where="loss", fix="name one under teacher")
+        if part.needs_tokens and not has_tokens:
+            what = f"{part.label} compares tokens, but the model's towers give pooled features only"
+            raise SpecError(what, where="loss", fix="take a vision transformer, such as tiny-vit or ViT-B-16")
+        part.check_captions(captions_per_image)

@@ -11,7 +11,7 @@ from typing import Any, Literal
 from pydantic import Field, field_validator, model_validator
 
 from harness.base.duration import Duration
-from harness.config.augment import Augment, NoAugment
+from harness.config.augment import Augment, NoAugment, SimCLRAugment
 from harness.config.base import Spec, plain
 from harness.config.batches import Batches, RandomBatches
 
@@ -166,6 +166,8 @@ class Train(Spec):
     """How images are grouped into batches."""
     augment: Augment = Field(default_factory=NoAugment)
     """Augmentation of the training images."""
+    views: Augment = Field(default_factory=SimCLRAugment)
+    """Augmentation of the further views of each image. Has no effect on losses that read none."""
     optimiser: Optimiser = Field(default_factory=Optimiser)
     """The optimiser."""
     schedule: Literal["cosine", "constant", "linear"] = "cosine"

@@ -31,12 +31,16 @@ def expand(table: Mapping[str, Any]) -> Table:
 def merge(base: Mapping[str, Any], changes: Mapping[str, Any]) -> Table:
     """`base` with `changes` merged into it, table by table.
 
-    A table with another `kind` replaces the base's table, because the fields of one kind do not apply to another.
+    A table with another `kind` replaces the base's table, because the fields of one kind do not apply to another; a
+    list of `terms` is that of a sum. A table whose keys are all positions in the base's list (`{"1": ...}`) changes these elements.
     """
     merged = dict(base)
     for key, value in changes.items():
         below = merged.get(key)
-        if isinstance(value, Mapping) and isinstance(below, Mapping) and not _replaces(value, below):
+        if isinstance(value, Mapping) and isinstance(below, list | tuple) and _are_positions(value, len(below)):
+            by_position = merge({str(position): one for position, one in enumerate(below)}, value)
+            merged[key] = list(by_position.values())
+        elif isinstance(value, Mapping) and isinstance(below, Mapping) and not _replaces(value, below):
             merged[key] = merge(below, value)
         else:
             merged[key] = value
@@ -44,7 +48,12 @@ def merge(base: Mapping[str, Any], changes: Mapping[str, Any]) -> Table:
 
 
 def _replaces(value: Mapping[str, Any], below: Mapping[str, Any]) -> bool:
-    return isinstance(value, Whole) or ("kind" in value and value["kind"] != below.get("kind", value["kind"]))
+    kind = value.get("kind", "sum" if isinstance(value.get("terms"), list | tuple) else None)
+    return isinstance(value, Whole) or (kind is not None and kind != below.get("kind", kind))
+
+
+def _are_positions(table: Mapping[str, Any], length: int) -> bool:
+    return bool(table) and all(key in map(str, range(length)) for key in table)
 
 
 def parse_assignment(text: str) -> tuple[str, Any]:

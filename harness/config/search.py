@@ -294,7 +294,7 @@ def _check_parameter(search: Search, path: str, parameter: Parameter) -> None:
             laid_over(search.experiment, expand(search.base), expand({path: value}))
         except ValidationError as error:
             for problem in problems(error, Experiment):
-                if problem.key == path or (problem.unknown_key and path.startswith(problem.key)):
+                if problem.path == path or (problem.unknown_key and path.startswith(problem.path)):
                     fix = f"; {problem.fix}" if problem.fix else ""
                     shown = "" if problem.unknown_key else f" at {level_name(value)}"
                     raise ValueError(f"space.{problem.key}{shown}: {problem.what}{fix}") from None

@@ -90,6 +90,8 @@ class PairBatch:
     """[M, l, d] unit rows: the student's tokens, the same l on every rank."""
     text_mask: Tensor | None = None
     """[M, l] bool: the token is not padding."""
+    image_views: Tensor | None = None
+    """[N, v, d] unit rows: the student's features of v further augmentations of each image."""
 
     @property
     def final_positives(self) -> Positives:
@@ -135,6 +137,7 @@ def gather_pairs(batch: PairBatch, ranks: Ranks) -> PairBatch:
             "image_tokens": batch.image_tokens,
             "text_tokens": batch.text_tokens,
             "text_mask": batch.text_mask,
+            "image_views": batch.image_views,
         }.items()
     }
     return PairBatch(
@@ -178,16 +181,29 @@ class Objective(nn.Module, ABC):
     def forward(self, batch: PairBatch) -> tuple[Tensor, Logs]:
         """The loss and its logs: `loss/<term>` each, `logit_scale`, `positives_per_image` and the loss's own."""
         with torch.autocast(batch.image.device.type, enabled=False):
-            whole = gather_pairs(batch, self.sweep.ranks)
-            dtype = precise(batch.image.dtype)
-            scale = self.sweep.ranks.agreed(self.log_scale).exp()
-            terms, logs = self._terms(whole, scale.to(dtype))
-            loss = torch.stack([term.to(dtype) for term in terms.values()]).sum()
+            return self.of_whole(gather_pairs(batch, self.sweep.ranks))
+
+    def of_whole(self, whole: PairBatch) -> tuple[Tensor, Logs]:
+        """The same of the batch of all ranks, which `gather_pairs` gives."""
+        dtype = precise(whole.image.dtype)
+        scale = self.sweep.ranks.agreed(self.log_scale).exp()
+        terms, logs = self._terms(whole, scale.to(dtype))
+        loss = torch.stack([term.to(dtype) for term in terms.values()]).sum()
         logs |= {f"loss/{name}": term.detach() for name, term in terms.items()}
         logs["logit_scale"] = scale.detach()
         pairs = len(whole.text) if whole.positives is None else len(whole.positives)
         logs["positives_per_image"] = pairs / len(whole.image)
         return loss, logs
+
+    def build_heads(self, width: int) -> None:
+        """Make the modules that take features of this width; most losses have none.
+
+        Every rank makes the same, and computes them on the whole batch.
+        """
+
+    def compute_by(self, sweep: ChunkPass) -> None:
+        """From now on, compute with other chunks or ranks."""
+        self.sweep = sweep
 
     @torch.no_grad()
     def clamp_(self) -> None:

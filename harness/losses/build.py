@@ -2,8 +2,20 @@
 
 from __future__ import annotations
 
-from harness.config.loss import LossSpec
-from harness.losses import gated, geometry, own, sigmoid, softmax, teacher, tokens  # noqa: F401 - each registers its losses
+import torch
+
+from harness.config.loss import LossSpec, SumLoss
+from harness.losses import (  # noqa: F401 - each registers its losses
+    gated,
+    geometry,
+    own,
+    sigmoid,
+    softmax,
+    teacher,
+    terms,
+    tokens,
+    views,
+)
 from harness.losses.base import Objective, objectives
 from harness.losses.chunks import ChunkPass
 from harness.parallel.ranks import Ranks
@@ -11,15 +23,23 @@ from harness.parallel.ranks import Ranks
 __all__ = ["build_objective"]
 
 
-def build_objective(spec: LossSpec, ranks: Ranks | None = None, chunk: int | None = None) -> Objective:
+def build_objective(
+    spec: LossSpec | SumLoss, ranks: Ranks | None = None, chunk: int | None = None, *, width: int = 1, seed: int = 0
+) -> Objective:
     """The objective that `spec` describes.
 
     Args:
         spec: one of the losses.
         ranks: the processes that share a batch; a single one if left out.
         chunk: captions per strip of scores; by a memory budget if left out. It never changes the result.
+        width: of the features, for losses with projection heads.
+        seed: of the heads' initialisation.
 
     Raises:
         SpecError: no objective is registered for a loss of this kind.
     """
-    return objectives(spec, ChunkPass(ranks or Ranks(), chunk))
+    objective = objectives(spec, ChunkPass(ranks or Ranks(), chunk))
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        objective.build_heads(width)
+    return objective

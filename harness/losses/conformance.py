@@ -21,8 +21,8 @@ from harness.parallel.ranks import Ranks
 
 __all__ = ["check_loss_part"]
 
-FEATURES = ("image", "text", "image_tokens", "text_tokens")
-IMAGE_PARTS = ("image", "teacher_image", "image_tokens")
+FEATURES = ("image", "text", "image_tokens", "text_tokens", "image_views")
+IMAGE_PARTS = ("image", "teacher_image", "image_tokens", "image_views")
 CAPTION_PARTS = ("text", "owner", "slot", "is_raw", "teacher_text", "text_tokens", "text_mask")
 IMAGES, WIDTH, SCALE = 8, 6, 7.0
 EXCHANGE_S = 20.0
@@ -59,6 +59,7 @@ def random_pairs(captions: int, *, images: int = IMAGES, density: float = 0.15, 
         image_tokens=rows(images, 3, WIDTH),
         text_tokens=rows(len(every), 4, WIDTH),
         text_mask=torch.arange(4) < torch.randint(1, 5, (len(every),), generator=make)[:, None],
+        image_views=rows(images, 2, WIDTH),
     )
 
 
@@ -186,10 +187,11 @@ def _needs(spec: Loss, captions: int) -> None:
     hidden: dict[str, dict[str, Any]] = {
         "needs_teacher": {} if spec.needs_teacher else {"teacher_image": None, "teacher_text": None},
         "needs_tokens": {} if spec.needs_tokens else {"image_tokens": None, "text_tokens": None, "text_mask": None},
+        "image_views": {} if any(part.views_read for part in spec.parts) else {"image_views": None},
         "uses_mining": {} if spec.takes_mining else {"positives": None},
     }
     for need, without in hidden.items():
-        told = f"it states {need} = False, and reads {', '.join(without)}"
+        told = f"it states {need} = {0 if need == 'image_views' else False}, and reads {', '.join(without)}"
         try:
             outcome = _outcome(_built(spec), replace(batch, **without))
         except (AttributeError, TypeError, AssertionError):
@@ -244,7 +246,7 @@ def _value(spec: Loss, batch: PairBatch, name: str, point: Tensor) -> float:
 
 def _built(spec: Loss, ranks: Ranks | None = None, chunk: int | None = None) -> Objective:
     """The objective in float64, its temperature trained so that its gradient can be looked at."""
-    objective = build_objective(spec, ranks, chunk).double()
+    objective = build_objective(spec, ranks, chunk, width=WIDTH).double()
     objective.log_scale.requires_grad_()
     for name, parameter in objective.named_parameters():
         if not bool(torch.isfinite(parameter).all()):  # a bias that is calibrated before training

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from harness.models.dense import token_mask
-    from harness.models.towers import Towers, build_towers, load_weights
+    from harness.models.towers import Towers, build_towers, embedding_width, load_weights
 
-__all__ = ["Towers", "build_towers", "load_weights", "token_mask"]
+__all__ = ["Towers", "build_towers", "embedding_width", "load_weights", "token_mask"]
 
 
 def __getattr__(name: str) -> Any:

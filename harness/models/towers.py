@@ -238,6 +238,18 @@ def build_towers(spec: Model, *, seed: int = 0, device: Device = "cpu") -> Tower
     return towers
 
 
+def embedding_width(spec: Model) -> int:
+    """The number d of dimensions of the towers' features, by the model's configuration.
+
+    Raises:
+        ModelError: there is no such model.
+    """
+    config = spec.architecture() or open_clip.get_model_config(spec.name)
+    if config is None or "embed_dim" not in config:
+        raise ModelError(f"the configuration of {spec.name} states no embed_dim", where="model", fix="state it")
+    return int(config["embed_dim"])
+
+
 def load_weights(model: nn.Module, path: Path, *, resize: bool = False) -> Learned:
     """Load a checkpoint or model folder (see `checkpoints`) into `model`. Runs no code from it.
 

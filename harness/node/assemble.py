@@ -10,7 +10,7 @@ from harness.base.log import say
 from harness.data.dataset.dataset import Dataset
 from harness.losses import build_objective
 from harness.losses.base import Objective
-from harness.models import Towers
+from harness.models import Towers, embedding_width
 from harness.models.fitting import fit_out
 from harness.node.teacher_features import features_for
 from harness.parallel.process_group import World
@@ -48,7 +48,8 @@ class Assembler:
         split = self._split()  # before the teacher, which may take long
         features = features_for(self.request, self.dataset, self.fingerprint, self.towers.device)
         source = BatchSource(experiment, self.dataset, self.towers, features, ranks)
-        objective = build_objective(experiment.loss, ranks).to(self.towers.device)
+        width = embedding_width(experiment.model)
+        objective = build_objective(experiment.loss, ranks, width=width, seed=experiment.seed).to(self.towers.device)
         if experiment.model.temperature == "weights":
             self._start_at_weights(objective)
         student = build_student(

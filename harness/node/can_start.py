@@ -19,7 +19,7 @@ from harness.config.resources import Resources
 from harness.data.dataset.caption_choice import check_available
 from harness.data.dataset.dataset import open_dataset
 from harness.losses import build_objective
-from harness.models import Towers, build_towers
+from harness.models import Towers, build_towers, embedding_width
 from harness.models.fitting import choose_device, fit_out
 from harness.planning.plan import Plan
 from harness.planning.preflight import Obstacle
@@ -76,7 +76,7 @@ def _training(experiment: Experiment) -> None:
     fit_out(towers, Resources.model_validate({**dict(resources), "compile": False}))
     micro = None if resources.micro_batch_size == "auto" else resources.micro_batch_size
     split_batch(train, processes=resources.processes, micro=micro, coupled=is_coupled(towers.model))
-    build_optimiser(train.optimiser, towers, build_objective(experiment.loss))
+    build_optimiser(train.optimiser, towers, build_objective(experiment.loss, width=embedding_width(experiment.model)))
     if experiment.loss.needs_tokens:
         towers.require_tokens()
     _encode(towers, "model")

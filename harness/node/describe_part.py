@@ -89,11 +89,13 @@ def _description(parameters: type[Spec], base: type[Spec], name: str) -> dict[st
     if base is MetricSpec:
         if not name[0].isupper():
             raise _wrong(name, "has a name that a built-in metric may get", "begin it with a capital letter")
-        allowed: tuple[Any, ...] = get_args(MetricTask)
-        fix = f"write `task: ClassVar = ` and one of {', '.join(map(repr, allowed))} in its Parameters"
+        tasks: tuple[Any, ...] = get_args(MetricTask)
+        missing = [one for one in needs if getattr(parameters, one, None) not in tasks]
+        fix = f"write `task: ClassVar = ` and one of {', '.join(map(repr, tasks))} in its Parameters"
     else:
-        allowed, fix = (False, True), "write `{}: ClassVar[bool] = False`, or True, in its Parameters"
-    if missing := [one for one in needs if getattr(parameters, one, None) not in allowed]:
+        missing = [one for one in needs if not isinstance(getattr(parameters, one, None), int)]
+        fix = "write `{}: ClassVar[bool] = False`, or True, in its Parameters"
+    if missing:
         raise _wrong(name, f"does not state {', '.join(missing)}", fix.format(missing[0]))
     return {
         "version": VERSION,

@@ -128,6 +128,7 @@ def shape(experiment: Experiment) -> str:
             "taught": experiment.uses_teacher,
             "data": experiment.data.kind,
         }
+        | ({"views": views} if (views := experiment.loss.views_read) else {})
     )
 
 

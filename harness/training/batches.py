@@ -48,6 +48,8 @@ class Batch:
     """Which captions."""
     images: Tensor
     """[N, 3, H, W] pixels, uint8."""
+    views: Tensor
+    """[N, v, 3, H, W] pixels, uint8: the further augmentations that the loss reads."""
     tokens: Tensor
     """[M, L] token ids."""
     epoch: float
@@ -81,6 +83,7 @@ class Batch:
             first=self.first + images.start,
             chosen=Chosen(owner - images.start, source, position, slot),
             images=self.images[images],
+            views=self.views[images],
             tokens=self.tokens[texts],
             teacher_image=None if self.teacher_image is None else self.teacher_image[images],
             teacher_text=None if self.teacher_text is None else self.teacher_text[texts],
@@ -89,13 +92,17 @@ class Batch:
     def pairs(self, image: Tensor, text: Tensor) -> PairBatch:
         """The batch with the student's features of its images [N, d] and captions [M, d].
 
-        For losses on tokens [N, 1 + p, d] and [M, 1 + L, d]: those of the tokens follow that of the whole.
+        For losses on tokens [N, 1 + p, d] and [M, 1 + L, d]: those of the tokens follow that of the whole. For losses
+        on views, those of the views are the last [N, ... + v, d].
         """
 
         def there(values: npt.NDArray[np.int64] | npt.NDArray[np.bool_]) -> Tensor:
             return sent(torch.from_numpy(np.ascontiguousarray(values)), image.device)
 
-        whole = (image[:, 0], text[:, 0]) if image.ndim == 3 else (image, text)
+        views = None
+        if count := self.views.shape[1]:
+            image, views = image[:, :-count], image[:, -count:]
+        whole = (image[:, 0] if image.ndim == 3 else image, text[:, 0] if text.ndim == 3 else text)
         pairs = PairBatch(
             image=whole[0],
             text=whole[1],
@@ -105,8 +112,9 @@ class Batch:
             teacher_image=None if self.teacher_image is None else sent(self.teacher_image, image.device),
             teacher_text=None if self.teacher_text is None else sent(self.teacher_text, image.device),
             epoch=self.epoch,
+            image_views=views,
         )
-        if image.ndim == 2:
+        if text.ndim == 2:
             return pairs
         mask = sent(token_mask(self.tokens), image.device)
         return replace(pairs, image_tokens=image[:, 1:], text_tokens=text[:, 1:], text_mask=mask)
@@ -155,6 +163,7 @@ class BatchSource:
             image_size=towers.image_size,
             seed=experiment.seed,
             workers=_loader_workers(experiment.resources, towers.device),
+            views=(experiment.train.views,) * experiment.loss.views_read,
             pin=towers.device.type == "cuda",
         )
 
@@ -174,9 +183,8 @@ class BatchSource:
     def blank(self) -> Batch:
         """The first batch with black images, none of which is read."""
         _, everyone = next(self._planned(0))
-        size = self._images.image_size
         return self._batch(
-            0, everyone, torch.zeros(self._part.stop - self._part.start, 3, size, size, dtype=torch.uint8)
+            0, everyone, torch.zeros(self._part.stop - self._part.start, *self._images.shape, dtype=torch.uint8)
         )
 
     def _made(self, first: int) -> Iterator[Batch]:
@@ -203,12 +211,14 @@ class BatchSource:
         samples = everyone[self._part]
         chosen = self.chosen(step, samples)
         image, text = self.taught(samples, chosen)
+        every = images if images.ndim == 5 else images[:, None]
         return Batch(
             samples=samples,
             everyone=everyone,
             first=self._part.start,
             chosen=chosen,
-            images=images,
+            images=every[:, 0],
+            views=every[:, 1:],
             tokens=self._tokenize(self.texts(samples, chosen)),
             epoch=step / self.steps_per_epoch,
             teacher_image=image,

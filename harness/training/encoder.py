@@ -24,7 +24,8 @@ from harness.training.split import Split
 from harness.training.step_timer import StepTimer
 
 Features = tuple[Tensor, Tensor]
-"""Unit image features [N, d] and text features [M, d]; with those of tokens [N, 1 + p, d] and [M, 1 + L, d]."""
+"""Unit image features [N, d] and text features [M, d]; with those of tokens [N, 1 + p, d] and [M, 1 + L, d]. Those of
+v further views of the images follow: [N, ... + v, d]."""
 _TEXT = 1 << 63
 """Sets the seeds of the text tower's masks apart."""
 
@@ -123,12 +124,22 @@ class BatchEncoder:
                     torch.manual_seed(seed_of(self._seed, step, unit.first))  # dropout and its kin
                     pixels = towers.normalise(sent(unit.images, towers.device))
                     image = self._encoders[0](pixels)
+                    if unit.views.shape[1]:
+                        image = self._with_views(image, step, unit)
             if self._trained["text"] or not again:
                 with self._clock("text tower"):
                     torch.manual_seed(seed_of(self._seed, step, unit.first) + _TEXT)
                     text = self._encoders[1](unit.tokens)
         self._statistics.keep()
         return image, text
+
+    def _with_views(self, image: Tensor, step: int, unit: Batch) -> Tensor:
+        """Features of images [N, d] or [N, 1 + p, d], followed by those of their views [N, v, d]."""
+        found = [image if image.ndim == 3 else image[:, None]]
+        for number, pixels in enumerate(unit.views.unbind(1), start=1):
+            torch.manual_seed(seed_of(self._seed, step, unit.first, number))
+            found.append(self._towers.encode_image(self._towers.normalise(sent(pixels, self._towers.device)))[:, None])
+        return torch.cat(found, dim=1)
 
     def _send(self, features: Features, gradients: Features) -> None:
         for name, feature, gradient in zip(("image tower", "text tower"), features, gradients, strict=True):
@@ -137,11 +148,13 @@ class BatchEncoder:
                     feature.backward(gradient)  # type: ignore[no-untyped-call]
 
 
-def seed_of(seed: int, step: int, first: int) -> int:
-    """The seed of the masks that step `step` draws for the images from number `first` of its global batch on."""
-    if first == 0:
+def seed_of(seed: int, step: int, first: int, view: int = 0) -> int:
+    """The seed of the masks that step `step` draws for the images, or for a further view of them, from number `first`
+    of its global batch on."""
+    if first == 0 and view == 0:
         return (seed << 32) + step
-    digest = hashlib.blake2b(np.array([seed, step, first], dtype="<i8").tobytes(), digest_size=8, person=b"masks")
+    numbers = [seed, step, first] + [view] * (view > 0)
+    digest = hashlib.blake2b(np.array(numbers, dtype="<i8").tobytes(), digest_size=8, person=b"masks")
     return int.from_bytes(digest.digest(), "little") >> 1
 
 

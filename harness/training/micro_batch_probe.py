@@ -32,7 +32,7 @@ def try_step(student: Student, batch: Batch, split: Split, miner: Miner | None =
     """
     longest = replace(batch, tokens=longest_texts(batch.tokens), first=0, everyone=batch.samples)
     objective = deepcopy(student.objective)
-    objective.sweep = ChunkPass(chunk=objective.sweep.chunk)
+    objective.compute_by(ChunkPass(chunk=objective.sweep.chunk))
     encoder = BatchEncoder(
         student.towers,
         student.precision,

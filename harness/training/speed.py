@@ -99,7 +99,7 @@ def step_flops(towers: Towers, batch: Batch) -> float | None:
         (
             towers.image_parameters,
             images,
-            lambda: towers.encode_image(towers.normalise(images.images.to(towers.device))),
+            lambda: _encode_all(towers, images),
         ),
         (towers.text_parameters, texts, lambda: towers.encode_text(texts.tokens)),
     )
@@ -111,6 +111,11 @@ def step_flops(towers: Towers, batch: Batch) -> float | None:
     except Exception as error:  # whatever a model does to the counter, its training goes on
         say(f"the operations of {towers.name} cannot be counted, so no mfu is logged ({type(error).__name__}: {error})")
         return None
+
+
+def _encode_all(towers: Towers, batch: Batch) -> Tensor:
+    pixels = torch.cat([batch.images, *batch.views.unbind(1)])
+    return towers.encode_image(towers.normalise(pixels.to(towers.device)))
 
 
 def _flops(towers: Towers, encode: Callable[[], Tensor]) -> float:

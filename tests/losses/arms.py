@@ -64,5 +64,15 @@ ARMS: dict[str, Arm] = {
     "filip": _arm("filip", formulas.filip),
     "filip alone": _arm("filip", formulas.filip_alone, pooled_weight=0),
     "dreamlip": _arm("dreamlip", formulas.dreamlip),
+    "simclr": _arm("simclr", formulas.simclr, head="none"),
+    "simclr image and view": _arm("simclr", formulas.simclr_of_the_image, head="none", between="image_and_view"),
+    "slip": Arm({"kind": "slip", "terms": {"1": {"head": "none", "weight": 0.5}}}, formulas.slip_at_half),
+    "shared scale": Arm(
+        {
+            "terms": [{"kind": "infonce"}, {"kind": "supcon_in", "weight": {"start": 1, "end": 3, "epochs": 2}}],
+            "share_logit_scale": True,
+        },
+        formulas.infonce_and_twice_supcon_in,
+    ),
     "dreamlip threshold": _arm("dreamlip", formulas.dreamlip_thresholded, threshold="uniform"),
 }

@@ -319,3 +319,36 @@ def dreamlip(batch: PairBatch, t: Tensor, b: Tensor, threshold: float = 0.0) -> 
 def dreamlip_thresholded(batch: PairBatch, t: Tensor, b: Tensor) -> Tensor:
     assert batch.image_tokens is not None
     return dreamlip(batch, t, b, threshold=1 / batch.image_tokens.shape[1])
+
+
+def nt_xent(first: Tensor, second: Tensor, t: Tensor) -> Tensor:
+    """SimCLR's loss: each of the 2N rows against all others but itself, its other view the target."""
+    rows = torch.cat([first, second])
+    losses = []
+    for i in range(len(rows)):
+        other = (i + len(first)) % len(rows)
+        rest = [j for j in range(len(rows)) if j != i]
+        scores = torch.stack([t * (rows[i] @ rows[j]) for j in rest])
+        losses.append(scores.logsumexp(0) - t * (rows[i] @ rows[other]))
+    return torch.stack(losses).mean()
+
+
+def simclr(batch: PairBatch, t: Tensor, b: Tensor) -> Tensor:
+    assert batch.image_views is not None
+    views = F.normalize(batch.image_views, dim=2)
+    return nt_xent(views[:, 0], views[:, 1], t)
+
+
+def simclr_of_the_image(batch: PairBatch, t: Tensor, b: Tensor) -> Tensor:
+    assert batch.image_views is not None
+    return nt_xent(F.normalize(batch.image, dim=1), F.normalize(batch.image_views[:, 0], dim=1), t)
+
+
+def slip_at_half(batch: PairBatch, t: Tensor, b: Tensor) -> Tensor:
+    """CLIP at t, and half of SimCLR at its published temperature."""
+    return infonce_pooled(batch, t, b) + 0.5 * simclr(batch, torch.tensor(10.0).log().double().exp(), b)
+
+
+def infonce_and_twice_supcon_in(batch: PairBatch, t: Tensor, b: Tensor) -> Tensor:
+    """After one of two epochs, a weight from 1 to 3 is 2."""
+    return infonce_pooled(batch, t, b) + 2 * supcon_in(batch, t, b)

@@ -247,6 +247,7 @@ def test_losses_take_what_they_can_use() -> None:
 @pytest.mark.parametrize("written", ["off", None])
 def test_the_clamp_can_be_switched_off(written: str | None) -> None:
     spec = TypeAdapter(Loss).validate_python({"kind": "infonce", "max_logit_scale": written, "logit_scale": 500})
+    assert isinstance(spec, InfoNCE)
     assert spec.max_logit_scale is None
     assert Experiment.model_validate(Experiment(loss=spec).model_dump(mode="json")).loss == spec
     objective = build_objective(spec)

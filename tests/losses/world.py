@@ -61,6 +61,7 @@ def random_batch(shape: Shape) -> PairBatch:
         image_tokens=F.normalize(torch.randn(n, 3, shape.width, generator=make, dtype=torch.float64), dim=2),
         text_tokens=tokens,
         text_mask=torch.arange(4) < lengths[:, None],
+        image_views=F.normalize(torch.randn(n, 2, shape.width, generator=make, dtype=torch.float64), dim=2),
     )
 
 

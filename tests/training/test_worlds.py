@@ -33,6 +33,12 @@ ARMS: dict[str, dict[str, Any]] = {
         "captions": FFF["captions"],
     },
     "fff with mining": {"model": VIT_MODEL, "train": train(), **FFF},
+    "slip": {
+        "model": VIT_MODEL,
+        "train": train(),
+        "loss": {"kind": "slip", "terms": {"1": {"hidden": 8, "width": 4}}},
+        "captions": FFF["captions"],
+    },
     "ghost batch norm, average": {
         "model": {"name": "resnet", "config": CONFIG},
         "train": train(virtual_batch_size=4, ema_decay=0.9),

@@ -6,7 +6,7 @@ Pixels stay bytes until they are on the device that trains: a quarter of the tra
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from typing import NamedTuple, TypeAlias
 
@@ -52,19 +52,24 @@ class ImageBatches:
         seed: int = 0,
         workers: int | None = 0,
         pin: bool = False,
+        views: Sequence[Augment] = (),
     ) -> None:
-        """`workers=None`: 0 if all images fit into KEPT_BYTES, else this GPU's share of the cores. `pin`: give batches
+        """`views`: further augmentations of each image, each drawn on its own.
+
+        `workers=None`: 0 if all images fit into KEPT_BYTES, else this GPU's share of the cores. `pin`: give batches
         in pinned memory.
         """
         self.image_size = image_size
-        self._source = _Source(dataset, augment, image_size, seed, keep=not workers)
+        self.shape = (1 + len(views), 3, image_size, image_size)[0 if views else 1 :]
+        """Of one image's pixels."""
+        self._source = _Source(dataset, (augment, *views), image_size, seed, keep=not workers)
         if workers is None:
             share = cores() // max(torch.cuda.device_count(), 1)
             workers = 0 if self._source.keeps else max(1, min(share - 1, MOST_WORKERS))
         self.workers, self._pin = workers, pin
 
     def __call__(self, drawn: Iterable[Drawn]) -> Iterator[Tensor]:
-        """The pixels [N, 3, H, W] uint8 of each batch in `drawn`, in order.
+        """The pixels [N, 3, H, W] uint8 of each batch in `drawn`, in order; with v views [N, 1 + v, 3, H, W].
 
         Raises:
             DataError: an image cannot be decoded.
@@ -110,11 +115,11 @@ class _Failure(NamedTuple):
 
 
 class _Source(TorchDataset[Tensor | _Failure]):
-    """Pixels [N, 3, H, W] uint8 of a drawn batch."""
+    """Pixels uint8 of a drawn batch, as `ImageBatches` gives them."""
 
-    def __init__(self, dataset: Dataset, augment: Augment, size: int, seed: int, *, keep: bool) -> None:
-        self._dataset, self._augment, self._size, self._seed = dataset, augment, size, seed
-        self._is_fixed = not augment.is_random
+    def __init__(self, dataset: Dataset, augments: Sequence[Augment], size: int, seed: int, *, keep: bool) -> None:
+        self._dataset, self._augments, self._size, self._seed = dataset, augments, size, seed
+        self._is_fixed = not any(augment.is_random for augment in augments)
         self.keeps = keep and self._bytes_kept() <= KEPT_BYTES
         self._pixels: dict[int, Pixels] = {}
         self._images: dict[int, Image.Image] = {}
@@ -122,22 +127,29 @@ class _Source(TorchDataset[Tensor | _Failure]):
     def __getitem__(self, drawn: Drawn) -> Tensor | _Failure:
         epoch, samples = drawn
         try:
-            return torch.from_numpy(np.stack([self._seen(sample, epoch) for sample in samples.tolist()]))
+            seen = [self._seen(sample, epoch, view) for sample in samples.tolist() for view in range(self._each)]
+            pixels = torch.from_numpy(np.stack(seen))
+            return pixels if self._each == 1 else pixels.view(-1, self._each, *pixels.shape[1:])
         except DataError as error:
             return _Failure(error.what, error.where, error.fix)
+
+    @property
+    def _each(self) -> int:
+        return len(self._augments)
 
     def _bytes_kept(self) -> int:
         if self._is_fixed:
             return len(self._dataset) * 3 * self._size**2
         return int(self._dataset.sizes.prod(axis=1).sum()) * 4
 
-    def _seen(self, sample: int, epoch: int) -> Pixels:
+    def _seen(self, sample: int, epoch: int, view: int) -> Pixels:
+        augment = self._augments[view]
         if not self._is_fixed:
-            chance = stream("augmentation", self._seed, epoch, sample).random(DRAWS).tolist()
-            return augmented(self._image(sample), self._augment, self._size, chance)
+            chance = stream("augmentation", self._seed, epoch, sample, *([view] if view else [])).random(DRAWS).tolist()
+            return augmented(self._image(sample), augment, self._size, chance)
         pixels = self._pixels.get(sample)
         if pixels is None:
-            pixels = augmented(self._dataset.image(sample), self._augment, self._size, ())
+            pixels = augmented(self._dataset.image(sample), augment, self._size, ())
             if self.keeps:
                 self._pixels[sample] = pixels
         return pixels

@@ -15,16 +15,17 @@ from numpy.typing import NDArray
 from PIL import Image, ImageEnhance, ImageFilter
 
 from harness.base.registry import Registry
-from harness.config.augment import Augment, CropAugment, FFFAugment, NoAugment
+from harness.config.augment import Augment, CropAugment, FFFAugment, NoAugment, SimCLRAugment
 
 Pixels: TypeAlias = NDArray[np.uint8]
 """[3, H, W]"""
 Uniforms: TypeAlias = Sequence[float]
 """DRAWS numbers in [0, 1)."""
 
-DRAWS = 34
+DRAWS = 35
 _LOG_RATIO = math.log(4 / 3)
 _CORNER, _FLIP, _JITTER, _FACTORS, _ORDER, _BLUR = 20, 22, 23, slice(24, 28), slice(28, 32), slice(32, 34)
+_GREY = 34
 _BICUBIC = Image.Resampling.BICUBIC
 
 augmentations: Registry[[Image.Image, int, Uniforms], Image.Image] = Registry("train.augment")
@@ -54,6 +55,14 @@ def _crop(augment: CropAugment, image: Image.Image, size: int, chance: Uniforms)
 @augmentations.register(FFFAugment)
 def _fff(augment: FFFAugment, image: Image.Image, size: int, chance: Uniforms) -> Image.Image:
     return _blurred(_jittered(_cropped(image, augment, size, chance), augment, chance), augment, chance)
+
+
+@augmentations.register(SimCLRAugment)
+def _simclr(augment: SimCLRAugment, image: Image.Image, size: int, chance: Uniforms) -> Image.Image:
+    image = _jittered(_cropped(image, augment, size, chance), augment, chance)
+    if chance[_GREY] < augment.greyscale:
+        image = image.convert("L").convert("RGB")
+    return _blurred(image, augment, chance)
 
 
 def centre_cropped(image: Image.Image, size: int) -> Image.Image:

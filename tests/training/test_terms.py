@@ -1,0 +1,88 @@
+"""Sums of losses in the trainer: ingredients are made for who needs them, and any split of a step gives the same."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from harness.training.checkpoint import Checkpoints, TrainingProgress
+from tests.training.made import VIT_MODEL, attempt, experiment, gradients, taken, train
+
+SLIP: dict[str, Any] = {"kind": "slip", "terms": {"1": {"hidden": 8, "width": 4}}}
+STEPS = 4
+
+
+def small(loss: dict[str, Any], **resources: Any) -> Any:
+    return experiment(model=VIT_MODEL, train=train(STEPS), loss=loss, resources={"log_every": 1} | resources)
+
+
+def test_a_sum_of_one_loss_is_that_loss(tmp_path: Path) -> None:
+    logs = []
+    for loss in ({"kind": "infonce"}, {"terms": [{"kind": "infonce"}, {"kind": "simclr", "weight": 0}]}):
+        _, trainer, student = attempt(tmp_path, small(loss))
+        logs.append(taken(trainer, student, 2))
+    logs[1] = [{key: value for key, value in line.items() if key in logs[0][0]} for line in logs[1]]
+    assert [{k: v for k, v in line.items() if k != "loss/infonce"} for line in logs[1]] == logs[0]
+    assert next(iter(trainer._source.batches(0))).views.shape[1] == 0, "views that no term reads are not made"
+
+
+def test_the_views_are_further_augmentations_of_the_same_images(tmp_path: Path) -> None:
+    _, trainer, _ = attempt(tmp_path, small(SLIP))
+    batch, plain = next(iter(trainer._source.batches(0))), attempt(tmp_path, small({"kind": "infonce"}))[1]
+    assert batch.views.shape == (16, 2, 3, 32, 32)
+    assert torch.equal(batch.images, next(iter(plain._source.batches(0))).images)
+    assert not torch.equal(batch.views[:, 0], batch.views[:, 1])
+
+
+def test_accumulation_changes_nothing(tmp_path: Path) -> None:
+    found = {}
+    for micro in (16, 8, 4):
+        _, trainer, student = attempt(tmp_path / str(micro), small(SLIP, micro_batch_size=micro))
+        found[micro] = (taken(trainer, student, 2), gradients(student))
+    logs, expected = found[16]
+    assert "objective.terms.1.head.0.weight" in expected
+    assert logs[0]["loss/simclr"] > 0
+    for micro in (8, 4):
+        assert found[micro][0] == [pytest.approx(line, rel=1e-9) for line in logs]
+        for name, gradient in found[micro][1].items():
+            torch.testing.assert_close(gradient, expected[name], rtol=1e-7, atol=1e-11, msg=name)
+
+
+def test_a_run_that_goes_on_takes_the_same_steps(tmp_path: Path) -> None:
+    _, trainer, student = attempt(tmp_path / "whole", small(SLIP))
+    whole = taken(trainer, student, STEPS)
+    _, trainer, first = attempt(tmp_path / "parts", small(SLIP))
+    taken(trainer, first, 2)
+    saved = Checkpoints(tmp_path / "checkpoint.pt", "run", first.parts)
+    saved.save(TrainingProgress(2, 0.0, 1), wait=True)
+    _, trainer, second = attempt(tmp_path / "again", small(SLIP))
+    start = Checkpoints(tmp_path / "checkpoint.pt", "run", second.parts).restore()
+    assert start is not None
+    rest = [{name: float(value) for name, value in step.logs.items()} for step in trainer.run(start)]
+    assert rest == whole[2:]
+    ours, theirs = ({**one.towers.state_dict(), **one.objective.state_dict()} for one in (student, second))
+    assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+
+
+def test_a_weight_follows_its_ramp(tmp_path: Path) -> None:
+    ramp = {"kind": "infonce", "weight": {"start": 0, "end": 2, "epochs": 0.5}}
+    _, trainer, student = attempt(tmp_path, small({"terms": [{"kind": "infonce"}, ramp]}))
+    for step, line in enumerate(taken(trainer, student, STEPS)):
+        weight = min(step / trainer._source.steps_per_epoch / 0.5, 1.0) * 2
+        assert line["loss/infonce_2"] == pytest.approx(weight * line["loss/infonce"], rel=1e-3)
+
+
+def test_heads_come_from_the_seed_alone() -> None:
+    code = (
+        "import sys, torch; from pydantic import TypeAdapter; from harness.config.loss import Loss;"
+        "from harness.losses import build_objective; torch.manual_seed(int(sys.argv[1]));"
+        "spec = TypeAdapter(Loss).validate_python({'kind': 'slip'});"
+        "print(build_objective(spec, width=8, seed=3).terms[1].head[0].weight.sum().item())"
+    )
+    said = {subprocess.check_output([sys.executable, "-c", code, one], text=True) for one in ("1", "2")}
+    assert len(said) == 1
