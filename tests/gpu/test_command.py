@@ -14,19 +14,19 @@ import torch
 
 from harness.base.version import PACKAGE
 
-gpu = import_module("benchmarks.gpu")
+gpu, tables = import_module("benchmarks.gpu.command"), import_module("benchmarks.gpu.table")
 ROOT = PACKAGE.parent
 
 
 def test_a_line_for_each_target() -> None:
     page = (ROOT / "docs" / "performance.md").read_text(encoding="utf-8")
-    lines = page.split(gpu.BEGIN)[1].split(gpu.END)[0].strip().splitlines()[2:]
-    assert [line.split("|")[1].strip() for line in lines] == [row.what for row in gpu.ROWS]
+    lines = page.split(tables.BEGIN)[1].split(tables.END)[0].strip().splitlines()[2:]
+    assert [line.split("|")[1].strip() for line in lines] == [row.what for row in tables.ROWS]
     measured = {"p2": {"ok": True, "machine": "H100", "mine_ms": 1.5, "loss_ms": 2.0, "peak_gb": 0.25}}
-    assert "| <= 4 ms | 3.5 ms | H100 |" in gpu.table(measured)
-    assert gpu.table({"p2": measured["p2"] | {"ok": False}}) == gpu.table({})
-    assert gpu.table({"p2": {"ok": True, "machine": "H100"}}) == gpu.table({})
-    assert gpu.with_table(gpu.with_table(page, measured), {}) == gpu.with_table(page, {})
+    assert "| <= 4 ms | 3.5 ms | H100 |" in tables.table(measured)
+    assert tables.table({"p2": measured["p2"] | {"ok": False}}) == tables.table({})
+    assert tables.table({"p2": {"ok": True, "machine": "H100"}}) == tables.table({})
+    assert tables.with_table(tables.with_table(page, measured), {}) == tables.with_table(page, {})
 
 
 def test_parts_have_limits_and_bounds() -> None:
@@ -45,7 +45,10 @@ def test_without_a_gpu_it_says_so(capsys: pytest.CaptureFixture[str], monkeypatc
 def test_the_smoke_runs_every_part(tmp_path: Path) -> None:
     """Without the packages that a bare machine lacks and that `make wheels` does not gather."""
     absent = "scipy sklearn matplotlib mlflow typer click tomlkit submitit optuna psutil webdataset clip_benchmark rich"
-    lines = [f"import sys; sys.modules.update(dict.fromkeys({absent.split()!r}))", "import benchmarks.gpu as gpu"]
+    lines = [
+        f"import sys; sys.modules.update(dict.fromkeys({absent.split()!r}))",
+        "import benchmarks.gpu.command as gpu",
+    ]
     code = "\n".join([*lines, f"sys.argv = ['gpu', '--smoke', '--out', {str(tmp_path)!r}]", "sys.exit(gpu.main())"])
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=environment, capture_output=True, text=True)

@@ -1,0 +1,1 @@
+"""Everything that needs a GPU, measured by `python -m benchmarks.gpu`."""
