@@ -104,7 +104,9 @@ def retrieval_ours(sizes: Sizes) -> Measured:
 
     def measured() -> dict[str, float]:
         ranks = retrieval_ranks(images, CaptionFeatures(texts, torch.arange(len(texts)), owner))
-        found = Retrieved(ranks.image_retrieval.numpy(), ranks.text_retrieval.numpy(), owner.numpy(), lambda: (images, texts))
+        found = Retrieved(
+            ranks.image_retrieval.numpy(), ranks.text_retrieval.numpy(), owner.numpy(), lambda: (images, texts)
+        )
         names = wanted("zeroshot_retrieval", Evaluation(recall_k=RECALL_K))
         metrics = computed("zeroshot_retrieval", names, found)
         return {name: metric.value for name, metric in metrics.items()}

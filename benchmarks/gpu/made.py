@@ -79,6 +79,7 @@ def made_batches(bench: Bench, towers: Towers, images: int, captions: int, *, ta
                 first=0,
                 chosen=Chosen(owner, np.zeros_like(owner), slot, slot),
                 images=whole.pin_memory() if bench.is_cuda else whole,
+                views=whole[:, None][:, :0],
                 tokens=towers.tokenize(texts),
                 epoch=0.0,
                 teacher_image=image if taught else None,

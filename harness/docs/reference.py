@@ -142,7 +142,11 @@ def _table_of(model: str, known: dict[str, Schema]) -> str:
     fields = known[model]["properties"]
     if model == "Experiment":
         return "an experiment"
-    return f"kind {_code(fields['kind']['const'])}" if "kind" in fields else f"table of {', '.join(fields)}"
+    return (
+        f"kind {_code(fields['kind']['const'])}"
+        if "const" in fields.get("kind", {})
+        else f"table of {', '.join(fields)}"
+    )
 
 
 def _limits(field: Schema) -> str:

@@ -12,7 +12,7 @@ from torch import Tensor
 from harness.base.errors import SpecError
 from harness.base.part_checks import CheckFailedError, PartFinding, findings
 from harness.config.evaluation import MetricTask, PythonMetric
-from harness.evaluation.measured import Classified, Measured, Multilabelled, Retrieved
+from harness.evaluation.measured import Classified, Measured, Multilabelled, Retrieved, Selected
 from harness.evaluation.own import OwnMeasured, measure_own
 from harness.evaluation.retrieval import CaptionFeatures, ranks_of_scores
 from harness.evaluation.zero_shot import ranked
@@ -112,6 +112,6 @@ def _arrays(found: Measured) -> dict[str, Any]:
             held["logits"] = found.logits
         case Retrieved():
             held["features of images"], held["features of captions"] = found.features
-        case Multilabelled():
+        case Multilabelled() | Selected():
             pass
     return {name: np.asarray(one) for name, one in held.items() if isinstance(one, (np.ndarray, Tensor))}

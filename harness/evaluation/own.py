@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from harness.base.errors import SpecError
 from harness.config.evaluation import MetricSpec, MetricTask, PythonMetric
-from harness.evaluation.measured import Classified, Measured, Multilabelled, Retrieved
+from harness.evaluation.measured import Classified, Measured, Multilabelled, Retrieved, Selected
 from harness.runs.record import Metric
 
 __all__ = [
@@ -119,6 +119,8 @@ def sample_count(found: Measured) -> int:
             return len(found.ranks)
         case Multilabelled():
             return len(found.targets)
+        case Selected():
+            return len(found.found_texts)
 
 
 def _checked_values(spec: PythonMetric, values: NDArray[np.float64], found: Measured, on: str) -> NDArray[np.float64]:

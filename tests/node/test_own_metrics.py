@@ -80,7 +80,7 @@ def test_it_is_measured_along_the_way_and_from_its_own_copy(tmp_path: Path) -> N
     folder = prepared(tmp_path, plan.runs[plan.cells["a", 0]])
     shutil.rmtree(tmp_path / "own")
     assert worker.main(folder.path) == worker.DONE
-    lines = [line.values[NAME] for line in folder.read_metrics() if NAME in line.values]
+    lines = [line.values[NAME] for line in folder.step_metrics() if NAME in line.values]
     assert len(lines) == 1
     assert 0 < lines[0] <= 1
 
