@@ -80,6 +80,8 @@ class Experiment(Spec):
         _check_teacher(self)
         _check_captions(self.captions, self.data.caption_sources())
         self.train.batches.check(self.train.global_batch_size)
+        if self.loss.views_read and not self.train.views.is_random:
+            raise ValueError("train.views: gives every view of an image the same pixels; use simclr, fff or crop")
         try:
             check_loss(
                 self.loss,

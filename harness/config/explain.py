@@ -38,7 +38,8 @@ class Problem:
     what: str
     fix: str | None
     sort: str
-    """pydantic's error type; `value_error` for the models' own validators."""
+    """pydantic's error type; `value_error` for the models' own validators, `no_element` for a place in a list that is
+    not there."""
 
     @property
     def path(self) -> str:
@@ -48,7 +49,7 @@ class Problem:
     @property
     def unknown_key(self) -> bool:
         """Whether the key does not exist."""
-        return self.sort == "extra_forbidden"
+        return self.sort in ("extra_forbidden", "no_element")
 
 
 def explain(error: ValidationError, model: type[BaseModel], *, where: str, prefix: str = "") -> SpecError:
@@ -124,7 +125,7 @@ def _problem(detail: ErrorDetails, model: type[BaseModel]) -> Problem:
             key, what, fix = f"{key}.kind", f"there is no kind {tag!r}", nearest(tag, place.kinds)
         case "union_tag_not_found":
             what, fix = "needs a kind", f"add kind = ...; known: {', '.join(place.kinds)}"
-        case "value_error":
+        case "value_error" | "no_element":
             message = detail["msg"].removeprefix("Value error, ")
             what = f"{message[:1].lower()}{message[1:]}"
         case sort:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BeforeValidator, ConfigDict, Field, WithJsonSchema, model_validator
+from pydantic import BeforeValidator, ConfigDict, Field, ValidationError, WithJsonSchema, model_validator
+from pydantic_core import PydanticCustomError
 
 from harness.base.errors import SpecError
 from harness.config.base import Spec
@@ -573,7 +574,11 @@ class SumLoss(Spec):
             return value
         table = merge(PRESETS.get(str(value.get("kind")), {}), value)
         if isinstance(terms := table.get("terms"), Mapping):
-            raise ValueError(f"there is no term {', '.join(map(str, terms))}: they are numbered from 0")
+            told = PydanticCustomError("no_element", "there is no such term: they are numbered from 0")
+            places = [("terms", int(key) if key.isdigit() else key) for key in terms]
+            raise ValidationError.from_exception_data(
+                cls.__name__, [{"type": told, "loc": place, "input": terms} for place in places]
+            )
         if terms is not None and not terms:
             raise ValueError('terms is empty; list tables such as { kind = "infonce" }')
         return table

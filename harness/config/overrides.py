@@ -32,8 +32,7 @@ def merge(base: Mapping[str, Any], changes: Mapping[str, Any]) -> Table:
     """`base` with `changes` merged into it, table by table.
 
     A table with another `kind` replaces the base's table, because the fields of one kind do not apply to another; a
-    list of `terms` is that of a sum. A table whose keys are all positions in the base's list (`{"1": ...}`) changes
-    these elements.
+    list of `terms` is that of a sum. A table whose keys are positions in the base's list (`{"1": ...}`) changes these.
     """
     merged = dict(base)
     for key, value in changes.items():

@@ -75,7 +75,7 @@ def _search_sections() -> Iterator[str]:
         inner = field.get("additionalProperties", field.get("items", field)) if name != "base" else {}
         for one in (model for model in _models_of(inner) if model in own):
             kind = own[one]["properties"].get("kind")
-            title = f'{name}.kind = "{kind["const"]}"' if kind else f"[{name}]"
+            title = f'{name}.kind = "{_first_of(kind)}"' if kind else f"[{name}]"
             yield from (f"### {title}", "", *_model(one, search))
 
 
@@ -93,8 +93,8 @@ def _sections(prefix: str, model: str, known: dict[str, Schema], seen: set[str])
         for one in below:
             seen.add(one)
             if kind := known[one]["properties"].get("kind"):
-                default = " (default)" if _DEFAULTS.get(f"{path}.kind") == kind["const"] else ""
-                yield from (f'### {path}.kind = "{kind["const"]}"{default}', "")
+                default = " (default)" if _DEFAULTS.get(f"{path}.kind") == _first_of(kind) else ""
+                yield from (f'### {path}.kind = "{_first_of(kind)}"{default}', "")
             yield from _model(one, known)
             yield from _sections(f"{path}.", one, known, seen)
 
@@ -138,15 +138,16 @@ def _takes(field: Schema, known: dict[str, Schema]) -> str:
             return "anything"
 
 
+def _first_of(kind: Schema) -> str:
+    """The value of `kind` that names a table; a published system's is a further one of the table of a sum."""
+    return str(kind.get("const") or kind["enum"][0])
+
+
 def _table_of(model: str, known: dict[str, Schema]) -> str:
     fields = known[model]["properties"]
     if model == "Experiment":
         return "an experiment"
-    return (
-        f"kind {_code(fields['kind']['const'])}"
-        if "const" in fields.get("kind", {})
-        else f"table of {', '.join(fields)}"
-    )
+    return f"kind {_code(_first_of(fields['kind']))}" if "kind" in fields else f"table of {', '.join(fields)}"
 
 
 def _limits(field: Schema) -> str:

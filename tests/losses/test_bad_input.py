@@ -43,6 +43,24 @@ MINING = '[mining]\nkind = "threshold"\n'
             '[loss]\nkind = "filip"\n[model]\nname = "RN50"',
             "loss: filip compares tokens, but the model's towers give pooled features only; take a vision transformer",
         ),
+        ('[loss]\nkind = "simclr"', "loss: simclr compares no images with captions; make it a term of a sum"),
+        ('[loss]\nkind = "tcl"', "loss: there is no kind 'tcl' yet: it needs momentum towers and a feature queue"),
+        ("[loss]\nterms = []", "loss: terms is empty; list tables such as"),
+        ('[loss]\nterms = [{ kind = "simclr" }]', "loss: simclr compares no images with captions; add a term such as"),
+        ('[loss]\nterms = [{ kind = "infonce", weight = 0 }]', "loss: the weights of all terms are 0"),
+        (
+            '[loss]\nterms = [{ kind = "infonce", weight = -1 }]',
+            "loss.terms[0].weight: should be greater than or equal",
+        ),
+        ('[loss]\nterms = [{ kind = "infonc" }]', "loss.terms[0].kind: there is no kind 'infonc'"),
+        (
+            '[loss]\nterms = [{ kind = "infonce" }, { kind = "filip" }]\n[model]\nname = "RN50"',
+            "loss: filip compares tokens, but the model's towers give pooled features only",
+        ),
+        (
+            '[loss]\nkind = "slip"\n[train.views]\nkind = "none"',
+            "train.views: gives every view of an image the same pixels; use simclr, fff or crop",
+        ),
         ('[loss]\nkind = "infonce"\nmax_logit_scale = "none"', "loss.max_logit_scale: "),
     ],
 )
