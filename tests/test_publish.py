@@ -26,6 +26,7 @@ from harness.planning.claims import note_claims
 from harness.planning.plan import Plan
 from harness.runs.integrity import file_digest, record_digest
 from tests.head.made import is_one_sentence, write
+from tests.head.own_parts import METRIC
 from tests.node.small import experiment
 from tests.test_integrity import ARMS, TRAIN, Place, edited, trained
 
@@ -247,3 +248,23 @@ def test_plan_notes_claims_and_needs_no_store_that_can_be_written(
         assert (tmp_path / "store/claims").is_dir() is noted
         if not noted:
             (tmp_path / "store").unlink()
+
+
+def test_parts_of_ones_own_travel_with_the_bundle(trained: Place, tmp_path: Path) -> None:
+    own = tmp_path / "own" / "metric.py"
+    own.parent.mkdir()
+    own.write_text(METRIC)
+    part = {"kind": "python", "file": str(own), "name": "ReciprocalRank"}
+    evaluation = {"sets": ["shapes"], "metrics": [part]}
+    made = plan(trained, experiment=experiment(teacher=None, train=TRAIN, evaluation=evaluation))
+    bundle = api.publish(made, tmp_path / "bundle")
+    shutil.rmtree(own.parent)
+    (kept,) = (bundle.folder / "parts").glob("*/metric.py")
+    assert kept.read_text() == METRIC
+    assert str(tmp_path) not in (bundle.folder / "ablation.json").read_text()
+    moved = bundle.folder.rename(tmp_path / "moved")
+    assert api.verify(moved, root=bundle.root).problems == []
+    kept = moved / kept.relative_to(bundle.folder)
+    kept.write_text(METRIC + "# edited")
+    problems = api.verify(moved).problems
+    assert f"{kept} was changed" in problems

@@ -6,6 +6,7 @@ ablation.json    the ablation with everything that it extends; paths replaced by
 data.json        what each data set contained: fingerprint, samples, what was left out
 claims.json      the claims, when they were first planned, and when the first run that they use was started
 code/            the harness and its lock file
+parts/           the Python files of parts of the user's own, by their content, with their descriptions
 store/runs/      the finished runs: spec, record, metrics, outcomes; weights and images only on request
 report/          the report, as made from this folder alone
 """
@@ -37,10 +38,11 @@ from harness.runs.store import Store
 
 BUNDLE_VERSION = 1
 SUMS, ABOUT, ABLATION, DATA, CLAIMS = "SHA256SUMS", "bundle.json", "ablation.json", "data.json", "claims.json"
-CODE, STORE, REPORT = "code", "store", "report"
+CODE, STORE, REPORT, PARTS = "code", "store", "report", "parts"
 Render = Callable[[Plan, Store, Literal["json", "md", "html"]], str]
 """Makes the report in a format."""
 _FIX = "ask its publisher for an undamaged copy"
+_PART_FILE = re.compile(rf"{PARTS}/[0-9a-f]{{16}}/[^/]+\.py")
 _SUM = re.compile(r"([0-9a-f]{64})  ([^\n\r\\]+)")
 
 
@@ -130,7 +132,7 @@ def read_bundle(folder: Path) -> Bundle:
     """
     try:
         about = About.model_validate(read_json(folder / ABOUT))
-        ablation = as_ablation(read_json(folder / ABLATION))
+        ablation = as_ablation(read_json(folder / ABLATION), folder)
         reports = {key: DataReport.model_validate(one) for key, one in read_json(folder / DATA).items()}
         claims = read_json(folder / CLAIMS)
     except (AttributeError, KeyError, TypeError, ValidationError) as error:
@@ -142,10 +144,27 @@ def read_bundle(folder: Path) -> Bundle:
     return Bundle(folder, about, planned(about.name, ablation, reports, folder), claims)
 
 
-def as_ablation(table: Mapping[str, Any]) -> Ablation:
-    """The ablation of ablation.json. Contents of files, which the spec of an arm named, replace what is below them."""
+def as_ablation(table: Mapping[str, Any], folder: Path) -> Ablation:
+    """The ablation of ablation.json. Contents of files, which the spec of an arm named, replace what is below them.
+
+    Args:
+        folder: the bundle, whose files of parts it names.
+    """
+    table = _with_parts_below(table, folder)
     arms = {name: _marked(arm) for name, arm in table["arms"].items()}
     return Ablation.model_validate({**table, "base": _marked(table["base"]), "arms": arms})
+
+
+def _with_parts_below(value: Any, folder: Path) -> Any:
+    match value:
+        case str() if _PART_FILE.fullmatch(value):
+            return str(folder.resolve() / value)
+        case dict():
+            return {key: _with_parts_below(item, folder) for key, item in value.items()}
+        case list():
+            return [_with_parts_below(item, folder) for item in value]
+        case _:
+            return value
 
 
 def _marked(table: Mapping[str, Any]) -> Table:

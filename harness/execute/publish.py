@@ -29,6 +29,7 @@ from harness.execute.bundle import (
     CLAIMS,
     CODE,
     DATA,
+    PARTS,
     REPORT,
     STORE,
     SUMS,
@@ -87,15 +88,12 @@ def publish(
         images: include galleries, and with them the HTML report.
 
     Raises:
+        SpecError: the file of a part was changed since the spec was read.
         StoreError: the folder exists or cannot be written, no run has finished, a run is damaged, or a file names a
             path, host or user of this machine.
     """
     if folder.exists():
         raise StoreError("exists already", where=str(folder), fix="name a new folder")
-    for arm in plan.arms:
-        if (part := next(parts_of(arm.experiment), None)) is not None:
-            what, fix = f"arm {arm.name!r} has a part of your own, {part.name}", "bundles cannot hold its file yet"
-            raise StoreError(what, where=plan.name, fix=fix)
     records = _records(plan, project.store)
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
@@ -151,7 +149,7 @@ class _Writer:
         store.begin()
         for look in self.plan.looks:
             note_look(store, self.plan.looks_key, look)
-        bundled = planned(self.plan.name, as_ablation(copy), reports, self.folder)
+        bundled = planned(self.plan.name, as_ablation(copy, self.folder), reports, self.folder)
         self._compare(bundled)
         write_json(self.folder / ABLATION, copy, in_order=True)  # reports list arms as they are declared
         dumped = {key: one.model_dump(mode="json") for key, one in reports.items()}
@@ -187,8 +185,15 @@ class _Writer:
         here = _spelled_out(ablation.experiment.evaluation, root)
         base = Experiment.model_validate({**dict(ablation.experiment), "evaluation": here})
         table = Ablation.model_dump(ablation, mode="json") | {"experiment": base.model_dump(mode="json")}
-        copy: dict[str, Any] = self.replacer.data(_with_weights_ids(table))
+        copy: dict[str, Any] = self.replacer.data(_with_texts(_with_weights_ids(table), self._parts()))
         return copy
+
+    def _parts(self) -> dict[str, str]:
+        """Copies the files of all parts of the user's own; returns where each is in the bundle, by its path."""
+        arms = [arm.experiment for arm in self.plan.arms]
+        parts = {part.file: part for one in (self.plan.ablation.experiment, *arms) for part in parts_of(one)}
+        kept = {file: Path(part.kept(self.folder / PARTS).file) for file, part in parts.items()}
+        return {file: copy.relative_to(self.folder).as_posix() for file, copy in kept.items()}
 
     def _reports(self) -> dict[str, DataReport]:
         found = {}
@@ -260,6 +265,19 @@ def _with_weights_ids(value: Any) -> Any:
             }
         case list() | tuple():
             return [_with_weights_ids(item) for item in value]
+        case _:
+            return value
+
+
+def _with_texts(value: Any, texts: Mapping[str, str]) -> Any:
+    """JSON data with every text that is in `texts` replaced."""
+    match value:
+        case str():
+            return texts.get(value, value)
+        case dict():
+            return {key: _with_texts(item, texts) for key, item in value.items()}
+        case list() | tuple():
+            return [_with_texts(item, texts) for item in value]
         case _:
             return value
 
