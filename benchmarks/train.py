@@ -10,8 +10,11 @@ teacher      what the teacher's towers would add to each step if its features we
 checkpoint   what exact-resume checkpoints take of the training time
 
 Both trainers are whole processes as a user starts them: one thread, one loader worker. A step's time is the time
-between two lines of a log; the first steps do not count. open_clip_train 3.3.0 needs webdataset below 1.0, so it gets
-an environment of its own (build/peers/open_clip_train), made on first use by the uv that `make` installed.
+between two lines of a log; the first steps do not count. open_clip_train needs webdataset below 1.0, so it gets an
+environment of its own (build/peers/open_clip_train), made on first use by the uv that `make` installed. It is release
+3.3.0, or with `--peer DIR` the checkout of open_clip in DIR, whose commit is printed.
+
+    python benchmarks/train.py peer --peer ../open_clip --device cuda --precision bfloat16
 """
 
 from __future__ import annotations
@@ -37,7 +40,9 @@ from harness.data.synthetic.layout import write_shards
 
 ROOT = Path(__file__).resolve().parent.parent
 PEER = ROOT / "build" / "peers" / "open_clip_train"
-PEER_PACKAGES = ("open_clip_torch==3.3.0", "webdataset==0.2.86", "torch==2.15.0", "torchvision==0.29.2", "pandas")
+RELEASE = "open_clip_torch==3.3.0"
+PEER_PACKAGES = (RELEASE, "webdataset==0.2.86", "torch==2.15.0", "torchvision==0.29.2", "pandas", "transformers")
+PEER_PRECISION = {"float32": "fp32", "bfloat16": "amp_bf16"}
 WARM = 4
 """Steps that do not count."""
 WORDS = ("red", "green", "blue", "old", "new", "small", "large", "round", "cat", "dog", "fox", "owl", "horse", "car")
@@ -58,6 +63,10 @@ class Setting:
     images: int
     batch: int
     steps: int
+    device: str = "cpu"
+    precision: str = "float32"
+    peer: Path | None = None
+    """A checkout of open_clip, in place of its release."""
 
 
 def main() -> None:
@@ -73,11 +82,18 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--steps", type=int, default=24)
     parser.add_argument("--images", type=int, default=1024)
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu", help="where both train")
+    parser.add_argument("--precision", choices=PEER_PRECISION, default="float32", help="in which both train")
+    parser.add_argument("--peer", type=Path, metavar="DIR", help=f"a checkout of open_clip; default: {RELEASE}")
     options = parser.parse_args()
+    if options.peer is not None and not (options.peer / "src" / "open_clip_train" / "main.py").is_file():
+        parser.error(f"--peer: {options.peer} has no src/open_clip_train/main.py; name a checkout of open_clip")
     with tempfile.TemporaryDirectory() as folder:
-        setting = Setting(Path(folder), options.images, options.batch, options.steps)
+        how = (options.device, options.precision, options.peer and options.peer.resolve())
+        setting = Setting(Path(folder), options.images, options.batch, options.steps, *how)
         write_data(setting)
         print(f"batch {options.batch}, {options.steps} steps a round, {options.rounds} rounds, {os.cpu_count()} cores")
+        print(f"{options.device}, {options.precision}; the peer is {peer_name(options.peer)}")
         for part in options.parts or parts:
             print(f"\n{part}: {(parts[part].__doc__ or '').splitlines()[0]}", flush=True)
             parts[part](setting, options.rounds)
@@ -234,11 +250,17 @@ def base(setting: Setting, seed: int, every_s: float) -> dict[str, Any]:
             "duration": f"{setting.steps} steps",
             "global_batch_size": setting.batch,
             "warmup": "4 steps",
+            "precision": setting.precision,
             "optimiser": {"lr": 5e-4, "weight_decay": 0.2},
             "augment": {"kind": "crop", "min_scale": 0.9, "flip": 0.0},
         },
         "evaluation": {"sets": []},
-        "resources": {"checkpoint_every_s": every_s, "loader_workers": 1, "log_every": 1},
+        "resources": {
+            "device": setting.device,
+            "checkpoint_every_s": every_s,
+            "loader_workers": 1,
+            "log_every": 1,
+        },
     }
 
 
@@ -305,7 +327,7 @@ def peer_steps(setting: Setting, seed: int) -> list[float]:
         "batch-size": setting.batch,
         "epochs": 1,
         "workers": 1,
-        "precision": "fp32",
+        "precision": PEER_PRECISION[setting.precision],
         "warmup": 4,
         "lr": 5e-4,
         "wd": 0.2,
@@ -313,21 +335,31 @@ def peer_steps(setting: Setting, seed: int) -> list[float]:
         "log-every-n-steps": 1,
         "logs": str(setting.folder / "logs"),
         "name": f"peer-{seed}",
-        "device": "cpu",
+        "device": setting.device,
     }
     words = [f"--{name}={value}" for name, value in arguments.items()]
     # Shards repeat, as one pass over them is shorter than the run.
-    output = run([str(PEER / "bin" / "python"), "-m", "open_clip_train.main", "--dataset-resampled", *words])
+    command = [str(PEER / "bin" / "python"), "-m", "open_clip_train.main", "--dataset-resampled", *words]
+    output = run(command, path=None if setting.peer is None else setting.peer / "src")
     times = [float(found) for found in re.findall(r"Batch \(t\): ([\d.]+)", output)]
     if len(times) < setting.steps:
         raise SystemExit(f"open_clip_train logged {len(times)} of {setting.steps} steps:\n{output[-2000:]}")
     return times[WARM + 1 : setting.steps]
 
 
-def run(command: list[str], store: Path | None = None) -> str:
-    """What a process prints; its last lines where it fails."""
+def peer_name(checkout: Path | None) -> str:
+    """The peer's version: its release, or the commit of its checkout, with the date."""
+    if checkout is None:
+        return RELEASE
+    git = ["git", "-C", str(checkout), "log", "-1", "--format=commit %h of %cs"]
+    return f"open_clip's {run(git).strip()}"
+
+
+def run(command: list[str], store: Path | None = None, path: Path | None = None) -> str:
+    """What a process prints; its last lines where it fails. `path`: Python modules that come before those installed."""
     limits = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS"), "1")
     places = {"HF_HUB_OFFLINE": "1", "HARNESS_TRACKING_URI": "none"} | ({"HARNESS_STORE": str(store)} if store else {})
+    places |= {"PYTHONPATH": str(path)} if path else {}
     environment = {**os.environ, **limits, **places}
     done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT, env=environment)
     if done.returncode:

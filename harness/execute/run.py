@@ -134,7 +134,8 @@ def run(
         fix = "leave it out, or name a cluster profile with `--on`"
         raise SpecError("only jobs of a cluster have a budget", where="--max-gpu-hours", fix=fix)
     refuse_what_jobs_have(plan.runs, plan.name, store)
-    workers = workers_of(target, jobs, project.settings, stop, verbose=verbose)
+    processes = max((one.experiment.resources.processes for one in plan.runs.values()), default=1)
+    workers = workers_of(target, jobs, project.settings, stop, verbose=verbose, processes=processes)
     prepare_data(plan, store)
     executor_here = LocalExecutor(plan, store, project.settings, workers)
     return Outcome(plan, watch(executor_here, plan, store, on_progress, stop))
@@ -208,16 +209,25 @@ def stoppable(
 
 
 def workers_of(
-    target: str, jobs: int | None, settings: Settings, stop: Event | None = None, *, verbose: bool = True
+    target: str,
+    jobs: int | None,
+    settings: Settings,
+    stop: Event | None = None,
+    *,
+    verbose: bool = True,
+    processes: int = 1,
 ) -> Workers:
     """Create the workers of the target `local` or `inline`. `stop` and `verbose` apply to `inline`, see `run`.
+
+    Args:
+        processes: largest number of processes of a run.
 
     Raises:
         SpecError: there is no such target.
     """
     match target:
         case "local":
-            count = job_count(settings, jobs)
+            count = job_count(settings, jobs, processes)
             return LocalWorkers(count, thread_count(settings, count))
         case "inline":
             threads = thread_count(settings, 1)

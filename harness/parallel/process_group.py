@@ -151,13 +151,16 @@ def process_group(
         first_gpu: the GPU of local rank 0.
 
     Raises:
-        DispatchError: the rendezvous timed out.
+        DispatchError: there are fewer GPUs than processes here, or the rendezvous timed out.
         StoppedWaitingError: `stop` was set before all processes had met.
     """
     if process.size == 1:
         yield World()
         return
     device = choose_device(resources, first_gpu + process.local_rank)
+    if device.type == "cuda" and process.local_size > (gpus := torch.cuda.device_count()):
+        what = f"{process.local_size} processes of a run on this machine need a GPU each; it has {gpus}"
+        raise DispatchError(what, where="resources.processes", fix=f'set it to {gpus}, or resources.device to "cpu"')
     control = _interruptible(lambda: _join(process, folder, device), stop or threading.Event())
     if process.rendezvous and process.rank == 0:
         _rendezvous_file(process, folder).unlink(missing_ok=True)

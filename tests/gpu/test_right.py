@@ -16,13 +16,15 @@ import torch.distributed as dist
 from packaging.requirements import Requirement
 from torch import Tensor
 
+from harness.base.errors import DispatchError
 from harness.base.version import PACKAGE
 from harness.config.model import Model
+from harness.config.resources import Resources
 from harness.evaluation.multilabel import average_precisions
 from harness.losses import Positives, build_objective, chunks
 from harness.models import build_towers
 from harness.node.attempt import AttemptRunner, load_request
-from harness.parallel.process_group import World
+from harness.parallel.process_group import ProcessRank, World, process_group
 from harness.parallel.ranks import Ranks
 from harness.training import Trainer, speed
 from harness.training.checkpoint import TrainingProgress
@@ -100,6 +102,14 @@ def test_a_run_has_its_own_gpu_as_the_current_device(tmp_path: Path) -> None:
         request = load_request(folder).model_copy(update={"gpu": 2})
         assert AttemptRunner(folder, request, 1, threading.Event(), world).device == torch.device("cuda:3")
         assert gpu.current == 3
+
+
+def test_each_process_of_a_run_has_a_gpu_of_its_own(tmp_path: Path) -> None:
+    """NCCL refuses two ranks on one GPU, after a long wait."""
+    third = process_group(ProcessRank(2, 3, 2, 3, rendezvous="x"), tmp_path, Resources())
+    match = "3 processes of a run on this machine need a GPU each; it has 2"
+    with pretended(2), pytest.raises(DispatchError, match=match), third:
+        pass
 
 
 def test_the_kernel_is_launched_on_its_tensors_device(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -361,10 +361,14 @@ def test_remaining_time(store: Store) -> None:
     )
 
 
-def test_profiles_and_jobs(tmp_path: Path) -> None:
+def test_profiles_and_jobs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     settings = Settings(store=tmp_path, jobs=3)
     assert (job_count(settings, None), job_count(settings, 5)) == (3, 5)
     assert job_count(Settings(store=tmp_path), None) == min(cores(), 8)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1,2,3")
+    alone = Settings(store=tmp_path)
+    assert [job_count(alone, None, processes) for processes in (1, 2, 3, 8)] == [4, 2, 1, 1]
+    assert workers_of("local", None, alone, processes=2).jobs == 2
     assert isinstance(workers_of("inline", None, settings), InlineWorkers)
     many = workers_of("local", 1000, settings)
     assert (many.jobs, many.threads) == (1000, 1)

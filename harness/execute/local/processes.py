@@ -37,9 +37,12 @@ def thread_count(settings: Settings, jobs: int) -> int:
     return settings.threads or users or max(cores() // jobs, 1)
 
 
-def job_count(settings: Settings, asked: int | None) -> int:
-    """Runs at a time: the requested number, else harness.toml's `jobs`, else one per GPU or per core (at most 8)."""
-    return asked or settings.jobs or gpu_count() or min(cores(), 8)
+def job_count(settings: Settings, asked: int | None, processes: int = 1) -> int:
+    """Runs at a time: the requested number, else harness.toml's `jobs`, else one per core (at most 8), or as many as
+    there are GPUs for, one for each of a run's `processes`.
+    """
+    gpus = gpu_count()
+    return asked or settings.jobs or (max(gpus // processes, 1) if gpus else min(cores(), 8))
 
 
 class LocalWorkers:
