@@ -604,7 +604,7 @@ class SumLoss(Spec):
     @property
     def label(self) -> str:
         """Name in messages and reports."""
-        if self.kind in PRESETS and self == SumLoss.model_validate({"kind": self.kind}):
+        if PRESETS.get(self.kind) and self == SumLoss.model_validate({"kind": self.kind}):
             return self.kind
         return " + ".join(part.label for part in self.parts) or "the sum"
 

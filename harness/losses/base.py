@@ -195,8 +195,8 @@ class Objective(nn.Module, ABC):
         logs["positives_per_image"] = pairs / len(whole.image)
         return loss, logs
 
-    def build_heads(self, width: int) -> None:
-        """Make the modules that take features of this width; most losses have none.
+    def build_heads(self, width: int, make: torch.Generator) -> None:
+        """Make the modules that take features of this width, initialised by `make`; most losses have none.
 
         Every rank makes the same, and computes them on the whole batch.
         """

@@ -39,7 +39,5 @@ def build_objective(
         SpecError: no objective is registered for a loss of this kind.
     """
     objective = objectives(spec, ChunkPass(ranks or Ranks(), chunk))
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        objective.build_heads(width)
+    objective.build_heads(width, torch.Generator().manual_seed(seed))
     return objective

@@ -58,10 +58,10 @@ class SumObjective(Objective):
             logs[f"loss/{name}"] = values[-1].detach()
         return torch.stack(values).sum(), logs
 
-    def build_heads(self, width: int) -> None:
+    def build_heads(self, width: int, make: torch.Generator) -> None:
         """Those of every term, one after the other."""
         for one in self._built:
-            one.build_heads(width)
+            one.build_heads(width, make)
 
     def compute_by(self, sweep: ChunkPass) -> None:
         """As in Objective, for every term."""

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
+from torch.nn.utils import skip_init
 
 from harness.config.loss import SimCLR
 from harness.losses.base import Logs, Objective, PairBatch, objectives
@@ -13,16 +16,24 @@ from harness.losses.chunks import ChunkPass, log_normalisers, pair_cosines
 __all__ = ["SimCLRObjective", "projection"]
 
 
-def projection(width: int, hidden: int, out: int) -> nn.Sequential:
+def projection(width: int, hidden: int, out: int, make: torch.Generator) -> nn.Sequential:
     """SLIP's head: three layers, batch norm and ReLU between them. [n, width] -> [n, out].
 
     The norms use the statistics of the batch alone: heads are not used after training.
     """
     layers: list[nn.Module] = []
     for size in (hidden, hidden):
-        layers += [nn.Linear(width, size), nn.BatchNorm1d(size, track_running_stats=False), nn.ReLU()]
+        layers += [_linear(width, size, make), nn.BatchNorm1d(size, track_running_stats=False), nn.ReLU()]
         width = size
-    return nn.Sequential(*layers, nn.Linear(width, out))
+    return nn.Sequential(*layers, _linear(width, out, make))
+
+
+def _linear(width: int, out: int, make: torch.Generator) -> nn.Linear:
+    """As nn.Linear initialises itself, but not from the global generator, which threads share."""
+    layer = skip_init(nn.Linear, width, out)
+    nn.init.kaiming_uniform_(layer.weight, a=math.sqrt(5), generator=make)
+    nn.init.uniform_(layer.bias, -1 / math.sqrt(width), 1 / math.sqrt(width), generator=make)
+    return layer
 
 
 @objectives.register(SimCLR)
@@ -38,10 +49,10 @@ class SimCLRObjective(Objective):
         self.sizes = None if spec.head == "none" else (spec.hidden, spec.width)
         self.head: nn.Module = nn.Identity()
 
-    def build_heads(self, width: int) -> None:
+    def build_heads(self, width: int, make: torch.Generator) -> None:
         """The projection."""
         if self.sizes is not None:
-            self.head = projection(width, *self.sizes)
+            self.head = projection(width, *self.sizes, make)
 
     def _terms(self, batch: PairBatch, scale: Tensor) -> tuple[dict[str, Tensor], Logs]:
         if batch.image_views is None:

@@ -19,6 +19,8 @@ REDONE = "ablations/quickstart.toml"
 NEW = ("experiments/quickstart.toml", "experiments/quickstart_teacher.toml")
 _NEW_KEYS = re.compile(r',?\s*\b(factor|compares|margin) = "[^"]*"( #.*)?')
 """Keys of claims and ablations that the old code does not know. No id depends on them."""
+_NEW_ARMS = re.compile(r'\[arms\.slip\]\n(.+\n)+\n|slip = "SLIP"\n?')
+"""Arms with losses that the old code does not know, and their labels. The ids of the other arms are compared."""
 Ids = dict[str, dict[str, str]]
 
 
@@ -40,7 +42,7 @@ def ids(harness: Harness, root: Path, *, provisional: bool) -> Ids:
         for folder in ("experiments", "ablations"):
             shutil.copytree(REPOSITORY / folder, root / folder)
         for file in root.glob("ablations/**/*.toml"):
-            file.write_text(_NEW_KEYS.sub("", file.read_text()))
+            file.write_text(_NEW_ARMS.sub("", _NEW_KEYS.sub("", file.read_text())))
     files = shipped()
     plans = json.loads(harness.command(root / "store", "plan", *files, "--json", cwd=root))
     return {
