@@ -7,7 +7,6 @@ import math
 import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
-from torch.nn.utils import skip_init
 
 from harness.config.loss import SimCLR
 from harness.losses.base import Logs, Objective, PairBatch, objectives
@@ -30,7 +29,7 @@ def projection(width: int, hidden: int, out: int, make: torch.Generator) -> nn.S
 
 def _linear(width: int, out: int, make: torch.Generator) -> nn.Linear:
     """As nn.Linear initialises itself, but not from the global generator, which threads share."""
-    layer = skip_init(nn.Linear, width, out)
+    layer = nn.Linear(width, out, device="meta").to_empty(device="cpu")
     nn.init.kaiming_uniform_(layer.weight, a=math.sqrt(5), generator=make)
     nn.init.uniform_(layer.bias, -1 / math.sqrt(width), 1 / math.sqrt(width), generator=make)
     return layer

@@ -13,7 +13,7 @@ from PIL import Image
 from torchvision.transforms import RandomResizedCrop  # type: ignore[import-untyped]
 from torchvision.transforms import functional as torchvision_functional
 
-from harness.config.augment import Augment, CropAugment, FFFAugment, NoAugment
+from harness.config.augment import Augment, CropAugment, FFFAugment, NoAugment, SimCLRAugment
 from harness.data.dataset import transforms
 from harness.data.dataset.transforms import DRAWS, Pixels, augmented, crop_box
 from tests.data.made import picture
@@ -128,6 +128,17 @@ def test_augmentation_is_a_function_of_image_and_chance(augment: Augment) -> Non
     assert first.shape == (3, 24, 24)
     assert first.dtype == np.uint8
     assert first.flags.c_contiguous
+
+
+def test_simclrs_recipe_is_fffs_with_greyscale_between_jitter_and_blur() -> None:
+    image, numbers, augment = picture(3), chance(3), SimCLRAugment(jitter=1, blur=1)
+    assert (augment.min_scale, augment.greyscale, FFFAugment().jitter, FFFAugment().blur) == (0.08, 0.2, 0.8, 0.5)
+    for drawn in (0.19, 0.21):
+        numbers[34] = drawn
+        jittered = transforms._jittered(transforms._cropped(image, augment, 24, numbers), augment, numbers)
+        grey = torchvision_functional.to_grayscale(jittered, 3) if drawn < 0.2 else jittered
+        expected = np.asarray(transforms._blurred(grey, augment, numbers)).transpose(2, 0, 1)
+        assert np.array_equal(augmented(image, augment, 24, numbers), expected)
 
 
 def test_gates_open_with_their_probability() -> None:
