@@ -14,7 +14,7 @@ from harness.config.data import Data, WebdatasetData
 from harness.config.evaluation import set_name
 from harness.config.experiment import OpenClipTeacher
 from harness.config.load import load, load_experiment
-from harness.config.loss import Loss, MultiPositiveSigmoid
+from harness.config.loss import PRESETS, Loss, MultiPositiveSigmoid
 from harness.config.mining import ThresholdMining
 from harness.planning.plan import Plan, make_plan, resolve_arms
 from harness.runs.identity import digest
@@ -63,8 +63,9 @@ def test_an_ablation_has_an_arm_that_differs_from_its_baseline(name: str) -> Non
 def test_loss_variants_have_every_loss(name: str) -> None:
     losses = [arm.experiment.loss for arm in PLANS[name].arms]
     kinds = {get_args(kind.model_fields["kind"].annotation)[0] for kind in get_args(get_args(Loss)[0])}
-    assert {loss.kind for loss in losses} == kinds - {"python"}
-    options = {(loss.kind, value) for loss in losses for value in loss.model_dump().values()}
+    assert {part.kind_name() for loss in losses for part in loss.parts} == kinds - {"python", "sum"}
+    assert {loss.kind for loss in losses} >= PRESETS.keys()
+    options = {(part.kind_name(), value) for loss in losses for part in loss.parts for _, value in part}
     assert {("infonce", "pooled"), ("infonce", "slotwise")} <= options
     assert {("alip", "as_published"), ("alip", "as_coded"), ("fnc", "attract"), ("fnc", "eliminate")} <= options
 

@@ -100,7 +100,7 @@ def test_a_bias_of_a_term_is_calibrated_and_starts_at_the_weights() -> None:
     state = objective.state_dict()
     assert torch.equal(state["terms.1.bias"], alone.state_dict()["bias"])
     objective.start_at(30.0, -5.0)
-    found = [float(one.exp()) for name, one in objective.named_parameters() if name.endswith("log_scale")]
+    found = [one.exp().item() for name, one in objective.named_parameters() if name.endswith("log_scale")]
     assert found == pytest.approx([30, 30, 10])
     assert float(objective.state_dict()["terms.1.bias"]) == -5
 

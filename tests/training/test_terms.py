@@ -39,6 +39,20 @@ def test_the_views_are_further_augmentations_of_the_same_images(tmp_path: Path) 
     assert not torch.equal(batch.views[:, 0], batch.views[:, 1])
 
 
+def test_features_of_views_stand_beside_those_of_tokens(tmp_path: Path) -> None:
+    loss = {"terms": [{"kind": "filip"}, {"kind": "simclr", "head": "none"}]}
+    _, trainer, student = attempt(tmp_path, small(loss, micro_batch_size=4))
+    batch, towers = next(iter(trainer._source.batches(0))), student.towers
+    pairs = batch.pairs(*trainer._encoder.look(0, batch))
+    with torch.no_grad():
+        image = towers.encode_image_tokens(towers.normalise(batch.images))
+        views = [towers.encode_image(towers.normalise(view)) for view in batch.views.unbind(1)]
+    assert pairs.image_tokens is not None
+    assert pairs.image_views is not None
+    torch.testing.assert_close(torch.cat([pairs.image[:, None], pairs.image_tokens], dim=1), image)
+    torch.testing.assert_close(pairs.image_views, torch.stack(views, dim=1))
+
+
 def test_accumulation_changes_nothing(tmp_path: Path) -> None:
     found = {}
     for micro in (16, 8, 4):
