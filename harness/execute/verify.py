@@ -278,16 +278,12 @@ def _share(hits: Sequence[bool], groups: Sequence[Any] | None = None) -> tuple[f
 
     Where all are hits or none is, the error is that of (n share + 1/2) / (n + 1) of n groups.
     """
-    value = sum(hits) / len(hits)
-    deviations: dict[Any, list[float]] = {}
-    for place, hit in enumerate(hits):
-        deviations.setdefault(place if groups is None else groups[place], []).append(hit - value)
-    if value in (0, 1):
-        n = len(deviations)
+    value, error, count = _mean([float(hit) for hit in hits], groups)
+    if error is None:
+        n = len(hits) if groups is None else len(set(groups))
         near = (value * n + 0.5) / (n + 1)
-        return value, math.sqrt(near * (1 - near) / n), len(hits)
-    squares = math.fsum(math.fsum(group) ** 2 for group in deviations.values())
-    return value, math.sqrt(squares) / len(hits), len(hits)
+        error = math.sqrt(near * (1 - near) / n)
+    return value, error, count
 
 
 def _mean(values: Sequence[float], groups: Sequence[Any] | None) -> tuple[float, float | None, int]:
