@@ -363,7 +363,8 @@ def run(command: list[str], store: Path | None = None, path: Path | None = None)
     environment = {**os.environ, **limits, **places}
     done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT, env=environment)
     if done.returncode:
-        raise SystemExit(f"{' '.join(command)[:200]} failed:\n{done.stdout[-1500:]}\n{done.stderr[-1500:]}")
+        said = f"{done.stdout[-1500:]}\n{done.stderr[-1500:]}"
+        raise SystemExit(f"{' '.join(command)[:200]} failed (exit status {done.returncode}):\n{said}")
     return done.stdout if "open_clip_train.main" not in command else done.stdout + done.stderr
 
 

@@ -62,8 +62,10 @@ def _column(batch: PairBatch, raw: bool) -> Tensor:
     Raises:
         ValueError: an image has none or several.
     """
-    captions = torch.nonzero(batch.is_raw == raw)[:, 0]
-    captions = captions[batch.owner[captions].argsort(stable=True)]
-    if not torch.equal(batch.owner[captions], torch.arange(len(batch.image), device=captions.device)):
+    images = len(batch.image)
+    place = batch.owner + images * (batch.is_raw != raw)  # its own captions first
+    captions = place.argsort(stable=True)[:images]
+    is_one_each = torch.equal(place[captions], torch.arange(images, device=captions.device))
+    if len(batch.text) != 2 * images or not is_one_each:
         raise ValueError("alip takes one raw and one synthetic caption per image")
     return captions

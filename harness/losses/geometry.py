@@ -113,7 +113,7 @@ class AlignUniformObjective(Objective):
 
     def _uniformity(self, a: Tensor, b: Tensor, excluded: tuple[Tensor, Tensor], count: int) -> Tensor:
         """log of the mean of exp(-2 ||a_i - b_j||^2) = exp(4 <a_i, b_j> - 4) over the `count` pairs not excluded."""
-        four = torch.tensor(4.0, device=a.device)
+        four = torch.full((), 4.0, device=a.device)
         per_row, _ = log_normalisers(a, b, four, self.sweep, excluded=excluded)
         if count == 0:
             return torch.zeros_like(per_row).sum()

@@ -160,7 +160,7 @@ def test_every_loss_is_deterministic_and_on_one_device(name: str) -> None:
     arm = ARMS[name]
     torch.use_deterministic_algorithms(True)
     batch = in_float32(random_batch(Shape(captions=arm.captions or 2)))
-    with pretended():
+    with pretended() as gpu:
         there = {key: part.to("cuda") for key, part in vars(batch).items() if isinstance(part, Tensor)}
         leaves = {key: there[key].requires_grad_() for key in FEATURES}
         assert batch.positives is not None
@@ -169,9 +169,11 @@ def test_every_loss_is_deterministic_and_on_one_device(name: str) -> None:
         batch = replace(batch, **changed)
         objective = build_objective(arm.spec).to("cuda")
         objective.calibrate([batch])
+        gpu.waits.clear()
         loss, _ = objective(batch)
         torch.autograd.backward(loss)
         assert loss.device.type == "cuda"
+        assert gpu.wait_count <= 3, gpu.waits  # the trainer waits once more: four a step
 
 
 def test_a_deterministic_run(tmp_path: Path) -> None:
