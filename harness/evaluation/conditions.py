@@ -18,7 +18,8 @@ from typing import Any
 from harness.base.errors import DataError
 from harness.config.evaluation import Evaluation
 from harness.config.protocols import NamedTemplates
-from harness.evaluation.layout import Layout, Task, check_templates
+from harness.evaluation.layout import Layout, check_templates
+from harness.runs.record import Task
 
 VERSION = 1
 """Raise it when this package begins to measure something else under the same words."""

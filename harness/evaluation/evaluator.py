@@ -15,7 +15,6 @@ from torch import Tensor
 
 from harness.config.evaluation import Evaluation, TextNormalisation
 from harness.evaluation.cache import FeatureCache
-from harness.evaluation.layout import Task
 from harness.evaluation.linear_probe import Training, probe
 from harness.evaluation.measured import Classified, Measured, Multilabelled, Retrieved, Selected
 from harness.evaluation.multilabel import first_hits, indicator
@@ -38,6 +37,7 @@ from harness.evaluation.zero_shot import classifier, label_ranks, ranked
 from harness.parallel.process_group import World
 from harness.runs import record
 from harness.runs.metrics import family
+from harness.runs.record import Task
 
 __all__ = ["EvaluatedTowers", "EvaluationTask", "Evaluator", "Result", "evaluate"]
 

@@ -8,7 +8,6 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 from harness.base.errors import DataError
 from harness.base.files import at_home, read_bytes
@@ -16,7 +15,8 @@ from harness.config.evaluation import Evaluation, check_template
 from harness.config.protocols import set_name
 from harness.config.suites import annotations_at, places
 from harness.evaluation.conventions import conventional_classnames, conventional_templates
-from harness.evaluation.pairs import groups_of
+from harness.evaluation.pairs import Group, groups_of
+from harness.runs.record import Task
 
 HIDDEN_SEPARATORS = re.compile("[\x0b\x0c\x1c-\x1e\x85\u2028\u2029]")
 """What Python's `splitlines` cuts at, besides the ends of lines."""
@@ -24,11 +24,7 @@ _DIGITS = 9
 """Of the number of shards."""
 SPLIT = "test"
 TRAIN, VALIDATION = "train", "val"
-Task = Literal[
-    "zeroshot_classification", "zeroshot_multilabel", "zeroshot_retrieval", "image_caption_selection", "linear_probe"
-]
 WITHOUT_CLASSES: tuple[Task, ...] = ("zeroshot_retrieval", "image_caption_selection")
-"""What is measured; a linear probe is asked for by its protocol and needs a classification set."""
 
 
 @dataclass(frozen=True)
@@ -94,15 +90,21 @@ def describe(path: Path, name: str | None = None, split: str = SPLIT) -> Layout:
     """
     name = name or set_name(str(path))
     if (annotations := annotations_at(path)) is not None:
-        if split != SPLIT:
-            fix = f'measure evaluation.split = "{SPLIT}"'
-            raise DataError(f"a pair task has no part {split!r}", where=str(annotations), fix=fix)
-        images = (Path(file) for group in groups_of(annotations) for file, _ in group.images)
-        return Layout(name, path, "image_caption_selection", (annotations, *dict.fromkeys(images)), (), ())
+        return describe_pairs(annotations, path, name, split)[0]
     task = _task(path)
     classnames = () if task in WITHOUT_CLASSES else _classnames(path)
     templates = () if task in WITHOUT_CLASSES else _templates(path)
     return Layout(name, path, task, _shards(path, split), classnames, templates, split)
+
+
+def describe_pairs(annotations: Path, path: Path, name: str, split: str) -> tuple[Layout, tuple[Group, ...]]:
+    """The layout of a pair task as its authors publish it, and its groups; raises as `describe`."""
+    if split != SPLIT:
+        fix = f'measure evaluation.split = "{SPLIT}"'
+        raise DataError(f"a pair task has no part {split!r}", where=str(annotations), fix=fix)
+    groups = groups_of(annotations)
+    images = (Path(file) for group in groups for file, _ in group.images)
+    return Layout(name, path, "image_caption_selection", (annotations, *dict.fromkeys(images)), (), ()), groups
 
 
 def check_templates(layout: Layout, spec: Evaluation) -> None:

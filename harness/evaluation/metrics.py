@@ -37,8 +37,13 @@ def clustered_proportion(correct: Outcome, cluster: Index) -> Metric:
     if value in (0.0, 1.0):
         error = _binomial_error(value, len(np.unique(cluster)))
     else:
-        error = math.sqrt(float(np.square(np.bincount(cluster, weights=correct - value)).sum())) / len(correct)
+        error = clustered_error(correct.astype(np.float64) - value, cluster)
     return Metric(value=value, standard_error=error, samples=len(correct))
+
+
+def clustered_error(deviations: NDArray[np.float64], cluster: Index) -> float:
+    """The standard error of a mean of M values, from their deviations from it [M], as in `clustered_proportion`."""
+    return math.sqrt(float(np.square(np.bincount(cluster, weights=deviations)).sum())) / len(deviations)
 
 
 def mean_per_class_recall(correct: Outcome, labels: Index) -> Metric:

@@ -7,18 +7,18 @@ import io
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
 from harness.base.errors import StoreError
 from harness.base.files import read_bytes, require_plain, write_bytes
-from harness.evaluation.layout import Task
 from harness.evaluation.measured import Selected
 from harness.evaluation.metrics import Index
 from harness.evaluation.sets import EvaluationSet
 from harness.runs.identity import ID_LENGTH
+from harness.runs.record import Task
 
 Columns = Mapping[str, NDArray[Any]]
 
@@ -120,14 +120,6 @@ def read_outcomes(path: Path) -> Outcomes:
 
 
 def _task(name: str) -> Task:
-    match name:
-        case (
-            "zeroshot_classification"
-            | "zeroshot_multilabel"
-            | "zeroshot_retrieval"
-            | "image_caption_selection"
-            | "linear_probe"
-        ):
-            return name
-        case _:
-            raise ValueError(f"unknown task {name}")
+    if name not in get_args(Task):
+        raise ValueError(f"unknown task {name}")
+    return cast(Task, name)

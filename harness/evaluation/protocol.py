@@ -20,10 +20,10 @@ from typing import Any
 
 from harness.config.evaluation import Evaluation, TextNormalisation
 from harness.evaluation.conditions import Contents, conditions, sha256, templates_of
-from harness.evaluation.layout import Task
 from harness.evaluation.linear_probe import Training
 from harness.evaluation.registry import definitions
 from harness.evaluation.sets import EvaluationSet
+from harness.runs.record import Task
 
 FOUNDING: dict[Task, dict[str, str]] = {
     "zeroshot_classification": {

@@ -13,9 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 from harness.base.errors import SpecError
 from harness.config.evaluation import Evaluation, PythonMetric
-from harness.evaluation.layout import Task
 from harness.runs.metrics import at_k, family
-from harness.runs.record import Metric
+from harness.runs.record import Metric, Task
 
 if TYPE_CHECKING:
     from harness.evaluation.measured import Classified, Multilabelled, Retrieved, Selected

@@ -7,7 +7,7 @@ import io
 import json
 import re
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
@@ -17,10 +17,12 @@ from PIL import Image
 
 from harness.base.errors import DataError
 from harness.base.files import open_plain, read_bytes
+from harness.config.protocols import set_name
 from harness.config.suites import annotations_at
 from harness.evaluation.conditions import Samples
-from harness.evaluation.layout import HIDDEN_SEPARATORS, SPLIT, Layout, Task, describe
-from harness.evaluation.pairs import Box, check_group, groups_of
+from harness.evaluation.layout import HIDDEN_SEPARATORS, SPLIT, Layout, describe, describe_pairs
+from harness.evaluation.pairs import Box, Group, check_group
+from harness.runs.record import Task
 
 IMAGE_SUFFIXES = ("webp", "png", "jpg", "jpeg")
 _IMAGE = re.compile(rf"(\d[.])?({'|'.join(IMAGE_SUFFIXES)})")
@@ -201,9 +203,9 @@ def read_set(path: Path, name: str | None = None, split: str = SPLIT) -> Evaluat
     Raises:
         DataError: the layout is not complete, a shard is damaged, or a sample has no image, label or captions.
     """
+    if (annotations := annotations_at(path)) is not None:
+        return _read_pairs(*describe_pairs(annotations, path, name or set_name(str(path)), split))
     layout = describe(path, name, split)
-    if annotations_at(path) is not None:
-        return _read_pairs(layout)
     digest = hashlib.sha256()
     keys: list[str] = []
     images: list[ImageBytes] = []
@@ -241,11 +243,11 @@ def read_set(path: Path, name: str | None = None, split: str = SPLIT) -> Evaluat
     return EvaluationSet(layout, *of_samples, digest.hexdigest(), tuple(targets), tuple(groups), cut)
 
 
-def _read_pairs(layout: Layout) -> EvaluationSet:
+def _read_pairs(layout: Layout, published: Sequence[Group]) -> EvaluationSet:
     """A pair task as its authors publish it; each different image, or part of one, is there once."""
     number: dict[tuple[str, Box | None], int] = {}
     groups = []
-    for one in groups_of(layout.shards[0]):
+    for one in published:
         images = tuple(number.setdefault(image, len(number)) for image in one.images)
         groups.append(PairGroup(one.key, images, one.texts, one.category))
     sizes, digests = {}, {}

@@ -149,11 +149,12 @@ class _Writer:
         store.begin()
         for look in self.plan.looks:
             note_look(store, self.plan.looks_key, look)
-        bundled = planned(self.plan.name, as_ablation(copy, self.folder), reports, self.folder)
-        self._compare(bundled)
         write_json(self.folder / ABLATION, copy, in_order=True)  # reports list arms as they are declared
         dumped = {key: one.model_dump(mode="json") for key, one in reports.items()}
         write_json(self.folder / DATA, dumped, in_order=True)
+        read_back = as_ablation(read_json(self.folder / ABLATION), self.folder)  # as whoever reads the bundle does
+        bundled = planned(self.plan.name, read_back, reports, self.folder)
+        self._compare(bundled)
         for run in self.records:
             self._run(self.project.store.run(run), store.run(run))
         began = {run: record.started_at for run, record in self.records.items()}

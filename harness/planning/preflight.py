@@ -190,8 +190,9 @@ def _given(experiment: Experiment, settings: Settings) -> set[str] | None:
 
 def _metrics_of(reference: str, spec: Evaluation, experiment: Experiment, settings: Settings) -> EvaluationResult:
     """The metrics that a set will give, with no values."""
-    from harness.evaluation.layout import Task, describe
+    from harness.evaluation.layout import describe
     from harness.evaluation.registry import wanted
+    from harness.runs.record import Task
 
     name, protocol = parted(reference)
     task: Task = "zeroshot_retrieval" if name.endswith("retrieval") else "zeroshot_classification"

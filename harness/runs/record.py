@@ -28,6 +28,12 @@ Cause = Literal[
 is of no attempt: the run's folder is damaged, another run's, or made with other defaults."""
 
 
+Task = Literal[
+    "zeroshot_classification", "zeroshot_multilabel", "zeroshot_retrieval", "image_caption_selection", "linear_probe"
+]
+"""What is measured; a linear probe is asked for by its protocol and needs a classification set."""
+
+
 class _Part(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True)
 
@@ -49,13 +55,7 @@ class EvaluationResult(_Part):
 
     set: str
     """Name of the evaluation set, as in `shapes` of the metric `shapes/acc1`."""
-    task: Literal[
-        "zeroshot_classification",
-        "zeroshot_multilabel",
-        "zeroshot_retrieval",
-        "image_caption_selection",
-        "linear_probe",
-    ]
+    task: Task
     protocol_id: str
     request: str = ""
     """Key of what was asked for (set and options); tells whether a finished run has to be measured again."""

@@ -1,7 +1,7 @@
 """How often the error bar of another test set covers the truth: many test sets are drawn for a few trained models.
 
     make demo
-    python -m benchmarks.test_sets                       # 400 test sets for the quickstart's runs; minutes on two cores
+    python benchmarks/sample_errors.py                  # 400 test sets for the quickstart's runs; minutes on two cores
 
 The truth of a difference, for these checkpoints, is its mean over all pictures that are drawn. Each test set is a part
 of them, disjoint from the others, and says where the truth lies by `statistics.sample_error`.
