@@ -206,7 +206,7 @@ class World:
             if (intent.phase == "train" and trained) or (intent.phase == "evaluate" and not trained):
                 continue
             if untaught and not trained:
-                attempted(folder, job, "never_started", message="its teacher is not trained")
+                attempted(folder, job, "no_teacher", message="its teacher is not trained")
                 continue
             yield folder
 
@@ -214,7 +214,8 @@ class World:
         intent = self.submission(job)[0].intent
         for folder in self.assigned(job):
             self.finish(folder, job, intent)
-        self.slurm.end(job, "COMPLETED" if self._is_of_use(job, intent) else "FAILED", reason="1:0")
+        state = "CANCELLED" if job in self.slurm.cancelled else "COMPLETED" if self._is_of_use(job, intent) else "FAILED"
+        self.slurm.end(job, state, reason="1:0")
 
     def finish(self, folder: RunFolder, job: str, intent: Intent) -> None:
         """A worker does what it is asked for: it trains up to a pause or to the end, and evaluates."""
@@ -263,23 +264,30 @@ class Histories(RuleBasedStateMachine):
         staged=st.booleans(),
         accounting=st.booleans(),
         most_jobs=st.sampled_from([10**6, 2]),
+        slow=st.booleans(),
+        first=st.sampled_from([*sorted(PLANS), SEARCH]),
     )
-    def begin(self, pack: int, staged: bool, accounting: bool, most_jobs: int) -> None:
+    def begin(self, pack: int, staged: bool, accounting: bool, most_jobs: int, slow: bool, first: str) -> None:
         table = {"gpus_per_task": 1, "mem_gb": 8, "partitions": ["gpu"], "pack": pack, "retry": {"attempts": 3}}
         if staged:
             table["evaluation"] = {"gpus_per_task": 1, "mem_gb": 4}
         self.root = Path(tempfile.mkdtemp(dir="/dev/shm" if os.path.isdir("/dev/shm") else None))
-        slurm = MadeScheduler(with_accounting=accounting, most_jobs=most_jobs)
+        slurm = MadeScheduler(with_accounting=accounting, most_jobs=most_jobs, slow_to_leave=slow)
         self.world = World(self.root, slurm, Profile.model_validate(table))
         self.commands: dict[str, SlurmExecutor] = {}
         self.cancelled: dict[str, dict[str, int]] = {}
         """By command: how often each run had been in a job when a person cancelled it."""
+        if first != SEARCH:
+            self._run(first)
 
     # -- commands ---------------------------------------------------------------------------------------------------
 
     @rule(name=st.sampled_from(sorted(PLANS)))
     def run(self, name: str) -> None:
         """`harness run`; if one for this spec is there already, it is killed first."""
+        self._run(name)
+
+    def _run(self, name: str) -> None:
         self.commands[name] = self.world.command(PLANS[name])
         self.cancelled[name] = {}
         for others in self.cancelled.values():  # they asked again
@@ -331,6 +339,9 @@ class Histories(RuleBasedStateMachine):
             if task not in submission.settled()
             for run in submission.intent.tasks[task]
         }
+        known = not (self.world.slurm.silent or self.world.slurm.lost_answer or self.world.here)
+        waits = command._tracker.active or not command._open
+        assert working or waits or not known, f"nothing goes on, and {command._open} are not submitted"
         promised = command._open - set(command.without_jobs())
         assert self.world.slurm.silent or promised <= working, f"no job goes on with {promised - working}"
 

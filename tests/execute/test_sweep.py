@@ -632,7 +632,7 @@ def test_students_of_a_failed_teacher(store: Store, slurm: MadeScheduler) -> Non
     slurm.end(teacher, "FAILED", reason="1:0")
     for run in B:
         (job,) = jobs_by_run(slurm)[run]
-        attempted(store.run(run), job, "never_started", message="its teacher is not trained")
+        attempted(store.run(run), job, "no_teacher", message="its teacher is not trained")
         slurm.end(job, "FAILED", reason="1:0")
     for run in A:
         complete(PLAN, store, run)
@@ -644,6 +644,28 @@ def test_students_of_a_failed_teacher(store: Store, slurm: MadeScheduler) -> Non
         **dict.fromkeys(B, "never_started"),
     }
     assert f"its teacher, run {TEACHER}, failed: bad data" in last.failed[B[0]].message
+
+
+def test_a_student_is_not_given_up_for_what_its_teachers_jobs_did(store: Store, slurm: MadeScheduler) -> None:
+    """Its own attempts stay: a crash before, and one after, are two of three."""
+    one = started(PLAN, store, slurm, retry={"attempts": 3})
+    student = B[0]
+    for number in range(5):
+        one.cycle()
+        teacher, job = (jobs_by_run(slurm)[run][-1] for run in (TEACHER, student))
+        if number < 2:
+            slurm.end(teacher, "FAILED", reason="1:0")
+            attempted(store.run(student), job, "no_teacher", message="its teacher is not trained")
+        elif number == 2:
+            complete(PLAN, store, TEACHER)
+            slurm.end(teacher, "COMPLETED")
+        if number >= 2:
+            attempted(store.run(student), job, "crashed", message=f"crash {number}")
+        slurm.end(job, "FAILED", reason="1:0")
+        assert (student in one.progress().failed) is False
+    one.cycle()
+    assert causes(store.run(student)) == ["no_teacher"] * 2 + ["crashed"] * 3
+    assert "no progress in 3 attempts" in one.progress().failed[student].message
 
 
 def test_cancelled_jobs_are_left_until_a_person_asks_again(store: Store, slurm: MadeScheduler) -> None:
