@@ -668,6 +668,41 @@ def test_a_student_is_not_given_up_for_what_its_teachers_jobs_did(store: Store, 
     assert "no progress in 3 attempts" in one.progress().failed[student].message
 
 
+def test_a_student_waits_while_only_the_evaluation_of_its_failed_teacher_is_queued(
+    store: Store, slurm: MadeScheduler
+) -> None:
+    slurm.most_jobs = 0
+    one = started(PLAN, store, slurm, evaluation={"mem_gb": 4})
+    one.cycle()
+    slurm.most_jobs = 2
+    one.cycle()
+    teacher, evaluation = jobs_by_run(slurm)[TEACHER]
+    attempted(store.run(TEACHER), teacher, "crashed")
+    slurm.end(teacher, "FAILED", reason="1:0")
+    slurm.most_jobs = 10**6
+    again = started(PLAN, store, slurm, evaluation={"mem_gb": 4})
+    again.cycle()
+    assert not jobs_by_run(slurm).keys() & set(B), "no job trains their teacher"
+    slurm.end(evaluation, "CANCELLED")
+    again.cycle()
+    assert set(B) <= jobs_by_run(slurm).keys()
+
+
+def test_a_failure_that_one_command_told_is_not_told_by_the_next_of_another_spec(
+    store: Store, slurm: MadeScheduler
+) -> None:
+    started(replace(ALONE, name="other"), store, slurm, evaluation={"mem_gb": 4}).cycle()
+    run = next(iter(ALONE.runs))
+    training, evaluation = jobs_by_run(slurm)[run]
+    attempted(store.run(run), training, "user_error", message="bad data")
+    slurm.end(training, "FAILED", reason="1:0")
+    slurm.end(evaluation, "CANCELLED")
+    for failed in ([run], []):
+        one = started(ALONE, store, slurm, evaluation={"mem_gb": 4})
+        one.cycle()
+        assert list(one.progress().failed) == failed
+
+
 def test_cancelled_jobs_are_left_until_a_person_asks_again(store: Store, slurm: MadeScheduler) -> None:
     one = started(ALONE, store, slurm)
     one.cycle()
@@ -700,6 +735,21 @@ def cancel(slurm: MadeScheduler, monkeypatch: pytest.MonkeyPatch) -> Callable[[C
 
 
 Cancel = Callable[[Collection[str], Store], Cancelled]
+
+
+@pytest.mark.parametrize("silent", ["accounting_silent", "silent"])
+def test_the_last_job_is_cancelled_though_nobody_tells_how_those_before_ended(
+    store: Store, slurm: MadeScheduler, cancel: Cancel, silent: str
+) -> None:
+    for number in range(2):
+        started(ALONE, store, slurm, evaluation={"mem_gb": 4}).cycle()
+        setattr(slurm, silent, number == 1)
+        cancel(ALONE.runs, store)
+        for job in [job for job in slurm.jobs if slurm.jobs[job].phase == "ended"]:
+            del slurm.jobs[job]
+    last = SubmissionLog(store).open()[-2:]
+    assert [one.intent.phase for one in last] == ["train", "evaluate"]
+    assert all(one.was_cancelled(task) for one in last for task in range(3))
 
 
 @pytest.mark.parametrize("begun", [False, True])

@@ -64,11 +64,11 @@ class JobTracker:
         self._killed_since: dict[str, float] = {}
         """When a job that was killed for an unknown reason was first seen ended."""
 
-    def look(self) -> dict[str, TrackedJob]:
+    def look(self) -> dict[str, list[TrackedJob]]:
         """Query the scheduler, update `active`, and record the causes of ended attempts.
 
         Returns:
-            By run: its last job, for runs all of whose jobs have ended.
+            By run: its jobs, the last one last, for runs all of whose jobs have ended.
 
         Raises:
             UnreachableError: the scheduler does not answer; `active` is unchanged.
@@ -108,7 +108,7 @@ class JobTracker:
                 if any(tracked.submission.intent.phase != "train" for tracked in going):
                     self.finishing.add(run)
             else:
-                ended[run] = some[-1]
+                ended[run] = some
         return ended
 
     def add(self, submission: Submission) -> None:
