@@ -420,21 +420,21 @@ class History:
             folder.record_file.unlink()
 
     def work_here(self) -> None:
-        """A process outside of jobs takes a run that no job has; or it has ended."""
+        """A command takes a run that no job has and executes it in a process of its own; or that has ended."""
         here, store = self.world.here, self.world.store
         if here:
             here.pop(min(here)).close()
             return
-        with patch.object(jobs, "Slurm", lambda: self.slurm):
-            jobs.look(store)  # as each command does before it executes runs here
-        runs = {run: plan.runs[run] for plan in self.world.asked for run in plan.runs}
-        having = {run for job in self.world.alive() for run in self.slurm.runs_of(job.id)}
-        if free := sorted(run for run in runs.keys() - having if left_to_do(store.run(run)).training):
-            run = self.draw(*free)
-            here[run] = ExitStack()
-            here[run].enter_context(store.run(run)._lock())
-            number = store.run(run).attempts.begin()
-            here[run].callback(store.run(run).attempts.end, number, "interrupted", "because of a person")
+        runs = {run for plan in self.world.asked for run in plan.runs if left_to_do(store.run(run)).training}
+        run = self.draw(*sorted(runs or PLANS["plain"].runs))
+        with patch.object(jobs, "Slurm", lambda: self.slurm), suppress(DispatchError):
+            jobs.refuse_what_jobs_have([run], "spec", store)
+            if run in runs:
+                here[run] = ExitStack()
+                here[run].enter_context(store.run(run)._lock())
+                number = store.run(run).attempts.begin()
+                here[run].callback(store.run(run).attempts.end, number, "interrupted", "because of a person")
+                here[run].callback(store.run(run).attempts.check, number)
 
     def look(self) -> None:
         """`harness status` says what is true."""

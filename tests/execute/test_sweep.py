@@ -257,6 +257,24 @@ def test_a_run_that_a_process_here_executes_is_waited_for(store: Store, slurm: M
     assert len(slurm.jobs) == 2
 
 
+def test_a_job_that_never_started_does_not_stop_the_process_that_has_its_run_by_now(
+    store: Store, slurm: MadeScheduler
+) -> None:
+    plan = plan_of(ablation({"a": {}}, seeds=1))
+    one = started(plan, store, slurm)
+    one.cycle()
+    slurm.end("1_0", "FAILED")
+    folder = store.run(next(iter(plan.runs)))
+    with folder.claimed():
+        number = folder.attempts.begin()
+        one.cycle()
+        folder.attempts.check(number)
+        folder.attempts.end(number, "interrupted", "")
+    one.cycle()
+    assert causes(folder) == ["interrupted", "never_started"]
+    assert len(slurm.jobs) == 2
+
+
 def test_an_evaluation_that_a_quota_holds_back_is_in_nobodys_hands(store: Store, slurm: MadeScheduler) -> None:
     plan, slurm.most_jobs = plan_of(ablation({"a": {}}, seeds=1)), 1
     one = started(plan, store, slurm, evaluation={"mem_gb": 4})

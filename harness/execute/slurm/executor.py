@@ -21,8 +21,8 @@ from harness.execute.executor import Decisions, Progress
 from harness.execute.life import Decision, Facts, damaged
 from harness.execute.slurm.cluster_limits import check
 from harness.execute.slurm.gpu_hours import GpuHourBudget
-from harness.execute.slurm.job_tracker import JobTracker, TrackedJob
-from harness.execute.slurm.jobs import has_local_process, is_of, vanished
+from harness.execute.slurm.job_tracker import JobTracker, TrackedJob, has_local_process
+from harness.execute.slurm.jobs import is_of, vanished
 from harness.execute.slurm.retry_policy import hopeless
 from harness.execute.slurm.scheduler import HeldBackError, Scheduler, UnreachableError, UnsureError
 from harness.execute.slurm.snapshot import snapshot
