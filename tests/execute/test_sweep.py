@@ -266,7 +266,7 @@ def test_a_job_that_never_started_does_not_stop_the_process_that_has_its_run_by_
     slurm.end("1_0", "FAILED")
     folder = store.run(next(iter(plan.runs)))
     with folder.claimed():
-        number = folder.attempts.begin()
+        number = folder.attempts.newest()
         one.cycle()
         folder.attempts.check(number)
         folder.attempts.end(number, "interrupted", "")
