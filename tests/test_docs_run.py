@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 import tomllib
@@ -11,8 +12,15 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from pydantic import ValidationError
 
-from tests.test_docs import PAGES
+from harness.base.errors import HarnessError
+from harness.base.version import PACKAGE
+from harness.config.ablation import Ablation
+from harness.config.load import load, load_captioner_spec, load_experiment, load_search
+from harness.config.profile import load_profile
+from harness.reporting.references import read_external
+from tests.test_docs import PAGES, ROOT
 
 PROGRAMS = re.compile(r"(?:\.venv/bin/)?harness |(?:make|git|pip|python|apt-get|img2dataset|eval|slurm/\S+|cd|\.) ?\S*")
 CLUSTER = "needs a cluster; tests/slurm runs the verbs with --on"
@@ -124,11 +132,72 @@ def test_the_commands_of_a_page_run_in_order(page: str, folder: Path) -> None:
             shell(f"rm -rf mystudy && {line}" if "init mystudy" in line else line, at, folder)
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_every_toml_that_is_shown_can_be_read(page: Path) -> None:
-    for block in re.findall(r"(?ms)^( *)```toml\n(.*?)^ *```", page.read_text(encoding="utf-8")):
-        indent, text = block
-        tomllib.loads("\n".join(line.removeprefix(indent) for line in text.splitlines()))
+MODEL = (PACKAGE / "models/micro-resnet.json").read_text(encoding="utf-8")
+TEACHER = 'loss.kind = "multi_positive_sigmoid"\n[teacher]\npath = "../../experiments/quickstart_teacher.toml"'
+BEFORE = {
+    "[data.pseudo]": '[data]\nkind = "webdataset"\nshards = "a.tar"\n',
+    "[mining]": f"{TEACHER}\n",
+    "image_text": f'{TEACHER}\n[mining]\nkind = "threshold"\n',
+}
+"""Start of a part of a file that is shown, to what makes it one."""
+READERS = ("my_miner.py", "my_metric.py", "other/")
+"""What only the reader has: nothing else is wrong with a file that names it."""
+TOML = [
+    (page.name, "\n".join(line.removeprefix(indent) for line in text.splitlines()))
+    for page in PAGES
+    for indent, text in re.findall(r"(?ms)^( *)```toml\n(.*?)^ *```", page.read_text(encoding="utf-8"))
+]
+
+
+def read(text: str, folder: Path) -> None:
+    """Read a file as its verb reads it, beside the shipped ones; a part of an ablation as a change to the quickstart.
+
+    Raises:
+        HarnessError, ValidationError: it is wrong.
+    """
+    before = next((more for start, more in BEFORE.items() if text.startswith(start)), "")
+    file, shown = folder / "ablations" / "searches" / "shown.toml", tomllib.loads(before + text)
+    for name in ("ablations", "experiments"):
+        shutil.copytree(ROOT / name, folder / name, dirs_exist_ok=True)
+    for own in re.findall(r'"(\w[\w.-]*\.(?:pt|json))"', text):
+        (file.parent / own).write_text(MODEL)
+    for place in (file.parent, file.parent.parent):
+        shutil.copy(ROOT / "experiments/digits.toml", place / "base.toml")
+    file.write_text(before + text)
+    keys = shown.keys()
+    if "space" in keys:
+        load_search(file)
+    elif "question" in keys:
+        file = file.rename(folder / "ablations" / "shown.toml")
+        load(file)
+    elif "rows" in keys:
+        read_external(file)
+    elif "partitions" in keys:
+        load_profile(file)
+    elif keys >= {"model", "count"}:
+        load_captioner_spec(file)
+    elif keys & {"arms", "axes", "base", "claims", "references", "seeds"}:
+        raw: dict[str, dict[str, str]] = {"raw": {}, "mined": {}, "fff": {}} if "axes" not in keys else {}
+        rest = {"question": "?", "primary": "shapes/acc1", "baseline": next(iter(raw), "loss.margin=0.1")}
+        claims = [{"text": "it helps", "arm": "mined", "than": "raw"}] if raw else []
+        experiment = load_experiment(ROOT / "experiments/quickstart.toml")
+        arms = {**raw, **shown.get("arms", {})}
+        Ablation.model_validate({**rest, "claims": claims, **shown, "arms": arms, "experiment": experiment})
+    else:
+        load_experiment(file)
+
+
+@pytest.mark.parametrize(("page", "text"), TOML, ids=[f"{page}: {text.splitlines()[0][:30]}" for page, text in TOML])
+def test_every_toml_that_is_shown_is_read_by_the_real_loader(page: str, text: str, tmp_path: Path) -> None:
+    for own in READERS:
+        if own in text:
+            with pytest.raises(HarnessError, match=f"there is no file '{own}'"):
+                read(text, tmp_path)
+            return
+    read(text, tmp_path)
+    with pytest.raises((HarnessError, ValidationError)) as wrong:
+        read(f"wrong_key = 1\n{text}" if not text.startswith(tuple(BEFORE)) else f"{text}\nwrong_key = 1", tmp_path)
+    assert "wrong_key" in str(wrong.value)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

@@ -170,6 +170,8 @@ def _numbers(metrics: Mapping[str, float], about: Mapping[str, Any], file: Path)
 
 
 def _of_table(table: Mapping[str, Any]) -> Iterator[External]:
+    if strange := sorted(table.keys() - {"source", "unit", "protocol", "rows"}):
+        raise ValueError(f"it has {', '.join(strange)}; its keys are source, unit, protocol and rows")
     protocol = {str(part): str(text) for part, text in table.get("protocol", {}).items()}
     if strange := sorted(protocol.keys() - set(PARTS)):
         raise ValueError(f"[protocol] says {', '.join(strange)}; its parts are {', '.join(PARTS)}")

@@ -138,7 +138,7 @@ class Document:
             if gallery is None:
                 at = f"{run.folder.id}/{file.name}"
                 text = f"The mined captions of {clean(label)}, seed {run.seed}, are left out: {at} is damaged."
-                damaged.append(Flag("note", f"{text} `harness preview` draws them again."))
+                damaged.append(Flag("note", f"{text} `harness preview` shows what mining finds."))
             elif gallery.cards:
                 found[label] = gallery
         return tuple(found.items()), tuple(damaged)
