@@ -242,7 +242,7 @@ def plot(found: dict[str, Any], file: Path) -> None:
     for one in found["lcdb, held out, 3 seeds"]:
         x, y, ours = 100 * one["decided"], one["noisiest"], "default" in one["method"]
         axes.plot(x, y, "o", color="tab:red" if ours else "tab:gray")
-        beside = {"xytext": (7, 2), "weight": "bold"} if ours else {"xytext": (-7, -9), "ha": "right"}
+        beside: dict[str, Any] = {"xytext": (7, 2), "weight": "bold"} if ours else {"xytext": (-7, -9), "ha": "right"}
         axes.annotate(one["method"], (x, y), textcoords="offset points", fontsize=8, **beside)
     simple = [one for one in found["lcdb, held out, 3 seeds"] if "default" not in one["method"]]
     simple.sort(key=lambda one: one["decided"])
