@@ -143,7 +143,7 @@ MUTATIONS = (
     Mutation("reporting/formats/page.py", 'if one.word == "equal" else ("p", one.p)', 'if one.word == "open" else ("p", one.p)', "reporting/test_overview.py"),
     Mutation("reporting/sections/overview.py", "if not one.is_decided)", "if one.is_decided)", "reporting/test_overview.py"),
     Mutation("reporting/sections/document.py", "                damaged.append(", "                0 and damaged.append(", "reporting/test_gallery.py"),
-    Mutation("reporting/references.py", '- {"source", "unit", "protocol", "rows"}', '- table.keys()', "test_docs_run.py"),
+    Mutation("reporting/references.py", '- {"source", "unit", "protocol", "rows"}', '- table.keys()', "test_docs_run.py::test_every_toml_that_is_shown_is_read_by_the_real_loader"),
     Mutation("cli/status.py", ".is_moving for one in status(plan(), store)) and over:", ".is_moving for one in status(plan(), store)):", "head/test_status_watch.py"),
     Mutation("cli/output.py", "if path not in base or base[path] != value}", "}", "head/test_status_watch.py"),
     Mutation("reporting/collect/pareto.py", "if top > best:", "if top >= best:", "reporting/test_budgets.py"),

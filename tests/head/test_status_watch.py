@@ -35,7 +35,7 @@ def refreshes(monkeypatch: pytest.MonkeyPatch, lives: Iterator[Life], commands: 
             raise EndlessError
 
     monkeypatch.setattr(status, "status", states)
-    monkeypatch.setattr(status.time, "sleep", wait)
+    monkeypatch.setattr("harness.cli.status.time.sleep", wait)
     status.watch(lambda: plan, Store(root), lambda: next(commands))
     return len(shown)
 
