@@ -152,6 +152,8 @@ MUTATIONS = (
     Mutation("evaluation/metrics.py", "len(counts) ** 2", "len(counts)", "evaluation/test_evaluate_metrics.py"),
     Mutation("evaluation/conditions.py", '"classnames": classnames, "templates": list(templates_of(contents.layout, spec))', '"classnames": classnames', "evaluation/test_evaluate_protocol.py"),
     Mutation("evaluation/zero_shot.py", "normalize(prompts.view(len(names), len(templates), -1).mean(dim=1), dim=-1)", "prompts.view(len(names), len(templates), -1).mean(dim=1)", "evaluation/test_evaluate_zero_shot.py"),
+    Mutation("evaluation/contents.py", "    elif before != now:", "    elif before['task'] != now['task']:", "evaluation/test_declared_sets.py::test_a_version_that_changed_says_what"),
+    Mutation("evaluation/sets.py", "return layout.labels.index(int(text)) if int(text) in layout.labels else None", "return int(text) if int(text) in layout.labels else None", "evaluation/test_declared_sets.py::test_a_subset_of_the_labels"),
     # searching, tracking
     Mutation("searching/fastbo.py", "math.ceil(policy.promoted_share", "math.floor(policy.promoted_share", "searching/test_policy.py"),
     Mutation("searching/pausing_halving.py", "len(reached) // policy.reduction", "-(-len(reached) // policy.reduction)", "searching/test_policy.py"),

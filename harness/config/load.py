@@ -17,6 +17,7 @@ from harness.base.files import DEEPEST, MOST_TOML, at_home, is_deeper, read_text
 from harness.config.ablation import Ablation
 from harness.config.captioner import ImageCaptioner
 from harness.config.data import PATH_FIELDS
+from harness.config.declared_set import SUFFIX
 from harness.config.evaluation import standing_metric
 from harness.config.experiment import Experiment
 from harness.config.explain import Problem, explain, problems, sentence
@@ -357,10 +358,11 @@ def _teacher(place: _Place, table: Table) -> Table:
 
 
 def _set(place: _Place, name: Any) -> Any:
-    """An evaluation set's name unchanged, or the absolute path of its folder."""
+    """An evaluation set's name unchanged, or the absolute path of its folder or file."""
     if not isinstance(name, str):
         return name
-    is_path = name.startswith((".", "/", "~")) or ("/" in name and Path(place.path(name)).is_dir())
+    is_nested = "/" in name or name.endswith(SUFFIX)
+    is_path = name.startswith((".", "/", "~")) or (is_nested and Path(place.path(name)).exists())
     return place.path(name) if is_path else name
 
 

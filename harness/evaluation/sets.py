@@ -170,8 +170,11 @@ class _Sample:
         except UnicodeDecodeError as error:
             raise self.error(f"has a .{suffix} file that is not UTF-8", "write it as UTF-8") from error
 
-    def label(self, classes: int) -> int:
-        text = self.text("cls").strip()
+    def label(self, layout: Layout) -> int | None:
+        """The number of its class; None if the set leaves its label out."""
+        text, classes = self.text("cls").strip(), len(layout.classnames)
+        if layout.labels and text.isdecimal():
+            return layout.labels.index(int(text)) if int(text) in layout.labels else None
         if not text.isdecimal() or int(text) >= classes:
             raise self.error(
                 f"has the label {text!r}, and there are {classes} classes", f"labels go from 0 to {classes - 1}"
@@ -231,7 +234,9 @@ def read_set(path: Path, name: str | None = None, split: str = SPLIT) -> Evaluat
             case "zeroshot_multilabel":
                 targets.append(sample.targets(len(layout.classnames)))
             case _:
-                labels.append(sample.label(len(layout.classnames)))
+                if (label := sample.label(layout)) is None:
+                    continue
+                labels.append(label)
         keys.append(sample.key)
         images.append(image)
         digest.update(json.dumps([sample.key, labels[-1:] or targets[-1:], captions[-1:], content]).encode())
