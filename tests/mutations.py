@@ -154,6 +154,9 @@ MUTATIONS = (
     Mutation("evaluation/zero_shot.py", "normalize(prompts.view(len(names), len(templates), -1).mean(dim=1), dim=-1)", "prompts.view(len(names), len(templates), -1).mean(dim=1)", "evaluation/test_evaluate_zero_shot.py"),
     Mutation("evaluation/contents.py", "    elif before != now:", "    elif before['task'] != now['task']:", "evaluation/test_declared_sets.py::test_a_version_that_changed_says_what"),
     Mutation("evaluation/sets.py", "return layout.labels.index(int(text)) if int(text) in layout.labels else None", "return int(text) if int(text) in layout.labels else None", "evaluation/test_declared_sets.py::test_a_subset_of_the_labels"),
+    Mutation("evaluation/geometry.py", "features[start:]", "features", "evaluation/test_geometry.py::test_uniformity_is_its_definition"),
+    Mutation("evaluation/geometry.py", "images[owner] - captions", "images[: len(captions)] - captions[: len(images)]", "evaluation/test_geometry.py::test_the_metrics_of_a_set_are_those_of_its_features"),
+    Mutation("evaluation/registry.py", "return not self.opt_in or", "return True or", "evaluation/test_geometry.py::test_they_are_asked_for_and_change_no_id"),
     # searching, tracking
     Mutation("searching/fastbo.py", "math.ceil(policy.promoted_share", "math.floor(policy.promoted_share", "searching/test_policy.py"),
     Mutation("searching/pausing_halving.py", "len(reached) // policy.reduction", "-(-len(reached) // policy.reduction)", "searching/test_policy.py"),

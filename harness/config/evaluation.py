@@ -14,11 +14,12 @@ from harness.config.parts import PythonPart
 from harness.config.protocols import VARIANTS, NamedProtocol, NamedTemplates, TextNormalisation, parted, set_name
 from harness.config.suites import MULTILABEL_SETS, PAIR_SETS, RETRIEVAL_SETS, SUITES
 
-__all__ = ["Evaluation", "MetricSpec", "Precision", "PythonMetric", "TextNormalisation", "set_name"]
+__all__ = ["Evaluation", "FeatureMetric", "MetricSpec", "Precision", "PythonMetric", "TextNormalisation", "set_name"]
 
 Precision = Literal["float32", "bfloat16"]
 MetricTask = Literal["zeroshot_classification", "zeroshot_multilabel", "zeroshot_retrieval", "linear_probe"]
-ADDRESSING = ("sets", "every", "protocols", "metrics")
+FeatureMetric = Literal["modality_gap", "alignment", "image_uniformity", "text_uniformity"]
+ADDRESSING = ("sets", "every", "protocols", "metrics", "feature_metrics")
 """Fields that say what to measure and when, but not how."""
 
 
@@ -51,8 +52,9 @@ class Evaluation(Spec):
     sets: tuple[str, ...] = ()
     """Evaluation sets. Each is an embedded set (`shapes`, `shapes_retrieval`, `digits`), a folder under the settings'
     `evaluation_root`, the path of a folder in clip-benchmark's local layout, the annotation file of a pair task, a TOML
-    file that declares a set, or a suite (`fff11`, `retrieval`, `sugar_crepe`, `aro`, `vtab+`, `datacomp`). Sets of a suite that are not on this
-    machine are left out and reported. `SET@PROTOCOL` measures the set under one of `protocols`."""
+    file that declares a set, or a suite (`fff11`, `retrieval`, `sugar_crepe`, `aro`, `vtab+`, `datacomp`). Sets of a
+    suite that are not on this machine are left out and reported. `SET@PROTOCOL` measures the set under one of
+    `protocols`."""
     protocols: tuple[NamedProtocol, ...] = ()
     """Also measure well-known sets like prior work, from the same pass over the images: `slip` (7 prompts on
     ImageNet), `alip` ("a photo of" before captions), `flair` (validation splits in retrieval), `lowercase`,
@@ -66,6 +68,10 @@ class Evaluation(Spec):
     metrics: tuple[PythonMetric, ...] = ()
     """Metrics of your own, measured on every set of their task beside the built-in ones; named `SET/CLASS`. They are
     not part of a run's id: a new one is measured on finished runs, from their cached features."""
+    feature_metrics: tuple[FeatureMetric, ...] = ()
+    """Metrics of the features of retrieval sets: `modality_gap` (Liang et al. 2022), `alignment`, `image_uniformity`
+    and `text_uniformity` (Wang and Isola 2020). Like `metrics`, they need no pass through the towers once features are
+    cached, and are not part of a run's id."""
     precision: Precision = "float32"
     """Precision of the towers while they encode. Features, logits and metrics are always float32."""
     templates: NamedTemplates | tuple[str, ...] = "set"
