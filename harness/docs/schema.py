@@ -65,7 +65,7 @@ def definitions(model: type[BaseModel], generator: type[GenerateJsonSchema] = _W
 
 
 def schemas() -> dict[str, Schema]:
-    """The schemas of experiment files, ablation files, search files, cluster profiles, harness.toml and declared sets."""
+    """The schemas of the TOML files that people write, by name."""
     experiment = definitions(Experiment, _Partial)
     _allow_paths(experiment)
     profile = definitions(Profile)
