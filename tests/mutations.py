@@ -157,6 +157,9 @@ MUTATIONS = (
     Mutation("evaluation/geometry.py", "features[start:]", "features", "evaluation/test_geometry.py::test_uniformity_is_its_definition"),
     Mutation("evaluation/geometry.py", "images[owner] - captions", "images[: len(captions)] - captions[: len(images)]", "evaluation/test_geometry.py::test_the_metrics_of_a_set_are_those_of_its_features"),
     Mutation("evaluation/registry.py", "return not self.opt_in or", "return True or", "evaluation/test_geometry.py::test_they_are_asked_for_and_change_no_id"),
+    Mutation("statistics/robustness.py", "mean_y - slope * mean_x", "mean_y", "test_robustness.py::test_the_fit_is_least_squares_between_logits"),
+    Mutation("reporting/robustness.py", "return self.there - self.expected", "return self.there - self.here", "test_robustness.py::test_a_model_on_the_line_is_not_robust"),
+    Mutation("evaluation/conventions.py", "for label, one in enumerate(every) if one in wanted", "for label, one in enumerate(every[: len(wanted)])", "test_robustness.py::test_subsets_are_those_of_their_authors"),
     # searching, tracking
     Mutation("searching/fastbo.py", "math.ceil(policy.promoted_share", "math.floor(policy.promoted_share", "searching/test_policy.py"),
     Mutation("searching/pausing_halving.py", "len(reached) // policy.reduction", "-(-len(reached) // policy.reduction)", "searching/test_policy.py"),

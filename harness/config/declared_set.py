@@ -34,9 +34,10 @@ class DeclaredSet(Spec):
     """Class names in the order of the labels, in any language. Default: those of the folder."""
     templates: tuple[str, ...] = ()
     """Prompt templates with {c} in place of the class name. Default: those of the folder."""
-    labels: tuple[Annotated[int, Field(ge=0)], ...] = ()
+    labels: Literal["imagenet-a", "imagenet-r"] | tuple[Annotated[int, Field(ge=0)], ...] = ()
     """The labels to measure, for a subset of the classes: class name i is that of the i-th label. Samples of other
-    labels are left out. Default: all labels."""
+    labels are left out. "imagenet-a" and "imagenet-r" are the 200 classes of these sets among ImageNet's. Default: all
+    labels."""
 
     @field_validator("templates")
     @classmethod
@@ -47,8 +48,8 @@ class DeclaredSet(Spec):
 
     @field_validator("labels")
     @classmethod
-    def _labels_differ(cls, labels: tuple[int, ...]) -> tuple[int, ...]:
-        if len(set(labels)) < len(labels):
+    def _labels_differ(cls, labels: str | tuple[int, ...]) -> str | tuple[int, ...]:
+        if isinstance(labels, tuple) and len(set(labels)) < len(labels):
             raise ValueError("labels names a label twice; name each once")
         return labels
 

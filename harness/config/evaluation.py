@@ -52,9 +52,9 @@ class Evaluation(Spec):
     sets: tuple[str, ...] = ()
     """Evaluation sets. Each is an embedded set (`shapes`, `shapes_retrieval`, `digits`), a folder under the settings'
     `evaluation_root`, the path of a folder in clip-benchmark's local layout, the annotation file of a pair task, a TOML
-    file that declares a set, or a suite (`fff11`, `retrieval`, `sugar_crepe`, `aro`, `vtab+`, `datacomp`). Sets of a
-    suite that are not on this machine are left out and reported. `SET@PROTOCOL` measures the set under one of
-    `protocols`."""
+    file that declares a set, or a suite (`fff11`, `retrieval`, `robustness`, `sugar_crepe`, `aro`, `vtab+`,
+    `datacomp`). Sets of a suite that are not on this machine are left out and reported. `SET@PROTOCOL` measures the set
+    under one of `protocols`."""
     protocols: tuple[NamedProtocol, ...] = ()
     """Also measure well-known sets like prior work, from the same pass over the images: `slip` (7 prompts on
     ImageNet), `alip` ("a photo of" before captions), `flair` (validation splits in retrieval), `lowercase`,

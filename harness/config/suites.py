@@ -67,7 +67,8 @@ _VTAB_PLUS = (
     "vtab/smallnorb_label_azimuth",
     "vtab/smallnorb_label_elevation",
 )
-_IMAGENETS = ("imagenet1k", "imagenetv2", "imagenet_sketch", "imagenet-a", "imagenet-r", "objectnet")
+_SHIFTED = ("imagenetv2", "imagenet_sketch", "imagenet-a", "imagenet-r", "objectnet")
+_IMAGENETS = ("imagenet1k", *_SHIFTED)
 _OTHERS = ("sun397", "cars", "fgvc_aircraft", "mnist", "stl10", "gtsrb", "country211", "renderedsst2", "voc2007")
 _BY_GROUP = "its metric needs the groups of the samples"
 
@@ -86,6 +87,7 @@ SUITES: dict[str, Suite] = {
         "imagenet1k",
     ),
     "retrieval": _suite("flickr30k", "mscoco_captions"),
+    "robustness": _suite(*_SHIFTED),
     "sugar_crepe": _suite(*(f"sugar_crepe/{name}" for name in _SUGAR_CREPE)),
     "aro": _suite(*(f"aro/{name}" for name in _ARO)),
     "vtab+": _suite(*_IMAGENETS, "fer2013", "voc2007_multilabel", *_OTHERS, *_VTAB, *_VTAB_PLUS),

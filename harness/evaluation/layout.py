@@ -15,7 +15,7 @@ from harness.config.declared_set import SUFFIX, DeclaredSet, check_template, rea
 from harness.config.evaluation import Evaluation
 from harness.config.protocols import set_name
 from harness.config.suites import annotations_at, places
-from harness.evaluation.conventions import conventional_classnames, conventional_templates
+from harness.evaluation.conventions import conventional_classnames, conventional_templates, imagenet_labels
 from harness.evaluation.pairs import Group, groups_of
 from harness.runs.record import Task
 
@@ -131,11 +131,19 @@ def _describe_declared(file: Path, name: str, split: str) -> Layout:
         what = "only a set with one label an image has a subset of labels"
         raise DataError(what, where=f"{file}: labels", fix="remove them")
     shards = _shards(folder, split)
-    return Layout(name, folder, task, shards, classes, templates, split, file, declared.version, declared.labels)
+    return Layout(name, folder, task, shards, classes, templates, split, file, declared.version, _labels(declared))
+
+
+def _labels(declared: DeclaredSet) -> tuple[int, ...]:
+    match declared.labels:
+        case "imagenet-a" | "imagenet-r":
+            return imagenet_labels(declared.labels)
+        case _:
+            return declared.labels
 
 
 def _declared_classnames(declared: DeclaredSet, folder: Path, file: Path) -> tuple[str, ...]:
-    names, labels = declared.classnames, declared.labels
+    names, labels = declared.classnames, _labels(declared)
     if not names and labels:
         every = _classnames(folder)
         if max(labels) >= len(every):

@@ -28,7 +28,8 @@ ASKED = Evaluation(feature_metrics=NAMES)
 
 def unit(count: int, width: int = 12, seed: int = 0) -> NDArray[np.float64]:
     found = np.random.default_rng(seed).normal(size=(count, width))
-    return found / np.linalg.norm(found, axis=1, keepdims=True)
+    unit_rows: NDArray[np.float64] = found / np.linalg.norm(found, axis=1, keepdims=True)
+    return unit_rows
 
 
 def pairs(features: NDArray[np.float64]) -> list[float]:
