@@ -57,9 +57,9 @@ def _wordnet_ids() -> dict[str, tuple[str, ...]]:
     text = (Path(spec.submodule_search_locations[0]) / "datasets" / "builder.py").read_text(encoding="utf-8")
     found = {}
     for node in ast.walk(ast.parse(text)):
-        if isinstance(node, ast.Assign) and isinstance(name := node.targets[0], ast.Name):
-            if name.id in (*SUBSETS.values(), "all_imagenet_wordnet_ids"):
-                found[name.id] = tuple(ast.literal_eval(node.value))
+        name = node.targets[0].id if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name) else ""
+        if isinstance(node, ast.Assign) and name in (*SUBSETS.values(), "all_imagenet_wordnet_ids"):
+            found[name] = tuple(ast.literal_eval(node.value))
     return found
 
 

@@ -63,8 +63,8 @@ class External:
 
 
 def read_external(file: Path) -> list[External]:
-    """The numbers in a file: those of `harness eval --out`, clip_benchmark's JSON or CSV, open_clip_train's results.jsonl (its last epoch), or a
-    paper's table as TOML.
+    """The numbers in a file: those of `harness eval --out`, clip_benchmark's JSON or CSV, open_clip_train's
+    results.jsonl (its last epoch), or a paper's table as TOML.
 
     Raises:
         SpecError: the file has another format, or a number is out of range.

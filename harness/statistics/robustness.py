@@ -1,8 +1,8 @@
 """Effective robustness: accuracy under a distribution shift beyond what a baseline's accuracies predict.
 
-Taori et al. (2020), "Measuring Robustness to Natural Distribution Shifts in Image Classification", section 3: of a model
-with accuracies `here` in and `there` out of distribution it is `there - beta(here)`, where beta is fitted to models
-trained in the standard way. Their fit, like CLIP's (Radford et al. 2021, section 3.3), is a line between logits.
+Taori et al. (2020), "Measuring Robustness to Natural Distribution Shifts in Image Classification", section 3: of a
+model with accuracies `here` in and `there` out of distribution it is `there - beta(here)`, where beta is fitted to
+models trained in the standard way. Their fit, like CLIP's (Radford et al. 2021, section 3.3), is a line between logits.
 """
 
 from __future__ import annotations
