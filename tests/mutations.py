@@ -160,6 +160,9 @@ MUTATIONS = (
     Mutation("statistics/robustness.py", "mean_y - slope * mean_x", "mean_y", "test_robustness.py::test_the_fit_is_least_squares_between_logits"),
     Mutation("reporting/robustness.py", "return self.there - self.expected", "return self.there - self.here", "test_robustness.py::test_a_model_on_the_line_is_not_robust"),
     Mutation("evaluation/conventions.py", "for label, one in enumerate(every) if one in wanted", "for label, one in enumerate(every[: len(wanted)])", "test_robustness.py::test_subsets_are_those_of_their_authors"),
+    Mutation("models/tokens.py", "(longer[:, :context] != short).any(dim=1) | (longer[:, context] != longer[0, context])", "(longer[:, context] != longer[0, context])", "evaluation/test_long_captions.py::test_padding_may_be_the_end_token"),
+    Mutation("models/tokens.py", "tokenizer(some, context_length=context + 1)", "tokenizer(some, context_length=context + 2)[:, : context + 1]", "evaluation/test_long_captions.py::test_which_texts_the_context_cuts"),
+    Mutation("evaluation/evaluator.py", "[text].double().mean()", ".double().mean()", "evaluation/test_long_captions.py::test_equal_captions_count_each"),
     # searching, tracking
     Mutation("searching/fastbo.py", "math.ceil(policy.promoted_share", "math.floor(policy.promoted_share", "searching/test_policy.py"),
     Mutation("searching/pausing_halving.py", "len(reached) // policy.reduction", "-(-len(reached) // policy.reduction)", "searching/test_policy.py"),

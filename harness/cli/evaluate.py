@@ -68,8 +68,12 @@ def print_robustness(files: Sequence[Path], baseline: Sequence[Path], against: S
         line = f"logit = {fit.slope:.3f} logit({one.here}) {fit.intercept:+.3f}, fitted to {fit.models} models"
         span = f"{fit.lowest:.1%} to {fit.highest:.1%} there, root mean square residual {fit.residual:.1%}"
         rows = [
-            [model.name, *(f"{share:.4f}" for share in (model.here, model.there, model.expected))]
-            + [f"{model.effective:+.4f}", "outside the fit's range" if model.is_outside else ""]
+            [
+                model.name,
+                *(f"{share:.4f}" for share in (model.here, model.there, model.expected)),
+                f"{model.effective:+.4f}",
+                "outside the fit's range" if model.is_outside else "",
+            ]
             for model in one.models
         ]
         table(f"{one.there}: {line} ({span})", ["model", one.here, one.there, "expected", "effective", ""], rows)

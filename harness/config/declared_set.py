@@ -12,7 +12,7 @@ from harness.base.errors import DataError, HarnessError
 from harness.base.files import at_home, read_bytes, read_toml
 from harness.config.base import Spec
 from harness.config.explain import explain
-from harness.config.suites import annotations_at
+from harness.config.suites import annotations_at, has_long_captions
 
 SUFFIX = ".toml"
 SetTask = Literal["classification", "multilabel", "retrieval", "image_caption_selection"]
@@ -82,6 +82,8 @@ def task_at(path: Path) -> str | None:
             return declared.task or task_at(Path(declared.data))
         if not path.is_dir():
             return None
+        if has_long_captions(path):
+            return "retrieval"
         return read_bytes(path / "dataset_type.txt").decode("utf-8-sig").strip().lower() or "classification"
     except FileNotFoundError:
         return "classification"

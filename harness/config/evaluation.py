@@ -12,7 +12,7 @@ from harness.config.base import Spec
 from harness.config.declared_set import MAIN_METRICS, check_template, task_at
 from harness.config.parts import PythonPart
 from harness.config.protocols import VARIANTS, NamedProtocol, NamedTemplates, TextNormalisation, parted, set_name
-from harness.config.suites import MULTILABEL_SETS, PAIR_SETS, RETRIEVAL_SETS, SUITES
+from harness.config.suites import LONG_CAPTION_SETS, MULTILABEL_SETS, PAIR_SETS, RETRIEVAL_SETS, SUITES
 
 __all__ = ["Evaluation", "FeatureMetric", "MetricSpec", "Precision", "PythonMetric", "TextNormalisation", "set_name"]
 
@@ -172,7 +172,7 @@ def standing_metric(reference: str) -> str:
 
 
 def _well_known_task(name: str) -> str:
-    if name in RETRIEVAL_SETS or name.endswith("retrieval"):
+    if name in RETRIEVAL_SETS or name.endswith("retrieval") or name.lower() in LONG_CAPTION_SETS:
         return "retrieval"
     if name in PAIR_SETS:
         return "image_caption_selection"

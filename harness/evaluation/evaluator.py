@@ -113,6 +113,7 @@ class Evaluator:
         jobs = [each if isinstance(each, EvaluationTask) else EvaluationTask(each, spec) for each in sets]
         self._jobs = [(job, protocol(job.set, job.spec, model.transform_name, job.training)) for job in jobs]
         self._weights: dict[tuple[tuple[str, ...], tuple[str, ...], TextNormalisation], Tensor] = {}
+        self._cut: dict[str, Tensor] = {}
         self._encoder = SetEncoder(
             model,
             batch_size=batch_size,
@@ -167,6 +168,8 @@ class Evaluator:
         metrics, columns = metrics | measured_own.metrics, {**columns, **measured_own.columns}
         used = {family(name, how["metrics"])[0] for name in job.metrics}
         stated = how | {"metrics": {name: text for name, text in how["metrics"].items() if name in used}}
+        cut = self._captions_cut(job) if job.task == "zeroshot_retrieval" else None
+        cut_note = (f"{cut:.1%} of the captions are longer than the model's context, which leaves out their ends",)
         evaluation = record.EvaluationResult(
             set=job.set.name,
             task=job.task,
@@ -174,7 +177,8 @@ class Evaluator:
             protocol=stated,
             metrics=metrics,
             undefined=tuple(name for name in job.metrics if name not in metrics),
-            notes=job.set.notes,
+            notes=job.set.notes + cut_note * bool(cut),
+            captions_cut=cut,
         )
         return Result(evaluation, Outcomes(job.set.name, job.task, evaluation.protocol_id, columns))
 
@@ -218,6 +222,14 @@ class Evaluator:
         """Unit features [U, d] of the different ones of M texts, and which one each is, [M]."""
         different, text = distinct(normalised(texts, job.spec.text_normalisation))
         return self._encoder.cached(f"texts {_content(different)}", lambda: self._encoder.texts(different)), text
+
+    def _captions_cut(self, job: EvaluationTask) -> float:
+        """The share of its captions that the context cuts."""
+        different, text = distinct(normalised(_prefixed(job), job.spec.text_normalisation))
+        name = f"cut {_content(different)}"
+        if name not in self._cut:
+            self._cut[name] = self._encoder.cached(name, lambda: torch.tensor(self._model.cuts(different)).float())
+        return float(self._cut[name].cpu()[text].double().mean())
 
     def _linear_probe(self, job: EvaluationTask) -> tuple[Classified, Columns]:
         if job.training is None:

@@ -14,7 +14,8 @@ from harness.base.files import at_home, read_bytes
 from harness.config.declared_set import SUFFIX, DeclaredSet, check_template, read_declared
 from harness.config.evaluation import Evaluation
 from harness.config.protocols import set_name
-from harness.config.suites import annotations_at, places
+from harness.config.suites import annotations_at, has_long_captions, places
+from harness.evaluation.captioned import CaptionedImage, read_captioned
 from harness.evaluation.conventions import conventional_classnames, conventional_templates, imagenet_labels
 from harness.evaluation.pairs import Group, groups_of
 from harness.runs.record import Task
@@ -43,7 +44,7 @@ class Layout:
     path: Path
     task: Task
     shards: tuple[Path, ...]
-    """In the order that they are read in. Of a pair task as published: the annotation file, then its images."""
+    """In the order that they are read in. Of a set as published: the annotation files, then its images."""
     classnames: tuple[str, ...]
     """By label; empty for retrieval."""
     templates: tuple[str, ...]
@@ -112,6 +113,8 @@ def describe(path: Path, name: str | None = None, split: str = SPLIT) -> Layout:
         return describe_pairs(annotations, path, name, split)[0]
     if path.suffix == SUFFIX and path.is_file():
         return _describe_declared(path, name, split)
+    if has_long_captions(path):
+        return describe_captioned(path, name, split)[0]
     task = _task(path)
     classnames = () if task in WITHOUT_CLASSES else _classnames(path)
     templates = () if task in WITHOUT_CLASSES else _templates(path)
@@ -154,6 +157,13 @@ def _declared_classnames(declared: DeclaredSet, folder: Path, file: Path) -> tup
         what = f"there are {len(names)} class names and {len(labels)} labels"
         raise DataError(what, where=f"{file}: labels", fix="give each label its class name")
     return names or _classnames(folder)
+
+
+def describe_captioned(path: Path, name: str, split: str) -> tuple[Layout, tuple[CaptionedImage, ...]]:
+    """The layout of a set of long captions as its authors publish it, and its samples; raises as `describe`."""
+    found = read_captioned(path, split)
+    files = (*found.files, *dict.fromkeys(one.image for one in found.images))
+    return Layout(name, path, "zeroshot_retrieval", files, (), (), split), found.images
 
 
 def describe_pairs(annotations: Path, path: Path, name: str, split: str) -> tuple[Layout, tuple[Group, ...]]:

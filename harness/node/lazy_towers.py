@@ -61,6 +61,10 @@ class LazyTowers:
         """From M texts to tokens [M, L]."""
         return self._towers.tokenize
 
+    def cuts(self, texts: list[str], /) -> list[bool]:
+        """Whether each text is longer than the context."""
+        return self._towers.cuts(texts)
+
     @property
     def trims(self) -> bool:
         """Whether text features do not depend on padding."""

@@ -14,7 +14,7 @@ from harness.config.explain import nearest
 from harness.config.model import shipped_names
 from harness.config.origin import stated_at
 from harness.config.protocols import VARIANTS, parted, set_name
-from harness.config.suites import annotations_at
+from harness.config.suites import annotations_at, has_long_captions
 from harness.planning.plan import Plan
 from harness.runs.record import EvaluationResult, Metric
 from harness.runs.request import on_this_machine
@@ -151,7 +151,7 @@ def _check_set(path: Path, spec: Evaluation, reference: str, contents: Path) -> 
         describe(path, split=TRAIN)
     if layout.declared is not None:
         contents_at(path, layout.name, spec.split, contents)
-    if annotations_at(path) is not None:
+    if annotations_at(path) is not None or has_long_captions(path):
         return  # `describe` has read its samples
     for shard in layout.shards:
         with Archive(shard) as archive:
