@@ -169,7 +169,6 @@ class Evaluator:
         used = {family(name, how["metrics"])[0] for name in job.metrics}
         stated = how | {"metrics": {name: text for name, text in how["metrics"].items() if name in used}}
         cut = self._captions_cut(job) if job.task == "zeroshot_retrieval" else None
-        cut_note = (f"{cut:.1%} of the captions are longer than the model's context, which leaves out their ends",)
         evaluation = record.EvaluationResult(
             set=job.set.name,
             task=job.task,
@@ -177,7 +176,7 @@ class Evaluator:
             protocol=stated,
             metrics=metrics,
             undefined=tuple(name for name in job.metrics if name not in metrics),
-            notes=job.set.notes + cut_note * bool(cut),
+            notes=(*job.set.notes, *_cut_notes(cut)),
             captions_cut=cut,
         )
         return Result(evaluation, Outcomes(job.set.name, job.task, evaluation.protocol_id, columns))
@@ -270,6 +269,10 @@ def _classified(
     labels = np.array(evaluation_set.labels, dtype=np.int64)
     found = Classified(_array(ranks), _array(predictions), labels, classes, scored)
     return found, classification_columns(evaluation_set, found.predictions, found.ranks)
+
+
+def _cut_notes(share: float | None) -> list[str]:
+    return [f"{share:.1%} of the captions are longer than the model's context, which leaves out their ends"] if share else []
 
 
 def _prefixed(job: EvaluationTask) -> list[str]:
