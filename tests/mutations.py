@@ -163,6 +163,9 @@ MUTATIONS = (
     Mutation("models/tokens.py", "(longer[:, :context] != short).any(dim=1) | (longer[:, context] != longer[0, context])", "(longer[:, context] != longer[0, context])", "evaluation/test_long_captions.py::test_padding_may_be_the_end_token"),
     Mutation("models/tokens.py", "tokenizer(some, context_length=context + 1)", "tokenizer(some, context_length=context + 2)[:, : context + 1]", "evaluation/test_long_captions.py::test_which_texts_the_context_cuts"),
     Mutation("evaluation/evaluator.py", "[text].double().mean()", ".double().mean()", "evaluation/test_long_captions.py::test_equal_captions_count_each"),
+    Mutation("node/known_results.py", "protocol, sorted(metrics), _place(), _code()]", "protocol, _place(), _code()]", "evaluation/test_start.py::test_what_a_number_depends_on"),
+    Mutation("node/known_results.py", "[weights.digest, plain(", "[plain(", "evaluation/test_start.py::test_what_a_number_depends_on"),
+    Mutation("node/known_results.py", "    names = (*one.metrics, *one.undefined)", "    names = (*one.metrics,)", "evaluation/test_start.py::test_known_numbers_are_those_that_were_measured"),
     # searching, tracking
     Mutation("searching/fastbo.py", "math.ceil(policy.promoted_share", "math.floor(policy.promoted_share", "searching/test_policy.py"),
     Mutation("searching/pausing_halving.py", "len(reached) // policy.reduction", "-(-len(reached) // policy.reduction)", "searching/test_policy.py"),

@@ -13,8 +13,6 @@ from harness.cli.output import table
 from harness.config.suites import SUITES
 from harness.execute.evaluate import evaluation_of, present, sources_of, with_averages, without_average
 from harness.planning.workspace import Project
-from harness.reporting.references import read_external
-from harness.reporting.robustness import shifts
 from harness.runs.record import EvaluationResult
 
 
@@ -57,6 +55,9 @@ def print_robustness(files: Sequence[Path], baseline: Sequence[Path], against: S
     Raises:
         SpecError: a file has another format, or nothing can be compared.
     """
+    from harness.reporting.references import read_external
+    from harness.reporting.robustness import shifts
+
     pairs = dict(one.partition("=")[::2] for one in against)
     if strange := [one for one in pairs if one not in SUITES["robustness"].members or not pairs[one]]:
         known = ", ".join(SUITES["robustness"].members)

@@ -53,6 +53,20 @@ def contents_at(path: Path, name: str, split: str, store: Path, *, probe: bool =
     return Contents(layout, samples, {part: _samples(describe(path, name, part), store) for part in parts})
 
 
+def known_contents(path: Path, name: str, split: str, store: Path, *, probe: bool = False) -> Contents | None:
+    """As `contents_at`, without reading samples: None if what the files contain is not kept.
+
+    Raises:
+        DataError: as `contents_at`.
+    """
+    layout = describe(path, name, split)
+    parts = [TRAIN] + [VALIDATION] * (layout.path / VALIDATION / "nshards.txt").is_file() if probe else []
+    layouts = [layout, *(describe(path, name, part) for part in parts)]
+    if any(_known(one, store, stamps(one)) is None for one in layouts):
+        return None
+    return contents_at(path, name, split, store, probe=probe)
+
+
 def remember(layout: Layout, samples: Samples, before: Stamps, read_at: float, store: Path) -> None:
     """Keep what the files of a set contain, where nothing can have changed since `before`.
 

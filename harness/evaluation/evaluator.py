@@ -272,7 +272,11 @@ def _classified(
 
 
 def _cut_notes(share: float | None) -> list[str]:
-    return [f"{share:.1%} of the captions are longer than the model's context, which leaves out their ends"] if share else []
+    return (
+        [f"{share:.1%} of the captions are longer than the model's context, which leaves out their ends"]
+        if share
+        else []
+    )
 
 
 def _prefixed(job: EvaluationTask) -> list[str]:
