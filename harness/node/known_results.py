@@ -16,7 +16,6 @@ from typing import Any
 
 from pydantic import ValidationError
 
-import harness
 from harness.base.errors import HarnessError, StoreError
 from harness.base.files import file_sha256, read_json, write_json
 from harness.base.log import say
@@ -128,5 +127,5 @@ def _place() -> list[Any]:
 
 @cache
 def _code() -> str:
-    root = Path(harness.__file__).parent
+    root = Path(__file__).parents[1]
     return digest([file_sha256(file) for folder in _CODE for file in sorted((root / folder).glob("*.py"))], _LENGTH)
