@@ -14,7 +14,7 @@ from harness.config.suites import MULTILABEL_SETS, PAIR_SETS, RETRIEVAL_SETS, SU
 
 __all__ = ["Evaluation", "MetricSpec", "Precision", "PythonMetric", "TextNormalisation", "check_template", "set_name"]
 
-Precision = Literal["float32", "bfloat16"]
+Precision = Literal["float32", "tf32", "bfloat16"]
 MetricTask = Literal["zeroshot_classification", "zeroshot_multilabel", "zeroshot_retrieval", "linear_probe"]
 ADDRESSING = ("sets", "every", "protocols", "metrics")
 """Fields that say what to measure and when, but not how."""
@@ -65,7 +65,8 @@ class Evaluation(Spec):
     """Metrics of your own, measured on every set of their task beside the built-in ones; named `SET/CLASS`. They are
     not part of a run's id: a new one is measured on finished runs, from their cached features."""
     precision: Precision = "float32"
-    """Precision of the towers while they encode. Features, logits and metrics are always float32."""
+    """Precision of the towers while they encode; it is part of the protocol. `tf32`: a GPU multiplies float32 numbers
+    rounded to 10 bits of mantissa, several times as fast. Features, logits and metrics are always float32."""
     templates: NamedTemplates | tuple[str, ...] = "set"
     """Prompt templates of zero-shot classification. "set" uses the set's own file; "imagenet7" and "imagenet80" are
     OpenAI's; a list gives your own templates, each with {c} in place of the class name."""
