@@ -194,7 +194,6 @@ MUTATIONS = (
     Mutation("execute/local/processes.py", "max(gpus // processes, 1)", "gpus", "head/test_conduct.py::test_profiles_and_jobs"),
     Mutation("training/speed.py", "except Exception as error:  #", "except ValueError as error:  #", "gpu/test_right.py::test_a_statistic_kills_no_run"),
     Mutation("training/speed.py", "            torch.enable_grad(),\n", "            torch.no_grad(),\n", "gpu/test_right.py::test_an_attention_pool_is_counted gpu/test_right.py::test_a_vit_is_counted_in_full"),
-    Mutation("training/speed.py", "    towers.train()\n    for norm", "    towers.eval()\n    for norm", "gpu/test_right.py::test_an_attention_pool_is_counted gpu/test_right.py::test_a_vit_is_counted_in_full"),
     Mutation("training/batches.py", 'return None if device.type == "cuda" else 0', "return 0", "gpu/test_fast.py::test_the_loader_on_a_gpu"),
     Mutation("training/batches.py", 'pin=towers.device.type == "cuda"', "pin=False", "gpu/test_fast.py::test_the_loader_on_a_gpu"),
     Mutation("training/batches.py", "        self._images.check_shared_memory(self._part.stop - self._part.start)\n", "", "gpu/test_fast.py::test_batches_that_do_not_fit_into_shared_memory"),

@@ -105,8 +105,13 @@ def test_a_run_has_its_own_gpu_as_the_current_device(tmp_path: Path) -> None:
         assert gpu.current == 3
 
 
-def test_each_process_of_a_run_has_a_gpu_of_its_own(tmp_path: Path) -> None:
+def test_each_process_of_a_run_has_a_gpu_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """NCCL refuses two ranks on one GPU, after a long wait."""
+
+    def joined(*_: Any) -> None:
+        raise AssertionError("it waits for the others")
+
+    monkeypatch.setattr("harness.parallel.process_group._join", joined)
     third = process_group(ProcessRank(2, 3, 2, 3, rendezvous="x"), tmp_path, Resources())
     match = "3 processes of a run on this machine need a GPU each; it has 2"
     with pretended(2), pytest.raises(DispatchError, match=match), third:
