@@ -53,7 +53,7 @@ mutations: $(INSTALLED) ## check that the tests notice small faults in a copy of
 	@$(ONE_THREAD) $(IN_MEMORY) $(BIN)/python -m tests.mutations --jobs $(WORKERS) $(ARGS)
 
 histories: $(INSTALLED) ## run N random histories of sweeps over a simulated scheduler (N=10000)
-	@$(ONE_THREAD) $(IN_MEMORY) HISTORIES=$(N) SHARDS=$(WORKERS) $(BIN)/python -m pytest -n $(WORKERS) --timeout 0 \
+	@$(ONE_THREAD) $(IN_MEMORY) HISTORIES=$(N) FIRST=$(or $(FIRST),$(SEED)) SHARDS=$(WORKERS) $(BIN)/python -m pytest -n $(WORKERS) --timeout 0 \
 	    tests/execute/test_histories.py $(ARGS)
 
 fuzz: $(INSTALLED) ## run the fuzzers with a fresh seed: all cases, or BUDGET=300 seconds (SEED=7 repeats a campaign)

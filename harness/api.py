@@ -369,6 +369,7 @@ def verify(spec: Spec, assignments: Sequence[str] = (), *, retrain: int = 0, roo
     """
     from harness.execute import verify as engine
     from harness.execute.verify_bundle import verify_bundle
+    from harness.execute.verify_report import verify_report
 
     found = engine.Verification()
     bundle = Path(spec) if isinstance(spec, str | Path) and Path(spec).is_dir() else None
@@ -390,7 +391,7 @@ def verify(spec: Spec, assignments: Sequence[str] = (), *, retrain: int = 0, roo
     if missing := len(planned.runs) - found.runs:
         found.unproven.append(f"{missing} of {len(planned.runs)} runs have not finished")
     if found.runs:
-        engine.verify_report(_rendered(planned, at.store, "json"), found)
+        verify_report(_rendered(planned, at.store, "json"), found)
         found.problems += _changed_looks(planned, at.store)
     engine.retrain(planned, at, retrain, found)
     return found

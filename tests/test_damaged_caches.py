@@ -15,7 +15,8 @@ import pytest
 from harness.base.errors import HarnessError
 from harness.execute.run import remember
 from harness.execute.status import statuses
-from harness.execute.verify import Verification, verify_report, verify_run
+from harness.execute.verify import Verification, verify_run
+from harness.execute.verify_report import verify_report
 from harness.planning.claims import note_claims
 from harness.reporting import render
 from harness.reporting.collect.results import collect

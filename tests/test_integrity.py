@@ -22,7 +22,8 @@ from harness.cli.verify import verify
 from harness.config.ablation import Ablation
 from harness.execute.run import run as carry_out
 from harness.execute.status import statuses
-from harness.execute.verify import Verification, verify_report, verify_run
+from harness.execute.verify import Verification, verify_run
+from harness.execute.verify_report import verify_report
 from harness.node.stop import Stop
 from harness.planning.plan import Plan
 from harness.planning.workspace import Project

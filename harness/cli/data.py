@@ -39,7 +39,7 @@ Set = Annotated[
     typer.Option(
         "--set",
         metavar="KEY=VALUE",
-        help="Change a field of the base experiment.",
+        help="Change a field of the base experiment, or of the ablation itself (seeds=5).",
         default_factory=list,
         show_default=False,
     ),

@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from pydantic import ValidationError
 from harness.base.errors import SpecError, together
 from harness.base.files import DEEPEST, MOST_TOML, at_home, is_deeper, read_text, read_toml, why_not_json
 from harness.config.ablation import Ablation
+from harness.config.base import Spec
 from harness.config.captioner import ImageCaptioner
 from harness.config.data import PATH_FIELDS
 from harness.config.evaluation import standing_metric
@@ -27,8 +29,8 @@ from harness.config.sources import CAPTION_PATHS
 
 ONLY_ARM = "experiment"
 _ONLY_IN_ABLATIONS = Ablation.model_fields.keys() - Experiment.model_fields.keys()
-
-
+_SET = Path("--set")
+"""Where a mistake in an assignment is."""
 LONGEST_CHAIN = 32
 """Files that extend one another, or are one another's teachers."""
 _WITH_FILES = ("data", "model", "teacher", "evaluation")
@@ -76,8 +78,8 @@ def load(path: str | Path, assignments: Sequence[str] = ()) -> Ablation:
 
     Args:
         path: an ablation file or an experiment file.
-        assignments: changes to the base experiment, like `"train.duration=300 steps"`. Paths in them are relative to
-            the working folder.
+        assignments: changes to the base experiment, like `"train.duration=300 steps"`, or to the ablation itself, like
+            `"seeds=5"`. Paths in them are relative to the working folder.
 
     Raises:
         SpecError: the file, or a file that it names, is missing or not valid.
@@ -87,11 +89,12 @@ def load(path: str | Path, assignments: Sequence[str] = ()) -> Ablation:
     if _ONLY_IN_ABLATIONS & table.keys():
         return _ablation(file, table, assignments)
     experiment = load_experiment(file)
-    changes = _assigned(assignments, experiment, {})
+    own, others = _own(assignments, Ablation)
+    changes = _assigned(others, experiment, {}, Ablation)
     sets = experiment.evaluation.sets
     primary = standing_metric(sets[0]) if sets else "train/loss"
     ablation = {"question": f"How does {file.stem} do?", "base": changes, "baseline": ONLY_ARM, "primary": primary}
-    return _validated(file, ablation | {"arms": {ONLY_ARM: {}}, "seeds": (experiment.seed,)}, experiment)
+    return _changed(file, ablation | {"arms": {ONLY_ARM: {}}, "seeds": (experiment.seed,)}, experiment, own)
 
 
 def is_search(path: str | Path) -> bool:
@@ -108,7 +111,8 @@ def load_search(path: str | Path, assignments: Sequence[str] = ()) -> Search:
 
     Args:
         path: a file with a `[space]`.
-        assignments: changes to the base experiment, like `"train.duration=300 steps"`.
+        assignments: changes to the base experiment, like `"train.duration=300 steps"`, or to the search itself, like
+            `"budget.trials=20"`.
 
     Raises:
         SpecError: the file, or a file that it names, is missing or not valid.
@@ -124,7 +128,11 @@ def load_search(path: str | Path, assignments: Sequence[str] = ()) -> Search:
     space = _tables(table.get("space"))
     _refuse_files_in_axes(place, {name: parameter.get("of") for name, parameter in space.items()})
     search = _validated_search(file, table, base)
-    changes = _assigned(assignments, base, search.base)
+    own, others = _own(assignments, Search)
+    if own:
+        table = merge(table, own)
+        search = _validated_search(_SET, table, base)
+    changes = _assigned(others, base, search.base, Search)
     return _validated_search(file, {**table, "base": merge(search.base, changes)}, base) if changes else search
 
 
@@ -224,8 +232,10 @@ def _ablation(file: Path, table: Table, assignments: Sequence[str]) -> Ablation:
         _refuse_files_in_axes(place, table.get("axes"))
     if wrong:
         raise together(wrong)
-    ablation = _validated(file, table, base)
-    changes = _assigned(assignments, base, ablation.base)
+    own, others = _own(assignments, Ablation)
+    ablation = _changed(file, table, base, own)
+    changes = _assigned(others, base, ablation.base, Ablation)
+    table = merge(table, own)
     return _validated(file, {**table, "base": merge(ablation.base, changes)}, base) if changes else ablation
 
 
@@ -246,8 +256,39 @@ def _validated(file: Path, table: Table, base: Experiment) -> Ablation:
         raise explain(error, Ablation, where=str(file)) from None
 
 
-def _assigned(assignments: Sequence[str], base: Experiment, shared: Table) -> Table:
-    """The assignments merged into one table.
+def _changed(file: Path, table: Table, base: Experiment, own: Table) -> Ablation:
+    """The ablation in `file` with its own keys changed by assignments; a mistake is blamed on what made it."""
+    ablation = _validated(file, table, base)
+    return _validated(_SET, merge(table, own), base) if own else ablation
+
+
+def _own(assignments: Sequence[str], model: type[Spec]) -> tuple[Table, list[str]]:
+    """The assignments to keys of an ablation or search itself, as a table, and those to its base experiment, which has
+    the other names, and `seed`.
+
+    Raises:
+        SpecError: an assignment has no value, or replaces the base experiment.
+    """
+    changes, others = Table(), list[str]()
+    for text in assignments:
+        path, value = parse_assignment(text)
+        key = path.partition(".")[0]
+        if key in ("experiment", "base"):
+            fix = "name the field of the experiment by itself, like train.duration"
+            raise SpecError("the base experiment cannot be replaced", where=f"--set: {path}", fix=fix)
+        if key in model.model_fields.keys() - Experiment.model_fields.keys():
+            changes = merge(changes, expand({path: value}))
+        else:
+            others.append(text)
+    place = _Place(str(_SET), Path.cwd())
+    for name, arm in _tables(changes.get("arms")).items():
+        changes["arms"][name] = _located(replace(place, prefix=f"arms.{name}."), arm)
+    _refuse_files_in_axes(place, changes.get("axes"))
+    return changes, others
+
+
+def _assigned(assignments: Sequence[str], base: Experiment, shared: Table, model: type[Spec]) -> Table:
+    """The assignments to the base experiment of a `model`, merged into one table.
 
     Raises:
         SpecError: an assignment has no value, or is not valid for the base experiment.
@@ -261,8 +302,14 @@ def _assigned(assignments: Sequence[str], base: Experiment, shared: Table) -> Ta
     except ValidationError as error:
         for problem in problems(error, Experiment):
             if any(_concerns(problem, path) for path, _ in parsed):
-                raise sentence(problem, where="--set") from None
+                raise sentence(_hinted(problem, model), where="--set") from None
     return changes
+
+
+def _hinted(problem: Problem, model: type[Spec]) -> Problem:
+    """With a hint at a key of `model` itself, if an unknown key is nearly one."""
+    close = get_close_matches(problem.key, model.model_fields, n=1, cutoff=0.75)
+    return replace(problem, fix=f"did you mean {close[0]!r}?") if problem.unknown_key and close else problem
 
 
 def _concerns(problem: Problem, path: str) -> bool:

@@ -24,7 +24,8 @@ from harness.execute.local.processes import LocalWorkers, job_count, thread_coun
 from harness.execute.slurm.client import Slurm
 from harness.execute.slurm.executor import SlurmExecutor
 from harness.execute.slurm.gpu_hours import GpuHourBudget
-from harness.execute.slurm.jobs import has_local_process, refuse_what_jobs_have
+from harness.execute.slurm.job_tracker import has_local_process
+from harness.execute.slurm.jobs import refuse_what_jobs_have
 from harness.planning.claims import note_claims
 from harness.planning.completeness import Completeness
 from harness.planning.estimate import predicted_hours

@@ -1,13 +1,11 @@
-"""Check finished runs and a report without the code that made them: seals, numbers from outcomes, a run trained again.
+"""Check finished runs without the code that made them: seals, metrics from outcomes, a run trained again.
 
-Metrics are derived from the outcomes of single samples, and means, intervals and p-values from these, by code of its
-own. What cannot be checked is listed, not passed over.
+Metrics are derived from the outcomes of single samples by code of its own, and the numbers of a report from these in
+`harness.execute.verify_report`. What cannot be checked is listed, not passed over.
 """
 
 from __future__ import annotations
 
-import itertools
-import json
 import math
 import os
 import shutil
@@ -18,7 +16,7 @@ import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeAlias, TypeVar
+from typing import Any
 from zipfile import BadZipFile, ZipFile
 
 from harness.base.boundary import as_sentence
@@ -39,9 +37,6 @@ OF_THE_MACHINE = frozenset({"images_per_s", "data_wait", "mfu", "peak_memory_gb"
 """Training metrics that depend on the machine's load."""
 Key = tuple[str, str, str, str]
 """Run, evaluation set, protocol, metric."""
-_Values: TypeAlias = Mapping[str, Mapping[str, float]]
-"""Of one metric, by arm and seed."""
-_Name = TypeVar("_Name", str, int)
 
 
 @dataclass
@@ -66,6 +61,8 @@ class Verification:
     """Runs that were trained again, and gave the same bits."""
     derived: dict[Key, float] = field(default_factory=dict)
     """Values of metrics from outcomes; recorded ones where there are no outcomes."""
+    folders: dict[str, RunFolder] = field(default_factory=dict)
+    """The finished runs that were looked at, by id."""
 
     def __bool__(self) -> bool:
         return not self.problems
@@ -80,6 +77,7 @@ def verify_run(
         left_out: names of sealed files that a bundle need not have.
     """
     found.runs += 1
+    found.folders[folder.id] = folder
     try:
         record = folder.record(identity)
     except StoreError as error:
@@ -97,28 +95,6 @@ def verify_run(
         found.problems += [f"{folder.path / name} was changed since the run ended" for name in changed]
     _metrics(folder, record, found)
     _contents(who, record, found)
-
-
-def verify_report(report: str, found: Verification) -> None:
-    """Derive the numbers of a report from the runs' metrics again.
-
-    Args:
-        report: the report as JSON.
-        found: with the metrics of its runs.
-    """
-    table = json.loads(report)
-    runs = {(run["arm"], str(run["seed"])): run["id"] for run in table["runs"] if run["arm"] is not None}
-    shared, known = table["estimation"] == "shared", dict[str, tuple[Mapping[str, Any], _Values]]()
-    for column in table["metrics"]:
-        of, _, metric = column["metric"].partition("/")
-        values: dict[str, dict[str, float]] = {}
-        for arm in column["arms"]:
-            keys = {seed: (runs[arm["arm"], seed], of, arm["protocol_id"] or "", metric) for seed in arm["values"]}
-            values[arm["arm"]] = {seed: found.derived[key] for seed, key in keys.items() if key in found.derived}
-        _column(column, table["baseline"], values, shared, found)
-        known[column["metric"]] = column, values
-    if not table.get("looks"):  # whose p-values are of other seeds; they are taken again
-        _claims(table["claims"], known, shared, found)
 
 
 def retrain(plan: Plan, project: Project, count: int, found: Verification) -> None:
@@ -199,7 +175,7 @@ def _other_software(ours: Record, theirs: Record) -> str:
 
 
 def _metrics(folder: RunFolder, record: Record, found: Verification) -> None:
-    tables, who = list(_tables(folder, found)), f"run {folder.id}"
+    tables, who = list(outcomes_of(folder, found)), f"run {folder.id}"
     found.derived |= {(folder.id, "train", "", name): value for name, value in record.final.items()}
     for one in record.evaluations:
         of = [table for name, protocol, table in tables if (name, protocol) == (one.set, one.protocol_id)]
@@ -212,7 +188,7 @@ def _metrics(folder: RunFolder, record: Record, found: Verification) -> None:
             found.derived[folder.id, one.set, one.protocol_id, name] = metric.value
             if not again:
                 missing.add(name)
-            elif not any(_agree(value, stated) for value in again):
+            elif not any(agree(value, stated) for value in again):
                 told = f"{metric.value:.6f}, its outcomes {again[0][0]:.6f}"
                 found.problems.append(f"{who}: the record says {one.set}/{name} is {told}")
                 found.derived[folder.id, one.set, one.protocol_id, name] = again[0][0]
@@ -223,7 +199,7 @@ def _metrics(folder: RunFolder, record: Record, found: Verification) -> None:
             found.unproven.append(f"{who}: {one.set}: {', '.join(sorted(missing))}: {why}")
 
 
-def _tables(folder: RunFolder, found: Verification) -> Iterator[tuple[str, str, Any]]:
+def outcomes_of(folder: RunFolder, found: Verification) -> Iterator[tuple[str, str, Any]]:
     """Set, protocol and columns of each file of outcomes."""
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -308,7 +284,7 @@ def _per_class(ranks: Sequence[int], labels: Iterable[Any]) -> tuple[float, floa
     return mean, math.sqrt(variance), len(ranks)
 
 
-def _agree(derived: Sequence[float | None], stated: Sequence[float | None]) -> bool:
+def agree(derived: Sequence[float | None], stated: Sequence[float | None]) -> bool:
     """Whether numbers agree up to rounding; an absent one agrees with an absent one."""
     return all(
         ours is theirs if ours is None or theirs is None else math.isclose(ours, theirs, rel_tol=CLOSE, abs_tol=CLOSE)
@@ -325,165 +301,3 @@ def _contents(who: str, record: Record, found: Verification) -> None:
         if len(protocols) > 1:
             what = f"{who}: {name} was measured in {len(protocols)} ways"
             found.unproven.append(f"{what}: a report by an earlier version may show the numbers of another spec")
-
-
-def _claims(
-    claims: Sequence[Mapping[str, Any]],
-    known: Mapping[str, tuple[Mapping[str, Any], _Values]],
-    shared: bool,
-    found: Verification,
-) -> None:
-    """Derive the difference of each claim, and its p-value after Holm's correction for the claims that are judged."""
-    adjusted: dict[int, float] = {}
-    for place, claim in enumerate(claims):
-        if claim["difference"] is None:
-            continue
-        column, values = known.get(claim["metric"], ({"arms": ()}, {}))
-        if claim["metric"] not in known or _left_out(column, values):
-            found.unproven.append(
-                f"the difference of claim {claim['text']!r} is not derived again: not all runs could be"
-            )
-            return
-        derived = _difference(column, values, claim["arm"], claim["than"], shared)
-        told = (*_stated(claim["difference"]), claim["difference"]["p"])
-        if claim["p"] is not None and derived[-1] is not None:
-            adjusted[place] = derived[-1]
-        _compare(found, _claim(claim), told, derived)
-    for place, p in _holm(adjusted).items():
-        _compare_p(found, _claim(claims[place]), claims[place]["p"], p)
-
-
-def _claim(claim: Mapping[str, Any]) -> str:
-    return f"the report's claim {claim['text']!r}"
-
-
-def _compare(found: Verification, where: str, told: Sequence[float | None], derived: Sequence[float | None]) -> None:
-    if _agree(derived, told):
-        found.report += len(derived)
-    else:
-        found.problems.append(f"{where} says {told}, derived again it is {derived}")
-
-
-def _compare_p(found: Verification, where: str, told: float, derived: float) -> None:
-    if math.isclose(derived, told, rel_tol=CLOSE):
-        found.report += 1
-    else:
-        found.problems.append(f"{where} says p = {told} after Holm, derived again it is {derived}")
-
-
-def _left_out(column: Mapping[str, Any], values: _Values) -> set[str]:
-    """The arms of which not all values could be derived."""
-    return {arm["arm"] for arm in column["arms"] if values[arm["arm"]].keys() != arm["values"].keys()}
-
-
-def _difference(
-    column: Mapping[str, Any], values: _Values, arm: str, than: str, shared: bool
-) -> tuple[float | None, ...]:
-    ours, theirs = values[arm], values.get(than, {})
-    if shared:
-        identity = {one["arm"]: one["metric_id"] for one in column["arms"]}
-        return _by_all_arms(ours, theirs, [values[one] for one in identity if identity[one] == identity[arm]])
-    deltas = [ours[seed] - theirs[seed] for seed in ours if seed in theirs]
-    return (*_summary(deltas), _p(deltas))
-
-
-def _holm(p_values: Mapping[_Name, float]) -> dict[_Name, float]:
-    """Holm's adjusted p-values, smallest first."""
-    adjusted, worst = {}, 0.0
-    for rank, name in enumerate(sorted(p_values, key=lambda one: p_values[one])):
-        adjusted[name] = worst = max(worst, min(1.0, (len(p_values) - rank) * p_values[name]))
-    return adjusted
-
-
-def _column(column: Mapping[str, Any], baseline: str, values: _Values, shared: bool, found: Verification) -> None:
-    where, adjusted = f"the report's {column['metric']}", dict[str, float]()
-    left_out = _left_out(column, values)
-    for arm in column["arms"]:
-        ours, stated = values[arm["arm"]], arm["values"]
-        if arm["arm"] in left_out:
-            why = "it is an average of sets, or a run does not have it or cannot be read"
-            found.unproven.append(f"{where} of {arm['arm']} is not derived again: {why}")
-            continue
-        numbers = [(*ours.values(),), (*stated.values(),)]
-        pairs = [(numbers[0], numbers[1]), (_summary(list(numbers[0])), _stated(arm["summary"]))]
-        if arm["difference"] and not (left_out if shared else baseline in left_out):  # a shared spread is of all
-            derived = _difference(column, values, arm["arm"], baseline, shared)
-            pairs.append((derived, (*_stated(arm["difference"]), arm["difference"]["p"])))
-            if derived[-1] is not None and arm["holm_p"] is not None:
-                adjusted[arm["arm"]] = derived[-1]
-        for derived, told in pairs:
-            _compare(found, f"{where} of {arm['arm']}", told, derived)
-    if left_out:
-        return  # Holm's correction takes all arms
-    for name, worst in _holm(adjusted).items():
-        (told,) = [arm["holm_p"] for arm in column["arms"] if arm["arm"] == name]
-        _compare_p(found, f"{where} of {name}", told, worst)
-
-
-def _stated(summary: Mapping[str, Any]) -> tuple[float | None, ...]:
-    interval = summary["interval"] or {"low": None, "high": None}
-    return (summary["n"], summary["mean"], summary["sd"], interval["low"], interval["high"])
-
-
-def _summary(values: Sequence[float]) -> tuple[float | None, ...]:
-    """Number, mean, standard deviation, and Student's 95 % interval of the mean."""
-    from scipy import stats
-
-    n, mean = len(values), statistics.fmean(values)
-    if n < 2:
-        return (n, mean, None, None, None)
-    sd = statistics.stdev(values)
-    if sd <= 1e-12 * max(1.0, *map(abs, values)):
-        return (n, mean, 0.0, None, None)
-    low, high = stats.t.interval(0.95, n - 1, mean, sd / math.sqrt(n))
-    return (n, mean, sd, float(low), float(high))
-
-
-def _p(deltas: Sequence[float]) -> float | None:
-    """The two-sided p-value of Student's test that the mean is 0; None where there is no spread."""
-    from scipy import stats
-
-    return None if _summary(deltas)[3] is None else float(stats.ttest_1samp(deltas, 0.0).pvalue)
-
-
-def _by_all_arms(
-    ours: Mapping[str, float], theirs: Mapping[str, float], arms: Sequence[Mapping[str, float]]
-) -> tuple[float | None, ...]:
-    """As `_summary` and `_p`, with the error that docs/statistics.md describes: all arms tell of the noise.
-
-    Args:
-        ours, theirs: values by seed.
-        arms: those of all arms that have the metric.
-    """
-    from scipy import stats
-
-    n, mean, sd, *_ = _summary([ours[seed] - theirs[seed] for seed in ours if seed in theirs])
-    assert n is not None
-    assert mean is not None
-    several = [dict(one) for one in {tuple(sorted(one.items())) for one in arms if len(one) > 1}]
-    squares = [statistics.variance(one.values()) * (len(one) - 1) for one in several]
-    freedom = sum(len(one) - 1 for one in several)
-    pool = sum(squares) / freedom if freedom else 0.0
-    if n < 2 or pool**0.5 <= 1e-12 * max(1.0, *(abs(value) for one in arms for value in one.values())):
-        return (n, mean, sd, None, None, None)
-    spread = [square / (len(one) - 1) for square, one in zip(squares, several, strict=True)]
-    quiet = min(pool, 4 * statistics.median(one for one in spread if one > 1e-12 * pool))
-    products, pairs = 0.0, 0
-    for one, two in itertools.combinations(several, 2):
-        if len(both := one.keys() & two.keys()) > 1:
-            products += statistics.covariance(*([arm[seed] for seed in both] for arm in (one, two))) * (len(both) - 1)
-            pairs += len(both) - 1
-    common = 0.9 * max(products / pairs, 0.0) if pairs else 0.0
-    variances, freedoms = [], []
-    for arm in (ours, theirs):
-        own, df = statistics.variance(arm.values()), len(arm) - 1
-        weight, towards = (12.0, quiet) if own < quiet * (1 - 1e-9) else (0.75, pool)
-        weight = min(weight, max(freedom - df, 0))
-        variance = df * max(own - common, 0.02 * own) + weight * max(towards - common, 0.02 * towards)
-        variances.append(variance / (df + weight))
-        freedoms.append(df + weight)
-    error = math.sqrt(sum(variances) / n)
-    satterthwaite = sum(variances) ** 2 / sum(one**2 / its for one, its in zip(variances, freedoms, strict=True))
-    freedom_of_error = min(satterthwaite, max(freedom - max(len(one) - 1 for one in several), n - 1))
-    low, high = stats.t.interval(0.95, freedom_of_error, mean, error)
-    return (n, mean, sd, float(low), float(high), float(2 * stats.t.sf(abs(mean) / error, freedom_of_error)))

@@ -11,7 +11,8 @@ from pathlib import Path
 from harness.base.boundary import as_sentence
 from harness.base.files import read_text
 from harness.execute.bundle import REPORT, Bundle, Render, changed, differences, is_this_code, read_bundle, root_hash
-from harness.execute.verify import Verification, verify_report, verify_run
+from harness.execute.verify import Verification, verify_run
+from harness.execute.verify_report import verify_report
 from harness.planning.claims import claim_runs
 from harness.planning.plan import Plan
 from harness.runs.store import Store

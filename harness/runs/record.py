@@ -19,13 +19,15 @@ Cause = Literal[
     "node_failure",
     "cancelled",
     "never_started",
+    "no_teacher",
     "superseded",
     "interrupted",
     "crashed",
     "damaged",
 ]
-"""How an attempt ended. `interrupted`: asked to stop by a person; `superseded`: a newer attempt took over. `damaged`
-is of no attempt: the run's folder is damaged, another run's, or made with other defaults."""
+"""How an attempt ended. `interrupted`: asked to stop by a person; `superseded`: a newer attempt took over.
+`no_teacher`: its teacher was not trained when its job began. `damaged` is of no attempt: the run's folder is damaged,
+another run's, or made with other defaults."""
 
 
 Task = Literal[

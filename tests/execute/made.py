@@ -47,6 +47,8 @@ class MadeScheduler:
     jobs: dict[str, Job] = field(default_factory=dict)
     past: list[Job] = field(default_factory=list)
     cancelled: list[str] = field(default_factory=list)
+    slow_to_leave: bool = False
+    """Running jobs that are cancelled go on until the test ends them."""
     calls: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -97,7 +99,8 @@ class MadeScheduler:
         self._asked("cancel")
         self.cancelled += jobs
         for job in jobs:
-            if job in self.jobs and self.jobs[job].phase != "ended":
+            known = self.jobs.get(job)
+            if known is not None and known.phase == ("pending" if self.slow_to_leave else known.phase) != "ended":
                 self.end(job, "CANCELLED")
 
     def release(self, jobs: Collection[str]) -> None:

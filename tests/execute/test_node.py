@@ -401,7 +401,7 @@ def test_a_student_does_not_start_without_its_teacher(store: Store) -> None:
     assert one.work() == node.SOME_ARE_NOT
     (end,) = [attempt.end for attempt in store.run(student).attempts.all()]
     assert end is not None
-    assert (end.cause, end.message) == ("never_started", f"its teacher, run {teacher}, is not trained")
+    assert (end.cause, end.message) == ("no_teacher", f"its teacher, run {teacher}, is not trained")
 
 
 def test_training_and_evaluation_are_jobs_of_their_own(store: Store) -> None:

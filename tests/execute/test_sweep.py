@@ -257,6 +257,24 @@ def test_a_run_that_a_process_here_executes_is_waited_for(store: Store, slurm: M
     assert len(slurm.jobs) == 2
 
 
+def test_a_job_that_never_started_does_not_stop_the_process_that_has_its_run_by_now(
+    store: Store, slurm: MadeScheduler
+) -> None:
+    plan = plan_of(ablation({"a": {}}, seeds=1))
+    one = started(plan, store, slurm)
+    one.cycle()
+    slurm.end("1_0", "FAILED")
+    folder = store.run(next(iter(plan.runs)))
+    with folder.claimed():
+        number = folder.attempts.newest()
+        one.cycle()
+        folder.attempts.check(number)
+        folder.attempts.end(number, "interrupted", "")
+    one.cycle()
+    assert causes(folder) == ["interrupted", "never_started"]
+    assert len(slurm.jobs) == 2
+
+
 def test_an_evaluation_that_a_quota_holds_back_is_in_nobodys_hands(store: Store, slurm: MadeScheduler) -> None:
     plan, slurm.most_jobs = plan_of(ablation({"a": {}}, seeds=1)), 1
     one = started(plan, store, slurm, evaluation={"mem_gb": 4})
@@ -632,7 +650,7 @@ def test_students_of_a_failed_teacher(store: Store, slurm: MadeScheduler) -> Non
     slurm.end(teacher, "FAILED", reason="1:0")
     for run in B:
         (job,) = jobs_by_run(slurm)[run]
-        attempted(store.run(run), job, "never_started", message="its teacher is not trained")
+        attempted(store.run(run), job, "no_teacher", message="its teacher is not trained")
         slurm.end(job, "FAILED", reason="1:0")
     for run in A:
         complete(PLAN, store, run)
@@ -644,6 +662,63 @@ def test_students_of_a_failed_teacher(store: Store, slurm: MadeScheduler) -> Non
         **dict.fromkeys(B, "never_started"),
     }
     assert f"its teacher, run {TEACHER}, failed: bad data" in last.failed[B[0]].message
+
+
+def test_a_student_is_not_given_up_for_what_its_teachers_jobs_did(store: Store, slurm: MadeScheduler) -> None:
+    """Its own attempts stay: a crash before, and one after, are two of three."""
+    one = started(PLAN, store, slurm, retry={"attempts": 3})
+    student = B[0]
+    for number in range(5):
+        one.cycle()
+        teacher, job = (jobs_by_run(slurm)[run][-1] for run in (TEACHER, student))
+        if number < 2:
+            slurm.end(teacher, "FAILED", reason="1:0")
+            attempted(store.run(student), job, "no_teacher", message="its teacher is not trained")
+        elif number == 2:
+            complete(PLAN, store, TEACHER)
+            slurm.end(teacher, "COMPLETED")
+        if number >= 2:
+            attempted(store.run(student), job, "crashed", message=f"crash {number}")
+        slurm.end(job, "FAILED", reason="1:0")
+        assert (student in one.progress().failed) is False
+    one.cycle()
+    assert causes(store.run(student)) == ["no_teacher"] * 2 + ["crashed"] * 3
+    assert "no progress in 3 attempts" in one.progress().failed[student].message
+
+
+def test_a_student_waits_while_only_the_evaluation_of_its_failed_teacher_is_queued(
+    store: Store, slurm: MadeScheduler
+) -> None:
+    slurm.most_jobs = 0
+    one = started(PLAN, store, slurm, evaluation={"mem_gb": 4})
+    one.cycle()
+    slurm.most_jobs = 2
+    one.cycle()
+    teacher, evaluation = jobs_by_run(slurm)[TEACHER]
+    attempted(store.run(TEACHER), teacher, "crashed")
+    slurm.end(teacher, "FAILED", reason="1:0")
+    slurm.most_jobs = 10**6
+    again = started(PLAN, store, slurm, evaluation={"mem_gb": 4})
+    again.cycle()
+    assert not jobs_by_run(slurm).keys() & set(B), "no job trains their teacher"
+    slurm.end(evaluation, "CANCELLED")
+    again.cycle()
+    assert set(B) <= jobs_by_run(slurm).keys()
+
+
+def test_a_failure_that_one_command_told_is_not_told_by_the_next_of_another_spec(
+    store: Store, slurm: MadeScheduler
+) -> None:
+    started(replace(ALONE, name="other"), store, slurm, evaluation={"mem_gb": 4}).cycle()
+    run = next(iter(ALONE.runs))
+    training, evaluation = jobs_by_run(slurm)[run]
+    attempted(store.run(run), training, "user_error", message="bad data")
+    slurm.end(training, "FAILED", reason="1:0")
+    slurm.end(evaluation, "CANCELLED")
+    for failed in ([run], []):
+        one = started(ALONE, store, slurm, evaluation={"mem_gb": 4})
+        one.cycle()
+        assert list(one.progress().failed) == failed
 
 
 def test_cancelled_jobs_are_left_until_a_person_asks_again(store: Store, slurm: MadeScheduler) -> None:
@@ -678,6 +753,21 @@ def cancel(slurm: MadeScheduler, monkeypatch: pytest.MonkeyPatch) -> Callable[[C
 
 
 Cancel = Callable[[Collection[str], Store], Cancelled]
+
+
+@pytest.mark.parametrize("silent", ["accounting_silent", "silent"])
+def test_the_last_job_is_cancelled_though_nobody_tells_how_those_before_ended(
+    store: Store, slurm: MadeScheduler, cancel: Cancel, silent: str
+) -> None:
+    for number in range(2):
+        started(ALONE, store, slurm, evaluation={"mem_gb": 4}).cycle()
+        setattr(slurm, silent, number == 1)
+        cancel(ALONE.runs, store)
+        for job in [job for job in slurm.jobs if slurm.jobs[job].phase == "ended"]:
+            del slurm.jobs[job]
+    last = SubmissionLog(store).open()[-2:]
+    assert [one.intent.phase for one in last] == ["train", "evaluate"]
+    assert all(one.was_cancelled(task) for one in last for task in range(3))
 
 
 @pytest.mark.parametrize("begun", [False, True])

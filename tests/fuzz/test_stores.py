@@ -15,7 +15,8 @@ import pytest
 
 from harness import worker
 from harness.execute.status import statuses
-from harness.execute.verify import Verification, verify_report, verify_run
+from harness.execute.verify import Verification, verify_run
+from harness.execute.verify_report import verify_report
 from harness.reporting import render
 from harness.reporting.collect.curves import read_curves
 from harness.reporting.collect.results import Results

@@ -103,6 +103,21 @@ def test_base_goes_below_arms_and_assignments_go_over_the_base(tmp_path: Path) -
     assert plan.arm("plain").changes == {}
 
 
+def test_assignments_to_the_ablation_itself(tmp_path: Path) -> None:
+    sets = ("seeds=[4, 5]", "arms.more.captions.count=3", "arms.new.train.optimiser.lr=0.25", "train.warmup=2 steps")
+    plan = planned(tmp_path, sets=sets)
+    assert plan.ablation.seeds == (4, 5)
+    assert [arm.name for arm in plan.arms] == ["plain", "more", "new"]
+    assert plan.arm("more").changes["captions.count"] == 3
+    assert plan.arm("new").experiment.train.optimiser.lr == 0.25
+    assert {str(arm.experiment.train.warmup) for arm in plan.arms} == {"2 steps"}
+
+
+def test_an_experiment_alone_may_have_several_seeds(tmp_path: Path) -> None:
+    write(tmp_path, {})
+    assert load(tmp_path / "small.toml", ["seeds=3"]).seeds == 3
+
+
 def test_paths_in_assignments_are_relative_to_the_working_folder(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -221,7 +236,11 @@ def test_mistakes_in_files(tmp_path: Path, file: str, text: str, expected: str) 
         ("loss.kind=infonc", "--set: loss.kind: there is no kind 'infonc'; did you mean 'infonce'?"),
         ("captions=3", "--set: captions: should be a table, not 3"),
         ("data=3", "--set: data: is not a table; write [data] and its keys"),
-        ("seeds=3", f"--set: seeds: {UNKNOWN} 'seed'?"),
+        ("sed=3", f"--set: sed: {UNKNOWN} 'seeds'?"),
+        ("seeds=-1", "--set: seeds: give at least one seed"),
+        ("baseline=plian", "--set: baseline names 'plian', which is not an arm; did you mean 'plain'?"),
+        ("experiment=small.toml", "--set: experiment: the base experiment cannot be replaced; name the field"),
+        ("arms.more.teacher.path=none.toml", "--set: arms.more.teacher.path: there is no file 'none.toml'"),
         ("teacher.path=none.toml", "--set: teacher.path: there is no file 'none.toml'"),
         ("evaluation.sets=['a','b','a']", "--set: evaluation.sets: two evaluation sets are called"),
     ],

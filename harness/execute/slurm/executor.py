@@ -21,8 +21,8 @@ from harness.execute.executor import Decisions, Progress
 from harness.execute.life import Decision, Facts, damaged
 from harness.execute.slurm.cluster_limits import check
 from harness.execute.slurm.gpu_hours import GpuHourBudget
-from harness.execute.slurm.job_tracker import JobTracker, TrackedJob
-from harness.execute.slurm.jobs import has_local_process, is_of, vanished
+from harness.execute.slurm.job_tracker import JobTracker, TrackedJob, has_local_process
+from harness.execute.slurm.jobs import is_of, vanished
 from harness.execute.slurm.retry_policy import hopeless
 from harness.execute.slurm.scheduler import HeldBackError, Scheduler, UnreachableError, UnsureError
 from harness.execute.slurm.snapshot import snapshot
@@ -173,10 +173,11 @@ class SlurmExecutor(Decisions):
                 return
             self._notes = self._tracker.notes
             for run in self._open & ended.keys():
-                self._decide(self._plan.runs[run], ended[run])
+                self._decide(self._plan.runs[run], ended[run][-1])
             self._tracker.settle(
                 tracked
-                for run, tracked in ended.items()
+                for run, jobs in ended.items()
+                for tracked in jobs
                 if run in self._plan.runs or is_of(tracked.submission.intent, self._plan)
             )
             self._release()
@@ -203,9 +204,9 @@ class SlurmExecutor(Decisions):
         step = folder.step
         cancelled, hopeless = (None, None) if ended is None else self._ends(folder, ended)
         teacher, teacher_failure = self._teacher(run)
-        # It may not be known yet whether the teacher's job was accepted. Without its id, the student cannot declare
-        # the dependency and must not be submitted.
-        teachers = None if run.teacher is None else self._tracker.active.get(run.teacher)
+        # It may not be known yet whether the teacher's job was accepted, or only its evaluation is left, which SLURM
+        # cancels. Without the id of a job that trains it, the student cannot declare the dependency and must wait.
+        training = None if run.teacher is None else self._tracker.training(run.teacher)
         return Facts(
             missing,
             step,
@@ -220,7 +221,7 @@ class SlurmExecutor(Decisions):
             starts=self._starts_of(run.id, missing, step),
             teacher=teacher,
             teacher_failure=teacher_failure,
-            teacher_has_job=teachers is not None and bool(teachers.id),
+            teacher_has_job=training is not None and bool(training.id),
         )
 
     def _ends(self, folder: RunFolder, ended: TrackedJob) -> tuple[Failure | None, Failure | None]:

@@ -48,6 +48,14 @@ class TrackedJob:
         return self.submission.intent.tasks[self.task]
 
 
+def has_local_process(folder: RunFolder) -> bool:
+    """Whether a process that no job of SLURM started is executing a run."""
+    if not folder.is_locked():
+        return False
+    begun = [one.start for one in folder.attempts.all() if one.start.host]  # the others tell of jobs that never started
+    return not begun or not begun[-1].job
+
+
 class JobTracker:
     """Tracks the jobs of all open submissions of a store."""
 
@@ -64,11 +72,11 @@ class JobTracker:
         self._killed_since: dict[str, float] = {}
         """When a job that was killed for an unknown reason was first seen ended."""
 
-    def look(self) -> dict[str, TrackedJob]:
+    def look(self) -> dict[str, list[TrackedJob]]:
         """Query the scheduler, update `active`, and record the causes of ended attempts.
 
         Returns:
-            By run: its last job, for runs all of whose jobs have ended.
+            By run: its jobs, the last one last, for runs all of whose jobs have ended.
 
         Raises:
             UnreachableError: the scheduler does not answer; `active` is unchanged.
@@ -108,7 +116,7 @@ class JobTracker:
                 if any(tracked.submission.intent.phase != "train" for tracked in going):
                     self.finishing.add(run)
             else:
-                ended[run] = some[-1]
+                ended[run] = some
         return ended
 
     def add(self, submission: Submission) -> None:
@@ -165,7 +173,9 @@ class JobTracker:
         pending: set[str] = set()
         for tracked in unrecorded:
             executions = history.get(tracked.id, []) or ([tracked.job] if tracked.job else [])
-            if tracked.id in lacking and ((silent and tracked.job is None) or self._lags(tracked, executions)):
+            unknown = tracked.id in lacking and ((silent and tracked.job is None) or self._lags(tracked, executions))
+            # A newer attempt, which tells of a job that never started, would stop the process that has its run by now.
+            if unknown or any(has_local_process(self._store.run(run)) for run in tracked.runs):
                 pending.add(tracked.id)
                 continue
             self._record_ends(tracked, executions)

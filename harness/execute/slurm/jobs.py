@@ -12,7 +12,7 @@ from harness.execute.slurm.scheduler import UnreachableError
 from harness.execute.slurm.submission_log import Intent, Submission, SubmissionLog
 from harness.planning.completeness import left_to_do
 from harness.planning.plan import Plan
-from harness.runs.store import RunFolder, Store
+from harness.runs.store import Store
 
 
 @dataclass(frozen=True)
@@ -56,14 +56,6 @@ def _believed(submissions: Sequence[Submission]) -> dict[str, TrackedJob]:
         if task not in settled[submission.intent.id] or submission.was_cancelled(task)
         for run in runs
     }
-
-
-def has_local_process(folder: RunFolder) -> bool:
-    """Whether a process that no job of SLURM started is executing a run."""
-    if not folder.is_locked():
-        return False
-    begun = [one.start for one in folder.attempts.all() if one.start.host]  # the others tell of jobs that never started
-    return not begun or not begun[-1].job
 
 
 def refuse_what_jobs_have(runs: Collection[str], name: str, store: Store) -> None:

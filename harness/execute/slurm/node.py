@@ -137,8 +137,7 @@ class Supervisor:
             if self._intent.phase == "evaluate" and decision.action is not Action.EVALUATE:
                 continue  # its training ended early; a later training job resumes it
             if decision.state is Life.WAITING:
-                teacher = read_request(self._folder(run)).teacher_run
-                self._record_never_started(run, f"its teacher, run {teacher}, is not trained")
+                self._record_no_teacher(run)
             if not decision.starts:  # the executor gives it up; the job's other runs get their turn
                 continue
             self._running[run] = min(set(range(at_a_time)) - set(self._running.values()))
@@ -191,10 +190,11 @@ class Supervisor:
         if again and self._decide(folder.id).starts:
             self._waiting.insert(0, folder.id)
 
-    def _record_never_started(self, run: str, reason: str) -> None:
+    def _record_no_teacher(self, run: str) -> None:
         if self._rank == 0:
+            reason = f"its teacher, run {read_request(self._folder(run)).teacher_run}, is not trained"
             attempts = self._folder(run).attempts
-            attempts.end(attempts.begin(), "never_started", reason)
+            attempts.end(attempts.begin(), "no_teacher", reason)
             print(f"harness: run {run} cannot start: {reason}", file=sys.stderr)
 
     def _record_end(self, folder: RunFolder, cause: Cause, message: str) -> None:

@@ -10,7 +10,9 @@ from harness.execute.slurm.scheduler import Job
 from harness.runs.attempts import Attempt
 from harness.runs.record import AttemptEnd, Cause, Failure
 
-_BLAMELESS: frozenset[Cause] = frozenset({"completed", "preempted", "cancelled", "superseded", "interrupted"})
+_BLAMELESS: frozenset[Cause] = frozenset(
+    {"completed", "preempted", "cancelled", "superseded", "interrupted", "no_teacher"}
+)
 """Causes that are not the run's fault and do not count as failed attempts."""
 _STATES: dict[str, Cause] = {
     "NODE_FAIL": "node_failure",
