@@ -208,7 +208,7 @@ MUTATIONS = (
     Mutation("training/precision.py", '            torch.backends.cudnn.allow_tf32 = name == "tf32"', "            pass", "gpu/test_fast.py::test_tf32_is_only_what_was_asked_for"),
     Mutation("evaluation/towers.py", '            torch.backends.cudnn.allow_tf32 = False\n            for', "            for", "gpu/test_fast.py::test_tf32_is_only_what_was_asked_for"),
     Mutation("evaluation/towers.py", '                torch.backends.cudnn.allow_tf32 = False\n\n', "\n", "gpu/test_fast.py::test_evaluation_in_tf32_is_that_of_the_towers_alone"),
-    Mutation("evaluation/towers.py", "encode(sent(batch, self._device))", "encode(batch.to(self._device))", "gpu/test_fast.py::test_evaluation_copies_while_the_gpu_computes"),
+    Mutation("evaluation/towers.py", "encode(self._sent(batch))", "encode(batch.to(self._device))", "gpu/test_fast.py::test_evaluation_copies_while_the_gpu_computes"),
     Mutation("evaluation/towers.py", "if len(waiting) == 2:", "if waiting:", "gpu/test_fast.py::test_evaluation_copies_while_the_gpu_computes"),
     Mutation("evaluation/towers.py", "        for finite in waiting:\n            _require(finite, tower)\n", "", "gpu/test_fast.py::test_no_batch_with_a_nan_is_missed"),
     Mutation("evaluation/conditions.py", '        "precision": spec.precision,\n', "", "gpu/test_fast.py::test_tf32_has_a_protocol_of_its_own"),

@@ -17,7 +17,6 @@ from harness.config.evaluation import Precision
 from harness.evaluation.cache import FeatureCache
 from harness.evaluation.distributed import Crew, ImageShare, Order, TextShare
 from harness.evaluation.sets import EvaluationSet
-from harness.models.transfer import sent
 from harness.parallel.process_group import World
 
 CACHE_BYTES = 512 * 2**20
@@ -232,7 +231,7 @@ class SetEncoder:
         waiting: list[Tensor] = []
         for batch in batches:
             with computing(self._precision, self._device):
-                features = encode(sent(batch, self._device))
+                features = encode(self._sent(batch))
             found.append(nn.functional.normalize(features.float(), dim=-1))
             self.encoded[tower] += len(batch)
             waiting.append(torch.isfinite(features).all())
@@ -241,6 +240,11 @@ class SetEncoder:
         for finite in waiting:
             _require(finite, tower)
         return found
+
+    def _sent(self, batch: Tensor) -> Tensor:
+        """`batch` on the device; a GPU copies it from pinned memory, for which the host does not wait."""
+        on_gpu = self._device.type == "cuda"
+        return (batch.pin_memory() if on_gpu else batch).to(self._device, non_blocking=on_gpu)
 
     def _batches(self, evaluation_set: EvaluationSet, part: range) -> Iterator[Tensor]:
         """Preprocessed images [<= batch_size, 3, H, W] of this process's batches, always the same of a set."""
