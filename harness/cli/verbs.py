@@ -604,6 +604,40 @@ def references(
 
 
 @app.command()
+def robustness(
+    files: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="FILE...", help="Numbers of models, as `harness eval --out` writes them.", show_default=False
+        ),
+    ],
+    baseline: Annotated[
+        list[Path],
+        typer.Option(
+            "--baseline",
+            metavar="FILE",
+            help="Numbers of the models that the fit is made of: the same, clip_benchmark's, or a table (TOML).",
+            show_default=False,
+        ),
+    ],
+    against: Annotated[
+        list[str],
+        typer.Option(
+            "--against",
+            metavar="SET=SET",
+            help="The set in distribution of a shifted set, such as imagenet-a=imagenet1k_a; imagenet1k for others.",
+            default_factory=list,
+            show_default=False,
+        ),
+    ],
+) -> None:
+    """Print effective robustness: accuracy on shifted sets beyond what a fit to a baseline's models predicts."""
+    from harness.cli.evaluate import print_robustness
+
+    print_robustness(files, baseline, against)
+
+
+@app.command()
 def ui(
     spec: Annotated[
         Path | None, typer.Argument(metavar="SPEC", help="Open the page of its arms.", show_default=False)

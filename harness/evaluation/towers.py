@@ -37,6 +37,9 @@ class EvaluatedTowers(Protocol):
     def tokenize(self) -> Callable[[list[str]], Tensor]:
         """From M texts to tokens [M, L], int64."""
 
+    def cuts(self, texts: list[str], /) -> list[bool]:
+        """Whether each text is longer than the context, so that its end is left out."""
+
     @property
     def trims(self) -> bool:
         """Whether text features stay as they are when tokens behind the end of a text, its largest id, are cut off."""

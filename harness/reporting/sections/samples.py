@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -29,13 +30,33 @@ _RECALL = re.compile(r"(image_retrieval|text_retrieval)_recall@(\d+)")
 
 
 @dataclass(frozen=True, eq=False)
-class Hits:
-    """Which samples a run got right, in the order of their keys."""
+class SampleRows:
+    """The samples of a metric, in the order of their keys."""
 
+    table: Any
+    """The columns of an outcome file that tell which samples these are."""
+    rows: NDArray[np.intp]
+    """[n], row of each sample in the file."""
     keys: NDArray[Any]
     """[n], key of each sample."""
     images: NDArray[Any]
     """[n], image of each sample."""
+
+    @cached_property
+    def groups(self) -> NDArray[np.int64]:
+        """[n], number of each sample's image: captions of one image are drawn together."""
+        return np.unique(self.images, return_inverse=True)[1].astype(np.int64)
+
+    def are(self, other: SampleRows) -> bool:
+        """Whether `other` are the same samples."""
+        return self is other or np.array_equal(self.keys, other.keys)
+
+
+@dataclass(frozen=True, eq=False)
+class Hits:
+    """Which samples a run got right."""
+
+    samples: SampleRows
     right: NDArray[np.bool_]
     """[n]"""
 
@@ -77,8 +98,9 @@ def sample_errors(results: Results, column: Column) -> dict[str, SampleError | N
     several = [arm for arm in column.comparable if arm.difference is not None and arm.difference.error is not None]
     if not 0 < len(several) <= MOST_ARMS:
         return {}
-    theirs = _of_seeds(results, column, results.plan.ablation.baseline)
-    ours = {arm.arm: _of_seeds(results, column, arm.arm) for arm in several}
+    reader = HitsReader(column.metric)
+    theirs = _of_seeds(results, column, results.plan.ablation.baseline, reader)
+    ours = {arm.arm: _of_seeds(results, column, arm.arm, reader) for arm in several}
     kept = any(hits for runs in (theirs, *ours.values()) for hits in runs.values())
     return {arm: _error(runs, theirs) for arm, runs in ours.items()} if kept else {}
 
@@ -118,10 +140,10 @@ def errors_table(results: Results, column: Column, errors: Mapping[str, SampleEr
     )
 
 
-def _of_seeds(results: Results, column: Column, arm: str) -> dict[int, Hits | None]:
+def _of_seeds(results: Results, column: Column, arm: str, reader: HitsReader) -> dict[int, Hits | None]:
     """Hits of an arm's runs that its mean contains, by seed."""
     wanted = column.arms[arm].values
-    return {run.seed: read_hits(run, column.metric) for run in results.by_arm[arm] if run.seed in wanted}
+    return {run.seed: reader.read(run) for run in results.by_arm[arm] if run.seed in wanted}
 
 
 def _error(ours: Mapping[int, Hits | None], theirs: Mapping[int, Hits | None]) -> SampleError | None:
@@ -129,39 +151,79 @@ def _error(ours: Mapping[int, Hits | None], theirs: Mapping[int, Hits | None]) -
     kept = [(one, other) for one, other in pairs if one is not None and other is not None]
     if len(kept) < len(pairs) or not kept:
         return None
-    first = kept[0][0]
-    if not all(np.array_equal(first.keys, hits.keys) for pair in kept for hits in pair):
+    first = kept[0][0].samples
+    if not all(first.are(hits.samples) for pair in kept for hits in pair):
         return None
-    deltas = np.stack([one.right.astype(np.float64) - other.right for one, other in kept])
-    _, groups = np.unique(first.images, return_inverse=True)
-    return sample_error(deltas, groups.astype(np.int64))
+    return sample_error(np.stack([one.right.astype(np.float64) - other.right for one, other in kept]), first.groups)
 
 
-def read_hits(run: RunResult, metric: str) -> Hits | None:
-    """The samples that the run got right in `set/metric`. None if it kept no outcomes of that set and protocol."""
-    set_name, _, name = metric.partition("/")
-    measured = run.measured.get(metric)
-    if measured is None or not any(kind.fullmatch(name) for kind in (_TOP, _CHOICE, _RECALL)):
+class HitsReader:
+    """Reads which samples runs got right in one metric, `set/metric`."""
+
+    def __init__(self, metric: str) -> None:
+        self._metric = metric
+        self._set, _, name = metric.partition("/")
+        top, choice, recall = _TOP.fullmatch(name), _CHOICE.fullmatch(name), _RECALL.fullmatch(name)
+        self._limit = int(top[1]) if top else int(recall[2]) if recall else 0
+        self._direction = recall[1] if recall else None
+        self._sides = [] if choice is None else [f"{choice[1][:-1]}s"] if choice[1] else ["texts", "images"]
+        self._is_known = bool(top or choice or recall)
+        self._samples: SampleRows | None = None
+        """Those of the last file: sorting them takes longest, and runs of one set have the same."""
+
+    def read(self, run: RunResult) -> Hits | None:
+        """None if the run kept no outcomes of that set and protocol, or they do not determine the metric."""
+        measured = run.measured.get(self._metric)
+        if measured is None or not self._is_known:
+            return None
+        for file in sorted(run.folder.outcomes.glob("*.parquet")):
+            if file.relative_to(run.folder.path).as_posix() in run.changed:
+                continue
+            # A damaged file of a run without a seal; the run's remarks name it (`collect.results`).
+            with suppress(OSError, LookupError, NotImplementedError, TypeError, ValueError):
+                if _is_of(file, self._set, measured.protocol_id):
+                    return self._hits(file)
         return None
-    for file in sorted(run.folder.outcomes.glob("*.parquet")):
-        if file.relative_to(run.folder.path).as_posix() in run.changed:
-            continue
-        # A damaged file of a run without a seal; the run's remarks name it (`collect.results`).
-        with suppress(OSError, LookupError, NotImplementedError, TypeError, ValueError):
-            if _is_of(file, set_name, measured.protocol_id):
-                return _hits(file, name)
-    return None
+
+    def _hits(self, file: Path) -> Hits:
+        import pyarrow.parquet as pq
+
+        telling = ["key", "image", *self._sides] if self._sides else ["key"]
+        telling = ["key", "direction", "caption"] if self._direction else telling
+        outcomes = [f"found_{side}" for side in self._sides] or ["rank"]
+        table = pq.read_table(file, columns=[*telling, *outcomes])
+        told = table.select(telling)
+        if self._samples is None or not told.equals(self._samples.table):
+            self._samples = self._sorted(told)
+        rows = self._samples.rows
+        if self._sides:
+            right = np.all([table[f"found_{side}"].to_numpy()[rows] for side in self._sides], axis=0)
+        else:
+            right = table["rank"].to_numpy()[rows] <= self._limit
+        return Hits(self._samples, right)
+
+    def _sorted(self, table: Any) -> SampleRows:
+        columns = {name: np.asarray(table[name].to_numpy()) for name in table.column_names}
+        keys = images = columns["key"].astype(str)
+        rows = np.arange(len(keys))
+        if self._sides:
+            images = columns["image"]
+            rows = rows[np.any([columns[side] > 1 for side in self._sides], axis=0)]
+        elif self._direction:
+            keys = np.char.add(np.char.add(images, "\n"), columns["caption"].astype(str))
+            rows = rows[columns["direction"] == self._direction]
+        rows = rows[np.argsort(keys[rows], kind="stable")]
+        return SampleRows(table, rows, keys[rows], images[rows])
 
 
 def _tested(results: Results, column: Column, arm: ArmValue) -> SampleTest | None:
     ours, theirs = results.by_arm[arm.arm], results.by_arm[results.plan.ablation.baseline]
     (seed,) = arm.values.keys() & column.arms[results.plan.ablation.baseline].values.keys()
-    hits = [read_hits(run, column.metric) for runs in (ours, theirs) for run in runs if run.seed == seed]
-    one, other = hits
-    if one is None or other is None or not np.array_equal(one.keys, other.keys):
+    reader = HitsReader(column.metric)
+    one, other = [reader.read(run) for runs in (ours, theirs) for run in runs if run.seed == seed]
+    if one is None or other is None or not one.samples.are(other.samples):
         return None
-    _, groups = np.unique(one.images, return_inverse=True)
-    return compare_samples(one.right, other.right, groups.astype(np.int64))
+    return compare_samples(one.right, other.right, one.samples.groups)
 
 
 def _entries(column: Column, test: SampleTest, corrected: float | None) -> Iterator[TableCell]:
@@ -179,29 +241,3 @@ def _is_of(file: Path, set_name: str, protocol_id: str | None) -> bool:
     require_plain(file)
     metadata = pq.read_schema(file).metadata or {}
     return (metadata.get(b"set"), metadata.get(b"protocol_id")) == (set_name.encode(), (protocol_id or "").encode())
-
-
-def _hits(file: Path, name: str) -> Hits:
-    import pyarrow.parquet as pq
-
-    table = pq.read_table(file)
-    columns = {key: np.asarray(table[key].to_numpy()) for key in table.column_names}
-    if choice := _CHOICE.fullmatch(name):
-        sides = [f"{choice[1][:-1]}s"] if choice[1] else ["texts", "images"]
-        kept = np.any([columns[side] > 1 for side in sides], axis=0)
-        keys, images = columns["key"][kept].astype(str), columns["image"][kept]
-        order = np.argsort(keys, kind="stable")
-        right = np.all([columns[f"found_{side}"][kept] for side in sides], axis=0)
-        return Hits(keys[order], images[order], right[order])
-    if top := _TOP.fullmatch(name):
-        keys, limit = columns["key"].astype(str), int(top[1])
-        kept = np.ones(len(keys), dtype=bool)
-        images = keys
-    else:
-        recall = _RECALL.fullmatch(name)
-        assert recall is not None
-        kept, limit = columns["direction"] == recall[1], int(recall[2])
-        images = columns["key"].astype(str)
-        keys = np.char.add(np.char.add(images, "\n"), columns["caption"].astype(str))
-    order = np.argsort(keys[kept], kind="stable")
-    return Hits(keys[kept][order], images[kept][order], (columns["rank"][kept] <= limit)[order])
