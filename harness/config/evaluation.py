@@ -16,7 +16,7 @@ from harness.config.suites import LONG_CAPTION_SETS, MULTILABEL_SETS, PAIR_SETS,
 
 __all__ = ["Evaluation", "FeatureMetric", "MetricSpec", "Precision", "PythonMetric", "TextNormalisation", "set_name"]
 
-Precision = Literal["float32", "bfloat16"]
+Precision = Literal["float32", "tf32", "bfloat16"]
 MetricTask = Literal["zeroshot_classification", "zeroshot_multilabel", "zeroshot_retrieval", "linear_probe"]
 FeatureMetric = Literal["modality_gap", "alignment", "image_uniformity", "text_uniformity"]
 ADDRESSING = ("sets", "every", "protocols", "metrics", "feature_metrics")
@@ -73,7 +73,8 @@ class Evaluation(Spec):
     and `text_uniformity` (Wang and Isola 2020). Like `metrics`, they need no pass through the towers once features are
     cached, and are not part of a run's id."""
     precision: Precision = "float32"
-    """Precision of the towers while they encode. Features, logits and metrics are always float32."""
+    """Precision of the towers while they encode; it is part of the protocol. `tf32`: a GPU multiplies float32 numbers
+    rounded to 10 bits of mantissa, several times as fast. Features, logits and metrics are always float32."""
     templates: NamedTemplates | tuple[str, ...] = "set"
     """Prompt templates of zero-shot classification. "set" uses the set's own file; "imagenet7" and "imagenet80" are
     OpenAI's; a list gives your own templates, each with {c} in place of the class name."""
