@@ -407,6 +407,20 @@ class DreamLIP(LossSpec):
     threshold: Share | Literal["uniform"] = 0.0
     """A caption's group leaves out patches with a min-max normalised similarity below this. `"uniform"`: below their
     uniform weight, 1/patches."""
+    local_logit_scale: Positive | Literal["shared"] = "shared"
+    """Start value of a second factor, on the cosines of the local loss; it is trained and clamped as `logit_scale` is.
+    `"shared"`: both losses have one factor."""
+
+    def irrelevant(self) -> frozenset[str]:
+        """The factor of a local loss without weight."""
+        return frozenset() if self.local_weight else frozenset({"local_logit_scale"})
+
+    @model_validator(mode="after")
+    def _local_starts_under_the_clamp(self) -> DreamLIP:
+        local, most = self.local_logit_scale, self.max_logit_scale
+        if most is not None and local != "shared" and local > most:
+            raise ValueError(f"local_logit_scale {local:g} is over max_logit_scale {most:g}")
+        return self
 
 
 class SimCLR(LossSpec):

@@ -5,9 +5,11 @@ They are computed whole on every rank; their cost is that of all pairs of tokens
 
 from __future__ import annotations
 
+import math
+
 import torch
 import torch.nn.functional as F  # noqa: N812
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from harness.config.loss import FILIP, DreamLIP
@@ -66,12 +68,16 @@ class DreamLIPObjective(Objective):
 
     Locally, each caption is contrasted, among all captions of the batch, with the patches of its own image grouped to
     it: weighted by their similarity to the caption, min-max normalised over the patches, those under a threshold left
-    out. The local loss shares the temperature.
+    out. The local loss shares the temperature or has one of its own.
     """
 
     def __init__(self, spec: DreamLIP, sweep: ChunkPass) -> None:
         super().__init__(spec, sweep)
         self.weight, self.threshold = spec.local_weight, spec.threshold
+        self.local_log_scale: nn.Parameter | None = None
+        if spec.local_logit_scale != "shared":
+            start = torch.tensor(math.log(spec.local_logit_scale), dtype=torch.float32)
+            self.local_log_scale = nn.Parameter(start, requires_grad=spec.learn_logit_scale)
 
     def _terms(self, batch: PairBatch, scale: Tensor) -> tuple[Terms, Logs]:
         if batch.image_tokens is None:
@@ -83,11 +89,23 @@ class DreamLIPObjective(Objective):
         strips = zip(torch.split(text, size), torch.split(batch.owner, size), strict=True)
         grouped = [checkpoint(_grouped, patches, *strip, threshold, use_reentrant=False) for strip in strips]
         every = torch.arange(len(text), device=text.device)
-        local = clip_terms(torch.cat(grouped), text, Positives(every, every), scale, self.sweep)
+        logs: Logs = {}
+        local_scale = scale
+        if self.local_log_scale is not None:
+            local_scale = self.sweep.ranks.agreed(self.local_log_scale).exp().to(scale.dtype)
+            logs["local_logit_scale"] = local_scale.detach()
+        local = clip_terms(torch.cat(grouped), text, Positives(every, every), local_scale, self.sweep)
         return {
             "global": torch.stack([sum(slot.values(), scale.new_zeros(())) for slot in slots]).mean(),
             "local": self.weight * (local["image_to_text"] + local["text_to_image"]),
-        }, {}
+        }, logs
+
+    @torch.no_grad()
+    def clamp_(self) -> None:
+        """As in Objective, for both factors."""
+        super().clamp_()
+        if self.local_log_scale is not None:
+            self.local_log_scale.clamp_(max=self.max_log_scale)
 
 
 def _late_interaction(image: Tensor, text: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:

@@ -74,5 +74,6 @@ ARMS: dict[str, Arm] = {
         },
         formulas.infonce_and_twice_supcon_in,
     ),
+    "dreamlip local scale": _arm("dreamlip", formulas.dreamlip_local_scale, local_logit_scale=4),
     "dreamlip threshold": _arm("dreamlip", formulas.dreamlip_thresholded, threshold="uniform"),
 }

@@ -304,7 +304,7 @@ def filip_alone(batch: PairBatch, t: Tensor, b: Tensor) -> Tensor:
     return (to_target(by_image, truth_of(batch)) + to_target(by_text, truth_of(batch).T)) / 2
 
 
-def dreamlip(batch: PairBatch, t: Tensor, b: Tensor, threshold: float = 0.0) -> Tensor:
+def dreamlip(batch: PairBatch, t: Tensor, b: Tensor, threshold: float = 0.0, local: float | None = None) -> Tensor:
     patches = batch.image_tokens
     assert patches is not None
     grouped = []
@@ -313,12 +313,18 @@ def dreamlip(batch: PairBatch, t: Tensor, b: Tensor, threshold: float = 0.0) -> 
         share = (s - s.min()) / (s.max() - s.min() + 1e-10)
         share = torch.where(share < threshold, torch.zeros_like(share), share)
         grouped.append(F.normalize(share / share.sum() @ patches[owner], dim=0))
-    return infonce_slotwise(batch, t, b) + clip(torch.stack(grouped), batch.text, t)
+    t_local = t if local is None else torch.tensor(local, dtype=torch.float64)
+    return infonce_slotwise(batch, t, b) + clip(torch.stack(grouped), batch.text, t_local)
 
 
 def dreamlip_thresholded(batch: PairBatch, t: Tensor, b: Tensor) -> Tensor:
     assert batch.image_tokens is not None
     return dreamlip(batch, t, b, threshold=1 / batch.image_tokens.shape[1])
+
+
+def dreamlip_local_scale(batch: PairBatch, t: Tensor, b: Tensor) -> Tensor:
+    """The local loss at a factor of its own, 4 up to the rounding of its logarithm in float32."""
+    return dreamlip(batch, t, b, local=torch.tensor(4.0).log().double().exp().item())
 
 
 def nt_xent(first: Tensor, second: Tensor, t: Tensor) -> Tensor:

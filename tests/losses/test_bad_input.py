@@ -62,6 +62,10 @@ MINING = '[mining]\nkind = "threshold"\n'
             "train.views: gives every view of an image the same pixels; use simclr, fff or crop",
         ),
         ('[loss]\nkind = "infonce"\nmax_logit_scale = "none"', "loss.max_logit_scale: "),
+        (
+            '[loss]\nkind = "dreamlip"\nlocal_logit_scale = 101',
+            "loss: local_logit_scale 101 is over max_logit_scale 100",
+        ),
     ],
 )
 def test_one_sentence(tmp_path: Path, text: str, expected: str) -> None:

@@ -19,6 +19,7 @@ from harness.config.loss import (
     FNC,
     MACL,
     OTTER,
+    DreamLIP,
     InfoNCE,
     Loss,
     MultiPositiveSigmoid,
@@ -184,6 +185,36 @@ def test_clamp_and_frozen_scale() -> None:
     objective.clamp_()
     assert float(scale.exp()) == pytest.approx(20)
     assert not scale.requires_grad
+
+
+def test_dreamlips_two_factors_are_the_shared_one_where_they_agree() -> None:
+    batch = random_batch(Shape(mined=False, captions=2))
+    shared, own = build_objective(DreamLIP()).double(), build_objective(DreamLIP(local_logit_scale=5)).double()
+    with torch.no_grad():
+        local = dict(own.named_parameters())["local_log_scale"].fill_(own.log_scale)
+    values = []
+    for objective in (shared, own):
+        loss, logs = objective(batch)
+        torch.autograd.backward(loss)
+        values.append(loss.detach())
+    torch.testing.assert_close(values[1], values[0], rtol=1e-12, atol=0)
+    assert local.grad is not None
+    assert own.log_scale.grad is not None
+    assert abs(local.grad) > 1e-3
+    torch.testing.assert_close(local.grad + own.log_scale.grad, shared.log_scale.grad, rtol=1e-9, atol=1e-12)
+    torch.testing.assert_close(logs["local_logit_scale"], logs["logit_scale"])
+
+
+def test_dreamlips_own_factor_starts_freezes_and_clamps_as_the_other() -> None:
+    objective = build_objective(DreamLIP(local_logit_scale=5, max_logit_scale=20, learn_logit_scale=False))
+    local = dict(objective.named_parameters())["local_log_scale"]
+    assert float(local.exp()) == pytest.approx(5)
+    assert not local.requires_grad
+    with torch.no_grad():
+        local.add_(3)
+    objective.clamp_()
+    assert float(local.exp()) == pytest.approx(20)
+    assert DreamLIP(local_weight=0, local_logit_scale=5).science() == DreamLIP(local_weight=0).science()
 
 
 def test_logs_name_the_terms() -> None:
