@@ -18,7 +18,7 @@ SEED := $(or $(SEED),$(shell date +%s))
 # Without the bytecode cache, every process compiles torch and open_clip again, which takes seconds.
 unexport PYTHONDONTWRITEBYTECODE
 .NOTPARALLEL:
-.PHONY: help demo demo-search picture docs test test-slow test-slurm mutations histories fuzz demo-slurm chaos chaos-search wheels gpu test-all check format generate lock clean
+.PHONY: help demo demo-time demo-search picture docs test test-slow test-slurm mutations histories fuzz demo-slurm chaos chaos-search wheels gpu test-all check format generate lock clean
 
 help: ## show this help
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | while IFS='	' read -r name text; do \
@@ -34,9 +34,12 @@ demo-slurm: $(INSTALLED) ## run the quickstart on a real SLURM on this machine, 
 demo-search: $(INSTALLED) ## search thresholds and mixing ratio on the embedded data set; ten minutes on 2 cores
 	@$(BIN)/harness search ablations/searches/thresholds_shapes.toml
 
+demo-time: $(INSTALLED) ## time the demo as a whole process, five times (ARGS="--times 3"); the machine should be idle
+	@$(BIN)/python benchmarks/demo.py $(ARGS)
+
 picture: demo ## draw docs/report.png from the quickstart's report (needs Debian's chromium)
-	@chromium --headless --no-sandbox --disable-gpu --hide-scrollbars --window-size=1280,1360 \
-	    --screenshot=docs/report.png "file://$(CURDIR)/store/reports/quickstart.html"
+	@chromium --headless --no-sandbox --disable-gpu --hide-scrollbars --window-size=1280,1370 \
+	    --screenshot=docs/report.png "file://$(abspath $(or $(HARNESS_STORE),store))/reports/quickstart.html"
 
 docs: $(INSTALLED) ## build the documentation, with search, in build/site (needs no network once its packages are cached)
 	@NO_MKDOCS_2_WARNING=1 $(BIN)/uv tool run --quiet --with 'mkdocs-material>=9.5,<10' --from 'mkdocs>=1.6,<2' \

@@ -117,6 +117,12 @@ def test_every_page_is_in_the_navigation_once() -> None:
     assert sorted(listed) == sorted(page.name for page in PAGES[1:])
 
 
+def test_every_page_is_found_from_the_front_page() -> None:
+    front = (ROOT / "docs/index.md").read_text(encoding="utf-8")
+    pages = {page.name for page in PAGES[1:]} - {"index.md"}
+    assert pages - set(re.findall(r"\]\(([\w-]+\.md)", front)) == set()
+
+
 def test_troubleshooting_quotes_messages_of_the_code() -> None:
     source = "\n".join(file.read_text(encoding="utf-8") for file in sorted(PACKAGE.rglob("*.py")))
     page = (ROOT / "docs/troubleshooting.md").read_text(encoding="utf-8")

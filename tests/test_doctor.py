@@ -1,11 +1,13 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -126,10 +128,14 @@ def test_a_containers_share_of_cores_is_told(tmp_path: Path) -> None:
     assert f"{len(os.sched_getaffinity(0))} cores" in processor(tmp_path / "none").message
 
 
-def test_little_shared_memory_is_told(tmp_path: Path) -> None:
-    assert [finding.level for finding in shared_memory(tmp_path, least_gb=1e9)] == ["warning"]
-    assert list(shared_memory(tmp_path, least_gb=0)) == []
-    assert list(shared_memory(tmp_path / "none", least_gb=1e9)) == []
+def test_little_shared_memory_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Three batches of 224 px are there at a time: 462 MB for 1,024 images."""
+    for free, level, images in ((64 * 2**20, "warning", "148"), (3 * 1024 * 150_528, "ok", "1,024")):
+        monkeypatch.setattr(shutil, "disk_usage", lambda _, free=free: SimpleNamespace(free=free))
+        (finding,) = shared_memory(tmp_path)
+        assert finding.level == level
+        assert f"batches of {images} images" in finding.message
+    assert list(shared_memory(tmp_path / "none")) == []
 
 
 def test_a_machine_without_a_driver_is_no_fault(program: Fake) -> None:
@@ -240,6 +246,7 @@ def test_the_whole_diagnosis_imports_nothing_heavy(tmp_path: Path) -> None:
     code = f"""
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from harness.doctor import diagnose
 from harness.runs.settings import Settings
 for finding in diagnose(Settings(store=Path({str(tmp_path)!r}))):

@@ -17,6 +17,7 @@ from typing import Any
 import torch
 
 from .bench import Bench
+from .loading import data
 from .numbers import environment, kernel, losses, mining
 from .runs import ablation, processes, resume, tests
 from .steps import p1, p2, variants
@@ -30,6 +31,7 @@ LIMITS = {
     "p2": 120,
     "p1": 240,
     "variants": 420,
+    "data": 240,
     "resume": 180,
     "ablation": 400,
     "processes": 240,
@@ -107,5 +109,5 @@ def _apart(part: str, limit_s: float) -> dict[str, Any]:
 
 PARTS: dict[str, Callable[[Bench], dict[str, Any]]] = {
     part.__name__: part
-    for part in (environment, kernel, losses, mining, p2, p1, variants, resume, ablation, processes, tests)
+    for part in (environment, kernel, losses, mining, p2, p1, variants, data, resume, ablation, processes, tests)
 }

@@ -117,7 +117,7 @@ def resume(bench: Bench) -> dict[str, Any]:
     experiment = Experiment.model_validate({**fields, "teacher": None, "mining": {"kind": "none"}})
     digests = []
     for name, stops in (("whole", ()), ("stopped", (steps // 2,))):
-        folder = _prepared(bench.folder / name, experiment)
+        folder = prepared(bench.folder / name, experiment)
         for number, stop in enumerate((*stops, 10**9), 1):
             runner = AttemptRunner(folder, load_request(folder), number, _After(stop))
             ended = runner.train()
@@ -127,7 +127,8 @@ def resume(bench: Bench) -> dict[str, Any]:
     return {"ok": digests[0] == digests[1], "equal": digests[0] == digests[1]}
 
 
-def _prepared(root: Path, experiment: Experiment) -> RunFolder:
+def prepared(root: Path, experiment: Experiment) -> RunFolder:
+    """The folder of a run in a store of its own, ready for its first attempt; embedded data are there."""
     from harness.data.synthetic.materialise import materialise
 
     os.environ["HARNESS_STORE"], os.environ["HARNESS_TRACKING_URI"] = str(root), "none"
@@ -152,7 +153,7 @@ def processes(bench: Bench) -> dict[str, Any]:
         return {"skipped": "needs two GPUs"}
     losses = []
     for count in (1, 2):
-        folder = _prepared(bench.folder / str(count), Experiment.model_validate(_alone(bench, count)))
+        folder = prepared(bench.folder / str(count), Experiment.model_validate(_alone(bench, count)))
         done = subprocess.run(
             [sys.executable, "-m", "harness.worker", str(folder.path)], capture_output=True, text=True
         )

@@ -1,9 +1,10 @@
-"""The machine's GPUs and cores, without importing torch."""
+"""The machine's GPUs, cores and shared memory, without importing torch."""
 
 from __future__ import annotations
 
 import os
 import re
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -12,6 +13,11 @@ _RANKS = re.compile(
     r"|SLURM_(PROCID|LOCALID|NODEID|NTASKS.*|NPROCS|TASKS_PER_NODE|STEP.*)"
 )
 """Variables by which torchrun, srun, MPI or Kubernetes tell a process its rank."""
+
+SHARED_MEMORY = Path("/dev/shm")
+"""Where processes pass tensors to each other."""
+PREFETCHED = 2
+"""Batches that loader workers decode ahead, in shared memory."""
 
 _DEVICES, _DRIVER = Path("/dev"), Path("/proc/driver/nvidia/gpus")
 
@@ -35,3 +41,17 @@ def without_ranks(environment: Mapping[str, str]) -> dict[str, str]:
 def cores() -> int:
     """Number of cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def decoded_bytes(images: int, image_size: int) -> int:
+    """Shared memory for RGB images that loader workers decode: batches ahead, and the one that is being put together.
+
+    Args:
+        images: of a batch that one process trains on; views count.
+    """
+    return (PREFETCHED + 1) * images * 3 * image_size**2
+
+
+def free_shared_memory(folder: Path = SHARED_MEMORY) -> int | None:
+    """Free bytes of shared memory, or None if this system has no such folder."""
+    return shutil.disk_usage(folder).free if folder.is_dir() else None

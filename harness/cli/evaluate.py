@@ -6,9 +6,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from harness.base.errors import SpecError
 from harness.base.files import write_json
 from harness.cli.output import as_json as print_json
 from harness.cli.output import table
+from harness.config.suites import SUITES
 from harness.execute.evaluate import evaluation_of, present, sources_of, with_averages, without_average
 from harness.planning.workspace import Project
 from harness.runs.record import EvaluationResult
@@ -45,6 +47,39 @@ def measure(
         print(f"no average over {suite}: not measured: {', '.join(absent)}")
     if out is not None:
         write_json(out, {name: [one.model_dump(mode="json") for one in results] for name, results in found.items()})
+
+
+def print_robustness(files: Sequence[Path], baseline: Sequence[Path], against: Sequence[str]) -> None:
+    """Print the effective robustness of the models in `files`, with the fit to those in `baseline`.
+
+    Raises:
+        SpecError: a file has another format, or nothing can be compared.
+    """
+    from harness.reporting.references import read_external
+    from harness.reporting.robustness import shifts
+
+    pairs = dict(one.partition("=")[::2] for one in against)
+    if strange := [one for one in pairs if one not in SUITES["robustness"].members or not pairs[one]]:
+        known = ", ".join(SUITES["robustness"].members)
+        raise SpecError(f"{strange[0]!r} is no shifted set", where="--against", fix=f"write SET=SET; sets: {known}")
+    ours, theirs = ([one for file in several for one in read_external(file)] for several in (files, baseline))
+    found, absent = shifts(ours, theirs, pairs)
+    for one in found:
+        fit = one.fit
+        line = f"logit = {fit.slope:.3f} logit({one.here}) {fit.intercept:+.3f}, fitted to {fit.models} models"
+        span = f"{fit.lowest:.1%} to {fit.highest:.1%} there, root mean square residual {fit.residual:.1%}"
+        rows = [
+            [
+                model.name,
+                *(f"{share:.4f}" for share in (model.here, model.there, model.expected)),
+                f"{model.effective:+.4f}",
+                "outside the fit's range" if model.is_outside else "",
+            ]
+            for model in one.models
+        ]
+        table(f"{one.there}: {line} ({span})", ["model", one.here, one.there, "expected", "effective", ""], rows)
+    for reason in absent:
+        print(f"left out: {reason}")
 
 
 def _rows(checkpoint: str, one: EvaluationResult) -> list[dict[str, Any]]:

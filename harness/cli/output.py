@@ -15,11 +15,12 @@ from typing import TYPE_CHECKING, Any
 
 from harness.base.errors import StoreError
 from harness.config.axes import level_name
+from harness.config.experiment import flatten
 from harness.config.search import Choice, FloatRange, IntRange, Parameter, Search
 from harness.execute.life import Life
 from harness.planning import claims
 from harness.planning.isolation import confounded, isolation
-from harness.planning.plan import Plan
+from harness.planning.plan import Arm, Plan
 from harness.runs.request import read_request
 from harness.runs.store import RunFolder, Store
 
@@ -27,6 +28,9 @@ if TYPE_CHECKING:
     from harness.reporting.forecast import Forecast
 
 WATCH_S = 2.0
+MOST_CHANGES = 4
+"""Largest number of fields that a plan lists for an arm."""
+LONGEST_VALUE = 40
 
 
 def table(title: str, header: list[str], rows: list[list[str]], optional: Sequence[str] = ()) -> None:
@@ -65,6 +69,17 @@ def _drawn(title: str, header: list[str], rows: list[list[str]], optional: Seque
         console.print(Text(f"too narrow for: {', '.join(dropped)}", style="dim"))
 
 
+def _changes(arm: Arm, base: Mapping[str, Any]) -> str:
+    """What an arm changes in the fields `base`: long values are cut, many fields are counted."""
+    differing = {path: str(value) for path, value in arm.changes.items() if path not in base or base[path] != value}
+    cut = {
+        path: text if len(text) <= LONGEST_VALUE else f"{text[:LONGEST_VALUE]}..." for path, text in differing.items()
+    }
+    found = [f"{path}={text}" for path, text in cut.items()]
+    more = len(found) - MOST_CHANGES
+    return ", ".join(found[:MOST_CHANGES]) + (f" and {more} more" if more > 0 else "") if found else "nothing"
+
+
 def _widths(header: list[str], rows: list[list[str]]) -> list[int]:
     return [max(len(row[index]) for row in [header, *rows]) for index in range(len(header))]
 
@@ -75,15 +90,15 @@ def plan(planned: Plan, store: Store, timed: Mapping[str, float] | None = None) 
 
     states = planned_states(planned, store)
     users = Counter(planned.cells.values())
+    base = flatten(planned.ablation.experiment.science(defaults=True))
     rows = []
     for arm in planned.arms:
         ids = planned.ids(arm.name)
         counted = Counter(states[run] for run in ids.values())
-        changes = ", ".join(f"{path}={value}" for path, value in arm.changes.items()) or "nothing"
         first = planned.runs[next(iter(ids.values()))]
         steps = str(first.steps) if first.steps else "?"
         done = ", ".join(f"{number} {state}" for state, number in sorted(counted.items()))
-        rows.append([arm.name, str(len(ids)), steps, done, changes])
+        rows.append([arm.name, str(len(ids)), steps, done, _changes(arm, base)])
     table(
         f"{planned.name}: {planned.ablation.question}",
         ["arm", "seeds", "steps", "runs", "changes"],

@@ -39,17 +39,10 @@ def status(planned: Plan, store: Store) -> list[RunStatus]:
     return found
 
 
-def watch(planned: Plan, store: Store) -> None:
-    """Print the status repeatedly until every run is done or failed."""
+def watch(plan: Callable[[], Plan], store: Store, grows: Callable[[], bool]) -> None:
+    """Print the status repeatedly until no run is running or pending, and no command may begin further runs."""
     for _ in _refreshes():
-        if all(one.is_over for one in status(planned, store)):
-            return
-
-
-def watch_growing(plan: Callable[[], Plan], store: Store, grows: Callable[[], bool]) -> None:
-    """Print the status repeatedly until the plan no longer grows and no run is running or pending."""
-    for _ in _refreshes():
-        over = not grows()  # ask first, so that the last added runs are still shown
+        over = not grows()  # ask first, so that the last runs are still shown
         if not any(one.is_moving for one in status(plan(), store)) and over:
             return
 

@@ -292,7 +292,7 @@ def search(
 def status(
     spec: Spec,
     set_: Set,
-    watch: Annotated[bool, typer.Option("--watch", help="Refresh until everything is done.")] = False,
+    watch: Annotated[bool, typer.Option("--watch", help="Refresh until nothing is running or pending.")] = False,
     as_json: Json = False,
 ) -> None:
     """Show the state of every run of a spec; for a search, of every run that it has begun. Exit status 1: damage."""
@@ -303,7 +303,7 @@ def status(
     project = api.project(spec)
     if watch and is_search(spec):
         request = api.search_request(spec, set_)
-        shown.watch_growing(request.begun, project.store, lambda: bool(request.drivers()))
+        shown.watch(request.begun, project.store, lambda: bool(request.drivers()))
         return
     planned = api.plan(spec, set_, provisional=True)
     if as_json:
@@ -312,11 +312,10 @@ def status(
         data, found = shown.status_json(planned, project.store)
         print_json(data)
         raise typer.Exit(1 if any(one.is_damaged for one in found) else 0)
-    if watch and planned.ablation.on_demand:
-        again = partial(api.plan, spec, set_, provisional=True)
-        shown.watch_growing(again, project.store, lambda: bool(project.store.running_commands(planned.command)))
-    elif watch:
-        shown.watch(planned, project.store)
+    if watch:
+        # with seeds on demand, a running command may add seeds
+        again = partial(api.plan, spec, set_, provisional=True) if planned.ablation.on_demand else lambda: planned
+        shown.watch(again, project.store, lambda: bool(project.store.running_commands(planned.command)))
     else:
         raise typer.Exit(1 if any(one.is_damaged for one in shown.status(planned, project.store)) else 0)
 
@@ -601,6 +600,40 @@ def references(
 
     found = [one for file in files for one in read_external(file)]
     print(as_toml(assigned(found, arm_names(arm))), end="")
+
+
+@app.command()
+def robustness(
+    files: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="FILE...", help="Numbers of models, as `harness eval --out` writes them.", show_default=False
+        ),
+    ],
+    baseline: Annotated[
+        list[Path],
+        typer.Option(
+            "--baseline",
+            metavar="FILE",
+            help="Numbers of the models that the fit is made of: the same, clip_benchmark's, or a table (TOML).",
+            show_default=False,
+        ),
+    ],
+    against: Annotated[
+        list[str],
+        typer.Option(
+            "--against",
+            metavar="SET=SET",
+            help="The set in distribution of a shifted set, such as imagenet-a=imagenet1k_a; imagenet1k for others.",
+            default_factory=list,
+            show_default=False,
+        ),
+    ],
+) -> None:
+    """Print effective robustness: accuracy on shifted sets beyond what a fit to a baseline's models predicts."""
+    from harness.cli.evaluate import print_robustness
+
+    print_robustness(files, baseline, against)
 
 
 @app.command()

@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, ClassVar, Literal
 
 from pydantic import ConfigDict, Field, field_validator
 
 from harness.base.duration import Duration
 from harness.config.base import Spec
+from harness.config.declared_set import MAIN_METRICS, check_template, task_at
 from harness.config.parts import PythonPart
 from harness.config.protocols import VARIANTS, NamedProtocol, NamedTemplates, TextNormalisation, parted, set_name
-from harness.config.suites import MULTILABEL_SETS, PAIR_SETS, RETRIEVAL_SETS, SUITES
+from harness.config.suites import LONG_CAPTION_SETS, MULTILABEL_SETS, PAIR_SETS, RETRIEVAL_SETS, SUITES
 
-__all__ = ["Evaluation", "MetricSpec", "Precision", "PythonMetric", "TextNormalisation", "check_template", "set_name"]
+__all__ = ["Evaluation", "FeatureMetric", "MetricSpec", "Precision", "PythonMetric", "TextNormalisation", "set_name"]
 
-Precision = Literal["float32", "bfloat16"]
+Precision = Literal["float32", "tf32", "bfloat16"]
 MetricTask = Literal["zeroshot_classification", "zeroshot_multilabel", "zeroshot_retrieval", "linear_probe"]
-ADDRESSING = ("sets", "every", "protocols", "metrics")
+FeatureMetric = Literal["modality_gap", "alignment", "image_uniformity", "text_uniformity"]
+ADDRESSING = ("sets", "every", "protocols", "metrics", "feature_metrics")
 """Fields that say what to measure and when, but not how."""
 
 
@@ -48,9 +51,10 @@ class Evaluation(Spec):
 
     sets: tuple[str, ...] = ()
     """Evaluation sets. Each is an embedded set (`shapes`, `shapes_retrieval`, `digits`), a folder under the settings'
-    `evaluation_root`, the path of a folder in clip-benchmark's local layout, the annotation file of a pair task, or a
-    suite (`fff11`, `retrieval`, `sugar_crepe`, `aro`, `vtab+`, `datacomp`). Sets of a suite that are not on this
-    machine are left out and reported. `SET@PROTOCOL` measures the set under one of `protocols`."""
+    `evaluation_root`, the path of a folder in clip-benchmark's local layout, the annotation file of a pair task, a TOML
+    file that declares a set, or a suite (`fff11`, `retrieval`, `robustness`, `sugar_crepe`, `aro`, `vtab+`,
+    `datacomp`). Sets of a suite that are not on this machine are left out and reported. `SET@PROTOCOL` measures the set
+    under one of `protocols`."""
     protocols: tuple[NamedProtocol, ...] = ()
     """Also measure well-known sets like prior work, from the same pass over the images: `slip` (7 prompts on
     ImageNet), `alip` ("a photo of" before captions), `flair` (validation splits in retrieval), `lowercase`,
@@ -64,8 +68,13 @@ class Evaluation(Spec):
     metrics: tuple[PythonMetric, ...] = ()
     """Metrics of your own, measured on every set of their task beside the built-in ones; named `SET/CLASS`. They are
     not part of a run's id: a new one is measured on finished runs, from their cached features."""
+    feature_metrics: tuple[FeatureMetric, ...] = ()
+    """Metrics of the features of retrieval sets: `modality_gap` (Liang et al. 2022), `alignment`, `image_uniformity`
+    and `text_uniformity` (Wang and Isola 2020). Like `metrics`, they need no pass through the towers once features are
+    cached, and are not part of a run's id."""
     precision: Precision = "float32"
-    """Precision of the towers while they encode. Features, logits and metrics are always float32."""
+    """Precision of the towers while they encode; it is part of the protocol. `tf32`: a GPU multiplies float32 numbers
+    rounded to 10 bits of mantissa, several times as fast. Features, logits and metrics are always float32."""
     templates: NamedTemplates | tuple[str, ...] = "set"
     """Prompt templates of zero-shot classification. "set" uses the set's own file; "imagenet7" and "imagenet80" are
     OpenAI's; a list gives your own templates, each with {c} in place of the class name."""
@@ -157,12 +166,18 @@ def standing_metric(reference: str) -> str:
         suite = SUITES[base]
         # a suite with sets that are not measured here never has an average
         return standing_metric(members(reference)[0]) if suite.elsewhere else f"{name}/average"
-    if base in RETRIEVAL_SETS or base.endswith("retrieval"):
-        return f"{name}/image_retrieval_recall@1"
-    if base in PAIR_SETS:
-        return f"{name}/acc"
-    is_multilabel = base in MULTILABEL_SETS and protocol is None
-    return f"{name}/{'mean_average_precision' if is_multilabel else 'acc1'}"
+    if protocol is not None and VARIANTS[protocol].probe:
+        return f"{name}/lp_acc1"
+    stated = task_at(path) if (path := Path(parted(reference)[0])).is_absolute() else None
+    return f"{name}/{MAIN_METRICS.get(stated or _well_known_task(base), 'acc1')}"
+
+
+def _well_known_task(name: str) -> str:
+    if name in RETRIEVAL_SETS or name.endswith("retrieval") or name.lower() in LONG_CAPTION_SETS:
+        return "retrieval"
+    if name in PAIR_SETS:
+        return "image_caption_selection"
+    return "multilabel" if name in MULTILABEL_SETS else "classification"
 
 
 def members(suite: str) -> tuple[str, ...]:
@@ -172,15 +187,3 @@ def members(suite: str) -> tuple[str, ...]:
     if protocol is None:
         return sets
     return tuple(f"{one}@{protocol}" if VARIANTS[protocol].changes(set_name(one)) else one for one in sets)
-
-
-def check_template(template: str) -> None:
-    """Refuse a prompt template that cannot take a class name.
-
-    Raises:
-        ValueError: `template` has no {c}, or other braces.
-    """
-    if "{c}" not in template:
-        raise ValueError(f'template "{template}" has no {{c}} where the class name goes')
-    if "{" in (rest := template.replace("{c}", "")) or "}" in rest:
-        raise ValueError(f'template "{template}" has braces other than {{c}}')

@@ -19,6 +19,7 @@ from harness.config.ablation import Ablation
 from harness.config.base import Spec
 from harness.config.captioner import ImageCaptioner
 from harness.config.data import PATH_FIELDS
+from harness.config.declared_set import SUFFIX
 from harness.config.evaluation import standing_metric
 from harness.config.experiment import Experiment
 from harness.config.explain import Problem, explain, problems, sentence
@@ -404,10 +405,11 @@ def _teacher(place: _Place, table: Table) -> Table:
 
 
 def _set(place: _Place, name: Any) -> Any:
-    """An evaluation set's name unchanged, or the absolute path of its folder."""
+    """An evaluation set's name unchanged, or the absolute path of its folder or file."""
     if not isinstance(name, str):
         return name
-    is_path = name.startswith((".", "/", "~")) or ("/" in name and Path(place.path(name)).is_dir())
+    is_nested = "/" in name or name.endswith(SUFFIX)
+    is_path = name.startswith((".", "/", "~")) or (is_nested and Path(place.path(name)).exists())
     return place.path(name) if is_path else name
 
 

@@ -67,5 +67,6 @@ def parted(reference: str) -> tuple[str, NamedProtocol | None]:
 
 
 def set_name(reference: str) -> str:
-    """The set's name in metrics: the last part of its name or path (`vtab/pets@slip` becomes `pets@slip`)."""
-    return PurePath(reference).name
+    """The set's name in metrics: the last part of its name or path, without `.toml` (`vtab/pets@slip`: `pets@slip`)."""
+    name, at, protocol = PurePath(reference).name.partition("@")
+    return f"{name.removesuffix('.toml')}{at}{protocol}"

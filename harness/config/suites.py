@@ -40,6 +40,13 @@ def _suite(*members: str, **elsewhere: str) -> Suite:
     return Suite(members, metrics, elsewhere)
 
 
+_LONG_CAPTIONS = (
+    ("image", "caption"),
+    ("annotations", "photos"),
+    ("densely_captioned_images/annotations", "densely_captioned_images/photos"),
+)
+"""Folders that sets of long captions have."""
+LONG_CAPTION_SETS = ("urban1k", "docci", "iiw", "iiw-400", "dci")
 RETRIEVAL_SETS = ("flickr30k", "mscoco_captions", "flickr8k")
 _SUGAR_CREPE = ("add_att", "add_obj", "replace_att", "replace_obj", "replace_rel", "swap_att", "swap_obj")
 _ARO = ("visual_genome_relation", "visual_genome_attribution")
@@ -67,7 +74,8 @@ _VTAB_PLUS = (
     "vtab/smallnorb_label_azimuth",
     "vtab/smallnorb_label_elevation",
 )
-_IMAGENETS = ("imagenet1k", "imagenetv2", "imagenet_sketch", "imagenet-a", "imagenet-r", "objectnet")
+_SHIFTED = ("imagenetv2", "imagenet_sketch", "imagenet-a", "imagenet-r", "objectnet")
+_IMAGENETS = ("imagenet1k", *_SHIFTED)
 _OTHERS = ("sun397", "cars", "fgvc_aircraft", "mnist", "stl10", "gtsrb", "country211", "renderedsst2", "voc2007")
 _BY_GROUP = "its metric needs the groups of the samples"
 
@@ -86,6 +94,7 @@ SUITES: dict[str, Suite] = {
         "imagenet1k",
     ),
     "retrieval": _suite("flickr30k", "mscoco_captions"),
+    "robustness": _suite(*_SHIFTED),
     "sugar_crepe": _suite(*(f"sugar_crepe/{name}" for name in _SUGAR_CREPE)),
     "aro": _suite(*(f"aro/{name}" for name in _ARO)),
     "vtab+": _suite(*_IMAGENETS, "fer2013", "voc2007_multilabel", *_OTHERS, *_VTAB, *_VTAB_PLUS),
@@ -120,6 +129,15 @@ def places(reference: str) -> tuple[str, ...]:
         slug = f"wds_{name.removeprefix('wds/').replace('/', '-')}"
         found += [name, f"wds/{name}", slug, f"{slug}_test"]
     return tuple(found)
+
+
+def has_long_captions(path: Path) -> bool:
+    """Whether the folder `path` is a set of long captions as published (`harness.evaluation.captioned`)."""
+    if (path / "dataset_type.txt").is_file():
+        return False
+    files = any((path / name).is_file() for name in ("docci_descriptions.jsonlines", "data.jsonl"))
+    folders = [(path / one).is_dir() and (path / other).is_dir() for one, other in _LONG_CAPTIONS]
+    return files or any(folders)
 
 
 def annotations_at(path: Path) -> Path | None:

@@ -9,6 +9,7 @@ from typing import Any
 
 from harness.base.files import write_text
 from harness.config.ablation import Ablation
+from harness.config.declared_set import DeclaredSet
 from harness.config.experiment import Experiment, flatten
 from harness.config.profile import Profile
 from harness.config.search import Search
@@ -62,6 +63,7 @@ def reference() -> str:
     lines += ["## Cluster profile", "", *_model("Profile", definitions(Profile))]
     lines += ["### [evaluation]", "", *_model("JobResources", definitions(Profile))]
     lines += ["### [retry]", "", *_model("Retry", definitions(Profile))]
+    lines += ["## Declared set", "", *_model("DeclaredSet", definitions(DeclaredSet))]
     lines += ["## harness.toml", "", *_model("Settings", definitions(Settings))]
     return "\n".join(lines)
 

@@ -16,6 +16,7 @@ from pydantic_core import core_schema
 
 from harness.base.duration import Duration
 from harness.config.ablation import Ablation
+from harness.config.declared_set import DeclaredSet
 from harness.config.experiment import Experiment
 from harness.config.parts import PythonPart
 from harness.config.profile import Profile
@@ -64,16 +65,18 @@ def definitions(model: type[BaseModel], generator: type[GenerateJsonSchema] = _W
 
 
 def schemas() -> dict[str, Schema]:
-    """The schemas of experiment files, ablation files, search files, cluster profiles and harness.toml, by name."""
+    """The schemas of the TOML files that people write, by name."""
     experiment = definitions(Experiment, _Partial)
     _allow_paths(experiment)
     profile = definitions(Profile)
+    declared = definitions(DeclaredSet)["DeclaredSet"]
     return {
         "experiment": _file("experiment", {**experiment["Experiment"]["properties"], **_EXTENDS}, experiment),
         "ablation": _ablation(experiment),
         "search": _search(experiment),
         "profile": _file("profile", profile.pop("Profile")["properties"], profile),
         "settings": _file("settings", definitions(Settings)["Settings"]["properties"], {}),
+        "evaluation_set": _file("evaluation_set", declared["properties"], {}, required=declared["required"]),
     }
 
 
@@ -105,6 +108,7 @@ _TITLES = {
     "search": "A search",
     "profile": "A cluster profile",
     "settings": "harness.toml",
+    "evaluation_set": "A declared evaluation set",
 }
 
 

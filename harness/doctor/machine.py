@@ -10,6 +10,7 @@ from pathlib import Path
 
 import psutil
 
+from harness.base.machine import SHARED_MEMORY, decoded_bytes, free_shared_memory
 from harness.doctor.finding import Finding, answer
 
 _GPUS = ["nvidia-smi", "--query-gpu=name,memory.total,driver_version", "--format=csv,noheader"]
@@ -29,13 +30,17 @@ def processor(quota: Path = Path("/sys/fs/cgroup/cpu.max")) -> Finding:
     return Finding("ok", "processor", found)
 
 
-def shared_memory(folder: Path = Path("/dev/shm"), least_gb: float = 1.0) -> Iterator[Finding]:
-    """Loader workers pass images through shared memory, two batches ahead (154 MB for each 1,024 images of 224 px); a
-    container's default of 64 MB causes a bus error.
-    """
-    if folder.is_dir() and (size_gb := shutil.disk_usage(folder).total / 1e9) < least_gb:
-        remedy = "start the container with --shm-size=8g, or set resources.loader_workers to 0"
-        yield Finding("warning", "shared memory", f"{folder} has {size_gb:.2f} GB", remedy)
+def shared_memory(folder: Path = SHARED_MEMORY, least_images: int = 1024) -> Iterator[Finding]:
+    """Loader workers pass images through shared memory; a container's default of 64 MB is soon full."""
+    if (free := free_shared_memory(folder)) is None:
+        return
+    images = free // decoded_bytes(1, 224)
+    found = f"{folder} has {free / 1e9:.2f} GB free: loader workers can decode batches of {images:,} images of 224 px"
+    if images < least_images:
+        remedy = "start the container with --shm-size=8g, or set resources.loader_workers to 0 for larger batches"
+        yield Finding("warning", "shared memory", found, remedy)
+    else:
+        yield Finding("ok", "shared memory", found)
 
 
 def gpu() -> Finding:

@@ -12,11 +12,12 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from harness.base.errors import StoreError
+from harness.base.errors import DataError, StoreError
 from harness.base.files import read_json, write_json
 from harness.base.log import say
 from harness.base.sums import make_room
@@ -26,6 +27,8 @@ from harness.runs.identity import digest
 
 SETTLED_S = 10.0
 """How long files must have been left alone before what they contain is remembered."""
+SHOWN = 3
+"""Class names or templates that a message about a changed version lists."""
 Stamps = list[list[Any]]
 
 
@@ -39,14 +42,29 @@ def contents_at(path: Path, name: str, split: str, store: Path, *, probe: bool =
         probe: whether a linear probe learns from its other parts.
 
     Raises:
-        DataError: the set is not complete, or damaged.
+        DataError: the set is not complete, damaged, or not what its version was before.
     """
     layout = describe(path, name, split)
     samples = _samples(layout, store)
+    check_version(layout, samples, store)
     if not probe:
         return Contents(layout, samples)
-    parts = [TRAIN] + [VALIDATION] * (path / VALIDATION / "nshards.txt").is_file()
+    parts = [TRAIN] + [VALIDATION] * (layout.path / VALIDATION / "nshards.txt").is_file()
     return Contents(layout, samples, {part: _samples(describe(path, name, part), store) for part in parts})
+
+
+def known_contents(path: Path, name: str, split: str, store: Path, *, probe: bool = False) -> Contents | None:
+    """As `contents_at`, without reading samples: None if what the files contain is not kept.
+
+    Raises:
+        DataError: as `contents_at`.
+    """
+    layout = describe(path, name, split)
+    parts = [TRAIN] + [VALIDATION] * (layout.path / VALIDATION / "nshards.txt").is_file() if probe else []
+    layouts = [layout, *(describe(path, name, part) for part in parts)]
+    if any(_known(one, store, stamps(one)) is None for one in layouts):
+        return None
+    return contents_at(path, name, split, store, probe=probe)
 
 
 def remember(layout: Layout, samples: Samples, before: Stamps, read_at: float, store: Path) -> None:
@@ -67,6 +85,68 @@ def remember(layout: Layout, samples: Samples, before: Stamps, read_at: float, s
         return  # a store that cannot be written to: the set is read again each time
 
 
+def check_version(layout: Layout, samples: Samples, store: Path) -> None:
+    """Keep what the version of a declared set contains, and refuse other contents under the same name and version.
+
+    Raises:
+        DataError: the version had other class names, templates or samples; the message has the differences.
+    """
+    if layout.declared is None:
+        return
+    name, now = layout.declared.stem, _versioned(layout, samples)
+    file = store / "versions" / f"{digest([name, layout.version, layout.split], 32)}.json"
+    before = _known_version(file, name)
+    if before is None:
+        with suppress(StoreError, OSError):  # a store that cannot be written to keeps no versions
+            make_room(file)
+            write_json(file, now | {"digest": digest([file.name, now], 64)})
+    elif before != now:
+        what = f"version {layout.version!r} of {name} has changed: {'; '.join(_changes(before, now))}"
+        raise DataError(what, where=f"{layout.declared}: version", fix="write another version, or restore the set")
+
+
+def _versioned(layout: Layout, samples: Samples) -> dict[str, Any]:
+    return {
+        "task": layout.task,
+        "classnames": list(layout.classnames),
+        "templates": list(layout.templates),
+        "samples": samples.said(),
+    }
+
+
+def _known_version(file: Path, name: str) -> dict[str, Any] | None:
+    if not os.path.lexists(file):
+        return None
+    try:
+        kept: dict[str, Any] = read_json(file)
+        if kept.pop("digest") != digest([file.name, kept], 64):
+            raise ValueError("differs from its digest")
+        return kept
+    except (AttributeError, StoreError, KeyError, TypeError, ValueError):
+        say(f"{file} is damaged: what the version of {name} was before is not known")
+        return None
+
+
+def _changes(before: dict[str, Any], now: dict[str, Any]) -> Iterator[str]:
+    """What differs between two contents, a part of a sentence each."""
+    if before["task"] != now["task"]:
+        yield f"task {before['task']} -> {now['task']}"
+    for part, said in (("classnames", "class names"), ("templates", "templates")):
+        if before[part] != now[part]:
+            lines = [f"-{_few(gone)}"] if (gone := [one for one in before[part] if one not in now[part]]) else []
+            lines += [f"+{_few(new)}"] if (new := [one for one in now[part] if one not in before[part]]) else []
+            yield f"{said} {' '.join(lines) or 'in another order'}"
+    if before["samples"]["count"] != now["samples"]["count"]:
+        yield f"samples {before['samples']['count']:,} -> {now['samples']['count']:,}"
+    elif before["samples"] != now["samples"]:
+        yield "other keys, images, labels or captions"
+
+
+def _few(texts: Sequence[str]) -> str:
+    rest = f" and {len(texts) - SHOWN} more" if len(texts) > SHOWN else ""
+    return ", ".join(map(repr, texts[:SHOWN])) + rest
+
+
 def stamps(layout: Layout) -> Stamps:
     """The state of every file that the samples of a set depend on: name, size, inode, both times in ns."""
     return [_stamp(file, layout.path) for file in _files(layout) if file.exists()]
@@ -79,7 +159,7 @@ def _samples(layout: Layout, store: Path) -> Samples:
     # numpy and Pillow are only needed to read images
     from harness.evaluation.sets import read_set
 
-    samples = read_set(layout.path, layout.name, layout.split).samples
+    samples = read_set(layout.declared or layout.path, layout.name, layout.split).samples
     remember(layout, samples, before, read_at, store)
     return samples
 
@@ -99,13 +179,16 @@ def _known(layout: Layout, store: Path, now: Stamps) -> Samples | None:
 
 
 def _file(layout: Layout, store: Path) -> Path:
-    key = digest([str(layout.path.resolve()), layout.split, layout.task], 32)
+    declared = [str(layout.declared.resolve())] if layout.declared else []
+    key = digest([str(layout.path.resolve()), layout.split, layout.task, *declared], 32)
     return store / f"{key}.json"
 
 
 def _files(layout: Layout) -> Iterable[Path]:
     beside = ("dataset_type.txt", "classnames.txt")
-    return (*layout.shards, layout.path / layout.split / "nshards.txt", *(layout.path / name for name in beside))
+    declared = (layout.declared,) if layout.declared else ()
+    texts = (layout.path / name for name in beside)
+    return (*layout.shards, layout.path / layout.split / "nshards.txt", *texts, *declared)
 
 
 def _stamp(file: Path, root: Path) -> list[Any]:

@@ -113,6 +113,7 @@ class Evaluator:
         jobs = [each if isinstance(each, EvaluationTask) else EvaluationTask(each, spec) for each in sets]
         self._jobs = [(job, protocol(job.set, job.spec, model.transform_name, job.training)) for job in jobs]
         self._weights: dict[tuple[tuple[str, ...], tuple[str, ...], TextNormalisation], Tensor] = {}
+        self._cut: dict[str, Tensor] = {}
         self._encoder = SetEncoder(
             model,
             batch_size=batch_size,
@@ -167,6 +168,7 @@ class Evaluator:
         metrics, columns = metrics | measured_own.metrics, {**columns, **measured_own.columns}
         used = {family(name, how["metrics"])[0] for name in job.metrics}
         stated = how | {"metrics": {name: text for name, text in how["metrics"].items() if name in used}}
+        cut = self._captions_cut(job) if job.task == "zeroshot_retrieval" else None
         evaluation = record.EvaluationResult(
             set=job.set.name,
             task=job.task,
@@ -174,7 +176,8 @@ class Evaluator:
             protocol=stated,
             metrics=metrics,
             undefined=tuple(name for name in job.metrics if name not in metrics),
-            notes=job.set.notes,
+            notes=(*job.set.notes, *_cut_notes(cut)),
+            captions_cut=cut,
         )
         return Result(evaluation, Outcomes(job.set.name, job.task, evaluation.protocol_id, columns))
 
@@ -219,6 +222,14 @@ class Evaluator:
         different, text = distinct(normalised(texts, job.spec.text_normalisation))
         return self._encoder.cached(f"texts {_content(different)}", lambda: self._encoder.texts(different)), text
 
+    def _captions_cut(self, job: EvaluationTask) -> float:
+        """The share of its captions that the context cuts."""
+        different, text = distinct(normalised(_prefixed(job), job.spec.text_normalisation))
+        name = f"cut {_content(different)}"
+        if name not in self._cut:
+            self._cut[name] = self._encoder.cached(name, lambda: torch.tensor(self._model.cuts(different)).float())
+        return float(self._cut[name].cpu()[text].double().mean())
+
     def _linear_probe(self, job: EvaluationTask) -> tuple[Classified, Columns]:
         if job.training is None:
             raise ValueError("a linear probe without training samples")
@@ -258,6 +269,14 @@ def _classified(
     labels = np.array(evaluation_set.labels, dtype=np.int64)
     found = Classified(_array(ranks), _array(predictions), labels, classes, scored)
     return found, classification_columns(evaluation_set, found.predictions, found.ranks)
+
+
+def _cut_notes(share: float | None) -> list[str]:
+    return (
+        [f"{share:.1%} of the captions are longer than the model's context, which leaves out their ends"]
+        if share
+        else []
+    )
 
 
 def _prefixed(job: EvaluationTask) -> list[str]:

@@ -11,10 +11,12 @@ from pathlib import Path
 
 from harness.base.errors import DataError
 from harness.base.files import at_home, read_bytes
-from harness.config.evaluation import Evaluation, check_template
+from harness.config.declared_set import SUFFIX, DeclaredSet, check_template, read_declared
+from harness.config.evaluation import Evaluation
 from harness.config.protocols import set_name
-from harness.config.suites import annotations_at, places
-from harness.evaluation.conventions import conventional_classnames, conventional_templates
+from harness.config.suites import annotations_at, has_long_captions, places
+from harness.evaluation.captioned import CaptionedImage, read_captioned
+from harness.evaluation.conventions import conventional_classnames, conventional_templates, imagenet_labels
 from harness.evaluation.pairs import Group, groups_of
 from harness.runs.record import Task
 
@@ -24,6 +26,13 @@ _DIGITS = 9
 """Of the number of shards."""
 SPLIT = "test"
 TRAIN, VALIDATION = "train", "val"
+TASKS: Mapping[str, Task] = {
+    "classification": "zeroshot_classification",
+    "multilabel": "zeroshot_multilabel",
+    "retrieval": "zeroshot_retrieval",
+    "image_caption_selection": "image_caption_selection",
+}
+"""By what dataset_type.txt says."""
 WITHOUT_CLASSES: tuple[Task, ...] = ("zeroshot_retrieval", "image_caption_selection")
 
 
@@ -35,13 +44,19 @@ class Layout:
     path: Path
     task: Task
     shards: tuple[Path, ...]
-    """In the order that they are read in. Of a pair task as published: the annotation file, then its images."""
+    """In the order that they are read in. Of a set as published: the annotation files, then its images."""
     classnames: tuple[str, ...]
     """By label; empty for retrieval."""
     templates: tuple[str, ...]
     """Prompt templates with {c}; empty for retrieval, or where neither the set nor clip-benchmark has any."""
     split: str = SPLIT
     """The folder that its shards are in."""
+    declared: Path | None = None
+    """The TOML file that declares the set."""
+    version: str = ""
+    """The version that its TOML file states."""
+    labels: tuple[int, ...] = ()
+    """The labels in its shards, by label; empty where they are the same."""
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -57,7 +72,7 @@ class Layout:
 def locate(
     reference: str, *, evaluation_root: Path | None, embedded: Mapping[str, Path], relative_to: Path = Path()
 ) -> Path:
-    """The folder of the set that a spec calls `reference`.
+    """The folder or file of the set that a spec calls `reference`.
 
     Tried in this order: the name of an `embedded` set, a folder under `evaluation_root` as mirrors call it
     (`harness.config.suites.places`), a path (relative ones from `relative_to`). References that begin with `.`, `/` or
@@ -73,13 +88,18 @@ def locate(
     if evaluation_root is not None and not reference.startswith((".", "/", "~")):
         candidates = [*(evaluation_root / place for place in places(reference)), path]
     for candidate in candidates:
-        if candidate.is_dir() or annotations_at(candidate):
+        if is_set(candidate):
             return candidate
     raise DataError(
         f'there is no evaluation set "{reference}"',
         where="evaluation: sets",
         fix=_remedy(reference, [candidates[0], path], sorted({*embedded, *_names_under(evaluation_root)})),
     )
+
+
+def is_set(path: Path) -> bool:
+    """Whether there is something at `path` that can be an evaluation set."""
+    return path.is_dir() or annotations_at(path) is not None or (path.suffix == SUFFIX and path.is_file())
 
 
 def describe(path: Path, name: str | None = None, split: str = SPLIT) -> Layout:
@@ -91,10 +111,59 @@ def describe(path: Path, name: str | None = None, split: str = SPLIT) -> Layout:
     name = name or set_name(str(path))
     if (annotations := annotations_at(path)) is not None:
         return describe_pairs(annotations, path, name, split)[0]
+    if path.suffix == SUFFIX and path.is_file():
+        return _describe_declared(path, name, split)
+    if has_long_captions(path):
+        return describe_captioned(path, name, split)[0]
     task = _task(path)
     classnames = () if task in WITHOUT_CLASSES else _classnames(path)
     templates = () if task in WITHOUT_CLASSES else _templates(path)
     return Layout(name, path, task, _shards(path, split), classnames, templates, split)
+
+
+def _describe_declared(file: Path, name: str, split: str) -> Layout:
+    """The layout of the set that a TOML file declares; what it does not state is in the text files of its folder."""
+    declared = read_declared(file)
+    folder = Path(declared.data)
+    task = TASKS[declared.task] if declared.task else _task(folder)
+    classes = () if task in WITHOUT_CLASSES else _declared_classnames(declared, folder, file)
+    templates = () if task in WITHOUT_CLASSES else declared.templates or _templates(folder)
+    if task in WITHOUT_CLASSES and (declared.classnames or declared.templates):
+        raise DataError("a set without classes has no classnames or templates", where=str(file), fix="remove them")
+    if declared.labels and task != "zeroshot_classification":
+        what = "only a set with one label an image has a subset of labels"
+        raise DataError(what, where=f"{file}: labels", fix="remove them")
+    shards = _shards(folder, split)
+    return Layout(name, folder, task, shards, classes, templates, split, file, declared.version, _labels(declared))
+
+
+def _labels(declared: DeclaredSet) -> tuple[int, ...]:
+    match declared.labels:
+        case "imagenet-a" | "imagenet-r":
+            return imagenet_labels(declared.labels)
+        case _:
+            return declared.labels
+
+
+def _declared_classnames(declared: DeclaredSet, folder: Path, file: Path) -> tuple[str, ...]:
+    names, labels = declared.classnames, _labels(declared)
+    if not names and labels:
+        every = _classnames(folder)
+        if max(labels) >= len(every):
+            what, fix = f"label {max(labels)} has no class name: the folder has {len(every)}", "state classnames"
+            raise DataError(what, where=f"{file}: labels", fix=fix)
+        return tuple(every[label] for label in labels)
+    if labels and len(names) != len(labels):
+        what = f"there are {len(names)} class names and {len(labels)} labels"
+        raise DataError(what, where=f"{file}: labels", fix="give each label its class name")
+    return names or _classnames(folder)
+
+
+def describe_captioned(path: Path, name: str, split: str) -> tuple[Layout, tuple[CaptionedImage, ...]]:
+    """The layout of a set of long captions as its authors publish it, and its samples; raises as `describe`."""
+    found = read_captioned(path, split)
+    files = (*found.files, *dict.fromkeys(one.image for one in found.images))
+    return Layout(name, path, "zeroshot_retrieval", files, (), (), split), found.images
 
 
 def describe_pairs(annotations: Path, path: Path, name: str, split: str) -> tuple[Layout, tuple[Group, ...]]:
@@ -116,7 +185,7 @@ def check_templates(layout: Layout, spec: Evaluation) -> None:
     if layout.task not in WITHOUT_CLASSES and spec.templates == "set" and not layout.templates:
         raise DataError(
             "there are no prompt templates",
-            where=str(layout.path / "zeroshot_classification_templates.txt"),
+            where=str(layout.declared or layout.path / "zeroshot_classification_templates.txt"),
             fix='write one per line, such as "a photo of a {c}.", or give evaluation.templates',
         )
 
@@ -158,21 +227,13 @@ def _lines(file: Path) -> list[str] | None:
 
 def _task(path: Path) -> Task:
     kind = " ".join(_lines(path / "dataset_type.txt") or ["classification"]).strip().lower()
-    match kind:
-        case "retrieval":
-            return "zeroshot_retrieval"
-        case "classification":
-            return "zeroshot_classification"
-        case "multilabel":
-            return "zeroshot_multilabel"
-        case "image_caption_selection":
-            return "image_caption_selection"
-        case _:
-            raise DataError(
-                f'"{kind}" sets are not evaluated',
-                where=str(path / "dataset_type.txt"),
-                fix='write "retrieval", "classification", "multilabel" or "image_caption_selection"',
-            )
+    if kind not in TASKS:
+        raise DataError(
+            f'"{kind}" sets are not evaluated',
+            where=str(path / "dataset_type.txt"),
+            fix='write "retrieval", "classification", "multilabel" or "image_caption_selection"',
+        )
+    return TASKS[kind]
 
 
 def _shards(path: Path, split: str) -> tuple[Path, ...]:

@@ -41,6 +41,13 @@ def clustered_proportion(correct: Outcome, cluster: Index) -> Metric:
     return Metric(value=value, standard_error=error, samples=len(correct))
 
 
+def clustered_mean(values: NDArray[np.float64], cluster: Index) -> Metric:
+    """The mean of M values [M], with the standard error of `clustered_proportion`; None if all are equal."""
+    value = float(values.mean())
+    error = None if np.ptp(values) == 0 else clustered_error(values - value, cluster)
+    return Metric(value=value, standard_error=error, samples=len(values))
+
+
 def clustered_error(deviations: NDArray[np.float64], cluster: Index) -> float:
     """The standard error of a mean of M values, from their deviations from it [M], as in `clustered_proportion`."""
     return math.sqrt(float(np.square(np.bincount(cluster, weights=deviations)).sum())) / len(deviations)

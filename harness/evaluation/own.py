@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from harness.base.errors import SpecError
 from harness.config.evaluation import MetricSpec, MetricTask, PythonMetric
 from harness.evaluation.measured import Classified, Measured, Multilabelled, Retrieved, Selected
-from harness.evaluation.metrics import clustered_error
+from harness.evaluation.metrics import clustered_mean
 from harness.runs.record import Metric
 
 __all__ = [
@@ -76,11 +76,8 @@ class OwnMeasured:
 
 
 def mean_of(values: NDArray[np.float64], found: Measured) -> Metric:
-    """The mean of values [N], with the standard error of `metrics.clustered_proportion`; None if all are equal."""
-    owner = found.owner if isinstance(found, Retrieved) else np.arange(len(values))
-    value = float(values.mean())
-    error = None if np.ptp(values) == 0 else clustered_error(values - value, owner)
-    return Metric(value=value, standard_error=error, samples=len(values))
+    """The mean of values [N], with its standard error; captions of one image depend on one another."""
+    return clustered_mean(values, found.owner if isinstance(found, Retrieved) else np.arange(len(values)))
 
 
 def measure_own(specs: Sequence[PythonMetric], found: Measured, on: str) -> OwnMeasured:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from harness.base.errors import SpecError
-from harness.config.evaluation import Evaluation, PythonMetric
+from harness.config.evaluation import Evaluation, FeatureMetric, PythonMetric
 from harness.runs.metrics import at_k, family
 from harness.runs.record import Metric, Task
 
@@ -33,6 +33,12 @@ class MetricDefinition:
     text: str
     """What it measures. It is part of the metric's identity: another text is another metric."""
     compute: Compute
+    opt_in: bool = False
+    """Measured only if `evaluation.feature_metrics` names it."""
+
+    def is_asked(self, spec: Evaluation) -> bool:
+        """Whether `spec` has it measured."""
+        return not self.opt_in or self.name in spec.feature_metrics
 
 
 def register(task: Task, definition: MetricDefinition) -> None:
@@ -58,7 +64,7 @@ def registered(task: Task, definition: MetricDefinition) -> Iterator[None]:
 
 def definitions(task: Task, spec: Evaluation) -> Mapping[str, str]:
     """The text of each metric of `task`, and of those of the user's own that `spec` names, by name."""
-    built_in = {name: one.text for name, one in _METRICS[task].items()}
+    built_in = {name: one.text for name, one in _METRICS[task].items() if one.is_asked(spec)}
     return built_in | {name: one.definition for name, one in own_metrics(task, spec).items()}
 
 
@@ -69,7 +75,7 @@ def own_metrics(task: Task, spec: Evaluation) -> dict[str, PythonMetric]:
 
 def wanted(task: Task, spec: Evaluation) -> tuple[str, ...]:
     """The metrics that `spec` asks for on a set of `task`, a name for each k."""
-    plain = [name for name in _METRICS[task] if not name.endswith("@k")]
+    plain = [name for name, one in _METRICS[task].items() if one.is_asked(spec) and not name.endswith("@k")]
     at_ks = [at_k(name, k) for k in spec.recall_k for name in _METRICS[task] if name.endswith("@k")]
     return (*plain, *at_ks, *own_metrics(task, spec))
 
@@ -129,9 +135,36 @@ def _selection(metric: str) -> Compute:
     return compute
 
 
+def _geometry(name: FeatureMetric) -> Compute:
+    def compute(found: Retrieved, _: int) -> Metric | None:
+        from harness.evaluation import geometry
+        from harness.evaluation.metrics import clustered_mean
+
+        images, captions = (side.cpu().double().numpy() for side in found.features)
+        match name:
+            case "modality_gap":
+                return Metric(value=geometry.modality_gap(images, captions), samples=len(captions))
+            case "alignment":
+                return clustered_mean(geometry.squared_distances(images, captions, found.owner), found.owner)
+            case "image_uniformity" | "text_uniformity":
+                features = images if name == "image_uniformity" else captions
+                value = geometry.uniformity(features)
+                return None if value is None else Metric(value=value, samples=len(features))
+
+    return compute
+
+
 _HIGHEST = "share of samples whose label has the highest logit"
 _FIVE = "share of samples whose label is among the 5 highest logits; only for 5 classes or more"
 _PER_CLASS = "mean over the classes present of the share of their samples whose label is highest"
+
+
+_GEOMETRY: dict[FeatureMetric, str] = {
+    "modality_gap": "distance between the mean image feature and the mean caption feature, unit features",
+    "alignment": "mean over the captions of the squared distance to their image, unit features",
+    "image_uniformity": "log of the mean of exp(-2 d^2) over the pairs of images at distance d, unit features",
+    "text_uniformity": "log of the mean of exp(-2 d^2) over the pairs of captions at distance d, unit features",
+}
 
 
 def _table(*metrics: MetricDefinition) -> dict[str, MetricDefinition]:
@@ -182,5 +215,6 @@ _METRICS: dict[Task, dict[str, MetricDefinition]] = {
             "share of images of which a caption is among the k captions of highest score",
             _text_retrieval_recall,
         ),
+        *(MetricDefinition(name, text, _geometry(name), opt_in=True) for name, text in _GEOMETRY.items()),
     ),
 }

@@ -18,9 +18,10 @@ from PIL import Image
 from harness.base.errors import DataError
 from harness.base.files import open_plain, read_bytes
 from harness.config.protocols import set_name
-from harness.config.suites import annotations_at
+from harness.config.suites import annotations_at, has_long_captions
+from harness.evaluation.captioned import CaptionedImage
 from harness.evaluation.conditions import Samples
-from harness.evaluation.layout import HIDDEN_SEPARATORS, SPLIT, Layout, describe, describe_pairs
+from harness.evaluation.layout import HIDDEN_SEPARATORS, SPLIT, Layout, describe, describe_captioned, describe_pairs
 from harness.evaluation.pairs import Box, Group, check_group
 from harness.runs.record import Task
 
@@ -170,8 +171,11 @@ class _Sample:
         except UnicodeDecodeError as error:
             raise self.error(f"has a .{suffix} file that is not UTF-8", "write it as UTF-8") from error
 
-    def label(self, classes: int) -> int:
-        text = self.text("cls").strip()
+    def label(self, layout: Layout) -> int | None:
+        """The number of its class; None if the set leaves its label out."""
+        text, classes = self.text("cls").strip(), len(layout.classnames)
+        if layout.labels and text.isdecimal():
+            return layout.labels.index(int(text)) if int(text) in layout.labels else None
         if not text.isdecimal() or int(text) >= classes:
             raise self.error(
                 f"has the label {text!r}, and there are {classes} classes", f"labels go from 0 to {classes - 1}"
@@ -205,6 +209,8 @@ def read_set(path: Path, name: str | None = None, split: str = SPLIT) -> Evaluat
     """
     if (annotations := annotations_at(path)) is not None:
         return _read_pairs(*describe_pairs(annotations, path, name or set_name(str(path)), split))
+    if has_long_captions(path):
+        return _read_captioned(*describe_captioned(path, name or set_name(str(path)), split))
     layout = describe(path, name, split)
     digest = hashlib.sha256()
     keys: list[str] = []
@@ -231,7 +237,9 @@ def read_set(path: Path, name: str | None = None, split: str = SPLIT) -> Evaluat
             case "zeroshot_multilabel":
                 targets.append(sample.targets(len(layout.classnames)))
             case _:
-                labels.append(sample.label(len(layout.classnames)))
+                if (label := sample.label(layout)) is None:
+                    continue
+                labels.append(label)
         keys.append(sample.key)
         images.append(image)
         digest.update(json.dumps([sample.key, labels[-1:] or targets[-1:], captions[-1:], content]).encode())
@@ -259,6 +267,17 @@ def _read_pairs(layout: Layout, published: Sequence[Group]) -> EvaluationSet:
     keys = tuple(Path(file).name for file, _ in number)
     places = tuple(ImageBytes(Path(file), 0, sizes[file], box) for file, box in number)
     return EvaluationSet(layout, keys, places, (), (), digest, groups=tuple(groups))
+
+
+def _read_captioned(layout: Layout, published: Sequence[CaptionedImage]) -> EvaluationSet:
+    """Images and captions as their authors publish them."""
+    digest, places = hashlib.sha256(), []
+    for one in published:
+        content = _content(one.image)
+        places.append(ImageBytes(one.image, 0, len(content)))
+        digest.update(json.dumps([one.key, [], [[one.caption]], hashlib.sha256(content).hexdigest()]).encode())
+    keys, captions = tuple(one.key for one in published), tuple((one.caption,) for one in published)
+    return EvaluationSet(layout, keys, tuple(places), (), captions, digest.hexdigest())
 
 
 def _content(file: Path) -> bytes:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Protocol
 
@@ -36,6 +36,9 @@ class EvaluatedTowers(Protocol):
     @property
     def tokenize(self) -> Callable[[list[str]], Tensor]:
         """From M texts to tokens [M, L], int64."""
+
+    def cuts(self, texts: list[str], /) -> list[bool]:
+        """Whether each text is longer than the context, so that its end is left out."""
 
     @property
     def trims(self) -> bool:
@@ -69,6 +72,29 @@ def undisturbed(model: EvaluatedTowers, device: torch.device) -> Iterator[None]:
                 module.training = training
             torch.set_float32_matmul_precision(precision)
             torch.backends.cudnn.allow_tf32 = convolutions
+
+
+@contextlib.contextmanager
+def computing(precision: Precision, device: torch.device) -> Iterator[None]:
+    """The towers' arithmetic inside, full float32 afterwards. On a CPU, `tf32` is float32."""
+    tf32 = precision == "tf32" and device.type == "cuda"
+    with torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == "bfloat16"):
+        try:
+            if tf32:
+                torch.set_float32_matmul_precision("high")
+                torch.backends.cudnn.allow_tf32 = True
+            yield
+        finally:
+            if tf32:
+                torch.set_float32_matmul_precision("highest")
+                torch.backends.cudnn.allow_tf32 = False
+
+
+def _require(finite: Tensor, tower: str) -> None:
+    """Refuse features with a NaN, which would win every comparison that ranks are counted by."""
+    if not bool(finite):
+        what, fix = f"the model's {tower} features are not finite", "lower train.lr or clip gradients"
+        raise TrainingError(what, where="evaluation", fix=fix)
 
 
 def distinct(texts: Sequence[str]) -> tuple[list[str], Tensor]:
@@ -178,7 +204,7 @@ class SetEncoder:
                 fix = "copy the set again to every node"
                 raise DataError("the processes of the run see different samples", where=order.name, fix=fix)
             found = self._batches(self._sets[order.digest], batches)
-            return [self._features(self._model.encode_image, batch, "image") for batch in found]
+            return self._features(self._model.encode_image, found, "image")
 
         return self._crew.gathered(-(-order.count // self._batch_size), encode)
 
@@ -188,7 +214,7 @@ class SetEncoder:
 
         def encode(part: range) -> list[Tensor]:
             taken = (tokens[batches[index], : int(lengths[batches[index][-1]])] for index in part)
-            return [self._features(self._model.encode_text, batch, "text") for batch in taken]
+            return self._features(self._model.encode_text, taken, "text")
 
         tokens = self._crew.gathered(len(texts), tokenize, cpu=True)
         context = tokens.shape[1]
@@ -198,19 +224,30 @@ class SetEncoder:
         features = self._crew.gathered(len(batches), encode)
         return features[torch.argsort(order).to(features.device)]
 
-    def _features(self, encode: Callable[[Tensor], Tensor], batch: Tensor, tower: str) -> Tensor:
-        enabled = self._precision == "bfloat16"
-        with torch.autocast(self._device.type, dtype=torch.bfloat16, enabled=enabled):
-            features = encode(batch.to(self._device))
-        # A NaN would win every comparison that ranks are counted by.
-        if not bool(torch.isfinite(features).all()):
-            raise TrainingError(
-                f"the model's {tower} features are not finite",
-                where="evaluation",
-                fix="lower train.lr or clip gradients",
-            )
-        self.encoded[tower] += len(batch)
-        return nn.functional.normalize(features.float(), dim=-1)
+    def _features(self, encode: Callable[[Tensor], Tensor], batches: Iterable[Tensor], tower: str) -> list[Tensor]:
+        """Unit features of each batch.
+
+        The host waits for a batch after it has sent the next one: so it decodes and copies while a GPU computes, and
+        pinned memory never holds more than two batches.
+        """
+        found: list[Tensor] = []
+        waiting: list[Tensor] = []
+        for batch in batches:
+            with computing(self._precision, self._device):
+                features = encode(self._sent(batch))
+            found.append(nn.functional.normalize(features.float(), dim=-1))
+            self.encoded[tower] += len(batch)
+            waiting.append(torch.isfinite(features).all())
+            if len(waiting) == 2:
+                _require(waiting.pop(0), tower)
+        for finite in waiting:
+            _require(finite, tower)
+        return found
+
+    def _sent(self, batch: Tensor) -> Tensor:
+        """`batch` on the device; a GPU copies it from pinned memory, for which the host does not wait."""
+        on_gpu = self._device.type == "cuda"
+        return (batch.pin_memory() if on_gpu else batch).to(self._device, non_blocking=on_gpu)
 
     def _batches(self, evaluation_set: EvaluationSet, part: range) -> Iterator[Tensor]:
         """Preprocessed images [<= batch_size, 3, H, W] of this process's batches, always the same of a set."""

@@ -55,6 +55,17 @@ class CheckpointSource:
             DataError: an evaluation set is missing or damaged.
             ModelError: the weights do not fit.
         """
+        from harness.node.known_results import KnownResults
+
+        store = KnownResults(self.request, self.model, self.weights)
+        found = store.read(evaluation)
+        if lacking := tuple(reference for reference in evaluation.sets if reference not in found):
+            measured = self._measured(evaluation.model_copy(update={"sets": lacking}), processes)
+            store.keep(measured)
+            found |= {one.reference: one for one in measured}
+        return tuple(found[reference] for reference in evaluation.sets)
+
+    def _measured(self, evaluation: Evaluation, processes: int | None) -> tuple[EvaluationResult, ...]:
         import torch
 
         from harness.node.checkpoint_evaluation import CheckpointEvaluation

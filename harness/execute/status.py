@@ -64,11 +64,6 @@ class RunStatus:
         return self.state == DAMAGED
 
     @property
-    def is_over(self) -> bool:
-        """Whether it is done or has failed."""
-        return self.life in (Life.DONE, Life.FAILED)
-
-    @property
     def is_moving(self) -> bool:
         """Whether a job or a process has it."""
         return self.life in (Life.RUNNING, Life.EVALUATING, Life.PENDING, Life.LEAVING)

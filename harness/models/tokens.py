@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,10 @@ CAPACITY = 1_000_000
 """Number of cached texts, and of cached words; at 77 tokens of 4 bytes about 0.3 GB."""
 _PLAIN = re.compile("[ -%'-~]*")
 """Printable ASCII except `&`, which starts an HTML entity. Cleaning changes only spaces and case of such text."""
+
+
+_SPECIAL = 8
+"""Tokens that tokenizers add to a text, generously."""
 
 
 class TokenCache:
@@ -41,6 +46,23 @@ class TokenCache:
             return self._words.rows(texts)
         tokens: NDArray[np.int32] = self.tokenizer(texts).numpy().astype(np.int32)
         return tokens
+
+
+def cut_by_context(tokenizer: Any, texts: Sequence[str]) -> list[bool]:
+    """Whether each of `texts` has more tokens than the context of an open_clip tokenizer, which leaves out its end.
+
+    Texts with fewer bytes than the context has tokens fit. The others are tokenized with one more token: a text that
+    fits has the same tokens and then padding.
+    """
+    context = int(tokenizer.context_length)
+    found = [len(text.encode()) > context - _SPECIAL for text in texts]
+    if doubtful := [index for index, is_long in enumerate(found) if is_long]:
+        some = ["", *(texts[index] for index in doubtful)]
+        short, longer = tokenizer(some), tokenizer(some, context_length=context + 1)
+        cut = (longer[:, :context] != short).any(dim=1) | (longer[:, context] != longer[0, context])
+        for index, is_cut in zip(doubtful, cut[1:].tolist(), strict=True):
+            found[index] = is_cut
+    return found
 
 
 def can_split(tokenizer: Any) -> bool:

@@ -30,7 +30,7 @@ from harness.config.explain import nearest
 from harness.config.model import PREPROCESSING, TOKENIZER, Model, shipped_names, tokenizer_of
 from harness.models.checkpoints import Learned, check_activation, check_preprocessing, fit, learned, read_state
 from harness.models.dense import image_tokens, text_tokens, why_no_tokens
-from harness.models.tokens import TokenCache
+from harness.models.tokens import TokenCache, cut_by_context
 from harness.models.transfer import sent
 
 Device = Literal["cpu", "meta"]
@@ -116,6 +116,10 @@ class Towers(nn.Module):
     def tokenize(self, texts: list[str]) -> Tensor:
         """Token ids, [M, context_length]."""
         return self.tokens(texts)
+
+    def cuts(self, texts: list[str]) -> list[bool]:
+        """Whether each text is longer than the context, so that its end is left out."""
+        return cut_by_context(self.tokens.tokenizer, texts)
 
     def encode_image(self, images: Tensor) -> Tensor:
         """Unit image features, [N, d]."""

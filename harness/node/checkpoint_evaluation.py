@@ -22,7 +22,8 @@ from harness.base.files import read_json, write_json
 from harness.config.model import Model
 from harness.config.resources import Resources
 from harness.models.fitting import choose_device
-from harness.node.lazy_towers import LazyTowers, note_of
+from harness.node.known_weights import note_of
+from harness.node.lazy_towers import LazyTowers
 from harness.node.run_evaluation import RunEvaluation
 from harness.parallel.process_group import ProcessRank, World, process_group, process_rank, start_processes
 from harness.runs.record import EvaluationResult

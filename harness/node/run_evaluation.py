@@ -17,7 +17,7 @@ from harness.config.base import plain
 from harness.config.protocols import parted, set_name
 from harness.data.synthetic.embedded import embedded_sets
 from harness.evaluation.cache import FeatureCache, weights_digest
-from harness.evaluation.contents import remember, stamps
+from harness.evaluation.contents import check_version, remember, stamps
 from harness.evaluation.evaluator import EvaluationTask, Evaluator
 from harness.evaluation.layout import TRAIN, VALIDATION, describe, locate
 from harness.evaluation.linear_probe import Training
@@ -186,6 +186,7 @@ class RunEvaluation:
         found = read_set(path, split=split)
         if self._world.is_first:
             remember(found.layout, found.samples, before, read_at, self._request.stored.evaluation_sets)
+            check_version(found.layout, found.samples, self._request.stored.evaluation_sets)
         return found
 
     def _found(self, reference: str) -> Path:

@@ -11,11 +11,10 @@ from harness.config.data import Data
 from harness.config.evaluation import Evaluation
 from harness.config.experiment import Experiment
 from harness.config.protocols import VARIANTS, parted, set_name
-from harness.config.suites import annotations_at
 from harness.data.synthetic.embedded import embedded_sets
 from harness.evaluation.conditions import Contents
 from harness.evaluation.contents import contents_at
-from harness.evaluation.layout import locate
+from harness.evaluation.layout import is_set, locate
 from harness.evaluation.recorded import AskedSet, OwnCurve, TakenSet, metric_of, taken
 from harness.runs.record import EvaluationResult, Record
 from harness.runs.request import on_this_machine
@@ -111,7 +110,7 @@ class EvaluationSets:
             return None
 
     def _at(self, reference: str, place: Path | None, split: str, *, probe: bool) -> Contents | None:
-        if place is None or not (place.is_dir() or annotations_at(place)):
+        if place is None or not is_set(place):
             return None
         key = (reference, str(place), split)
         found = self._contents.get(key)

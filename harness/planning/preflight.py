@@ -14,6 +14,7 @@ from harness.config.explain import nearest
 from harness.config.model import shipped_names
 from harness.config.origin import stated_at
 from harness.config.protocols import VARIANTS, parted, set_name
+from harness.config.suites import annotations_at, has_long_captions
 from harness.planning.plan import Plan
 from harness.runs.record import EvaluationResult, Metric
 from harness.runs.request import on_this_machine
@@ -131,14 +132,16 @@ def _missing_sets(experiment: Experiment, settings: Settings) -> Iterator[tuple[
     for reference in available.references:
         try:
             if not _is_embedded(reference, experiment):
-                _check_set(_place(reference, experiment, settings), spec.under(reference), reference)
+                place = _place(reference, experiment, settings)
+                _check_set(place, spec.under(reference), reference, settings.store / "evaluation_sets")
         except DataError as error:
             yield key, error
 
 
-def _check_set(path: Path, spec: Evaluation, reference: str) -> None:
-    """Refuse a set that is not complete, has no prompt templates, or has no samples."""
+def _check_set(path: Path, spec: Evaluation, reference: str, contents: Path) -> None:
+    """Refuse a set that is not complete, has no prompt templates or samples, or is not what its version was before."""
     from harness.data.sources.tar import Archive
+    from harness.evaluation.contents import contents_at
     from harness.evaluation.layout import TRAIN, check_templates, describe
 
     layout = describe(path, split=spec.split)
@@ -146,6 +149,10 @@ def _check_set(path: Path, spec: Evaluation, reference: str) -> None:
     _, protocol = parted(reference)
     if protocol and VARIANTS[protocol].probe:
         describe(path, split=TRAIN)
+    if layout.declared is not None:
+        contents_at(path, layout.name, spec.split, contents)
+    if annotations_at(path) is not None or has_long_captions(path):
+        return  # `describe` has read its samples
     for shard in layout.shards:
         with Archive(shard) as archive:
             if next(archive.members(), None) is not None:

@@ -17,6 +17,8 @@ from typing import Any
 from harness.base.errors import SpecError
 from harness.base.files import MOST_TOML, read_text
 from harness.config.ablation import Reference
+from harness.runs.metrics import is_share
+from harness.runs.record import EvaluationResult
 
 PARTS = ("split", "samples", "templates", "class names", "prefix", "precision", "ties")
 """Parts of a protocol that affect a number. A paper's table states the known parts in [protocol]."""
@@ -61,8 +63,8 @@ class External:
 
 
 def read_external(file: Path) -> list[External]:
-    """The numbers in a file: clip_benchmark's JSON or CSV, open_clip_train's results.jsonl (its last epoch), or a
-    paper's table as TOML.
+    """The numbers in a file: those of `harness eval --out`, clip_benchmark's JSON or CSV, open_clip_train's
+    results.jsonl (its last epoch), or a paper's table as TOML.
 
     Raises:
         SpecError: the file has another format, or a number is out of range.
@@ -71,7 +73,8 @@ def read_external(file: Path) -> list[External]:
         text = read_text(file, MOST_TOML)
         match file.suffix:
             case ".json":
-                found = list(_of_run(json.loads(text), file))
+                data = json.loads(text)
+                found = list(_of_ours(data, file) if data and "metrics" not in data else _of_run(data, file))
             case ".jsonl":
                 found = list(_of_training(text.splitlines(), file))
             case ".csv":
@@ -82,7 +85,7 @@ def read_external(file: Path) -> list[External]:
                 raise ValueError(f'"{file.suffix}" files are not known')
     except Exception as error:  # another program wrote it: anything can be in it
         what = f"is not a table of results ({type(error).__name__}: {error})"
-        kinds = "clip_benchmark's JSON or CSV, open_clip_train's results.jsonl"
+        kinds = "the JSON of `harness eval --out`, clip_benchmark's JSON or CSV, open_clip_train's results.jsonl"
         fix = f"give {kinds}, or TOML with source, [protocol] and [rows.NAME]"
         raise SpecError(what, where=str(file), fix=fix) from None
     if not found:
@@ -130,6 +133,17 @@ def _of_run(run: Mapping[str, Any], file: Path) -> Iterator[External]:
     yield from _numbers(run["metrics"], run, file)
 
 
+def _of_ours(results: Mapping[str, Any], file: Path) -> Iterator[External]:
+    """The file that `harness eval --out` writes."""
+    for row, evaluations in results.items():
+        for one in map(EvaluationResult.model_validate, evaluations):
+            known = {part: str(one.protocol[part]) for part in PARTS if isinstance(one.protocol.get(part), str)}
+            for name, metric in one.metrics.items():
+                if is_share(name):
+                    source = f"harness eval, {file.name}, protocol {one.protocol_id}"
+                    yield External(row, f"{one.set}/{name}", metric.value, source, known)
+
+
 def _of_training(lines: Iterable[str], file: Path) -> Iterator[External]:
     """The last evaluation in open_clip_train's results.jsonl of each metric."""
     last: dict[str, tuple[float, Any]] = {}
@@ -170,6 +184,8 @@ def _numbers(metrics: Mapping[str, float], about: Mapping[str, Any], file: Path)
 
 
 def _of_table(table: Mapping[str, Any]) -> Iterator[External]:
+    if strange := sorted(table.keys() - {"source", "unit", "protocol", "rows"}):
+        raise ValueError(f"it has {', '.join(strange)}; its keys are source, unit, protocol and rows")
     protocol = {str(part): str(text) for part, text in table.get("protocol", {}).items()}
     if strange := sorted(protocol.keys() - set(PARTS)):
         raise ValueError(f"[protocol] says {', '.join(strange)}; its parts are {', '.join(PARTS)}")

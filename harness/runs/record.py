@@ -73,6 +73,9 @@ class EvaluationResult(_Part):
     """Digest of the weights that were measured. Empty in records before it was noted."""
     notes: tuple[str, ...] = ()
     """What looks wrong about the set and was measured as it is, a sentence each."""
+    captions_cut: float | None = Field(default=None, ge=0, le=1)
+    """Share of the captions of a retrieval set that are longer than the text tower's context, which leaves out their
+    ends. None for other tasks, and in records before it was noted."""
 
 
 class DataReport(_Part):

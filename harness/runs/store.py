@@ -23,7 +23,8 @@ store/store.json     the version of the store (see `harness.runs.versions`)
 store/data/          generated worlds and indexes of shards
 store/features/      teacher features, one folder for each (data, teacher)
 store/evaluation/    cached features of evaluation sets; may be deleted
-store/evaluation_sets/   cached contents of evaluation sets, by the state of their files; may be deleted
+store/evaluation_sets/   cached contents of evaluation sets, by the state of their files; may be deleted. versions/ has
+                         what each version of a set that a TOML file declares contained
 store/ablations/     NAME@ORIGIN.json: the ablations that were carried out (see `harness.runs.noted`)
 store/commands/      NAME.PID, locked by each command that carries out the ablation NAME
 """

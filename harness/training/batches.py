@@ -166,6 +166,7 @@ class BatchSource:
             views=(experiment.train.views,) * experiment.loss.views_read,
             pin=towers.device.type == "cuda",
         )
+        self._images.check_shared_memory(self._part.stop - self._part.start)
 
     @property
     def steps_per_epoch(self) -> int:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
@@ -142,3 +143,18 @@ def test_an_image_that_went_bad_stops_with_one_sentence(tmp_path: Path, workers:
         next(images)
     assert f"{shard}: k2: image cannot be decoded" in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_each_batch_is_shared_by_the_workers(dataset: Dataset) -> None:
+    """A batch is there after its share of the time, and shared memory holds two batches ahead, not two per worker."""
+    counts: deque[int] = deque()
+    plan = [(0, np.arange(8)), (1, np.arange(2))]
+    parts = list(batches(dataset, NoAugment(), workers=3)._parts(iter(plan), counts))
+    assert [(epoch, part.tolist()) for epoch, part in parts] == [
+        (0, [0, 1, 2]),
+        (0, [3, 4, 5]),
+        (0, [6, 7]),
+        (1, [0]),
+        (1, [1]),
+    ]
+    assert list(counts) == [3, 2]

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import io
 import random
+import re
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 import torch
 from clip_benchmark.datasets.builder import build_dataset
@@ -20,7 +23,7 @@ from harness.evaluation.outcomes import read_outcomes, write_outcomes
 from harness.evaluation.sets import read_set
 from harness.runs import record
 
-from .worlds import TinyClip, classification_set, retrieval_set
+from .worlds import TinyClip, classification_files, classification_set, picture, retrieval_set, write_set
 
 CPU = torch.device("cpu")
 pytestmark = pytest.mark.filterwarnings("ignore:WebDataset:UserWarning", "ignore:Conversion:DeprecationWarning")
@@ -238,6 +241,39 @@ def test_outcomes_carry_the_numbers(classification: Path, retrieval: Path, tmp_p
             ("s0000002", 0),
         ]
         assert (caption[-22:] == -1).all()
+
+
+def test_outcomes_have_the_documented_schema(classification: Path, retrieval: Path, tmp_path: Path) -> None:
+    vectors = [[1, 0, 1], [0, 0, 0]]
+    members: list[tuple[str, bytes]] = []
+    for index, vector in enumerate(vectors):
+        stream = io.BytesIO()
+        np.save(stream, np.array(vector))
+        members += [(f"m{index}.npy", stream.getvalue()), (f"m{index}.png", picture(index))]
+    files = classification_files(3) | {"dataset_type.txt": "multilabel"}
+    several = write_set(tmp_path / "several", [members], files)
+    pair = [("a.png", picture(0)), ("a.txt", b"one\ntwo")]
+    pairs = write_set(tmp_path / "pairs", [pair], {"dataset_type.txt": "image_caption_selection"})
+    page = (Path(__file__).parents[2] / "docs" / "evaluation.md").read_text().partition("## Outcomes of single")[2]
+    rows = [line.split("|") for line in page.partition("\n## ")[0].splitlines() if line.startswith("| ")]
+    stated = {row[1].strip(): re.findall(r"`(\w+)`", row[2]) for row in rows}
+    of = {
+        classification: "classification, linear probe",
+        several: "multi-label",
+        retrieval: "retrieval",
+        pairs: "pair task",
+    }
+    for path, row in of.items():
+        (found,) = run(TinyClip().eval(), path)
+        write_outcomes(tmp_path / "outcomes", found.outcomes)
+        (file,) = (tmp_path / "outcomes").glob(f"{path.name}.*.parquet")
+        schema = pq.read_schema(file)
+        assert schema.names == stated[row]
+        for name, kind in zip(schema.names, schema.types, strict=True):
+            texts, truths = ("key", "category", "direction"), ("found_texts", "found_images")
+            assert str(kind) == ("string" if name in texts else "bool" if name in truths else "int64")
+        assert {key.decode() for key in schema.metadata} == {"set", "task", "protocol_id"}
+        assert all(column.null_count == 0 for column in pq.read_table(file).columns)
 
 
 def test_outcomes_of_something_else_are_refused(tmp_path: Path) -> None:

@@ -29,7 +29,7 @@ def test_defaults_and_json() -> None:
         ({"templates": ()}, 'write "set"'),
         ({"templates": "imagenet8"}, "'set', 'imagenet7' or 'imagenet80'"),
         ({"every": 100}, 'write "100 steps"'),
-        ({"precision": "fp16"}, "'float32' or 'bfloat16'"),
+        ({"precision": "fp16"}, "'float32', 'tf32' or 'bfloat16'"),
     ],
 )
 def test_what_is_refused(fields: dict[str, Any], sentence: str) -> None:

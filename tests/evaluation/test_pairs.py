@@ -28,7 +28,9 @@ from harness.evaluation.sets import read_set
 from harness.execute.verify import _metric
 from harness.runs.request import is_here
 from harness.runs.suite_averages import averages
+from harness.worker import main
 from tests.evaluation.worlds import TinyClip, picture, write_set
+from tests.node.small import experiment, planned, prepared
 
 SPLITS = ("add_att", "add_obj", "replace_att", "replace_obj", "replace_rel", "swap_att", "swap_obj")
 
@@ -205,6 +207,25 @@ def test_outcomes_and_contents_say_the_same(tmp_path: Path) -> None:
         assert again == pytest.approx((metric.value, metric.standard_error, metric.samples))
     contents = contents_at(path, "swap_obj", "test", tmp_path / "store")
     assert contents.samples.said() == found.evaluation.protocol["samples"]
+
+
+def test_a_run_is_trained_and_measured_on_pairs(tmp_path: Path) -> None:
+    winoground(tmp_path)
+    one = experiment(
+        teacher=None, evaluation={"sets": (str(tmp_path / "winoground"), str(sugar_crepe(tmp_path) / "swap_obj"))}
+    )
+    _, run = planned(tmp_path, one)
+    folder = prepared(tmp_path, run)
+    assert main(folder.path) == 0
+    record = folder.record()
+    assert [found.set for found in record.evaluations] == ["winoground", "swap_obj"]
+    for found in record.evaluations:
+        (file,) = folder.outcomes.glob(f"{found.set}.*.parquet")
+        columns = read_outcomes(file).columns
+        for name, metric in found.metrics.items():
+            again = _metric(found.task, name, columns)
+            assert again == pytest.approx((metric.value, metric.standard_error, metric.samples))
+    assert set(record.evaluations[0].metrics) == {"acc", "text_acc", "image_acc"}
 
 
 def test_an_image_that_changes_changes_the_protocol(tmp_path: Path) -> None:

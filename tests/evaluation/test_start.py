@@ -1,11 +1,13 @@
-"""What an evaluation with known features imports, and that its numbers are those of the model."""
+"""What an evaluation with known numbers or features imports, and that its numbers are those of the model."""
 
 from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -13,15 +15,18 @@ import pytest
 import torch
 
 from harness.base.files import read_json
+from harness.config.evaluation import Evaluation
+from harness.execute.evaluate import evaluation_of, sources_of
 from harness.models import build_towers, load_weights
 from harness.node.checkpoint_evaluation import CheckpointEvaluation
+from harness.node.known_results import KnownResults
 from harness.planning.workspace import Project
 from harness.runs.settings import Settings
 from harness.runs.store import Store
 from tests.evaluation.worlds import TEXT, VISION, classification_set, retrieval_set
 
 CONFIG = {"embed_dim": 24, "vision_cfg": VISION, "text_cfg": TEXT}
-HEAVY = ("open_clip", "torchvision", "timm", "transformers", "pyarrow")
+HEAVY = ("torch", "open_clip", "torchvision", "timm", "transformers", "pyarrow")
 COMMAND = f"""
 import sys
 from harness.cli import main
@@ -54,21 +59,121 @@ def evaluated(folder: Path) -> tuple[Any, str]:
     return json.loads((folder / "out.json").read_text())["tiny"], done.stderr.strip().splitlines()[-1]
 
 
-def test_known_features_need_no_vision_packages(tmp_path: Path) -> None:
+def test_known_numbers_need_no_torch_and_known_features_no_vision_packages(tmp_path: Path) -> None:
     classification_set(tmp_path / "things")
     retrieval_set(tmp_path / "pictures")
     (tmp_path / "tiny.json").write_text(json.dumps(CONFIG))
     weights(tmp_path, seed=0)
+    settle(tmp_path)
     first, loaded = evaluated(tmp_path)
     assert "open_clip" in loaded
     again, loaded = evaluated(tmp_path)
     assert loaded == "[]"
     assert again == first
+    shutil.rmtree(tmp_path / "store" / "evaluation" / "results")
+    again, loaded = evaluated(tmp_path)
+    assert loaded == "['torch']"
+    assert again == first
+
+
+def settle(folder: Path) -> None:
+    """Let the sets be old enough for what they contain to be remembered."""
+    time.sleep(max(0.0, 10.5 + max(os.stat(file).st_ctime for file in folder.rglob("*.tar")) - time.time()))
+
+
+@pytest.fixture
+def known(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> KnownResults:
+    """A weights file whose numbers on two sets were measured; every state of a file counts as settled."""
+    monkeypatch.setattr("harness.evaluation.contents.SETTLED_S", -60.0)
+    classification_set(tmp_path / "things")
+    retrieval_set(tmp_path / "pictures")
+    (tmp_path / "tiny.json").write_text(json.dumps(CONFIG))
+    return kept(tmp_path, weights(tmp_path, seed=0), SPEC)
+
+
+SPEC = Evaluation(sets=("things", "pictures"), recall_k=(1, 30))  # which 22 pictures do not define for captions
+
+
+def kept(folder: Path, file: Path, spec: Evaluation) -> KnownResults:
+    settings = Settings(store=folder / "store", evaluation_root=folder)
+    (source,) = sources_of(Project(settings, Store(folder / "store")), [str(file)], str(folder / "tiny.json")).values()
+    source.measure(spec, processes=1)
+    return KnownResults(source.request, source.model, source.weights)
+
+
+def test_known_numbers_are_those_that_were_measured(known: KnownResults, tmp_path: Path) -> None:
+    found = known.read(SPEC)
+    experiment = known.request.experiment.model_copy(update={"evaluation": SPEC})
+    request = known.request.model_copy(update={"experiment": experiment})
+    measured = CheckpointEvaluation(request=request, model=known.model, weights=known.weights).carried_out()
+    assert tuple(found[reference] for reference in SPEC.sets) == measured
+    assert "image_retrieval_recall@30" in measured[1].undefined
+
+
+@pytest.mark.parametrize(
+    "spec",
+    [
+        SPEC.model_copy(update={"text_normalisation": "lowercase"}),
+        SPEC.model_copy(update={"precision": "bfloat16"}),
+        SPEC.model_copy(update={"sets": ("things@lowercase", "pictures@lowercase")}),
+        Evaluation(sets=("nothing",)),
+    ],
+)
+def test_under_other_conditions_nothing_is_known(known: KnownResults, spec: Evaluation) -> None:
+    assert known.read(spec) == {}
+
+
+def test_what_a_number_depends_on(known: KnownResults, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert known.read(SPEC.model_copy(update={"recall_k": (1,)})).keys() == {"things"}
+    asked = SPEC.model_copy(update={"feature_metrics": ("alignment",)})
+    assert known.read(asked).keys() == {"things"}
+    assert known.read(SPEC.model_copy(update={"templates": ("{c}",)})).keys() == {"pictures"}
+    for function in ("_code", "_place"):
+        with monkeypatch.context() as changed:
+            changed.setattr(f"harness.node.known_results.{function}", lambda: "another")
+            assert known.read(SPEC) == {}
+    before = known.read(SPEC)
+    weights(tmp_path, seed=1)
+    assert known.read(SPEC) == {}
+    assert kept(tmp_path, tmp_path / "weights.pt", SPEC).read(SPEC)["things"].weights != before["things"].weights
+    weights(tmp_path, seed=0)
+    assert known.read(SPEC) == before
+    (tmp_path / "pictures" / "test" / "0.tar").touch()
+    assert known.read(SPEC).keys() == {"things"}
+
+
+def test_only_what_is_not_known_is_measured(
+    known: KnownResults, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = known.read(SPEC)
+    retrieval_set(tmp_path / "others")
+    asked: list[tuple[str, ...]] = []
+    carried_out = CheckpointEvaluation.carried_out
+
+    def noted(self: CheckpointEvaluation, world: Any = None) -> Any:
+        asked.append(self.request.experiment.evaluation.sets)
+        return carried_out(self, world)
+
+    monkeypatch.setattr(CheckpointEvaluation, "carried_out", noted)
+    settings = Settings(store=tmp_path / "store", evaluation_root=tmp_path)
+    project = Project(settings, Store(tmp_path / "store"))
+    (source,) = sources_of(project, [str(tmp_path / "weights.pt")], str(tmp_path / "tiny.json")).values()
+    found = source.measure(SPEC.model_copy(update={"sets": ("things", "others", "pictures")}), processes=1)
+    assert asked == [("others",)]
+    assert [one.set for one in found] == ["things", "others", "pictures"]
+    assert found[0] == before["things"]
+
+
+def test_damaged_numbers_are_measured_again(known: KnownResults, capsys: pytest.CaptureFixture[str]) -> None:
+    for file in known.request.stored.evaluation_features.glob("results/*.json"):
+        file.write_text(
+            file.read_text().replace('"samples": 24', '"samples": 25').replace('"samples": 22', '"samples": 21')
+        )
+    assert known.read(SPEC) == {}
+    assert capsys.readouterr().err.count("is damaged: its set is measured again") == 2
 
 
 def evaluation(folder: Path, file: Path, name: str) -> CheckpointEvaluation:
-    from harness.execute.evaluate import evaluation_of, sources_of
-
     settings = Settings(store=folder / "store", evaluation_root=folder)
     (source,) = sources_of(Project(settings, Store(folder / "store")), [str(file)], str(folder / "tiny.json")).values()
     experiment = source.request.experiment.model_copy(update={"evaluation": evaluation_of([name], [])})

@@ -67,7 +67,7 @@ def test_a_suite_stands_for_its_sets_and_a_protocol_adds_what_it_changes() -> No
         ("shapes", "shapes/acc1"),
         ("vtab/pets", "pets/acc1"),
         ("../data/my_set", "my_set/acc1"),
-        ("vtab/pets@linear_probe", "pets@linear_probe/acc1"),
+        ("vtab/pets@linear_probe", "pets@linear_probe/lp_acc1"),
         ("wds/mscoco_captions@alip", "mscoco_captions@alip/image_retrieval_recall@1"),
         ("shapes_retrieval", "shapes_retrieval/image_retrieval_recall@1"),
         ("voc2007_multilabel", "voc2007_multilabel/mean_average_precision"),

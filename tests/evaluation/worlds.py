@@ -19,6 +19,7 @@ from harness.config.evaluation import Evaluation
 from harness.evaluation.measured import Classified, Retrieved
 from harness.evaluation.registry import computed, wanted
 from harness.evaluation.retrieval import RetrievalRanks
+from harness.models.tokens import cut_by_context
 from harness.runs.record import Metric
 
 Member = tuple[str, bytes]
@@ -124,6 +125,9 @@ class TinyClip(nn.Module):
     def tokenize(self, texts: list[str]) -> Tensor:
         tokens: Tensor = self.tokenizer(texts)
         return tokens
+
+    def cuts(self, texts: list[str], /) -> list[bool]:
+        return cut_by_context(self.tokenizer, texts)
 
     def encode_image(self, images: Tensor, /) -> Tensor:
         self.images_seen += len(images)

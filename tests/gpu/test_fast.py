@@ -9,13 +9,18 @@ import pytest
 import torch
 from torch import Tensor
 
+from harness.base.errors import DataError, TrainingError
+from harness.config.evaluation import Evaluation
+from harness.config.evaluation import Precision as EvaluationPrecision
 from harness.data.dataset import loader
-from harness.evaluation.towers import undisturbed
+from harness.evaluation import towers
+from harness.evaluation.conditions import known_conditions
+from harness.evaluation.towers import SetEncoder, undisturbed
 from harness.training import checkpoint
 from harness.training.checkpoint import TrainingProgress
 from harness.training.precision import Precision
 from tests.gpu.shim import pretended
-from tests.gpu.test_right import as_before, made
+from tests.gpu.test_right import Enough, as_before, made
 from tests.training.made import FFF
 
 CUDA = torch.device("cuda:0")
@@ -82,6 +87,21 @@ def test_the_loader_on_a_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     assert made(tmp_path, resources={"device": "cpu"}).build()[0]._source._images.workers == 0
 
 
+def test_batches_that_do_not_fit_into_shared_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two batches that workers decode ahead and the one being put together, 16 images of 32 px each."""
+    needed = 3 * 16 * 3 * 32**2
+    for workers, free, fits in ((2, needed, True), (2, needed - 1, False), (0, 0, True), (2, None, True)):
+        monkeypatch.setattr(loader, "free_shared_memory", lambda free=free: free)
+        attempt = made(tmp_path, resources={"device": "cpu", "loader_workers": workers})
+        if fits:
+            attempt.build()
+        else:
+            with pytest.raises(DataError, match="of shared memory for batches of 16 images") as error:
+                attempt.build()
+            assert error.value.where == "/dev/shm"
+            assert "resources.loader_workers" in (error.value.fix or "")
+
+
 def test_tf32_is_only_what_was_asked_for() -> None:
     before = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
     try:
@@ -95,3 +115,77 @@ def test_tf32_is_only_what_was_asked_for() -> None:
     finally:
         torch.set_float32_matmul_precision(before[0])
         torch.backends.cudnn.allow_tf32 = before[1]
+
+
+def test_evaluation_copies_while_the_gpu_computes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A batch is decoded and sent before the host waits for the one before it; no copy is waited for."""
+    events: list[str] = []
+    require = towers._require
+
+    def batches() -> Any:
+        for number in range(3):
+            events.append(f"decoded {number}")
+            yield torch.ones(2, 3)
+
+    def required(finite: Tensor, tower: str) -> None:
+        events.append("waited")
+        require(finite, tower)
+
+    monkeypatch.setattr(towers, "_require", required)
+    model = torch.nn.Linear(3, 3)
+    with pretended() as gpu:
+        encoder = SetEncoder(model, batch_size=2, device=CUDA)  # type: ignore[arg-type]
+        found = encoder._features(lambda batch: batch * 2, batches(), "image")
+        assert gpu.wait_count == 3, gpu.waits
+        assert all(one.device == CUDA for one in found)
+    assert events == ["decoded 0", "decoded 1", "waited", "decoded 2", "waited", "waited"]
+    assert encoder.encoded["image"] == 6
+
+
+@pytest.mark.parametrize("last", [0, 1, 2])
+def test_no_batch_with_a_nan_is_missed(last: int) -> None:
+    batches = [torch.full((2, 3), torch.nan if number == last else 1.0) for number in range(3)]
+    encoder = SetEncoder(torch.nn.Linear(3, 3), batch_size=2, device=torch.device("cpu"))  # type: ignore[arg-type]
+    with pytest.raises(TrainingError, match="image features are not finite"):
+        encoder._features(lambda batch: batch, batches, "image")
+
+
+def _arithmetic() -> tuple[str, bool]:
+    return torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
+
+
+@pytest.mark.parametrize(
+    ("precision", "device", "expected"),
+    [
+        ("float32", "cuda:0", ("highest", False)),
+        ("bfloat16", "cuda:0", ("highest", False)),
+        ("tf32", "cuda:0", ("high", True)),
+        ("tf32", "cpu", ("highest", False)),
+    ],
+)
+def test_evaluation_in_tf32_is_that_of_the_towers_alone(
+    precision: EvaluationPrecision, device: str, expected: tuple[str, bool]
+) -> None:
+    """Scores and metrics stay float32; so does what comes after a tower that fails."""
+    seen: list[tuple[str, bool]] = []
+
+    def encode(batch: Tensor) -> Tensor:
+        seen.append(_arithmetic())
+        if len(seen) == 2:
+            raise Enough
+        return batch
+
+    model: Any = torch.nn.Linear(3, 3)
+    with pretended(), undisturbed(model, torch.device("cpu")):
+        encoder = SetEncoder(model, batch_size=2, device=torch.device(device), precision=precision)
+        encoder._features(encode, [torch.ones(2, 3)], "image")
+        assert _arithmetic() == ("highest", False)
+        with pytest.raises(Enough):
+            encoder._features(encode, [torch.ones(2, 3)], "image")
+        assert _arithmetic() == ("highest", False)
+    assert seen == [expected] * 2
+
+
+def test_tf32_has_a_protocol_of_its_own() -> None:
+    found = [known_conditions("zeroshot_retrieval", Evaluation(precision=name)) for name in ("float32", "tf32")]
+    assert found[0] != found[1]

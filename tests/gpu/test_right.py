@@ -26,8 +26,9 @@ from harness.models import build_towers
 from harness.node.attempt import AttemptRunner, load_request
 from harness.parallel.process_group import ProcessRank, World, process_group
 from harness.parallel.ranks import Ranks
-from harness.training import Trainer, speed
+from harness.training import Trainer, micro_batch_probe, speed
 from harness.training.checkpoint import TrainingProgress
+from harness.training.optimiser import parameters
 from tests.gpu.shim import pretended
 from tests.losses.arms import ARMS
 from tests.losses.world import FEATURES, Shape, in_float32, random_batch
@@ -104,8 +105,13 @@ def test_a_run_has_its_own_gpu_as_the_current_device(tmp_path: Path) -> None:
         assert gpu.current == 3
 
 
-def test_each_process_of_a_run_has_a_gpu_of_its_own(tmp_path: Path) -> None:
+def test_each_process_of_a_run_has_a_gpu_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """NCCL refuses two ranks on one GPU, after a long wait."""
+
+    def joined(*_: Any) -> None:
+        raise AssertionError("it waits for the others")
+
+    monkeypatch.setattr("harness.parallel.process_group._join", joined)
     third = process_group(ProcessRank(2, 3, 2, 3, rendezvous="x"), tmp_path, Resources())
     match = "3 processes of a run on this machine need a GPU each; it has 2"
     with pretended(2), pytest.raises(DispatchError, match=match), third:
@@ -239,6 +245,11 @@ def test_the_probe_tries_the_longest_texts_and_the_whole_loss(
             seen["loss"] = len(image), len(text), len(rest[2][0])
             return mine(image, text, *rest)
 
+        def exchanged(optimiser: torch.optim.Optimizer) -> list[torch.nn.Parameter]:
+            seen["exchanged"] = True
+            return parameters(optimiser)
+
+        monkeypatch.setattr(micro_batch_probe, "parameters", exchanged)
         monkeypatch.setattr(transformer, "forward", encoded)
         monkeypatch.setattr("harness.losses.sigmoid.sigmoid_sum", summed)
         monkeypatch.setattr("harness.node.assemble.Trainer", lambda *_, **__: (_ for _ in ()).throw(Enough))
@@ -247,6 +258,7 @@ def test_the_probe_tries_the_longest_texts_and_the_whole_loss(
     assert seen["lengths"] == {16}
     images, captions, positives = seen["loss"]
     assert (images, captions) == (16, 48)
+    assert ("exchanged" in seen) == (ranks > 1)  # gradients, a second time
     assert positives > captions  # mined ones too
     assert all(parameter.grad is None for parameter in attempt.towers.parameters())
 

@@ -195,6 +195,18 @@ def test_out_of_gpu_memory_is_tried_again_with_a_smaller_micro_batch(
     assert list(last.failed) == ([] if times == 3 else [run])
 
 
+@pytest.mark.parametrize(("gpus", "processes", "given"), [(0, 1, [None] * 3), (2, 1, [0, 1, 0]), (4, 2, [0, 2, 0])])
+def test_runs_at_a_time_have_gpus_of_their_own(
+    store: Store, monkeypatch: pytest.MonkeyPatch, gpus: int, processes: int, given: list[int | None]
+) -> None:
+    """With more jobs than GPUs they share them in turn. A run of two processes has two GPUs."""
+    monkeypatch.setattr(conduct, "gpu_count", lambda: gpus)
+    plan = plan_of(ablation({"a": {}}, seeds=3, experiment={"resources": {"processes": processes}}))
+    one, workers = executor(plan, store, jobs=3)
+    next(one.run())
+    assert [read_request(store.run(run)).gpu for run in workers.started] == given
+
+
 def test_students_of_a_failed_teacher_are_given_up_with_the_reason(store: Store) -> None:
     one, workers = executor(PLAN, store, script={TEACHER: ["user_error"]})
     last = carried_out(one)

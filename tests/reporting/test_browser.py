@@ -71,12 +71,14 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chrome]:
         yield chrome
 
 
-def show(browser: Chrome, page: Path, width: int = DESKTOP, scheme: str = "light") -> None:
+def show(browser: Chrome, page: Path, width: int = DESKTOP, scheme: str = "light", *, unfolded: bool = True) -> None:
     size = {"width": width, "height": 800, "deviceScaleFactor": 1, "mobile": width == PHONE}
     browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
     features = [{"name": "prefers-color-scheme", "value": scheme}]
     browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": features})
     browser.get(page.as_uri())
+    if unfolded:
+        browser.execute_script("document.querySelectorAll('details').forEach(one => { one.open = true })")
 
 
 def logged(browser: Chrome, kind: str) -> list[dict[str, Any]]:
@@ -111,6 +113,36 @@ def test_a_script_in_a_label_is_read_and_not_run(browser: Chrome, page: Path) ->
     assert browser.find_elements(By.TAG_NAME, "script") == []
     rows = [row.text for row in browser.find_elements(By.CSS_SELECTOR, "th[scope=row]")]
     assert any("<script>alert('x')</script>" in row for row in rows)
+
+
+def bottom(browser: Chrome, selector: str) -> float:
+    script = "return document.querySelector(arguments[0]).getBoundingClientRect().bottom"
+    return float(browser.execute_script(script, selector))
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize(("width", "verdicts"), [(PHONE, 1), (DESKTOP, 3)])
+def test_the_first_screen_has_question_answer_and_verdicts(
+    browser: Chrome, page: Path, width: int, verdicts: int, scheme: str
+) -> None:
+    show(browser, page, width, scheme, unfolded=False)
+    order = ["h1", ".answer", ".flags", *(f".verdicts li:nth-child({place + 1})" for place in range(verdicts))]
+    ends = [bottom(browser, selector) for selector in order]
+    assert ends == sorted(ends)
+    assert ends[-1] <= 800
+    assert bottom(browser, ".verdicts") < bottom(browser, "#differences") < bottom(browser, ".overview")
+    assert browser.execute_script("return document.documentElement.scrollWidth") <= width
+    assert browser.execute_script(WIDER) == []
+
+
+def test_details_are_folded_and_open_by_keyboard(browser: Chrome, page: Path) -> None:
+    show(browser, page, unfolded=False)
+    tables = browser.find_elements(By.CSS_SELECTOR, "table")
+    assert len(tables) > 8
+    assert not any(table.is_displayed() for table in tables)
+    browser.find_element(By.CSS_SELECTOR, "#results > summary").send_keys(Keys.ENTER)
+    assert browser.find_element(By.CSS_SELECTOR, "#results table").is_displayed()
+    assert not browser.find_element(By.CSS_SELECTOR, "#provenance table").is_displayed()
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

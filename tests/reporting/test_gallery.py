@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from harness.reporting import collect, render
+import pytest
+
+from harness.reporting import Document, collect, render
 from harness.runs.gallery import Card, Gallery, MinedCaption, write_gallery
 from tests.reporting.made import quickstart
 from tests.reporting.test_escaping import NASTY
@@ -35,5 +37,22 @@ def test_the_page_shows_what_runs_left_best_arm_first(tmp_path: Path) -> None:
 
 def test_without_such_files_there_is_no_such_section(tmp_path: Path) -> None:
     plan, store = quickstart(tmp_path)
-    store.run(plan.cells["fff", 0]).gallery.write_text("{}")
-    assert 'id="mined"' not in render(collect(plan, store), "html")
+    results = collect(plan, store)
+    assert 'id="mined"' not in render(results, "html")
+    assert not any("left out:" in flag.text and "mined" in flag.text for flag in Document(results).flags)
+
+
+@pytest.mark.parametrize("text", ["{}", "not JSON", '{"images": 1}'])
+def test_a_damaged_file_is_named_and_another_seed_shown(tmp_path: Path, text: str) -> None:
+    plan, store = quickstart(tmp_path)
+    folder = store.run(plan.cells["fff", 0])
+    folder.gallery.write_text(text)
+    file = f"{folder.id}/gallery.json"
+    said = f"The mined captions of FFF: all six captions, mined, seed 0, are left out: {file} is damaged."
+    page = render(collect(plan, store), "html")
+    assert said in page
+    assert 'id="mined"' not in page
+    write_gallery(store.run(plan.cells["fff", 1]).gallery, gallery("of another seed"))
+    page = render(collect(plan, store), "html")
+    assert said in page
+    assert "of another seed" in page

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import html
 import io
 import json
 import math
@@ -96,6 +97,19 @@ def test_a_number_that_is_changed_in_a_report_is_noticed(traced: Traced, format:
         check({**reports, format: reports[format].replace(shown, changed)}, runs)
 
 
+def test_a_number_that_is_changed_in_a_verdict_is_noticed(traced: Traced) -> None:
+    reports, runs = traced
+    page, shown = reports["html"], '<span class="figures-of">+22.2'
+    assert page.count(shown) == 1
+    for changed in (
+        page.replace(shown, shown.replace("2.2", "2.3")),
+        page.replace(">worse</strong>", ">open</strong>"),
+    ):
+        assert changed != page
+        with pytest.raises(AssertionError):
+            check({**reports, "html": changed}, runs)
+
+
 def metric(record: dict[str, Any]) -> Any:
     return next(one["metrics"] for one in record["evaluations"] if one["set"] == "shapes")
 
@@ -113,6 +127,7 @@ def check(reports: Reports, runs: Path) -> None:
     expected = cells(records, export)
     for format in TABLES:
         check_tables(tables(format, reports[format]), expected)
+    check_verdicts(reports["html"], expected["Claims"])
     check_text(reports, records, expected["Arms:"])
 
 
@@ -153,6 +168,16 @@ def check_tables(found: dict[str, Rows], expected: dict[str, Rows]) -> None:
                 assert [
                     text if known_text else "" for text, known_text in zip(row, cell_texts, strict=True)
                 ] == cell_texts
+
+
+def check_verdicts(page: str, claims: Rows) -> None:
+    """The list at the page's top says what the table of claims says."""
+    found = re.findall(r'<strong class="verdict.*?">(.*?)</strong>(.*?)</li>', plain("html", page), re.DOTALL)
+    assert len(found) == len(claims)
+    for (word, text), (_, verdict, delta, p, *_) in zip(found, claims, strict=True):
+        assert verdict.startswith(word)
+        numbers = delta if p == "–" else f"{delta}, p {p if p.startswith('<') else f'= {p}'}"
+        assert f'<span class="figures-of">{html.escape(numbers)}</span>' in text
 
 
 def check_text(reports: Reports, records: Records, arms: Rows) -> None:

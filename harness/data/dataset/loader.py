@@ -19,7 +19,7 @@ from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 
 from harness.base.errors import DataError
-from harness.base.machine import cores
+from harness.base.machine import PREFETCHED, SHARED_MEMORY, cores, decoded_bytes, free_shared_memory
 from harness.config.augment import Augment
 from harness.data.dataset.dataset import Dataset
 from harness.data.dataset.transforms import DRAWS, Pixels, augmented
@@ -30,8 +30,6 @@ Drawn: TypeAlias = tuple[int, NDArray[np.int64]]
 
 KEPT_BYTES = 512 * 2**20
 """Images are kept in memory, decoded, when all of them take no more than this."""
-PREFETCHED = 2
-"""Batches that the workers decode ahead, each a part of every batch. They are in shared memory."""
 MOST_WORKERS = 16
 """Processes that decode, where their number is not stated."""
 
@@ -59,7 +57,7 @@ class ImageBatches:
         `workers=None`: 0 if all images fit into KEPT_BYTES, else this GPU's share of the cores. `pin`: give batches
         in pinned memory.
         """
-        self.image_size = image_size
+        self.image_size, self.views = image_size, 1 + len(views)
         self.shape = (1 + len(views), 3, image_size, image_size)[0 if views else 1 :]
         """Of one image's pixels."""
         self._source = _Source(dataset, (augment, *views), image_size, seed, keep=not workers)
@@ -67,6 +65,18 @@ class ImageBatches:
             share = cores() // max(torch.cuda.device_count(), 1)
             workers = 0 if self._source.keeps else max(1, min(share - 1, MOST_WORKERS))
         self.workers, self._pin = workers, pin
+
+    def check_shared_memory(self, count: int) -> None:
+        """Refuse batches of `count` images that do not fit into shared memory, where writing ends in a bus error.
+
+        Raises:
+            DataError: the workers need more than is free.
+        """
+        needed, free = decoded_bytes(count * self.views, self.image_size), free_shared_memory()
+        if self.workers and free is not None and needed > free:
+            what = f"loader workers need {needed / 1e9:.2f} GB of shared memory for batches of {count} images"
+            fix = "start the container with a larger --shm-size, or set resources.loader_workers to 0"
+            raise DataError(f"{what}; {free / 1e9:.2f} GB are free", where=str(SHARED_MEMORY), fix=fix)
 
     def __call__(self, drawn: Iterable[Drawn]) -> Iterator[Tensor]:
         """The pixels [N, 3, H, W] uint8 of each batch in `drawn`, in order; with v views [N, 1 + v, 3, H, W].

@@ -73,6 +73,12 @@ def p_value(p: float | None) -> str:
     return "< 0.001" if p < 0.001 else f"{p:.3f}"
 
 
+def compared(p: float | None) -> str:
+    """A p-value in a sentence: `= 0.007`, `< 0.001`."""
+    text = p_value(p)
+    return text if text.startswith("<") else f"= {text}"
+
+
 def plain(number: float) -> str:
     """A number on an unknown scale, with about four digits."""
     if number != 0 and (abs(number) < 0.001 or abs(number) >= 1e7):

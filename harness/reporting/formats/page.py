@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -14,14 +15,15 @@ from harness.base.html import environment
 from harness.base.version import __version__
 from harness.reporting.collect.results import Results
 from harness.reporting.figures.plots import Figures
-from harness.reporting.formats.numbers import clean, count
+from harness.reporting.formats.numbers import clean, compared, count, difference, named
 from harness.reporting.formats.table import Head, Table, TableCell
+from harness.reporting.sections.answer import Verdict
 from harness.reporting.sections.detail import protocol_texts
 from harness.reporting.sections.document import Document
 
 TEMPLATES = Path(__file__).parent / "templates"
-LEADING = ("forest", "seeds")
-"""Figures shown next to the table of arms."""
+LEADING = "forest"
+"""The figure below the verdicts. A reader opens the others."""
 GALLERY_FIGURES = ("positives per image", "mined per image", "mining precision", "mining recall")
 """Metrics shown for a gallery's batch; the training metrics have the others."""
 _NEGATIVE = re.compile(r"(?<![\w.)-])-(?=\d)")
@@ -40,14 +42,38 @@ def as_html(document: Document) -> str:
         .render(
             document=document,
             progress=f"{len(results.done)} of {count(len(results.runs), 'run')} done",
-            leading=[one for one in pictures if one[0].key in LEADING],
-            further=[one for one in pictures if one[0].key not in LEADING],
+            leading=[one for one in pictures if one[0].key == LEADING],
+            further=[one for one in pictures if one[0].key != LEADING],
+            verdicts=[_verdict(document, one) for one in document.verdicts],
             protocols=[tuple(map(clean, one[:2])) + one[2:] for one in protocol_texts(results)],
             as_of=_as_of(results),
             version=__version__,
             shown_figures=GALLERY_FIGURES,
         )
     )
+
+
+@dataclass(frozen=True)
+class _Verdict:
+    """A claim as the page shows it. The table of claims has the rest."""
+
+    claim: str
+    word: str
+    why: str
+    """What the word alone does not say."""
+    numbers: str
+    arms: str
+
+
+def _verdict(document: Document, one: Verdict) -> _Verdict:
+    labels = document.results.labels
+    found = [difference(one.metric, one.difference, with_points=True)] if one.difference else []
+    name, p = ("p of inequality", one.equality_p) if one.word == "equal" else ("p", one.p)
+    found += [f"{name} {compared(p)}"] if p is not None else []
+    found += [one.metric] if one.metric != document.primary.metric else []
+    arms = f"{named(labels[one.claim.arm])} against {named(labels[one.claim.than])}"
+    why = one.text.removeprefix(one.word).strip()
+    return _Verdict(one.claim.text, one.word, why, ", ".join(found), arms)
 
 
 def templates(*more: Path) -> jinja2.Environment:

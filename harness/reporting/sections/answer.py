@@ -12,7 +12,7 @@ from harness.planning.isolation import Isolation, common_factor, isolation, list
 from harness.planning.looks import InterimLook, LookedClaim, LookWord
 from harness.reporting.collect.comparison import ArmValue, Column, Level, difference_between, shared_level
 from harness.reporting.collect.results import Results
-from harness.reporting.formats.numbers import count, difference, higher_is_better, mean, named, p_value, unit, value
+from harness.reporting.formats.numbers import compared, count, difference, higher_is_better, mean, named, unit, value
 from harness.statistics import CONFIDENCE, Difference, Evidence, Judged, Rounds, holm
 
 Word = Literal["better", "worse", "equal", "open", "both at chance", "both at the ceiling"]
@@ -167,7 +167,7 @@ def _better(results: Results, column: Column, best: ArmValue, level: str) -> str
     assert best.difference is not None
     delta = difference(column.metric, best.difference, with_points=True)
     baseline = _names(results)[results.plan.ablation.baseline]
-    proof = f"{count(best.difference.n, 'seed')}, Holm p {_holm(best)}"
+    proof = f"{count(best.difference.n, 'seed')}, Holm p {compared(best.holm_p)}"
     found = f"{_names(results)[best.arm]} is best in {column.metric}: {level}, {delta} against {baseline} ({proof})"
     return f"{found}{_several(results, best.arm)}."
 
@@ -311,8 +311,3 @@ def _direction(one: Verdict) -> Literal["better", "worse"]:
 
 def _evidence(one: Verdict) -> Evidence:
     return Evidence(one.difference, margin_size(one.margin)[0] if one.margin else None)
-
-
-def _holm(arm: ArmValue) -> str:
-    text = p_value(arm.holm_p)
-    return text if text.startswith("<") else f"= {text}"

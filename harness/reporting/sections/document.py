@@ -26,6 +26,7 @@ from harness.reporting.sections.detail import (
 from harness.reporting.sections.effects import FactorEffect, effects_sentence, effects_table, factor_effects
 from harness.reporting.sections.fairness import Differences, Flag, flags
 from harness.reporting.sections.layouts import grid_table, suite_table
+from harness.reporting.sections.overview import overview
 from harness.reporting.sections.samples import errors_table, sample_errors, sample_table
 from harness.reporting.sections.tables import arms_table, claims_table, references_table
 from harness.runs.gallery import Gallery, read_gallery
@@ -79,12 +80,17 @@ class Document:
     @cached_property
     def flags(self) -> tuple[Flag, ...]:
         """Remarks to read before comparing arms."""
-        return tuple(flags(self.results, self.shown, self.differences))
+        return (*flags(self.results, self.shown, self.differences), *self._galleries[1])
 
     @cached_property
     def verdicts(self) -> tuple[Verdict, ...]:
         """The verdict on each claim."""
         return tuple(verdicts(self.results, self.column))
+
+    @cached_property
+    def overview(self) -> tuple[tuple[str, str], ...]:
+        """What a reviewer asks first, as pairs of keyword and answer."""
+        return overview(self.results, self.primary, self.verdicts, self.differences)
 
     @cached_property
     def effects(self) -> list[FactorEffect]:
@@ -113,19 +119,29 @@ class Document:
         """The table of changes of each arm."""
         return changes_table(self.results, self.differences)
 
-    @cached_property
+    @property
     def galleries(self) -> tuple[tuple[str, Gallery], ...]:
         """Mined positives of a few arms, the best arms first, each from one of its runs."""
+        return self._galleries[0]
+
+    @cached_property
+    def _galleries(self) -> tuple[tuple[tuple[str, Gallery], ...], tuple[Flag, ...]]:
+        """The galleries, and a remark on each damaged file among those read."""
         ranked = dict.fromkeys([*(arm.arm for arm in self.primary.comparable), *self.results.by_arm])
-        found: list[tuple[str, Gallery]] = []
-        for arm in ranked:
-            left = (read_gallery(run.folder.gallery) for run in self.results.by_arm[arm])
-            gallery = next((one for one in left if one is not None and one.cards), None)
-            if gallery is not None:
-                found.append((self.results.labels[arm], gallery))
-            if len(found) == MOST_GALLERIES:
-                break
-        return tuple(found)
+        found: dict[str, Gallery] = {}
+        damaged: list[Flag] = []
+        for run in (run for arm in ranked for run in self.results.by_arm[arm]):
+            label, file = self.results.labels[run.arm], run.folder.gallery
+            if len(found) == MOST_GALLERIES or label in found or not file.exists():
+                continue
+            gallery = read_gallery(file)
+            if gallery is None:
+                at = f"{run.folder.id}/{file.name}"
+                text = f"The mined captions of {clean(label)}, seed {run.seed}, are left out: {at} is damaged."
+                damaged.append(Flag("note", f"{text} `harness preview` shows what mining finds."))
+            elif gallery.cards:
+                found[label] = gallery
+        return tuple(found.items()), tuple(damaged)
 
     @cached_property
     def sets(self) -> tuple[Table, ...]:

@@ -30,7 +30,7 @@ _RECALL = re.compile(r"(image_retrieval|text_retrieval)_recall@(\d+)")
 
 
 @dataclass(frozen=True, eq=False)
-class Samples:
+class SampleRows:
     """The samples of a metric, in the order of their keys."""
 
     table: Any
@@ -47,7 +47,7 @@ class Samples:
         """[n], number of each sample's image: captions of one image are drawn together."""
         return np.unique(self.images, return_inverse=True)[1].astype(np.int64)
 
-    def are(self, other: Samples) -> bool:
+    def are(self, other: SampleRows) -> bool:
         """Whether `other` are the same samples."""
         return self is other or np.array_equal(self.keys, other.keys)
 
@@ -56,7 +56,7 @@ class Samples:
 class Hits:
     """Which samples a run got right."""
 
-    samples: Samples
+    samples: SampleRows
     right: NDArray[np.bool_]
     """[n]"""
 
@@ -180,7 +180,7 @@ class HitsReader:
         self._direction = recall[1] if recall else None
         self._sides = [] if choice is None else [f"{choice[1][:-1]}s"] if choice[1] else ["texts", "images"]
         self._is_known = bool(top or choice or recall)
-        self._samples: Samples | None = None
+        self._samples: SampleRows | None = None
         """Those of the last file: sorting them takes longest, and runs of one set have the same."""
 
     def read(self, run: RunResult) -> Hits | None:
@@ -214,7 +214,7 @@ class HitsReader:
             right = table["rank"].to_numpy()[rows] <= self._limit
         return Hits(self._samples, right)
 
-    def _sorted(self, table: Any) -> Samples:
+    def _sorted(self, table: Any) -> SampleRows:
         columns = {name: np.asarray(table[name].to_numpy()) for name in table.column_names}
         keys = images = columns["key"].astype(str)
         rows = np.arange(len(keys))
@@ -225,7 +225,7 @@ class HitsReader:
             keys = np.char.add(np.char.add(images, "\n"), columns["caption"].astype(str))
             rows = rows[columns["direction"] == self._direction]
         rows = rows[np.argsort(keys[rows], kind="stable")]
-        return Samples(table, rows, keys[rows], images[rows])
+        return SampleRows(table, rows, keys[rows], images[rows])
 
 
 def _tested(results: Results, column: Column, arm: ArmValue) -> SampleTest | None:
