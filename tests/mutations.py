@@ -192,6 +192,8 @@ MUTATIONS = (
     Mutation("execute/verify_report.py", "alone = max(variance - residual, 0.0)", "alone = variance", "reporting/test_verify_report.py"),
     Mutation("execute/verify_report.py", "tested[name].interval(1 - 0.05 / len(tested))", "_bounds(arm[\"simultaneous\"])", "reporting/test_verify_report.py"),
     Mutation("execute/verify_report.py", "abs(self.mean) - margin", "-abs(self.mean) - margin", "reporting/test_verify_report.py", fast=True),
+    Mutation("reporting/sections/samples.py", "*(test.p for test in tests.values()), *unread]", "*(test.p for test in tests.values())]", "reporting/test_two_errors.py"),
+    Mutation("reporting/sections/samples.py", " or not told.equals(self._samples.table)", "", "reporting/test_samples.py"),
     Mutation("execute/verify.py", "deviations.setdefault(place if groups is None else groups[place], [])", "deviations.setdefault(place, [])", "test_integrity.py::test_verify_derives_every_number_again"),
     Mutation("searching/event_check.py", "if list(event[\"had\"]) != list(self._run_ids(event[\"values\"])):", "if False:", "searching/test_driver.py"),
     Mutation("base/sums.py", "if not os.path.lexists(folder / SUMS):", "if True:", "data/test_inspection.py::test_a_damaged_world_is_generated_again"),

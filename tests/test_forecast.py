@@ -11,10 +11,12 @@ import pytest
 from harness.cli import output
 from harness.execute.run import remember
 from harness.planning.estimate import finished_arms
+from harness.planning.preflight import notes
 from harness.reporting.forecast import can_tell
+from harness.runs.store import Store
 from harness.statistics import Estimator, t_interval
 from harness.statistics.forecast import forecast
-from tests.reporting.made import plan_of, simple
+from tests.reporting.made import QUICKSTART, plan_of, simple
 
 BASE = {"a": [0.20, 0.22, 0.21], "b": [0.30, 0.33, 0.32], "c": [0.25, 0.24, 0.27]}
 
@@ -86,3 +88,14 @@ def test_a_plan_says_what_its_seeds_can_tell(tmp_path: Path, capsys: pytest.Capt
     other = plan_of({"question": "?", "baseline": "a", "primary": "shapes/acc5", "arms": {"a": {}}})
     assert finished_arms(longer, store) == []
     assert finished_arms(other, store) == []
+
+
+@pytest.mark.parametrize("seeds", [1, 2, [7], [7, 8]])
+def test_one_seed_is_told_before_anything_is_trained(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], seeds: int | list[int]
+) -> None:
+    planned = plan_of({**QUICKSTART, "seeds": seeds})
+    output.plan(planned, Store(tmp_path))
+    told = "1 seed can tell no difference" in capsys.readouterr().out
+    noted = any(note.startswith("seeds: one seed shows no spread") for note in notes(planned, planned.settings))
+    assert told == noted == (seeds in (1, [7]))

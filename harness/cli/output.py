@@ -259,7 +259,10 @@ def seconds(duration: float) -> str:
 
 def _forecast_line(planned: Plan, store: Store) -> str:
     """What the planned seeds can tell."""
-    metric, seeds = planned.ablation.primary, plural(len(planned.ids(planned.ablation.baseline)), "seed")
+    metric, number = planned.ablation.primary, len(planned.ids(planned.ablation.baseline))
+    if number == 1:
+        return "1 seed can tell no difference, since it shows no spread; give at least two"
+    seeds = plural(number, "seed")
     if (found := _can_tell(planned, store)) is None:
         return (
             f"the difference that {seeds} can tell is not known: no two arms of this length have finished with {metric}"

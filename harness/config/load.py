@@ -22,7 +22,7 @@ from harness.config.data import PATH_FIELDS
 from harness.config.declared_set import SUFFIX
 from harness.config.evaluation import standing_metric
 from harness.config.experiment import Experiment
-from harness.config.explain import Problem, explain, problems, sentence
+from harness.config.explain import Problem, explain, nearest, problems, sentence
 from harness.config.model import PREPROCESSING, TOKENIZER, tokenizer_of, with_tokenizer
 from harness.config.overrides import Table, Whole, expand, laid_over, merge, parse_assignment
 from harness.config.search import Search
@@ -260,6 +260,11 @@ def _validated(file: Path, table: Table, base: Experiment) -> Ablation:
 def _changed(file: Path, table: Table, base: Experiment, own: Table) -> Ablation:
     """The ablation in `file` with its own keys changed by assignments; a mistake is blamed on what made it."""
     ablation = _validated(file, table, base)
+    known = _tables(table.get("arms"))
+    for name in _tables(own.get("arms")):
+        if name not in known:
+            fix = f"{nearest(name, known)} New arms are declared in the file"
+            raise SpecError("there is no such arm", where=f"--set: arms.{name}", fix=fix)
     return _validated(_SET, merge(table, own), base) if own else ablation
 
 

@@ -89,10 +89,14 @@ def _unknown_models(experiment: Experiment) -> Iterator[tuple[str, HarnessError]
 
 
 def notes(plan: Plan, settings: Settings) -> list[str]:
-    """What looks wrong about evaluation sets that are here, and which sets of suites are not, a sentence each."""
+    """Claims without enough seeds, what looks wrong about evaluation sets that are here, and which sets of suites are
+    not, a sentence each.
+    """
     from harness.evaluation.layout import describe
 
     found: dict[str, None] = {}
+    if plan.ablation.claims and len({seed for _, seed in plan.cells}) == 1:
+        found["seeds: one seed shows no spread, so every claim stays open; give at least two"] = None
     for experiment in {id(run.experiment.evaluation): run.experiment for run in plan.runs.values()}.values():
         for reference in on_this_machine(experiment.evaluation, settings.evaluation_root).sets:
             try:

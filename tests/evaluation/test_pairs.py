@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import textwrap
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -237,10 +236,10 @@ def test_an_image_that_changes_changes_the_protocol(tmp_path: Path) -> None:
 
 def test_the_example_of_the_documentation_runs(tmp_path: Path) -> None:
     page = (Path(__file__).parents[2] / "docs" / "evaluation.md").read_text()
-    example = page.partition("## Pair tasks")[2].partition("\n\n    ")[2].partition("\n\n")[0]
+    example = page.partition("## Pair tasks")[2].partition("```toml\n")[2].partition("```")[0]
     for make in (sugar_crepe, winoground, aro):
         make(tmp_path)
-    spec = Evaluation.model_validate(tomllib.loads(textwrap.dedent("    " + example))["evaluation"])
+    spec = Evaluation.model_validate(tomllib.loads(example)["evaluation"])
     paths = [locate(one, evaluation_root=tmp_path, embedded={}) for one in spec.references]
     sets = [read_set(path) for path in paths]
     found = evaluate(TinyClip(), sets, spec, batch_size=4, device=torch.device("cpu"))

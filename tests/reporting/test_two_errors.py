@@ -12,9 +12,10 @@ from numpy.typing import NDArray
 
 from harness.evaluation.outcomes import Outcomes, write_outcomes
 from harness.reporting import collect, render
+from harness.reporting.sections import samples
 from harness.reporting.sections.document import Document
 from harness.runs.store import Store
-from harness.statistics import Difference, sample_error
+from harness.statistics import Difference, holm, sample_error
 from harness.statistics.seeds import difference_of
 from tests.reporting.made import finish, plan_of
 
@@ -95,13 +96,14 @@ def test_intervals_cover_as_often_as_they_say(sd: tuple[float, float, float]) ->
     assert 0.938 <= np.mean(both) <= 0.985
 
 
-def reported(root: Path, *, without: tuple[str, int] | None = None) -> Document:
+def reported(root: Path, *, without: tuple[str, int] | None = None, seeds: int = 3, others: int = 1) -> Document:
     table = {
         "question": "Which?",
         "baseline": "one",
-        "seeds": 3,
+        "seeds": seeds,
         "primary": "shapes/acc1",
-        "arms": {"one": {}, "other": {"train.optimiser.lr": 0.002}},
+        "arms": {"one": {}, "other": {"train.optimiser.lr": 0.002}}
+        | {f"other{number}": {"train.optimiser.lr": 0.002 + number / 1e6} for number in range(1, others)},
     }
     plan, store, rng = plan_of(table), Store(root), np.random.default_rng(4)
     for (arm, seed), run_id in plan.cells.items():
@@ -134,3 +136,24 @@ def test_runs_without_outcomes_are_named(tmp_path: Path) -> None:
     (table,) = [one for one in document.answering if one.key == "errors"]
     assert table.rows == ()
     assert "1 arm left out (not every run kept its outcomes, or nothing varies over samples): other." in table.notes
+
+
+@pytest.mark.parametrize(("seeds", "key"), [(1, "samples"), (2, "errors")])
+def test_arms_beyond_the_hundred_best_are_told_and_corrected_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seeds: int, key: str
+) -> None:
+    families = []
+
+    def corrected(values: list[float | None]) -> list[float | None]:
+        families.append(len(values))
+        return holm(values)
+
+    monkeypatch.setattr(samples, "MOST_ARMS", 2)
+    monkeypatch.setattr(samples, "holm", corrected)
+    for others in (2, 3):
+        document = reported(tmp_path / str(others), seeds=seeds, others=others)
+        (table,) = [one for one in document.answering if one.key == key]
+        assert len(table.rows) == 2
+        told = "The 2 best of 3 arms: outcomes of the others are not read."
+        assert (told in table.notes) == (others == 3)
+    assert families == ([2, 3] if seeds == 1 else [])

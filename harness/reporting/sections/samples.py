@@ -67,7 +67,8 @@ def sample_table(results: Results, column: Column) -> Table | None:
     tests = {arm.arm: test for arm in single[:MOST_ARMS] if (test := _tested(results, column, arm)) is not None}
     if not tests:
         return None
-    corrected = dict(zip(tests, holm([test.p for test in tests.values()]), strict=True))
+    unread = [1.0] * len(single[MOST_ARMS:])
+    corrected = dict(zip(tests, holm([*(test.p for test in tests.values()), *unread]), strict=False))
     rows = tuple(
         (TableCell(results.labels[arm]), *_entries(column, tests[arm], corrected[arm]))
         for arm in results.by_arm
@@ -87,16 +88,16 @@ def sample_table(results: Results, column: Column) -> Table | None:
     ]
     if any(test.p is None for test in tests.values()):
         notes.append("Captions of one image are drawn together, not independent: McNemar's test is left out.")
+    notes += _beyond(len(single))
     return Table("samples", f"One seed: {column.metric} sample by sample", heads, rows, tuple(notes))
 
 
 def sample_errors(results: Results, column: Column) -> dict[str, SampleError | None]:
     """For each arm with several seeds: the error over the evaluation samples of its difference to the baseline. None
-    where a run kept no outcomes, or other samples than the baseline's. Empty if no run kept any, or for more than
-    MOST_ARMS.
+    where a run kept no outcomes, or other samples than the baseline's. Of the MOST_ARMS best; empty if no run kept any.
     """
-    several = [arm for arm in column.comparable if arm.difference is not None and arm.difference.error is not None]
-    if not 0 < len(several) <= MOST_ARMS:
+    several = _several(column)[:MOST_ARMS]
+    if not several:
         return {}
     reader = HitsReader(column.metric)
     theirs = _of_seeds(results, column, results.plan.ablation.baseline, reader)
@@ -131,6 +132,7 @@ def errors_table(results: Results, column: Column, errors: Mapping[str, SampleEr
         why = "not every run kept its outcomes, or nothing varies over samples"
         what = f"{count(len(lacking), 'arm')} left out ({why})"
         notes.append(f"{what}: {', '.join(lacking[:5])}{', ...' if len(lacking) > 5 else ''}.")
+    notes += _beyond(len(_several(column)))
     return Table(
         "errors",
         f"Two errors: {column.metric} of another training, and on another test set",
@@ -138,6 +140,16 @@ def errors_table(results: Results, column: Column, errors: Mapping[str, SampleEr
         tuple(rows),
         tuple(notes),
     )
+
+
+def _several(column: Column) -> list[ArmValue]:
+    """Arms whose difference has an error over seeds."""
+    return [arm for arm in column.comparable if arm.difference is not None and arm.difference.error is not None]
+
+
+def _beyond(arms: int) -> list[str]:
+    """The note on arms that are left out because there are more than MOST_ARMS."""
+    return [f"The {MOST_ARMS} best of {arms} arms: outcomes of the others are not read."] if arms > MOST_ARMS else []
 
 
 def _of_seeds(results: Results, column: Column, arm: str, reader: HitsReader) -> dict[int, Hits | None]:
