@@ -484,14 +484,28 @@ METHODS = {
     "capro": "prototypes with episodes",
     "hiclip": "hierarchical towers",
     "hideclip": "hierarchical towers",
+    "cleanclip": "a second text view",
+    "zerovl": "batches of one source each and mixup",
+    "pcme": "heads that give a mean and a variance",
+    "cappa": "a captioning decoder",
+    "sycoca": "a captioning decoder and masked image modelling",
+    "tips": "momentum towers and masked image modelling",
+    "cosmos": "momentum towers, and crops of images and captions",
+    "mlcd": "a classification head",
+    "catlip": "a classification head",
+    "mofi": "a classification head",
+    "structure_clip": "hard-negative captions",
+    "negclip": "hard-negative captions",
+    "fdt": "towers with discrete tokens",
+    "fuselip": "towers with discrete tokens",
 }
 """Methods of the literature without a loss here, and the ingredients that they wait for."""
 
 
 def _known_method(value: Any) -> Any:
     kind = value.get("kind") if isinstance(value, Mapping) else None
-    if isinstance(kind, str) and kind in METHODS:
-        raise ValueError(f"there is no kind {kind!r} yet: it needs {METHODS[kind]} (see docs/losses.md)")
+    if isinstance(kind, str) and (needs := METHODS.get(kind.lower().replace("-", "_"))):
+        raise ValueError(f"there is no kind {kind!r} yet: it needs {needs} (see docs/losses.md)")
     return value
 
 

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
 
 from harness.base.errors import SpecError
 from harness.config.load import load
+from harness.config.loss import METHODS
 
+DOCS = Path(__file__).parents[2] / "docs" / "losses.md"
 TEACHER = '[teacher]\nkind = "open_clip"\nmodel = "ViT-B-32"\nweights = "openai"\n'
 MINING = '[mining]\nkind = "threshold"\n'
 
@@ -45,6 +48,7 @@ MINING = '[mining]\nkind = "threshold"\n'
         ),
         ('[loss]\nkind = "simclr"', "loss: simclr compares no images with captions; make it a term of a sum"),
         ('[loss]\nkind = "tcl"', "loss: there is no kind 'tcl' yet: it needs momentum towers and a feature queue"),
+        ('[loss]\nkind = "CLIP-Rocket"', "loss: there is no kind 'CLIP-Rocket' yet: it needs a second text view"),
         ("[loss]\nterms = []", "loss: terms is empty; list tables such as"),
         ('[loss]\nterms = [{ kind = "simclr" }]', "loss: simclr compares no images with captions; add a term such as"),
         ('[loss]\nterms = [{ kind = "infonce", weight = 0 }]', "loss: the weights of all terms are 0"),
@@ -76,3 +80,10 @@ def test_one_sentence(tmp_path: Path, text: str, expected: str) -> None:
     told = str(caught.value)
     assert told.startswith(f"{file}: {expected}"), told
     assert "\n" not in told
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_the_docs_list_what_a_known_method_waits_for(method: str) -> None:
+    listed = DOCS.read_text().split("These methods are not included yet.")[1].split("\n## ")[0]
+    names = listed.lower().replace("-", "_")
+    assert re.search(rf"\b{method}\b", names), f"docs/losses.md does not list {method}"
