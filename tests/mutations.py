@@ -59,7 +59,7 @@ MUTATIONS = (
     Mutation("base/part_files.py", "waiting += _beside(file.parent, _imported(name, contents[name]))", "_imported(name, contents[name])", "head/test_own_parts.py::test_what_is_beside_it_is_found_through_packages"),
     Mutation("base/part_files.py", "        self._forget_others()\n", "", "head/test_own_parts.py::test_two_parts_may_have_modules_of_one_name"),
     Mutation("losses/tokens.py", "self.local_log_scale.clamp_(max=self.max_log_scale)", "self.local_log_scale.clamp_(min=self.max_log_scale)", "losses/test_references.py::test_dreamlips_own_factor_starts_freezes_and_clamps_as_the_other"),
-    Mutation("losses/tokens.py", "Positives(every, every), local_scale, self.sweep", "Positives(every, every), scale, self.sweep", "losses/test_formulas.py::test_formula[dreamlip local scale]"),
+    Mutation("losses/tokens.py", "Positives(every, every), local_scale, self.sweep", "Positives(every, every), scale, self.sweep", "losses/test_references.py::test_dreamlips_two_factors_are_the_shared_one_where_they_agree"),
     Mutation("losses/conformance.py", "first = [error for error in errors if not isinstance(error, threading.BrokenBarrierError)]", "first = errors", "losses/test_conformance.py"),
     Mutation("mining/build.py", "torch.cat([owner[own] * len(text) + own, rows", "torch.cat([owner[own] * 0, rows", "mining/test_conformance.py::test_a_rule_of_pairs_keeps_the_ground_truth"),
     # training
