@@ -7,15 +7,18 @@ from typing import Any
 
 import pytest
 
+import harness
 from harness import worker
 from harness.base.errors import SpecError
 from harness.base.exit_status import BROKEN
 from harness.config.parts import parts_of
+from harness.runs.store import Store
 from tests.head.own_parts import MINER, in_this_process, written
 from tests.node.small import planned, prepared
 from tests.training.made import MINING, attempt, experiment, taken, train
 
 __all__ = ["in_this_process"]
+EXAMPLES = Path(__file__).parents[2] / "examples"
 pytestmark = pytest.mark.usefixtures("in_this_process")
 ALIGN = '''
 from typing import ClassVar
@@ -90,3 +93,33 @@ def test_a_miner_of_its_own_trains(tmp_path: Path) -> None:
         _, trainer, student = attempt(tmp_path / "own", one)
         (logs,) = taken(trainer, student, 1)
         assert (logs["mined_per_image"], logs["mining_floor"]) == (mined, -1.0)
+
+
+@pytest.mark.slow
+def test_the_example_gives_the_same_numbers_with_one_and_with_two_processes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.undo()  # parts are described in processes of their own, as for a user
+    found = []
+    for processes in (1, 2):
+        monkeypatch.setenv("HARNESS_STORE", str(tmp_path / str(processes)))
+        changes = ["seeds=1", 'train.duration="10 steps"', f"resources.processes={processes}"]
+        ablation = harness.load(EXAMPLES / "own_parts.toml", changes)
+        harness.run(ablation, jobs=1, arms=["mined"])
+        store = Store(tmp_path / str(processes))
+        records = {run.id: run.record() for run in store.runs()}
+        assert {one.cost.devices for one in records.values() if one.evaluations} == {processes}
+        found.append(records)
+    one, two = found
+    assert one.keys() == two.keys()
+    for run in one:
+        assert one[run].final["loss"] == pytest.approx(two[run].final["loss"], rel=1e-4)
+        metrics = [
+            {
+                (part.set, name): metric.value
+                for part in records[run].evaluations
+                for name, metric in part.metrics.items()
+            }
+            for records in found
+        ]
+        assert metrics[0] == pytest.approx(metrics[1], abs=2 / 256)
