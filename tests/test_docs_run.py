@@ -31,6 +31,7 @@ NOT_RUN = {
     ("data.md", r"spec\.toml"): CLUSTER,
     ("data.md", r"mine\.toml|teacher\.toml"): "tests/test_data_commands.py runs them on damaged shards",
     ("evaluation.md", r"harness (eval|references)"): OWN_FILES,
+    ("evaluation.md", r"harness robustness"): "tests/test_robustness.py runs it on files that it makes",
     ("from-open-clip.md", r"harness"): "tests/test_from_open_clip.py runs them on small files",
     ("mlflow.md", r"harness ui"): "serves until it is stopped",
     ("performance-dispatch.md", r".*"): CLUSTER,
