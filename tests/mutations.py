@@ -129,6 +129,7 @@ MUTATIONS = (
     Mutation("execute/slurm/retry_policy.py", ', "no_teacher"', "", "execute/test_sweep.py::test_a_student_is_not_given_up_for_what_its_teachers_jobs_did", fast=True),
     Mutation("execute/slurm/executor.py", "self._tracker.training(run.teacher)", "self._tracker.active.get(run.teacher)", "execute/test_sweep.py::test_a_student_waits_while_only_the_evaluation_of_its_failed_teacher_is_queued", fast=True),
     Mutation("execute/slurm/executor.py", "for tracked in jobs\n", "for tracked in jobs[-1:]\n", "execute/test_sweep.py", fast=True),
+    Mutation("execute/slurm/job_tracker.py", "return max(jobs, key=order)", "return jobs[0]", "execute/test_sweep.py::test_the_last_job_is_cancelled_though_another_of_the_first_array_goes_on", fast=True),
     Mutation("execute/slurm/retry_policy.py", 'return job.reason == f"{DISK_FULL}:0"', "return False", "execute/test_sweep.py", fast=True),
     Mutation("execute/executor.py", "(Life.PENDING if run.teacher in self._open else Life.DONE)", "Life.DONE", "head/test_conduct.py::test_students_wait_for_the_end_of_their_teacher"),
     Mutation("execute/slurm/job_tracker.py", "submission.intent.created_at > ADOPTION_S", "submission.intent.created_at < ADOPTION_S", "execute/test_sweep.py", fast=True),

@@ -756,6 +756,24 @@ Cancel = Callable[[Collection[str], Store], Cancelled]
 
 
 @pytest.mark.parametrize("silent", ["accounting_silent", "silent"])
+def test_the_last_job_is_cancelled_though_another_of_the_first_array_goes_on(
+    store: Store, slurm: MadeScheduler, cancel: Cancel, silent: str
+) -> None:
+    started(ALONE, store, slurm).cycle()
+    run = slurm.runs_of("1_1")[0]
+    cancel([run], store)
+    again = started(ALONE, store, slurm)
+    again.cycle()
+    again.cycle()
+    del slurm.jobs["1_1"]
+    setattr(slurm, silent, True)
+    cancel([run], store)
+    first, last = SubmissionLog(store).open()
+    assert [first.was_cancelled(task) for task in range(3)] == [False, True, False]
+    assert last.was_cancelled(0)
+
+
+@pytest.mark.parametrize("silent", ["accounting_silent", "silent"])
 def test_the_last_job_is_cancelled_though_nobody_tells_how_those_before_ended(
     store: Store, slurm: MadeScheduler, cancel: Cancel, silent: str
 ) -> None:

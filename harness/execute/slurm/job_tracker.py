@@ -48,6 +48,20 @@ class TrackedJob:
         return self.submission.intent.tasks[self.task]
 
 
+def last_of(jobs: Sequence[TrackedJob]) -> TrackedJob:
+    """Of the jobs that may have a run, the one submitted last. If its training and its evaluation are both there, the
+    training, which comes first.
+
+    Earlier ones have ended, even if accounting cannot tell yet: no run is submitted while a job has it.
+    """
+
+    def order(tracked: TrackedJob) -> tuple[str, bool]:
+        intent = tracked.submission.intent
+        return intent.training or intent.id, intent.phase != "evaluate"
+
+    return max(jobs, key=order)
+
+
 def has_local_process(folder: RunFolder) -> bool:
     """Whether a process that no job of SLURM started is executing a run."""
     if not folder.is_locked():
@@ -110,8 +124,7 @@ class JobTracker:
             # A job whose accounting is still awaited counts as active: a retry needs the cause first.
             living = [tracked for tracked in some if not _is_over(tracked) or tracked.id in pending]
             if living:
-                # If training and evaluation are both queued, take the training, which comes first.
-                self.active[run] = min(living, key=lambda tracked: tracked.submission.intent.phase == "evaluate")
+                self.active[run] = last_of(living)
                 going = (tracked for tracked in living if tracked.id and not _is_over(tracked))
                 if any(tracked.submission.intent.phase != "train" for tracked in going):
                     self.finishing.add(run)

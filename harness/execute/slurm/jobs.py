@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from harness.base.errors import DispatchError
 from harness.execute.slurm.client import Slurm
-from harness.execute.slurm.job_tracker import JobTracker, TrackedJob
+from harness.execute.slurm.job_tracker import JobTracker, TrackedJob, last_of
 from harness.execute.slurm.scheduler import UnreachableError
 from harness.execute.slurm.submission_log import Intent, Submission, SubmissionLog
 from harness.planning.completeness import left_to_do
@@ -48,14 +49,15 @@ def look(store: Store) -> tuple[dict[str, TrackedJob], tuple[str, ...]]:
 
 
 def _believed(submissions: Sequence[Submission]) -> dict[str, TrackedJob]:
-    settled = {submission.intent.id: submission.settled() for submission in submissions}
-    return {  # where training and evaluation are both queued, the training, which comes first
-        run: TrackedJob(submission, task, None)
-        for submission in sorted(submissions, key=lambda one: one.intent.phase != "evaluate")
-        for task, runs in enumerate(submission.intent.tasks)
-        if task not in settled[submission.intent.id] or submission.was_cancelled(task)
-        for run in runs
-    }
+    """By run: a job whose end has not been handled."""
+    found: dict[str, list[TrackedJob]] = defaultdict(list)
+    for submission in submissions:
+        settled = submission.settled()
+        for task, runs in enumerate(submission.intent.tasks):
+            if task not in settled or submission.was_cancelled(task):
+                for run in runs:
+                    found[run].append(TrackedJob(submission, task, None))
+    return {run: last_of(some) for run, some in found.items()}
 
 
 def refuse_what_jobs_have(runs: Collection[str], name: str, store: Store) -> None:
