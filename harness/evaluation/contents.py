@@ -13,17 +13,15 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from harness.base.errors import DataError, StoreError
-from harness.base.files import read_json, write_json
+from harness.base.errors import DataError
 from harness.base.log import say
-from harness.base.sums import make_room
 from harness.evaluation.conditions import Contents, Samples
 from harness.evaluation.layout import TRAIN, VALIDATION, Layout, describe
 from harness.runs.identity import digest
+from harness.runs.kept import keep, kept
 
 SETTLED_S = 10.0
 """How long files must have been left alone before what they contain is remembered."""
@@ -77,12 +75,7 @@ def remember(layout: Layout, samples: Samples, before: Stamps, read_at: float, s
     newest = max(max(modified, changed) for _, _, _, modified, changed in before) / 1e9
     if stamps(layout) != before or newest > read_at - SETTLED_S:
         return
-    try:
-        make_room(_file(layout, store))
-        kept = {"files": before, "count": samples.count, "sha256": samples.sha256}
-        write_json(_file(layout, store), kept | {"digest": digest([_file(layout, store).name, kept], 64)})
-    except (StoreError, OSError):
-        return  # a store that cannot be written to: the set is read again each time
+    keep(_file(layout, store), {"files": before, "count": samples.count, "sha256": samples.sha256})
 
 
 def check_version(layout: Layout, samples: Samples, store: Path) -> None:
@@ -97,9 +90,7 @@ def check_version(layout: Layout, samples: Samples, store: Path) -> None:
     file = store / "versions" / f"{digest([name, layout.version, layout.split], 32)}.json"
     before = _known_version(file, name)
     if before is None:
-        with suppress(StoreError, OSError):  # a store that cannot be written to keeps no versions
-            make_room(file)
-            write_json(file, now | {"digest": digest([file.name, now], 64)})
+        keep(file, now)
     elif before != now:
         what = f"version {layout.version!r} of {name} has changed: {'; '.join(_changes(before, now))}"
         raise DataError(what, where=f"{layout.declared}: version", fix="write another version, or restore the set")
@@ -115,14 +106,9 @@ def _versioned(layout: Layout, samples: Samples) -> dict[str, Any]:
 
 
 def _known_version(file: Path, name: str) -> dict[str, Any] | None:
-    if not os.path.lexists(file):
-        return None
     try:
-        kept: dict[str, Any] = read_json(file)
-        if kept.pop("digest") != digest([file.name, kept], 64):
-            raise ValueError("differs from its digest")
-        return kept
-    except (AttributeError, StoreError, KeyError, TypeError, ValueError):
+        return kept(file)
+    except ValueError:
         say(f"{file} is damaged: what the version of {name} was before is not known")
         return None
 
@@ -165,15 +151,11 @@ def _samples(layout: Layout, store: Path) -> Samples:
 
 
 def _known(layout: Layout, store: Path, now: Stamps) -> Samples | None:
-    if not os.path.lexists(_file(layout, store)):
-        return None
     try:
-        kept = read_json(_file(layout, store))
-        stated = kept.pop("digest")
-        if stated != digest([_file(layout, store).name, kept], 64):
-            raise ValueError("differs from its digest")
-        return Samples(int(kept["count"]), str(kept["sha256"])) if kept["files"] == now else None
-    except (AttributeError, StoreError, KeyError, TypeError, ValueError):
+        if (known := kept(_file(layout, store))) is None or known["files"] != now:
+            return None
+        return Samples(int(known["count"]), str(known["sha256"]))
+    except (KeyError, TypeError, ValueError):
         say(f"{_file(layout, store)} is damaged: the evaluation set {layout.name} is read again")
         return None
 

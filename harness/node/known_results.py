@@ -14,12 +14,9 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
-
-from harness.base.errors import HarnessError, StoreError
-from harness.base.files import file_sha256, read_json, write_json
+from harness.base.errors import HarnessError
+from harness.base.files import file_sha256
 from harness.base.log import say
-from harness.base.sums import make_room
 from harness.config.base import plain
 from harness.config.evaluation import Evaluation
 from harness.config.model import Model
@@ -31,6 +28,7 @@ from harness.evaluation.layout import locate
 from harness.evaluation.registry import definitions, wanted
 from harness.node.known_weights import KnownWeights, note_of, read_note
 from harness.runs.identity import digest
+from harness.runs.kept import keep, kept
 from harness.runs.record import EvaluationResult
 from harness.runs.request import Request, evaluation_key
 
@@ -71,12 +69,7 @@ class KnownResults:
             assert weights is not None
             names = (*one.metrics, *one.undefined)
             file = self._file(weights, one.protocol, names)
-            data = one.model_dump(mode="json")
-            try:
-                make_room(file)
-                write_json(file, {"result": data, "digest": digest([file.name, data], _LENGTH)})
-            except (StoreError, OSError):
-                return
+            keep(file, one.model_dump(mode="json"))
 
     def _read(self, spec: Evaluation, reference: str, weights: KnownWeights) -> EvaluationResult | None:
         name, protocol = parted(reference)
@@ -107,14 +100,9 @@ class KnownResults:
 
 
 def _result(file: Path) -> EvaluationResult | None:
-    if not file.exists():
-        return None
     try:
-        kept = read_json(file)
-        if kept["digest"] != digest([file.name, kept["result"]], _LENGTH):
-            raise ValueError("differs from its digest")
-        return EvaluationResult.model_validate(kept["result"])
-    except (StoreError, KeyError, TypeError, ValidationError, ValueError):
+        return None if (known := kept(file)) is None else EvaluationResult.model_validate(known)
+    except ValueError:  # pydantic's too
         say(f"{file} is damaged: its set is measured again")
         return None
 

@@ -10,13 +10,12 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 
-from harness.base.errors import StoreError
-from harness.base.files import file_sha256, read_json, write_json
+from harness.base.files import file_sha256
 from harness.base.log import say
-from harness.base.sums import make_room
 from harness.config.base import plain
 from harness.config.model import Model
 from harness.runs.identity import digest
+from harness.runs.kept import keep, kept
 
 _LIBRARIES = ("torch", "torchvision", "open_clip_torch")
 _LENGTH = 64
@@ -50,23 +49,15 @@ def note_of(model: Model, weights: Path | None, folder: Path) -> Path | None:
 
 def read_note(note: Path) -> KnownWeights | None:
     """What a note says; None if there is none, or it is damaged."""
-    if not note.exists():
-        return None
     try:
-        kept = read_json(note)
-        known = KnownWeights(str(kept["weights"]), str(kept["transform"]))
-        if kept["digest"] != digest([note.name, known.data], _LENGTH):
-            raise ValueError("differs from its digest")
-        return known
-    except (StoreError, KeyError, TypeError, ValueError):
+        if (known := kept(note)) is None:
+            return None
+        return KnownWeights(str(known["weights"]), str(known["transform"]))
+    except (KeyError, ValueError):
         say(f"{note} is damaged: the model is built to know it again")
         return None
 
 
 def write_note(note: Path, known: KnownWeights) -> None:
     """Keep what is known. A store that cannot be written to keeps nothing: the model is built each time."""
-    try:
-        make_room(note)
-        write_json(note, {**known.data, "digest": digest([note.name, known.data], _LENGTH)})
-    except (StoreError, OSError):
-        return
+    keep(note, known.data)
