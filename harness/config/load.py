@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
@@ -30,6 +30,7 @@ from harness.config.sources import CAPTION_PATHS
 
 ONLY_ARM = "experiment"
 _ONLY_IN_ABLATIONS = Ablation.model_fields.keys() - Experiment.model_fields.keys()
+WholeT = TypeVar("WholeT", Ablation, Search)
 _SET = Path("--set")
 """Where a mistake in an assignment is."""
 LONGEST_CHAIN = 32
@@ -90,12 +91,11 @@ def load(path: str | Path, assignments: Sequence[str] = ()) -> Ablation:
     if _ONLY_IN_ABLATIONS & table.keys():
         return _ablation(file, table, assignments)
     experiment = load_experiment(file)
-    own, others = _own(assignments, Ablation)
-    changes = _assigned(others, experiment, {}, Ablation)
     sets = experiment.evaluation.sets
     primary = standing_metric(sets[0]) if sets else "train/loss"
-    ablation = {"question": f"How does {file.stem} do?", "base": changes, "baseline": ONLY_ARM, "primary": primary}
-    return _changed(file, ablation | {"arms": {ONLY_ARM: {}}, "seeds": (experiment.seed,)}, experiment, own)
+    ablation: Table = {"question": f"How does {file.stem} do?", "baseline": ONLY_ARM, "primary": primary}
+    ablation |= {"arms": {ONLY_ARM: {}}, "seeds": (experiment.seed,)}
+    return _changed(Ablation, file, ablation, experiment, assignments)
 
 
 def is_search(path: str | Path) -> bool:
@@ -128,20 +128,7 @@ def load_search(path: str | Path, assignments: Sequence[str] = ()) -> Search:
         table["base"] = _located(replace(place, prefix="base."), table["base"])
     space = _tables(table.get("space"))
     _refuse_files_in_axes(place, {name: parameter.get("of") for name, parameter in space.items()})
-    search = _validated_search(file, table, base)
-    own, others = _own(assignments, Search)
-    if own:
-        table = merge(table, own)
-        search = _validated_search(_SET, table, base)
-    changes = _assigned(others, base, search.base, Search)
-    return _validated_search(file, {**table, "base": merge(search.base, changes)}, base) if changes else search
-
-
-def _validated_search(file: Path, table: Table, base: Experiment) -> Search:
-    try:
-        return Search.model_validate({**table, "experiment": base})
-    except ValidationError as error:
-        raise explain(error, Search, where=str(file)) from None
+    return _changed(Search, file, table, base, assignments)
 
 
 def load_captioner_spec(path: Path) -> ImageCaptioner:
@@ -233,11 +220,7 @@ def _ablation(file: Path, table: Table, assignments: Sequence[str]) -> Ablation:
         _refuse_files_in_axes(place, table.get("axes"))
     if wrong:
         raise together(wrong)
-    own, others = _own(assignments, Ablation)
-    ablation = _changed(file, table, base, own)
-    changes = _assigned(others, base, ablation.base, Ablation)
-    table = merge(table, own)
-    return _validated(file, {**table, "base": merge(ablation.base, changes)}, base) if changes else ablation
+    return _changed(Ablation, file, table, base, assignments)
 
 
 def _base_experiment(place: _Place, stated: Any) -> Experiment:
@@ -250,22 +233,27 @@ def _base_experiment(place: _Place, stated: Any) -> Experiment:
     raise SpecError("required key is missing", where=f"{place.label}: experiment", fix=fix)
 
 
-def _validated(file: Path, table: Table, base: Experiment) -> Ablation:
-    try:
-        return Ablation.model_validate({**table, "experiment": base})
-    except ValidationError as error:
-        raise explain(error, Ablation, where=str(file)) from None
-
-
-def _changed(file: Path, table: Table, base: Experiment, own: Table) -> Ablation:
-    """The ablation in `file` with its own keys changed by assignments; a mistake is blamed on what made it."""
-    ablation = _validated(file, table, base)
+def _changed(model: type[WholeT], file: Path, table: Table, base: Experiment, assignments: Sequence[str]) -> WholeT:
+    """The ablation or search in `file`, changed by assignments; a mistake is blamed on what made it."""
+    found = _validated(model, file, table, base)
+    own, others = _own(assignments, model)
     known = _tables(table.get("arms"))
     for name in _tables(own.get("arms")):
         if name not in known:
             fix = f"{nearest(name, known)} New arms are declared in the file"
             raise SpecError("there is no such arm", where=f"--set: arms.{name}", fix=fix)
-    return _validated(_SET, merge(table, own), base) if own else ablation
+    if own:
+        table = merge(table, own)
+        found = _validated(model, _SET, table, base)
+    changes = _assigned(others, base, found.base, model)
+    return _validated(model, file, {**table, "base": merge(found.base, changes)}, base) if changes else found
+
+
+def _validated(model: type[WholeT], file: Path, table: Table, base: Experiment) -> WholeT:
+    try:
+        return model.model_validate({**table, "experiment": base})
+    except ValidationError as error:
+        raise explain(error, model, where=str(file)) from None
 
 
 def _own(assignments: Sequence[str], model: type[Spec]) -> tuple[Table, list[str]]:
