@@ -35,6 +35,8 @@ CLOSE = 1e-9
 """Relative tolerance of numbers that other code derives in another order of operations."""
 OF_THE_MACHINE = frozenset({"images_per_s", "data_wait", "mfu", "peak_memory_gb"})
 """Training metrics that depend on the machine's load."""
+CHOICES = {"text_acc": ["texts"], "image_acc": ["images"], "acc": ["texts", "images"]}
+"""By metric of a pair task: the sides that offer a choice."""
 Key = tuple[str, str, str, str]
 """Run, evaluation set, protocol, metric."""
 
@@ -175,7 +177,7 @@ def _other_software(ours: Record, theirs: Record) -> str:
 
 
 def _metrics(folder: RunFolder, record: Record, found: Verification) -> None:
-    tables, who = list(outcomes_of(folder, found)), f"run {folder.id}"
+    tables, who = list(outcomes_of(folder, found.problems)), f"run {folder.id}"
     found.derived |= {(folder.id, "train", "", name): value for name, value in record.final.items()}
     for one in record.evaluations:
         of = [table for name, protocol, table in tables if (name, protocol) == (one.set, one.protocol_id)]
@@ -199,8 +201,12 @@ def _metrics(folder: RunFolder, record: Record, found: Verification) -> None:
             found.unproven.append(f"{who}: {one.set}: {', '.join(sorted(missing))}: {why}")
 
 
-def outcomes_of(folder: RunFolder, found: Verification) -> Iterator[tuple[str, str, Any]]:
-    """Set, protocol and columns of each file of outcomes."""
+def outcomes_of(folder: RunFolder, problems: list[str]) -> Iterator[tuple[str, str, Any]]:
+    """Set, protocol and columns of each file of outcomes.
+
+    Args:
+        problems: gets a sentence for each file that cannot be read.
+    """
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -213,7 +219,7 @@ def outcomes_of(folder: RunFolder, found: Verification) -> Iterator[tuple[str, s
             yield metadata["set"], metadata["protocol_id"], columns
         except (OSError, KeyError, ValueError, pa.ArrowException) as error:
             reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-            found.problems.append(f"{file} cannot be read as outcomes ({reason.partition(chr(10))[0]})")
+            problems.append(f"{file} cannot be read as outcomes ({reason.partition(chr(10))[0]})")
 
 
 def _metric(task: str, name: str, columns: Mapping[str, Any]) -> tuple[float, float | None, int] | None:
@@ -240,7 +246,7 @@ def _metric(task: str, name: str, columns: Mapping[str, Any]) -> tuple[float, fl
 
 def _choice(name: str, columns: Mapping[str, Any]) -> tuple[float, float, int] | None:
     """A metric of a pair task: the share of groups, among those that offer the choice."""
-    needed = {"text_acc": ["texts"], "image_acc": ["images"], "acc": ["texts", "images"]}.get(name)
+    needed = CHOICES.get(name)
     if needed is None:
         return None
     rows = [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]

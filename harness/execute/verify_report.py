@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any, TypeAlias, TypeVar
 
 from harness.config.ablation import margin_size
-from harness.execute.verify import CLOSE, Verification, agree, outcomes_of
+from harness.execute.verify import CHOICES, CLOSE, Verification, agree, outcomes_of
 
 _Values: TypeAlias = Mapping[str, Mapping[str, float]]
 """Of one metric, by arm and seed."""
@@ -183,7 +183,7 @@ def _right(run: str, of: str, protocol: str, metric: str, found: Verification) -
     """By (group, sample): 1 where the run got it right, else 0. Empty without outcomes of the set and protocol."""
     if run not in found.folders:
         return {}
-    for name, its, columns in outcomes_of(found.folders[run], found):
+    for name, its, columns in outcomes_of(found.folders[run], []):  # what cannot be read was told with the run
         if (name, its) == (of, protocol):
             return dict(
                 _hits(metric, [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)])
@@ -194,8 +194,7 @@ def _right(run: str, of: str, protocol: str, metric: str, found: Verification) -
 def _hits(metric: str, rows: Sequence[Mapping[str, Any]]) -> Iterator[tuple[tuple[str, str], float]]:
     stem, _, k = metric.partition("@")
     for row in rows:
-        if stem in ("acc", "text_acc", "image_acc"):
-            sides = {"text_acc": ["texts"], "image_acc": ["images"]}.get(stem, ["texts", "images"])
+        if sides := CHOICES.get(stem):
             if any(row[side] > 1 for side in sides):
                 yield (str(row["image"]), str(row["key"])), float(all(row[f"found_{side}"] for side in sides))
         elif not k:

@@ -152,6 +152,14 @@ def test_two_errors_that_were_changed_or_cannot_be_derived(tmp_path: Path) -> No
     changed = json.loads(text)
     changed["errors"][0]["both"]["high"] += 1e-4
     assert any("two errors of other says" in one for one in verified(json.dumps(changed), store).problems)
+    folder = store.run(results.plan.cells["other", 1])
+    (file,) = folder.outcomes.iterdir()
+    sound = file.read_bytes()
+    file.write_bytes(b"no Parquet")
+    damaged = verified(text, store)
+    assert damaged.problems == [], "what is wrong with a run's files is told with the run, once"
+    assert "the report's two errors of other are not derived again" in "\n".join(damaged.unproven)
+    file.write_bytes(sound)
     shutil.rmtree(store.run(results.plan.cells["other", 2]).outcomes)
     part = verified(text, store)
     assert part.problems == []
