@@ -1,0 +1,101 @@
+"""What all losses declare."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, ClassVar
+
+from pydantic import BeforeValidator, Field, WithJsonSchema, model_validator
+
+from harness.base.errors import SpecError
+from harness.config.base import Spec
+
+__all__ = ["Clamp", "LossSpec", "Positive", "Share", "SquareLossSpec", "Weight"]
+
+Positive = Annotated[float, Field(gt=0)]
+Weight = Annotated[float, Field(ge=0)]
+Share = Annotated[float, Field(ge=0, le=1)]
+
+
+def _none_where_off(value: Any) -> Any:
+    return None if value == "off" else value
+
+
+Clamp = Annotated[
+    Positive | None,
+    BeforeValidator(_none_where_off),
+    WithJsonSchema({"anyOf": [{"exclusiveMinimum": 0, "type": "number"}, {"const": "off", "type": "string"}]}),
+]
+"""A positive bound, or `"off"`, as files write None: TOML has no null."""
+_CLIP_SCALE = 1 / 0.07
+
+
+class LossSpec(Spec):
+    """Base of all losses: a temperature, as the factor t = 1/tau on cosines.
+
+    Each loss declares what it needs: the class variables below have no default, and a class without them is an error.
+    """
+
+    needs_teacher: ClassVar[bool]
+    """It reads the frozen teacher's features, whether or not positives are mined."""
+    needs_tokens: ClassVar[bool]
+    """It reads token features, which pooled towers do not have."""
+    uses_mining: ClassVar[bool]
+    """Its definition uses mined positives; otherwise it trains on the ground truth."""
+    image_views: ClassVar[int] = 0
+    """How many further augmentations of each image it reads."""
+    pairs_modalities: ClassVar[bool] = True
+    """It compares images with captions, and so trains both towers. Otherwise it is only a term of a sum."""
+
+    logit_scale: Positive = _CLIP_SCALE
+    """Start value of the factor t = 1/tau on cosines."""
+    learn_logit_scale: bool = True
+    """Train the factor; off keeps it at its start value."""
+    max_logit_scale: Clamp = 100.0
+    """The factor is clamped to this after each step; `"off"` does not clamp it."""
+
+    @property
+    def label(self) -> str:
+        """Name in messages and reports."""
+        return self.kind_name()
+
+    @property
+    def takes_mining(self) -> bool:
+        """Whether mined positives can change its value, given its fields."""
+        return self.uses_mining
+
+    @property
+    def views_read(self) -> int:
+        """How many further augmentations of each image it reads, given its fields."""
+        return self.image_views
+
+    @property
+    def parts(self) -> tuple[LossSpec, ...]:
+        """The losses that it is the sum of: itself."""
+        return (self,)
+
+    def check_captions(self, per_image: int) -> None:
+        """Check that the loss can be trained with this number of captions per image.
+
+        Raises:
+            SpecError: it cannot.
+        """
+
+    @model_validator(mode="after")
+    def _starts_under_the_clamp(self) -> LossSpec:
+        if self.max_logit_scale is not None and self.logit_scale > self.max_logit_scale:
+            raise ValueError(f"logit_scale {self.logit_scale:g} is over max_logit_scale {self.max_logit_scale:g}")
+        return self
+
+
+class SquareLossSpec(LossSpec):
+    """A loss that is defined for one caption per image."""
+
+    slotwise: bool = False
+    """With k captions per image: the mean of k losses of one caption each. Off, more than one is an error."""
+
+    def check_captions(self, per_image: int) -> None:
+        """Require one caption per image, unless the loss is slotwise."""
+        if per_image != 1 and not self.slotwise:
+            what = f"{self.label} takes one caption per image, not {per_image}"
+            fix = "set slotwise = true for the mean over caption slots, or sample one"
+            raise SpecError(what, where="loss", fix=fix)

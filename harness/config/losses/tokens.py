@@ -1,0 +1,51 @@
+"""Losses on the features of patches and tokens."""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal
+
+from pydantic import model_validator
+
+from harness.config.losses.base import LossSpec, Positive, Share, Weight
+
+
+class FILIP(LossSpec):
+    """CLIP on token-wise late interaction: mean of each token's best match (Yao et al., ICLR 2022)."""
+
+    kind: Literal["filip"] = "filip"
+    needs_teacher: ClassVar[bool] = False
+    needs_tokens: ClassVar[bool] = True
+    uses_mining: ClassVar[bool] = False
+
+    pooled_weight: Weight = 1.0
+    """Weight of an added CLIP loss on the pooled features. The paper has none (0) and measures by tokens too. Here
+    every model is measured by its pooled features, which the token-wise loss alone hardly trains."""
+
+
+class DreamLIP(LossSpec):
+    """Multi-positive CLIP with captions grouped to patches (Zheng et al., ECCV 2024)."""
+
+    kind: Literal["dreamlip"] = "dreamlip"
+    needs_teacher: ClassVar[bool] = False
+    needs_tokens: ClassVar[bool] = True
+    uses_mining: ClassVar[bool] = False
+
+    local_weight: Weight = 1.0
+    """Weight of the loss between a caption and the patches grouped to it."""
+    threshold: Share | Literal["uniform"] = 0.0
+    """A caption's group leaves out patches with a min-max normalised similarity below this. `"uniform"`: below their
+    uniform weight, 1/patches."""
+    local_logit_scale: Positive | Literal["shared"] = "shared"
+    """Start value of a second factor, on the cosines of the local loss; it is trained and clamped as `logit_scale` is.
+    `"shared"`: both losses have one factor."""
+
+    def irrelevant(self) -> frozenset[str]:
+        """The factor of a local loss without weight."""
+        return frozenset() if self.local_weight else frozenset({"local_logit_scale"})
+
+    @model_validator(mode="after")
+    def _local_starts_under_the_clamp(self) -> DreamLIP:
+        local, most = self.local_logit_scale, self.max_logit_scale
+        if most is not None and local != "shared" and local > most:
+            raise ValueError(f"local_logit_scale {local:g} is over max_logit_scale {most:g}")
+        return self
