@@ -121,6 +121,8 @@ def one_step(towers: Towers) -> tuple[float, float | None]:
         images=torch.from_numpy(draws.integers(0, 256, (2, 3, size, size), dtype=np.uint8)),
         views=torch.empty(2, 0, 3, size, size, dtype=torch.uint8),
         tokens=tokens,
+        text_views=torch.empty(2, 0, 0, dtype=torch.long),
+        has_negative=None,
         epoch=0.0,
         teacher_image=None,
         teacher_text=None,

@@ -52,6 +52,12 @@ MUTATIONS = (
     Mutation("losses/softmax.py", "if batch.epoch >= self.start else 0.0", "if batch.epoch > self.start else 0.0", "losses/test_references.py::test_mafa_smooths_from_its_epoch_on"),
     Mutation("losses/gated.py", "1 - self.momentum)", "self.momentum)", "losses/test_formulas.py::test_formula[alip]"),
     Mutation("losses/base.py", "self.log_scale.clamp_(max=self.max_log_scale)", "self.log_scale.clamp_(min=-self.max_log_scale)", "losses/test_references.py::test_clamp_and_frozen_scale"),
+    Mutation("losses/views.py", "fixed = [F.normalize(one.detach()", "fixed = [F.normalize(one", "losses/test_formulas.py::test_formula[simsiam]"),
+    Mutation("losses/views.py", "negative[there]", "negative", "losses/test_formulas.py::test_formula[negclip]"),
+    Mutation("losses/softmax.py", "smoothing * flat", "flat", "losses/test_formulas.py::test_formula[clip_rocket]"),
+    Mutation("training/encoder.py", "self._towers.encode_text(tokens)[:, None]", "self._towers.encode_text(unit.tokens)[:, None]", "training/test_terms.py::test_features_of_edits_stand_beside_those_of_tokens"),
+    Mutation("training/batches.py", "step // self.steps_per_epoch, *one)", "0, *one)", "training/test_terms.py::test_edits_of_captions_are_a_function_of_seed_epoch_and_sample"),
+    Mutation("data/dataset/text_edits.py", "word not in alike", "word != old", "data/test_text_edits.py::test_a_hard_negative_by_each_rule"),
     # parts of one's own
     Mutation("config/parts.py", 'return {**super().science(defaults=defaults), "content": self.content}', "return super().science(defaults=defaults)", "head/test_own_parts.py::test_the_id_follows_content_and_parameters_alone"),
     Mutation("config/parts.py", "if self.content not in (files.digest, files.file.parent.name):", "if False:", "head/test_own_parts.py::test_an_edit_between_plan_and_run_is_noticed"),

@@ -110,6 +110,7 @@ AXES = {
     'loss = [{ kind = "multi_positive_sigmoid" }, { kind = "fnc", strategy = "eliminate" }]': "loss=fnc",
     '"teacher.experiment.seed" = [0, 1]': "teacher.experiment.seed=0",
     '"train.duration" = ["8 epochs", "1e6 samples"]': "train.duration=8 epochs",
+    '"loss.terms.1.weight" = [0.5, 2.0]\n[base]\nmining.kind = "none"\nloss.kind = "slip"': "loss.terms.1.weight=0.5",
 }
 
 
@@ -129,6 +130,10 @@ def test_schema_and_loader_accept_axes(text: str, tmp_path: Path) -> None:
         '[arms.a]\n"train.optimiser.lr" = 1e-4',
         '[base]\ndata = { kind = "webdataset", shards = "x.tar", pseudo = { captioner = "json:mine" } }\n[arms.a]',
         '[base.model]\nconfig = "tower.json"\n[arms.a]',
+        '[base]\nmining.kind = "none"\n[base.loss]\nterms = [{ kind = "infonce" }, { kind = "simclr", head = "none", weight = { start = 0, end = 1, '
+        "epochs = 1 } }]\n[arms.a]",
+        '[base.loss]\nterms = [{ weight = 0.5, loss = { kind = "soft_target_infonce" } }]\n[arms.a]',
+        '[base]\nmining.kind = "none"\n[base.loss]\nkind = "slip"\nterms.1 = { head = "none", weight = 2 }\n[arms.a]',
     ],
 )
 def test_schema_and_loader_accept(text: str, tmp_path: Path) -> None:
@@ -147,6 +152,9 @@ def test_schema_and_loader_accept(text: str, tmp_path: Path) -> None:
         '[axes]\n"train.duration" = ["8"]',
         "[arms.a.mining]\nimage_text = 1.5",
         "[arms.a.loss]\nnormaliser = 3",
+        '[base.loss]\nterms = [{ kind = "infonce", weigth = 1 }]\n[arms.a]',
+        '[base.loss]\nterms = [{ kind = "infonce", normaliser = 3 }]\n[arms.a]',
+        '[base.loss]\nkind = "slip"\nterms.1 = { weigth = 2 }\n[arms.a]',
         '[arms.a.data]\nkind = "shape"',
         '[arms.a.train]\nduration = "eight epochs"',
         'seeds = "three"\n[arms.a]',

@@ -81,6 +81,8 @@ def made_batches(bench: Bench, towers: Towers, images: int, captions: int, *, ta
                 images=whole.pin_memory() if bench.is_cuda else whole,
                 views=whole[:, None][:, :0],
                 tokens=towers.tokenize(texts),
+                text_views=torch.empty(len(texts), 0, 0, dtype=torch.long),
+                has_negative=None,
                 epoch=0.0,
                 teacher_image=image if taught else None,
                 teacher_text=text if taught else None,

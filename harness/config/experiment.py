@@ -82,6 +82,8 @@ class Experiment(Spec):
         self.train.batches.check(self.train.global_batch_size)
         if self.loss.views_read and not self.train.views.is_random:
             raise ValueError("train.views: gives every view of an image the same pixels; use simclr, fff or crop")
+        if self.loss.text_views_read and not self.train.text_views.is_random:
+            raise ValueError("train.text_views: leaves every caption as it is; give swap or delete a weight above 0")
         try:
             check_loss(
                 self.loss,

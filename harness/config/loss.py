@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, get_args
 
 from pydantic import BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 from pydantic_core import PydanticCustomError
@@ -30,7 +30,7 @@ from harness.config.losses.pairs import (
     SupConOut,
 )
 from harness.config.losses.tokens import FILIP, DreamLIP
-from harness.config.losses.views import SimCLR
+from harness.config.losses.views import InModal, MultiView, NegCLIP, SimCLR, SimSiam
 from harness.config.overrides import Table, merge
 from harness.config.parts import PythonPart
 
@@ -46,15 +46,19 @@ __all__ = [
     "AlignUniform",
     "CyCLIP",
     "DreamLIP",
+    "InModal",
     "InfoNCE",
     "Loss",
     "LossSpec",
     "LossTerm",
     "MultiPositiveSigmoid",
+    "MultiView",
+    "NegCLIP",
     "PythonLoss",
     "Ramp",
     "Sigmoid",
     "SimCLR",
+    "SimSiam",
     "SoftTargetInfoNCE",
     "SoftTeacher",
     "SumLoss",
@@ -79,7 +83,6 @@ class PythonLoss(PythonPart, LossSpec):
 METHODS = {
     "declip": "a nearest-neighbour queue and masked language modelling",
     "defilip": "a nearest-neighbour queue and masked language modelling",
-    "clip_rocket": "a second text view",
     "softclip": "features of regions",
     "uniclip": "augmentation-aware heads",
     "albef": "momentum towers and a feature queue",
@@ -91,7 +94,6 @@ METHODS = {
     "capro": "prototypes with episodes",
     "hiclip": "hierarchical towers",
     "hideclip": "hierarchical towers",
-    "cleanclip": "a second text view",
     "zerovl": "batches of one source each and mixup",
     "pcme": "heads that give a mean and a variance",
     "cappa": "a captioning decoder",
@@ -101,8 +103,7 @@ METHODS = {
     "mlcd": "a classification head",
     "catlip": "a classification head",
     "mofi": "a classification head",
-    "structure_clip": "hard-negative captions",
-    "negclip": "hard-negative captions",
+    "structure_clip": "scene graphs",
     "fdt": "towers with discrete tokens",
     "fuselip": "towers with discrete tokens",
 }
@@ -111,9 +112,19 @@ METHODS = {
 
 def _known_method(value: Any) -> Any:
     kind = value.get("kind") if isinstance(value, Mapping) else None
-    if isinstance(kind, str) and (needs := METHODS.get(kind.lower().replace("-", "_"))):
+    if not isinstance(kind, str):
+        return value
+    plain = kind.lower().replace("-", "_")
+    if needs := METHODS.get(plain):
         raise ValueError(f"there is no kind {kind!r} yet: it needs {needs} (see docs/losses.md)")
+    if plain != kind and plain in _kinds():
+        raise ValueError(f'there is no kind {kind!r}; write "{plain}"')
     return value
+
+
+def _kinds() -> set[str]:
+    singles = {str(one.model_fields["kind"].default) for one in get_args(_Single)}
+    return singles | set(get_args(SumLoss.model_fields["kind"].annotation))
 
 
 def _sum_where_it_has_terms(value: Any) -> Any:
@@ -140,6 +151,10 @@ _Single = (
     | FILIP
     | DreamLIP
     | SimCLR
+    | MultiView
+    | InModal
+    | SimSiam
+    | NegCLIP
     | PythonLoss
 )
 SingleLoss = Annotated[_Single, Field(discriminator="kind"), BeforeValidator(_known_method)]
@@ -189,6 +204,27 @@ class LossTerm(Spec):
 
 PRESETS: dict[str, Table] = {
     "slip": {"terms": [{"weight": 1.0, "loss": {"kind": "infonce"}}, {"weight": 1.0, "loss": {"kind": "simclr"}}]},
+    "clip_rocket": {
+        "terms": [
+            {"weight": 1 / 3, "loss": {"kind": "infonce"}},
+            {
+                "weight": 2 / 3,
+                "loss": {
+                    "kind": "multi_view",
+                    "images": 2,
+                    "texts": 2,
+                    "originals": False,
+                    "smoothing": 0.1,
+                    "head": "mlp",
+                    "logit_scale": 10.0,
+                },
+            },
+        ],
+    },
+    "cleanclip": {
+        "terms": [{"weight": 1.0, "loss": {"kind": "infonce"}}, {"weight": 1.0, "loss": {"kind": "in_modal"}}],
+        "share_logit_scale": True,
+    },
 }
 """Published systems, as the sums that they stand for."""
 
@@ -196,7 +232,7 @@ PRESETS: dict[str, Table] = {
 class SumLoss(Spec):
     """A weighted sum of losses. A published system is a kind of its own, which stands for its terms."""
 
-    kind: Literal["sum", "slip"] = "sum"
+    kind: Literal["sum", "slip", "clip_rocket", "cleanclip"] = "sum"
     terms: tuple[LossTerm, ...] = Field(min_length=1)
     """The terms: tables of a loss, each with its `weight`. The kinds of published systems have theirs."""
     share_logit_scale: bool = False
@@ -262,6 +298,16 @@ class SumLoss(Spec):
     def views_read(self) -> int:
         """The most further augmentations of each image that a term reads; terms share them."""
         return max(part.views_read for part in self.parts)
+
+    @property
+    def text_views_read(self) -> int:
+        """The most further edits of each caption that a term reads; terms share them."""
+        return max(part.text_views_read for part in self.parts)
+
+    @property
+    def negatives_read(self) -> bool:
+        """Whether a term does."""
+        return any(part.negatives_read for part in self.parts)
 
     def check_captions(self, per_image: int) -> None:
         """Check every term; raises as theirs."""

@@ -14,6 +14,7 @@ from harness.base.duration import Duration
 from harness.config.augment import Augment, NoAugment, SimCLRAugment
 from harness.config.base import Spec, plain
 from harness.config.batches import Batches, RandomBatches
+from harness.config.text_edits import HardNegatives, TextEdits
 
 PREPROCESSING = "preprocess_cfg"
 """The section of a configuration that says how pictures are prepared."""
@@ -168,6 +169,10 @@ class Train(Spec):
     """Augmentation of the training images."""
     views: Augment = Field(default_factory=SimCLRAugment)
     """Augmentation of the further views of each image. Has no effect on losses that read none."""
+    text_views: TextEdits = Field(default_factory=TextEdits)
+    """Edits of the further views of each caption. Has no effect on losses that read none."""
+    hard_negatives: HardNegatives = Field(default_factory=HardNegatives)
+    """Edits that make captions that belong to no image. Has no effect on losses that read none."""
     optimiser: Optimiser = Field(default_factory=Optimiser)
     """The optimiser."""
     schedule: Literal["cosine", "constant", "linear"] = "cosine"

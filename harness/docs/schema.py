@@ -100,6 +100,27 @@ def _allow_paths(known: dict[str, Schema]) -> None:
         part
     ) in PythonPart.__subclasses__():  # its parameters are any keys; without a kind, a table is a built-in part's
         known[part.__name__]["required"] = ["kind"]
+    _allow_terms(known)
+
+
+def _allow_terms(known: dict[str, Schema]) -> None:
+    """The fields of a term's loss beside its weight, and terms of a published system changed by number."""
+    terms = known["SumLoss"]["properties"]["terms"]
+    beside = [
+        {
+            "type": "object",
+            "properties": {key: {"$ref": f"{_REF}{name}/properties/{key}"} for key in known[name]["properties"]}
+            | {"weight": {"$ref": f"{_REF}LossTerm/properties/weight"}},
+            "additionalProperties": known[name]["additionalProperties"],
+            "required": known[name].get("required", []),
+        }
+        for name in models_in(known["LossTerm"]["properties"]["loss"])
+    ]
+    known["WrittenTerm"] = {"anyOf": [{"$ref": f"{_REF}LossTerm"}, *beside]}
+    one = {"$ref": f"{_REF}WrittenTerm"}
+    changed = {"type": "object", "patternProperties": {"^[0-9]+$": one}, "additionalProperties": False}
+    every = {"type": "array", "minItems": terms["minItems"], "items": one}
+    known["SumLoss"]["properties"]["terms"] = {"description": terms["description"], "anyOf": [every, changed]}
 
 
 _TITLES = {
@@ -200,10 +221,10 @@ def _levels(alternatives: list[Schema]) -> Schema:
 
 
 def _is_open(alternatives: list[Schema]) -> bool:
-    """Whether keys below a field are free (a model configuration, names of caption sources, a teacher's fields)."""
+    """Whether keys below a field are free (a model configuration, names of caption sources, a teacher's, terms)."""
     refs = [name for schema in alternatives for name in models_in(schema)]
     return "Experiment" in refs or any(
-        isinstance(one.get("additionalProperties"), (bool, dict)) and one["additionalProperties"]
+        one.get("additionalProperties") or "patternProperties" in one
         for schema in alternatives
         for one in (schema, *schema.get("anyOf", ()))
     )

@@ -92,6 +92,12 @@ class PairBatch:
     """[M, l] bool: the token is not padding."""
     image_views: Tensor | None = None
     """[N, v, d] unit rows: the student's features of v further augmentations of each image."""
+    text_views: Tensor | None = None
+    """[M, v, d] unit rows: the student's features of v further edits of each caption."""
+    negative_text: Tensor | None = None
+    """[M, d] unit rows: the student's features of each caption edited so that it belongs to no image."""
+    has_negative: Tensor | None = None
+    """[M] bool: an edit applied to the caption; the other rows of `negative_text` mean nothing."""
 
     @property
     def final_positives(self) -> Positives:
@@ -138,6 +144,9 @@ def gather_pairs(batch: PairBatch, ranks: Ranks) -> PairBatch:
             "text_tokens": batch.text_tokens,
             "text_mask": batch.text_mask,
             "image_views": batch.image_views,
+            "text_views": batch.text_views,
+            "negative_text": batch.negative_text,
+            "has_negative": batch.has_negative,
         }.items()
     }
     return PairBatch(

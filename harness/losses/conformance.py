@@ -21,9 +21,12 @@ from harness.parallel.ranks import Ranks
 
 __all__ = ["check_loss_part"]
 
-FEATURES = ("image", "text", "image_tokens", "text_tokens", "image_views")
+FEATURES = ("image", "text", "image_tokens", "text_tokens", "image_views", "text_views", "negative_text")
 IMAGE_PARTS = ("image", "teacher_image", "image_tokens", "image_views")
-CAPTION_PARTS = ("text", "owner", "slot", "is_raw", "teacher_text", "text_tokens", "text_mask")
+CAPTION_PARTS = (
+    *("text", "owner", "slot", "is_raw", "teacher_text", "text_tokens", "text_mask"),
+    *("text_views", "negative_text", "has_negative"),
+)
 IMAGES, WIDTH, SCALE = 8, 6, 7.0
 EXCHANGE_S = 20.0
 """How long one of two processes waits for the other."""
@@ -60,6 +63,9 @@ def random_pairs(captions: int, *, images: int = IMAGES, density: float = 0.15, 
         text_tokens=rows(len(every), 4, WIDTH),
         text_mask=torch.arange(4) < torch.randint(1, 5, (len(every),), generator=make)[:, None],
         image_views=rows(images, 2, WIDTH),
+        text_views=rows(len(every), 2, WIDTH),
+        negative_text=rows(len(every), WIDTH),
+        has_negative=torch.rand(len(every), generator=make) < 0.7,
     )
 
 
@@ -188,10 +194,15 @@ def _needs(spec: Loss, captions: int) -> None:
         "needs_teacher": {} if spec.needs_teacher else {"teacher_image": None, "teacher_text": None},
         "needs_tokens": {} if spec.needs_tokens else {"image_tokens": None, "text_tokens": None, "text_mask": None},
         "image_views": {} if any(part.views_read for part in spec.parts) else {"image_views": None},
+        "text_views": {} if any(part.text_views_read for part in spec.parts) else {"text_views": None},
+        "hard_negatives": {}
+        if any(part.negatives_read for part in spec.parts)
+        else {"negative_text": None, "has_negative": None},
         "uses_mining": {} if spec.takes_mining else {"positives": None},
     }
     for need, without in hidden.items():
-        told = f"it states {need} = {0 if need == 'image_views' else False}, and reads {', '.join(without)}"
+        nothing = 0 if need in ("image_views", "text_views") else False
+        told = f"it states {need} = {nothing}, and reads {', '.join(without)}"
         try:
             outcome = _outcome(_built(spec), replace(batch, **without))
         except (AttributeError, TypeError, AssertionError):

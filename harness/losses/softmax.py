@@ -22,6 +22,7 @@ __all__ = [
     "Sides",
     "clip_terms",
     "contrast",
+    "smoothed_terms",
 ]
 
 Terms = dict[str, Tensor]
@@ -90,6 +91,18 @@ def clip_terms(image: Tensor, text: Tensor, pairs: Positives, scale: Tensor, swe
     return sides.terms(*sides.cross_entropy(*sides.mean_scores()))
 
 
+def smoothed_terms(
+    image: Tensor, text: Tensor, pairs: Positives, scale: Tensor, sweep: ChunkPass, smoothing: float
+) -> Terms:
+    """Cross-entropy to the row-normalised pairs, of whose weight `smoothing` is spread evenly over the batch."""
+    sides = contrast(image, text, pairs, scale, sweep)
+    image, text = image.to(scale.dtype), text.to(scale.dtype)
+    uniform = (scale * (image @ text.mean(0)), scale * (text @ image.mean(0)))
+    pairs_share = 1 - smoothing
+    target = [pairs_share * hit + smoothing * flat for hit, flat in zip(sides.mean_scores(), uniform, strict=True)]
+    return sides.terms(*sides.cross_entropy(*target))
+
+
 @objectives.register(InfoNCE)
 class InfoNCEObjective(Objective):
     """CLIP (Radford et al., ICML 2021), against the ground truth.
@@ -144,11 +157,8 @@ class MAFAObjective(Objective):
 
     def _terms(self, batch: PairBatch, scale: Tensor) -> tuple[Terms, Logs]:
         a = self.smoothing if batch.epoch >= self.start else 0.0
-        sides = contrast(batch.image, batch.text, batch.final_positives, scale, self.sweep)
-        image, text = batch.image.to(scale.dtype), batch.text.to(scale.dtype)
-        uniform = (scale * (image @ text.mean(0)), scale * (text @ image.mean(0)))
-        target = [(1 - a) * hit + a * flat for hit, flat in zip(sides.mean_scores(), uniform, strict=True)]
-        return sides.terms(*sides.cross_entropy(*target)), {"smoothing": a}
+        terms = smoothed_terms(batch.image, batch.text, batch.final_positives, scale, self.sweep, a)
+        return terms, {"smoothing": a}
 
 
 @objectives.register(MACL)

@@ -1,30 +1,39 @@
-"""Losses between augmentations of one image, through projection heads."""
+"""Losses on further views: augmentations of the images, edits of the captions, and projection heads for them."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
-from harness.config.loss import SimCLR
-from harness.losses.base import Logs, Objective, PairBatch, objectives
+from harness.config.loss import InModal, MultiView, NegCLIP, SimCLR, SimSiam
+from harness.losses.base import Logs, Objective, PairBatch, Positives, objectives
 from harness.losses.chunks import ChunkPass, log_normalisers, pair_cosines
+from harness.losses.softmax import clip_terms, contrast, smoothed_terms
 
-__all__ = ["SimCLRObjective", "projection"]
+__all__ = ["InModalObjective", "MultiViewObjective", "NegCLIPObjective", "SimCLRObjective", "SimSiamObjective", "mlp"]
 
 
-def projection(width: int, hidden: int, out: int, make: torch.Generator) -> nn.Sequential:
-    """SLIP's head: three layers, batch norm and ReLU between them. [n, width] -> [n, out].
+def mlp(width: int, sizes: Sequence[int], make: torch.Generator, *, norm_last: bool = False) -> nn.Sequential:
+    """Linear layers, with batch norm and ReLU between them. [n, width] -> [n, sizes[-1]].
 
     The norms use the statistics of the batch alone: heads are not used after training.
+
+    Args:
+        norm_last: a batch norm also follows the last layer.
     """
     layers: list[nn.Module] = []
-    for size in (hidden, hidden):
+    for size in sizes[:-1]:
         layers += [_linear(width, size, make), nn.BatchNorm1d(size, track_running_stats=False), nn.ReLU()]
         width = size
-    return nn.Sequential(*layers, _linear(width, out, make))
+    layers.append(_linear(width, sizes[-1], make))
+    if norm_last:
+        layers.append(nn.BatchNorm1d(sizes[-1], track_running_stats=False))
+    return nn.Sequential(*layers)
 
 
 def _linear(width: int, out: int, make: torch.Generator) -> nn.Linear:
@@ -33,6 +42,24 @@ def _linear(width: int, out: int, make: torch.Generator) -> nn.Linear:
     nn.init.kaiming_uniform_(layer.weight, a=math.sqrt(5), generator=make)
     nn.init.uniform_(layer.bias, -1 / math.sqrt(width), 1 / math.sqrt(width), generator=make)
     return layer
+
+
+def _behind(head: nn.Module, features: Tensor, dtype: torch.dtype) -> Tensor:
+    """Unit rows behind the head, in `dtype`; the head computes in its own precision."""
+    own = next((parameter.dtype for parameter in head.parameters()), dtype)
+    return F.normalize(head(features.to(own)).to(dtype), dim=1)
+
+
+def _there(features: Tensor | None, what: str) -> Tensor:
+    if features is None:
+        raise ValueError(f"the loss needs {what}")
+    return features
+
+
+def _two_images(batch: PairBatch, two_views: bool) -> tuple[Tensor, Tensor]:
+    """Two views of each image [N, d]: its two further views, or itself and its first."""
+    views = _there(batch.image_views, "further views of the images")
+    return (views[:, 0], views[:, 1]) if two_views else (batch.image, views[:, 0])
 
 
 @objectives.register(SimCLR)
@@ -45,28 +72,116 @@ class SimCLRObjective(Objective):
     def __init__(self, spec: SimCLR, sweep: ChunkPass) -> None:
         super().__init__(spec, sweep)
         self.two_views = spec.between == "two_views"
-        self.sizes = None if spec.head == "none" else (spec.hidden, spec.width)
+        self.sizes = None if spec.head == "none" else (spec.hidden, spec.hidden, spec.width)
         self.head: nn.Module = nn.Identity()
 
     def build_heads(self, width: int, make: torch.Generator) -> None:
         """The projection."""
         if self.sizes is not None:
-            self.head = projection(width, *self.sizes, make)
+            self.head = mlp(width, self.sizes, make)
 
     def _terms(self, batch: PairBatch, scale: Tensor) -> tuple[dict[str, Tensor], Logs]:
-        if batch.image_views is None:
-            raise ValueError("simclr needs further views of the images")
-        second = batch.image_views[:, 1 if self.two_views else 0]
-        first = batch.image_views[:, 0] if self.two_views else batch.image
-        ours = [self._projected(one, scale.dtype) for one in (first, second)]
-        both, count = torch.cat(ours), len(second)
+        ours = [_behind(self.head, one, scale.dtype) for one in _two_images(batch, self.two_views)]
+        both, count = torch.cat(ours), len(batch.image)
         every = torch.arange(2 * count, device=both.device)
         other = (every + count) % (2 * count)
         z = scale * pair_cosines(both, both, every, other)
         normalisers, _ = log_normalisers(both, both, scale, self.sweep, (every, every))
         return {"contrast": (normalisers - z).mean()}, {}
 
-    def _projected(self, features: Tensor, dtype: torch.dtype) -> Tensor:
-        """Unit rows behind the head; the head computes in its own precision."""
-        own = next((parameter.dtype for parameter in self.head.parameters()), dtype)
-        return F.normalize(self.head(features.to(own)).to(dtype), dim=1)
+
+@objectives.register(MultiView)
+class MultiViewObjective(Objective):
+    """The mean of CLIP's losses over all pairs of an image view and a text view.
+
+    DeCLIP's multi-view supervision (Li et al., ICLR 2022) and, behind heads and smoothed, CLIP-Rocket's strong branch
+    (Fini et al., TMLR 2023).
+    """
+
+    def __init__(self, spec: MultiView, sweep: ChunkPass) -> None:
+        super().__init__(spec, sweep)
+        self.spec = spec
+        self.image_head: nn.Module = nn.Identity()
+        self.text_head: nn.Module = nn.Identity()
+
+    def build_heads(self, width: int, make: torch.Generator) -> None:
+        """A projection of each modality."""
+        if self.spec.head == "mlp":
+            sizes = (self.spec.hidden, self.spec.hidden, self.spec.width)
+            self.image_head, self.text_head = mlp(width, sizes, make), mlp(width, sizes, make)
+
+    def _terms(self, batch: PairBatch, scale: Tensor) -> tuple[dict[str, Tensor], Logs]:
+        images = list(_there(batch.image_views, "further views of the images")[:, : self.spec.images].unbind(1))
+        texts = list(_there(batch.text_views, "further views of the captions")[:, : self.spec.texts].unbind(1))
+        if self.spec.originals:
+            images, texts = [batch.image, *images], [batch.text, *texts]
+        if self.spec.head == "mlp":
+            images = [_behind(self.image_head, view, scale.dtype) for view in images]
+            texts = [_behind(self.text_head, view, scale.dtype) for view in texts]
+        truth, smoothing = Positives.ground_truth(batch.owner), self.spec.smoothing
+        terms = [smoothed_terms(image, text, truth, scale, self.sweep, smoothing) for image in images for text in texts]
+        return {name: torch.stack([one[name] for one in terms]).mean() for name in terms[0]}, {}
+
+
+@objectives.register(InModal)
+class InModalObjective(Objective):
+    """CleanCLIP's in-modal loss (Bansal et al., ICCV 2023): half the cross-entropy of images to their augmentations,
+    and half that of captions to their edits.
+    """
+
+    def _terms(self, batch: PairBatch, scale: Tensor) -> tuple[dict[str, Tensor], Logs]:
+        views = (
+            (batch.image, _there(batch.image_views, "further views of the images")[:, 0]),
+            (batch.text, _there(batch.text_views, "further views of the captions")[:, 0]),
+        )
+        image, text = (self._to_view(*pair, scale) for pair in views)
+        return {"image_to_image": image / 2, "text_to_text": text / 2}, {}
+
+    def _to_view(self, features: Tensor, view: Tensor, scale: Tensor) -> Tensor:
+        every = torch.arange(len(features), device=features.device)
+        sides = contrast(features, view, Positives(every, every), scale, self.sweep)
+        return (sides.per_image - sides.z).mean()
+
+
+@objectives.register(SimSiam)
+class SimSiamObjective(Objective):
+    """SimSiam (Chen and He, CVPR 2021): half the negative cosine of each view's prediction and the other's projection,
+    which is held fixed. Heads as in DeCLIP.
+    """
+
+    has_constant_factors: ClassVar[bool] = True
+
+    def __init__(self, spec: SimSiam, sweep: ChunkPass) -> None:
+        super().__init__(spec, sweep)
+        self.spec = spec
+        self.projector: nn.Module = nn.Identity()
+        self.predictor: nn.Module = nn.Identity()
+
+    def build_heads(self, width: int, make: torch.Generator) -> None:
+        """The projection and the prediction."""
+        if self.spec.head == "mlp":
+            self.projector = mlp(width, (self.spec.width,) * 3, make, norm_last=True)
+            self.predictor = mlp(self.spec.width, (self.spec.bottleneck, self.spec.width), make)
+
+    def _terms(self, batch: PairBatch, scale: Tensor) -> tuple[dict[str, Tensor], Logs]:
+        own = next((parameter.dtype for parameter in self.projector.parameters()), scale.dtype)
+        two = _two_images(batch, self.spec.between == "two_views")
+        projected = [self.projector(view.to(own)) for view in two]
+        predicted = [_behind(self.predictor, one, scale.dtype) for one in projected]
+        fixed = [F.normalize(one.detach().to(scale.dtype), dim=1) for one in projected]
+        cosines = [(predicted[a] * fixed[b]).sum(1).mean() for a, b in ((0, 1), (1, 0))]
+        return {"cosine": -torch.stack(cosines).mean()}, {}
+
+
+@objectives.register(NegCLIP)
+class NegCLIPObjective(Objective):
+    """NegCLIP (Yuksekgonul et al., ICLR 2023), `ClipLoss` of its code: images against all captions and their hard
+    negatives, captions against all images.
+    """
+
+    def _terms(self, batch: PairBatch, scale: Tensor) -> tuple[dict[str, Tensor], Logs]:
+        negative = _there(batch.negative_text, "hard-negative captions")
+        there = _there(batch.has_negative, "hard-negative captions")
+        texts = torch.cat([batch.text, negative[there]])  # those without a pair count in the images' normalisers only
+        terms = clip_terms(batch.image, texts, Positives.ground_truth(batch.owner), scale, self.sweep)
+        return terms, {"hard_negatives": there.sum() / len(there)}

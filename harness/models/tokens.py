@@ -31,8 +31,10 @@ class TokenCache:
         self._words = Words(tokenizer) if can_split(tokenizer) else None
         self._rows: dict[str, np.ndarray] = {}
 
-    def __call__(self, texts: list[str]) -> Tensor:
-        """Token ids, [M, context_length] int64."""
+    def __call__(self, texts: list[str], *, keep: bool = True) -> Tensor:
+        """Token ids, [M, context_length] int64. Without `keep`, for texts that do not recur, nothing is cached."""
+        if not keep:
+            return torch.from_numpy(self._tokens(texts).astype(np.int64))
         new = [text for text in dict.fromkeys(texts) if text not in self._rows]
         if len(self._rows) + len(new) > CAPACITY:
             self._rows.clear()

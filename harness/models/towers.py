@@ -113,9 +113,9 @@ class Towers(nn.Module):
         transformed: Tensor = self._transform(image)
         return transformed
 
-    def tokenize(self, texts: list[str]) -> Tensor:
-        """Token ids, [M, context_length]."""
-        return self.tokens(texts)
+    def tokenize(self, texts: list[str], *, keep: bool = True) -> Tensor:
+        """Token ids, [M, context_length]; without `keep`, of texts that do not recur."""
+        return self.tokens(texts, keep=keep)
 
     def cuts(self, texts: list[str]) -> list[bool]:
         """Whether each text is longer than the context, so that its end is left out."""

@@ -21,6 +21,7 @@ from harness.data.dataset.dataset import Dataset
 from harness.data.dataset.loader import ImageBatches
 from harness.data.dataset.order import epoch_order
 from harness.data.dataset.prefetch import prefetched
+from harness.data.dataset.text_edits import edited_texts, hard_negatives
 from harness.features import TeacherFeatures
 from harness.losses import PairBatch
 from harness.mining import grouped_order
@@ -52,6 +53,10 @@ class Batch:
     """[N, v, 3, H, W] pixels, uint8: the further augmentations that the loss reads."""
     tokens: Tensor
     """[M, L] token ids."""
+    text_views: Tensor
+    """[M, v, L] token ids: the further edits of each caption that the loss reads; the last may be a hard negative."""
+    has_negative: Tensor | None
+    """[M] bool: the last of the further edits is a hard negative; None if none is."""
     epoch: float
     """Progress of training in epochs."""
     teacher_image: Tensor | None
@@ -85,6 +90,8 @@ class Batch:
             images=self.images[images],
             views=self.views[images],
             tokens=self.tokens[texts],
+            text_views=self.text_views[texts],
+            has_negative=None if self.has_negative is None else self.has_negative[texts],
             teacher_image=None if self.teacher_image is None else self.teacher_image[images],
             teacher_text=None if self.teacher_text is None else self.teacher_text[texts],
         )
@@ -93,7 +100,7 @@ class Batch:
         """The batch with the student's features of its images [N, d] and captions [M, d].
 
         For losses on tokens [N, 1 + p, d] and [M, 1 + L, d]: those of the tokens follow that of the whole. For losses
-        on views, those of the views are the last [N, ... + v, d].
+        on views, those of the views are the last [N, ... + v, d], and likewise of captions [M, ... + v, d].
         """
 
         def there(values: npt.NDArray[np.int64] | npt.NDArray[np.bool_]) -> Tensor:
@@ -102,6 +109,12 @@ class Batch:
         views = None
         if count := self.views.shape[1]:
             image, views = image[:, :-count], image[:, -count:]
+        texts = negative = None
+        if count := self.text_views.shape[1]:
+            text, texts = text[:, :-count], text[:, -count:]
+        if self.has_negative is not None and texts is not None:
+            texts, negative = texts[:, :-1], texts[:, -1]
+        is_tokens = text.ndim == 3 and text.shape[1] > 1
         whole = (image[:, 0] if image.ndim == 3 else image, text[:, 0] if text.ndim == 3 else text)
         pairs = PairBatch(
             image=whole[0],
@@ -113,8 +126,11 @@ class Batch:
             teacher_text=None if self.teacher_text is None else sent(self.teacher_text, image.device),
             epoch=self.epoch,
             image_views=views,
+            text_views=texts,
+            negative_text=negative,
+            has_negative=None if self.has_negative is None else sent(self.has_negative, image.device),
         )
-        if text.ndim == 2:
+        if not is_tokens:
             return pairs
         mask = sent(token_mask(self.tokens), image.device)
         return replace(pairs, image_tokens=image[:, 1:], text_tokens=text[:, 1:], text_mask=mask)
@@ -212,6 +228,8 @@ class BatchSource:
         samples = everyone[self._part]
         chosen = self.chosen(step, samples)
         image, text = self.taught(samples, chosen)
+        captions = self.texts(samples, chosen)
+        views, has_negative = self._edits(step, samples[chosen.owner], chosen, captions)
         every = images if images.ndim == 5 else images[:, None]
         return Batch(
             samples=samples,
@@ -220,11 +238,31 @@ class BatchSource:
             chosen=chosen,
             images=every[:, 0],
             views=every[:, 1:],
-            tokens=self._tokenize(self.texts(samples, chosen)),
+            tokens=self._tokenize(captions),
+            text_views=views,
+            has_negative=has_negative,
             epoch=step / self.steps_per_epoch,
             teacher_image=image,
             teacher_text=text,
         )
+
+    def _edits(self, step: int, samples: Ints, chosen: Chosen, captions: list[str]) -> tuple[Tensor, Tensor | None]:
+        """Tokens of the further edits of captions [M, v, L], and which of the last are hard negatives [M].
+
+        An edit depends on seed, epoch, sample, caption and number of the view alone. `samples` [M] are the captions'.
+        """
+        loss, train = self._experiment.loss, self._experiment.train
+        purposes = zip(samples.tolist(), chosen.source.tolist(), chosen.position.tolist(), strict=True)
+        keys = [(self._experiment.seed, step // self.steps_per_epoch, *one) for one in purposes]
+        columns = [edited_texts(train.text_views, captions, keys, view) for view in range(loss.text_views_read)]
+        has_negative = None
+        if loss.negatives_read:
+            found = hard_negatives(train.hard_negatives, captions, keys)
+            has_negative = torch.tensor([one is not None for one in found])
+            columns.append([text if one is None else one for text, one in zip(captions, found, strict=True)])
+        if not columns:
+            return torch.empty(len(captions), 0, 0, dtype=torch.long), None
+        return torch.stack([self._tokenize(column, keep=False) for column in columns], dim=1), has_negative
 
     def chosen(self, step: int, samples: Ints) -> Chosen:
         """The captions of samples [N] at `step`."""

@@ -25,7 +25,7 @@ from harness.training.step_timer import StepTimer
 
 Features = tuple[Tensor, Tensor]
 """Unit image features [N, d] and text features [M, d]; with those of tokens [N, 1 + p, d] and [M, 1 + L, d]. Those of
-v further views of the images follow: [N, ... + v, d]."""
+v further views of the images or the captions follow: [N, ... + v, d] and [M, ... + v, d]."""
 _TEXT = 1 << 63
 """Sets the seeds of the text tower's masks apart."""
 
@@ -125,15 +125,25 @@ class BatchEncoder:
                     pixels = towers.normalise(sent(unit.images, towers.device))
                     image = self._encoders[0](pixels)
                     if unit.views.shape[1]:
-                        image = self._with_views(image, step, unit)
+                        image = self._with_image_views(image, step, unit)
             if self._trained["text"] or not again:
                 with self._clock("text tower"):
                     torch.manual_seed(seed_of(self._seed, step, unit.first) + _TEXT)
                     text = self._encoders[1](unit.tokens)
+                    if unit.text_views.shape[1]:
+                        text = self._with_text_views(text, step, unit)
         self._statistics.keep()
         return image, text
 
-    def _with_views(self, image: Tensor, step: int, unit: Batch) -> Tensor:
+    def _with_text_views(self, text: Tensor, step: int, unit: Batch) -> Tensor:
+        """Features of captions [M, d] or [M, 1 + L, d], followed by those of their edits [M, v, d]."""
+        found = [text if text.ndim == 3 else text[:, None]]
+        for number, tokens in enumerate(unit.text_views.unbind(1), start=1):
+            torch.manual_seed(seed_of(self._seed, step, unit.first, number) + _TEXT)
+            found.append(self._towers.encode_text(tokens)[:, None])
+        return torch.cat(found, dim=1)
+
+    def _with_image_views(self, image: Tensor, step: int, unit: Batch) -> Tensor:
         """Features of images [N, d] or [N, 1 + p, d], followed by those of their views [N, v, d]."""
         found = [image if image.ndim == 3 else image[:, None]]
         for number, pixels in enumerate(unit.views.unbind(1), start=1):

@@ -101,7 +101,11 @@ def step_flops(towers: Towers, batch: Batch) -> float | None:
             images,
             lambda: _encode_all(towers, images),
         ),
-        (towers.text_parameters, texts, lambda: towers.encode_text(texts.tokens)),
+        (
+            towers.text_parameters,
+            texts,
+            lambda: towers.encode_text(torch.cat([texts.tokens, *texts.text_views.unbind(1)])),
+        ),
     )
     try:
         return sum(

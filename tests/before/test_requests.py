@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 from tests.before.old import REPOSITORY, SPECS, Harness, runs
-from tests.before.test_ids import shipped
+from tests.before.test_ids import NEW_ARMS, shipped
 
 WRITE = """
 import sys
@@ -14,13 +14,14 @@ from pathlib import Path
 from harness.planning.workspace import Project
 from harness.runs.request import Request
 
-for file in sys.argv[1:]:
+NEW_KINDS = (*sys.argv[1].split(), "sum")
+for file in sys.argv[2:]:
     project = Project.at(Path(file).parent)
     plan = project.plan(file, provisional=True)
     project.store.begin()
     for run in plan.runs.values():
-        if run.experiment.loss.kind == "slip":
-            continue  # the old code refuses this kind
+        if run.experiment.loss.kind in NEW_KINDS:
+            continue  # the old code refuses these kinds
         request = Request.of(run.experiment, run.id, run.teacher, project.settings, 1)
         project.store.run(run.id).prepare(run.identity, request.written())
 """
@@ -44,7 +45,7 @@ print(json.dumps(found))
 def test_the_old_code_reads_requests_of_the_current_code(old: Harness, current: Harness, tmp_path: Path) -> None:
     specs = [str(SPECS / "ablation.toml"), *(str(REPOSITORY / file) for file in shipped())]
     store = tmp_path / "store"
-    current.python(store, WRITE, *specs)
+    current.python(store, WRITE, " ".join(NEW_ARMS), *specs)
     assert (store / "store.json").exists()
     read = json.loads(old.python(store, READ, str(store)))
     assert len(read) > 100

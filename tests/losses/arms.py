@@ -66,6 +66,12 @@ ARMS: dict[str, Arm] = {
     "dreamlip": _arm("dreamlip", formulas.dreamlip),
     "simclr": _arm("simclr", formulas.simclr, head="none"),
     "simclr image and view": _arm("simclr", formulas.simclr_of_the_image, head="none", between="image_and_view"),
+    "multi_view": _arm("multi_view", formulas.multi_view),
+    "in_modal": _arm("in_modal", formulas.in_modal),
+    "simsiam": _arm("simsiam", formulas.simsiam, head="none"),
+    "negclip": _arm("negclip", formulas.negclip),
+    "clip_rocket": Arm({"kind": "clip_rocket", "terms": {"1": {"head": "none"}}}, formulas.clip_rocket),
+    "cleanclip": Arm({"kind": "cleanclip"}, formulas.cleanclip),
     "slip": Arm({"kind": "slip", "terms": {"1": {"head": "none", "weight": 0.5}}}, formulas.slip_at_half),
     "shared scale": Arm(
         {

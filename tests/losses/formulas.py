@@ -358,3 +358,73 @@ def slip_at_half(batch: PairBatch, t: Tensor, b: Tensor) -> Tensor:
 def infonce_and_twice_supcon_in(batch: PairBatch, t: Tensor, b: Tensor) -> Tensor:
     """After one of two epochs, a weight from 1 to 3 is 2."""
     return infonce_pooled(batch, t, b) + 2 * supcon_in(batch, t, b)
+
+
+def smoothed(image: Tensor, text: Tensor, truth: Tensor, t: Tensor, share: float) -> Tensor:
+    """Cross-entropy, both ways, to the row-normalised truth, of which a share is spread evenly."""
+    losses = []
+    for z, target in ((t * image @ text.T, truth.double()), (t * text @ image.T, truth.double().T)):
+        target = (1 - share) * target / target.sum(1, keepdim=True) + share / target.shape[1]
+        losses.append(-(target * z.log_softmax(1)).sum(1).mean())
+    return torch.stack(losses).mean()
+
+
+def multi_view(batch: PairBatch, t: Tensor, b: Tensor) -> Tensor:
+    """DeCLIP: the four losses of an image and its view with a caption and its edit."""
+    assert batch.image_views is not None
+    assert batch.text_views is not None
+    images, texts = (batch.image, batch.image_views[:, 0]), (batch.text, batch.text_views[:, 0])
+    return torch.stack([smoothed(i, c, truth_of(batch), t, 0) for i in images for c in texts]).mean()
+
+
+def strong_branch(batch: PairBatch, t: Tensor) -> Tensor:
+    """CLIP-Rocket's local loss without heads."""
+    assert batch.image_views is not None
+    assert batch.text_views is not None
+    images, texts = batch.image_views.unbind(1), batch.text_views.unbind(1)
+    return torch.stack([smoothed(i, c, truth_of(batch), t, 0.1) for i in images for c in texts]).mean()
+
+
+def clip_rocket(batch: PairBatch, t: Tensor, b: Tensor) -> Tensor:
+    """(global + 2 local) / 3, the local loss at its own factor of 10."""
+    return (infonce_pooled(batch, t, b) + 2 * strong_branch(batch, torch.tensor(10.0).log().double().exp())) / 3
+
+
+def in_modal(batch: PairBatch, t: Tensor, b: Tensor) -> Tensor:
+    assert batch.image_views is not None
+    assert batch.text_views is not None
+    losses = []
+    for features, views in ((batch.image, batch.image_views), (batch.text, batch.text_views)):
+        losses.append(F.cross_entropy(t * features @ views[:, 0].T, torch.arange(len(features))))
+    return torch.stack(losses).mean()
+
+
+def cleanclip(batch: PairBatch, t: Tensor, b: Tensor) -> Tensor:
+    return infonce_pooled(batch, t, b) + in_modal(batch, t, b)
+
+
+def negclip(batch: PairBatch, t: Tensor, b: Tensor) -> Tensor:
+    """Images against captions and hard negatives; captions against images."""
+    assert batch.negative_text is not None
+    assert batch.has_negative is not None
+    every = list(batch.text) + [
+        row for row, there in zip(batch.negative_text, batch.has_negative, strict=True) if there
+    ]
+    of_images = []
+    for i, image in enumerate(batch.image):
+        z = torch.stack([t * (image @ text) for text in every])
+        own = [j for j, owner in enumerate(batch.owner) if owner == i]
+        of_images.append(z.logsumexp(0) - z[own].mean())
+    of_texts = F.cross_entropy(t * batch.text @ batch.image.T, batch.owner)
+    return (torch.stack(of_images).mean() + of_texts) / 2
+
+
+def simsiam(batch: PairBatch, t: Tensor, b: Tensor) -> Tensor:
+    """DeCLIP's SimsiamLoss without heads."""
+    assert batch.image_views is not None
+    return simsiam_loss([batch.image, batch.image_views[:, 0]], [batch.image, batch.image_views[:, 0]])
+
+
+def simsiam_loss(p: list[Tensor], z: list[Tensor]) -> Tensor:
+    """Half the negative cosine of each prediction and the other, fixed, projection."""
+    return -torch.stack([F.cosine_similarity(p[a], z[b].detach()).mean() for a, b in ((0, 1), (1, 0))]).mean()

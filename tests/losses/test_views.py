@@ -10,11 +10,12 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from open_clip.loss import ClipLoss
 from pydantic import TypeAdapter
-from torch import Tensor
+from torch import Tensor, nn
 
-from harness.config.loss import Loss, SimCLR
+from harness.config.loss import InfoNCE, Loss, MultiView, NegCLIP, SimCLR, SimSiam
 from harness.losses import Objective, build_objective
 from harness.losses.conformance import check_loss_part
+from tests.losses.formulas import simsiam_loss
 from tests.losses.world import Shape, random_batch
 
 
@@ -37,6 +38,88 @@ def by_hand(x: Tensor, weights: dict[str, Tensor]) -> Tensor:
         x = (x - x.mean(0)) / (x.var(0, unbiased=False) + 1e-5).sqrt()
         x = torch.relu(x * weights[f"{layer + 1}.weight"] + weights[f"{layer + 1}.bias"])
     return x @ weights["6.weight"].T + weights["6.bias"]
+
+
+def through(layers: nn.Module, x: Tensor) -> Tensor:
+    """A head by hand: each layer's weights, and norms by the batch's mean and variance."""
+    for layer in layers.children():
+        match layer:
+            case nn.Linear():
+                x = x @ layer.weight.detach().T + layer.bias.detach()
+            case nn.BatchNorm1d():
+                x = (x - x.mean(0)) / (x.var(0, unbiased=False) + 1e-5).sqrt()
+            case _:
+                x = torch.where(x > 0, x, torch.zeros_like(x))
+    return x
+
+
+def declips_simsiam(objective: Objective, first: Tensor, second: Tensor) -> Tensor:
+    z = [through(objective.get_submodule("projector"), view) for view in (first, second)]
+    p = [through(objective.get_submodule("predictor"), one) for one in z]
+    return simsiam_loss(p, z)
+
+
+def rockets_local_loss(objective: Objective, images: Tensor, texts: Tensor) -> Tensor:
+    """CL2LLoss of facebookresearch/clip-rocket (losses.py), its part of the strong views, on one process."""
+    scale, labels = objective.log_scale.detach().exp(), torch.arange(len(images))
+    h_image = [F.normalize(through(objective.get_submodule("image_head"), one)) for one in images.unbind(1)]
+    h_text = [F.normalize(through(objective.get_submodule("text_head"), one)) for one in texts.unbind(1)]
+    of_image, of_text = [], []
+    for i in range(2):
+        of_image += [scale * h @ h_text[i].T for h in h_image]
+        of_text += [scale * h @ h_image[i].T for h in h_text]
+    losses = [sum(F.cross_entropy(z, labels, label_smoothing=0.1) for z in side) / 4 for side in (of_image, of_text)]
+    return torch.stack([torch.as_tensor(one) for one in losses]).mean()
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_simsiam_is_what_declip_computes(seed: int) -> None:
+    batch = random_batch(Shape(images=9, captions=1, seed=seed))
+    assert batch.image_views is not None
+    for between in ("image_and_view", "two_views"):
+        spec = SimSiam(width=7, bottleneck=3, between=between)
+        objective = build_objective(spec, width=5, seed=seed).double()
+        ours, theirs = (batch.image_views.clone().requires_grad_() for _ in range(2))
+        objective(replace(batch, image_views=ours))[0].backward()
+        pair = (theirs[:, 0], theirs[:, 1]) if between == "two_views" else (batch.image, theirs[:, 0])
+        loss = declips_simsiam(objective, *pair)
+        torch.autograd.backward(loss)
+        torch.testing.assert_close(objective(batch)[0], loss.detach(), rtol=1e-9, atol=0)
+        assert ours.grad is not None
+        torch.testing.assert_close(ours.grad, theirs.grad, rtol=1e-8, atol=1e-10)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_clip_rocket_is_what_its_authors_compute(seed: int) -> None:
+    batch = random_batch(Shape(images=9, captions=1, seed=seed))
+    assert batch.image_views is not None
+    assert batch.text_views is not None
+    images, texts = batch.image_views, batch.text_views
+    batch = replace(batch, owner=torch.arange(9), slot=torch.zeros(9, dtype=torch.long))
+    spec: Loss = TypeAdapter(Loss).validate_python({"kind": "clip_rocket", "terms": {"1": {"hidden": 11, "width": 4}}})
+    objective = build_objective(spec, width=5, seed=seed).double()
+    weak, strong = (objective.get_submodule(f"terms.{number}") for number in range(2))
+    assert isinstance(strong, Objective)
+    ours, theirs = (texts.clone().requires_grad_() for _ in range(2))
+    loss = objective(replace(batch, text_views=ours))[0]
+    loss.backward()
+    assert isinstance(weak, Objective)
+    clip = ClipLoss()(batch.image, batch.text, weak.log_scale.detach().exp())
+    expected = (clip + 2 * rockets_local_loss(strong, images, theirs)) / 3
+    expected.backward()
+    torch.testing.assert_close(loss.detach(), expected.detach(), rtol=1e-6, atol=0)  # of log 10 in float32
+    assert ours.grad is not None
+    torch.testing.assert_close(ours.grad, theirs.grad, rtol=1e-5, atol=1e-8)
+    assert [float(one.log_scale.exp()) for one in (weak, strong)] == pytest.approx([1 / 0.07, 10])
+
+
+def test_negclip_without_a_negative_is_clip() -> None:
+    batch = random_batch(Shape(images=5, captions=2))
+    assert batch.has_negative is not None
+    none = replace(batch, has_negative=torch.zeros_like(batch.has_negative))
+    loss, logs = build_objective(NegCLIP()).double()(none)
+    torch.testing.assert_close(loss, build_objective(InfoNCE()).double()(batch)[0], rtol=1e-12, atol=0)
+    assert float(logs["hard_negatives"]) == 0
 
 
 def slip(**head: int) -> Objective:
@@ -105,5 +188,10 @@ def test_a_bias_of_a_term_is_calibrated_and_starts_at_the_weights() -> None:
     assert float(objective.state_dict()["terms.1.bias"]) == -5
 
 
-def test_simclr_with_a_head_conforms() -> None:
-    assert [found for found in check_loss_part(SimCLR(hidden=7, width=3)) if found.problem] == []
+@pytest.mark.parametrize(
+    "spec",
+    [SimCLR(hidden=7, width=3), SimSiam(width=7, bottleneck=3), MultiView(head="mlp", hidden=7, width=3)],
+    ids=lambda spec: spec.kind,
+)
+def test_losses_with_heads_conform(spec: SimCLR | SimSiam | MultiView) -> None:
+    assert [found for found in check_loss_part(spec) if found.problem] == []

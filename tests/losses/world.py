@@ -62,6 +62,9 @@ def random_batch(shape: Shape) -> PairBatch:
         text_tokens=tokens,
         text_mask=torch.arange(4) < lengths[:, None],
         image_views=F.normalize(torch.randn(n, 2, shape.width, generator=make, dtype=torch.float64), dim=2),
+        text_views=F.normalize(torch.randn(n * k, 2, shape.width, generator=make, dtype=torch.float64), dim=2),
+        negative_text=rows(n * k, shape.width),
+        has_negative=torch.rand(n * k, generator=make) < 0.6,
     )
 
 

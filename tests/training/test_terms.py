@@ -10,10 +10,20 @@ from typing import Any
 import pytest
 import torch
 
+from harness.config.text_edits import HardNegatives, TextEdits
+from harness.data.dataset.text_edits import edited_texts, hard_negatives
 from harness.training.checkpoint import Checkpoints, TrainingProgress
 from tests.training.made import VIT_MODEL, attempt, experiment, gradients, taken, train
 
 SLIP: dict[str, Any] = {"kind": "slip", "terms": {"1": {"hidden": 8, "width": 4}}}
+ROCKET: dict[str, Any] = {"kind": "clip_rocket", "terms": {"1": {"hidden": 8, "width": 4}}}
+DECLIP: dict[str, Any] = {
+    "terms": [{"kind": "multi_view"}, {"kind": "simsiam", "width": 8, "bottleneck": 4}],
+    "share_logit_scale": True,
+}
+SYSTEMS = {"slip": SLIP, "clip_rocket": ROCKET, "declip": DECLIP, "cleanclip": {"kind": "cleanclip"}} | {
+    "negclip": {"kind": "negclip"}
+}
 STEPS = 4
 
 
@@ -53,28 +63,74 @@ def test_features_of_views_stand_beside_those_of_tokens(tmp_path: Path) -> None:
     torch.testing.assert_close(pairs.image_views, torch.stack(views, dim=1))
 
 
-def test_accumulation_changes_nothing(tmp_path: Path) -> None:
+def test_edits_of_captions_are_a_function_of_seed_epoch_and_sample(tmp_path: Path) -> None:
+    loss = {"terms": [{"kind": "multi_view", "texts": 2}, {"kind": "negclip"}]}
+    _, trainer, student = attempt(tmp_path, small(loss))
+    source, plain = trainer._source, attempt(tmp_path, small({"kind": "infonce"}))[1]._source
+    batch = next(iter(source.batches(0)))
+    captions = source.texts(batch.samples, batch.chosen)
+    assert batch.text_views.shape == (*batch.tokens.shape[:1], 3, *batch.tokens.shape[1:])
+    assert torch.equal(batch.tokens, next(iter(plain.batches(0))).tokens)
+    keys = [(0, 0, sample, -1, 0) for sample in batch.samples.tolist()]
+    for view in range(2):
+        expected = student.towers.tokenize(edited_texts(TextEdits(), captions, keys, view))
+        assert torch.equal(batch.text_views[:, view], expected)
+    found = hard_negatives(HardNegatives(), captions, keys)
+    assert batch.has_negative is not None
+    assert batch.has_negative.tolist() == [one is not None for one in found]
+    expected = student.towers.tokenize([one or text for one, text in zip(found, captions, strict=True)])
+    assert torch.equal(batch.text_views[:, 2], expected)
+    later = next(iter(source.batches(source.steps_per_epoch)))
+    captions, samples = source.texts(later.samples, later.chosen), later.samples.tolist()
+    by_epoch = [edited_texts(TextEdits(), captions, [(0, epoch, one, -1, 0) for one in samples], 0) for epoch in (0, 1)]
+    assert torch.equal(later.text_views[:, 0], student.towers.tokenize(by_epoch[1]))
+    assert by_epoch[0] != by_epoch[1]
+
+
+def test_features_of_edits_stand_beside_those_of_tokens(tmp_path: Path) -> None:
+    loss = {"terms": [{"kind": "filip"}, {"kind": "multi_view"}, {"kind": "negclip"}]}
+    for micro in (16, 4):
+        _, trainer, student = attempt(tmp_path, small(loss, micro_batch_size=micro))
+        batch, towers = next(iter(trainer._source.batches(0))), student.towers
+        pairs = batch.pairs(*trainer._encoder.look(0, batch))
+        with torch.no_grad():
+            text = towers.encode_text_tokens(batch.tokens)
+            edits = [towers.encode_text(tokens) for tokens in batch.text_views.unbind(1)]
+        assert pairs.text_tokens is not None
+        torch.testing.assert_close(torch.cat([pairs.text[:, None], pairs.text_tokens], dim=1), text)
+        torch.testing.assert_close(pairs.text_views, edits[0][:, None])
+        torch.testing.assert_close(pairs.negative_text, edits[1])
+        assert torch.equal(torch.as_tensor(pairs.has_negative), torch.as_tensor(batch.has_negative))
+
+
+@pytest.mark.parametrize("system", SYSTEMS)
+def test_accumulation_changes_nothing(system: str, tmp_path: Path) -> None:
     found = {}
     for micro in (16, 8, 4):
-        _, trainer, student = attempt(tmp_path / str(micro), small(SLIP, micro_batch_size=micro))
+        _, trainer, student = attempt(tmp_path / str(micro), small(SYSTEMS[system], micro_batch_size=micro))
         found[micro] = (taken(trainer, student, 2), gradients(student))
     logs, expected = found[16]
-    assert "objective.terms.1.head.0.weight" in expected
-    assert logs[0]["loss/simclr"] > 0
     for micro in (8, 4):
         assert found[micro][0] == [pytest.approx(line, rel=1e-9) for line in logs]
         for name, gradient in found[micro][1].items():
             torch.testing.assert_close(gradient, expected[name], rtol=1e-7, atol=1e-11, msg=name)
 
 
-def test_a_run_that_goes_on_takes_the_same_steps(tmp_path: Path) -> None:
-    _, trainer, student = attempt(tmp_path / "whole", small(SLIP))
+def test_heads_and_terms_train(tmp_path: Path) -> None:
+    _, trainer, student = attempt(tmp_path, small(SLIP))
+    assert taken(trainer, student, 1)[0]["loss/simclr"] > 0
+    assert "objective.terms.1.head.0.weight" in gradients(student)
+
+
+@pytest.mark.parametrize("system", SYSTEMS)
+def test_a_run_that_goes_on_takes_the_same_steps(system: str, tmp_path: Path) -> None:
+    _, trainer, student = attempt(tmp_path / "whole", small(SYSTEMS[system]))
     whole = taken(trainer, student, STEPS)
-    _, trainer, first = attempt(tmp_path / "parts", small(SLIP))
+    _, trainer, first = attempt(tmp_path / "parts", small(SYSTEMS[system]))
     taken(trainer, first, 2)
     saved = Checkpoints(tmp_path / "checkpoint.pt", "run", first.parts)
     saved.save(TrainingProgress(2, 0.0, 1), wait=True)
-    _, trainer, second = attempt(tmp_path / "again", small(SLIP))
+    _, trainer, second = attempt(tmp_path / "again", small(SYSTEMS[system]))
     start = Checkpoints(tmp_path / "checkpoint.pt", "run", second.parts).restore()
     assert start is not None
     rest = [{name: float(value) for name, value in step.logs.items()} for step in trainer.run(start)]

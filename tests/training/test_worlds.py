@@ -39,6 +39,17 @@ ARMS: dict[str, dict[str, Any]] = {
         "loss": {"kind": "slip", "terms": {"1": {"hidden": 8, "width": 4}}},
         "captions": FFF["captions"],
     },
+    "clip_rocket and negclip": {
+        "model": VIT_MODEL,
+        "train": train(),
+        "loss": {
+            "terms": [
+                *[{"kind": "negclip"}, {"kind": "in_modal"}, {"kind": "simsiam", "width": 8, "bottleneck": 4}],
+                {"kind": "multi_view", "images": 2, "texts": 2, "head": "mlp", "hidden": 8, "width": 4},
+            ]
+        },
+        "captions": FFF["captions"],
+    },
     "ghost batch norm, average": {
         "model": {"name": "resnet", "config": CONFIG},
         "train": train(virtual_batch_size=4, ema_decay=0.9),

@@ -43,6 +43,10 @@ class LossSpec(Spec):
     """Its definition uses mined positives; otherwise it trains on the ground truth."""
     image_views: ClassVar[int] = 0
     """How many further augmentations of each image it reads."""
+    text_views: ClassVar[int] = 0
+    """How many further edits of each caption it reads."""
+    hard_negatives: ClassVar[bool] = False
+    """It reads captions that are edited so that they belong to no image."""
     pairs_modalities: ClassVar[bool] = True
     """It compares images with captions, and so trains both towers. Otherwise it is only a term of a sum."""
 
@@ -67,6 +71,16 @@ class LossSpec(Spec):
     def views_read(self) -> int:
         """How many further augmentations of each image it reads, given its fields."""
         return self.image_views
+
+    @property
+    def text_views_read(self) -> int:
+        """How many further edits of each caption it reads, given its fields."""
+        return self.text_views
+
+    @property
+    def negatives_read(self) -> bool:
+        """Whether it reads captions that belong to no image, given its fields."""
+        return self.hard_negatives
 
     @property
     def parts(self) -> tuple[LossSpec, ...]:
