@@ -130,8 +130,8 @@ def test_schema_and_loader_accept_axes(text: str, tmp_path: Path) -> None:
         '[arms.a]\n"train.optimiser.lr" = 1e-4',
         '[base]\ndata = { kind = "webdataset", shards = "x.tar", pseudo = { captioner = "json:mine" } }\n[arms.a]',
         '[base.model]\nconfig = "tower.json"\n[arms.a]',
-        '[base]\nmining.kind = "none"\n[base.loss]\nterms = [{ kind = "infonce" }, { kind = "simclr", head = "none", weight = { start = 0, end = 1, '
-        "epochs = 1 } }]\n[arms.a]",
+        '[base]\nmining.kind = "none"\n[base.loss]\nterms = [{ kind = "infonce" }, { kind = "simclr", head = "none", '
+        "weight = { start = 0, end = 1, epochs = 1 } }]\n[arms.a]",
         '[base.loss]\nterms = [{ weight = 0.5, loss = { kind = "soft_target_infonce" } }]\n[arms.a]',
         '[base]\nmining.kind = "none"\n[base.loss]\nkind = "slip"\nterms.1 = { head = "none", weight = 2 }\n[arms.a]',
     ],
