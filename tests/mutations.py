@@ -52,6 +52,9 @@ MUTATIONS = (
     Mutation("losses/softmax.py", "if batch.epoch >= self.start else 0.0", "if batch.epoch > self.start else 0.0", "losses/test_references.py::test_mafa_smooths_from_its_epoch_on"),
     Mutation("losses/gated.py", "1 - self.momentum)", "self.momentum)", "losses/test_formulas.py::test_formula[alip]"),
     Mutation("losses/base.py", "self.log_scale.clamp_(max=self.max_log_scale)", "self.log_scale.clamp_(min=-self.max_log_scale)", "losses/test_references.py::test_clamp_and_frozen_scale"),
+    Mutation("models/decoder.py", "tokens[caption, place + 1]", "tokens[caption, place]", "training/test_decoder.py::test_padding_is_not_predicted_and_captions_are_read_with_their_own_image"),
+    Mutation("training/encoder.py", "seen[owner]", "seen[owner.flip(0)]", "training/test_decoder.py::test_a_step_is_that_of_open_clips_own_parts"),
+    Mutation("losses/decoder.py", "return {\"captions\": total / tokens.clamp(min=1)}, {}", "return {\"captions\": (batch.caption_losses / batch.caption_lengths).mean()}, {}", "losses/test_formulas.py::test_formula[captioning]"),
     # parts of one's own
     Mutation("config/parts.py", 'return {**super().science(defaults=defaults), "content": self.content}', "return super().science(defaults=defaults)", "head/test_own_parts.py::test_the_id_follows_content_and_parameters_alone"),
     Mutation("config/parts.py", "if self.content not in (files.digest, files.file.parent.name):", "if False:", "head/test_own_parts.py::test_an_edit_between_plan_and_run_is_noticed"),

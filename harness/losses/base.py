@@ -92,6 +92,10 @@ class PairBatch:
     """[M, l] bool: the token is not padding."""
     image_views: Tensor | None = None
     """[N, v, d] unit rows: the student's features of v further augmentations of each image."""
+    caption_losses: Tensor | None = None
+    """[M]: the negative log-likelihood of each caption by the student's decoder, summed over its tokens."""
+    caption_lengths: Tensor | None = None
+    """[M]: the number of these tokens."""
 
     @property
     def final_positives(self) -> Positives:
@@ -138,6 +142,8 @@ def gather_pairs(batch: PairBatch, ranks: Ranks) -> PairBatch:
             "text_tokens": batch.text_tokens,
             "text_mask": batch.text_mask,
             "image_views": batch.image_views,
+            "caption_losses": batch.caption_losses,
+            "caption_lengths": batch.caption_lengths,
         }.items()
     }
     return PairBatch(
@@ -169,7 +175,7 @@ class Objective(nn.Module, ABC):
     def __init__(self, spec: LossSpec, sweep: ChunkPass) -> None:
         super().__init__()
         self.sweep = sweep
-        self.needs_tokens = spec.needs_tokens
+        self.needs_tokens, self.needs_decoder = spec.needs_tokens, spec.needs_decoder
         self.max_log_scale = math.inf if spec.max_logit_scale is None else math.log(spec.max_logit_scale)
         start = torch.tensor(math.log(spec.logit_scale), dtype=torch.float32)
         self.log_scale = nn.Parameter(start, requires_grad=spec.learn_logit_scale)

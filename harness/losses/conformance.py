@@ -21,9 +21,10 @@ from harness.parallel.ranks import Ranks
 
 __all__ = ["check_loss_part"]
 
-FEATURES = ("image", "text", "image_tokens", "text_tokens", "image_views")
+FEATURES = ("image", "text", "image_tokens", "text_tokens", "image_views", "caption_losses")
 IMAGE_PARTS = ("image", "teacher_image", "image_tokens", "image_views")
-CAPTION_PARTS = ("text", "owner", "slot", "is_raw", "teacher_text", "text_tokens", "text_mask")
+CAPTION_PARTS = ("text", "owner", "slot", "is_raw", "teacher_text", "text_tokens", "text_mask", "caption_losses",
+                 "caption_lengths")  # fmt: skip
 IMAGES, WIDTH, SCALE = 8, 6, 7.0
 EXCHANGE_S = 20.0
 """How long one of two processes waits for the other."""
@@ -60,6 +61,8 @@ def random_pairs(captions: int, *, images: int = IMAGES, density: float = 0.15, 
         text_tokens=rows(len(every), 4, WIDTH),
         text_mask=torch.arange(4) < torch.randint(1, 5, (len(every),), generator=make)[:, None],
         image_views=rows(images, 2, WIDTH),
+        caption_losses=torch.rand(len(every), generator=make, dtype=torch.float64) * 20,
+        caption_lengths=torch.randint(1, 9, (len(every),), generator=make).double(),
     )
 
 
@@ -188,6 +191,7 @@ def _needs(spec: Loss, captions: int) -> None:
         "needs_teacher": {} if spec.needs_teacher else {"teacher_image": None, "teacher_text": None},
         "needs_tokens": {} if spec.needs_tokens else {"image_tokens": None, "text_tokens": None, "text_mask": None},
         "image_views": {} if any(part.views_read for part in spec.parts) else {"image_views": None},
+        "needs_decoder": {} if spec.needs_decoder else {"caption_losses": None, "caption_lengths": None},
         "uses_mining": {} if spec.takes_mining else {"positives": None},
     }
     for need, without in hidden.items():

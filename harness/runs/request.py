@@ -129,6 +129,7 @@ def shape(experiment: Experiment) -> str:
             "data": experiment.data.kind,
         }
         | ({"views": views} if (views := experiment.loss.views_read) else {})
+        | ({"decoder": True} if experiment.loss.needs_decoder else {})
     )
 
 

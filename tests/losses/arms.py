@@ -66,6 +66,8 @@ ARMS: dict[str, Arm] = {
     "dreamlip": _arm("dreamlip", formulas.dreamlip),
     "simclr": _arm("simclr", formulas.simclr, head="none"),
     "simclr image and view": _arm("simclr", formulas.simclr_of_the_image, head="none", between="image_and_view"),
+    "captioning": _arm("captioning", formulas.captioning),
+    "coca": Arm({"kind": "coca"}, formulas.coca),
     "slip": Arm({"kind": "slip", "terms": {"1": {"head": "none", "weight": 0.5}}}, formulas.slip_at_half),
     "shared scale": Arm(
         {

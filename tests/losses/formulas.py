@@ -358,3 +358,16 @@ def slip_at_half(batch: PairBatch, t: Tensor, b: Tensor) -> Tensor:
 def infonce_and_twice_supcon_in(batch: PairBatch, t: Tensor, b: Tensor) -> Tensor:
     """After one of two epochs, a weight from 1 to 3 is 2."""
     return infonce_pooled(batch, t, b) + 2 * supcon_in(batch, t, b)
+
+
+def captioning(batch: PairBatch, t: Tensor, b: Tensor) -> Tensor:
+    """The mean over all tokens of the batch, of however many captions."""
+    assert batch.caption_losses is not None
+    assert batch.caption_lengths is not None
+    tokens = sum(float(length) for length in batch.caption_lengths)
+    return torch.stack(list(batch.caption_losses)).sum() / tokens
+
+
+def coca(batch: PairBatch, t: Tensor, b: Tensor) -> Tensor:
+    """Once CLIP, twice the decoder: the defaults of open_clip, from the paper."""
+    return infonce_pooled(batch, t, b) + 2 * captioning(batch, t, b)

@@ -43,6 +43,8 @@ class LossSpec(Spec):
     """Its definition uses mined positives; otherwise it trains on the ground truth."""
     image_views: ClassVar[int] = 0
     """How many further augmentations of each image it reads."""
+    needs_decoder: ClassVar[bool] = False
+    """It reads how well the model's captioning decoder predicts the captions."""
     pairs_modalities: ClassVar[bool] = True
     """It compares images with captions, and so trains both towers. Otherwise it is only a term of a sum."""
 
