@@ -58,6 +58,9 @@ MUTATIONS = (
     Mutation("training/encoder.py", "self._towers.encode_text(tokens)[:, None]", "self._towers.encode_text(unit.tokens)[:, None]", "training/test_terms.py::test_features_of_edits_stand_beside_those_of_tokens"),
     Mutation("training/batches.py", "step // self.steps_per_epoch, *one)", "0, *one)", "training/test_terms.py::test_edits_of_captions_are_a_function_of_seed_epoch_and_sample"),
     Mutation("data/dataset/text_edits.py", "word not in alike", "word != old", "data/test_text_edits.py::test_a_hard_negative_by_each_rule"),
+    Mutation("models/decoder.py", "tokens[caption, place + 1]", "tokens[caption, place]", "training/test_decoder.py::test_padding_is_not_predicted_and_captions_are_read_with_their_own_image"),
+    Mutation("training/encoder.py", "seen[owner]", "seen[owner.flip(0)]", "training/test_decoder.py::test_a_step_is_that_of_open_clips_own_parts"),
+    Mutation("losses/decoder.py", "return {\"captions\": total / tokens.clamp(min=1)}, {}", "return {\"captions\": (batch.caption_losses / batch.caption_lengths).mean()}, {}", "losses/test_formulas.py::test_formula[captioning]"),
     # parts of one's own
     Mutation("config/parts.py", 'return {**super().science(defaults=defaults), "content": self.content}', "return super().science(defaults=defaults)", "head/test_own_parts.py::test_the_id_follows_content_and_parameters_alone"),
     Mutation("config/parts.py", "if self.content not in (files.digest, files.file.parent.name):", "if False:", "head/test_own_parts.py::test_an_edit_between_plan_and_run_is_noticed"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 from typing import get_args
@@ -242,7 +243,8 @@ def test_a_cell_of_two_tables_is_one_run(one: tuple[str, str], other: tuple[str,
 @pytest.mark.parametrize("name", ["fff_table4", "fff_table5", "fff_table6", "loss_variants"])
 def test_the_embedded_twin_asks_the_same(name: str) -> None:
     ours, twin = (PLANS[stem].ablation for stem in (name, f"{name}_shapes"))
-    assert dict(twin.variants()) == dict(ours.variants())
+    smaller = json.dumps(dict(ours.variants())).replace('"coca_ViT-B-32"', '"tiny-coca"')
+    assert dict(twin.variants()) == json.loads(smaller)
     assert twin.baseline == ours.baseline
     assert [(claim.arm, claim.than) for claim in twin.claims] == [(claim.arm, claim.than) for claim in ours.claims]
 

@@ -48,7 +48,7 @@ class CaptionFolder:
             StoreError: it cannot be written, or a newer harness has begun it.
         """
         stated: dict[str, Any] = {
-            "captioner": self.settings.model_dump(mode="json"),
+            "captioner": _stated(self.settings),
             "data": self.dataset.report.fingerprint,
             "samples": len(self.dataset),
             "parts": self.parts,
@@ -94,6 +94,11 @@ def caption(
         empty += sum(not any(row["captions"]) for row in rows)
         said(f"part {part + 1} of {folder.parts}: {done:,} samples")
     return done, empty
+
+
+def _stated(settings: ImageCaptioner) -> dict[str, Any]:
+    """The settings as a folder keeps them. Folders of versions without `config` lack it."""
+    return settings.model_dump(mode="json", exclude={"config"} if settings.config is None else None)
 
 
 def _part(folder: CaptionFolder, captioner: CaptionModel, part: int) -> list[dict[str, Any]]:

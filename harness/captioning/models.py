@@ -18,6 +18,7 @@ from PIL import Image
 
 from harness.base.errors import ModelError
 from harness.config.captioner import ImageCaptioner
+from harness.config.model import Model
 
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
@@ -42,7 +43,8 @@ def load_captioner(settings: ImageCaptioner, device: torch.device) -> CaptionMod
     except ImportError as error:
         fix = "pip install 'fff-ablation-harness[caption]'"
         raise ModelError(f"captioning needs transformers ({error})", where="model", fix=fix) from None
-    if settings.model.startswith("coca") and settings.model in open_clip.list_models():
+    named = settings.model.startswith("coca") and settings.model in open_clip.list_models()
+    if named or Model(name=settings.model, config=settings.config).may_have_decoder:
         return CoCaCaptioner(settings, device)
     return TransformersCaptioner(settings, device)
 
@@ -130,11 +132,13 @@ class CoCaCaptioner:
             raise ModelError("CoCa is sampled", where="method", fix='set method = "sample"')
         if settings.prompt:
             raise ModelError("CoCa does not take a prompt", where="prompt", fix="leave it out")
-        from harness.config.model import Model
+        if settings.weights is None:
+            fix = "name a tag of open_clip, or a checkpoint such as a run's weights.pt"
+            raise ModelError("CoCa without weights says random words", where="weights", fix=fix)
         from harness.models import build_towers
 
         self._settings, self._device = settings, device
-        towers = build_towers(Model(name=settings.model, weights=settings.weights))
+        towers = build_towers(Model(name=settings.model, config=settings.config, weights=settings.weights))
         self._preprocess = towers.preprocess
         self._model: Any = towers.model.to(device, _DTYPES[settings.precision]).eval()
 
@@ -150,8 +154,9 @@ class CoCaCaptioner:
     def _drawn(self, seen: torch.Tensor) -> torch.Tensor:
         """Token ids [N, L] for the image embeddings `seen` [N, T, d], token by token until every row has ended."""
         settings = self._settings
+        longest = min(settings.max_tokens, self._model.context_length)
         rows = torch.full((len(seen), 1), START, device=self._device)
-        while rows.shape[1] <= settings.max_tokens and not (rows == END).any(dim=1).all():
+        while rows.shape[1] <= longest and not (rows == END).any(dim=1).all():
             _, said = self._model.text(rows)
             logits = self._model.text_decoder(seen, said)[:, -1].float() / settings.temperature
             if rows.shape[1] <= settings.min_tokens:

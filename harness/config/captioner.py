@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
@@ -14,9 +14,13 @@ class ImageCaptioner(Spec):
 
     model: str
     """A folder or a name in transformers' cache (`Salesforce/blip2-opt-2.7b`), or a CoCa model of open_clip
-    (`coca_ViT-L-14`). The harness downloads nothing and runs no code that comes with a model."""
+    (`coca_ViT-L-14`, or the harness's `tiny-coca`). The harness downloads nothing and runs no code that comes with a
+    model."""
+    config: dict[str, Any] | None = None
+    """For CoCa: your own architecture, or the path of its JSON file, as in `model.config`. `model` is then only a
+    label."""
     weights: str | None = None
-    """For CoCa: an open_clip tag in its cache, or the path of a checkpoint."""
+    """For CoCa: an open_clip tag in its cache, or the path of a checkpoint, such as a finished run's `weights.pt`."""
     prompt: str = ""
     """Text that each caption continues; it is removed from the caption. transformers only."""
     count: int = Field(5, ge=1, le=20)
@@ -30,7 +34,7 @@ class ImageCaptioner(Spec):
     temperature: float = Field(1.0, gt=0)
     """Temperature of sampling."""
     max_tokens: int = Field(40, ge=2, le=512)
-    """Longest caption in tokens."""
+    """Longest caption in tokens. A CoCa's captions also end with its context."""
     min_tokens: int = Field(5, ge=1, le=512)
     """Shortest caption in tokens."""
     precision: Literal["fp32", "bf16"] = "fp32"

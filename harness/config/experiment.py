@@ -91,6 +91,7 @@ class Experiment(Spec):
                 has_teacher=self.teacher is not None,
                 mined=self.mining.mines,
                 has_tokens=self.model.may_give_tokens,
+                has_decoder=self.model.may_have_decoder,
             )
         except SpecError as error:
             raise ValueError(str(error)) from error

@@ -132,7 +132,7 @@ def load_search(path: str | Path, assignments: Sequence[str] = ()) -> Search:
 
 
 def load_captioner_spec(path: Path) -> ImageCaptioner:
-    """Load the captioner in a TOML file. Folders and checkpoints that it names are relative to the file.
+    """Load the captioner in a TOML file. Folders, checkpoints and a configuration that it names are relative to it.
 
     Raises:
         SpecError: the file is missing or not valid.
@@ -141,6 +141,8 @@ def load_captioner_spec(path: Path) -> ImageCaptioner:
     for field in ("model", "weights"):
         if isinstance(stated := table.get(field), str) and Path(place.path(stated)).exists():
             table[field] = place.path(stated)
+    if isinstance(stated := table.get("config"), str):
+        table["config"] = dict(model_config(place.file(stated, "config")))
     try:
         return ImageCaptioner.model_validate(table)
     except ValidationError as error:

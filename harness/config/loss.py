@@ -11,6 +11,7 @@ from pydantic_core import PydanticCustomError
 from harness.base.errors import SpecError
 from harness.config.base import Spec
 from harness.config.losses.base import LossSpec, Positive, Weight
+from harness.config.losses.decoder import Captioning
 from harness.config.losses.pairs import (
     ALIP,
     CLOOB,
@@ -31,6 +32,7 @@ from harness.config.losses.pairs import (
 )
 from harness.config.losses.tokens import FILIP, DreamLIP
 from harness.config.losses.views import InModal, MultiView, NegCLIP, SimCLR, SimSiam
+from harness.config.model import DECODER_MODELS
 from harness.config.overrides import Table, merge
 from harness.config.parts import PythonPart
 
@@ -44,6 +46,7 @@ __all__ = [
     "MAFA",
     "OTTER",
     "AlignUniform",
+    "Captioning",
     "CyCLIP",
     "DreamLIP",
     "InModal",
@@ -89,15 +92,14 @@ METHODS = {
     "tcl": "momentum towers and a feature queue",
     "moco": "momentum towers and a feature queue",
     "brivl": "momentum towers and a feature queue",
-    "coca": "a captioning decoder",
     "protoclip": "prototypes with episodes",
     "capro": "prototypes with episodes",
     "hiclip": "hierarchical towers",
     "hideclip": "hierarchical towers",
     "zerovl": "batches of one source each and mixup",
     "pcme": "heads that give a mean and a variance",
-    "cappa": "a captioning decoder",
-    "sycoca": "a captioning decoder and masked image modelling",
+    "cappa": "a decoder without a text tower, and parallel prediction",
+    "sycoca": "masked image modelling beside a captioning decoder",
     "tips": "momentum towers and masked image modelling",
     "cosmos": "momentum towers, and crops of images and captions",
     "mlcd": "a classification head",
@@ -155,6 +157,7 @@ _Single = (
     | InModal
     | SimSiam
     | NegCLIP
+    | Captioning
     | PythonLoss
 )
 SingleLoss = Annotated[_Single, Field(discriminator="kind"), BeforeValidator(_known_method)]
@@ -225,6 +228,7 @@ PRESETS: dict[str, Table] = {
         "terms": [{"weight": 1.0, "loss": {"kind": "infonce"}}, {"weight": 1.0, "loss": {"kind": "in_modal"}}],
         "share_logit_scale": True,
     },
+    "coca": {"terms": [{"weight": 1.0, "loss": {"kind": "infonce"}}, {"weight": 2.0, "loss": {"kind": "captioning"}}]},
 }
 """Published systems, as the sums that they stand for."""
 
@@ -232,7 +236,7 @@ PRESETS: dict[str, Table] = {
 class SumLoss(Spec):
     """A weighted sum of losses. A published system is a kind of its own, which stands for its terms."""
 
-    kind: Literal["sum", "slip", "clip_rocket", "cleanclip"] = "sum"
+    kind: Literal["sum", "slip", "clip_rocket", "cleanclip", "coca"] = "sum"
     terms: tuple[LossTerm, ...] = Field(min_length=1)
     """The terms: tables of a loss, each with its `weight`. The kinds of published systems have theirs."""
     share_logit_scale: bool = False
@@ -290,6 +294,11 @@ class SumLoss(Spec):
         return any(part.needs_tokens for part in self.parts)
 
     @property
+    def needs_decoder(self) -> bool:
+        """Whether a term does."""
+        return any(part.needs_decoder for part in self.parts)
+
+    @property
     def takes_mining(self) -> bool:
         """Whether mined positives can change the value of a term."""
         return any(part.takes_mining for part in self.parts)
@@ -332,7 +341,12 @@ Loss = Annotated[
 
 
 def check_loss(
-    loss: Loss, captions_per_image: int, has_teacher: bool, mined: bool = False, has_tokens: bool = False
+    loss: Loss,
+    captions_per_image: int,
+    has_teacher: bool,
+    mined: bool = False,
+    has_tokens: bool = False,
+    has_decoder: bool = False,
 ) -> None:
     """Check that `loss` can be trained on such batches.
 
@@ -342,6 +356,7 @@ def check_loss(
         has_teacher: the batches carry teacher features.
         mined: positives are mined.
         has_tokens: the towers give token features.
+        has_decoder: the model has a captioning decoder.
 
     Raises:
         SpecError: it cannot.
@@ -358,4 +373,7 @@ def check_loss(
         if part.needs_tokens and not has_tokens:
             what = f"{part.label} compares tokens, but the model's towers give pooled features only"
             raise SpecError(what, where="loss", fix="take a vision transformer, such as tiny-vit or ViT-B-16")
+        if part.needs_decoder and not has_decoder:
+            what = f"{part.label} trains a captioning decoder, which the model does not have"
+            raise SpecError(what, where="loss", fix=f"set model.name to {DECODER_MODELS}")
         part.check_captions(captions_per_image)

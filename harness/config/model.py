@@ -20,6 +20,8 @@ PREPROCESSING = "preprocess_cfg"
 """The section of a configuration that says how pictures are prepared."""
 TOKENIZER = "hf_tokenizer_name"
 """The key of a configuration's text_cfg that names a tokenizer of transformers, or its folder."""
+DECODER_MODELS = "coca_ViT-B-32, coca_ViT-L-14 or tiny-coca"
+"""Names of models with a captioning decoder, for messages."""
 _SHIPPED = resources.files("harness") / "models"
 
 
@@ -93,6 +95,13 @@ class Model(Spec):
         vision = architecture.get("vision_cfg", {})
         return isinstance(vision.get("layers"), int) and "timm_model_name" not in vision
 
+    @property
+    def may_have_decoder(self) -> bool:
+        """False if the model certainly has no captioning decoder to train. Only building it shows it for certain."""
+        if (architecture := self.architecture()) is None:
+            return self.name.startswith("coca_") and "roberta" not in self.name
+        return "multimodal_cfg" in architecture and not architecture.get("text_cfg", {}).get("hf_model_name")
+
     def irrelevant(self) -> frozenset[str]:
         """The name, if the model is built from a configuration: it is only a label then."""
         return frozenset({"name"} if self.architecture() else ())
@@ -111,7 +120,7 @@ class Optimiser(Spec):
     image_lr: float | None = Field(None, gt=0)
     """Peak learning rate of the image tower. Default: `lr`."""
     text_lr: float | None = Field(None, gt=0)
-    """Peak learning rate of the text tower. Default: `lr`."""
+    """Peak learning rate of the text tower, and of a captioning decoder. Default: `lr`."""
     layer_decay: float = Field(1.0, gt=0, le=1)
     """Layer-wise learning rate (BEiT's rule): a layer's rate as a share of the layer above; 1: all equal."""
     beta1: float = Field(0.9, ge=0, lt=1)

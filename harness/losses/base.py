@@ -98,6 +98,10 @@ class PairBatch:
     """[M, d] unit rows: the student's features of each caption edited so that it belongs to no image."""
     has_negative: Tensor | None = None
     """[M] bool: an edit applied to the caption; the other rows of `negative_text` mean nothing."""
+    caption_losses: Tensor | None = None
+    """[M]: the negative log-likelihood of each caption by the student's decoder, summed over its tokens."""
+    caption_lengths: Tensor | None = None
+    """[M]: the number of these tokens."""
 
     @property
     def final_positives(self) -> Positives:
@@ -147,6 +151,8 @@ def gather_pairs(batch: PairBatch, ranks: Ranks) -> PairBatch:
             "text_views": batch.text_views,
             "negative_text": batch.negative_text,
             "has_negative": batch.has_negative,
+            "caption_losses": batch.caption_losses,
+            "caption_lengths": batch.caption_lengths,
         }.items()
     }
     return PairBatch(
@@ -178,7 +184,7 @@ class Objective(nn.Module, ABC):
     def __init__(self, spec: LossSpec, sweep: ChunkPass) -> None:
         super().__init__()
         self.sweep = sweep
-        self.needs_tokens = spec.needs_tokens
+        self.needs_tokens, self.needs_decoder = spec.needs_tokens, spec.needs_decoder
         self.max_log_scale = math.inf if spec.max_logit_scale is None else math.log(spec.max_logit_scale)
         start = torch.tensor(math.log(spec.logit_scale), dtype=torch.float32)
         self.log_scale = nn.Parameter(start, requires_grad=spec.learn_logit_scale)

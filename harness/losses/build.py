@@ -6,6 +6,7 @@ import torch
 
 from harness.config.loss import LossSpec, SumLoss
 from harness.losses import (  # noqa: F401 - each registers its losses
+    decoder,
     gated,
     geometry,
     own,

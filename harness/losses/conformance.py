@@ -21,11 +21,14 @@ from harness.parallel.ranks import Ranks
 
 __all__ = ["check_loss_part"]
 
-FEATURES = ("image", "text", "image_tokens", "text_tokens", "image_views", "text_views", "negative_text")
+FEATURES = (
+    *("image", "text", "image_tokens", "text_tokens", "image_views"),
+    *("text_views", "negative_text", "caption_losses"),
+)
 IMAGE_PARTS = ("image", "teacher_image", "image_tokens", "image_views")
 CAPTION_PARTS = (
     *("text", "owner", "slot", "is_raw", "teacher_text", "text_tokens", "text_mask"),
-    *("text_views", "negative_text", "has_negative"),
+    *("text_views", "negative_text", "has_negative", "caption_losses", "caption_lengths"),
 )
 IMAGES, WIDTH, SCALE = 8, 6, 7.0
 EXCHANGE_S = 20.0
@@ -66,6 +69,8 @@ def random_pairs(captions: int, *, images: int = IMAGES, density: float = 0.15, 
         text_views=rows(len(every), 2, WIDTH),
         negative_text=rows(len(every), WIDTH),
         has_negative=torch.rand(len(every), generator=make) < 0.7,
+        caption_losses=torch.rand(len(every), generator=make, dtype=torch.float64) * 20,
+        caption_lengths=torch.randint(1, 9, (len(every),), generator=make).double(),
     )
 
 
@@ -198,6 +203,7 @@ def _needs(spec: Loss, captions: int) -> None:
         "hard_negatives": {}
         if any(part.negatives_read for part in spec.parts)
         else {"negative_text": None, "has_negative": None},
+        "needs_decoder": {} if spec.needs_decoder else {"caption_losses": None, "caption_lengths": None},
         "uses_mining": {} if spec.takes_mining else {"positives": None},
     }
     for need, without in hidden.items():

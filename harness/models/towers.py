@@ -27,8 +27,9 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from harness.base.errors import ModelError, NotHereError
 from harness.config.explain import nearest
-from harness.config.model import PREPROCESSING, TOKENIZER, Model, shipped_names, tokenizer_of
+from harness.config.model import DECODER_MODELS, PREPROCESSING, TOKENIZER, Model, shipped_names, tokenizer_of
 from harness.models.checkpoints import Learned, check_activation, check_preprocessing, fit, learned, read_state
+from harness.models.decoder import CaptionDecoder, initialise_decoder, why_no_decoder
 from harness.models.dense import image_tokens, text_tokens, why_no_tokens
 from harness.models.tokens import TokenCache, cut_by_context
 from harness.models.transfer import sent
@@ -55,7 +56,7 @@ class Towers(nn.Module):
                 owned.requires_grad_(False)
         self.tokens = TokenCache(tokenizer)
         if isinstance(model, CoCa):
-            model.text_decoder.requires_grad_(False)  # the decoder generates captions and is not part of the towers
+            model.text_decoder.requires_grad_(False)  # it is trained by losses that need it: see require_decoder
         self.trims = can_trim(model)
         preprocess = dict(model.visual.preprocess_cfg)  # type: ignore[union-attr, arg-type]
         size = preprocess["size"]
@@ -159,6 +160,19 @@ class Towers(nn.Module):
         encoded = [F.pad(part, (0, 0, 0, 1 + tokens.shape[1] - part.shape[1])) for part in parts]
         return torch.cat(encoded)[sent(torch.cat([group for _, group in groups]).argsort(), self.device)]
 
+    def require_decoder(self) -> CaptionDecoder:
+        """The captioning decoder, which is trained from now on.
+
+        Raises:
+            ModelError: there is none.
+        """
+        if why := why_no_decoder(self.model):
+            what = f"{self.name} has no decoder for the captioning loss: {why}"
+            raise ModelError(what, where="model.name", fix=f"take {DECODER_MODELS}")
+        assert isinstance(self.model, CoCa)
+        self.model.text_decoder.requires_grad_(True)
+        return CaptionDecoder(self.model)
+
     def _unit_tokens(self, tokens: Tensor) -> Tensor:
         assert isinstance(self.model, CLIP)
         return F.normalize(_full(text_tokens(self.model, sent(tokens, self.device))), dim=-1)
@@ -230,9 +244,12 @@ def build_towers(spec: Model, *, seed: int = 0, device: Device = "cpu") -> Tower
     with torch.random.fork_rng(devices=[]), _quiet():
         torch.manual_seed(seed)
         model, tokenizer = _from_config(config, device) if config else _by_name(spec, device)
+    from_file = spec.weights and (config or Path(spec.weights).exists())
+    if from_file or not spec.weights:
+        initialise_decoder(model, seed)
     # Convolutions run faster on channels-last memory, on CPUs and GPUs; other layers are unaffected.
     towers = Towers(model.to(memory_format=torch.channels_last), tokenizer, spec.name)
-    if spec.weights and (config or Path(spec.weights).exists()):
+    if spec.weights and from_file:
         towers.learned = load_weights(model, Path(spec.weights), resize=config is None)
     elif spec.weights:
         towers.learned = learned(model.state_dict())

@@ -44,6 +44,8 @@ class Assembler:
         """
         experiment, ranks = self.request.experiment, self.world.ranks
         lock_towers(self.towers, experiment.train.lock)
+        if experiment.loss.needs_decoder:
+            self.towers.require_decoder()
         fit_out(self.towers, experiment.resources)
         split = self._split()  # before the teacher, which may take long
         features = features_for(self.request, self.dataset, self.fingerprint, self.towers.device)

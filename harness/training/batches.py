@@ -96,11 +96,12 @@ class Batch:
             teacher_text=None if self.teacher_text is None else self.teacher_text[texts],
         )
 
-    def pairs(self, image: Tensor, text: Tensor) -> PairBatch:
+    def pairs(self, image: Tensor, text: Tensor, captions: Tensor | None = None) -> PairBatch:
         """The batch with the student's features of its images [N, d] and captions [M, d].
 
         For losses on tokens [N, 1 + p, d] and [M, 1 + L, d]: those of the tokens follow that of the whole. For losses
         on views, those of the views are the last [N, ... + v, d], and likewise of captions [M, ... + v, d].
+        `captions` [M, 2] is what a decoder makes of them.
         """
 
         def there(values: npt.NDArray[np.int64] | npt.NDArray[np.bool_]) -> Tensor:
@@ -129,6 +130,8 @@ class Batch:
             text_views=texts,
             negative_text=negative,
             has_negative=None if self.has_negative is None else sent(self.has_negative, image.device),
+            caption_losses=None if captions is None else captions[:, 0],
+            caption_lengths=None if captions is None else captions[:, 1],
         )
         if not is_tokens:
             return pairs

@@ -23,9 +23,10 @@ from harness.training.precision import Precision
 from harness.training.split import Split
 from harness.training.step_timer import StepTimer
 
-Features = tuple[Tensor, Tensor]
+Features = tuple[Tensor, ...]
 """Unit image features [N, d] and text features [M, d]; with those of tokens [N, 1 + p, d] and [M, 1 + L, d]. Those of
-v further views of the images or the captions follow: [N, ... + v, d] and [M, ... + v, d]."""
+v further views of the images or the captions follow: [N, ... + v, d] and [M, ... + v, d]. The third, where a decoder is
+trained, is what it makes of the captions: [M, 2], see `CaptionDecoder.losses`."""
 _TEXT = 1 << 63
 """Sets the seeds of the text tower's masks apart."""
 
@@ -33,10 +34,10 @@ _TEXT = 1 << 63
 class BatchEncoder:
     """Encodes this process's part of each global batch, split as `split` says.
 
-    With `tokens` the features are those of patches and tokens too.
+    With `tokens` the features are those of patches and tokens too; with `decoder`, the captions' losses are among them.
 
     Raises:
-        ModelError: the towers give no token features.
+        ModelError: the towers give no token features, or have no decoder.
     """
 
     def __init__(
@@ -49,12 +50,14 @@ class BatchEncoder:
         ranks: Ranks,
         clock: StepTimer,
         tokens: bool,
+        decoder: bool = False,
     ) -> None:
         self._towers, self._precision, self._split = towers, precision, split
         self._encoders = (towers.encode_image, towers.encode_text)
         if tokens:
             towers.require_tokens()
             self._encoders = (towers.encode_image_tokens, towers.encode_text_tokens)
+        self._decoder = towers.require_decoder() if decoder else None
         self._seed, self._ranks, self._clock = seed, ranks, clock
         self._statistics = RunningStatistics(towers, ranks)
         parts = {"image": towers.image_parameters, "text": towers.text_parameters}
@@ -72,8 +75,7 @@ class BatchEncoder:
             encoded = self._kept = self._encode(step, micro[0])
         else:
             encoded = self._looked_at(step, batch)
-        image, text = (feature.detach().requires_grad_() for feature in encoded)
-        self._leaves = (image, text)
+        self._leaves = tuple(feature.detach().requires_grad_() for feature in encoded)
         return self._leaves
 
     def look(self, step: int, batch: Batch) -> Features:
@@ -94,11 +96,11 @@ class BatchEncoder:
         leaves, self._leaves = self._leaves, None
         if self._kept is not None:
             kept, self._kept = self._kept, None
-            self._send(kept, (_gradient(leaves[0]), _gradient(leaves[1])))
+            self._send(kept, tuple(_gradient(leaf) for leaf in leaves))
         else:
             for part, images, texts in batch.placed_parts(self._split.micro):
                 encoded = self._encode(step, part, again=True)
-                self._send(encoded, (_gradient(leaves[0])[images], _gradient(leaves[1])[texts]))
+                self._send(encoded, (_gradient(leaves[0])[images], *(_gradient(leaf)[texts] for leaf in leaves[1:])))
         self._statistics.end()
 
     @torch.no_grad()
@@ -106,34 +108,45 @@ class BatchEncoder:
         parts = [self._encode(step, part) for part in batch.parts(self._split.micro)]
         self._statistics.rewind()
         self._statistics.begin()
-        return torch.cat([image for image, _ in parts]), torch.cat([text for _, text in parts])
+        return tuple(torch.cat(part) for part in zip(*parts, strict=True))
 
     def _encode(self, step: int, micro: Batch, again: bool = False) -> Features:
         units = [self._encode_unit(step, unit, again) for unit in micro.parts(self._split.unit)]
-        images, texts = zip(*units, strict=True)
-        return (images[0], texts[0]) if len(units) == 1 else (torch.cat(images), torch.cat(texts))
+        return units[0] if len(units) == 1 else tuple(torch.cat(part) for part in zip(*units, strict=True))
 
     def _encode_unit(self, step: int, unit: Batch, again: bool) -> Features:
         """The unit's features; when they are made `again` for their gradient, nothing by towers that are locked."""
         towers, nothing = self._towers, torch.empty(0, device=self._towers.device)
         image = text = nothing
+        seen = said = nothing
+        captions: Features = ()
         self._statistics.rewind()
         with self._precision.autocast():
-            if self._trained["image"] or not again:
+            if self._decoder is not None or self._trained["image"] or not again:
                 with self._clock("image tower"):
                     torch.manual_seed(seed_of(self._seed, step, unit.first))  # dropout and its kin
                     pixels = towers.normalise(sent(unit.images, towers.device))
-                    image = self._encoders[0](pixels)
+                    if self._decoder is None:
+                        image = self._encoders[0](pixels)
+                    else:
+                        image, seen = self._decoder.image(pixels)
                     if unit.views.shape[1]:
                         image = self._with_image_views(image, step, unit)
-            if self._trained["text"] or not again:
+            if self._decoder is not None or self._trained["text"] or not again:
                 with self._clock("text tower"):
                     torch.manual_seed(seed_of(self._seed, step, unit.first) + _TEXT)
-                    text = self._encoders[1](unit.tokens)
+                    if self._decoder is None:
+                        text = self._encoders[1](unit.tokens)
+                    else:
+                        text, said = self._decoder.text(unit.tokens)
                     if unit.text_views.shape[1]:
                         text = self._with_text_views(text, step, unit)
+            if self._decoder is not None:
+                with self._clock("decoder"):
+                    owner = sent(torch.from_numpy(unit.chosen.owner), seen.device)
+                    captions = (self._decoder.losses(seen[owner], said, unit.tokens),)
         self._statistics.keep()
-        return image, text
+        return (image, text, *captions)
 
     def _with_text_views(self, text: Tensor, step: int, unit: Batch) -> Tensor:
         """Features of captions [M, d] or [M, 1 + L, d], followed by those of their edits [M, v, d]."""
@@ -152,6 +165,10 @@ class BatchEncoder:
         return torch.cat(found, dim=1)
 
     def _send(self, features: Features, gradients: Features) -> None:
+        if self._decoder is not None:  # its captions' losses hang on both towers: one pass goes through all of it
+            with self._clock("towers and decoder, backward"):
+                torch.autograd.backward(features, gradients)
+            return
         for name, feature, gradient in zip(("image tower", "text tower"), features, gradients, strict=True):
             if feature.requires_grad:  # a locked tower's does not
                 with self._clock(f"{name}, backward"):

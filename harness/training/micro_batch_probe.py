@@ -41,6 +41,7 @@ def try_step(student: Student, batch: Batch, split: Split, miner: Miner | None =
         ranks=Ranks(),
         clock=no_timer,
         tokens=student.objective.needs_tokens,
+        decoder=student.objective.needs_decoder,
     )
     try:
         pairs = longest.pairs(*encoder.features(0, longest))

@@ -15,6 +15,7 @@ from harness.losses import Objective
 from harness.models import Towers
 
 _LAYER = re.compile(r"\.(?:resblocks|blocks|layers?|stages)\.?(\d+)\.")
+_DECODER = ".text_decoder."
 _EMBEDDING = re.compile(r"embed|\.conv1\.|\.bn1\.|ln_pre|\.stem|class_token|cls_token|reg_token")
 
 Named = tuple[str, nn.Parameter]
@@ -78,11 +79,13 @@ def _check_names(spec: Optimiser, names: list[str]) -> None:
 def _layer_scales(part: list[Named], decay: float) -> dict[str, float]:
     """The share of the learning rate of each parameter of one tower: decay to the power of the layers above it.
 
-    Embeddings lie below the first layer, norms and projections above the last (Bao et al., BEiT).
+    Embeddings lie below the first layer, norms and projections above the last (Bao et al., BEiT), as does all of a
+    captioning decoder that is trained.
     """
     if decay == 1 or part[0][0].startswith("objective"):
         return dict.fromkeys((name for name, _ in part), 1.0)
-    layers = {name: int(found[1]) for name, _ in part if (found := _LAYER.search(name))}
+    towers = [(name, one) for name, one in part if not (_DECODER in name and one.requires_grad)]
+    layers = {name: int(found[1]) for name, _ in towers if (found := _LAYER.search(name))}
     if not layers:
         what = f"the layers of {part[0][0].rsplit('.', 1)[0]!r} and similar parameters cannot be recognised by name"
         raise ModelError(what, where="train.optimiser.layer_decay", fix="leave it at 1 for this model")

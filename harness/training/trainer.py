@@ -111,6 +111,7 @@ class Trainer:
             ranks=self._ranks,
             clock=clock,
             tokens=student.objective.needs_tokens,
+            decoder=student.objective.needs_decoder,
         )
         self.speed = Speed(source.batch_size, student.towers.device, self._ranks.size)
 

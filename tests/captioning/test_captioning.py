@@ -131,7 +131,7 @@ def test_coca_of_open_clip(monkeypatch: pytest.MonkeyPatch) -> None:
     }  # fmt: skip
     towers = build_towers(Model(name="small-coca", config=config))
     monkeypatch.setattr("harness.models.build_towers", lambda spec: towers)
-    fields = {"model": "coca_ViT-B-32", "count": 2, "max_tokens": 8, "min_tokens": 3}
+    fields = {"model": "coca_ViT-B-32", "weights": "some", "count": 2, "max_tokens": 40, "min_tokens": 3}
     images = [picture(number) for number in range(3)]
     coca = load_captioner(ImageCaptioner.model_validate(fields), CPU)
     assert isinstance(coca, CoCaCaptioner)
@@ -139,6 +139,8 @@ def test_coca_of_open_clip(monkeypatch: pytest.MonkeyPatch) -> None:
     assert found == coca.captions(images, 1)
     assert [len(texts) for texts in found] == [2, 2, 2]
     assert not any("<" in text and "_of_text>" in text for texts in found for text in texts)
+    with pytest.raises(ModelError, match="CoCa without weights says random words"):
+        load_captioner(ImageCaptioner.model_validate(fields | {"weights": None}), CPU)
     with pytest.raises(ModelError, match="CoCa is sampled"):
         load_captioner(ImageCaptioner.model_validate(fields | {"method": "beam"}), CPU)
 

@@ -72,6 +72,8 @@ ARMS: dict[str, Arm] = {
     "negclip": _arm("negclip", formulas.negclip),
     "clip_rocket": Arm({"kind": "clip_rocket", "terms": {"1": {"head": "none"}}}, formulas.clip_rocket),
     "cleanclip": Arm({"kind": "cleanclip"}, formulas.cleanclip),
+    "captioning": _arm("captioning", formulas.captioning),
+    "coca": Arm({"kind": "coca"}, formulas.coca),
     "slip": Arm({"kind": "slip", "terms": {"1": {"head": "none", "weight": 0.5}}}, formulas.slip_at_half),
     "shared scale": Arm(
         {

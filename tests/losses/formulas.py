@@ -428,3 +428,16 @@ def simsiam(batch: PairBatch, t: Tensor, b: Tensor) -> Tensor:
 def simsiam_loss(p: list[Tensor], z: list[Tensor]) -> Tensor:
     """Half the negative cosine of each prediction and the other, fixed, projection."""
     return -torch.stack([F.cosine_similarity(p[a], z[b].detach()).mean() for a, b in ((0, 1), (1, 0))]).mean()
+
+
+def captioning(batch: PairBatch, t: Tensor, b: Tensor) -> Tensor:
+    """The mean over all tokens of the batch, of however many captions."""
+    assert batch.caption_losses is not None
+    assert batch.caption_lengths is not None
+    tokens = sum(float(length) for length in batch.caption_lengths)
+    return torch.stack(list(batch.caption_losses)).sum() / tokens
+
+
+def coca(batch: PairBatch, t: Tensor, b: Tensor) -> Tensor:
+    """Once CLIP, twice the decoder: the defaults of open_clip, from the paper."""
+    return infonce_pooled(batch, t, b) + 2 * captioning(batch, t, b)

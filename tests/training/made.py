@@ -22,6 +22,16 @@ VIT: dict[str, Any] = {
     "vision_cfg": {"image_size": 32, "layers": 2, "width": 16, "head_width": 8, "patch_size": 16},
 }
 VIT_MODEL: dict[str, Any] = {"name": "small-vit", "config": VIT}
+_TEXT: dict[str, Any] = {"context_length": 16, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 1}
+COCA: dict[str, Any] = {
+    "embed_dim": 16,
+    "vision_cfg": VIT["vision_cfg"]
+    | {"attentional_pool": True, "attn_pooler_queries": 4, "attn_pooler_heads": 2, "output_tokens": True},
+    "text_cfg": _TEXT | {"embed_cls": True, "output_tokens": True},
+    "multimodal_cfg": _TEXT,
+    "custom_text": True,
+}
+COCA_MODEL: dict[str, Any] = {"name": "small-coca", "config": COCA}
 ALL = {"source": "captioner", "count": 2, "mixing": "all"}
 MINING = {"kind": "threshold", "image_text": {"quantile": 0.9}, "image_image": {"quantile": 0.95}}
 FFF: dict[str, Any] = {"captions": ALL, "loss": {"kind": "multi_positive_sigmoid"}, "mining": MINING}
@@ -75,6 +85,7 @@ def gradients(student: Student) -> dict[str, torch.Tensor]:
 
 __all__ = [
     "BATCH",
+    "COCA_MODEL",
     "FFF",
     "RESOURCES",
     "VIT_MODEL",

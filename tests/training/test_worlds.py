@@ -15,7 +15,7 @@ import torch.distributed as dist
 
 from harness.parallel.ranks import Ranks
 from tests.node.small import CONFIG
-from tests.training.made import FFF, VIT_MODEL, attempt, experiment, gradients, taken, train
+from tests.training.made import COCA_MODEL, FFF, VIT_MODEL, attempt, experiment, gradients, taken, train
 
 pytestmark = pytest.mark.slow
 ARMS: dict[str, dict[str, Any]] = {
@@ -50,6 +50,7 @@ ARMS: dict[str, dict[str, Any]] = {
         },
         "captions": FFF["captions"],
     },
+    "coca": {"model": COCA_MODEL, "train": train(), "loss": {"kind": "coca"}, "captions": FFF["captions"]},
     "ghost batch norm, average": {
         "model": {"name": "resnet", "config": CONFIG},
         "train": train(virtual_batch_size=4, ema_decay=0.9),

@@ -47,6 +47,8 @@ class LossSpec(Spec):
     """How many further edits of each caption it reads."""
     hard_negatives: ClassVar[bool] = False
     """It reads captions that are edited so that they belong to no image."""
+    needs_decoder: ClassVar[bool] = False
+    """It reads how well the model's captioning decoder predicts the captions."""
     pairs_modalities: ClassVar[bool] = True
     """It compares images with captions, and so trains both towers. Otherwise it is only a term of a sum."""
 
