@@ -30,6 +30,7 @@ from harness.config.losses.pairs import (
     SupConIn,
     SupConOut,
 )
+from harness.config.losses.prototypes import Prototypes
 from harness.config.losses.tokens import FILIP, DreamLIP
 from harness.config.losses.views import SimCLR
 from harness.config.model import DECODER_MODELS
@@ -54,6 +55,7 @@ __all__ = [
     "LossSpec",
     "LossTerm",
     "MultiPositiveSigmoid",
+    "Prototypes",
     "PythonLoss",
     "Ramp",
     "Sigmoid",
@@ -89,8 +91,7 @@ METHODS = {
     "tcl": "momentum towers and a feature queue",
     "moco": "momentum towers and a feature queue",
     "brivl": "momentum towers and a feature queue",
-    "protoclip": "prototypes with episodes",
-    "capro": "prototypes with episodes",
+    "capro": "classes with descriptions, whose images were searched for by name",
     "hiclip": "hierarchical towers",
     "hideclip": "hierarchical towers",
     "cleanclip": "a second text view",
@@ -143,6 +144,7 @@ _Single = (
     | DreamLIP
     | SimCLR
     | Captioning
+    | Prototypes
     | PythonLoss
 )
 SingleLoss = Annotated[_Single, Field(discriminator="kind"), BeforeValidator(_known_method)]
@@ -193,6 +195,9 @@ class LossTerm(Spec):
 PRESETS: dict[str, Table] = {
     "slip": {"terms": [{"weight": 1.0, "loss": {"kind": "infonce"}}, {"weight": 1.0, "loss": {"kind": "simclr"}}]},
     "coca": {"terms": [{"weight": 1.0, "loss": {"kind": "infonce"}}, {"weight": 2.0, "loss": {"kind": "captioning"}}]},
+    "protoclip": {
+        "terms": [{"weight": 1.0, "loss": {"kind": "infonce"}}, {"weight": 1.0, "loss": {"kind": "prototypes"}}]
+    },
 }
 """Published systems, as the sums that they stand for."""
 
@@ -200,7 +205,7 @@ PRESETS: dict[str, Table] = {
 class SumLoss(Spec):
     """A weighted sum of losses. A published system is a kind of its own, which stands for its terms."""
 
-    kind: Literal["sum", "slip", "coca"] = "sum"
+    kind: Literal["sum", "slip", "coca", "protoclip"] = "sum"
     terms: tuple[LossTerm, ...] = Field(min_length=1)
     """The terms: tables of a loss, each with its `weight`. The kinds of published systems have theirs."""
     share_logit_scale: bool = False
@@ -276,6 +281,11 @@ class SumLoss(Spec):
         """Check every term; raises as theirs."""
         for part in self.parts:
             part.check_captions(per_image)
+
+    def check_training(self, samples: int, seen: int) -> None:
+        """Check every term; raises as theirs."""
+        for part in self.parts:
+            part.check_training(samples, seen)
 
     def science(self, *, defaults: bool = False) -> dict[str, Any]:
         """As in Spec. A system is its terms, terms of weight 0 are none, and a sum of one loss is that loss."""

@@ -92,6 +92,8 @@ class PairBatch:
     """[M, l] bool: the token is not padding."""
     image_views: Tensor | None = None
     """[N, v, d] unit rows: the student's features of v further augmentations of each image."""
+    samples: Tensor | None = None
+    """[N] long: the images' numbers in the data set."""
     caption_losses: Tensor | None = None
     """[M]: the negative log-likelihood of each caption by the student's decoder, summed over its tokens."""
     caption_lengths: Tensor | None = None
@@ -142,6 +144,7 @@ def gather_pairs(batch: PairBatch, ranks: Ranks) -> PairBatch:
             "text_tokens": batch.text_tokens,
             "text_mask": batch.text_mask,
             "image_views": batch.image_views,
+            "samples": batch.samples,
             "caption_losses": batch.caption_losses,
             "caption_lengths": batch.caption_lengths,
         }.items()

@@ -22,7 +22,7 @@ from harness.parallel.ranks import Ranks
 __all__ = ["check_loss_part"]
 
 FEATURES = ("image", "text", "image_tokens", "text_tokens", "image_views", "caption_losses")
-IMAGE_PARTS = ("image", "teacher_image", "image_tokens", "image_views")
+IMAGE_PARTS = ("image", "teacher_image", "image_tokens", "image_views", "samples")
 CAPTION_PARTS = ("text", "owner", "slot", "is_raw", "teacher_text", "text_tokens", "text_mask", "caption_losses",
                  "caption_lengths")  # fmt: skip
 IMAGES, WIDTH, SCALE = 8, 6, 7.0
@@ -61,6 +61,7 @@ def random_pairs(captions: int, *, images: int = IMAGES, density: float = 0.15, 
         text_tokens=rows(len(every), 4, WIDTH),
         text_mask=torch.arange(4) < torch.randint(1, 5, (len(every),), generator=make)[:, None],
         image_views=rows(images, 2, WIDTH),
+        samples=torch.randperm(images, generator=make),
         caption_losses=torch.rand(len(every), generator=make, dtype=torch.float64) * 20,
         caption_lengths=torch.randint(1, 9, (len(every),), generator=make).double(),
     )
@@ -258,6 +259,10 @@ def _built(spec: Loss, ranks: Ranks | None = None, chunk: int | None = None) -> 
                 dict(objective.named_parameters())[name].fill_(-4.0)
     with torch.no_grad():
         objective.log_scale.fill_(torch.tensor(SCALE).double().log())
+        if any(True for _ in objective.buffers()):  # one with a running state is looked at in the midst of training
+            captions = next(k for k in (1, 2, 3) if _takes(spec, k))
+            own = objective.sweep.ranks
+            objective(part_of(random_pairs(captions, seed=9), own.rank, own.size))
     return objective
 
 

@@ -15,16 +15,16 @@ from harness.losses.chunks import ChunkPass, log_normalisers, pair_cosines
 __all__ = ["SimCLRObjective", "projection"]
 
 
-def projection(width: int, hidden: int, out: int, make: torch.Generator) -> nn.Sequential:
-    """SLIP's head: three layers, batch norm and ReLU between them. [n, width] -> [n, out].
+def projection(width: int, hidden: int, out: int, make: torch.Generator, *, layers: int = 2) -> nn.Sequential:
+    """SLIP's head: hidden layers with batch norm and ReLU, then a linear one. [n, width] -> [n, out].
 
     The norms use the statistics of the batch alone: heads are not used after training.
     """
-    layers: list[nn.Module] = []
-    for size in (hidden, hidden):
-        layers += [_linear(width, size, make), nn.BatchNorm1d(size, track_running_stats=False), nn.ReLU()]
+    parts: list[nn.Module] = []
+    for size in (hidden,) * layers:
+        parts += [_linear(width, size, make), nn.BatchNorm1d(size, track_running_stats=False), nn.ReLU()]
         width = size
-    return nn.Sequential(*layers, _linear(width, out, make))
+    return nn.Sequential(*parts, _linear(width, out, make))
 
 
 def _linear(width: int, out: int, make: torch.Generator) -> nn.Linear:

@@ -113,6 +113,7 @@ class Batch:
             teacher_text=None if self.teacher_text is None else sent(self.teacher_text, image.device),
             epoch=self.epoch,
             image_views=views,
+            samples=there(self.samples),
             caption_losses=None if captions is None else captions[:, 0],
             caption_lengths=None if captions is None else captions[:, 1],
         )

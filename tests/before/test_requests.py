@@ -19,7 +19,7 @@ for file in sys.argv[1:]:
     plan = project.plan(file, provisional=True)
     project.store.begin()
     for run in plan.runs.values():
-        if run.experiment.loss.kind in ("slip", "coca") or run.experiment.model.name == "tiny-coca":
+        if run.experiment.loss.kind in ("slip", "coca", "protoclip") or run.experiment.model.name == "tiny-coca":
             continue  # the old code refuses this kind, or does not know this model
         request = Request.of(run.experiment, run.id, run.teacher, project.settings, 1)
         project.store.run(run.id).prepare(run.identity, request.written())

@@ -62,6 +62,7 @@ def random_batch(shape: Shape) -> PairBatch:
         text_tokens=tokens,
         text_mask=torch.arange(4) < lengths[:, None],
         image_views=F.normalize(torch.randn(n, 2, shape.width, generator=make, dtype=torch.float64), dim=2),
+        samples=torch.randperm(n, generator=make),
         caption_losses=torch.rand(n * k, generator=make, dtype=torch.float64) * 20,
         caption_lengths=torch.randint(1, 9, (n * k,), generator=make).double(),
     )
