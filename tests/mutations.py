@@ -61,6 +61,10 @@ MUTATIONS = (
     Mutation("models/decoder.py", "tokens[caption, place + 1]", "tokens[caption, place]", "training/test_decoder.py::test_padding_is_not_predicted_and_captions_are_read_with_their_own_image"),
     Mutation("training/encoder.py", "seen[owner]", "seen[owner.flip(0)]", "training/test_decoder.py::test_a_step_is_that_of_open_clips_own_parts"),
     Mutation("losses/decoder.py", "return {\"captions\": total / tokens.clamp(min=1)}, {}", "return {\"captions\": (batch.caption_losses / batch.caption_lengths).mean()}, {}", "losses/test_formulas.py::test_formula[captioning]"),
+    Mutation("losses/prototypes.py", "torch.argsort(self.seen_samples, stable=True)", "torch.arange(len(self.seen_samples))", "losses/test_prototypes.py"),
+    Mutation("losses/prototypes.py", "cluster_means(image, of_text.labels,", "cluster_means(image, of_image.labels,", "losses/test_prototypes.py"),
+    Mutation("losses/prototypes.py", "manual_seed(self.seed + episodes)", "manual_seed(self.seed)", "training/test_prototypes.py"),
+    Mutation("losses/kmeans.py", "score > best_score", "score < best_score", "losses/test_prototypes.py::test_kmeans_is_lloyds_algorithm"),
     # parts of one's own
     Mutation("config/parts.py", 'return {**super().science(defaults=defaults), "content": self.content}', "return super().science(defaults=defaults)", "head/test_own_parts.py::test_the_id_follows_content_and_parameters_alone"),
     Mutation("config/parts.py", "if self.content not in (files.digest, files.file.parent.name):", "if False:", "head/test_own_parts.py::test_an_edit_between_plan_and_run_is_noticed"),

@@ -30,6 +30,7 @@ from harness.config.losses.pairs import (
     SupConIn,
     SupConOut,
 )
+from harness.config.losses.prototypes import Prototypes
 from harness.config.losses.tokens import FILIP, DreamLIP
 from harness.config.losses.views import InModal, MultiView, NegCLIP, SimCLR, SimSiam
 from harness.config.model import DECODER_MODELS
@@ -57,6 +58,7 @@ __all__ = [
     "MultiPositiveSigmoid",
     "MultiView",
     "NegCLIP",
+    "Prototypes",
     "PythonLoss",
     "Ramp",
     "Sigmoid",
@@ -92,8 +94,7 @@ METHODS = {
     "tcl": "momentum towers and a feature queue",
     "moco": "momentum towers and a feature queue",
     "brivl": "momentum towers and a feature queue",
-    "protoclip": "prototypes with episodes",
-    "capro": "prototypes with episodes",
+    "capro": "classes with descriptions, whose images were searched for by name",
     "hiclip": "hierarchical towers",
     "hideclip": "hierarchical towers",
     "zerovl": "batches of one source each and mixup",
@@ -158,6 +159,7 @@ _Single = (
     | SimSiam
     | NegCLIP
     | Captioning
+    | Prototypes
     | PythonLoss
 )
 SingleLoss = Annotated[_Single, Field(discriminator="kind"), BeforeValidator(_known_method)]
@@ -229,6 +231,9 @@ PRESETS: dict[str, Table] = {
         "share_logit_scale": True,
     },
     "coca": {"terms": [{"weight": 1.0, "loss": {"kind": "infonce"}}, {"weight": 2.0, "loss": {"kind": "captioning"}}]},
+    "protoclip": {
+        "terms": [{"weight": 1.0, "loss": {"kind": "infonce"}}, {"weight": 1.0, "loss": {"kind": "prototypes"}}]
+    },
 }
 """Published systems, as the sums that they stand for."""
 
@@ -236,7 +241,7 @@ PRESETS: dict[str, Table] = {
 class SumLoss(Spec):
     """A weighted sum of losses. A published system is a kind of its own, which stands for its terms."""
 
-    kind: Literal["sum", "slip", "clip_rocket", "cleanclip", "coca"] = "sum"
+    kind: Literal["sum", "slip", "clip_rocket", "cleanclip", "coca", "protoclip"] = "sum"
     terms: tuple[LossTerm, ...] = Field(min_length=1)
     """The terms: tables of a loss, each with its `weight`. The kinds of published systems have theirs."""
     share_logit_scale: bool = False
@@ -322,6 +327,11 @@ class SumLoss(Spec):
         """Check every term; raises as theirs."""
         for part in self.parts:
             part.check_captions(per_image)
+
+    def check_training(self, samples: int, seen: int) -> None:
+        """Check every term; raises as theirs."""
+        for part in self.parts:
+            part.check_training(samples, seen)
 
     def science(self, *, defaults: bool = False) -> dict[str, Any]:
         """As in Spec. A system is its terms, terms of weight 0 are none, and a sum of one loss is that loss."""

@@ -98,6 +98,8 @@ class PairBatch:
     """[M, d] unit rows: the student's features of each caption edited so that it belongs to no image."""
     has_negative: Tensor | None = None
     """[M] bool: an edit applied to the caption; the other rows of `negative_text` mean nothing."""
+    samples: Tensor | None = None
+    """[N] long: the images' numbers in the data set."""
     caption_losses: Tensor | None = None
     """[M]: the negative log-likelihood of each caption by the student's decoder, summed over its tokens."""
     caption_lengths: Tensor | None = None
@@ -151,6 +153,7 @@ def gather_pairs(batch: PairBatch, ranks: Ranks) -> PairBatch:
             "text_views": batch.text_views,
             "negative_text": batch.negative_text,
             "has_negative": batch.has_negative,
+            "samples": batch.samples,
             "caption_losses": batch.caption_losses,
             "caption_lengths": batch.caption_lengths,
         }.items()

@@ -10,6 +10,7 @@ from harness.losses import (  # noqa: F401 - each registers its losses
     gated,
     geometry,
     own,
+    prototypes,
     sigmoid,
     softmax,
     teacher,

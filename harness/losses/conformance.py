@@ -25,7 +25,7 @@ FEATURES = (
     *("image", "text", "image_tokens", "text_tokens", "image_views"),
     *("text_views", "negative_text", "caption_losses"),
 )
-IMAGE_PARTS = ("image", "teacher_image", "image_tokens", "image_views")
+IMAGE_PARTS = ("image", "teacher_image", "image_tokens", "image_views", "samples")
 CAPTION_PARTS = (
     *("text", "owner", "slot", "is_raw", "teacher_text", "text_tokens", "text_mask"),
     *("text_views", "negative_text", "has_negative", "caption_losses", "caption_lengths"),
@@ -69,6 +69,7 @@ def random_pairs(captions: int, *, images: int = IMAGES, density: float = 0.15, 
         text_views=rows(len(every), 2, WIDTH),
         negative_text=rows(len(every), WIDTH),
         has_negative=torch.rand(len(every), generator=make) < 0.7,
+        samples=torch.randperm(images, generator=make),
         caption_losses=torch.rand(len(every), generator=make, dtype=torch.float64) * 20,
         caption_lengths=torch.randint(1, 9, (len(every),), generator=make).double(),
     )
@@ -271,6 +272,10 @@ def _built(spec: Loss, ranks: Ranks | None = None, chunk: int | None = None) -> 
                 dict(objective.named_parameters())[name].fill_(-4.0)
     with torch.no_grad():
         objective.log_scale.fill_(torch.tensor(SCALE).double().log())
+        if any(True for _ in objective.buffers()):  # one with a running state is looked at in the midst of training
+            captions = next(k for k in (1, 2, 3) if _takes(spec, k))
+            own = objective.sweep.ranks
+            objective(part_of(random_pairs(captions, seed=9), own.rank, own.size))
     return objective
 
 

@@ -63,6 +63,7 @@ class Assembler:
         trainer = Trainer(
             experiment.train, student, source, miner, split, seed=experiment.seed, ranks=ranks, clock=self.clock
         )
+        experiment.loss.check_training(len(self.dataset), trainer.steps * experiment.train.global_batch_size)
         return trainer, student
 
     def _start_at_weights(self, objective: Objective) -> None:

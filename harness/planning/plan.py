@@ -288,7 +288,7 @@ def steps_of(experiment: Experiment, samples: int, where: str) -> int:
     """Number of optimiser steps of `experiment` on `samples` training samples.
 
     Raises:
-        SpecError: there are fewer samples than one batch, or the duration is shorter than a step.
+        SpecError: there are fewer samples than one batch, the duration is shorter than a step, or the loss needs more.
     """
     train = experiment.train
     if samples < train.global_batch_size:
@@ -298,4 +298,8 @@ def steps_of(experiment: Experiment, samples: int, where: str) -> int:
     if steps < 1:
         what = f"{train.duration} is less than one step"
         raise SpecError(what, where=f"{where}: train.duration", fix="train for longer")
+    try:
+        experiment.loss.check_training(samples, steps * train.global_batch_size)
+    except SpecError as error:
+        raise SpecError(error.what, where=f"{where}: {error.where}", fix=error.fix) from None
     return steps

@@ -130,6 +130,7 @@ class Batch:
             text_views=texts,
             negative_text=negative,
             has_negative=None if self.has_negative is None else sent(self.has_negative, image.device),
+            samples=there(self.samples),
             caption_losses=None if captions is None else captions[:, 0],
             caption_lengths=None if captions is None else captions[:, 1],
         )

@@ -173,7 +173,7 @@ def test_every_loss_is_deterministic_and_on_one_device(name: str) -> None:
         positives = Positives(batch.positives.rows.to("cuda"), batch.positives.cols.to("cuda"))
         changed: dict[str, Any] = {**there, **leaves, "positives": positives}
         batch = replace(batch, **changed)
-        objective = build_objective(arm.spec).to("cuda")
+        objective = build_objective(arm.spec, width=batch.image.shape[1]).to("cuda")
         objective.calibrate([batch])
         gpu.waits.clear()
         loss, _ = objective(batch)

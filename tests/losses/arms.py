@@ -74,6 +74,12 @@ ARMS: dict[str, Arm] = {
     "cleanclip": Arm({"kind": "cleanclip"}, formulas.cleanclip),
     "captioning": _arm("captioning", formulas.captioning),
     "coca": Arm({"kind": "coca"}, formulas.coca),
+    "prototypes": _arm("prototypes", formulas.nothing_yet, 1, head="none", prototypes=3, episode=8),
+    "protoclip": Arm(
+        {"kind": "protoclip", "terms": {"1": {"head": "none", "prototypes": 3, "episode": 8}}},
+        formulas.infonce_pooled,
+        1,
+    ),
     "slip": Arm({"kind": "slip", "terms": {"1": {"head": "none", "weight": 0.5}}}, formulas.slip_at_half),
     "shared scale": Arm(
         {

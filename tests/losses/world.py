@@ -65,6 +65,7 @@ def random_batch(shape: Shape) -> PairBatch:
         text_views=F.normalize(torch.randn(n * k, 2, shape.width, generator=make, dtype=torch.float64), dim=2),
         negative_text=rows(n * k, shape.width),
         has_negative=torch.rand(n * k, generator=make) < 0.6,
+        samples=torch.randperm(n, generator=make),
         caption_losses=torch.rand(n * k, generator=make, dtype=torch.float64) * 20,
         caption_lengths=torch.randint(1, 9, (n * k,), generator=make).double(),
     )

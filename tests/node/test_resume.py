@@ -15,11 +15,13 @@ from harness.node.attempt import AttemptRunner, load_request
 from harness.runs.gallery import read_gallery
 from harness.runs.store import RunFolder, State
 from tests.node.small import STEPS, TIMINGS, experiment, planned, prepared
-from tests.training.made import VIT_MODEL
+from tests.training.made import COCA_MODEL, VIT_MODEL
 
 ALL = {"source": "captioner", "count": 2, "mixing": "all"}
 SAMPLE = {"source": "captioner", "count": 2, "mixing": "sample"}
 MINING = {"kind": "threshold", "image_text": {"quantile": 0.9}, "image_image": {"quantile": 0.95}}
+PROTOCLIP = {"kind": "protoclip", "terms": {"1": {"prototypes": 5, "episode": 40, "hidden": 8, "width": 4}}}
+"""An episode ends in the midst of every third step."""
 ARMS: dict[str, dict[str, Any]] = {
     "infonce": {},
     "sampled": {"captions": SAMPLE},
@@ -28,6 +30,8 @@ ARMS: dict[str, dict[str, Any]] = {
     "alip": {"captions": {"source": "captioner", "count": 1}, "loss": {"kind": "alip"}},
     "soft_teacher": {"loss": {"kind": "soft_teacher"}},
     "filip": {"loss": {"kind": "filip"}, "model": VIT_MODEL},
+    "coca": {"loss": {"kind": "coca"}, "model": COCA_MODEL},
+    "protoclip": {"loss": PROTOCLIP, "model": VIT_MODEL},
     "grouped": {
         "train": {
             "duration": f"{STEPS} steps",
@@ -61,6 +65,7 @@ LONG: dict[str, dict[str, Any]] = {
     "gated": {"captions": {"source": "captioner", "count": 1}, "loss": {"kind": "alip"}},
     "geometry": {"loss": {"kind": "cyclip"}},
     "teacher": {"loss": {"kind": "otter"}},
+    "prototypes": {"loss": PROTOCLIP, "model": VIT_MODEL},
     "float16, average, accumulated": {
         "train": {"virtual_batch_size": 4, "precision": "float16", "ema_decay": 0.9, "grad_clip": 1.0},
         "resources": ACCUMULATED,
@@ -131,7 +136,7 @@ def assert_resumes(fields: dict[str, Any], stops: list[int], root: Path, aside: 
     assert (folder.record().cost.flops or 0) > 0
 
 
-QUICK = ("fff", "grouped", "float16, average, accumulated")
+QUICK = ("fff", "protoclip", "grouped", "float16, average, accumulated")
 """Among them every kind of state that a checkpoint has; the others are slow tests."""
 
 

@@ -35,6 +35,11 @@ COCA_MODEL: dict[str, Any] = {"name": "small-coca", "config": COCA}
 ALL = {"source": "captioner", "count": 2, "mixing": "all"}
 MINING = {"kind": "threshold", "image_text": {"quantile": 0.9}, "image_image": {"quantile": 0.95}}
 FFF: dict[str, Any] = {"captions": ALL, "loss": {"kind": "multi_positive_sigmoid"}, "mining": MINING}
+PROTOCLIP: dict[str, Any] = {
+    "kind": "protoclip",
+    "terms": {"1": {"prototypes": 5, "episode": 24, "hidden": 8, "width": 4}},
+}
+"""An episode ends in the midst of the second step."""
 RESOURCES = {"log_every": 1}
 
 
@@ -87,6 +92,7 @@ __all__ = [
     "BATCH",
     "COCA_MODEL",
     "FFF",
+    "PROTOCLIP",
     "RESOURCES",
     "VIT_MODEL",
     "attempt",

@@ -15,7 +15,7 @@ import torch.distributed as dist
 
 from harness.parallel.ranks import Ranks
 from tests.node.small import CONFIG
-from tests.training.made import COCA_MODEL, FFF, VIT_MODEL, attempt, experiment, gradients, taken, train
+from tests.training.made import COCA_MODEL, FFF, PROTOCLIP, VIT_MODEL, attempt, experiment, gradients, taken, train
 
 pytestmark = pytest.mark.slow
 ARMS: dict[str, dict[str, Any]] = {
@@ -51,6 +51,7 @@ ARMS: dict[str, dict[str, Any]] = {
         "captions": FFF["captions"],
     },
     "coca": {"model": COCA_MODEL, "train": train(), "loss": {"kind": "coca"}, "captions": FFF["captions"]},
+    "protoclip": {"model": VIT_MODEL, "train": train(4), "loss": PROTOCLIP, "steps": 4},
     "ghost batch norm, average": {
         "model": {"name": "resnet", "config": CONFIG},
         "train": train(virtual_batch_size=4, ema_decay=0.9),
@@ -65,13 +66,15 @@ class Outcome(NamedTuple):
 
 
 def outcome(root: Path, name: str, ranks: Ranks) -> Outcome:
-    """Two steps of an arm, of micro-batches of 4."""
+    """Two steps of an arm, or as many as it says, of micro-batches of 4."""
     resources = {"micro_batch_size": 4, "processes": ranks.size}
+    fields = {key: field for key, field in ARMS[name].items() if key != "steps"}
     _, trainer, student = attempt(
-        root / f"rank{ranks.rank}of{ranks.size}", experiment(**ARMS[name], resources=resources), ranks
+        root / f"rank{ranks.rank}of{ranks.size}", experiment(**fields, resources=resources), ranks
     )
-    logs = taken(trainer, student, 2)
-    return Outcome(logs, gradients(student), student.towers.state_dict())
+    logs = taken(trainer, student, ARMS[name].get("steps", 2))
+    state = {f"objective.{key}": one for key, one in student.objective.state_dict().items()}
+    return Outcome(logs, gradients(student), {**student.towers.state_dict(), **state})
 
 
 def _work(rank: int, folder: Path) -> dict[tuple[int, str], Outcome]:

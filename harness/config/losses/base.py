@@ -96,6 +96,13 @@ class LossSpec(Spec):
             SpecError: it cannot.
         """
 
+    def check_training(self, samples: int, seen: int) -> None:
+        """Check that the loss can be trained on data of so many samples, of which training sees so many in all.
+
+        Raises:
+            SpecError: it cannot.
+        """
+
     @model_validator(mode="after")
     def _starts_under_the_clamp(self) -> LossSpec:
         if self.max_logit_scale is not None and self.logit_scale > self.max_logit_scale:
