@@ -123,6 +123,7 @@ def one_step(towers: Towers) -> tuple[float, float | None]:
         tokens=tokens,
         text_views=torch.empty(2, 0, 0, dtype=torch.long),
         has_negative=None,
+        masked=None,
         epoch=0.0,
         teacher_image=None,
         teacher_text=None,

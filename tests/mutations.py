@@ -57,6 +57,8 @@ MUTATIONS = (
     Mutation("losses/softmax.py", "smoothing * flat", "flat", "losses/test_formulas.py::test_formula[clip_rocket]"),
     Mutation("training/encoder.py", "self._towers.encode_text(tokens)[:, None]", "self._towers.encode_text(unit.tokens)[:, None]", "training/test_terms.py::test_features_of_edits_stand_beside_those_of_tokens"),
     Mutation("training/batches.py", "step // self.steps_per_epoch, *one)", "0, *one)", "training/test_terms.py::test_edits_of_captions_are_a_function_of_seed_epoch_and_sample"),
+    Mutation("training/encoder.py", "towers.word_losses(*unit.masked.unbind(1))", "towers.word_losses(unit.tokens, unit.masked[:, 1])", "training/test_terms.py::test_masked_tokens_are_predicted_by_the_text_tower"),
+    Mutation("data/dataset/text_edits.py", "range(1, int(row[end]))", "range(1, 2 * int(row[end]))", "data/test_text_edits.py::test_tokens_are_masked_as_in_bert"),
     Mutation("data/dataset/text_edits.py", "word not in alike", "word != old", "data/test_text_edits.py::test_a_hard_negative_by_each_rule"),
     Mutation("models/decoder.py", "tokens[caption, place + 1]", "tokens[caption, place]", "training/test_decoder.py::test_padding_is_not_predicted_and_captions_are_read_with_their_own_image"),
     Mutation("training/encoder.py", "seen[owner]", "seen[owner.flip(0)]", "training/test_decoder.py::test_a_step_is_that_of_open_clips_own_parts"),

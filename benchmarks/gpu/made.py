@@ -83,6 +83,7 @@ def made_batches(bench: Bench, towers: Towers, images: int, captions: int, *, ta
                 tokens=towers.tokenize(texts),
                 text_views=torch.empty(len(texts), 0, 0, dtype=torch.long),
                 has_negative=None,
+                masked=None,
                 epoch=0.0,
                 teacher_image=image if taught else None,
                 teacher_text=text if taught else None,

@@ -11,7 +11,7 @@ from pydantic_core import PydanticCustomError
 from harness.base.errors import SpecError
 from harness.config.base import Spec
 from harness.config.losses.base import LossSpec, Positive, Weight
-from harness.config.losses.decoder import Captioning
+from harness.config.losses.decoder import Captioning, MaskedLanguage
 from harness.config.losses.pairs import (
     ALIP,
     CLOOB,
@@ -55,6 +55,7 @@ __all__ = [
     "Loss",
     "LossSpec",
     "LossTerm",
+    "MaskedLanguage",
     "MultiPositiveSigmoid",
     "MultiView",
     "NegCLIP",
@@ -159,6 +160,7 @@ _Single = (
     | SimSiam
     | NegCLIP
     | Captioning
+    | MaskedLanguage
     | Prototypes
     | PythonLoss
 )
@@ -269,6 +271,10 @@ class SumLoss(Spec):
             raise ValueError("the weights of all terms are 0, so nothing is trained; give one a weight above 0")
         if not any(part.pairs_modalities for part in self.parts):
             raise ValueError(f"{self.label} compares no images with captions; add a term such as infonce")
+        shares = {part.masked_share for part in self.parts if part.masked_share is not None}
+        if len(shares) > 1:
+            told = " and ".join(f"{one:g}" for one in sorted(shares))
+            raise ValueError(f"terms mask different shares of the captions' tokens ({told}); give them one share")
         return self
 
     @property
@@ -322,6 +328,11 @@ class SumLoss(Spec):
     def negatives_read(self) -> bool:
         """Whether a term does."""
         return any(part.negatives_read for part in self.parts)
+
+    @property
+    def masked_share(self) -> float | None:
+        """That of the terms that mask tokens; they share the masked captions."""
+        return next((part.masked_share for part in self.parts if part.masked_share is not None), None)
 
     def check_captions(self, per_image: int) -> None:
         """Check every term; raises as theirs."""

@@ -100,6 +100,10 @@ class PairBatch:
     """[M] bool: an edit applied to the caption; the other rows of `negative_text` mean nothing."""
     samples: Tensor | None = None
     """[N] long: the images' numbers in the data set."""
+    word_losses: Tensor | None = None
+    """[M]: the negative log-likelihood of the masked tokens of each caption by the student's text tower, summed."""
+    word_counts: Tensor | None = None
+    """[M]: the number of these tokens."""
     caption_losses: Tensor | None = None
     """[M]: the negative log-likelihood of each caption by the student's decoder, summed over its tokens."""
     caption_lengths: Tensor | None = None
@@ -154,6 +158,8 @@ def gather_pairs(batch: PairBatch, ranks: Ranks) -> PairBatch:
             "negative_text": batch.negative_text,
             "has_negative": batch.has_negative,
             "samples": batch.samples,
+            "word_losses": batch.word_losses,
+            "word_counts": batch.word_counts,
             "caption_losses": batch.caption_losses,
             "caption_lengths": batch.caption_lengths,
         }.items()

@@ -23,12 +23,13 @@ __all__ = ["check_loss_part"]
 
 FEATURES = (
     *("image", "text", "image_tokens", "text_tokens", "image_views"),
-    *("text_views", "negative_text", "caption_losses"),
+    *("text_views", "negative_text", "word_losses", "caption_losses"),
 )
 IMAGE_PARTS = ("image", "teacher_image", "image_tokens", "image_views", "samples")
 CAPTION_PARTS = (
     *("text", "owner", "slot", "is_raw", "teacher_text", "text_tokens", "text_mask"),
-    *("text_views", "negative_text", "has_negative", "caption_losses", "caption_lengths"),
+    *("text_views", "negative_text", "has_negative", "word_losses", "word_counts"),
+    *("caption_losses", "caption_lengths"),
 )
 IMAGES, WIDTH, SCALE = 8, 6, 7.0
 EXCHANGE_S = 20.0
@@ -70,6 +71,8 @@ def random_pairs(captions: int, *, images: int = IMAGES, density: float = 0.15, 
         negative_text=rows(len(every), WIDTH),
         has_negative=torch.rand(len(every), generator=make) < 0.7,
         samples=torch.randperm(images, generator=make),
+        word_losses=torch.rand(len(every), generator=make, dtype=torch.float64) * 5,
+        word_counts=torch.randint(0, 3, (len(every),), generator=make).double(),
         caption_losses=torch.rand(len(every), generator=make, dtype=torch.float64) * 20,
         caption_lengths=torch.randint(1, 9, (len(every),), generator=make).double(),
     )
@@ -204,6 +207,7 @@ def _needs(spec: Loss, captions: int) -> None:
         "hard_negatives": {}
         if any(part.negatives_read for part in spec.parts)
         else {"negative_text": None, "has_negative": None},
+        "masks_text": {} if any(part.masks_text for part in spec.parts) else {"word_losses": None, "word_counts": None},
         "needs_decoder": {} if spec.needs_decoder else {"caption_losses": None, "caption_lengths": None},
         "uses_mining": {} if spec.takes_mining else {"positives": None},
     }

@@ -30,7 +30,7 @@ from harness.config.explain import nearest
 from harness.config.model import DECODER_MODELS, PREPROCESSING, TOKENIZER, Model, shipped_names, tokenizer_of
 from harness.models.checkpoints import Learned, check_activation, check_preprocessing, fit, learned, read_state
 from harness.models.decoder import CaptionDecoder, initialise_decoder, why_no_decoder
-from harness.models.dense import image_tokens, text_tokens, why_no_tokens
+from harness.models.dense import image_tokens, text_tokens, why_no_tokens, why_no_words, word_losses
 from harness.models.tokens import TokenCache, cut_by_context
 from harness.models.transfer import sent
 
@@ -186,6 +186,20 @@ class Towers(nn.Module):
         if why := why_no_tokens(self.model):
             fix = "use one of open_clip's own ViTs, such as ViT-B-16, or another loss"
             raise ModelError(f"{self.name} gives no token features to a loss on tokens: {why}", where="model", fix=fix)
+
+    def word_losses(self, masked: Tensor, wanted: Tensor) -> Tensor:
+        """What the masked tokens of each caption cost, and their number: `dense.word_losses`. [M, L] -> [M, 2]."""
+        return word_losses(self.model, masked, wanted)
+
+    def require_words(self) -> None:
+        """Check that the text tower can predict masked tokens.
+
+        Raises:
+            ModelError: it can't.
+        """
+        if why := why_no_words(self.model):
+            fix = "use one of open_clip's CLIP models, such as ViT-B-16 or RN50, or another loss"
+            raise ModelError(f"{self.name} cannot predict masked tokens: {why}", where="model", fix=fix)
 
 
 def moves(norm: _BatchNorm) -> bool:

@@ -46,6 +46,8 @@ class Assembler:
         lock_towers(self.towers, experiment.train.lock)
         if experiment.loss.needs_decoder:
             self.towers.require_decoder()
+        if experiment.loss.masked_share is not None:
+            self.towers.require_words()
         fit_out(self.towers, experiment.resources)
         split = self._split()  # before the teacher, which may take long
         features = features_for(self.request, self.dataset, self.fingerprint, self.towers.device)

@@ -75,6 +75,8 @@ def _training(experiment: Experiment) -> None:
     lock_towers(towers, train.lock)
     if experiment.loss.needs_decoder:
         towers.require_decoder()
+    if experiment.loss.masked_share is not None:
+        towers.require_words()
     fit_out(towers, Resources.model_validate({**dict(resources), "compile": False}))
     micro = None if resources.micro_batch_size == "auto" else resources.micro_batch_size
     split_batch(train, processes=resources.processes, micro=micro, coupled=is_coupled(towers.model))

@@ -21,7 +21,7 @@ from harness.data.dataset.dataset import Dataset
 from harness.data.dataset.loader import ImageBatches
 from harness.data.dataset.order import epoch_order
 from harness.data.dataset.prefetch import prefetched
-from harness.data.dataset.text_edits import edited_texts, hard_negatives
+from harness.data.dataset.text_edits import Keys, edited_texts, hard_negatives, masked_tokens
 from harness.features import TeacherFeatures
 from harness.losses import PairBatch
 from harness.mining import grouped_order
@@ -57,6 +57,8 @@ class Batch:
     """[M, v, L] token ids: the further edits of each caption that the loss reads; the last may be a hard negative."""
     has_negative: Tensor | None
     """[M] bool: the last of the further edits is a hard negative; None if none is."""
+    masked: Tensor | None
+    """[M, 2, L] token ids with some masked, and those to predict, -1 elsewhere; None if the loss reads none."""
     epoch: float
     """Progress of training in epochs."""
     teacher_image: Tensor | None
@@ -92,6 +94,7 @@ class Batch:
             tokens=self.tokens[texts],
             text_views=self.text_views[texts],
             has_negative=None if self.has_negative is None else self.has_negative[texts],
+            masked=None if self.masked is None else self.masked[texts],
             teacher_image=None if self.teacher_image is None else self.teacher_image[images],
             teacher_text=None if self.teacher_text is None else self.teacher_text[texts],
         )
@@ -101,7 +104,7 @@ class Batch:
 
         For losses on tokens [N, 1 + p, d] and [M, 1 + L, d]: those of the tokens follow that of the whole. For losses
         on views, those of the views are the last [N, ... + v, d], and likewise of captions [M, ... + v, d].
-        `captions` [M, 2] is what a decoder makes of them.
+        `captions` is what a decoder makes of them and of their masked tokens, as in `BatchEncoder`.
         """
 
         def there(values: npt.NDArray[np.int64] | npt.NDArray[np.bool_]) -> Tensor:
@@ -117,6 +120,10 @@ class Batch:
             texts, negative = texts[:, :-1], texts[:, -1]
         is_tokens = text.ndim == 3 and text.shape[1] > 1
         whole = (image[:, 0] if image.ndim == 3 else image, text[:, 0] if text.ndim == 3 else text)
+        words = None
+        if captions is not None and self.masked is not None:
+            captions, words = captions[:, :-2], captions[:, -2:]
+        decoded = captions if captions is not None and captions.shape[1] else None
         pairs = PairBatch(
             image=whole[0],
             text=whole[1],
@@ -131,8 +138,10 @@ class Batch:
             negative_text=negative,
             has_negative=None if self.has_negative is None else sent(self.has_negative, image.device),
             samples=there(self.samples),
-            caption_losses=None if captions is None else captions[:, 0],
-            caption_lengths=None if captions is None else captions[:, 1],
+            word_losses=None if words is None else words[:, 0],
+            word_counts=None if words is None else words[:, 1],
+            caption_losses=None if decoded is None else decoded[:, 0],
+            caption_lengths=None if decoded is None else decoded[:, 1],
         )
         if not is_tokens:
             return pairs
@@ -233,7 +242,9 @@ class BatchSource:
         chosen = self.chosen(step, samples)
         image, text = self.taught(samples, chosen)
         captions = self.texts(samples, chosen)
-        views, has_negative = self._edits(step, samples[chosen.owner], chosen, captions)
+        keys = self._keys(step, samples[chosen.owner], chosen)
+        views, has_negative = self._edits(captions, keys)
+        tokens, share = self._tokenize(captions), self._experiment.loss.masked_share
         every = images if images.ndim == 5 else images[:, None]
         return Batch(
             samples=samples,
@@ -242,22 +253,23 @@ class BatchSource:
             chosen=chosen,
             images=every[:, 0],
             views=every[:, 1:],
-            tokens=self._tokenize(captions),
+            tokens=tokens,
             text_views=views,
             has_negative=has_negative,
+            masked=None if share is None else masked_tokens(tokens, keys, share),
             epoch=step / self.steps_per_epoch,
             teacher_image=image,
             teacher_text=text,
         )
 
-    def _edits(self, step: int, samples: Ints, chosen: Chosen, captions: list[str]) -> tuple[Tensor, Tensor | None]:
-        """Tokens of the further edits of captions [M, v, L], and which of the last are hard negatives [M].
-
-        An edit depends on seed, epoch, sample, caption and number of the view alone. `samples` [M] are the captions'.
-        """
-        loss, train = self._experiment.loss, self._experiment.train
+    def _keys(self, step: int, samples: Ints, chosen: Chosen) -> Keys:
+        """What edits of captions depend on; `samples` [M] are the captions'."""
         purposes = zip(samples.tolist(), chosen.source.tolist(), chosen.position.tolist(), strict=True)
-        keys = [(self._experiment.seed, step // self.steps_per_epoch, *one) for one in purposes]
+        return [(self._experiment.seed, step // self.steps_per_epoch, *one) for one in purposes]
+
+    def _edits(self, captions: list[str], keys: Keys) -> tuple[Tensor, Tensor | None]:
+        """Tokens of the further edits of captions [M, v, L], and which of the last are hard negatives [M]."""
+        loss, train = self._experiment.loss, self._experiment.train
         columns = [edited_texts(train.text_views, captions, keys, view) for view in range(loss.text_views_read)]
         has_negative = None
         if loss.negatives_read:

@@ -26,9 +26,12 @@ from harness.training.step_timer import StepTimer
 Features = tuple[Tensor, ...]
 """Unit image features [N, d] and text features [M, d]; with those of tokens [N, 1 + p, d] and [M, 1 + L, d]. Those of
 v further views of the images or the captions follow: [N, ... + v, d] and [M, ... + v, d]. The third, where a decoder is
-trained, is what it makes of the captions: [M, 2], see `CaptionDecoder.losses`."""
+trained or tokens are masked, is what the captions' tokens cost: the columns of `CaptionDecoder.losses`, then those of
+`Towers.word_losses`, [M, 2] each."""
 _TEXT = 1 << 63
 """Sets the seeds of the text tower's masks apart."""
+_WORDS = 1 << 16
+"""The number of the view that masked captions stand for, beyond those of all others."""
 
 
 class BatchEncoder:
@@ -145,6 +148,10 @@ class BatchEncoder:
                 with self._clock("decoder"):
                     owner = sent(torch.from_numpy(unit.chosen.owner), seen.device)
                     captions = (self._decoder.losses(seen[owner], said, unit.tokens),)
+            if unit.masked is not None:
+                with self._clock("masked tokens"):
+                    torch.manual_seed(seed_of(self._seed, step, unit.first, _WORDS) + _TEXT)
+                    captions = (torch.cat([*captions, towers.word_losses(*unit.masked.unbind(1))], dim=1),)
         self._statistics.keep()
         return (image, text, *captions)
 
@@ -169,7 +176,8 @@ class BatchEncoder:
             with self._clock("towers and decoder, backward"):
                 torch.autograd.backward(features, gradients)
             return
-        for name, feature, gradient in zip(("image tower", "text tower"), features, gradients, strict=True):
+        names = ("image tower", "text tower", "masked tokens")[: len(features)]
+        for name, feature, gradient in zip(names, features, gradients, strict=True):
             if feature.requires_grad:  # a locked tower's does not
                 with self._clock(f"{name}, backward"):
                     feature.backward(gradient)  # type: ignore[no-untyped-call]

@@ -104,7 +104,7 @@ def step_flops(towers: Towers, batch: Batch) -> float | None:
         (
             towers.text_parameters,
             texts,
-            lambda: towers.encode_text(torch.cat([texts.tokens, *texts.text_views.unbind(1)])),
+            lambda: towers.encode_text(_every_text(texts)),
         ),
     )
     try:
@@ -115,6 +115,11 @@ def step_flops(towers: Towers, batch: Batch) -> float | None:
     except Exception as error:  # whatever a model does to the counter, its training goes on
         say(f"the operations of {towers.name} cannot be counted, so no mfu is logged ({type(error).__name__}: {error})")
         return None
+
+
+def _every_text(batch: Batch) -> Tensor:
+    masked = [] if batch.masked is None else [batch.masked[:, 0]]
+    return torch.cat([batch.tokens, *batch.text_views.unbind(1), *masked])
 
 
 def _encode_all(towers: Towers, batch: Batch) -> Tensor:

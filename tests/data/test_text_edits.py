@@ -6,12 +6,13 @@ from collections import Counter
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from harness.config.text_edits import HardNegatives, TextEdits
-from harness.data.dataset.text_edits import edited, edited_texts, hard_negative, hard_negatives
+from harness.data.dataset.text_edits import MASK, edited, edited_texts, hard_negative, hard_negatives, masked_tokens
 from harness.data.rng import stream
 
 CAPTION = "A large Red circle, to the left of two small blue squares."
@@ -104,6 +105,25 @@ def test_an_edit_depends_on_its_key_and_view_alone() -> None:
     assert len({one for column in together for one in column}) == 2 * len(keys)
     alone = [edited_texts(TextEdits(), texts[:1], [key], 1)[0] for key in reversed(keys)]
     assert alone[::-1] == together[1]
+
+
+def test_tokens_are_masked_as_in_bert() -> None:
+    tokens = torch.zeros(200, 20, dtype=torch.long)
+    tokens[:, 0], tokens[:, 1:15], tokens[:, 15] = 98, torch.randint(1, 98, (200, 14)), 99
+    keys = [(number,) for number in range(200)]
+    found = masked_tokens(tokens, keys, 0.3)
+    masked, wanted = found.unbind(1)
+    chosen = wanted >= 0
+    assert torch.equal(wanted[chosen], tokens[chosen])
+    assert torch.equal(masked[~chosen], tokens[~chosen]), "other tokens stay"
+    assert not chosen[:, 0].any()
+    assert not chosen[:, 15:].any(), "neither the end nor padding is masked"
+    assert chosen[:, 1:15].double().mean() == pytest.approx(0.3, abs=0.03)
+    mask, kept = masked[chosen] == MASK, masked[chosen] == tokens[chosen]
+    assert mask.double().mean() == pytest.approx(0.8, abs=0.04)
+    assert kept.double().mean() == pytest.approx(0.1, abs=0.03)
+    assert masked.argmax(dim=1).tolist() == [15] * 200, "random tokens never end the text"
+    assert torch.equal(masked_tokens(tokens[5:6], keys[5:6], 0.3), found[5:6]), "a text depends on its key alone"
 
 
 @pytest.mark.parametrize(

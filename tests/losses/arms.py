@@ -72,6 +72,7 @@ ARMS: dict[str, Arm] = {
     "negclip": _arm("negclip", formulas.negclip),
     "clip_rocket": Arm({"kind": "clip_rocket", "terms": {"1": {"head": "none"}}}, formulas.clip_rocket),
     "cleanclip": Arm({"kind": "cleanclip"}, formulas.cleanclip),
+    "masked_language": _arm("masked_language", formulas.masked_language),
     "captioning": _arm("captioning", formulas.captioning),
     "coca": Arm({"kind": "coca"}, formulas.coca),
     "prototypes": _arm("prototypes", formulas.nothing_yet, 1, head="none", prototypes=3, episode=8),

@@ -446,3 +446,10 @@ def coca(batch: PairBatch, t: Tensor, b: Tensor) -> Tensor:
 def nothing_yet(batch: PairBatch, t: Tensor, b: Tensor) -> Tensor:
     """Prototypes before their first episode has ended; tests/losses/test_prototypes.py has those after it."""
     return torch.zeros((), dtype=torch.float64)
+
+
+def masked_language(batch: PairBatch, t: Tensor, b: Tensor) -> Tensor:
+    """The mean over all masked tokens."""
+    assert batch.word_losses is not None
+    assert batch.word_counts is not None
+    return batch.word_losses.sum() / batch.word_counts.sum()

@@ -66,6 +66,8 @@ def random_batch(shape: Shape) -> PairBatch:
         negative_text=rows(n * k, shape.width),
         has_negative=torch.rand(n * k, generator=make) < 0.6,
         samples=torch.randperm(n, generator=make),
+        word_losses=torch.rand(n * k, generator=make, dtype=torch.float64) * 5,
+        word_counts=torch.randint(0, 3, (n * k,), generator=make).double(),
         caption_losses=torch.rand(n * k, generator=make, dtype=torch.float64) * 20,
         caption_lengths=torch.randint(1, 9, (n * k,), generator=make).double(),
     )

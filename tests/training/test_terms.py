@@ -9,16 +9,21 @@ from typing import Any
 
 import pytest
 import torch
+from pydantic import ValidationError
 
+from harness.base.errors import ModelError
 from harness.config.text_edits import HardNegatives, TextEdits
 from harness.data.dataset.text_edits import edited_texts, hard_negatives
 from harness.training.checkpoint import Checkpoints, TrainingProgress
-from tests.training.made import VIT_MODEL, attempt, experiment, gradients, taken, train
+from tests.training.made import COCA_MODEL, VIT_MODEL, attempt, experiment, gradients, taken, train
 
 SLIP: dict[str, Any] = {"kind": "slip", "terms": {"1": {"hidden": 8, "width": 4}}}
 ROCKET: dict[str, Any] = {"kind": "clip_rocket", "terms": {"1": {"hidden": 8, "width": 4}}}
 DECLIP: dict[str, Any] = {
-    "terms": [{"kind": "multi_view"}, {"kind": "simsiam", "width": 8, "bottleneck": 4}],
+    "terms": [
+        *[{"kind": "multi_view"}, {"kind": "simsiam", "width": 8, "bottleneck": 4}],
+        {"kind": "masked_language", "share": 0.4},
+    ],
     "share_logit_scale": True,
 }
 SYSTEMS = {"slip": SLIP, "clip_rocket": ROCKET, "declip": DECLIP, "cleanclip": {"kind": "cleanclip"}} | {
@@ -85,6 +90,38 @@ def test_edits_of_captions_are_a_function_of_seed_epoch_and_sample(tmp_path: Pat
     by_epoch = [edited_texts(TextEdits(), captions, [(0, epoch, one, -1, 0) for one in samples], 0) for epoch in (0, 1)]
     assert torch.equal(later.text_views[:, 0], student.towers.tokenize(by_epoch[1]))
     assert by_epoch[0] != by_epoch[1]
+
+
+@pytest.mark.parametrize("micro", [16, 4])
+def test_masked_tokens_are_predicted_by_the_text_tower(micro: int, tmp_path: Path) -> None:
+    """Against a second implementation: open_clip's own text transformer, hooked, and a loop over masked tokens."""
+    loss = {"terms": [{"kind": "infonce"}, {"kind": "masked_language", "share": 0.5}]}
+    _, trainer, student = attempt(tmp_path, small(loss, micro_batch_size=micro))
+    batch = next(iter(trainer._source.batches(0)))
+    assert batch.masked is not None
+    pairs = batch.pairs(*trainer._encoder.look(0, batch))
+    model: Any = student.towers.model
+    hidden: list[torch.Tensor] = []
+    hook = model.ln_final.register_forward_hook(lambda _module, _taken, given: hidden.append(given))
+    with torch.no_grad():
+        model.encode_text(batch.masked[:, 0])
+    hook.remove()
+    assert pairs.word_losses is not None
+    assert pairs.word_counts is not None
+    assert int(pairs.word_counts.sum()) > 10
+    for number, (row, wanted) in enumerate(zip(hidden[0], batch.masked[:, 1].tolist(), strict=True)):
+        places = [place for place, token in enumerate(wanted) if token >= 0]
+        scores = [(model.token_embedding.weight @ row[place]).log_softmax(0)[wanted[place]] for place in places]
+        assert float(pairs.word_losses[number]) == pytest.approx(-sum(map(float, scores)), rel=1e-5, abs=1e-6)
+        assert int(pairs.word_counts[number]) == len(places)
+
+
+def test_masked_tokens_need_a_text_tower_of_clips(tmp_path: Path) -> None:
+    loss = {"terms": [{"kind": "infonce"}, {"kind": "masked_language"}]}
+    with pytest.raises(ModelError, match="cannot predict masked tokens: its text tower is not one of CLIP's"):
+        attempt(tmp_path, experiment(model=COCA_MODEL, train=train(STEPS), loss=loss))
+    with pytest.raises(ValidationError, match=r"mask different shares of the captions' tokens \(0.15 and 0.3\)"):
+        small({"terms": [*loss["terms"], {"kind": "masked_language", "share": 0.3}]})
 
 
 def test_features_of_edits_stand_beside_those_of_tokens(tmp_path: Path) -> None:

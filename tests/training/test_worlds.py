@@ -44,7 +44,13 @@ ARMS: dict[str, dict[str, Any]] = {
         "train": train(),
         "loss": {
             "terms": [
-                *[{"kind": "negclip"}, {"kind": "in_modal"}, {"kind": "simsiam", "width": 8, "bottleneck": 4}],
+                *[
+                    {"kind": "negclip"},
+                    {"kind": "masked_language", "share": 0.4},
+                    {"kind": "in_modal"},
+                    {"kind": "simsiam", "width": 8, "bottleneck": 4},
+                ],
+                {"kind": "masked_language", "share": 0.4},
                 {"kind": "multi_view", "images": 2, "texts": 2, "head": "mlp", "hidden": 8, "width": 4},
             ]
         },

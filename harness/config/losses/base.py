@@ -49,6 +49,8 @@ class LossSpec(Spec):
     """It reads captions that are edited so that they belong to no image."""
     needs_decoder: ClassVar[bool] = False
     """It reads how well the model's captioning decoder predicts the captions."""
+    masks_text: ClassVar[bool] = False
+    """It reads how well the text tower predicts masked tokens of the captions."""
     pairs_modalities: ClassVar[bool] = True
     """It compares images with captions, and so trains both towers. Otherwise it is only a term of a sum."""
 
@@ -83,6 +85,11 @@ class LossSpec(Spec):
     def negatives_read(self) -> bool:
         """Whether it reads captions that belong to no image, given its fields."""
         return self.hard_negatives
+
+    @property
+    def masked_share(self) -> float | None:
+        """Share of the captions' tokens to mask; None if it reads no masked captions."""
+        return None
 
     @property
     def parts(self) -> tuple[LossSpec, ...]:

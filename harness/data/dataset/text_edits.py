@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from harness.config.text_edits import HardNegatives, NegativeEdit, TextEdits
 from harness.data.rng import stream
 
-__all__ = ["edited", "edited_texts", "hard_negative", "hard_negatives"]
+__all__ = ["MASK", "Keys", "edited", "edited_texts", "hard_negative", "hard_negatives", "masked_tokens"]
 
 
 def _words(text: str) -> tuple[str, ...]:
@@ -61,6 +63,9 @@ _ALIKE = (
     {"new", "modern"},
 )
 """Words of a group that mean the same, or nearly."""
+MASK = 0
+"""The token that stands for a masked one: CLIP's vocabulary has none of its own, and this one is padding."""
+_MASKED, _RANDOM = 0.8, 0.1
 _MARKS = ".,;:!?\"'()[]"
 
 
@@ -76,6 +81,27 @@ def edited_texts(spec: TextEdits, texts: Sequence[str], keys: Keys, view: int) -
 def hard_negatives(spec: HardNegatives, texts: Sequence[str], keys: Keys) -> list[str | None]:
     """A hard negative of each of `texts` [M]; None where no edit applies."""
     return [hard_negative(spec, text, stream("hard negative", *key)) for text, key in zip(texts, keys, strict=True)]
+
+
+def masked_tokens(tokens: Tensor, keys: Keys, share: float) -> Tensor:
+    """Token ids [M, L] with some masked, and those to predict, -1 elsewhere [M, 2, L].
+
+    Each token between the first and the end of the text is masked with probability `share`: 80 % become the mask,
+    10 % a random token, 10 % stay (BERT, Devlin et al., 2019).
+    """
+    found = torch.stack([tokens, torch.full_like(tokens, -1)], dim=1)
+    for (masked, wanted), row, key in zip(found, tokens, keys, strict=True):
+        end = int(row.argmax())
+        make = stream("masked tokens", *key)
+        draws, others = torch.from_numpy(make.random((2, max(end - 1, 0)))), range(1, int(row[end]))
+        places = 1 + torch.nonzero(draws[0] < share).squeeze(1)
+        wanted[places] = row[places]
+        for place in places.tolist():
+            if draws[1, place - 1] < _MASKED:
+                masked[place] = MASK
+            elif draws[1, place - 1] < _MASKED + _RANDOM:
+                masked[place] = int(make.integers(others.start, others.stop))
+    return found
 
 
 def edited(spec: TextEdits, text: str, make: np.random.Generator) -> str:
