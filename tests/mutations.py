@@ -65,7 +65,7 @@ MUTATIONS = (
     Mutation("losses/decoder.py", "return {\"captions\": total / tokens.clamp(min=1)}, {}", "return {\"captions\": (batch.caption_losses / batch.caption_lengths).mean()}, {}", "losses/test_formulas.py::test_formula[captioning]"),
     Mutation("losses/prototypes.py", "torch.argsort(self.seen_samples, stable=True)", "torch.arange(len(self.seen_samples))", "losses/test_prototypes.py"),
     Mutation("losses/prototypes.py", "cluster_means(image, of_text.labels,", "cluster_means(image, of_image.labels,", "losses/test_prototypes.py"),
-    Mutation("losses/prototypes.py", "manual_seed(self.seed + episodes)", "manual_seed(self.seed)", "training/test_prototypes.py"),
+    Mutation("losses/prototypes.py", "manual_seed(self.seed + episodes)", "manual_seed(self.seed)", "losses/test_prototypes.py"),
     Mutation("losses/kmeans.py", "score > best_score", "score < best_score", "losses/test_prototypes.py::test_kmeans_is_lloyds_algorithm"),
     # parts of one's own
     Mutation("config/parts.py", 'return {**super().science(defaults=defaults), "content": self.content}', "return super().science(defaults=defaults)", "head/test_own_parts.py::test_the_id_follows_content_and_parameters_alone"),

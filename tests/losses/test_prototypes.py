@@ -81,15 +81,15 @@ def mean_of(points: Array, labels: npt.NDArray[np.int64], count: int) -> Array:
     return np.array([points[labels == k].mean(0) if (labels == k).any() else 0 * points[0] for k in range(count)])
 
 
-def reference(batch: PairBatch, t: Tensor, spec: Prototypes, seed: int) -> Tensor:
-    """The loss of `batch` in the second episode, from the batches of the first, by `ProtoLoss` of ProtoCLIP's code."""
-    first = [batch_of(number) for number in range(2)]
-    order = torch.cat([one.samples for one in first if one.samples is not None]).argsort()
+def reference(batch: PairBatch, t: Tensor, spec: Prototypes, seed: int, episodes: int) -> Tensor:
+    """The loss of `batch` after some episodes, from the batches of the last, by `ProtoLoss` of ProtoCLIP's code."""
+    last = [batch_of(number) for number in (2 * episodes - 2, 2 * episodes - 1)]
+    order = torch.cat([one.samples for one in last if one.samples is not None]).argsort()
     seen = [
-        torch.cat([getattr(one, side) if side == "image" else one.text[one.by_slot()[0]] for one in first])[order]
+        torch.cat([getattr(one, side) if side == "image" else one.text[one.by_slot()[0]] for one in last])[order]
         for side in ("image", "text")
     ]
-    make = torch.Generator().manual_seed(seed)
+    make = torch.Generator().manual_seed(seed + episodes - 1)
     (image_centres, image_labels), (text_centres, text_labels) = (best_of(one.numpy(), make, spec) for one in seen)
     image_targets = mean_of(seen[0].numpy(), text_labels, spec.prototypes) if spec.back_translation else text_centres
     text_targets = mean_of(seen[1].numpy(), image_labels, spec.prototypes) if spec.back_translation else image_centres
@@ -116,13 +116,15 @@ def reference(batch: PairBatch, t: Tensor, spec: Prototypes, seed: int) -> Tenso
     [{}, {"teacher_scale": "hard"}, {"teacher_scale": 3.0}, {"back_translation": False}, {"prototypes": 12}],
     ids=["", "hard", "soft", "no back-translation", "a prototype for each sample"],
 )
-@pytest.mark.parametrize("chunk", [None, 1, 4])
-def test_the_second_episode_trains_against_the_first(fields: dict[str, Any], chunk: int | None) -> None:
+@pytest.mark.parametrize(("chunk", "episodes"), [(None, 1), (1, 1), (4, 1), (None, 2), (4, 3)])
+def test_an_episode_trains_against_the_one_before(fields: dict[str, Any], chunk: int | None, episodes: int) -> None:
     spec = spec_of(**fields)
-    objective, batch = after(1, spec, chunk), batch_of(7)
+    objective, batch = after(episodes, spec, chunk), batch_of(9)
     seed: int = objective.seed  # type: ignore[assignment]
     ours = outcome_of(objective, batch, 9.0)
-    ours.assert_close(formula_of(lambda one, t, b: reference(one, t, spec, seed), batch, 9.0), rtol=1e-8, atol=1e-9)
+    ours.assert_close(
+        formula_of(lambda one, t, b: reference(one, t, spec, seed, episodes), batch, 9.0), rtol=1e-8, atol=1e-9
+    )
     assert float(ours.value) > 0
     assert float(ours.features["image"].abs().max()) > 0
 
