@@ -52,6 +52,10 @@ MUTATIONS = (
     Mutation("losses/softmax.py", "if batch.epoch >= self.start else 0.0", "if batch.epoch > self.start else 0.0", "losses/test_references.py::test_mafa_smooths_from_its_epoch_on"),
     Mutation("losses/gated.py", "1 - self.momentum)", "self.momentum)", "losses/test_formulas.py::test_formula[alip]"),
     Mutation("losses/base.py", "self.log_scale.clamp_(max=self.max_log_scale)", "self.log_scale.clamp_(min=-self.max_log_scale)", "losses/test_references.py::test_clamp_and_frozen_scale"),
+    # FFF to the letter
+    Mutation("models/crop.py", '"size": resize}', '"size": own.size}', "features/test_features.py::test_a_teachers_images_are_resized_and_then_cropped_as_torchvision_does"),
+    Mutation("runs/identity.py", 'else f"{name}:resize={resize}"', "else name", "head/test_identity.py::test_what_a_teacher_sees_is_in_the_id_unless_it_is_its_own_transform"),
+    Mutation("data/dataset/transforms.py", 'else Image.Resampling.BILINEAR', "else _BICUBIC", "data/test_transforms.py::test_declips_recipe_is_that_of_its_code"),
     # parts of one's own
     Mutation("config/parts.py", 'return {**super().science(defaults=defaults), "content": self.content}', "return super().science(defaults=defaults)", "head/test_own_parts.py::test_the_id_follows_content_and_parameters_alone"),
     Mutation("config/parts.py", "if self.content not in (files.digest, files.file.parent.name):", "if False:", "head/test_own_parts.py::test_an_edit_between_plan_and_run_is_noticed"),

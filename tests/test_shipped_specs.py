@@ -9,7 +9,7 @@ from typing import get_args
 import pytest
 
 from harness.config.ablation import Ablation
-from harness.config.augment import FFFAugment
+from harness.config.augment import DeCLIPAugment
 from harness.config.data import Data, WebdatasetData
 from harness.config.evaluation import set_name
 from harness.config.experiment import OpenClipTeacher
@@ -19,6 +19,7 @@ from harness.config.mining import ThresholdMining
 from harness.planning.plan import Plan, make_plan, resolve_arms
 from harness.runs.identity import digest
 from harness.runs.record import DataReport
+from harness.training.trainer import CALIBRATION_BATCHES
 
 ROOT = Path(__file__).parents[1]
 EXPERIMENTS = sorted(ROOT.glob("experiments/*.toml"))
@@ -101,15 +102,26 @@ def test_recipe_of_the_paper(file: Path) -> None:
     assert (train.optimiser.lr, train.optimiser.weight_decay) == (1e-3, 0.5 if cc3m else 0.1)
     assert (str(train.duration), train.global_batch_size) == ("32 epochs", 8096)
     assert train.global_batch_size % 8 == 0
-    assert isinstance(train.augment, FFFAugment)
+    assert train.augment == DeCLIPAugment()
+    assert experiment.teacher is not None
+    assert experiment.teacher.resize == 256
     assert isinstance(experiment.mining, ThresholdMining)
     thresholds = experiment.mining.model_dump(include={"image_text", "image_image", "text_text", "image_text_guard"})
     assert list(thresholds.values()) == [0.27, 0.92, 0.99, 0.24]
     assert isinstance(experiment.loss, MultiPositiveSigmoid)
     assert (experiment.loss.logit_bias, experiment.loss.normaliser) == ("calibrated", "captions")
+    assert (experiment.loss.logit_scale, experiment.loss.learn_logit_scale) == (10.0, True)
     assert (experiment.captions.count, experiment.captions.mixing, experiment.captions.raw) == (5, "all", True)
     assert isinstance(experiment.data, WebdatasetData)
     assert f"/data/{file.stem.partition('_')[0]}/" in experiment.data.shards
+
+
+def test_places_where_the_paper_is_silent_say_so() -> None:
+    text = (ROOT / "experiments/cc3m_vitb16.toml").read_text()
+    silent = ("logit_scale = 10.0", "schedule", "warmup", "precision", "betas")
+    for key in silent:
+        assert any("not stated" in line for line in text.splitlines() if key in line), key
+    assert f"the harness takes {CALIBRATION_BATCHES}" in text
 
 
 def test_paper_experiments_differ_in_model_and_data() -> None:

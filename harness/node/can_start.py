@@ -83,7 +83,8 @@ def _training(experiment: Experiment) -> None:
 
 
 def _teacher(experiment: Experiment) -> None:
-    match experiment.teacher:
+    teacher = experiment.teacher
+    match teacher:
         case OpenClipTeacher(model=name, weights=weights, config=config):
             try:
                 towers = build_towers(Model(name=name, weights=weights, config=config), device="meta")
@@ -91,10 +92,14 @@ def _teacher(experiment: Experiment) -> None:
                 where = (error.where or "").replace("model.name", "teacher.model").replace("model.", "teacher.", 1)
                 raise type(error)(error.what, where=where, fix=error.fix) from error
             _encode(towers, "teacher")
-        case ExperimentTeacher() | None:  # a run of its own
+        case ExperimentTeacher(experiment=trained, resize=int()):  # a run of its own; here only its size counts
+            towers = build_towers(trained.model, device="meta")
+        case ExperimentTeacher() | None:
             return
         case _:
-            raise unknown_teacher(experiment.teacher)
+            raise unknown_teacher(teacher)
+    if teacher.resize is not None:
+        towers.resize_first(teacher.resize)
 
 
 def _encode(towers: Towers, section: str) -> None:
