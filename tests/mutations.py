@@ -56,6 +56,9 @@ MUTATIONS = (
     Mutation("models/crop.py", '"size": resize}', '"size": own.size}', "features/test_features.py::test_a_teachers_images_are_resized_and_then_cropped_as_torchvision_does"),
     Mutation("runs/identity.py", 'else f"{name}:resize={resize}"', "else name", "head/test_identity.py::test_what_a_teacher_sees_is_in_the_id_unless_it_is_its_own_transform"),
     Mutation("data/dataset/transforms.py", 'else Image.Resampling.BILINEAR', "else _BICUBIC", "data/test_transforms.py::test_declips_recipe_is_that_of_its_code"),
+    # rows of reported numbers alone
+    Mutation("reporting/sections/tables.py", "for name, one in ablation.published.items():", "for name, one in dict(list(ablation.published.items())[1:]).items():", "reporting/test_formats.py::test_a_published_system_without_an_arm_has_a_row_of_its_own"),
+    Mutation("cli/output.py", "    _published(planned)\n", "", "test_shipped_specs.py::test_the_plan_shows_every_row_of_tables_1_to_3"),
     # parts of one's own
     Mutation("config/parts.py", 'return {**super().science(defaults=defaults), "content": self.content}', "return super().science(defaults=defaults)", "head/test_own_parts.py::test_the_id_follows_content_and_parameters_alone"),
     Mutation("config/parts.py", "if self.content not in (files.digest, files.file.parent.name):", "if False:", "head/test_own_parts.py::test_an_edit_between_plan_and_run_is_noticed"),
