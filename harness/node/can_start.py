@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 
 from harness.base.errors import HarnessError, ModelError
-from harness.config.data import FileSpec
+from harness.config.data import EmbeddedWorld
 from harness.config.experiment import Experiment, ExperimentTeacher, OpenClipTeacher, unknown_teacher
 from harness.config.model import Model
 from harness.config.resources import Resources
@@ -62,7 +62,7 @@ def _key(error: HarnessError, part: str) -> str:
 
 def _captions(experiment: Experiment, cache: Path) -> None:
     """Make sure that files have as many captions of each source as are asked for; specs of worlds say how many."""
-    if isinstance(experiment.data, FileSpec) and experiment.captions.count:
+    if not isinstance(experiment.data, EmbeddedWorld) and experiment.captions.count:
         dataset = open_dataset(experiment.data, cache)
         counts = {source: dataset.caption_counts(source) for source in dataset.sources}
         check_available(experiment.captions, counts, dataset.keys)
