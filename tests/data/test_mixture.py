@@ -94,6 +94,13 @@ def test_an_epoch_is_a_function_of_seed_and_number() -> None:
     assert np.abs(np.flatnonzero(orders[0, 0] < 40).mean() / len(orders[0, 0]) - 0.5) < 0.15
 
 
+def test_each_pass_over_a_source_has_an_order_of_its_own() -> None:
+    proportions = Proportions.of([10, 90], [1.0, 1.0])
+    visited = [set(order[order >= 10].tolist()) for order in (mixed_order(proportions, 0, e) for e in range(18))]
+    assert set.union(*visited[:9]) == set.union(*visited[9:]) == set(range(10, 100))
+    assert visited[0] != visited[9]
+
+
 def test_an_epoch_is_the_longest_with_no_source_visited_more_than_once_over() -> None:
     assert Proportions.of([10, 90], [1.0, 1.0]).epoch == 20
     assert Proportions.of([10, 90], [1.0, 3.0]).epoch == 40
