@@ -62,11 +62,22 @@ MUTATIONS = (
     Mutation("data/dataset/text_edits.py", "word not in alike", "word != old", "data/test_text_edits.py::test_a_hard_negative_by_each_rule"),
     Mutation("models/decoder.py", "tokens[caption, place + 1]", "tokens[caption, place]", "training/test_decoder.py::test_padding_is_not_predicted_and_captions_are_read_with_their_own_image"),
     Mutation("training/encoder.py", "seen[owner]", "seen[owner.flip(0)]", "training/test_decoder.py::test_a_step_is_that_of_open_clips_own_parts"),
-    Mutation("losses/decoder.py", "return {\"captions\": total / tokens.clamp(min=1)}, {}", "return {\"captions\": (batch.caption_losses / batch.caption_lengths).mean()}, {}", "losses/test_formulas.py::test_formula[captioning]"),
+    Mutation("losses/decoder.py", "losses.to(dtype).sum() / counts.to(dtype).sum().clamp(min=1)", "(losses / counts.clamp(min=1)).to(dtype).mean()", "losses/test_formulas.py::test_formula[captioning]"),
     Mutation("losses/prototypes.py", "torch.argsort(self.seen_samples, stable=True)", "torch.arange(len(self.seen_samples))", "losses/test_prototypes.py"),
     Mutation("losses/prototypes.py", "cluster_means(image, of_text.labels,", "cluster_means(image, of_image.labels,", "losses/test_prototypes.py"),
     Mutation("losses/prototypes.py", "manual_seed(self.seed + episodes)", "manual_seed(self.seed)", "losses/test_prototypes.py"),
     Mutation("losses/kmeans.py", "score > best_score", "score < best_score", "losses/test_prototypes.py::test_kmeans_is_lloyds_algorithm"),
+    # FFF to the letter
+    Mutation("models/crop.py", '"size": resize}', '"size": own.size}', "features/test_features.py::test_a_teachers_images_are_resized_and_then_cropped_as_torchvision_does"),
+    Mutation("runs/identity.py", 'else f"{name}:resize={resize}"', "else name", "head/test_identity.py::test_what_a_teacher_sees_is_in_the_id_unless_it_is_its_own_transform"),
+    Mutation("data/dataset/transforms.py", 'else Image.Resampling.BILINEAR', "else _BICUBIC", "data/test_transforms.py::test_declips_recipe_is_that_of_its_code"),
+    # mixtures
+    Mutation("data/proportions.py", "epoch = min(int(size / share)", "epoch = max(int(size / share)", "data/test_mixture.py::test_an_epoch_is_the_longest_with_no_source_visited_more_than_once_over"),
+    Mutation("data/proportions.py", "int(end * whole) for end", "int(end * self.epoch) * epochs for end", "data/test_mixture.py::test_shares_are_exact_and_samples_are_visited_equally_often"),
+    Mutation("data/dataset/mixture.py", 'stream("pass over a source", seed, number, one)', 'stream("pass over a source", seed, number)', "data/test_mixture.py::test_each_pass_over_a_source_has_an_order_of_its_own"),
+    # rows of reported numbers alone
+    Mutation("reporting/sections/tables.py", "for name, one in ablation.published.items():", "for name, one in dict(list(ablation.published.items())[1:]).items():", "reporting/test_formats.py::test_a_published_system_without_an_arm_has_a_row_of_its_own"),
+    Mutation("cli/output.py", "    _published(planned)\n", "", "test_shipped_specs.py::test_the_plan_shows_every_row_of_tables_1_to_3"),
     # parts of one's own
     Mutation("config/parts.py", 'return {**super().science(defaults=defaults), "content": self.content}', "return super().science(defaults=defaults)", "head/test_own_parts.py::test_the_id_follows_content_and_parameters_alone"),
     Mutation("config/parts.py", "if self.content not in (files.digest, files.file.parent.name):", "if False:", "head/test_own_parts.py::test_an_edit_between_plan_and_run_is_noticed"),

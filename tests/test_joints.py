@@ -74,7 +74,7 @@ def test_every_kind_is_registered(union: Any, registry: Registry[..., Any]) -> N
 
 
 def test_every_kind_of_data_is_generated_or_read() -> None:
-    assert members(data.Data) == generators.kinds | file_formats.kinds
+    assert members(data.Data) == generators.kinds | file_formats.kinds | {data.MixtureData}  # which is made of these
     assert all(issubclass(kind, data.EmbeddedWorld) for kind in generators.kinds)
     assert all(issubclass(kind, data.FileSpec) for kind in file_formats.kinds)
 
@@ -208,7 +208,7 @@ def steps_of(made: AttemptRunner, request: Request) -> list[Step]:
 def test_unknown_parts_are_refused_where_they_are_used(tmp_path: Path) -> None:
     with pytest.raises(SpecError, match=rf"^loss: {REFUSED}"):
         build_objective(MadeUpLoss())
-    with pytest.raises(SpecError, match=f"{REFUSED}; there is code for crop, fff, none"):
+    with pytest.raises(SpecError, match=f"{REFUSED}; there is code for crop, declip, fff, none"):
         augmented(Image.new("RGB", (8, 8)), MadeUpAugment(), 8, [0.5] * 34)
     for use in (inspect_data, open_dataset, materialise, embedded_sets):
         with pytest.raises(SpecError, match="neither an EmbeddedWorld nor a FileSpec"):

@@ -105,6 +105,7 @@ def plan(planned: Plan, store: Store, timed: Mapping[str, float] | None = None) 
         rows,
         ["seeds", "steps"],
     )
+    _published(planned)
     teachers = [run for run in planned.runs if run not in users]
     for run in teachers:
         say(f"teacher {run}: {planned.runs[run].steps} steps, {states[run]}")
@@ -118,6 +119,22 @@ def plan(planned: Plan, store: Store, timed: Mapping[str, float] | None = None) 
         say(f"missing: {reason}")
     for warning in confounded(planned.ablation, planned.experiments):
         say(f"confounded: {warning}")
+
+
+def _published(planned: Plan) -> None:
+    """Print the rows of reported numbers: those of arms, and those of systems without one with the reason."""
+    ablation, labels = planned.ablation, {arm.name: arm.label for arm in planned.arms}
+    numbers = Counter(one.arm for one in ablation.references)
+    primary = {one.arm: f"{one.value:g}" for one in ablation.references if one.metric == ablation.primary}
+    rows = [
+        [labels.get(name) or ablation.published[name].label, primary.get(name, ""), str(numbers[name]), why]
+        for name, why in {
+            **{arm.name: "an arm" for arm in planned.arms if arm.name in numbers},
+            **{name: f"no arm: {one.reason}" for name, one in ablation.published.items()},
+        }.items()
+    ]
+    if ablation.published:
+        table("reported rows", ["system", ablation.primary, "numbers", "trained here"], rows, ["numbers"])
 
 
 def _values(parameter: Parameter) -> str:
@@ -198,6 +215,7 @@ def plan_json(planned: Plan, store: Store, timed: Mapping[str, float] | None = N
             for claim in ablation.claims
         ],
         "references": [reference.model_dump() for reference in ablation.references],
+        "published": {name: one.model_dump() for name, one in ablation.published.items()},
         "cost": estimate(planned, store, store.states(planned.runs), timed),
         "can_tell": asdict(found) if (found := _can_tell(planned, store)) else None,
     }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from functools import cached_property
 from typing import Annotated, Literal
 
@@ -44,11 +44,27 @@ def _a_margin(margin: str) -> str:
 Margin = Annotated[str, AfterValidator(_a_margin)]
 
 
+class Published(Spec):
+    """A published system without an arm: a row of reported numbers alone."""
+
+    label: str = Field(min_length=1)
+    """Its name in reports."""
+    reason: str
+    """Why no arm trains it."""
+
+    @field_validator("reason")
+    @classmethod
+    def _stated(cls, text: str) -> str:
+        if not text.strip():
+            raise ValueError("is empty: state why no arm trains this system")
+        return text
+
+
 class Reference(Spec):
-    """A number reported by others for an arm."""
+    """A number reported by others for an arm, or for a published system without an arm."""
 
     arm: str
-    """Name of the arm in this ablation."""
+    """Name of the arm in this ablation, or of a table of `published`."""
     metric: str
     """`set/metric`, for example `imagenet1k/acc1`."""
     value: float
@@ -136,6 +152,8 @@ class Ablation(LoadedSpec):
     """Other metrics for the report's table."""
     references: tuple[Reference, ...] = ()
     """Reported numbers to show next to ours."""
+    published: dict[str, Published] = Field(default={})
+    """Published systems without an arm, by name. Their references have rows of their own beside those of the arms."""
     claims: tuple[Claim, ...] = ()
     """Statements on which the report gives a verdict."""
     notes: str = ""
@@ -158,16 +176,33 @@ class Ablation(LoadedSpec):
         if twice := next((name for name, number in Counter(known).items() if number > 1), None):
             raise ValueError(f"two arms are called {twice!r}: rename one, or remove a repeated level from its axis")
         named = [("baseline", self.baseline)] + [("labels", name) for name in self.labels]
-        named += [("references", reference.arm) for reference in self.references]
         named += [(f"claims ({claim.text!r})", name) for claim in self.claims for name in (claim.arm, claim.than)]
         arms = set(known)
         for key, name in named:
             if name not in arms:
                 raise ValueError(f"{key} names {name!r}, which is not an arm; {nearest(name, known)}")
+        self._check_published(known)
         printed = Counter(self.labels.get(name, name) for name in known)
         if shared := next((label for label, number in printed.items() if number > 1), None):
             raise ValueError(f"two arms are printed as {shared!r}: give each its own label")
         return self
+
+    def _check_published(self, arms: Collection[str]) -> None:
+        """References are of arms or of published systems, each of which has one and is no arm."""
+        rows = {*arms, *self.published}
+        referred = {reference.arm for reference in self.references}
+        if unknown := next((one.arm for one in self.references if one.arm not in rows), None):
+            fix = f"{nearest(unknown, sorted(rows))}; a system without an arm needs [published.{unknown}]"
+            raise ValueError(f"references names {unknown!r}, which is not an arm; {fix}")
+        labels = {self.labels.get(arm, arm) for arm in arms}
+        for name, one in self.published.items():
+            if name in arms:
+                raise ValueError(f"published.{name} is an arm: remove the table, whose references are then the arm's")
+            if name not in referred:
+                raise ValueError(f'published.{name} has no reference: add [[references]] with arm = "{name}"')
+            if one.label in labels:
+                raise ValueError(f"published.{name} is printed as {one.label!r}, as another row: change its label")
+            labels.add(one.label)
 
     @property
     def seed_list(self) -> tuple[int, ...]:

@@ -43,10 +43,10 @@ class CropAugment(AugmentSpec):
 
 
 class FFFAugment(CropAugment):
-    """FFF's recipe: random resized crop, flip, colour jitter (.4, .4, .4, .1) and Gaussian blur 0.1-2.0.
+    """FFF's recipe as its text names it: random resized crop, flip, jitter (.4, .4, .4, .1), Gaussian blur 0.1-2.0.
 
-    The paper gives the parts and their ranges but no probabilities. The defaults are those of SLIP and MoCo v3, the
-    source of the recipe.
+    The paper gives the parts and their ranges, and neither probabilities nor the scale of crops. The defaults are those
+    of SLIP and MoCo v3. The paper follows DeCLIP, whose code has other crops, and greyscale: that is `declip`.
     """
 
     kind: Literal["fff"] = "fff"  # type: ignore[assignment]
@@ -80,4 +80,18 @@ class SimCLRAugment(FFFAugment):
     """Probability of greyscale."""
 
 
-Augment = Annotated[NoAugment | CropAugment | FFFAugment | SimCLRAugment, Field(discriminator="kind")]
+class DeCLIPAugment(SimCLRAugment):
+    """DeCLIP's recipe, which FFF follows, as its code has it: `MOCOV2` in `prototype/data/imagenet_dataloader.py`.
+
+    Crops of .2 to 1, resized bilinearly, jitter (.4, .4, .4, .1), greyscale, blur 0.1-2.0, and the flip last.
+    """
+
+    kind: Literal["declip"] = "declip"  # type: ignore[assignment]
+    is_random: ClassVar[bool] = True
+    min_scale: float = Field(0.2, gt=0, le=1)
+    """Smallest share of the image's area that a crop covers."""
+    interpolation: Literal["bilinear", "bicubic"] = "bilinear"
+    """How crops are resized. The other augmentations are bicubic."""
+
+
+Augment = Annotated[NoAugment | CropAugment | FFFAugment | SimCLRAugment | DeCLIPAugment, Field(discriminator="kind")]

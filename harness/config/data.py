@@ -293,7 +293,46 @@ def _place(source: PlaceSource) -> PlaceSource:
 FileData = WebdatasetData | TableData
 """Your own data, read from files."""
 
-Data = Annotated[ShapesData | DigitsData | WebdatasetData | TableData, Field(discriminator="kind")]
+
+class MixtureSource(Spec):
+    """One source of a mixture."""
+
+    data: Annotated[FileData, Field(discriminator="kind")]
+    """Its samples: shards or a table, as in `[data]`."""
+    weight: float | None = Field(None, gt=0)
+    """Its share of the images that are trained on, relative to the other weights. Without any weight, every source has
+    the share that its samples have."""
+
+
+class MixtureData(DataSpec):
+    """Several sources of your own data, trained on together, such as Open30M: CC3M, CC12M and YFCC15M.
+
+    Without weights an epoch has every sample once. With weights it is as long as it can be with no source visited more
+    than once over; each source is visited in passes of its own, which continue over epochs.
+    """
+
+    kind: Literal["mixture"] = "mixture"
+    evaluation_sets: ClassVar[tuple[str, ...]] = ()
+    sources: dict[str, MixtureSource] = Field(min_length=2)
+    """The sources by name. Their order has no effect."""
+
+    @field_validator("sources")
+    @classmethod
+    def _named_and_weighted(cls, value: dict[str, MixtureSource]) -> dict[str, MixtureSource]:
+        for name in value:
+            _source_name(name)
+        unweighted = [name for name, one in value.items() if one.weight is None]
+        if 0 < len(unweighted) < len(value):
+            raise ValueError(f"{unweighted[0]} has no weight, and others have: give all of them a weight, or none")
+        return dict(sorted(value.items()))
+
+    def caption_sources(self) -> Mapping[str, int | None]:
+        """The sources of captions that every part declares."""
+        declared = [set(one.data.pseudo) for one in self.sources.values()]
+        return dict.fromkeys(sorted(set.intersection(*declared)))
+
+
+Data = Annotated[ShapesData | DigitsData | WebdatasetData | TableData | MixtureData, Field(discriminator="kind")]
 
 
 def unknown_data(data: Never) -> SpecError:

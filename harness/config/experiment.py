@@ -22,7 +22,15 @@ SEEDS = 2**31
 """Upper limit of seeds (exclusive): the trainer combines seed and step into 64-bit seeds."""
 
 
-class ExperimentTeacher(Spec):
+class TeacherSpec(Spec):
+    """Base of every teacher."""
+
+    resize: int | None = Field(None, ge=1)
+    """The teacher's images are resized to this many pixels (their shorter side) before its centre crop. FFF: 256, of
+    which 224 are cropped. Default: to the size of the crop, as in open_clip."""
+
+
+class ExperimentTeacher(TeacherSpec):
     """The teacher is the final checkpoint of another experiment, which the plan trains first."""
 
     kind: Literal["experiment"] = "experiment"
@@ -30,7 +38,7 @@ class ExperimentTeacher(Spec):
     """The teacher's experiment; in TOML `path = "teacher.toml"`. Every student uses the teacher with its own `seed`."""
 
 
-class OpenClipTeacher(Spec):
+class OpenClipTeacher(TeacherSpec):
     """The teacher is a pre-trained model of open_clip."""
 
     kind: Literal["open_clip"] = "open_clip"

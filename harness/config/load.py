@@ -321,12 +321,8 @@ def _located(place: _Place, table: Table) -> Table:
         if section in located and not isinstance(located[section], dict):
             wrong.append(SpecError("is not a table", where=place.key(section), fix=f"write [{section}] and its keys"))
             del located[section]
-    for field in PATH_FIELDS:
-        if isinstance(value := located.get("data", {}).get(field), str):
-            located["data"] = {**located["data"], field: place.path(value)}
-    if isinstance(sources := located.get("data", {}).get("pseudo"), dict):
-        placed = {name: _caption_files(place, source) for name, source in sources.items()}
-        located["data"] = {**located["data"], "pseudo": placed}
+    if "data" in located:
+        located["data"] = _data(place, located["data"])
     for section in ("model", "teacher"):
         config = located.get(section, {}).get("config")
         if isinstance(config, str):
@@ -360,6 +356,21 @@ def _located(place: _Place, table: Table) -> Table:
     if wrong:
         raise together(wrong)
     return located
+
+
+def _data(place: _Place, data: Table) -> Table:
+    """A table of data, and the sources of a mixture, with absolute paths."""
+    found: Table = {field: place.path(data[field]) for field in PATH_FIELDS if isinstance(data.get(field), str)}
+    if isinstance(sources := data.get("pseudo"), dict):
+        found["pseudo"] = {name: _caption_files(place, source) for name, source in sources.items()}
+    if isinstance(mixed := data.get("sources"), dict):
+        found["sources"] = {
+            name: {**one, "data": _data(place, one["data"])}
+            if isinstance(one, dict) and isinstance(one.get("data"), dict)
+            else one
+            for name, one in mixed.items()
+        }
+    return {**data, **found}
 
 
 def _part(place: _Place, part: Any, key: str) -> Any:

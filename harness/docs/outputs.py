@@ -101,6 +101,8 @@ class PlanOutput(_Output):
     runs: list[PlannedRunOutput]
     claims: list[dict[str, Any]]
     references: list[dict[str, Any]]
+    published: dict[str, dict[str, str]]
+    """Systems without an arm, whose numbers are in `references`: label and reason by name."""
     cost: PlanCost
     can_tell: CanTell | None
     """null: no two arms of this length have finished with the primary metric."""
@@ -160,6 +162,8 @@ class ReportOutput(_Output):
     looks: list[dict[str, Any]]
     controls: list[dict[str, Any]]
     references: list[dict[str, Any]]
+    published: dict[str, dict[str, str]]
+    """Systems without an arm, whose numbers are in `references`: label and reason by name."""
     runs: list[dict[str, Any]]
     data: dict[str, Any]
     protocols: dict[str, Any]

@@ -29,6 +29,7 @@ from harness.base.errors import ModelError, NotHereError
 from harness.config.explain import nearest
 from harness.config.model import DECODER_MODELS, PREPROCESSING, TOKENIZER, Model, shipped_names, tokenizer_of
 from harness.models.checkpoints import Learned, check_activation, check_preprocessing, fit, learned, read_state
+from harness.models.crop import resized_first
 from harness.models.decoder import CaptionDecoder, initialise_decoder, why_no_decoder
 from harness.models.dense import image_tokens, text_tokens, why_no_tokens, why_no_words, word_losses
 from harness.models.tokens import TokenCache, cut_by_context
@@ -113,6 +114,14 @@ class Towers(nn.Module):
         """The evaluation transform of open_clip: [3, H, W]."""
         transformed: Tensor = self._transform(image)
         return transformed
+
+    def resize_first(self, resize: int) -> None:
+        """Resize images to `resize` before the centre crop, instead of to the size of the crop.
+
+        Raises:
+            ModelError: the crop is larger.
+        """
+        self._transform = resized_first(self.model.visual.preprocess_cfg, resize)  # type: ignore[union-attr, arg-type]
 
     def tokenize(self, texts: list[str], *, keep: bool = True) -> Tensor:
         """Token ids, [M, context_length]; without `keep`, of texts that do not recur."""

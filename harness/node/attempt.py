@@ -256,7 +256,7 @@ class AttemptRunner:
         if spec.every is None or not spec.sets or at == trainer.steps:
             return ()
         batch = self.experiment.train.global_batch_size
-        every = spec.every.steps(samples_per_epoch=len(self.dataset), global_batch_size=batch)
+        every = spec.every.steps(samples_per_epoch=self.dataset.epoch_samples, global_batch_size=batch)
         if at % max(every, 1):
             return ()
         with _averaged(student):
@@ -324,7 +324,7 @@ class AttemptRunner:
             ended_at=time.time(),
             steps=end.steps,
             samples_seen=end.steps * batch,
-            epochs=end.steps / (len(self.dataset) // batch),
+            epochs=end.steps / (self.dataset.epoch_samples // batch),
             data=self.data,
             final=end.final,
             evaluations=evaluations,

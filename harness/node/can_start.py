@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 
 from harness.base.errors import HarnessError, ModelError
-from harness.config.data import FileSpec
+from harness.config.data import EmbeddedWorld
 from harness.config.experiment import Experiment, ExperimentTeacher, OpenClipTeacher, unknown_teacher
 from harness.config.model import Model
 from harness.config.resources import Resources
@@ -62,7 +62,7 @@ def _key(error: HarnessError, part: str) -> str:
 
 def _captions(experiment: Experiment, cache: Path) -> None:
     """Make sure that files have as many captions of each source as are asked for; specs of worlds say how many."""
-    if isinstance(experiment.data, FileSpec) and experiment.captions.count:
+    if not isinstance(experiment.data, EmbeddedWorld) and experiment.captions.count:
         dataset = open_dataset(experiment.data, cache)
         counts = {source: dataset.caption_counts(source) for source in dataset.sources}
         check_available(experiment.captions, counts, dataset.keys)
@@ -87,7 +87,8 @@ def _training(experiment: Experiment) -> None:
 
 
 def _teacher(experiment: Experiment) -> None:
-    match experiment.teacher:
+    teacher = experiment.teacher
+    match teacher:
         case OpenClipTeacher(model=name, weights=weights, config=config):
             try:
                 towers = build_towers(Model(name=name, weights=weights, config=config), device="meta")
@@ -95,10 +96,14 @@ def _teacher(experiment: Experiment) -> None:
                 where = (error.where or "").replace("model.name", "teacher.model").replace("model.", "teacher.", 1)
                 raise type(error)(error.what, where=where, fix=error.fix) from error
             _encode(towers, "teacher")
-        case ExperimentTeacher() | None:  # a run of its own
+        case ExperimentTeacher(experiment=trained, resize=int()):  # a run of its own; here only its size counts
+            towers = build_towers(trained.model, device="meta")
+        case ExperimentTeacher() | None:
             return
         case _:
-            raise unknown_teacher(experiment.teacher)
+            raise unknown_teacher(teacher)
+    if teacher.resize is not None:
+        towers.resize_first(teacher.resize)
 
 
 def _encode(towers: Towers, section: str) -> None:

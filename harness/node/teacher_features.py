@@ -30,9 +30,16 @@ def towers_of(request: Request) -> Towers:
     """Build the towers of the teacher of the run of `request`.
 
     Raises:
-        ModelError: the teacher's weights are missing or do not fit.
+        ModelError: the teacher's weights are missing or do not fit, or its crop is larger than `teacher.resize`.
         StoreError: they were changed since the teacher's run ended.
     """
+    towers = _built(request)
+    if request.experiment.teacher is not None and request.experiment.teacher.resize is not None:
+        towers.resize_first(request.experiment.teacher.resize)
+    return towers
+
+
+def _built(request: Request) -> Towers:
     match request.experiment.teacher:
         case ExperimentTeacher(experiment=experiment):
             towers, folder = build_towers(experiment.model), request.stored.run(str(request.teacher_run))

@@ -68,16 +68,21 @@ def digest(data: Any, length: int = ID_LENGTH) -> str:
 
 
 def teacher_id(experiment: Experiment, run_of: str | None) -> str | None:
-    """How a run names its teacher: the id of the teacher's run, or model and digest of its weights."""
+    """How a run names its teacher: the id of the teacher's run, or model and digest of its weights.
+
+    What the teacher sees is part of it, unless that is its own evaluation transform.
+    """
     if experiment.teacher is None or not experiment.uses_teacher:
         return None
     match experiment.teacher:
         case ExperimentTeacher():
-            return run_of
+            name = run_of
         case OpenClipTeacher(model=model, weights=weights, config=config):
-            return f"{model if config is None else digest(_portable(config))}:{weights_id(weights)}"
+            name = f"{model if config is None else digest(_portable(config))}:{weights_id(weights)}"
         case _:
             raise unknown_teacher(experiment.teacher)
+    resize = experiment.teacher.resize
+    return name if resize is None or name is None else f"{name}:resize={resize}"
 
 
 def _portable(config: dict[str, Any]) -> dict[str, Any]:

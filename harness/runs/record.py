@@ -78,12 +78,23 @@ class EvaluationResult(_Part):
     ends. None for other tasks, and in records before it was noted."""
 
 
+class SourceShare(_Part):
+    """One source of a mixture."""
+
+    samples: int
+    """Its samples that can be trained on."""
+    share: float
+    """Its part of the images of each epoch, 0 to 1."""
+
+
 class DataReport(_Part):
     """Which samples a run really saw."""
 
     fingerprint: str
     samples: int = 0
-    """Samples in the data set that can be trained on."""
+    """Samples in the data set that can be trained on; of a weighted mixture, those of an epoch."""
+    sources: dict[str, SourceShare] = {}
+    """The sources of a mixture."""
     rejected: dict[str, int] = {}
     """Samples left out, by reason."""
     skipped: dict[str, int] = {}
@@ -97,7 +108,10 @@ class DataReport(_Part):
 
     def census(self) -> list[str]:
         """What is trained on and what is left out, a sentence each; empty where nothing is left out or guessed."""
-        found = []
+        found = [
+            f"source {name}: {100 * one.share:.2f} % of the images, from {one.samples:,} samples"
+            for name, one in self.sources.items()
+        ]
         left_out = sum(self.rejected.values())
         if left_out:
             what = f"{self.samples:,} of {self.samples + left_out:,} samples are trained on"

@@ -19,7 +19,6 @@ from harness.config.resources import Resources
 from harness.data.dataset.caption_choice import RAW, Chosen, check_available, choose_batch, texts
 from harness.data.dataset.dataset import Dataset
 from harness.data.dataset.loader import ImageBatches
-from harness.data.dataset.order import epoch_order
 from harness.data.dataset.prefetch import prefetched
 from harness.data.dataset.text_edits import Keys, edited_texts, hard_negatives, masked_tokens
 from harness.features import TeacherFeatures
@@ -175,8 +174,8 @@ class BatchSource:
     ) -> None:
         self.dataset, self.features = dataset, features
         self.batch_size = experiment.train.global_batch_size
-        if len(dataset) < self.batch_size:
-            what = f"the data has {len(dataset)} samples, fewer than one batch of {self.batch_size}"
+        if dataset.epoch_samples < self.batch_size:
+            what = f"the data has {dataset.epoch_samples} samples, fewer than one batch of {self.batch_size}"
             raise DataError(what, where="train.global_batch_size", fix="make the batch smaller")
         self._experiment = experiment
         self._part = slice(*(ranks or Ranks()).share(self.batch_size))
@@ -200,7 +199,7 @@ class BatchSource:
     @property
     def steps_per_epoch(self) -> int:
         """Whole batches in an epoch; the rest of its samples is left out, others each time."""
-        return len(self.dataset) // self.batch_size
+        return self.dataset.epoch_samples // self.batch_size
 
     def batches(self, first: int) -> Iterator[Batch]:
         """Batch after batch, without end, beginning with that of step `first`.
@@ -304,11 +303,17 @@ from it one after the other."""
 
 @orders.register(RandomBatches)
 def _random_order(_spec: RandomBatches, source: BatchSource, seed: int, epoch: int) -> Ints:
-    return epoch_order(len(source.dataset), seed, epoch)
+    return source.dataset.order(seed, epoch)
 
 
 @orders.register(GroupedBatches)
 def _grouped_order(spec: GroupedBatches, source: BatchSource, seed: int, epoch: int) -> Ints:
+    if source.dataset.epoch_samples < len(source.dataset):
+        what, fix = (
+            "groups all samples, of which a weighted mixture visits a part",
+            "leave out the weights of data.sources",
+        )
+        raise DataError(what, where='train.batches.kind = "grouped"', fix=fix)
     samples = np.arange(len(source.dataset))
     assert source.features is not None, "a spec that groups without a teacher does not validate"
     first = source.features.text(samples, np.full_like(samples, RAW), np.zeros_like(samples))

@@ -100,7 +100,7 @@ class Trainer:
     ) -> None:
         self._train, self._student, self._source, self._miner = train, student, source, miner
         self._clock, self._ranks, self.split = clock, ranks or Ranks(), split
-        self._schedule = Schedule.of(train, samples=len(source.dataset))
+        self._schedule = Schedule.of(train, samples=source.dataset.epoch_samples)
         self._parameters = parameters(student.optimiser)
         self._state_before: list[Tensor] = []
         self._encoder = BatchEncoder(

@@ -9,11 +9,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from open_clip.transform import PreprocessCfg, image_transform_v2
-from PIL import Image
+from PIL import Image, ImageFilter
 from torchvision.transforms import RandomResizedCrop  # type: ignore[import-untyped]
 from torchvision.transforms import functional as torchvision_functional
 
-from harness.config.augment import Augment, CropAugment, FFFAugment, NoAugment, SimCLRAugment
+from harness.config.augment import Augment, CropAugment, DeCLIPAugment, FFFAugment, NoAugment, SimCLRAugment
 from harness.data.dataset import transforms
 from harness.data.dataset.transforms import DRAWS, Pixels, augmented, crop_box
 from tests.data.made import picture
@@ -116,7 +116,9 @@ def test_blur_is_a_gaussian_of_the_drawn_width() -> None:
         assert variance == pytest.approx(2 + sigma**2, rel=0.15), "a box of 5 pixels has variance 2"
 
 
-@pytest.mark.parametrize("augment", [CropAugment(), FFFAugment(), FFFAugment(blur=0), FFFAugment(jitter=0)])
+@pytest.mark.parametrize(
+    "augment", [CropAugment(), FFFAugment(), FFFAugment(blur=0), FFFAugment(jitter=0), DeCLIPAugment()]
+)
 def test_augmentation_is_a_function_of_image_and_chance(augment: Augment) -> None:
     image = picture(1)
     np.random.seed(0)
@@ -139,6 +141,45 @@ def test_simclrs_recipe_is_fffs_with_greyscale_between_jitter_and_blur() -> None
         grey = torchvision_functional.to_grayscale(jittered, 3) if drawn < 0.2 else jittered
         expected = np.asarray(transforms._blurred(grey, augment, numbers)).transpose(2, 0, 1)
         assert np.array_equal(augmented(image, augment, 24, numbers), expected)
+
+
+@pytest.mark.parametrize("seed", range(8))
+@pytest.mark.parametrize("kind", ["bilinear", "bicubic"])
+def test_declips_recipe_is_that_of_its_code(seed: int, kind: Any) -> None:
+    """`MOCOV2` of DeCLIP's imagenet_dataloader.py, from torchvision's and Pillow's operations in its order."""
+    image, numbers, augment = picture(seed, 70, 50), chance(seed), DeCLIPAugment(interpolation=kind)
+    left, top, right, bottom = crop_box(image.size, augment, numbers)
+    resample = torchvision_functional.InterpolationMode(kind)
+    theirs = torchvision_functional.resized_crop(image, top, left, bottom - top, right - left, [32, 32], resample)
+    if numbers[23] < 0.8:
+        theirs = transforms._jittered(theirs, FFFAugment(jitter=1), numbers)  # torchvision's, by a test above
+    if numbers[34] < 0.2:
+        theirs = torchvision_functional.to_grayscale(theirs, 3)
+    if numbers[32] < 0.5:
+        theirs = theirs.filter(ImageFilter.GaussianBlur(0.1 + 1.9 * numbers[33]))
+    if numbers[22] < 0.5:
+        theirs = torchvision_functional.hflip(theirs)
+    assert np.array_equal(augmented(image, augment, 32, numbers), np.asarray(theirs).transpose(2, 0, 1))
+
+
+def test_declips_parameters_are_seen_in_effect() -> None:
+    """A fifth of the pictures is grey, half of them are flipped, and crops cover .2 to 1 of the area, evenly."""
+    ramp = np.broadcast_to(np.arange(60, dtype=np.uint8)[None, :, None], (60, 60, 3)) * np.array([4, 2, 1], np.uint8)
+    image, augment = Image.fromarray(ramp), DeCLIPAugment(jitter=0, blur=0)
+    grey = flipped = 0
+    shares = []
+    for seed in range(1500):
+        numbers = chance(seed)
+        red, green, blue = augmented(image, augment, 16, numbers).astype(int)
+        grey += bool((red == green).all() and (green == blue).all())
+        flipped += bool(red[:, 0].sum() > red[:, -1].sum())
+        left, top, right, bottom = crop_box(image.size, augment, numbers)
+        shares.append((right - left) * (bottom - top) / 3600)
+    for seen, probability in ((grey, 0.2), (flipped, 0.5)):
+        assert abs(seen / 1500 - probability) < 4 * math.sqrt(probability * (1 - probability) / 1500)
+    assert min(shares) == pytest.approx(0.2, abs=0.02)
+    assert max(shares) > 0.95
+    assert 0.5 < np.mean(shares) < 0.6  # .6, less the tries that large crops of another ratio fail
 
 
 def test_gates_open_with_their_probability() -> None:

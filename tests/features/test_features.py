@@ -14,6 +14,15 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
+from torchvision.transforms import (  # type: ignore[import-untyped]
+    CenterCrop,
+    Compose,
+    InterpolationMode,
+    Normalize,
+    Resize,
+    ToTensor,
+)
 
 from harness.base.errors import ModelError, StoreError
 from harness.config.captions import Captions
@@ -26,6 +35,7 @@ from harness.features import resumable_array as growing
 from harness.features.compute import Extraction, Wanted
 from harness.features.dedup import distinct, numbered
 from harness.models import Towers, build_towers
+from harness.models.crop import resized_first
 from tests.damages import DAMAGES as AS_A_FILE
 from tests.evaluation.worlds import picture, write_shard
 from tests.killing import kill_9, script
@@ -79,6 +89,41 @@ def test_features_are_those_of_each_image_and_caption_alone(tmp_path: Path, data
     assert torch.allclose(found.text(samples, source, position), expected, atol=1e-3)
     again = teacher_features(tmp_path, dataset, captions, _unwanted, CPU)
     assert torch.equal(again.image(samples), found.image(samples))
+
+
+@pytest.mark.parametrize("size", [(48, 48), (61, 40), (40, 61), (33, 90)])
+@pytest.mark.parametrize("resize", [32, 37, 40, 64])
+def test_a_teachers_images_are_resized_and_then_cropped_as_torchvision_does(size: tuple[int, int], resize: int) -> None:
+    towers = build_towers(Model(name="small", config=CONFIG))
+    assert towers.image_size == 32
+    image = Image.fromarray(np.random.default_rng(sum(size)).integers(0, 255, (size[1], size[0], 3), dtype=np.uint8))
+    steps = [Resize(resize, InterpolationMode.BICUBIC), CenterCrop(32), ToTensor(), Normalize(towers.mean, towers.std)]
+    own = towers.preprocess(image)
+    towers.resize_first(resize)
+    assert torch.equal(towers.preprocess(image), Compose(steps)(image))
+    assert torch.equal(own, towers.preprocess(image)) == (resize == 32)
+
+
+def test_a_teacher_that_squashes_or_pads_does_so_before_its_crop() -> None:
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 255, (40, 60, 3), dtype=np.uint8))
+    statistics: dict[str, Any] = {"mean": (0.5,) * 3, "std": (0.5,) * 3}
+    after = [ToTensor(), Normalize(**statistics)]
+    squashed = resized_first({"size": 32, "resize_mode": "squash", **statistics}, 40)(image)
+    expected = Compose([Resize((40, 40), InterpolationMode.BICUBIC), CenterCrop(32), *after])(image)
+    assert torch.equal(squashed, expected)
+    padded = resized_first({"size": 32, "resize_mode": "longest", "fill_color": 255, **statistics}, 42)(image)
+    expected = Compose([Resize((28, 42), InterpolationMode.BICUBIC), CenterCrop((28, 32)), *after])(image)
+    assert torch.equal(padded[:, 2:30], expected)
+    assert (padded[:, :2] == 1).all()
+    assert (padded[:, 30:] == 1).all()
+
+
+def test_a_crop_larger_than_the_image_is_refused() -> None:
+    towers = build_towers(Model(name="small", config=CONFIG))
+    with pytest.raises(
+        ModelError, match=r"teacher.resize: images are resized to 31 px, but .* has 32; give at least 32"
+    ):
+        towers.resize_first(31)
 
 
 def _unwanted() -> Towers:

@@ -172,7 +172,32 @@ def test_axes_that_make_no_sense(axes: Any, combine: Any, exclude: Any, message:
                 "baseline": "a",
                 "references": [{"arm": "b", "metric": "m", "value": 1, "source": "s"}],
             },
-            "references names 'b', which is not an arm",
+            "references names 'b', which is not an arm; known: a; a system without an arm needs [published.b]",
+        ),
+        (
+            {"arms": {"a": {}}, "baseline": "a", "published": {"b": {"label": "B", "reason": "r"}}},
+            'published.b has no reference: add [[references]] with arm = "b"',
+        ),
+        (
+            {"arms": {"a": {}}, "baseline": "a", "published": {"a": {"label": "B", "reason": "r"}}},
+            "published.a is an arm: remove the table",
+        ),
+        (
+            {
+                "arms": {"a": {}},
+                "baseline": "a",
+                "published": {"b": {"label": "a", "reason": "r"}},
+                "references": [{"arm": "b", "metric": "x/acc1", "value": 0.1, "source": "T"}],
+            },
+            "published.b is printed as 'a', as another row: change its label",
+        ),
+        (
+            {"arms": {"a": {}}, "baseline": "a", "published": {"b": {"label": "B", "reason": " "}}},
+            "published.b.reason: is empty: state why no arm trains this system",
+        ),
+        (
+            {"arms": {"a": {}}, "baseline": "b", "published": {"b": {"label": "B", "reason": "r"}}},
+            "baseline names 'b', which is not an arm",
         ),
         (
             {"arms": {"a": {}}, "baseline": "a", "claims": [{"text": "t", "arm": "a", "than": "b"}]},

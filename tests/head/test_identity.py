@@ -59,6 +59,22 @@ def test_ids_stay(name: str) -> None:
     assert id_of(one) == expected
 
 
+def test_what_a_teacher_sees_is_in_the_id_unless_it_is_its_own_transform() -> None:
+    """The ids of GOLDEN have no `resize`. A trained teacher is named by its run, and so needs it beside that."""
+    trained = {"teacher": {"kind": "experiment", "experiment": {}}}
+    for teacher in (OPEN_CLIP, trained):
+        ids = [
+            id_of(experiment(**MINED, teacher={**teacher["teacher"], **resize}))
+            for resize in ({}, {"resize": None}, {"resize": 256}, {"resize": 257})
+        ]
+        assert ids[0] == ids[1]
+        assert len(set(ids)) == 3
+    assert (
+        teacher_id(experiment(**MINED, teacher={**OPEN_CLIP["teacher"], "resize": 256}), None)
+        == "RN50:openai:resize=256"
+    )
+
+
 @pytest.mark.parametrize(
     ("path", "value"),
     [

@@ -49,6 +49,19 @@ def test_what_fits_starts(tmp_path: Path) -> None:
     assert found(tmp_path, model=small, teacher=taught, loss={"kind": "otter"}) == []
 
 
+def test_a_teachers_crop_fits_into_what_its_images_are_resized_to(tmp_path: Path) -> None:
+    torch.save(build_towers(Model(name="tiny-vit")).model.state_dict(), tmp_path / "a.pt")
+    size = VIT["vision_cfg"]["image_size"]
+    taught = {"kind": "open_clip", "model": "mine", "config": VIT, "weights": str(tmp_path / "a.pt")}
+    trained = {"kind": "experiment", "experiment": {"model": {"name": "tiny-vit"}}}
+    for teacher in (taught, trained):
+        assert found(tmp_path, teacher={**teacher, "resize": size}, loss={"kind": "otter"}) == []
+        (said,) = found(tmp_path, teacher={**teacher, "resize": size - 1}, loss={"kind": "otter"})
+        assert said.startswith(
+            f"teacher.resize: teacher.resize: images are resized to {size - 1} px, but the teacher's"
+        )
+
+
 @pytest.mark.parametrize("suffix", [".pt", ".safetensors"])
 def test_weights_of_another_shape(tmp_path: Path, suffix: str) -> None:
     state = dict(build_towers(Model(name="tiny-vit")).model.state_dict())

@@ -11,6 +11,9 @@ import pytest
 import torch
 
 from harness import worker
+from harness.config.data import ShapesData
+from harness.data.synthetic.embedded import train_shards
+from harness.data.synthetic.materialise import materialise
 from harness.node.attempt import AttemptRunner, load_request
 from harness.runs.gallery import read_gallery
 from harness.runs.store import RunFolder, State
@@ -137,6 +140,7 @@ def assert_resumes(fields: dict[str, Any], stops: list[int], root: Path, aside: 
 
 
 QUICK = ("fff", "protoclip", "grouped", "float16, average, accumulated")
+MIXED = {"few": 48, "many": 96}
 """Among them every kind of state that a checkpoint has; the others are slow tests."""
 
 
@@ -144,6 +148,29 @@ QUICK = ("fff", "protoclip", "grouped", "float16, average, accumulated")
 def test_interrupted_run_ends_bitwise_equal(arm: str, root: Path, tmp_path: Path) -> None:
     stops = np.random.default_rng(len(arm)).choice(np.arange(1, STEPS - 1), size=2, replace=False)
     assert_resumes(ARMS[arm], stops.tolist(), root, tmp_path)
+
+
+def test_a_run_on_a_mixture_resumes_and_records_the_shares(root: Path, tmp_path: Path) -> None:
+    worlds = {name: ShapesData(train_samples=size, test_samples=36, seed=size) for name, size in MIXED.items()}
+    for world in worlds.values():
+        materialise(world, root / "store" / "data")
+    shards = {name: train_shards(world, root / "store" / "data") for name, world in worlds.items()}
+    sources = {name: {"data": one.model_dump(mode="json"), "weight": 1.0} for name, one in shards.items()}
+    fields: dict[str, Any] = {
+        "data": {"kind": "mixture", "sources": sources},
+        "captions": SAMPLE,
+        "evaluation": {"sets": ()},
+        "train": {"duration": "2 epochs", "global_batch_size": 16, "augment": {"kind": "declip"}},
+    }
+    assert_resumes(fields, [2, 5], root, tmp_path)
+    plan, run = planned(root, experiment(**fields))
+    record = prepared(root, run).record()
+    assert (run.steps, record.steps, record.epochs) == (12, 12, 2.0)  # an epoch has 2 x 48 samples
+    assert {name: (one.samples, one.share) for name, one in record.data.sources.items()} == {
+        "few": (48, 0.5),
+        "many": (96, 0.5),
+    }
+    assert plan.data[run.identity.fingerprint].census()[0] == "source few: 50.00 % of the images, from 48 samples"
 
 
 @pytest.mark.slow

@@ -15,8 +15,10 @@ from pathlib import Path
 
 import pytest
 
+from harness.docs.outputs import ReportOutput
 from harness.planning.plan import Plan
 from harness.reporting import SUFFIXES, Format, Results, collect, render, write_report
+from harness.reporting.sections.document import Document
 from harness.runs.store import Store
 from tests.reporting.made import LEVELS, QUICKSTART, fail, fill, plan_of, quickstart, simple
 
@@ -224,6 +226,38 @@ def test_references_stand_beside_ours(tmp_path: Path) -> None:
     assert "+6.0 [-6.7, 18.7]" in text
     assert "Table 9" in text
     assert "80 templates" in text
+
+
+STATED = [
+    {"arm": "b", "metric": "shapes/acc1", "value": 0.5, "source": "Table 9"},
+    {"arm": "slip", "metric": "shapes/acc1", "value": 0.753, "source": "Table 9"},
+    {"arm": "slip", "metric": "other/acc1", "value": 0.321, "source": "Table 9"},
+]
+SLIP = {"slip": {"label": "SLIP", "reason": "waits for a second view"}}
+TWO = {"a": [0.4, 0.5], "b": [0.55, 0.57]}
+
+
+@pytest.mark.parametrize("format", ["terminal", "md", "html", "latex"])
+def test_a_published_system_without_an_arm_has_a_row_of_its_own(tmp_path: Path, format: Format) -> None:
+    results = collect(*simple(tmp_path, TWO, references=STATED, published=SLIP))
+    arms, *_, reported = Document(results).answering
+    assert [cell.text for cell in arms.rows[-1]] == ["SLIP", "no arm", "–", "–", "–", "75.3 ‡", "–"]
+    assert [cell.text for cell in reported.rows[1]][:5] == ["SLIP", "shapes/acc1", "75.3 %", "no arm", "–"]
+    text = render(results, format)
+    for shown in ("SLIP", "75.3", "32.1", "waits for a second view"):
+        assert shown in text
+
+
+def test_a_published_system_enters_none_of_our_numbers(tmp_path: Path) -> None:
+    found, without = (
+        json.loads(render(collect(*simple(tmp_path / name, TWO, references=stated, published=rows)), "json"))
+        for name, stated, rows in (("with", STATED, SLIP), ("without", STATED[:1], {}))
+    )
+    ReportOutput.model_validate(found)
+    assert found["published"] == SLIP
+    for part in ("arms", "claims", "answer"):
+        assert found[part] == without[part]
+    assert found["metrics"][0] == without["metrics"][0]
 
 
 def test_what_arms_change_is_told_by_section(results: Results) -> None:

@@ -19,10 +19,12 @@ from PIL import Image
 from harness.base.errors import DataError
 from harness.base.log import say
 from harness.base.sums import is_damaged, make_room
-from harness.config.data import Data, EmbeddedWorld, FileData, FileSpec, Pictures, unknown_data
+from harness.config.data import Data, EmbeddedWorld, FileData, FileSpec, MixtureData, Pictures, unknown_data
 from harness.data.dataset import pictures
 from harness.data.dataset.index import INDEX, ROWS, pseudo_column
+from harness.data.dataset.order import epoch_order
 from harness.data.dataset.pictures import BadImageError
+from harness.data.proportions import Proportions
 from harness.data.sources import arrow
 from harness.data.sources.inspection import REPORT, Indexed, indexed, inspect_data
 from harness.data.sources.raw_samples import shard_key
@@ -48,6 +50,12 @@ def open_dataset(data: Data, cache: Path) -> Dataset:
         case FileSpec():
             inspect_data(data, cache)
             return Dataset(sound_index(data, cache), None, data.pictures)
+        case MixtureData():
+            from harness.data.dataset.mixture import Mixture
+
+            parts = {name: open_dataset(one.data, cache) for name, one in data.sources.items()}
+            sizes, weights = [len(part) for part in parts.values()], [one.weight for one in data.sources.values()]
+            return Mixture(parts, Proportions.of(sizes, weights), inspect_data(data, cache))
         case _:
             raise unknown_data(data)
 
@@ -87,6 +95,15 @@ class Dataset:
 
     def __len__(self) -> int:
         return len(self._rows)
+
+    @property
+    def epoch_samples(self) -> int:
+        """Images in an epoch."""
+        return len(self)
+
+    def order(self, seed: int, epoch: int) -> NDArray[np.int64]:
+        """The samples of an epoch in their order [epoch_samples]: a function of the seed and the epoch."""
+        return epoch_order(len(self), seed, epoch)
 
     @property
     def keys(self) -> list[str]:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageEnhance, ImageFilter
 
 from harness.base.registry import Registry
-from harness.config.augment import Augment, CropAugment, FFFAugment, NoAugment, SimCLRAugment
+from harness.config.augment import Augment, CropAugment, DeCLIPAugment, FFFAugment, NoAugment, SimCLRAugment
 
 Pixels: TypeAlias = NDArray[np.uint8]
 """[3, H, W]"""
@@ -60,9 +60,15 @@ def _fff(augment: FFFAugment, image: Image.Image, size: int, chance: Uniforms) -
 @augmentations.register(SimCLRAugment)
 def _simclr(augment: SimCLRAugment, image: Image.Image, size: int, chance: Uniforms) -> Image.Image:
     image = _jittered(_cropped(image, augment, size, chance), augment, chance)
-    if chance[_GREY] < augment.greyscale:
-        image = image.convert("L").convert("RGB")
-    return _blurred(image, augment, chance)
+    return _blurred(_greyed(image, augment, chance), augment, chance)
+
+
+@augmentations.register(DeCLIPAugment)
+def _declip(augment: DeCLIPAugment, image: Image.Image, size: int, chance: Uniforms) -> Image.Image:
+    resample = _BICUBIC if augment.interpolation == "bicubic" else Image.Resampling.BILINEAR
+    image = image.crop(crop_box(image.size, augment, chance)).resize((size, size), resample)
+    image = _greyed(_jittered(image, augment, chance), augment, chance)
+    return _flipped(_blurred(image, augment, chance), augment, chance)
 
 
 def centre_cropped(image: Image.Image, size: int) -> Image.Image:
@@ -77,8 +83,15 @@ def centre_cropped(image: Image.Image, size: int) -> Image.Image:
 
 def _cropped(image: Image.Image, augment: CropAugment, size: int, chance: Uniforms) -> Image.Image:
     box = crop_box(image.size, augment, chance)
-    crop = image.crop(box).resize((size, size), _BICUBIC)
-    return crop.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if chance[_FLIP] < augment.flip else crop
+    return _flipped(image.crop(box).resize((size, size), _BICUBIC), augment, chance)
+
+
+def _flipped(image: Image.Image, augment: CropAugment, chance: Uniforms) -> Image.Image:
+    return image.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if chance[_FLIP] < augment.flip else image
+
+
+def _greyed(image: Image.Image, augment: SimCLRAugment, chance: Uniforms) -> Image.Image:
+    return image.convert("L").convert("RGB") if chance[_GREY] < augment.greyscale else image
 
 
 def crop_box(image: tuple[int, int], augment: CropAugment, chance: Uniforms) -> tuple[int, int, int, int]:

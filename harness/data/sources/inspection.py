@@ -9,6 +9,7 @@ import hashlib
 import json
 import math
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,12 +19,12 @@ from harness.base.errors import DataError, StoreError
 from harness.base.files import read_json, write_json
 from harness.base.log import say
 from harness.base.sums import make_room
-from harness.config.data import READING_FIELDS, Data, EmbeddedWorld, FileData, FileSpec, unknown_data
+from harness.config.data import READING_FIELDS, Data, EmbeddedWorld, FileData, FileSpec, MixtureData, unknown_data
 from harness.data.sources.files import FilesOf, caption_files
 from harness.data.sources.formats import common_folder, file_formats
 from harness.data.sources.patterns import beside
 from harness.runs.identity import digest
-from harness.runs.record import DataReport, reasons
+from harness.runs.record import DataReport, SourceShare, reasons
 
 _VERSION = 3
 REPORT = "report.json"
@@ -73,8 +74,30 @@ def inspect_data(data: Data, cache: Path) -> DataReport:
             report = indexed(data, cache).report
             _check_share(data, report)
             return report
+        case MixtureData():
+            return _mixed(data, {name: inspect_data(one.data, cache) for name, one in data.sources.items()})
         case _:
             raise unknown_data(data)
+
+
+def _mixed(data: MixtureData, reports: Mapping[str, DataReport]) -> DataReport:
+    """The report of a mixture: what its sources are, and the share of each. Weights are part of its fingerprint."""
+    from harness.data.proportions import Proportions
+
+    weights = [one.weight for one in data.sources.values()]
+    proportions = Proportions.of([one.samples for one in reports.values()], weights)
+    content = [[name, report.fingerprint, data.sources[name].weight] for name, report in reports.items()]
+    return DataReport(
+        fingerprint=hashlib.sha256(json.dumps(["mixture", content]).encode()).hexdigest(),
+        samples=proportions.epoch,
+        sources={
+            name: SourceShare(samples=report.samples, share=float(share))
+            for (name, report), share in zip(reports.items(), proportions.shares, strict=True)
+        },
+        rejected={f"{name}: {why}": count for name, one in reports.items() for why, count in one.rejected.items()},
+        skipped={f"{name}: {why}": count for name, one in reports.items() for why, count in one.skipped.items()},
+        notes=tuple(f"{name}: {note}" for name, one in reports.items() for note in one.notes),
+    )
 
 
 def indexed(data: FileData, cache: Path) -> Indexed:

@@ -6,7 +6,7 @@ import hashlib
 import json
 from pathlib import Path
 
-from harness.config.data import Data, EmbeddedWorld, FileSpec, WebdatasetData, unknown_data
+from harness.config.data import Data, EmbeddedWorld, FileSpec, MixtureData, WebdatasetData, unknown_data
 
 EMBEDDED_SOURCES = ("captioner", "captioner_b")
 """Pseudo-caption sources of the embedded data sets."""
@@ -31,7 +31,7 @@ def embedded_sets(data: Data, cache: Path) -> dict[str, Path]:
     match data:
         case EmbeddedWorld():
             return {name: home(data, cache) / "eval" / name for name in data.evaluation_sets}
-        case FileSpec():
+        case FileSpec() | MixtureData():
             return {}
         case _:
             raise unknown_data(data)

@@ -8,10 +8,10 @@ import tempfile
 import time
 from pathlib import Path
 
-from harness.base.errors import StoreError
+from harness.base.errors import SpecError, StoreError
 from harness.base.log import say
 from harness.base.sums import files_below, is_damaged, write_sums
-from harness.config.data import Data, EmbeddedWorld, FileData, FileSpec, unknown_data
+from harness.config.data import Data, EmbeddedWorld, FileData, FileSpec, MixtureData, unknown_data
 from harness.data.sources.inspection import indexed
 from harness.data.synthetic.embedded import home, train_shards
 
@@ -32,7 +32,7 @@ def materialise(data: Data, cache: Path) -> None:
     match data:
         case EmbeddedWorld():
             _materialise(data, cache)
-        case FileSpec():
+        case FileSpec() | MixtureData():
             return
         case _:
             raise unknown_data(data)
@@ -42,6 +42,7 @@ def as_files(data: Data, cache: Path) -> FileData:
     """`data` as the files that it is read from; an embedded world is generated first.
 
     Raises:
+        SpecError: `data` is a mixture.
         StoreError: the cache cannot be written.
     """
     match data:
@@ -50,6 +51,9 @@ def as_files(data: Data, cache: Path) -> FileData:
             return train_shards(data, cache)
         case FileSpec():
             return data
+        case MixtureData():
+            what, fix = "is a mixture, which has no files of its own", "give a spec whose data is one of its sources"
+            raise SpecError(what, where="data", fix=fix)
         case _:
             raise unknown_data(data)
 

@@ -80,6 +80,7 @@ def as_json(document: Document) -> str:
         "looks": [one.model_dump(mode="json") for one in results.plan.looks],
         "controls": [_control(document.primary, one) for one in controls(results)],
         "references": [one.model_dump(mode="json") for one in ablation.references],
+        "published": {name: one.model_dump(mode="json") for name, one in ablation.published.items()},
         "runs": [_run(run) for run in (*results.teachers, *results.runs)],
         "data": {key: report.model_dump(mode="json") for key, report in results.plan.data.items()},
         "protocols": {key: {"set": name, "protocol": one} for key, (name, one) in results.protocols.items()},

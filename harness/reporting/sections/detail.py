@@ -143,7 +143,12 @@ def data_table(results: Results) -> Table:
         for fingerprint, report in results.plan.data.items()
     )
     heads = (*words("Fingerprint"), *numbers("samples", "left out"), *words("why"))
-    return Table("data", "Training data", heads, rows)
+    notes = tuple(
+        f"{fingerprint[:SHORT]}: {clean(name)} has {100 * one.share:.2f} % of the images, from {one.samples:,} samples."
+        for fingerprint, report in results.plan.data.items()
+        for name, one in report.sources.items()
+    )
+    return Table("data", "Training data", heads, rows, notes)
 
 
 def versions_table(results: Results) -> Table | None:

@@ -68,7 +68,9 @@ def suite_table(results: Results, columns: Sequence[Column]) -> Table | None:
     rows: list[tuple[TableCell, ...]] = []
     for arm, row, average in _ours(results, ordered):
         rows.append((TableCell(results.labels[arm]), *row, *([average] if averaged else [])))
-        rows += _reported(results, ordered, arm, averaged)
+        rows += _reported(results, ordered, arm, results.labels[arm], averaged)
+    for name, one in results.plan.ablation.published.items():
+        rows += _reported(results, ordered, name, one.label, averaged)
     notes = ["Mean over seeds, in %; the table of arms shows the spread." if averaged else "Mean over seeds, in %."]
     notes += ["The average is given only where every set was measured, under one protocol for all arms."] * averaged
     return Table("suite", "Evaluation sets side by side", tuple(heads), tuple(rows), tuple(notes))
@@ -212,7 +214,9 @@ def _short_mean(results: Results, column: Column, arm: str) -> TableCell:
     return TableCell(text, best=arm in column.best and len(column.comparable) > 1)
 
 
-def _reported(results: Results, columns: Sequence[Column], arm: str, averaged: bool) -> Iterator[tuple[TableCell, ...]]:
+def _reported(
+    results: Results, columns: Sequence[Column], arm: str, label: str, averaged: bool
+) -> Iterator[tuple[TableCell, ...]]:
     references: dict[str, Reference] = {one.metric: one for one in results.plan.ablation.references if one.arm == arm}
     found = [references.get(column.metric) for column in columns]
     known = [one for one in found if one is not None]
@@ -223,4 +227,4 @@ def _reported(results: Results, columns: Sequence[Column], arm: str, averaged: b
         row.append(TableCell(value(known[0].metric, fmean(one.value for one in known)), muted=True))
     elif averaged:
         row.append(EMPTY)
-    yield (TableCell(f"{results.labels[arm]}, reported", muted=True), *row)
+    yield (TableCell(f"{label}, reported", muted=True), *row)

@@ -34,6 +34,8 @@ METHODS: dict[Estimation, str] = {
 }
 """What a report says of the method, in one line."""
 EMPTY = TableCell(NOTHING, muted=True)
+NO_ARM = "no arm"
+"""In place of our number for a published system that no arm trains."""
 _GRAVITY = ("failed", "interrupted", "running", "missing")
 
 
@@ -58,6 +60,10 @@ def arms_table(results: Results, columns: Sequence[Column]) -> Table:
         row += _difference_entries(results, primary, arm) if several else []
         row += _reference_entries(primary, arm, references) if references else []
         rows.append((*row, *(mean_entry(results, column, arm) for column in secondary)))
+    for name, one in ablation.published.items():
+        reported = _reference_entries(primary, name, references) if references else []
+        before = [TableCell(one.label), TableCell(NO_ARM, muted=True), *[EMPTY] * (3 if several else 1)]
+        rows.append((*before, *reported, *[EMPTY] * len(secondary)))
     caption = "Arms: mean ± standard deviation over seeds, and the difference to the baseline"
     notes = _arms_notes(results, primary, several, bool(references))
     return Table("arms", caption, tuple(heads), tuple(rows), tuple(notes))
@@ -125,15 +131,15 @@ def references_table(results: Results, column: Callable[[str], Column]) -> Table
     Args:
         column: function that returns the column of a metric.
     """
-    references = results.plan.ablation.references
+    references, published = results.plan.ablation.references, results.plan.ablation.published
     if not references:
         return None
     rows = tuple(
         (
-            TableCell(results.labels[one.arm]),
+            TableCell(published[one.arm].label if one.arm in published else results.labels[one.arm]),
             TableCell(one.metric),
             TableCell(f"{value(one.metric, one.value)}{unit(one.metric)}"),
-            *_beside(results, column(one.metric).arms[one.arm], one),
+            *_beside(results, column(one.metric).arms.get(one.arm), one),
             TableCell(clean(one.source)),
             TableCell(clean(one.protocol)),
         )
@@ -145,7 +151,8 @@ def references_table(results: Results, column: Callable[[str], Column]) -> Table
         *words("Source", "Its protocol"),
     )
     note = "The interval is that of our mean; what is reported comes without one, from another data set or protocol."
-    return Table("references", "Reported numbers beside ours", heads, rows, (note,))
+    notes = (note, *(f"{NO_ARM.capitalize()} of {one.label}: {clean(one.reason)}" for one in published.values()))
+    return Table("references", "Reported numbers beside ours", heads, rows, notes)
 
 
 def mean_entry(results: Results, column: Column, arm: str) -> TableCell:
@@ -210,12 +217,14 @@ def _levels(column: Column) -> list[str]:
 def _reference_entries(column: Column, arm: str, references: dict[str, Reference]) -> list[TableCell]:
     if arm not in references:
         return [EMPTY, EMPTY]
-    one, summary = references[arm], column.arms[arm].summary
+    one, summary = references[arm], column.arms[arm].summary if arm in column.arms else None
     reported = TableCell(f"{value(one.metric, one.value)} ‡")
     return [reported, TableCell(signed(one.metric, summary.mean - one.value)) if summary else EMPTY]
 
 
-def _beside(results: Results, ours: ArmValue, reference: Reference) -> list[TableCell]:
+def _beside(results: Results, ours: ArmValue | None, reference: Reference) -> list[TableCell]:
+    if ours is None:
+        return [TableCell(NO_ARM, muted=True), EMPTY]
     metric, summary = reference.metric, ours.summary
     if summary is None:
         return [TableCell(why_empty(results, ours.arm), muted=True), EMPTY]
