@@ -80,7 +80,7 @@ class Experiment(Spec):
         _check_teacher(self)
         _check_captions(self.captions, self.data.caption_sources())
         self.train.batches.check(self.train.global_batch_size)
-        if self.loss.views_read and not self.train.views.is_random:
+        if (self.loss.views_read or _momentum_views(self.loss)) and not self.train.views.is_random:
             raise ValueError("train.views: gives every view of an image the same pixels; use simclr, fff or crop")
         try:
             check_loss(
@@ -90,6 +90,7 @@ class Experiment(Spec):
                 mined=self.mining.mines,
                 has_tokens=self.model.may_give_tokens,
             )
+            self.loss.check_batch(self.train.global_batch_size, self.captions.per_image)
         except SpecError as error:
             raise ValueError(str(error)) from error
         return self
@@ -106,6 +107,11 @@ class Experiment(Spec):
 
 
 ExperimentTeacher.model_rebuild()
+
+
+def _momentum_views(loss: Loss) -> int:
+    need = loss.momentum_need
+    return need.views if need else 0
 
 
 def _check_teacher(experiment: Experiment) -> None:

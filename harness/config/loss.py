@@ -10,7 +10,8 @@ from pydantic_core import PydanticCustomError
 
 from harness.base.errors import SpecError
 from harness.config.base import Spec
-from harness.config.losses.base import LossSpec, Positive, Weight
+from harness.config.losses.base import LossSpec, MomentumNeed, Positive, Weight
+from harness.config.losses.momentum import ALBEF, TCL, MoCo, NearestNeighbour
 from harness.config.losses.pairs import (
     ALIP,
     CLOOB,
@@ -35,6 +36,7 @@ from harness.config.overrides import Table, merge
 from harness.config.parts import PythonPart
 
 __all__ = [
+    "ALBEF",
     "ALIP",
     "CLOOB",
     "CWCL",
@@ -43,6 +45,7 @@ __all__ = [
     "MACL",
     "MAFA",
     "OTTER",
+    "TCL",
     "AlignUniform",
     "CyCLIP",
     "DreamLIP",
@@ -50,7 +53,9 @@ __all__ = [
     "Loss",
     "LossSpec",
     "LossTerm",
+    "MoCo",
     "MultiPositiveSigmoid",
+    "NearestNeighbour",
     "PythonLoss",
     "Ramp",
     "Sigmoid",
@@ -82,10 +87,6 @@ METHODS = {
     "clip_rocket": "a second text view",
     "softclip": "features of regions",
     "uniclip": "augmentation-aware heads",
-    "albef": "momentum towers and a feature queue",
-    "tcl": "momentum towers and a feature queue",
-    "moco": "momentum towers and a feature queue",
-    "brivl": "momentum towers and a feature queue",
     "coca": "a captioning decoder",
     "protoclip": "prototypes with episodes",
     "capro": "prototypes with episodes",
@@ -140,6 +141,10 @@ _Single = (
     | FILIP
     | DreamLIP
     | SimCLR
+    | MoCo
+    | ALBEF
+    | TCL
+    | NearestNeighbour
     | PythonLoss
 )
 SingleLoss = Annotated[_Single, Field(discriminator="kind"), BeforeValidator(_known_method)]
@@ -189,6 +194,7 @@ class LossTerm(Spec):
 
 PRESETS: dict[str, Table] = {
     "slip": {"terms": [{"weight": 1.0, "loss": {"kind": "infonce"}}, {"weight": 1.0, "loss": {"kind": "simclr"}}]},
+    "brivl": {"terms": [{"weight": 1.0, "loss": {"kind": "moco"}}]},
 }
 """Published systems, as the sums that they stand for."""
 
@@ -196,7 +202,7 @@ PRESETS: dict[str, Table] = {
 class SumLoss(Spec):
     """A weighted sum of losses. A published system is a kind of its own, which stands for its terms."""
 
-    kind: Literal["sum", "slip"] = "sum"
+    kind: Literal["sum", "slip", "brivl"] = "sum"
     terms: tuple[LossTerm, ...] = Field(min_length=1)
     """The terms: tables of a loss, each with its `weight`. The kinds of published systems have theirs."""
     share_logit_scale: bool = False
@@ -224,6 +230,10 @@ class SumLoss(Spec):
             raise ValueError("the weights of all terms are 0, so nothing is trained; give one a weight above 0")
         if not any(part.pairs_modalities for part in self.parts):
             raise ValueError(f"{self.label} compares no images with captions; add a term such as infonce")
+        moved = {need.momentum: part.label for part in self.parts if (need := part.momentum_need)}
+        if len(moved) > 1:
+            told = " and ".join(f"{name} moves them by {share:g}" for share, name in moved.items())
+            raise ValueError(f"all terms read the same momentum towers, but {told}; give them one momentum")
         return self
 
     @property
@@ -262,6 +272,28 @@ class SumLoss(Spec):
     def views_read(self) -> int:
         """The most further augmentations of each image that a term reads; terms share them."""
         return max(part.views_read for part in self.parts)
+
+    @property
+    def momentum_need(self) -> MomentumNeed | None:
+        """What any term reads of the momentum towers, which terms share."""
+        needs = [need for part in self.parts if (need := part.momentum_need)]
+        if not needs:
+            return None
+        return MomentumNeed(needs[0].momentum, any(one.images for one in needs), max(one.views for one in needs))
+
+    def check_batch(self, images: int, captions: int) -> None:
+        """Check every term.
+
+        Raises:
+            SpecError: as theirs, with the number of the term.
+        """
+        for number, term in enumerate(self.terms):
+            if term in self.active:
+                try:
+                    term.loss.check_batch(images, captions)
+                except SpecError as error:
+                    error.where = (error.where or "loss").replace("loss", f"loss.terms[{number}]", 1)
+                    raise
 
     def check_captions(self, per_image: int) -> None:
         """Check every term; raises as theirs."""
