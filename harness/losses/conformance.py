@@ -17,13 +17,14 @@ from harness.base.part_checks import CheckFailedError, PartFinding, findings
 from harness.config.loss import Loss
 from harness.losses.base import Objective, PairBatch, Positives
 from harness.losses.build import build_objective
+from harness.losses.queues import FeatureQueue
 from harness.parallel.ranks import Ranks
 
 __all__ = ["check_loss_part"]
 
 FEATURES = ("image", "text", "image_tokens", "text_tokens", "image_views")
-IMAGE_PARTS = ("image", "teacher_image", "image_tokens", "image_views")
-CAPTION_PARTS = ("text", "owner", "slot", "is_raw", "teacher_text", "text_tokens", "text_mask")
+IMAGE_PARTS = ("image", "teacher_image", "image_tokens", "image_views", "momentum_image", "momentum_views")
+CAPTION_PARTS = ("text", "owner", "slot", "is_raw", "teacher_text", "text_tokens", "text_mask", "momentum_text")
 IMAGES, WIDTH, SCALE = 8, 6, 7.0
 EXCHANGE_S = 20.0
 """How long one of two processes waits for the other."""
@@ -60,6 +61,9 @@ def random_pairs(captions: int, *, images: int = IMAGES, density: float = 0.15, 
         text_tokens=rows(len(every), 4, WIDTH),
         text_mask=torch.arange(4) < torch.randint(1, 5, (len(every),), generator=make)[:, None],
         image_views=rows(images, 2, WIDTH),
+        momentum_image=rows(images, WIDTH),
+        momentum_text=rows(len(every), WIDTH),
+        momentum_views=rows(images, 1, WIDTH),
     )
 
 
@@ -188,10 +192,13 @@ def _needs(spec: Loss, captions: int) -> None:
         "needs_teacher": {} if spec.needs_teacher else {"teacher_image": None, "teacher_text": None},
         "needs_tokens": {} if spec.needs_tokens else {"image_tokens": None, "text_tokens": None, "text_mask": None},
         "image_views": {} if any(part.views_read for part in spec.parts) else {"image_views": None},
+        "momentum_need": {}
+        if spec.momentum_need
+        else {"momentum_image": None, "momentum_text": None, "momentum_views": None},
         "uses_mining": {} if spec.takes_mining else {"positives": None},
     }
     for need, without in hidden.items():
-        told = f"it states {need} = {0 if need == 'image_views' else False}, and reads {', '.join(without)}"
+        told = f"it states {need} = {_NOTHING.get(need, False)}, and reads {', '.join(without)}"
         try:
             outcome = _outcome(_built(spec), replace(batch, **without))
         except (AttributeError, TypeError, AssertionError):
@@ -203,6 +210,8 @@ def _needs(spec: Loss, captions: int) -> None:
             raise CheckFailedError("it states uses_mining = True, but mined positives do not change its value")
 
 
+_NOTHING = {"image_views": 0, "momentum_need": None}
+"""What a loss states that does not read this; False in other cases."""
 _CHECKS: dict[str, Callable[[Loss, int], None]] = {
     "states what it reads": _needs,
     "gradients are those of its value": _gradients,
@@ -230,6 +239,7 @@ def _outcome(objective: Objective, batch: PairBatch, scale: float = SCALE) -> _O
     loss, _ = objective(replace(batch, **leaves))
     if loss.requires_grad:
         loss.backward()
+    objective.advance()
     found = {**leaves, "log_scale": objective.log_scale}
     return _Outcome(
         loss.detach(), {name: torch.zeros_like(x) if x.grad is None else x.grad.clone() for name, x in found.items()}
@@ -247,6 +257,9 @@ def _value(spec: Loss, batch: PairBatch, name: str, point: Tensor) -> float:
 def _built(spec: Loss, ranks: Ranks | None = None, chunk: int | None = None) -> Objective:
     """The objective in float64, its temperature trained so that its gradient can be looked at."""
     objective = build_objective(spec, ranks, chunk, width=WIDTH).double()
+    for seed, queue in enumerate(module for module in objective.modules() if isinstance(module, FeatureQueue)):
+        queue.hold(random_pairs(1, seed=100 + seed).text[: len(queue.rows)])  # a part of it: the rest must not count
+        queue.advance()
     objective.log_scale.requires_grad_()
     for name, parameter in objective.named_parameters():
         if not bool(torch.isfinite(parameter).all()):  # a bias that is calibrated before training

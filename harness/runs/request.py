@@ -129,6 +129,7 @@ def shape(experiment: Experiment) -> str:
             "data": experiment.data.kind,
         }
         | ({"views": views} if (views := experiment.loss.views_read) else {})
+        | ({"momentum": need[1:]} if (need := experiment.loss.momentum_need) else {})
     )
 
 

@@ -50,6 +50,8 @@ class Batch:
     """[N, 3, H, W] pixels, uint8."""
     views: Tensor
     """[N, v, 3, H, W] pixels, uint8: the further augmentations that the loss reads."""
+    momentum_views: Tensor
+    """[N, w, 3, H, W] pixels, uint8: the further augmentations that the momentum towers see; terms share them."""
     tokens: Tensor
     """[M, L] token ids."""
     epoch: float
@@ -84,6 +86,7 @@ class Batch:
             chosen=Chosen(owner - images.start, source, position, slot),
             images=self.images[images],
             views=self.views[images],
+            momentum_views=self.momentum_views[images],
             tokens=self.tokens[texts],
             teacher_image=None if self.teacher_image is None else self.teacher_image[images],
             teacher_text=None if self.teacher_text is None else self.teacher_text[texts],
@@ -157,13 +160,15 @@ class BatchSource:
             {source: dataset.caption_counts(source) for source in dataset.sources},
             dataset.keys if experiment.captions.count else (),
         )
+        need = experiment.loss.momentum_need
+        self._views = (experiment.loss.views_read, need.views if need else 0)
         self._images = ImageBatches(
             dataset,
             experiment.train.augment,
             image_size=towers.image_size,
             seed=experiment.seed,
             workers=_loader_workers(experiment.resources, towers.device),
-            views=(experiment.train.views,) * experiment.loss.views_read,
+            views=(experiment.train.views,) * max(self._views),
             pin=towers.device.type == "cuda",
         )
         self._images.check_shared_memory(self._part.stop - self._part.start)
@@ -219,7 +224,8 @@ class BatchSource:
             first=self._part.start,
             chosen=chosen,
             images=every[:, 0],
-            views=every[:, 1:],
+            views=every[:, 1 : 1 + self._views[0]],
+            momentum_views=every[:, 1 : 1 + self._views[1]],
             tokens=self._tokenize(self.texts(samples, chosen)),
             epoch=step / self.steps_per_epoch,
             teacher_image=image,

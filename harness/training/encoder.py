@@ -26,7 +26,7 @@ from harness.training.step_timer import StepTimer
 Features = tuple[Tensor, Tensor]
 """Unit image features [N, d] and text features [M, d]; with those of tokens [N, 1 + p, d] and [M, 1 + L, d]. Those of
 v further views of the images follow: [N, ... + v, d]."""
-_TEXT = 1 << 63
+TEXT = 1 << 63
 """Sets the seeds of the text tower's masks apart."""
 
 
@@ -128,7 +128,7 @@ class BatchEncoder:
                         image = self._with_views(image, step, unit)
             if self._trained["text"] or not again:
                 with self._clock("text tower"):
-                    torch.manual_seed(seed_of(self._seed, step, unit.first) + _TEXT)
+                    torch.manual_seed(seed_of(self._seed, step, unit.first) + TEXT)
                     text = self._encoders[1](unit.tokens)
         self._statistics.keep()
         return image, text

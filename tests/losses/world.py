@@ -62,6 +62,9 @@ def random_batch(shape: Shape) -> PairBatch:
         text_tokens=tokens,
         text_mask=torch.arange(4) < lengths[:, None],
         image_views=F.normalize(torch.randn(n, 2, shape.width, generator=make, dtype=torch.float64), dim=2),
+        momentum_image=rows(n, shape.width),
+        momentum_text=rows(n * k, shape.width),
+        momentum_views=F.normalize(torch.randn(n, 1, shape.width, generator=make, dtype=torch.float64), dim=2),
     )
 
 
