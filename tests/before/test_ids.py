@@ -19,7 +19,8 @@ REDONE = "ablations/quickstart.toml"
 NEW = ("experiments/quickstart.toml", "experiments/quickstart_teacher.toml")
 _NEW_KEYS = re.compile(r',?\s*\b(factor|compares|margin) = "[^"]*"( #.*)?')
 """Keys of claims and ablations that the old code does not know. No id depends on them."""
-_NEW_ARMS = re.compile(r'\[arms\.slip\]\n(.+\n)+\n|slip = "SLIP"\n?')
+_NEW = "slip|brivl|albef|tcl|nearest_neighbour"
+_NEW_ARMS = re.compile(rf'\[arms\.({_NEW})\]\n(.+\n)+\n|^({_NEW}) = ".*"\n?', re.MULTILINE)
 """Arms with losses that the old code does not know, and their labels. The ids of the other arms are compared."""
 Ids = dict[str, dict[str, str]]
 

@@ -19,8 +19,8 @@ for file in sys.argv[1:]:
     plan = project.plan(file, provisional=True)
     project.store.begin()
     for run in plan.runs.values():
-        if run.experiment.loss.kind == "slip":
-            continue  # the old code refuses this kind
+        if run.experiment.loss.kind in ("slip", "brivl", "albef", "tcl", "sum"):
+            continue  # the old code refuses these kinds
         request = Request.of(run.experiment, run.id, run.teacher, project.settings, 1)
         project.store.run(run.id).prepare(run.identity, request.written())
 """

@@ -39,6 +39,19 @@ ARMS: dict[str, dict[str, Any]] = {
         "loss": {"kind": "slip", "terms": {"1": {"hidden": 8, "width": 4}}},
         "captions": FFF["captions"],
     },
+    "momentum and queues": {
+        "model": VIT_MODEL,
+        "train": train(),
+        "loss": {
+            "terms": [
+                {"kind": "infonce"},
+                {"kind": "tcl", "queue_size": 50, "ramp_epochs": 0},
+                {"kind": "moco", "queue_size": 60, "momentum": 0.995},
+                {"kind": "nearest_neighbour", "queue_size": 48},
+            ]
+        },
+        "captions": FFF["captions"],
+    },
     "ghost batch norm, average": {
         "model": {"name": "resnet", "config": CONFIG},
         "train": train(virtual_batch_size=4, ema_decay=0.9),
@@ -59,7 +72,11 @@ def outcome(root: Path, name: str, ranks: Ranks) -> Outcome:
         root / f"rank{ranks.rank}of{ranks.size}", experiment(**ARMS[name], resources=resources), ranks
     )
     logs = taken(trainer, student, 2)
-    return Outcome(logs, gradients(student), student.towers.state_dict())
+    state = student.towers.state_dict()
+    if student.momentum is not None:
+        state |= {f"momentum.{name}": one for name, one in student.momentum.state_dict().items()}
+        state |= student.objective.state_dict()
+    return Outcome(logs, gradients(student), state)
 
 
 def _work(rank: int, folder: Path) -> dict[tuple[int, str], Outcome]:
