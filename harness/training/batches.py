@@ -50,8 +50,6 @@ class Batch:
     """[N, 3, H, W] pixels, uint8."""
     views: Tensor
     """[N, v, 3, H, W] pixels, uint8: the further augmentations that the loss reads."""
-    momentum_views: Tensor
-    """[N, w, 3, H, W] pixels, uint8: the further augmentations that the momentum towers see; terms share them."""
     tokens: Tensor
     """[M, L] token ids."""
     epoch: float
@@ -60,6 +58,8 @@ class Batch:
     """[N, e]"""
     teacher_text: Tensor | None
     """[M, e]"""
+    momentum_views: Tensor | None = None
+    """[N, w, 3, H, W] pixels, uint8: the further augmentations that the momentum towers see; `views` begin with the same."""
 
     def parts(self, size: int) -> Iterator[Batch]:
         """The batch cut into parts of `size` images each."""
@@ -86,7 +86,7 @@ class Batch:
             chosen=Chosen(owner - images.start, source, position, slot),
             images=self.images[images],
             views=self.views[images],
-            momentum_views=self.momentum_views[images],
+            momentum_views=None if self.momentum_views is None else self.momentum_views[images],
             tokens=self.tokens[texts],
             teacher_image=None if self.teacher_image is None else self.teacher_image[images],
             teacher_text=None if self.teacher_text is None else self.teacher_text[texts],
@@ -225,7 +225,7 @@ class BatchSource:
             chosen=chosen,
             images=every[:, 0],
             views=every[:, 1 : 1 + self._views[0]],
-            momentum_views=every[:, 1 : 1 + self._views[1]],
+            momentum_views=every[:, 1 : 1 + self._views[1]] if self._views[1] else None,
             tokens=self._tokenize(self.texts(samples, chosen)),
             epoch=step / self.steps_per_epoch,
             teacher_image=image,

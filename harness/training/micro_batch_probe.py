@@ -49,7 +49,7 @@ def try_step(student: Student, batch: Batch, split: Split, miner: Miner | None =
             pairs, _ = miner.alone()(pairs, longest)
         if student.momentum is not None:
             momentum = MomentumEncoder(student.momentum, student.precision, split, seed=0, clock=no_timer)
-            pairs = replace(pairs, **momentum(0, longest))
+            pairs = momentum(0, longest, pairs)
         loss, _ = objective(_repeated(pairs, processes))
         loss.backward()
         encoder.backward()

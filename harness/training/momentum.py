@@ -1,14 +1,16 @@
-"""Momentum towers: a copy of the student's that follows it, and its features of each batch. Made where a loss needs it."""
+"""Momentum towers: a copy of the student's towers that follows them, and its features of each batch."""
 
 from __future__ import annotations
 
 from copy import deepcopy
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from harness.config.losses.base import MomentumNeed
+from harness.losses import PairBatch
 from harness.models import Towers
 from harness.models.towers import moves
 from harness.models.transfer import sent
@@ -35,8 +37,8 @@ class MomentumTowers:
             if moves(own):
                 norm.track_running_stats = False
                 norm.running_mean = norm.running_var = norm.num_batches_tracked = None
-        own = [parameter.detach() for parameter in towers.parameters()]
-        self._pairs = ([parameter.detach() for parameter in self.towers.parameters()], own)
+        ours, theirs = ([one.detach() for one in every.parameters()] for every in (self.towers, towers))
+        self._pairs = (ours, theirs)
 
     @torch.no_grad()
     def update(self) -> None:
@@ -66,18 +68,19 @@ class MomentumEncoder:
         self._precision, self._split, self._seed, self._clock = precision, split, seed, clock
 
     @torch.no_grad()
-    def __call__(self, step: int, batch: Batch) -> dict[str, Tensor]:
-        """The fields `momentum_...` of the batch's PairBatch that the loss reads."""
+    def __call__(self, step: int, batch: Batch, pairs: PairBatch) -> PairBatch:
+        """Add the momentum towers' features that the loss reads to the student's `pairs`."""
         with self._clock("momentum towers"), self._precision.autocast():
             units = [unit for micro in batch.parts(self._split.micro) for unit in micro.parts(self._split.unit)]
             found = [self._of_unit(step, unit) for unit in units]
-        return {name: torch.cat([one[name] for one in found]) for name in found[0]}
+        features: dict[str, Any] = {name: torch.cat([one[name] for one in found]) for name in found[0]}
+        return replace(pairs, **features)
 
     def _of_unit(self, step: int, unit: Batch) -> dict[str, Tensor]:
         found: dict[str, Tensor] = {}
         if self._need.images:
             found["momentum_image"] = self._image(step, unit, unit.images, 0)
-        if self._need.views:
+        if unit.momentum_views is not None:
             views = enumerate(unit.momentum_views.unbind(1), start=1)
             found["momentum_views"] = torch.stack([self._image(step, unit, view, number) for number, view in views], 1)
         torch.manual_seed(seed_of(self._seed, step, unit.first) + TEXT)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
@@ -187,7 +187,7 @@ class Trainer:
         self._state_before = [buffer.clone() for buffer in student.objective.running_state]
         pairs, mined = self._pairs(self._encoder.features(step, batch), batch)
         if self._momentum is not None:
-            pairs = replace(pairs, **self._momentum(step, batch))
+            pairs = self._momentum(step, batch, pairs)
         with self._clock("loss"):
             loss, terms = student.objective(pairs)
             student.precision.backward(loss)

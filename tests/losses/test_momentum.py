@@ -56,7 +56,7 @@ def test_steps_against_a_past_in_lists(name: str, captions: int) -> None:
     past: Past = ([], [])
     for step in range(6):
         batch = random_batch(Shape(images=5, captions=captions, seed=step))
-        expected = formula_of(lambda *given, past=past: formula(*given, past), batch, 6.0)  # type: ignore[misc]
+        expected = formula_of(lambda *given, past=past: formula(*given, past), batch, 6.0)
         objective.zero_grad()
         outcome_of(objective, batch, 6.0).assert_close(expected, rtol=1e-9, atol=1e-10)
         objective.advance()
@@ -129,8 +129,10 @@ def test_brivl_is_moco_as_its_code_has_it() -> None:
     assert part.logit_scale == pytest.approx(1 / 0.07)
 
 
-def albefs_loss(image: Tensor, text: Tensor, momentum: tuple[Tensor, Tensor], queues: Past, tau: float) -> Tensor:
-    """loss_ita of salesforce/ALBEF, models/model_pretrain.py, with alpha .4; queues [K, d]."""
+def albefs_loss(
+    image: Tensor, text: Tensor, momentum: tuple[Tensor, Tensor], queues: tuple[Tensor, ...], tau: float
+) -> Tensor:
+    """loss_ita of salesforce/ALBEF, models/model_pretrain.py, with alpha .4; queues [d, K]."""
     image_m, text_m = momentum
     image_all, text_all = torch.cat([image_m.T, queues[0]], dim=1), torch.cat([text_m.T, queues[1]], dim=1)
     with torch.no_grad():
@@ -153,7 +155,9 @@ def test_albef_is_what_its_authors_compute_on_full_queues() -> None:
     last = batches[2]
     order = last.by_slot()[0]
     queues = tuple(torch.cat([b.__dict__[name] for b in batches[:2]]).T for name in ("momentum_image", "momentum_text"))
-    momentum = (last.momentum_image, last.momentum_text[order])  # type: ignore[index]
-    expected = albefs_loss(last.image, last.text[order], momentum, queues, 1 / 14.0)  # type: ignore[arg-type]
+    assert last.momentum_image is not None
+    assert last.momentum_text is not None
+    momentum = (last.momentum_image, last.momentum_text[order])
+    expected = albefs_loss(last.image, last.text[order], momentum, queues, 1 / 14.0)
     found = outcome_of(objective, last, 14.0)
     torch.testing.assert_close(found.value, expected, rtol=1e-9, atol=0)

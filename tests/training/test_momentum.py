@@ -12,6 +12,7 @@ from harness.base.errors import TrainingError
 from harness.training.checkpoint import Checkpoints, TrainingProgress
 from tests.node.small import CONFIG
 from tests.training.made import VIT_MODEL, attempt, experiment, gradients, taken, train
+from tests.training.test_split import dropping
 
 STEPS = 4
 ALBEF: dict[str, Any] = {"kind": "albef", "queue_size": 40, "momentum": 0.9, "ramp_epochs": 0}
@@ -30,7 +31,7 @@ def test_a_loss_that_reads_no_momentum_has_no_towers_for_it(tmp_path: Path) -> N
     _, trainer, student = attempt(tmp_path, small(loss))
     assert student.momentum is None
     assert "momentum" not in student.parts
-    assert next(iter(trainer._source.batches(0))).momentum_views.shape[1] == 0
+    assert next(iter(trainer._source.batches(0))).momentum_views is None
 
 
 def test_the_towers_follow_the_student_after_each_step(tmp_path: Path) -> None:
@@ -54,6 +55,7 @@ def test_the_queues_hold_the_samples_in_their_order(tmp_path: Path) -> None:
     steps = trainer.run(TrainingProgress(0, 0.0, 1))
     for _ in range(STEPS):
         batch = next(batches)
+        assert batch.momentum_views is not None
         with torch.no_grad():
             seen["view"].append(towers.encode_image(towers.normalise(batch.momentum_views[:, 0])))
             seen["image"].append(towers.encode_image(towers.normalise(batch.images)))
@@ -88,7 +90,26 @@ def test_accumulation_changes_nothing(tmp_path: Path, loss: dict[str, Any]) -> N
             torch.testing.assert_close(one, state[name], rtol=1e-7, atol=1e-10, msg=name)
 
 
-def test_batch_norms_and_dropout_see_the_same_parts(tmp_path: Path) -> None:
+def test_at_the_start_they_see_what_the_student_sees_masks_included(tmp_path: Path) -> None:
+    loss = {"terms": [TCL | {"weight": 0.5}, ALBEF, {"kind": "simclr", "head": "none"}]}
+    one = experiment(**dropping(), loss=loss, resources={"log_every": 1, "micro_batch_size": 8})
+    _, trainer, student = attempt(tmp_path, one)
+    student.towers.train()
+    batch = next(iter(trainer._source.batches(0)))
+    assert trainer._momentum is not None
+    for step in (0, 1):
+        pairs = batch.pairs(*trainer._encoder.look(step, batch))
+        pairs = trainer._momentum(step, batch, pairs)
+        assert pairs.image_views is not None
+        for ours, students in (
+            (pairs.momentum_views, pairs.image_views[:, :1]),
+            (pairs.momentum_image, pairs.image),
+            (pairs.momentum_text, pairs.text),
+        ):
+            torch.testing.assert_close(ours, students, rtol=1e-11, atol=1e-13)
+
+
+def test_batch_norms_see_the_same_parts(tmp_path: Path) -> None:
     found = {}
     for micro in (16, 4):
         one = experiment(
