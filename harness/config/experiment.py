@@ -88,7 +88,7 @@ class Experiment(Spec):
         _check_teacher(self)
         _check_captions(self.captions, self.data.caption_sources())
         self.train.batches.check(self.train.global_batch_size)
-        if self.loss.views_read and not self.train.views.is_random:
+        if (self.loss.views_read or _momentum_views(self.loss)) and not self.train.views.is_random:
             raise ValueError("train.views: gives every view of an image the same pixels; use simclr, fff or crop")
         if self.loss.text_views_read and not self.train.text_views.is_random:
             raise ValueError("train.text_views: leaves every caption as it is; give swap or delete a weight above 0")
@@ -101,6 +101,7 @@ class Experiment(Spec):
                 has_tokens=self.model.may_give_tokens,
                 has_decoder=self.model.may_have_decoder,
             )
+            self.loss.check_batch(self.train.global_batch_size, self.captions.per_image)
         except SpecError as error:
             raise ValueError(str(error)) from error
         return self
@@ -117,6 +118,11 @@ class Experiment(Spec):
 
 
 ExperimentTeacher.model_rebuild()
+
+
+def _momentum_views(loss: Loss) -> int:
+    need = loss.momentum_need
+    return need.views if need else 0
 
 
 def _check_teacher(experiment: Experiment) -> None:

@@ -10,8 +10,9 @@ from pydantic_core import PydanticCustomError
 
 from harness.base.errors import SpecError
 from harness.config.base import Spec
-from harness.config.losses.base import LossSpec, Positive, Weight
+from harness.config.losses.base import LossSpec, MomentumNeed, Positive, Weight
 from harness.config.losses.decoder import Captioning, MaskedLanguage
+from harness.config.losses.momentum import ALBEF, TCL, MoCo, NearestNeighbour
 from harness.config.losses.pairs import (
     ALIP,
     CLOOB,
@@ -38,6 +39,7 @@ from harness.config.overrides import Table, merge
 from harness.config.parts import PythonPart
 
 __all__ = [
+    "ALBEF",
     "ALIP",
     "CLOOB",
     "CWCL",
@@ -46,6 +48,7 @@ __all__ = [
     "MACL",
     "MAFA",
     "OTTER",
+    "TCL",
     "AlignUniform",
     "Captioning",
     "CyCLIP",
@@ -56,8 +59,10 @@ __all__ = [
     "LossSpec",
     "LossTerm",
     "MaskedLanguage",
+    "MoCo",
     "MultiPositiveSigmoid",
     "MultiView",
+    "NearestNeighbour",
     "NegCLIP",
     "Prototypes",
     "PythonLoss",
@@ -87,14 +92,8 @@ class PythonLoss(PythonPart, LossSpec):
 
 
 METHODS = {
-    "declip": "a nearest-neighbour queue and masked language modelling",
-    "defilip": "a nearest-neighbour queue and masked language modelling",
     "softclip": "features of regions",
     "uniclip": "augmentation-aware heads",
-    "albef": "momentum towers and a feature queue",
-    "tcl": "momentum towers and a feature queue",
-    "moco": "momentum towers and a feature queue",
-    "brivl": "momentum towers and a feature queue",
     "capro": "classes with descriptions, whose images were searched for by name",
     "hiclip": "hierarchical towers",
     "hideclip": "hierarchical towers",
@@ -162,6 +161,10 @@ _Single = (
     | Captioning
     | MaskedLanguage
     | Prototypes
+    | MoCo
+    | ALBEF
+    | TCL
+    | NearestNeighbour
     | PythonLoss
 )
 SingleLoss = Annotated[_Single, Field(discriminator="kind"), BeforeValidator(_known_method)]
@@ -209,6 +212,12 @@ class LossTerm(Spec):
         return self.weight.at(epoch) if isinstance(self.weight, Ramp) else self.weight
 
 
+_DECLIP: list[Table] = [
+    {"weight": 0.4, "loss": {"kind": "multi_view"}},
+    {"weight": 0.2, "loss": {"kind": "nearest_neighbour"}},
+    {"weight": 0.2, "loss": {"kind": "simsiam"}},
+    {"weight": 0.2, "loss": {"kind": "masked_language"}},
+]
 PRESETS: dict[str, Table] = {
     "slip": {"terms": [{"weight": 1.0, "loss": {"kind": "infonce"}}, {"weight": 1.0, "loss": {"kind": "simclr"}}]},
     "clip_rocket": {
@@ -228,6 +237,11 @@ PRESETS: dict[str, Table] = {
             },
         ],
     },
+    "declip": {"terms": _DECLIP, "share_logit_scale": True},
+    "defilip": {
+        "terms": [*_DECLIP, {"weight": 0.2, "loss": {"kind": "filip", "pooled_weight": 0.0}}],
+        "share_logit_scale": True,
+    },
     "cleanclip": {
         "terms": [{"weight": 1.0, "loss": {"kind": "infonce"}}, {"weight": 1.0, "loss": {"kind": "in_modal"}}],
         "share_logit_scale": True,
@@ -236,6 +250,7 @@ PRESETS: dict[str, Table] = {
     "protoclip": {
         "terms": [{"weight": 1.0, "loss": {"kind": "infonce"}}, {"weight": 1.0, "loss": {"kind": "prototypes"}}]
     },
+    "brivl": {"terms": [{"weight": 1.0, "loss": {"kind": "moco"}}]},
 }
 """Published systems, as the sums that they stand for."""
 
@@ -243,7 +258,7 @@ PRESETS: dict[str, Table] = {
 class SumLoss(Spec):
     """A weighted sum of losses. A published system is a kind of its own, which stands for its terms."""
 
-    kind: Literal["sum", "slip", "clip_rocket", "cleanclip", "coca", "protoclip"] = "sum"
+    kind: Literal["sum", "slip", "clip_rocket", "declip", "defilip", "cleanclip", "coca", "protoclip", "brivl"] = "sum"
     terms: tuple[LossTerm, ...] = Field(min_length=1)
     """The terms: tables of a loss, each with its `weight`. The kinds of published systems have theirs."""
     share_logit_scale: bool = False
@@ -275,6 +290,10 @@ class SumLoss(Spec):
         if len(shares) > 1:
             told = " and ".join(f"{one:g}" for one in sorted(shares))
             raise ValueError(f"terms mask different shares of the captions' tokens ({told}); give them one share")
+        moved = {need.momentum: part.label for part in self.parts if (need := part.momentum_need)}
+        if len(moved) > 1:
+            told = " and ".join(f"{name} moves them by {share:g}" for share, name in moved.items())
+            raise ValueError(f"all terms read the same momentum towers, but {told}; give them one momentum")
         return self
 
     @property
@@ -333,6 +352,28 @@ class SumLoss(Spec):
     def masked_share(self) -> float | None:
         """That of the terms that mask tokens; they share the masked captions."""
         return next((part.masked_share for part in self.parts if part.masked_share is not None), None)
+
+    @property
+    def momentum_need(self) -> MomentumNeed | None:
+        """What any term reads of the momentum towers, which terms share."""
+        needs = [need for part in self.parts if (need := part.momentum_need)]
+        if not needs:
+            return None
+        return MomentumNeed(needs[0].momentum, any(one.images for one in needs), max(one.views for one in needs))
+
+    def check_batch(self, images: int, captions: int) -> None:
+        """Check every term.
+
+        Raises:
+            SpecError: as theirs, with the number of the term.
+        """
+        for number, term in enumerate(self.terms):
+            if term in self.active:
+                try:
+                    term.loss.check_batch(images, captions)
+                except SpecError as error:
+                    error.where = (error.where or "loss").replace("loss", f"loss.terms[{number}]", 1)
+                    raise
 
     def check_captions(self, per_image: int) -> None:
         """Check every term; raises as theirs."""

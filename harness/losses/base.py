@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from harness.base.registry import Registry
 from harness.config.loss import LossSpec
 from harness.losses.chunks import ChunkPass, precise
+from harness.losses.queues import FeatureQueue
 from harness.parallel.ranks import Ranks
 
 __all__ = ["Logs", "Objective", "PairBatch", "Positives", "gather_pairs", "objectives"]
@@ -108,6 +109,12 @@ class PairBatch:
     """[M]: the negative log-likelihood of each caption by the student's decoder, summed over its tokens."""
     caption_lengths: Tensor | None = None
     """[M]: the number of these tokens."""
+    momentum_image: Tensor | None = None
+    """[N, d] unit rows of the momentum towers, without a gradient."""
+    momentum_text: Tensor | None = None
+    """[M, d] unit rows of the momentum towers, without a gradient."""
+    momentum_views: Tensor | None = None
+    """[N, w, d] unit rows of the momentum towers, of w further augmentations of each image."""
 
     @property
     def final_positives(self) -> Positives:
@@ -162,6 +169,9 @@ def gather_pairs(batch: PairBatch, ranks: Ranks) -> PairBatch:
             "word_counts": batch.word_counts,
             "caption_losses": batch.caption_losses,
             "caption_lengths": batch.caption_lengths,
+            "momentum_image": batch.momentum_image,
+            "momentum_text": batch.momentum_text,
+            "momentum_views": batch.momentum_views,
         }.items()
     }
     return PairBatch(
@@ -194,6 +204,7 @@ class Objective(nn.Module, ABC):
         super().__init__()
         self.sweep = sweep
         self.needs_tokens, self.needs_decoder = spec.needs_tokens, spec.needs_decoder
+        self.momentum_need = spec.momentum_need
         self.max_log_scale = math.inf if spec.max_logit_scale is None else math.log(spec.max_logit_scale)
         start = torch.tensor(math.log(spec.logit_scale), dtype=torch.float32)
         self.log_scale = nn.Parameter(start, requires_grad=spec.learn_logit_scale)
@@ -233,6 +244,21 @@ class Objective(nn.Module, ABC):
     def clamp_(self) -> None:
         """Keep the scale at or under its maximum; call it after each optimiser step."""
         self.log_scale.clamp_(max=self.max_log_scale)
+
+    def advance(self) -> None:
+        """Let the step's features into the queues, where it has any; call it after each optimiser step."""
+        for queue in self._queues:
+            queue.advance()
+
+    @property
+    def running_state(self) -> list[Tensor]:
+        """The buffers that `forward` moves in training, and a step that failed has to set back."""
+        queued = {id(buffer) for queue in self._queues for buffer in queue.buffers()}
+        return [buffer for buffer in self.buffers() if id(buffer) not in queued]
+
+    @property
+    def _queues(self) -> list[FeatureQueue]:
+        return [module for module in self.modules() if isinstance(module, FeatureQueue)]
 
     @torch.no_grad()
     def start_at(self, scale: float, bias: float | None) -> None:  # noqa: ARG002 - of losses that have one

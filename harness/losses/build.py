@@ -9,6 +9,7 @@ from harness.losses import (  # noqa: F401 - each registers its losses
     decoder,
     gated,
     geometry,
+    momentum,
     own,
     prototypes,
     sigmoid,
@@ -34,7 +35,7 @@ def build_objective(
         spec: one of the losses.
         ranks: the processes that share a batch; a single one if left out.
         chunk: captions per strip of scores; by a memory budget if left out. It never changes the result.
-        width: of the features, for losses with projection heads.
+        width: of the features, for losses with projection heads or queues.
         seed: of the heads' initialisation.
 
     Raises:

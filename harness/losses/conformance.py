@@ -17,6 +17,7 @@ from harness.base.part_checks import CheckFailedError, PartFinding, findings
 from harness.config.loss import Loss
 from harness.losses.base import Objective, PairBatch, Positives
 from harness.losses.build import build_objective
+from harness.losses.queues import FeatureQueue
 from harness.parallel.ranks import Ranks
 
 __all__ = ["check_loss_part"]
@@ -25,11 +26,14 @@ FEATURES = (
     *("image", "text", "image_tokens", "text_tokens", "image_views"),
     *("text_views", "negative_text", "word_losses", "caption_losses"),
 )
-IMAGE_PARTS = ("image", "teacher_image", "image_tokens", "image_views", "samples")
+IMAGE_PARTS = (
+    *("image", "teacher_image", "image_tokens", "image_views", "samples"),
+    *("momentum_image", "momentum_views"),
+)
 CAPTION_PARTS = (
     *("text", "owner", "slot", "is_raw", "teacher_text", "text_tokens", "text_mask"),
     *("text_views", "negative_text", "has_negative", "word_losses", "word_counts"),
-    *("caption_losses", "caption_lengths"),
+    *("caption_losses", "caption_lengths", "momentum_text"),
 )
 IMAGES, WIDTH, SCALE = 8, 6, 7.0
 EXCHANGE_S = 20.0
@@ -75,6 +79,9 @@ def random_pairs(captions: int, *, images: int = IMAGES, density: float = 0.15, 
         word_counts=torch.randint(0, 3, (len(every),), generator=make).double(),
         caption_losses=torch.rand(len(every), generator=make, dtype=torch.float64) * 20,
         caption_lengths=torch.randint(1, 9, (len(every),), generator=make).double(),
+        momentum_image=rows(images, WIDTH),
+        momentum_text=rows(len(every), WIDTH),
+        momentum_views=rows(images, 1, WIDTH),
     )
 
 
@@ -209,11 +216,13 @@ def _needs(spec: Loss, captions: int) -> None:
         else {"negative_text": None, "has_negative": None},
         "masks_text": {} if any(part.masks_text for part in spec.parts) else {"word_losses": None, "word_counts": None},
         "needs_decoder": {} if spec.needs_decoder else {"caption_losses": None, "caption_lengths": None},
+        "momentum_need": {}
+        if spec.momentum_need
+        else {"momentum_image": None, "momentum_text": None, "momentum_views": None},
         "uses_mining": {} if spec.takes_mining else {"positives": None},
     }
     for need, without in hidden.items():
-        nothing = 0 if need in ("image_views", "text_views") else False
-        told = f"it states {need} = {nothing}, and reads {', '.join(without)}"
+        told = f"it states {need} = {_NOTHING.get(need, False)}, and reads {', '.join(without)}"
         try:
             outcome = _outcome(_built(spec), replace(batch, **without))
         except (AttributeError, TypeError, AssertionError):
@@ -225,6 +234,8 @@ def _needs(spec: Loss, captions: int) -> None:
             raise CheckFailedError("it states uses_mining = True, but mined positives do not change its value")
 
 
+_NOTHING = {"image_views": 0, "text_views": 0, "momentum_need": None}
+"""What a loss states that does not read this; False in other cases."""
 _CHECKS: dict[str, Callable[[Loss, int], None]] = {
     "states what it reads": _needs,
     "gradients are those of its value": _gradients,
@@ -252,6 +263,7 @@ def _outcome(objective: Objective, batch: PairBatch, scale: float = SCALE) -> _O
     loss, _ = objective(replace(batch, **leaves))
     if loss.requires_grad:
         loss.backward()
+    objective.advance()
     found = {**leaves, "log_scale": objective.log_scale}
     return _Outcome(
         loss.detach(), {name: torch.zeros_like(x) if x.grad is None else x.grad.clone() for name, x in found.items()}
@@ -269,6 +281,9 @@ def _value(spec: Loss, batch: PairBatch, name: str, point: Tensor) -> float:
 def _built(spec: Loss, ranks: Ranks | None = None, chunk: int | None = None) -> Objective:
     """The objective in float64, its temperature trained so that its gradient can be looked at."""
     objective = build_objective(spec, ranks, chunk, width=WIDTH).double()
+    for seed, queue in enumerate(module for module in objective.modules() if isinstance(module, FeatureQueue)):
+        queue.hold(random_pairs(1, seed=100 + seed).text[: len(queue.rows)])  # a part of it: the rest must not count
+        queue.advance()
     objective.log_scale.requires_grad_()
     for name, parameter in objective.named_parameters():
         if not bool(torch.isfinite(parameter).all()):  # a bias that is calibrated before training

@@ -22,6 +22,7 @@ __all__ = [
     "Sides",
     "clip_terms",
     "contrast",
+    "log_mean_exp",
     "smoothed_terms",
 ]
 
@@ -55,8 +56,8 @@ class Sides:
 
     def mean_exponentials(self) -> tuple[Tensor, Tensor]:
         """The logarithm of the mean of exp(z), likewise."""
-        by_image = _log_mean_exp(self.z, self.pairs.rows, self.image_count)
-        return by_image, _log_mean_exp(self.z, self.pairs.cols, self.text_count)
+        by_image = log_mean_exp(self.z, self.pairs.rows, self.image_count)
+        return by_image, log_mean_exp(self.z, self.pairs.cols, self.text_count)
 
     def cross_entropy(self, by_image: Tensor, by_text: Tensor) -> tuple[Tensor, Tensor]:
         """Normaliser minus the target's score, of each image [N] and each caption [M]."""
@@ -217,7 +218,7 @@ class FNCObjective(Objective):
         return sides.terms(*sides.cross_entropy(*sides.mean_scores())), {}
 
 
-def _log_mean_exp(z: Tensor, group: Tensor, count: Tensor) -> Tensor:
+def log_mean_exp(z: Tensor, group: Tensor, count: Tensor) -> Tensor:
     """log of the mean of exp(z) [P] in each group; `count` [n] is the groups' sizes; 0 for empty ones."""
     top = torch.zeros_like(count).scatter_reduce(0, group, z.detach(), "amax", include_self=False)
     total = torch.zeros_like(count).index_add(0, group, (z - top[group]).exp() / count[group])

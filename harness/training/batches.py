@@ -64,6 +64,8 @@ class Batch:
     """[N, e]"""
     teacher_text: Tensor | None
     """[M, e]"""
+    momentum_views: Tensor | None = None
+    """[N, w, 3, H, W] pixels, uint8: the augmentations that the momentum towers see; `views` begin with the same."""
 
     def parts(self, size: int) -> Iterator[Batch]:
         """The batch cut into parts of `size` images each."""
@@ -90,6 +92,7 @@ class Batch:
             chosen=Chosen(owner - images.start, source, position, slot),
             images=self.images[images],
             views=self.views[images],
+            momentum_views=None if self.momentum_views is None else self.momentum_views[images],
             tokens=self.tokens[texts],
             text_views=self.text_views[texts],
             has_negative=None if self.has_negative is None else self.has_negative[texts],
@@ -185,13 +188,15 @@ class BatchSource:
             {source: dataset.caption_counts(source) for source in dataset.sources},
             dataset.keys if experiment.captions.count else (),
         )
+        need = experiment.loss.momentum_need
+        self._views = (experiment.loss.views_read, need.views if need else 0)
         self._images = ImageBatches(
             dataset,
             experiment.train.augment,
             image_size=towers.image_size,
             seed=experiment.seed,
             workers=_loader_workers(experiment.resources, towers.device),
-            views=(experiment.train.views,) * experiment.loss.views_read,
+            views=(experiment.train.views,) * max(self._views),
             pin=towers.device.type == "cuda",
         )
         self._images.check_shared_memory(self._part.stop - self._part.start)
@@ -251,11 +256,12 @@ class BatchSource:
             first=self._part.start,
             chosen=chosen,
             images=every[:, 0],
-            views=every[:, 1:],
             tokens=tokens,
             text_views=views,
             has_negative=has_negative,
             masked=None if share is None else masked_tokens(tokens, keys, share),
+            views=every[:, 1 : 1 + self._views[0]],
+            momentum_views=every[:, 1 : 1 + self._views[1]] if self._views[1] else None,
             epoch=step / self.steps_per_epoch,
             teacher_image=image,
             teacher_text=text,

@@ -28,7 +28,7 @@ Features = tuple[Tensor, ...]
 v further views of the images or the captions follow: [N, ... + v, d] and [M, ... + v, d]. The third, where a decoder is
 trained or tokens are masked, is what the captions' tokens cost: the columns of `CaptionDecoder.losses`, then those of
 `Towers.word_losses`, [M, 2] each."""
-_TEXT = 1 << 63
+TEXT = 1 << 63
 """Sets the seeds of the text tower's masks apart."""
 _WORDS = 1 << 16
 """The number of the view that masked captions stand for, beyond those of all others."""
@@ -137,7 +137,7 @@ class BatchEncoder:
                         image = self._with_image_views(image, step, unit)
             if self._decoder is not None or self._trained["text"] or not again:
                 with self._clock("text tower"):
-                    torch.manual_seed(seed_of(self._seed, step, unit.first) + _TEXT)
+                    torch.manual_seed(seed_of(self._seed, step, unit.first) + TEXT)
                     if self._decoder is None:
                         text = self._encoders[1](unit.tokens)
                     else:
@@ -150,7 +150,7 @@ class BatchEncoder:
                     captions = (self._decoder.losses(seen[owner], said, unit.tokens),)
             if unit.masked is not None:
                 with self._clock("masked tokens"):
-                    torch.manual_seed(seed_of(self._seed, step, unit.first, _WORDS) + _TEXT)
+                    torch.manual_seed(seed_of(self._seed, step, unit.first, _WORDS) + TEXT)
                     captions = (torch.cat([*captions, towers.word_losses(*unit.masked.unbind(1))], dim=1),)
         self._statistics.keep()
         return (image, text, *captions)
@@ -159,7 +159,7 @@ class BatchEncoder:
         """Features of captions [M, d] or [M, 1 + L, d], followed by those of their edits [M, v, d]."""
         found = [text if text.ndim == 3 else text[:, None]]
         for number, tokens in enumerate(unit.text_views.unbind(1), start=1):
-            torch.manual_seed(seed_of(self._seed, step, unit.first, number) + _TEXT)
+            torch.manual_seed(seed_of(self._seed, step, unit.first, number) + TEXT)
             found.append(self._towers.encode_text(tokens)[:, None])
         return torch.cat(found, dim=1)
 

@@ -15,6 +15,7 @@ from harness.parallel.ranks import Ranks
 from harness.training.batches import Batch
 from harness.training.encoder import BatchEncoder
 from harness.training.mining_step import Miner
+from harness.training.momentum import MomentumEncoder
 from harness.training.optimiser import parameters
 from harness.training.split import Split
 from harness.training.step_timer import no_timer
@@ -47,6 +48,9 @@ def try_step(student: Student, batch: Batch, split: Split, miner: Miner | None =
         pairs = longest.pairs(*encoder.features(0, longest))
         if miner is not None:
             pairs, _ = miner.alone()(pairs, longest)
+        if student.momentum is not None:
+            momentum = MomentumEncoder(student.momentum, student.precision, split, seed=0, clock=no_timer)
+            pairs = momentum(0, longest, pairs)
         loss, _ = objective(_repeated(pairs, processes))
         loss.backward()
         encoder.backward()

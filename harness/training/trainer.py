@@ -25,6 +25,7 @@ from harness.training.divergence import DivergenceMonitor, Spike
 from harness.training.ema import Average
 from harness.training.encoder import BatchEncoder, Features
 from harness.training.mining_step import Miner
+from harness.training.momentum import MomentumEncoder, MomentumTowers
 from harness.training.optimiser import build_optimiser, parameters
 from harness.training.precision import Precision
 from harness.training.reduce import average_gradients
@@ -48,6 +49,7 @@ class Student:
     precision: Precision
     average: Average | None
     watch: DivergenceMonitor
+    momentum: MomentumTowers | None = None
 
     @property
     def parts(self) -> dict[str, Any]:
@@ -59,7 +61,8 @@ class Student:
             "precision": self.precision,
             "watch": self.watch,
         }
-        return named | ({} if self.average is None else {"average": self.average})
+        optional = {"average": self.average, "momentum": self.momentum}
+        return named | {name: part for name, part in optional.items() if part is not None}
 
 
 def build_student(train: Train, towers: Towers, objective: Objective, *, divergence_steps: int) -> Student:
@@ -71,6 +74,7 @@ def build_student(train: Train, towers: Towers, objective: Objective, *, diverge
         Precision(train.precision, towers.device),
         None if train.ema_decay is None else Average(towers.model, train.ema_decay),
         DivergenceMonitor(divergence_steps),
+        None if objective.momentum_need is None else MomentumTowers(towers, objective.momentum_need),
     )
 
 
@@ -113,6 +117,9 @@ class Trainer:
             tokens=student.objective.needs_tokens,
             decoder=student.objective.needs_decoder,
         )
+        self._momentum = None
+        if student.momentum is not None:
+            self._momentum = MomentumEncoder(student.momentum, student.precision, split, seed=seed, clock=clock)
         self.speed = Speed(source.batch_size, student.towers.device, self._ranks.size)
 
     @property
@@ -166,6 +173,9 @@ class Trainer:
                 raise
             logs |= student.precision.step(student.optimiser)
             student.objective.clamp_()
+            student.objective.advance()
+            if student.momentum is not None:
+                student.momentum.update()
             if student.average is not None:
                 student.average.update()
         logs |= {"loss": value, "lr": self._train.optimiser.lr * share}
@@ -175,8 +185,10 @@ class Trainer:
     def _backward(self, step: int, batch: Batch) -> tuple[Tensor, Logs]:
         """Gradients of the global loss on all parameters; the loss and its terms."""
         student = self._student
-        self._state_before = [buffer.clone() for buffer in student.objective.buffers()]
+        self._state_before = [buffer.clone() for buffer in student.objective.running_state]
         pairs, mined = self._pairs(self._encoder.features(step, batch), batch)
+        if self._momentum is not None:
+            pairs = self._momentum(step, batch, pairs)
         with self._clock("loss"):
             loss, terms = student.objective(pairs)
             student.precision.backward(loss)
@@ -209,5 +221,5 @@ class Trainer:
     def _undo(self) -> None:
         """Bring what the step has moved already, running statistics, back to where it was before."""
         self._encoder.forget()
-        for buffer, before in zip(self._student.objective.buffers(), self._state_before, strict=True):
+        for buffer, before in zip(self._student.objective.running_state, self._state_before, strict=True):
             buffer.copy_(before)

@@ -19,10 +19,13 @@ REDONE = "ablations/quickstart.toml"
 NEW = ("experiments/quickstart.toml", "experiments/quickstart_teacher.toml")
 _NEW_KEYS = re.compile(r',?\s*\b(factor|compares|margin) = "[^"]*"( #.*)?')
 """Keys of claims and ablations that the old code does not know. No id depends on them."""
-NEW_ARMS = ("slip", "clip_rocket", "cleanclip", "negclip", "declip", "coca", "infonce_coca_towers", "protoclip")
+NEW_ARMS = (
+    *("slip", "clip_rocket", "cleanclip", "negclip", "declip", "defilip", "coca", "infonce_coca_towers", "protoclip"),
+    *("brivl", "albef", "tcl"),
+)
 """Arms with losses or towers that the old code does not know, most called as the loss.
 The ids of the other arms are compared."""
-_NEW_ARMS = re.compile(r'\[arms\.({0})\]\n(.+\n)+\n|^({0}) = ".*"\n?'.format("|".join(NEW_ARMS)), re.MULTILINE)
+_NEW_ARMS = re.compile(r'\[arms\.({0})\].*\n(.+\n)+\n|^({0}) = ".*"\n?'.format("|".join(NEW_ARMS)), re.MULTILINE)
 Ids = dict[str, dict[str, str]]
 
 

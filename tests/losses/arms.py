@@ -89,6 +89,12 @@ ARMS: dict[str, Arm] = {
         },
         formulas.infonce_and_twice_supcon_in,
     ),
+    "moco": _arm("moco", formulas.moco, queue_size=29),
+    "albef": _arm("albef", formulas.albef, queue_size=29),
+    "albef halfway": _arm("albef", formulas.albef_halfway, queue_size=29, ramp_epochs=2),
+    "albef undistilled": _arm("albef", formulas.albef_undistilled, queue_size=29, distillation=0),
+    "tcl": _arm("tcl", formulas.tcl, queue_size=29),
+    "nearest_neighbour": _arm("nearest_neighbour", formulas.nearest_neighbour, queue_size=29),
     "dreamlip local scale": _arm("dreamlip", formulas.dreamlip_local_scale, local_logit_scale=4),
     "dreamlip threshold": _arm("dreamlip", formulas.dreamlip_thresholded, threshold="uniform"),
 }

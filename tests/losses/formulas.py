@@ -453,3 +453,84 @@ def masked_language(batch: PairBatch, t: Tensor, b: Tensor) -> Tensor:
     assert batch.word_losses is not None
     assert batch.word_counts is not None
     return batch.word_losses.sum() / batch.word_counts.sum()
+
+
+def momentum_of(batch: PairBatch) -> tuple[Tensor, Tensor, Tensor]:
+    """The momentum towers' images [N, d], captions [M, d] and first further views [N, d]."""
+    assert batch.momentum_image is not None
+    assert batch.momentum_text is not None
+    assert batch.momentum_views is not None
+    return batch.momentum_image, batch.momentum_text, batch.momentum_views[:, 0]
+
+
+Queues = tuple[list[Tensor], list[Tensor]]
+"""Features in the queue of images and in that of texts."""
+
+
+def moco(batch: PairBatch, t: Tensor, b: Tensor, queues: Queues = ([], [])) -> Tensor:
+    """One row after the other: its own against its own and the queue."""
+    image, text, _ = momentum_of(batch)
+    by_image, by_text = [], []
+    for i, query in enumerate(batch.image):
+        own = [t * query @ key for key in text[batch.owner == i]]
+        others = [t * query @ key for key in queues[1]]
+        by_image.append(torch.stack(own + others).exp().sum().log() - torch.stack(own).mean())
+    for query, owner in zip(batch.text, batch.owner, strict=True):
+        hit = t * query @ image[owner]
+        by_text.append(torch.stack([hit, *(t * query @ key for key in queues[0])]).exp().sum().log() - hit)
+    return (torch.stack(by_image).mean() + torch.stack(by_text).mean()) / 2
+
+
+def with_queue(rows: Tensor, queue: list[Tensor]) -> Tensor:
+    return torch.cat([rows, torch.stack(queue)]) if queue else rows
+
+
+def distilled(query: Tensor, teacher: Tensor, keys: Tensor, truth: Tensor, t: Tensor, share: float) -> Tensor:
+    """As in ALBEF's code: cross-entropy to share * softmax + (1 - share) * truth, whose rows sum to 1."""
+    target = torch.zeros(len(query), len(keys), dtype=torch.float64)
+    target[:, : truth.shape[1]] = truth.double() / truth.double().sum(1, keepdim=True)
+    with torch.no_grad():
+        target = share * (t * teacher @ keys.T).softmax(1) + (1 - share) * target
+    return -((t * query @ keys.T).log_softmax(1) * target).sum(1).mean()
+
+
+def albef(batch: PairBatch, t: Tensor, b: Tensor, queues: Queues = ([], []), share: float = 0.4) -> Tensor:
+    image, text, _ = momentum_of(batch)
+    images, texts, truth = with_queue(image, queues[0]), with_queue(text, queues[1]), truth_of(batch)
+    by_image = distilled(batch.image, image, texts, truth, t, share)
+    return (by_image + distilled(batch.text, text, images, truth.T, t, share)) / 2
+
+
+def albef_halfway(batch: PairBatch, t: Tensor, b: Tensor) -> Tensor:
+    """After one of two epochs of its ramp."""
+    return albef(batch, t, b, share=0.2)
+
+
+def albef_undistilled(batch: PairBatch, t: Tensor, b: Tensor) -> Tensor:
+    return albef(batch, t, b, share=0.0)
+
+
+def tcl(batch: PairBatch, t: Tensor, b: Tensor, queues: Queues = ([], [])) -> Tensor:
+    _, text, view = momentum_of(batch)
+    images, texts, truth = with_queue(view, queues[0]), with_queue(text, queues[1]), truth_of(batch)
+    same = batch.owner[:, None] == batch.owner[None]
+    terms = [
+        distilled(batch.image, view, texts, truth, t, 0.4),
+        distilled(batch.text, text, images, truth.T, t, 0.4),
+        distilled(batch.image, view, images, torch.eye(len(view)), t, 0.0),
+        distilled(batch.text, text, texts, same, t, 0.0),
+    ]
+    return torch.stack(terms).mean()
+
+
+def nearest_neighbour(
+    batch: PairBatch, t: Tensor, b: Tensor, queue: tuple[Tensor, ...] = (), both: bool = False
+) -> Tensor:
+    """Nothing without a past."""
+    if not queue:
+        return t * 0 + batch.image.sum() * 0
+    past = torch.stack(list(queue))
+    found = torch.stack([past[(past @ text.detach()).argmax()] for text in batch.text])
+    z = t * batch.image @ found.T
+    by_image = to_target(z, truth_of(batch))
+    return (by_image + to_target(z.T, truth_of(batch).T)) / 2 if both else by_image

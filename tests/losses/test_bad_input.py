@@ -47,9 +47,28 @@ MINING = '[mining]\nkind = "threshold"\n'
             "loss: filip compares tokens, but the model's towers give pooled features only; take a vision transformer",
         ),
         ('[loss]\nkind = "simclr"', "loss: simclr compares no images with captions; make it a term of a sum"),
-        ('[loss]\nkind = "tcl"', "loss: there is no kind 'tcl' yet: it needs momentum towers and a feature queue"),
         ('[loss]\nkind = "Structure-CLIP"', "loss: there is no kind 'Structure-CLIP' yet: it needs scene graphs"),
         ('[loss]\nkind = "CLIP-Rocket"', "loss: there is no kind 'CLIP-Rocket'; write \"clip_rocket\""),
+        ('[loss]\nkind = "COSMOS"', "loss: there is no kind 'COSMOS' yet: it needs momentum towers, and crops of"),
+        (
+            '[loss]\nkind = "albef"\nqueue_size = 100\n[train]\nglobal_batch_size = 128',
+            "loss.queue_size: a queue of 100 features is smaller than a batch of 128 images; take at least 128, or a",
+        ),
+        (
+            '[loss]\nterms = [{ kind = "infonce" }, { kind = "nearest_neighbour", queue_size = 300 }]\n'
+            '[captions]\nsource = "captioner"\ncount = 2\n[train]\nglobal_batch_size = 128',
+            "loss.terms[1].queue_size: a queue of 300 features is smaller than a batch of 128 images with 3 captions",
+        ),
+        (
+            '[loss]\nterms = [{ kind = "albef" }, { kind = "moco" }]',
+            "loss: all terms read the same momentum towers, but albef moves them by 0.995 and moco moves them by 0.99;",
+        ),
+        ('[loss]\nkind = "nearest_neighbour"', "loss: nearest_neighbour compares no images with captions; make it"),
+        ('[loss]\nkind = "albef"\nmomentum = 1.1', "loss.momentum: should be less than or equal to 1, not 1.1"),
+        (
+            '[loss]\nkind = "tcl"\n[train.views]\nkind = "none"',
+            "train.views: gives every view of an image the same pixels; use simclr, fff or crop",
+        ),
         ("[loss]\nterms = []", "loss: terms is empty; list tables such as"),
         ('[loss]\nterms = [{ kind = "simclr" }]', "loss: simclr compares no images with captions; add a term such as"),
         ('[loss]\nterms = [{ kind = "infonce", weight = 0 }]', "loss: the weights of all terms are 0"),

@@ -39,7 +39,7 @@ def _batch(arm: Arm, shape: Shape) -> PairBatch:
 @given(shapes, scales, biases, chunks)
 def test_formula(arm: Arm, shape: Shape, scale: float, bias: float, chunk: int | None) -> None:
     batch = _batch(arm, shape)
-    ours = outcome_of(build_objective(arm.spec, chunk=chunk, width=batch.image.shape[1]), batch, scale, bias)
+    ours = outcome_of(build_objective(arm.spec, chunk=chunk, width=shape.width), batch, scale, bias)
     reference = formula_of(arm.formula, batch, scale, bias)
     if arm.on_sphere:
         ours, reference = ours.along_sphere(batch), reference.along_sphere(batch)
@@ -54,8 +54,8 @@ def test_images_may_be_permuted_with_their_captions(arm: Arm, shape: Shape, seed
     make = torch.Generator().manual_seed(seed)
     rows = torch.randperm(len(batch.image), generator=make)
     cols = torch.randperm(len(batch.text), generator=make)
-    plain = outcome_of(build_objective(arm.spec, width=batch.image.shape[1]), batch, 7.0, -4.0)
-    moved = outcome_of(build_objective(arm.spec, width=batch.image.shape[1]), permuted(batch, rows, cols), 7.0, -4.0)
+    plain = outcome_of(build_objective(arm.spec, width=shape.width), batch, 7.0, -4.0)
+    moved = outcome_of(build_objective(arm.spec, width=shape.width), permuted(batch, rows, cols), 7.0, -4.0)
     features = {name: part[rows if name.startswith("image") else cols] for name, part in plain.features.items()}
     moved.assert_close(replace(plain, features=features), rtol=1e-8, atol=1e-9)
 
@@ -66,7 +66,7 @@ def test_float32_stays_finite_and_near_float64(arm: Arm, density: float) -> None
     shape = Shape(images=12, captions=2, width=16, density=density, duplicates=True)
     batch, objective = _batch(arm, shape), build_objective(arm.spec, width=shape.width)
     ours = outcome_of(objective, in_float32(batch), 100.0, -30.0)
-    exact = outcome_of(build_objective(arm.spec, width=batch.image.shape[1]), batch, 100.0, -30.0)
+    exact = outcome_of(build_objective(arm.spec, width=shape.width), batch, 100.0, -30.0)
     assert ours.value.dtype == torch.float32
     assert torch.isfinite(ours.value)
     assert all(bool(torch.isfinite(part).all()) for part in ours.features.values())

@@ -46,7 +46,7 @@ def _work(rank: int, folder: str) -> dict[tuple[int, str], Outcome]:
 
 
 def _outcome(name: str, ranks: Ranks) -> Outcome:
-    objective = build_objective(ARMS[name].spec, ranks, chunk=3, width=5)
+    objective = build_objective(ARMS[name].spec, ranks, chunk=3, width=Shape().width)
     return outcome_of(objective, part_of(_whole(), ranks.rank, ranks.size), 8.0, -3.0)
 
 

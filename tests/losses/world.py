@@ -70,6 +70,9 @@ def random_batch(shape: Shape) -> PairBatch:
         word_counts=torch.randint(0, 3, (n * k,), generator=make).double(),
         caption_losses=torch.rand(n * k, generator=make, dtype=torch.float64) * 20,
         caption_lengths=torch.randint(1, 9, (n * k,), generator=make).double(),
+        momentum_image=rows(n, shape.width),
+        momentum_text=rows(n * k, shape.width),
+        momentum_views=F.normalize(torch.randn(n, 1, shape.width, generator=make, dtype=torch.float64), dim=2),
     )
 
 

@@ -19,14 +19,11 @@ from tests.training.made import COCA_MODEL, VIT_MODEL, attempt, experiment, grad
 
 SLIP: dict[str, Any] = {"kind": "slip", "terms": {"1": {"hidden": 8, "width": 4}}}
 ROCKET: dict[str, Any] = {"kind": "clip_rocket", "terms": {"1": {"hidden": 8, "width": 4}}}
-DECLIP: dict[str, Any] = {
-    "terms": [
-        *[{"kind": "multi_view"}, {"kind": "simsiam", "width": 8, "bottleneck": 4}],
-        {"kind": "masked_language", "share": 0.4},
-    ],
-    "share_logit_scale": True,
+DEFILIP: dict[str, Any] = {
+    "kind": "defilip",
+    "terms": {"1": {"queue_size": 40}, "2": {"width": 8, "bottleneck": 4}, "3": {"share": 0.4}},
 }
-SYSTEMS = {"slip": SLIP, "clip_rocket": ROCKET, "declip": DECLIP, "cleanclip": {"kind": "cleanclip"}} | {
+SYSTEMS = {"slip": SLIP, "clip_rocket": ROCKET, "defilip": DEFILIP, "cleanclip": {"kind": "cleanclip"}} | {
     "negclip": {"kind": "negclip"}
 }
 STEPS = 4

@@ -39,19 +39,27 @@ ARMS: dict[str, dict[str, Any]] = {
         "loss": {"kind": "slip", "terms": {"1": {"hidden": 8, "width": 4}}},
         "captions": FFF["captions"],
     },
-    "clip_rocket and negclip": {
+    "edited captions": {
         "model": VIT_MODEL,
         "train": train(),
         "loss": {
             "terms": [
-                *[
-                    {"kind": "negclip"},
-                    {"kind": "masked_language", "share": 0.4},
-                    {"kind": "in_modal"},
-                    {"kind": "simsiam", "width": 8, "bottleneck": 4},
-                ],
+                *[{"kind": "negclip"}, {"kind": "in_modal"}, {"kind": "simsiam", "width": 8, "bottleneck": 4}],
                 {"kind": "masked_language", "share": 0.4},
                 {"kind": "multi_view", "images": 2, "texts": 2, "head": "mlp", "hidden": 8, "width": 4},
+            ]
+        },
+        "captions": FFF["captions"],
+    },
+    "momentum and queues": {
+        "model": VIT_MODEL,
+        "train": train(),
+        "loss": {
+            "terms": [
+                {"kind": "infonce"},
+                {"kind": "tcl", "queue_size": 50, "ramp_epochs": 0},
+                {"kind": "moco", "queue_size": 60, "momentum": 0.995},
+                {"kind": "nearest_neighbour", "queue_size": 48},
             ]
         },
         "captions": FFF["captions"],
@@ -81,6 +89,12 @@ def outcome(root: Path, name: str, ranks: Ranks) -> Outcome:
     logs = taken(trainer, student, ARMS[name].get("steps", 2))
     state = {f"objective.{key}": one for key, one in student.objective.state_dict().items()}
     return Outcome(logs, gradients(student), {**student.towers.state_dict(), **state})
+    logs = taken(trainer, student, 2)
+    state = student.towers.state_dict()
+    if student.momentum is not None:
+        state |= {f"momentum.{name}": one for name, one in student.momentum.state_dict().items()}
+        state |= student.objective.state_dict()
+    return Outcome(logs, gradients(student), state)
 
 
 def _work(rank: int, folder: Path) -> dict[tuple[int, str], Outcome]:

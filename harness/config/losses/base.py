@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar, NamedTuple
 
 from pydantic import BeforeValidator, Field, WithJsonSchema, model_validator
 
 from harness.base.errors import SpecError
 from harness.config.base import Spec
 
-__all__ = ["Clamp", "LossSpec", "Positive", "Share", "SquareLossSpec", "Weight"]
+__all__ = ["Clamp", "LossSpec", "MomentumNeed", "Positive", "Share", "SquareLossSpec", "Weight"]
 
 Positive = Annotated[float, Field(gt=0)]
 Weight = Annotated[float, Field(ge=0)]
@@ -27,6 +27,17 @@ Clamp = Annotated[
 ]
 """A positive bound, or `"off"`, as files write None: TOML has no null."""
 _CLIP_SCALE = 1 / 0.07
+
+
+class MomentumNeed(NamedTuple):
+    """What a loss reads of momentum towers, beside their features of the captions."""
+
+    momentum: float
+    """Share of the old weights in each move of these towers."""
+    images: bool
+    """Their features of the images."""
+    views: int
+    """Of how many further augmentations of each image their features."""
 
 
 class LossSpec(Spec):
@@ -92,6 +103,11 @@ class LossSpec(Spec):
         return None
 
     @property
+    def momentum_need(self) -> MomentumNeed | None:
+        """The momentum towers that it reads, given its fields; None: it reads none."""
+        return None
+
+    @property
     def parts(self) -> tuple[LossSpec, ...]:
         """The losses that it is the sum of: itself."""
         return (self,)
@@ -105,6 +121,13 @@ class LossSpec(Spec):
 
     def check_training(self, samples: int, seen: int) -> None:
         """Check that the loss can be trained on data of so many samples, of which training sees so many in all.
+
+        Raises:
+            SpecError: it cannot.
+        """
+
+    def check_batch(self, images: int, captions: int) -> None:
+        """Check that the loss can be trained with batches of so many images, each with so many captions.
 
         Raises:
             SpecError: it cannot.
