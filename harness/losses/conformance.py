@@ -192,6 +192,7 @@ def _needs(spec: Loss, captions: int) -> None:
         "needs_teacher": {} if spec.needs_teacher else {"teacher_image": None, "teacher_text": None},
         "needs_tokens": {} if spec.needs_tokens else {"image_tokens": None, "text_tokens": None, "text_mask": None},
         "image_views": {} if any(part.views_read for part in spec.parts) else {"image_views": None},
+        "needs_samples": {} if spec.needs_samples else {"samples": None},
         "needs_decoder": {} if spec.needs_decoder else {"caption_losses": None, "caption_lengths": None},
         "uses_mining": {} if spec.takes_mining else {"positives": None},
     }

@@ -45,6 +45,8 @@ class LossSpec(Spec):
     """How many further augmentations of each image it reads."""
     needs_decoder: ClassVar[bool] = False
     """It reads how well the model's captioning decoder predicts the captions."""
+    needs_samples: ClassVar[bool] = False
+    """It reads which samples of the data are in the batch."""
     pairs_modalities: ClassVar[bool] = True
     """It compares images with captions, and so trains both towers. Otherwise it is only a term of a sum."""
 
