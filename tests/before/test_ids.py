@@ -20,7 +20,7 @@ NEW = ("experiments/quickstart.toml", "experiments/quickstart_teacher.toml")
 _NEW_KEYS = re.compile(r',?\s*\b(factor|compares|margin) = "[^"]*"( #.*)?')
 """Keys of claims and ablations that the old code does not know. No id depends on them."""
 _NEW = "slip|infonce_coca_towers|coca|protoclip"
-_NEW_ARMS = re.compile(rf'\[arms\.({_NEW})\]\n(.+\n)+\n|({_NEW}) = ".+"\n?')
+_NEW_ARMS = re.compile(rf'\[arms\.({_NEW})(\.loss)?\].*\n(.+\n)+\n|({_NEW}) = ".+"\n?')
 """Arms with losses that the old code does not know, and their labels. The ids of the other arms are compared."""
 Ids = dict[str, dict[str, str]]
 
