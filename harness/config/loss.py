@@ -329,6 +329,11 @@ class SumLoss(Spec):
         return any(part.needs_decoder for part in self.parts)
 
     @property
+    def needs_samples(self) -> bool:
+        """Whether a term does."""
+        return any(part.needs_samples for part in self.parts)
+
+    @property
     def takes_mining(self) -> bool:
         """Whether mined positives can change the value of a term."""
         return any(part.takes_mining for part in self.parts)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import torch
@@ -100,7 +100,7 @@ class PairBatch:
     has_negative: Tensor | None = None
     """[M] bool: an edit applied to the caption; the other rows of `negative_text` mean nothing."""
     samples: Tensor | None = None
-    """[N] long: the images' numbers in the data set."""
+    """[N] long: the images' numbers in the data set, for losses that need them."""
     word_losses: Tensor | None = None
     """[M]: the negative log-likelihood of the masked tokens of each caption by the student's text tower, summed."""
     word_counts: Tensor | None = None
@@ -205,6 +205,7 @@ class Objective(nn.Module, ABC):
         self.sweep = sweep
         self.needs_tokens, self.needs_decoder = spec.needs_tokens, spec.needs_decoder
         self.momentum_need = spec.momentum_need
+        self.needs_samples = spec.needs_samples
         self.max_log_scale = math.inf if spec.max_logit_scale is None else math.log(spec.max_logit_scale)
         start = torch.tensor(math.log(spec.logit_scale), dtype=torch.float32)
         self.log_scale = nn.Parameter(start, requires_grad=spec.learn_logit_scale)
@@ -216,7 +217,8 @@ class Objective(nn.Module, ABC):
     def forward(self, batch: PairBatch) -> tuple[Tensor, Logs]:
         """The loss and its logs: `loss/<term>` each, `logit_scale`, `positives_per_image` and the loss's own."""
         with torch.autocast(batch.image.device.type, enabled=False):
-            return self.of_whole(gather_pairs(batch, self.sweep.ranks))
+            read = batch if self.needs_samples else replace(batch, samples=None)
+            return self.of_whole(gather_pairs(read, self.sweep.ranks))
 
     def of_whole(self, whole: PairBatch) -> tuple[Tensor, Logs]:
         """The same of the batch of all ranks, which `gather_pairs` gives."""

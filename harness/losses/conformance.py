@@ -215,6 +215,7 @@ def _needs(spec: Loss, captions: int) -> None:
         if any(part.negatives_read for part in spec.parts)
         else {"negative_text": None, "has_negative": None},
         "masks_text": {} if any(part.masks_text for part in spec.parts) else {"word_losses": None, "word_counts": None},
+        "needs_samples": {} if spec.needs_samples else {"samples": None},
         "needs_decoder": {} if spec.needs_decoder else {"caption_losses": None, "caption_lengths": None},
         "momentum_need": {}
         if spec.momentum_need

@@ -28,6 +28,7 @@ class SumObjective(Objective):
         nn.Module.__init__(self)
         self.sweep, self.needs_tokens, self.needs_decoder = sweep, spec.needs_tokens, spec.needs_decoder
         self.momentum_need = spec.momentum_need
+        self.needs_samples = spec.needs_samples
         self.weights = [term.weight_at for term in spec.active]
         built: list[Objective] = [objectives(part, sweep) for part in spec.parts]
         self.pairs_modalities = [part.pairs_modalities for part in spec.parts]

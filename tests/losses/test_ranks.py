@@ -21,11 +21,11 @@ pytestmark = pytest.mark.slow
 IMAGES, CAPTIONS = 8, 2
 
 
-def _whole() -> PairBatch:
+def _whole(captions: int) -> PairBatch:
     """A batch whose captions lie in the order of their images, as the concatenation of ranks has them."""
-    batch = random_batch(Shape(images=IMAGES, captions=CAPTIONS, density=0.1, seed=4))
-    every = torch.arange(IMAGES * CAPTIONS)
-    return replace(batch, owner=every // CAPTIONS, slot=every % CAPTIONS, is_raw=every % CAPTIONS == 0)
+    batch = random_batch(Shape(images=IMAGES, captions=captions, density=0.1, seed=4))
+    every = torch.arange(IMAGES * captions)
+    return replace(batch, owner=every // captions, slot=every % captions, is_raw=every % captions == 0)
 
 
 def _work(rank: int, folder: str) -> dict[tuple[int, str], Outcome]:
@@ -47,7 +47,7 @@ def _work(rank: int, folder: str) -> dict[tuple[int, str], Outcome]:
 
 def _outcome(name: str, ranks: Ranks) -> Outcome:
     objective = build_objective(ARMS[name].spec, ranks, chunk=3, width=Shape().width)
-    return outcome_of(objective, part_of(_whole(), ranks.rank, ranks.size), 8.0, -3.0)
+    return outcome_of(objective, part_of(_whole(ARMS[name].captions or CAPTIONS), ranks.rank, ranks.size), 8.0, -3.0)
 
 
 @pytest.fixture(scope="module")

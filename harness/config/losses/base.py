@@ -62,6 +62,8 @@ class LossSpec(Spec):
     """It reads how well the model's captioning decoder predicts the captions."""
     masks_text: ClassVar[bool] = False
     """It reads how well the text tower predicts masked tokens of the captions."""
+    needs_samples: ClassVar[bool] = False
+    """It reads which samples of the data are in the batch."""
     pairs_modalities: ClassVar[bool] = True
     """It compares images with captions, and so trains both towers. Otherwise it is only a term of a sum."""
 

@@ -21,6 +21,7 @@ class Prototypes(LossSpec):
     needs_teacher: ClassVar[bool] = False
     needs_tokens: ClassVar[bool] = False
     uses_mining: ClassVar[bool] = False
+    needs_samples: ClassVar[bool] = True
     pairs_modalities: ClassVar[bool] = False
 
     prototypes: int = Field(20_000, ge=2)
