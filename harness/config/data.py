@@ -154,6 +154,40 @@ class DigitsData(EmbeddedWorld):
         return 1797 - self.test_samples
 
 
+class OpenclipartData(EmbeddedWorld):
+    """Drawings by many people with their own titles, keywords and descriptions: Debian's package `openclipart-svg`, of
+    which nothing comes with the harness. `harness data openclipart` says what it makes of them."""
+
+    kind: Literal["openclipart"] = "openclipart"
+    evaluation_sets: ClassVar[tuple[str, ...]] = ("openclipart", "openclipart_retrieval")
+    version: Literal["0.18"] = "0.18"
+    """Version of the package. Its drawings have to have the digest that the harness knows."""
+    train_samples: int = Field(5760, ge=1)
+    """Drawings to train on, drawn from all that are neither tested nor near-duplicates of tested ones."""
+    test_per_class: int = Field(24, ge=1)
+    """Drawings of each class in the evaluation set `openclipart`; at most half of those that could be tested."""
+    retrieval_samples: int = Field(400, ge=1)
+    """Drawings of the evaluation set `openclipart_retrieval`."""
+    near_duplicate: int = Field(8, ge=0, le=62)
+    """Two drawings are near-duplicates if at most so many of the 63 bits of their perceptual hashes differ."""
+    image_size: int = Field(32, ge=16, le=256)
+    """Side of the square pictures in pixels."""
+    seed: int = Field(0, ge=0, lt=2**32)
+    """Seed of the split and the captions. It is part of the data, unlike the seed of a run."""
+    captioner: Captioner = Captioner()
+    """The pseudo-caption source `captioner`. It always names a keyword and the main colour."""
+    captioner_b: VerboseCaptioner = VerboseCaptioner()
+    """The pseudo-caption source `captioner_b`, which names more attributes and makes more errors."""
+
+    def caption_sources(self) -> Mapping[str, int | None]:
+        """Both simulated captioners, with their captions per picture."""
+        return {"captioner": self.captioner.captions, "captioner_b": self.captioner_b.captions}
+
+    def size(self) -> int:
+        """`train_samples`."""
+        return self.train_samples
+
+
 Verify = Literal["header", "decode"]
 _VERIFY_DOC = """How images are checked once, before the first run. `header` reads each header and end (about 0.1 ms an
 image) and decodes only suspicious ones; `decode` decodes every image (about 2 ms at 256 px). Samples that fail are left
@@ -293,7 +327,7 @@ def _place(source: PlaceSource) -> PlaceSource:
 FileData = WebdatasetData | TableData
 """Your own data, read from files."""
 
-Data = Annotated[ShapesData | DigitsData | WebdatasetData | TableData, Field(discriminator="kind")]
+Data = Annotated[ShapesData | DigitsData | OpenclipartData | WebdatasetData | TableData, Field(discriminator="kind")]
 
 
 def unknown_data(data: Never) -> SpecError:

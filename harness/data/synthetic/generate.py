@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from harness.base.registry import Registry
-from harness.config.data import DigitsData, ShapesData
+from harness.config.data import DigitsData, OpenclipartData, ShapesData
 from harness.data.synthetic import digits, shapes
 from harness.data.synthetic.captions import Claims, captioner_claims, digits_phrases, raw_claims, shapes_phrases, texts
 from harness.data.synthetic.embedded import EMBEDDED_SOURCES
@@ -62,6 +62,14 @@ def generate_digits(data: DigitsData, folder: Path) -> None:
     _write_training(folder, pictures[train], true[train], claims, captions)
     labels = true[test, 0].tolist()
     write_classification(folder / "eval" / "digits", pictures[test], labels, digits.CLASS_NAMES, DIGITS_TEMPLATES)
+
+
+@generators.register(OpenclipartData)
+def generate_openclipart(data: OpenclipartData, folder: Path) -> None:
+    """Write the drawings of the installed package openclipart-svg: train/, both evaluation sets, truth and counts."""
+    from harness.data.openclipart.build import build
+
+    build(data, folder)
 
 
 def _all_claims(data: ShapesData | DigitsData, true: Claims, counts: tuple[int, ...]) -> dict[str, Claims]:
