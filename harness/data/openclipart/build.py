@@ -60,7 +60,7 @@ def build(data: OpenclipartData, folder: Path, package: Path | None = None) -> N
     check_renderer()
     with located(package) as place:
         found, left_out = drawings(place, data.version)
-    say(f"rendering {len(found):,} drawings of openclipart-svg {data.version}, once; this takes about a minute")
+    say(f"rendering {len(found):,} drawings of openclipart-svg {data.version}, once; this takes one to three minutes")
     drawn = _drawn(data, found)
     left_out["nothing drawn, or only text"] = len(found) - len(drawn.drawings)
     near = measured.neighbours(drawn.hashes, data.near_duplicate)
@@ -85,6 +85,26 @@ def build(data: OpenclipartData, folder: Path, package: Path | None = None) -> N
             "seconds": round(perf_counter() - begun, 1),
         },
     )
+
+
+def sentences(counts: Mapping[str, Any]) -> list[str]:
+    """The file `COUNTS` in words."""
+    left_out = ", ".join(f"{reason} {count:,}" for reason, count in counts["left_out"].items())
+    tested = ", ".join(f"{name} {count:,}" for name, count in counts["tested"].items())
+    captions = sum(counts["captions"].values())
+    return [
+        f"{counts['drawings']:,} drawings: {counts['trained']:,} to train on with {captions:,} captions",
+        f"tested: {tested} ({len(counts['tested_by_class'])} classes)",
+        f"left out: {left_out}",
+        f"{counts['near_duplicates_among_training']:,} training drawings have a near-duplicate among them",
+        f"{counts['raw_captions_without_a_keyword']:,} raw captions name no keyword",
+        *(
+            f"{source}: {rate['wrong']:,} of {rate['named']:,} named words and attributes are wrong ({rate['share']:.1%})"
+            for source, rate in counts["error_rate"].items()
+        ),
+        f"SHA-256 of the training pictures and captions: {counts['content_sha256']}",
+        f"made in {counts['seconds']:.0f} s",
+    ]
 
 
 def _drawn(data: OpenclipartData, found: Sequence[Drawing]) -> _Drawn:

@@ -56,18 +56,18 @@ def located(package: Path | None) -> Iterator[Path]:
 def drawings(folder: Path, version: str) -> tuple[list[Drawing], Counter[str]]:
     """All drawings under `folder` with their texts, sorted by name; and how many files were left out, by reason.
 
+    A link to a drawing that is filed in several folders is not read.
+
     Raises:
         DataError: they are not those of this version of the package.
     """
-    files = [file for file in folder.rglob("*.svg") if file.is_file()]
-    kept = [file for file in files if not file.is_symlink()]
-    left_out = Counter({"link to another drawing": len(files) - len(kept)})
-    named = sorted((file.relative_to(folder).as_posix(), file.read_bytes()) for file in kept)
+    files = [file for file in folder.rglob("*.svg") if file.is_file() and not file.is_symlink()]
+    named = sorted((file.relative_to(folder).as_posix(), file.read_bytes()) for file in files)
     if (found := digest_of(named)) != DIGESTS[version]:
         what = f"{len(named):,} drawings with the digest {found}, not those of openclipart-svg {version}"
         raise DataError(what, where=str(folder), fix=_INSTALL)
     read = [_drawing(name, content) for name, content in named]
-    left_out["not readable as XML"] = read.count(None)
+    left_out = Counter({"not readable as XML": read.count(None)})
     return [drawing for drawing in read if drawing is not None], left_out
 
 
