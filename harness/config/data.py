@@ -1,4 +1,4 @@
-"""Training data: the embedded worlds, your own webdataset shards, or a table of image paths."""
+"""Training data: the embedded worlds, drawings from a package, your own webdataset shards, or a table of images."""
 
 from __future__ import annotations
 
@@ -67,6 +67,8 @@ class DataSpec(Spec):
 
     evaluation_sets: ClassVar[tuple[str, ...]]
     """Names of the evaluation sets that come with it."""
+    has_approximate_truth: ClassVar[bool] = False
+    """Whether precision and recall of mining are measured against a truth that is only approximate."""
 
     @abstractmethod
     def caption_sources(self) -> Mapping[str, int | None]:
@@ -160,6 +162,7 @@ class OpenclipartData(EmbeddedWorld):
 
     kind: Literal["openclipart"] = "openclipart"
     evaluation_sets: ClassVar[tuple[str, ...]] = ("openclipart", "openclipart_retrieval")
+    has_approximate_truth: ClassVar[bool] = True
     version: Literal["0.18"] = "0.18"
     """Version of the package. Its drawings have to have the digest that the harness knows."""
     train_samples: int = Field(5760, ge=1)

@@ -67,9 +67,7 @@ def build(data: OpenclipartData, folder: Path, package: Path | None = None) -> N
     parts = split(data, [class_of(one.keywords) for one in drawn.drawings], drawn.words, near)
     counts = _write_training(data, folder, drawn, parts.train)
     names = list(CLASSES)
-    write_classification(
-        folder / "eval" / "openclipart", drawn.pictures[parts.tested], parts.labels, names, TEMPLATES
-    )
+    write_classification(folder / "eval" / "openclipart", drawn.pictures[parts.tested], parts.labels, names, TEMPLATES)
     described = _pseudo(data, "retrieval", drawn, parts.retrieval).texts
     write_retrieval(folder / "eval" / "openclipart_retrieval", drawn.pictures[parts.retrieval], described)
     tested = Counter(names[label] for label in parts.labels)
@@ -99,7 +97,7 @@ def sentences(counts: Mapping[str, Any]) -> list[str]:
         f"{counts['near_duplicates_among_training']:,} training drawings have a near-duplicate among them",
         f"{counts['raw_captions_without_a_keyword']:,} raw captions name no keyword",
         *(
-            f"{source}: {rate['wrong']:,} of {rate['named']:,} named words and attributes are wrong ({rate['share']:.1%})"
+            f"{source}: {rate['wrong']:,} of {rate['named']:,} words and attributes are wrong ({rate['share']:.1%})"
             for source, rate in counts["error_rate"].items()
         ),
         f"SHA-256 of the training pictures and captions: {counts['content_sha256']}",
@@ -132,9 +130,7 @@ def _pseudo(data: OpenclipartData, source: str, drawn: _Drawn, chosen: NDArray[n
     return words.describe(data.seed, source, true, own, drawn.lexicon, captioner)
 
 
-def _write_training(
-    data: OpenclipartData, folder: Path, drawn: _Drawn, chosen: NDArray[np.int64]
-) -> Mapping[str, Any]:
+def _write_training(data: OpenclipartData, folder: Path, drawn: _Drawn, chosen: NDArray[np.int64]) -> Mapping[str, Any]:
     own = [drawn.drawings[number] for number in chosen]
     raw = words.raw_captions(data.seed, own)
     pseudo = {source: _pseudo(data, source, drawn, chosen) for source in data.caption_sources()}
