@@ -104,7 +104,7 @@ def test_drawings_are_cropped_and_padded_on_white() -> None:
     ("body", "expected"),
     [
         ('<circle cx="50" cy="50" r="40" fill="#dd1010"/>', ("red", "one colour", "solid", "symmetric", "square")),
-        ('<rect x="10" width="20" height="90" fill="#1030dd"/>', ("blue", "one colour", "thin", "symmetric", "tall")),
+        ('<rect x="10" width="15" height="90" fill="#1030dd"/>', ("blue", "one colour", "thin", "symmetric", "tall")),
         (
             '<rect width="60" height="40" fill="#106010"/><rect x="60" width="40" height="40" fill="#ffe11e"/>',
             ("green", "two colours", "light", "asymmetric", "wide"),

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from scipy.fft import dctn
 
-from harness.data.openclipart.render import inked, resized
+from harness.data.openclipart.render import inked
 from harness.data.synthetic.captions import Claims, Values
 from harness.data.synthetic.shapes import Pixels
 
@@ -51,8 +51,9 @@ _MEASURED, _HASHED = 64, 32
 
 def attributes(pixels: Pixels) -> tuple[int, ...]:
     """The value of each of `VOCABULARY`: main colour, palette, coverage, symmetry, aspect; of a picture [H, H, 3],
-    at 64 x 64 pixels."""
-    pixels = resized(pixels, _MEASURED)
+    at 64 x 64 of its pixels: colours between two others, of which edges consist after smoothing, would count as colours.
+    """
+    pixels = np.asarray(Image.fromarray(pixels).resize((_MEASURED, _MEASURED), Image.Resampling.NEAREST))
     mask = inked(pixels)
     shares = _colour_shares(pixels[mask])
     colours = int((shares >= _LEAST_SHARE).sum())
