@@ -50,8 +50,9 @@ _MEASURED, _HASHED = 64, 32
 
 
 def attributes(pixels: Pixels) -> tuple[int, ...]:
-    """The value of each of `VOCABULARY`: main colour, palette, coverage, symmetry, aspect; of a picture [H, H, 3],
-    at 64 x 64 of its pixels: colours between two others, of which edges consist after smoothing, would count as colours.
+    """The value of each of `VOCABULARY`: main colour, palette, coverage, symmetry, aspect; of a picture [H, H, 3].
+
+    It is measured at 64 x 64 of the picture's own pixels, because smoothing would add colours along the edges.
     """
     pixels = np.asarray(Image.fromarray(pixels).resize((_MEASURED, _MEASURED), Image.Resampling.NEAREST))
     mask = inked(pixels)
