@@ -88,6 +88,10 @@ MUTATIONS = (
     Mutation("losses/tokens.py", "Positives(every, every), local_scale, self.sweep", "Positives(every, every), scale, self.sweep", "losses/test_references.py::test_dreamlips_two_factors_are_the_shared_one_where_they_agree"),
     Mutation("losses/conformance.py", "first = [error for error in errors if not isinstance(error, threading.BrokenBarrierError)]", "first = errors", "losses/test_conformance.py"),
     Mutation("mining/build.py", "torch.cat([owner[own] * len(text) + own, rows", "torch.cat([owner[own] * 0, rows", "mining/test_conformance.py::test_a_rule_of_pairs_keeps_the_ground_truth"),
+    # drawings of a package
+    Mutation("data/openclipart/split.py", "        beside.update(near[number].tolist())\n", "", "data/test_openclipart.py::test_nothing_in_training_resembles_what_is_tested"),
+    Mutation("data/openclipart/words.py", "            wrong += int((~held[chosen]).sum())\n", "", "data/test_openclipart.py::test_the_error_rate_is_that_of_the_captions"),
+    Mutation("data/synthetic/truth.py", "2 * (held @ said.T) >= total", "2 * (held @ said.T) > total", "data/test_truth.py::test_keywords_match_if_at_least_half_of_them_are_the_pictures"),
     # training
     Mutation("training/trainer.py", "            student.objective.clamp_()\n", "", "training/test_steps.py::test_the_scale_is_clamped_after_each_step"),
     Mutation("training/divergence.py", "state.bad + 1 if lost else 0", "state.bad + 1 if lost else state.bad", "training/test_watch.py"),

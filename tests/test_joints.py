@@ -213,7 +213,7 @@ def test_unknown_parts_are_refused_where_they_are_used(tmp_path: Path) -> None:
     for use in (inspect_data, open_dataset, materialise, embedded_sets):
         with pytest.raises(SpecError, match="neither an EmbeddedWorld nor a FileSpec"):
             use(MadeUpData(), tmp_path)  # type: ignore[arg-type]
-    with pytest.raises(SpecError, match=f"{REFUSED}; there is code for digits, shapes"):
+    with pytest.raises(SpecError, match=f"{REFUSED}; there is code for digits, openclipart, shapes"):
         materialise(MadeUpWorld(), tmp_path)
     with pytest.raises(SpecError, match=f"{REFUSED}; there is code for table, webdataset"):
         indexed(MadeUpFiles(path="x.csv"), tmp_path)

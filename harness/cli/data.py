@@ -1,4 +1,4 @@
-"""`harness data`: fetch, check, describe, caption and analyse a spec's data, and compute teacher features."""
+"""`harness data`: fetch, make, check, describe, caption and analyse a spec's data, and compute teacher features."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from harness.base.errors import SpecError
+from harness.config.data import OpenclipartData
 
 if TYPE_CHECKING:
     from harness.config.data import FileData
@@ -229,6 +230,41 @@ def analyze(
         page = (out or project.store.reports) / f"{spec.stem}-data{f'-{number}' if number else ''}.html"
         write_page(page, found, one.wanted.dataset, spec.stem)
         print(page)
+
+
+@data_app.command()
+def openclipart(
+    spec: Spec,
+    set_: Set,
+    package: Annotated[
+        Path | None,
+        typer.Option(
+            "--package",
+            metavar="FILE",
+            help="The package's .deb file, or a folder of its drawings. Default: the installed package.",
+        ),
+    ] = None,
+) -> None:
+    """Make the data of a spec with data.kind = "openclipart", unless it is there, and print what was made.
+
+    Runs make it themselves where the package openclipart-svg is installed.
+    """
+    from harness.base.files import read_json
+    from harness.data.openclipart.build import COUNTS, sentences
+    from harness.data.openclipart.package import INSTALLED
+    from harness.data.synthetic.embedded import home
+    from harness.data.synthetic.materialise import materialise
+
+    project, experiment = experiment_of(spec, set_)
+    match data := experiment.data:
+        case OpenclipartData():
+            materialise(data, project.store.data, package or INSTALLED)
+        case _:
+            raise SpecError(f"data.kind is {data.kind}", where=str(spec), fix='set data.kind = "openclipart"')
+    folder = home(data, project.store.data)
+    print(folder)
+    for sentence in sentences(read_json(folder / COUNTS)):
+        print(sentence)
 
 
 def _submit(target: str, project: Project, verb: str, spec: Path, set_: list[str], more: list[str], jobs: int) -> None:

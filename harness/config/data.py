@@ -1,4 +1,4 @@
-"""Training data: the embedded worlds, your own webdataset shards, or a table of image paths."""
+"""Training data: the embedded worlds, drawings from a package, your own webdataset shards, or a table of images."""
 
 from __future__ import annotations
 
@@ -67,6 +67,8 @@ class DataSpec(Spec):
 
     evaluation_sets: ClassVar[tuple[str, ...]]
     """Names of the evaluation sets that come with it."""
+    has_approximate_truth: ClassVar[bool] = False
+    """Whether precision and recall of mining are measured against a truth that is only approximate."""
 
     @abstractmethod
     def caption_sources(self) -> Mapping[str, int | None]:
@@ -152,6 +154,41 @@ class DigitsData(EmbeddedWorld):
     def size(self) -> int:
         """The digits outside the evaluation set."""
         return 1797 - self.test_samples
+
+
+class OpenclipartData(EmbeddedWorld):
+    """Drawings by many people with their own titles, keywords and descriptions: Debian's package `openclipart-svg`, of
+    which nothing comes with the harness. `harness data openclipart` says what it makes of them."""
+
+    kind: Literal["openclipart"] = "openclipart"
+    evaluation_sets: ClassVar[tuple[str, ...]] = ("openclipart", "openclipart_retrieval")
+    has_approximate_truth: ClassVar[bool] = True
+    version: Literal["0.18"] = "0.18"
+    """Version of the package. Its drawings have to have the digest that the harness knows."""
+    train_samples: int = Field(5760, ge=1)
+    """Drawings to train on, drawn from all that are neither tested nor near-duplicates of tested ones."""
+    test_per_class: int = Field(24, ge=1)
+    """Drawings of each class in the evaluation set `openclipart`; at most half of those that could be tested."""
+    retrieval_samples: int = Field(400, ge=1)
+    """Drawings of the evaluation set `openclipart_retrieval`."""
+    near_duplicate: int = Field(8, ge=0, le=62)
+    """Two drawings are near-duplicates if at most so many of the 63 bits of their perceptual hashes differ."""
+    image_size: int = Field(32, ge=16, le=256)
+    """Side of the square pictures in pixels."""
+    seed: int = Field(0, ge=0, lt=2**32)
+    """Seed of the split and the captions. It is part of the data, unlike the seed of a run."""
+    captioner: Captioner = Captioner()
+    """The pseudo-caption source `captioner`. It always names a keyword and the main colour."""
+    captioner_b: VerboseCaptioner = VerboseCaptioner()
+    """The pseudo-caption source `captioner_b`, which names more attributes and makes more errors."""
+
+    def caption_sources(self) -> Mapping[str, int | None]:
+        """Both simulated captioners, with their captions per picture."""
+        return {"captioner": self.captioner.captions, "captioner_b": self.captioner_b.captions}
+
+    def size(self) -> int:
+        """`train_samples`."""
+        return self.train_samples
 
 
 Verify = Literal["header", "decode"]
@@ -332,7 +369,9 @@ class MixtureData(DataSpec):
         return dict.fromkeys(sorted(set.intersection(*declared)))
 
 
-Data = Annotated[ShapesData | DigitsData | WebdatasetData | TableData | MixtureData, Field(discriminator="kind")]
+Data = Annotated[
+    ShapesData | DigitsData | OpenclipartData | WebdatasetData | TableData | MixtureData, Field(discriminator="kind")
+]
 
 
 def unknown_data(data: Never) -> SpecError:

@@ -7,7 +7,7 @@ import pytest
 
 from harness.config.data import DigitsData, ShapesData
 from harness.data.dataset.dataset import Dataset, open_dataset
-from harness.data.synthetic.truth import Truth
+from harness.data.synthetic.truth import AttributeTruth, load_truth, save_keyword_truth
 from tests.data.made import SMALL_WORLD
 from tests.data.reading import claims_of_digits, claims_of_shapes
 
@@ -17,8 +17,8 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
     return open_dataset(SMALL_WORLD, tmp_path_factory.mktemp("cache"))
 
 
-def truth_of(dataset: Dataset) -> Truth:
-    assert dataset.truth is not None
+def truth_of(dataset: Dataset) -> AttributeTruth:
+    assert isinstance(dataset.truth, AttributeTruth)
     return dataset.truth
 
 
@@ -94,3 +94,21 @@ def test_own_captions_of_a_faultless_world_always_match(tmp_path: Path) -> None:
         sources = np.full(64, truth.source(source))
         match, _ = truth.matches(everything, everything, sources, np.zeros(64, dtype=np.int64))
         assert match.diagonal().all()
+
+
+def test_keywords_match_if_at_least_half_of_them_are_the_pictures(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    words, raw, pseudo = (rng.random(shape) < 0.3 for shape in ((20, 11), (20, 1, 11), (20, 4, 11)))
+    save_keyword_truth(tmp_path / "truth.npz", words, {"raw": raw, "captioner": pseudo})
+    truth = load_truth(tmp_path / "truth.npz")
+    images, samples = np.array([3, 0, 19, 3]), rng.integers(0, 20, 200)
+    sources = rng.integers(0, 2, 200)
+    positions = np.where(sources == truth.source("captioner"), rng.integers(0, 4, 200), 0)
+    match, informative = truth.matches(images, samples, sources, positions)
+    for j in range(200):
+        arrays = pseudo if sources[j] == truth.source("captioner") else raw
+        said = set(np.flatnonzero(arrays[samples[j], positions[j]]).tolist())
+        assert informative[j] == bool(said)
+        for i, image in enumerate(images):
+            held = said & set(np.flatnonzero(words[image]).tolist())
+            assert match[i, j] == (len(held) >= len(said) / 2)

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from harness.base.registry import Registry
-from harness.config.data import DigitsData, ShapesData
+from harness.config.data import DigitsData, OpenclipartData, ShapesData
 from harness.data.synthetic import digits, shapes
 from harness.data.synthetic.captions import Claims, captioner_claims, digits_phrases, raw_claims, shapes_phrases, texts
 from harness.data.synthetic.embedded import EMBEDDED_SOURCES
@@ -19,15 +19,16 @@ from harness.data.synthetic.truth import TRUTH, save_truth
 SAMPLES_PER_SHARD = 2048
 RETRIEVAL_CAPTIONS = 5
 
-generators: Registry[[Path], None] = Registry("data")
-"""What writes each embedded world into a folder: train/, eval/ with its evaluation sets, and the truth."""
+generators: Registry[[Path, Path | None], None] = Registry("data")
+"""What writes each embedded world into a folder: train/, eval/ with its evaluation sets, and the truth. The second
+argument is the package that it is made of, if it is not the installed one."""
 
 SHAPES_TEMPLATES = ("{c}", "a {c}", "a photo of a {c}", "there is a {c}", "a picture of a {c}")
 DIGITS_TEMPLATES = ("the digit {c}", "a photo of the digit {c}", "a handwritten {c}, a digit")
 
 
 @generators.register(ShapesData)
-def generate_shapes(data: ShapesData, folder: Path) -> None:
+def generate_shapes(data: ShapesData, folder: Path, _package: Path | None = None) -> None:
     """Write the world `data` under `folder`: train/, eval/shapes/, eval/shapes_retrieval/ and the truth."""
     world = shapes.attributes(data)
     true = shapes.draw_attributes(data)
@@ -50,7 +51,7 @@ def generate_shapes(data: ShapesData, folder: Path) -> None:
 
 
 @generators.register(DigitsData)
-def generate_digits(data: DigitsData, folder: Path) -> None:
+def generate_digits(data: DigitsData, folder: Path, _package: Path | None = None) -> None:
     """Write the digits with their captions under `folder`: train/, eval/digits/ and the truth."""
     pictures, true = digits.load(data)
     train, test = digits.split(data, true[:, 0])
@@ -62,6 +63,14 @@ def generate_digits(data: DigitsData, folder: Path) -> None:
     _write_training(folder, pictures[train], true[train], claims, captions)
     labels = true[test, 0].tolist()
     write_classification(folder / "eval" / "digits", pictures[test], labels, digits.CLASS_NAMES, DIGITS_TEMPLATES)
+
+
+@generators.register(OpenclipartData)
+def generate_openclipart(data: OpenclipartData, folder: Path, package: Path | None = None) -> None:
+    """Write the drawings of the package openclipart-svg: train/, both evaluation sets, truth and counts."""
+    from harness.data.openclipart.build import build
+
+    build(data, folder, package)
 
 
 def _all_claims(data: ShapesData | DigitsData, true: Claims, counts: tuple[int, ...]) -> dict[str, Claims]:

@@ -18,7 +18,7 @@ from harness.data.synthetic.embedded import home, train_shards
 _STALE_S = 3600.0
 
 
-def materialise(data: Data, cache: Path) -> None:
+def materialise(data: Data, cache: Path, package: Path | None = None) -> None:
     """Generate an embedded data set under `cache`, with its index, unless it is there. Own data is left as it is.
 
     A data set that is no longer as it was generated is generated again.
@@ -26,12 +26,16 @@ def materialise(data: Data, cache: Path) -> None:
     The folder appears whole or not at all: a killed process leaves only a hidden folder that a later one removes,
     and of several processes at once the first to finish wins.
 
+    Args:
+        package: where to find the package of pictures that the data is made of, if it is not installed.
+
     Raises:
+        DataError: a package that the data is made of is missing.
         StoreError: the cache cannot be written.
     """
     match data:
         case EmbeddedWorld():
-            _materialise(data, cache)
+            _materialise(data, cache, package)
         case FileSpec() | MixtureData():
             return
         case _:
@@ -58,13 +62,13 @@ def as_files(data: Data, cache: Path) -> FileData:
             raise unknown_data(data)
 
 
-def _materialise(data: EmbeddedWorld, cache: Path) -> None:
+def _materialise(data: EmbeddedWorld, cache: Path, package: Path | None = None) -> None:
     folder = home(data, cache)
     if (is_new := not folder.is_dir()) or is_damaged(folder):
         if not is_new:
             say(f"the data {folder} is damaged: it is generated again")
         try:
-            _generate_aside(data, folder)
+            _generate_aside(data, folder, package)
         except OSError as error:
             raise StoreError(
                 f"cannot be generated ({error.strerror or error})",
@@ -74,7 +78,7 @@ def _materialise(data: EmbeddedWorld, cache: Path) -> None:
     indexed(train_shards(data, cache), cache)
 
 
-def _generate_aside(data: EmbeddedWorld, folder: Path) -> None:
+def _generate_aside(data: EmbeddedWorld, folder: Path, package: Path | None) -> None:
     # Only generating needs numpy and Pillow.
     from harness.data.synthetic.generate import generators
 
@@ -82,7 +86,7 @@ def _generate_aside(data: EmbeddedWorld, folder: Path) -> None:
     _remove_stale(folder)
     aside = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
     try:
-        generators(data, aside)
+        generators(data, aside, package)
         write_sums(aside, files_below(aside))
         aside.chmod(0o755)
         _move_into_place(aside, folder)

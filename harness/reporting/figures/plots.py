@@ -249,7 +249,9 @@ class Figures:
             texts.append(f"{self._label(arm)}: {', '.join(said)}")
         axes.set_xlim(0, 102)
         axes.set_xlabel("% (filled: precision, open: recall)")
-        caption = "Mined positives against the known truth at the end of training: precision / recall, mean over seeds."
+        approximate = any(arm.experiment.data.has_approximate_truth for arm in self.results.plan.arms)
+        truth = "an approximate truth" if approximate else "the known truth"
+        caption = f"Mined positives against {truth} at the end of training: precision / recall, mean over seeds."
         return self._picture(figure, "mining", "Mined positives", caption, "; ".join(texts))
 
     def _finish(self, figure: Figure, axes: Axes, metric: str, legend: Sequence[str]) -> None:
