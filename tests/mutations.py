@@ -56,6 +56,8 @@ MUTATIONS = (
     Mutation("models/crop.py", '"size": resize}', '"size": own.size}', "features/test_features.py::test_a_teachers_images_are_resized_and_then_cropped_as_torchvision_does"),
     Mutation("runs/identity.py", 'else f"{name}:resize={resize}"', "else name", "head/test_identity.py::test_what_a_teacher_sees_is_in_the_id_unless_it_is_its_own_transform"),
     Mutation("data/dataset/transforms.py", 'else Image.Resampling.BILINEAR', "else _BICUBIC", "data/test_transforms.py::test_declips_recipe_is_that_of_its_code"),
+    # parts of installed packages
+    Mutation("config/parts.py", "        if found.content != self.content:\n            what = f\"{found.content} is installed", "        if False:\n            what = f\"{found.content} is installed", "head/test_part_packages.py::test_another_version_on_the_node_is_refused"),
     # mixtures
     Mutation("data/proportions.py", "epoch = min(int(size / share)", "epoch = max(int(size / share)", "data/test_mixture.py::test_an_epoch_is_the_longest_with_no_source_visited_more_than_once_over"),
     Mutation("data/proportions.py", "int(end * whole) for end", "int(end * self.epoch) * epochs for end", "data/test_mixture.py::test_shares_are_exact_and_samples_are_visited_equally_often"),
