@@ -102,7 +102,7 @@ def test_another_version_on_the_node_is_refused(site: Path, tmp_path: Path) -> N
             "loss.name",
             "package my_pkg 1.2 offers no part 'Margin'; it offers Gone, MarginLoss, Odd",
         ),
-        ({"package": "pydantic"}, "loss.name", "offers no part 'MarginLoss'; it has no entry points of harness.parts"),
+        ({"package": "numpy"}, "loss.name", "offers no part 'MarginLoss'; it has no entry points of harness.parts"),
         ({"name": "Gone"}, "loss.package", "my_pkg.losses:Gone of my-pkg==1.2 cannot be imported: AttributeError"),
         ({"name": "Odd"}, "loss.package", "Odd of my_pkg is no class; name a class in its entry point"),
         ({"file": "x.py"}, "loss.package", "a part is in a file or in a package: remove one of them"),
