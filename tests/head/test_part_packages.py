@@ -81,7 +81,7 @@ def test_another_version_on_the_node_is_refused(site: Path, tmp_path: Path) -> N
     assert one.loss.kept(tmp_path / "parts") is one.loss
     assert not (tmp_path / "parts").exists()
     install(site, "1.3")
-    for use in (one.loss.loaded, lambda: one.loss.kept(tmp_path / "parts")):  # type: ignore[union-attr]
+    for use in (one.loss.loaded, lambda: one.loss.kept(tmp_path / "parts")):
         with pytest.raises(
             SpecError, match=r"loss: my-pkg==1.3 is installed here, and the spec was read with my-pkg==1.2"
         ):
