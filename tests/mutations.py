@@ -109,7 +109,7 @@ MUTATIONS = (
     # captions, order, data
     Mutation("data/dataset/caption_choice.py", "[text.lower() for text in picked]", "picked", "training/test_batches.py"),
     Mutation("data/dataset/caption_choice.py", "draw=0) < spec.share", "draw=0) > spec.share", "data/test_captions.py"),
-    Mutation("data/dataset/order.py", '"epoch order", seed, epoch', '"epoch order", seed, 0', "data/test_order.py"),
+    Mutation("data/dataset/order.py", '"epoch order", seed, epoch).permutation(samples)', '"epoch order", seed, 0).permutation(samples)', "data/test_order.py"),
     Mutation("data/sources/tar.py", 'raise self._bad("is truncated: its end mark is missing")', "return", "data/test_tar.py", fast=True),
     Mutation("data/sources/tar.py", 'raise self._bad(f"is damaged at byte {tar.offset}")\n        if', "return\n        if", "data/test_tar.py", fast=True),
     Mutation("data/sources/tar.py", "            self._check_headers(info)\n", "", "data/test_as_people_have_it.py"),

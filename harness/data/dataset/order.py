@@ -1,9 +1,8 @@
 """In which order samples are visited: a function of (seed, epoch) alone, so that training can go on anywhere.
 
-Of a mixture: The order of an epoch is a function of (seed, epoch), as that of one data set is. Each source is visited in passes: a
-new random order of all its samples each time. An epoch takes the next samples of each source, as many as its share says
-to within one sample, and shuffles them together. So the samples of a source are visited equally often to within one,
-and training can go on from any step.
+Each source of a mixture is visited in passes: a new random order of all its samples each time. An epoch takes the next
+samples of each source, as many as its share says to within one sample, and shuffles them together. So the samples of a
+source are visited equally often to within one, and training can go on from any step.
 """
 
 from __future__ import annotations
