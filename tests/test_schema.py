@@ -69,7 +69,7 @@ def mistyped(table: dict[str, Any]) -> Iterator[dict[str, Any]]:
     for key, value in table.items():
         rest = {other: table[other] for other in table if other != key}
         yield {**rest, f"{key}x": value}
-        if isinstance(value, dict) and key not in {"axes", "labels", "arms", "pseudo"}:
+        if isinstance(value, dict) and key not in {"axes", "labels", "arms", "pseudo", "published", "sources"}:
             yield from ({**rest, key: changed} for changed in mistyped(value))
 
 

@@ -44,7 +44,7 @@ def _a_margin(margin: str) -> str:
 Margin = Annotated[str, AfterValidator(_a_margin)]
 
 
-class Published(Spec):
+class ReferenceRow(Spec):
     """A published system without an arm: a row of reported numbers alone."""
 
     label: str = Field(min_length=1)
@@ -152,7 +152,7 @@ class Ablation(LoadedSpec):
     """Other metrics for the report's table."""
     references: tuple[Reference, ...] = ()
     """Reported numbers to show next to ours."""
-    published: dict[str, Published] = Field(default={})
+    published: dict[str, ReferenceRow] = Field(default={})
     """Published systems without an arm, by name. Their references have rows of their own beside those of the arms."""
     claims: tuple[Claim, ...] = ()
     """Statements on which the report gives a verdict."""

@@ -32,6 +32,7 @@ from pydantic_core import PydanticCustomError
 from harness.base.errors import HarnessError, SpecError, StoreError
 from harness.base.files import read_json, write_json
 from harness.base.part_files import PartFiles
+from harness.base.part_packages import PackagedPart
 from harness.base.version import PACKAGE
 from harness.config.base import Spec
 from harness.config.explain import explain, nearest
@@ -72,9 +73,12 @@ class PythonPart(Spec):
     """What the class declares; see `harness.node.describe_part`."""
 
     kind: Literal["python"] = "python"
-    file: str
+    file: str = ""
     """The Python file, relative to the file that names it. `harness plan` executes it in a separate process. Its
     content, and that of the modules beside it that it imports, is part of a run's id; its path is not."""
+    package: str = ""
+    """In place of a file, an installed package that offers the class by an entry point of `harness.parts`. Its name and
+    version are part of a run's id. It has to be installed where runs are executed too."""
     name: str
     """The class."""
 
@@ -95,18 +99,24 @@ class PythonPart(Spec):
             return handler(value)
         if isinstance(value, cls):
             return value
-        if not isinstance(value, Mapping) or not all(isinstance(value.get(key), str) for key in ("file", "name")):
+        if not isinstance(value, Mapping) or not all(
+            isinstance(value.get(key, ""), str) for key in ("file", "package", "name")
+        ):
             # The handler says what is missing, and not that it knows no parameters.
             return handler(
                 {key: value[key] for key in value if key in cls.model_fields} if isinstance(value, Mapping) else value
             )
+        source = _source(cls, value)
         try:
-            described = described_class(cls, Path(value["file"]), value["name"])
+            if source == "package":
+                described = packaged_class(cls, value["package"], value["name"])
+            else:
+                described = described_class(cls, Path(value["file"]), value["name"])
         except SpecError as error:
-            key = "name" if error.where == "name" else "file"
+            key = "name" if error.where == "name" else source
             error.where = None if key == "name" else error.where
             raise _at(cls, key, str(error), value) from None
-        known = [name for name in described.model_fields if name not in ("kind", "file", "name")]
+        known = [name for name in described.model_fields if name not in ("kind", "file", "package", "name")]
         if unknown := next((key for key in value if key not in described.model_fields), None):
             fix = nearest(unknown, known) if known else "it has none"
             raise _at(cls, unknown, f"there is no parameter {unknown!r} of {value['name']}; {fix}", value)
@@ -127,12 +137,12 @@ class PythonPart(Spec):
         return self.name
 
     def irrelevant(self) -> frozenset[str]:
-        """The path: the content counts."""
-        return frozenset({"file"})
+        """The path, and the package, whose name is in the content: the content counts."""
+        return frozenset({"file", "package"})
 
     def idle(self) -> frozenset[str]:
         """The class has its own spec class, and so its own kind."""
-        return frozenset({"file", "name"})
+        return frozenset({"file", "package", "name"})
 
     def science(self, *, defaults: bool = False) -> dict[str, Any]:
         """Its parameters and its content."""
@@ -153,24 +163,36 @@ class PythonPart(Spec):
         return made(parameters, *arguments)
 
     def loaded(self) -> Any:
-        """The class. Imports the file into this process.
+        """The class. Imports the file or the package into this process.
 
         Raises:
-            SpecError: the file cannot be imported, or is not the one that was described.
+            SpecError: it cannot be imported, or is not the one that was described.
         """
+        if self.package:
+            return self._packaged().load()
         files = PartFiles.read(Path(self.file))
         if files.digest != self.content:
             what, fix = "was changed since the spec was read", "start the command again"
             raise SpecError(what, where=self.file, fix=fix)
         return getattr(files.load(), self.name)
 
+    def _packaged(self) -> PackagedPart:
+        found = PackagedPart.find(self.package, self.name)
+        if found.content != self.content:
+            what = f"{found.content} is installed here, and the spec was read with {self.content}"
+            raise SpecError(what, where=self.part, fix="install the same version here, or start the command again")
+        return found
+
     def kept(self, folder: Path) -> Self:
-        """This part from a copy of its files below `folder`, with its description beside them.
+        """This part from a copy of its files below `folder`, with its description beside them; a package's as it is.
 
         Raises:
             StoreError: the folder holds a changed copy, or cannot be written.
             SpecError: the part was changed since the spec was read.
         """
+        if self.package:
+            self._packaged()
+            return self
         files = PartFiles.read(Path(self.file))
         if self.content not in (files.digest, files.file.parent.name):
             raise SpecError("was changed since the spec was read", where=self.file, fix="start the command again")
@@ -224,6 +246,32 @@ def described_class(generic: type[PythonPart], file: Path, name: str) -> type[Py
     return known
 
 
+def packaged_class(generic: type[PythonPart], package: str, name: str) -> type[PythonPart]:
+    """The spec class of the class that an installed package offers as `name`.
+
+    Raises:
+        SpecError: it is not installed, cannot be imported, or offers no such part; `where` is "name" if it has no such.
+    """
+    found = PackagedPart.find(package, name)
+    known = _CLASSES.get((generic, found.content, name))
+    if known is None:
+        made = _spec_class(generic, found.content, name, _asked(generic.part, f"package:{package}", name, package))
+        known = _CLASSES.setdefault((generic, found.content, name), made)
+    return known
+
+
+def _source(cls: type[PythonPart], value: Mapping[str, Any]) -> Literal["file", "package"]:
+    """Whether a table names a file or a package."""
+    if value.get("file") and value.get("package"):
+        raise _at(cls, "package", "a part is in a file or in a package: remove one of them", value)
+    for key in ("name",) if value.get("file") or value.get("package") else ("file", "name"):
+        if not value.get(key):
+            raise ValidationError.from_exception_data(
+                cls.__name__, [{"type": "missing", "loc": (key,), "input": value}]
+            )
+    return "package" if value.get("package") else "file"
+
+
 _CLASSES: dict[tuple[type[PythonPart], str, str], type[PythonPart]] = {}
 
 
@@ -253,25 +301,29 @@ def _digest(description: Mapping[str, Any]) -> str:
 def _ask(files: PartFiles, part: str, name: str) -> Mapping[str, Any]:
     """Description of the class by a separate process, which imports a copy, so that it sees just these contents."""
     with tempfile.TemporaryDirectory(prefix="harness-part-") as folder:
-        copy = files.copy(Path(folder))
-        command = [sys.executable, "-m", "harness.node.describe_part", part, str(copy), name]
-        paths = [str(PACKAGE.parent), *filter(None, [os.environ.get("PYTHONPATH")])]
-        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "PYTHONDONTWRITEBYTECODE": "1"}
-        try:
-            done = subprocess.run(
-                command, env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=DESCRIBE_S
-            )
-        except subprocess.TimeoutExpired:
-            what = f"took more than {DESCRIBE_S:.0f} s to import"
-            raise SpecError(what, where=files.file.name, fix="move the work out of its top level") from None
+        return _asked(part, str(files.copy(Path(folder))), name, files.file.name)
+
+
+def _asked(part: str, source: str, name: str, where: str) -> Mapping[str, Any]:
+    """Description of a class by a separate process, from a file or from `package:NAME`."""
+    command = [sys.executable, "-m", "harness.node.describe_part", part, source, name]
+    paths = [str(PACKAGE.parent), *filter(None, [os.environ.get("PYTHONPATH")])]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "PYTHONDONTWRITEBYTECODE": "1"}
+    try:
+        done = subprocess.run(
+            command, env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=DESCRIBE_S
+        )
+    except subprocess.TimeoutExpired:
+        what = f"took more than {DESCRIBE_S:.0f} s to import"
+        raise SpecError(what, where=where, fix="move the work out of its top level") from None
     try:
         answer = json.loads(done.stdout)
     except ValueError:
         last = (done.stderr.strip().splitlines() or ["it printed nothing"])[-1]
         what = f"ended the process that imported it (status {done.returncode}: {last})"
-        raise SpecError(what, where=files.file.name, fix="correct it") from None
+        raise SpecError(what, where=where, fix="correct it") from None
     if "what" in answer:
-        where = "name" if answer["about"] == "name" else files.file.name
+        where = "name" if answer["about"] == "name" else where
         raise SpecError(answer["what"], where=where, fix=answer["fix"])
     description: dict[str, Any] = answer
     return description

@@ -192,7 +192,9 @@ class _Writer:
     def _parts(self) -> dict[str, str]:
         """Copies the files of all parts of the user's own; returns where each is in the bundle, by its path."""
         arms = [arm.experiment for arm in self.plan.arms]
-        parts = {part.file: part for one in (self.plan.ablation.experiment, *arms) for part in parts_of(one)}
+        parts = {
+            part.file: part for one in (self.plan.ablation.experiment, *arms) for part in parts_of(one) if part.file
+        }
         kept = {file: Path(part.kept(self.folder / PARTS).file) for file, part in parts.items()}
         return {file: copy.relative_to(self.folder).as_posix() for file, copy in kept.items()}
 

@@ -1,5 +1,7 @@
 """Describe a part in a user's Python file: `python -m harness.node.describe_part PART FILE NAME` prints JSON.
 
+`package:NAME` in place of FILE is an installed package that offers the part by an entry point.
+
 version   of the description
 base      name of the built-in class that the part's parameters derive from
 text      its docstring
@@ -19,6 +21,7 @@ from typing import Any, get_args
 
 from harness.base.errors import SpecError
 from harness.base.part_files import PartFiles
+from harness.base.part_packages import PackagedPart
 from harness.config.base import Spec
 from harness.config.evaluation import MetricSpec, MetricTask
 from harness.config.explain import nearest
@@ -38,6 +41,23 @@ def describe(part: str, file: Path, name: str) -> dict[str, Any]:
         classes = [one.__name__ for one in found_in(module, part)]
         fix = nearest(name, classes) if classes else f"define a class that derives from {_bases(part)[0].__name__}"
         raise SpecError(f"{file.name} has no class {name!r}", where="name", fix=fix)
+    return describe_class(part, made, name)
+
+
+def describe_packaged(part: str, package: str, name: str) -> dict[str, Any]:
+    """The description of the class that an installed package offers as `name`; raises as `describe`."""
+    made = PackagedPart.find(package, name).load()
+    if not isinstance(made, type):
+        raise SpecError(f"{name} of {package} is no class", fix="name a class in its entry point")
+    return describe_class(part, made, name)
+
+
+def describe_class(part: str, made: type[Any], name: str) -> dict[str, Any]:
+    """The description of a class.
+
+    Raises:
+        SpecError: it is no such part.
+    """
     kind, base = _bases(part)
     if not issubclass(made, kind):
         raise _wrong(name, f"does not derive from {kind.__name__}", f"write class {name}({kind.__name__})")
@@ -83,7 +103,7 @@ def _description(parameters: type[Spec], base: type[Spec], name: str) -> dict[st
     built_in = next(
         one for one in parameters.__mro__ if one.__module__.startswith("harness.") and issubclass(one, base)
     )
-    if taken := {"kind", "file", "name"} & parameters.model_fields.keys():
+    if taken := {"kind", "file", "package", "name"} & parameters.model_fields.keys():
         raise _wrong(name, f"has a parameter {min(taken)!r}, which a spec uses itself", "give it another name")
     needs = sorted(base.__class_vars__ - Spec.__class_vars__)
     if base is MetricSpec:
@@ -134,7 +154,8 @@ def main() -> None:
     os.dup2(2, 1)
     part, file, name = sys.argv[1:]
     try:
-        answer = describe(part, Path(file), name)
+        package = file.removeprefix("package:")
+        answer = describe(part, Path(file), name) if package == file else describe_packaged(part, package, name)
     except SpecError as error:
         answer = {"what": error.what, "fix": error.fix, "about": error.where}
     with os.fdopen(answer_to, "w") as stream:

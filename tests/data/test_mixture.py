@@ -20,7 +20,7 @@ from harness.config.experiment import Experiment
 from harness.config.load import load_experiment
 from harness.config.model import Model
 from harness.data.dataset.dataset import Dataset, open_dataset
-from harness.data.dataset.mixture import mixed_order
+from harness.data.dataset.order import mixed_order
 from harness.data.proportions import Proportions
 from harness.data.sources.inspection import inspect_data
 from harness.data.synthetic.embedded import train_shards

@@ -6,7 +6,7 @@ import hashlib
 import os
 from bisect import bisect_right
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ from harness.base.sums import is_damaged, make_room
 from harness.config.data import Data, EmbeddedWorld, FileData, FileSpec, MixtureData, Pictures, unknown_data
 from harness.data.dataset import pictures
 from harness.data.dataset.index import INDEX, ROWS, pseudo_column
-from harness.data.dataset.order import epoch_order
+from harness.data.dataset.order import epoch_order, mixed_order
 from harness.data.dataset.pictures import BadImageError
 from harness.data.proportions import Proportions
 from harness.data.sources import arrow
@@ -51,8 +51,6 @@ def open_dataset(data: Data, cache: Path) -> Dataset:
             inspect_data(data, cache)
             return Dataset(sound_index(data, cache), None, data.pictures)
         case MixtureData():
-            from harness.data.dataset.mixture import Mixture
-
             parts = {name: open_dataset(one.data, cache) for name, one in data.sources.items()}
             sizes, weights = [len(part) for part in parts.values()], [one.weight for one in data.sources.values()]
             return Mixture(parts, Proportions.of(sizes, weights), inspect_data(data, cache))
@@ -229,6 +227,84 @@ class Dataset:
     def _column(self, name: str) -> Any:
         column = pa.chunked_array([batch.column(name) for batch in self._batches])
         return column.take(arrow.integers(self._rows)).combine_chunks()
+
+
+class Mixture(Dataset):
+    """Data sets one after the other, numbered through, in the order of their names."""
+
+    def __init__(self, parts: Mapping[str, Dataset], proportions: Proportions, report: DataReport) -> None:
+        self._names, self._parts_of = tuple(parts), tuple(parts.values())
+        self._offsets = np.cumsum([0, *map(len, self._parts_of)])
+        self._proportions = proportions
+        self.report = report
+        shared = set.intersection(*(set(part.sources) for part in self._parts_of))
+        self.sources = tuple(source for source in self._parts_of[0].sources if source in shared)
+        self.truth = None
+
+    def __len__(self) -> int:
+        return int(self._offsets[-1])
+
+    @property
+    def epoch_samples(self) -> int:
+        """Images in an epoch."""
+        return self._proportions.epoch
+
+    def order(self, seed: int, epoch: int) -> NDArray[np.int64]:
+        """The samples of an epoch in their order [epoch_samples]."""
+        return mixed_order(self._proportions, seed, epoch)
+
+    @property
+    def keys(self) -> list[str]:
+        """The key of each sample, below its source's name."""
+        named = zip(self._names, self._parts_of, strict=True)
+        return [f"{name}/{key}" for name, part in named for key in part.keys]
+
+    @property
+    def sizes(self) -> NDArray[np.int64]:
+        """Width and height [S, 2] of the images in pixels."""
+        return np.concatenate([part.sizes for part in self._parts_of])
+
+    def content(self, i: int) -> bytes:
+        """The image file of sample `i`; raises as its source's."""
+        number, row = self._place(i)
+        return self._parts_of[number].content(row)
+
+    def decoded(self, i: int, content: bytes) -> Image.Image:
+        """The image of sample `i` from its `content`; raises as its source's."""
+        number, row = self._place(i)
+        return self._parts_of[number].decoded(row, content)
+
+    def raw(self, i: int) -> str:
+        """The raw caption of sample `i`."""
+        number, row = self._place(i)
+        return self._parts_of[number].raw(row)
+
+    def pseudo(self, source: str, i: int) -> tuple[str, ...]:
+        """The pseudo-captions of sample `i` from `source`, which every source of the mixture has."""
+        self._require(source)
+        number, row = self._place(i)
+        return self._parts_of[number].pseudo(source, row)
+
+    def caption_counts(self, source: str) -> NDArray[np.int64]:
+        """How many pseudo-captions of `source` each sample has [S]."""
+        self._require(source)
+        return np.concatenate([part.caption_counts(source) for part in self._parts_of])
+
+    def captions_digest(self, source: str | None) -> str:
+        """A digest of the captions of `source` (None: the raw ones), source by source."""
+        if source is not None:
+            self._require(source)
+        digests = [part.captions_digest(source) for part in self._parts_of]
+        return hashlib.sha256("".join(digests).encode()).hexdigest()
+
+    def _key(self, i: int) -> str:
+        number, row = self._place(i)
+        return f"{self._names[number]}/{self._parts_of[number]._key(row)}"
+
+    def _place(self, i: int) -> tuple[int, int]:
+        """The source of sample `i`, and its number there."""
+        number = int(np.searchsorted(self._offsets, i, side="right")) - 1
+        return number, int(i - self._offsets[number])
 
 
 class _Files:
