@@ -37,7 +37,6 @@ def rows(count: int, like: torch.Tensor) -> torch.Tensor:
 
 def batch_of(images: int, like: torch.Tensor) -> PairBatch:
     every = torch.arange(images, device=like.device)
-    momentum = {name: rows(images, like) for name in ("momentum_image", "momentum_text")}
     return PairBatch(
         image=rows(images, like).requires_grad_(),
         text=rows(images, like).requires_grad_(),
@@ -45,8 +44,9 @@ def batch_of(images: int, like: torch.Tensor) -> PairBatch:
         slot=every * 0,
         is_raw=every >= 0,
         epoch=1.0,
+        momentum_image=rows(images, like),
+        momentum_text=rows(images, like),
         momentum_views=rows(images, like)[:, None],
-        **momentum,
     )
 
 

@@ -59,7 +59,7 @@ class Batch:
     teacher_text: Tensor | None
     """[M, e]"""
     momentum_views: Tensor | None = None
-    """[N, w, 3, H, W] pixels, uint8: the further augmentations that the momentum towers see; `views` begin with the same."""
+    """[N, w, 3, H, W] pixels, uint8: further augmentations for the momentum towers; `views` begin alike."""
 
     def parts(self, size: int) -> Iterator[Batch]:
         """The batch cut into parts of `size` images each."""

@@ -88,7 +88,7 @@ def test_a_queue_moves_after_a_step_in_training_and_only_then() -> None:
 @pytest.mark.parametrize(("epoch", "share"), [(0.0, 0.0), (0.25, 0.1), (1.0, 0.4), (7.0, 0.4)])
 def test_the_share_of_distillation_rises_over_the_first_epoch(epoch: float, share: float) -> None:
     batch = replace(random_batch(Shape()), epoch=epoch)
-    expected = formula_of(lambda *given: formulas.albef(*given, share=share), batch, 6.0)
+    expected = formula_of(lambda one, t, b: formulas.albef(one, t, b, share=share), batch, 6.0)
     outcome_of(built("albef"), batch, 6.0).assert_close(expected, rtol=1e-9, atol=1e-10)
 
 
