@@ -102,7 +102,7 @@ MUTATIONS = (
     Mutation("losses/queues.py", "(self.taken + number) % len(self.rows)", "number", "losses/test_momentum.py"),
     Mutation("losses/queues.py", "device=self.rows.device) < self.taken)", "device=self.rows.device) < len(self.rows))", "losses/test_momentum.py", fast=True),
     Mutation("losses/queues.py", "mean.mul_((log_sum - base).exp_()[:, None])", "mean", "losses/test_momentum.py"),
-    Mutation("losses/momentum.py", "share = self.distillation_at(batch.epoch)", "share = self.distillation_at(1.0)", "losses/test_formulas.py::test_formula"),
+    Mutation("losses/momentum.py", "share = self.distillation_at(batch.epoch)", "share = self.distillation_at(1.0)", "losses/test_momentum.py"),
     Mutation("training/momentum.py", "seed_of(self._seed, step, unit.first, view))", "seed_of(self._seed, step, 0, view))", "training/test_momentum.py"),
     Mutation("training/trainer.py", "            student.objective.advance()\n", "", "training/test_momentum.py"),
     Mutation("training/trainer.py", "                student.momentum.update()\n", "                pass\n", "training/test_momentum.py"),

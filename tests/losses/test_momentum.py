@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -82,6 +83,13 @@ def test_a_queue_moves_after_a_step_in_training_and_only_then() -> None:
     objective(batch)
     objective.advance()
     assert [int(queue.taken) for queue in queues_of(objective).values()] == [5, 10]
+
+
+@pytest.mark.parametrize(("epoch", "share"), [(0.0, 0.0), (0.25, 0.1), (1.0, 0.4), (7.0, 0.4)])
+def test_the_share_of_distillation_rises_over_the_first_epoch(epoch: float, share: float) -> None:
+    batch = replace(random_batch(Shape()), epoch=epoch)
+    expected = formula_of(lambda one, t, b: formulas.albef(one, t, b, share=share), batch, 6.0)
+    outcome_of(built("albef"), batch, 6.0).assert_close(expected, rtol=1e-9, atol=1e-10)
 
 
 def test_a_batch_that_a_queue_cannot_hold_is_refused() -> None:
