@@ -183,7 +183,7 @@ REFUSED = r"no code (implements|reads) [a-z.]+ = 'made_up'"
 @pytest.mark.parametrize(
     ("section", "made_up", "known"),
     [
-        ("loss", MadeUpLoss(), "there is code for align_uniform, alip, .*supcon_out"),
+        ("loss", MadeUpLoss(), "there is code for albef, align_uniform, alip, .*supcon_out"),
         ("mining", MadeUpMining(), "there is code for none, placebo, python, threshold"),
         ("train", None, "there is code for grouped, random"),
     ],

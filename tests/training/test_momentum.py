@@ -10,6 +10,8 @@ import torch
 
 from harness.base.errors import TrainingError
 from harness.training.checkpoint import Checkpoints, TrainingProgress
+from harness.training.micro_batch_probe import try_step
+from harness.training.split import Split
 from tests.node.small import CONFIG
 from tests.training.made import VIT_MODEL, attempt, experiment, gradients, taken, train
 from tests.training.test_split import dropping
@@ -162,5 +164,16 @@ def test_a_step_that_fails_moves_neither_queue_nor_towers(tmp_path: Path, monkey
     monkeypatch.setattr(student.objective, "forward", lambda pairs: (forward(pairs)[0] * float("nan"), {}))
     with pytest.raises(TrainingError, match="not finite at step 2"):
         next(steps)
+    after = {**student.objective.state_dict(), **student.momentum.state_dict()}
+    assert all(torch.equal(one, after[name]) for name, one in before.items())
+
+
+def test_the_probe_of_micro_batches_moves_nothing(tmp_path: Path) -> None:
+    _, trainer, student = attempt(tmp_path, small(SUM))
+    assert student.momentum is not None
+    before = {**student.objective.state_dict(), **student.momentum.state_dict()}
+    before = {name: one.clone() for name, one in before.items()}
+    try_step(student, next(iter(trainer._source.batches(0))), Split(16, 8))
+    student.objective.advance()
     after = {**student.objective.state_dict(), **student.momentum.state_dict()}
     assert all(torch.equal(one, after[name]) for name, one in before.items())
