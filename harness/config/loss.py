@@ -10,7 +10,7 @@ from pydantic_core import PydanticCustomError
 
 from harness.base.errors import SpecError
 from harness.config.base import Spec
-from harness.config.losses.base import LossSpec, MomentumNeed, Positive, Weight
+from harness.config.losses.base import LossSpec, MomentumNeed, Positive, SquareLossSpec, Weight
 from harness.config.losses.decoder import Captioning, MaskedLanguage
 from harness.config.losses.momentum import ALBEF, TCL, MoCo, NearestNeighbour
 from harness.config.losses.pairs import (
@@ -72,6 +72,7 @@ __all__ = [
     "SimSiam",
     "SoftTargetInfoNCE",
     "SoftTeacher",
+    "SquareLossSpec",
     "SumLoss",
     "SupConIn",
     "SupConOut",
@@ -384,6 +385,11 @@ class SumLoss(Spec):
         """Check every term; raises as theirs."""
         for part in self.parts:
             part.check_captions(per_image)
+
+    def brief(self, batch: int) -> dict[str, Any]:
+        """As in LossSpec, of every term."""
+        changes = {str(number): term.loss.brief(batch) for number, term in enumerate(self.terms)}
+        return {"terms": {number: changed for number, changed in changes.items() if changed}}
 
     def check_training(self, samples: int, seen: int) -> None:
         """Check every term; raises as theirs."""

@@ -16,16 +16,28 @@ from tests.before.old import HERE, REPOSITORY, Harness, arms, unpack
 FILE = HERE / "ids.json"
 REDONE = "ablations/quickstart.toml"
 """It was replaced by another ablation, with a world, towers and a placebo that the old code does not know."""
-NEW = ("experiments/quickstart.toml", "experiments/quickstart_teacher.toml")
-_NEW_KEYS = re.compile(r',?\s*\b(factor|compares|margin) = "[^"]*"( #.*)?')
-"""Keys of claims and ablations that the old code does not know. No id depends on them."""
+NEW = (
+    *("experiments/quickstart.toml", "experiments/quickstart_teacher.toml", "experiments/open30m.toml"),
+    *("experiments/openclipart.toml", "experiments/openclipart_teacher.toml", "ablations/openclipart.toml"),
+)
+_NEW_KEYS = re.compile(r',?\s*\b(factor|compares|margin) = "[^"]*"( #.*)?|^resize = 256.*', re.MULTILINE)
+"""Keys that the old code does not know: of claims and ablations, on which no id depends, and of the paper's teacher."""
+_LETTER = ('augment = { kind = "declip" }', 'augment = { kind = "fff" }')
+"""The paper's augmentation, as its specs name it now, and as the old code knew it."""
 NEW_ARMS = (
     *("slip", "clip_rocket", "cleanclip", "negclip", "declip", "defilip", "coca", "infonce_coca_towers", "protoclip"),
     *("brivl", "albef", "tcl"),
 )
 """Arms with losses or towers that the old code does not know, most called as the loss.
 The ids of the other arms are compared."""
-_NEW_ARMS = re.compile(r'\[arms\.({0})\].*\n(.+\n)+\n|^({0}) = ".*"\n?'.format("|".join(NEW_ARMS)), re.MULTILINE)
+_PUBLISHED = ("filip", "hiclip", "hideclip", "uniclip", "softclip", "bow")
+_NAMES = "|".join((*NEW_ARMS, *_PUBLISHED))
+_NEW_ARMS = re.compile(
+    rf'^\[arms\.({"|".join(NEW_ARMS)})\].*\n(.+\n)+\n?|^({"|".join(NEW_ARMS)}) = ".*"\n?|^\[published\..+\]\n(.+\n)+\n?'
+    rf'|^ *{{ arm = "({_NAMES})", metric .*\n',
+    re.MULTILINE,
+)
+"""Those arms, systems without an arm, and references to both."""
 Ids = dict[str, dict[str, str]]
 
 
@@ -46,8 +58,8 @@ def ids(harness: Harness, root: Path, *, provisional: bool) -> Ids:
     if not (root / "experiments").exists():
         for folder in ("experiments", "ablations"):
             shutil.copytree(REPOSITORY / folder, root / folder)
-        for file in root.glob("ablations/**/*.toml"):
-            file.write_text(_NEW_ARMS.sub("", _NEW_KEYS.sub("", file.read_text())))
+        for file in (*root.glob("ablations/**/*.toml"), *root.glob("experiments/*.toml")):
+            file.write_text(_NEW_ARMS.sub("", _NEW_KEYS.sub("", file.read_text())).replace(*_LETTER))
     files = shipped()
     plans = json.loads(harness.command(root / "store", "plan", *files, "--json", cwd=root))
     return {

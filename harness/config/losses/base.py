@@ -135,6 +135,10 @@ class LossSpec(Spec):
             SpecError: it cannot.
         """
 
+    def brief(self, batch: int) -> dict[str, Any]:  # noqa: ARG002 - of losses that have something to change
+        """The changes with which a few steps of so many images use all that it has."""
+        return {}
+
     @model_validator(mode="after")
     def _starts_under_the_clamp(self) -> LossSpec:
         if self.max_logit_scale is not None and self.logit_scale > self.max_logit_scale:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
@@ -66,6 +66,10 @@ class Prototypes(LossSpec):
                 f"training sees {seen} samples and no more than one episode of {self.episode}: prototypes are not used"
             )
             raise SpecError(what, where="loss", fix="lower episode, or train for longer")
+
+    def brief(self, batch: int) -> dict[str, Any]:
+        """An episode of one batch."""
+        return {"episode": batch, "prototypes": min(self.prototypes, batch)}
 
     @model_validator(mode="after")
     def _has_samples_for_each(self) -> Prototypes:

@@ -59,7 +59,7 @@ _LEAST_WORDS = 2
 """Fewer words do not tell a drawing apart, so it is not in the retrieval set."""
 
 
-class Split(NamedTuple):
+class SplitDrawings(NamedTuple):
     """Indices of drawings."""
 
     train: NDArray[np.int64]
@@ -78,7 +78,9 @@ def class_of(keywords: Sequence[str]) -> int:
     return found[0] if len(found) == 1 else NONE
 
 
-def split(data: OpenclipartData, classes: Sequence[int], own: Named, near: Sequence[NDArray[np.int64]]) -> Split:
+def split(
+    data: OpenclipartData, classes: Sequence[int], own: Named, near: Sequence[NDArray[np.int64]]
+) -> SplitDrawings:
     """Draw both evaluation sets, then the training set from what resembles neither of them.
 
     Args:
@@ -114,4 +116,4 @@ def split(data: OpenclipartData, classes: Sequence[int], own: Named, near: Seque
         raise DataError(f"only {len(rest):,} drawings are left to train on", where="data.train_samples", fix=fix)
     left_out = {"near-duplicate of a tested drawing": len(beside - taken), "not drawn": len(rest) - data.train_samples}
     train = np.sort(np.array(rest[: data.train_samples], dtype=np.int64))
-    return Split(train, np.array(tested), [classes[number] for number in tested], np.array(retrieval), left_out)
+    return SplitDrawings(train, np.array(tested), [classes[number] for number in tested], np.array(retrieval), left_out)
