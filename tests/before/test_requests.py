@@ -19,8 +19,9 @@ for file in sys.argv[1:]:
     plan = project.plan(file, provisional=True)
     project.store.begin()
     for run in plan.runs.values():
-        if run.experiment.loss.kind == "slip":
-            continue  # the old code refuses this kind
+        one = run.experiment
+        if one.loss.kind == "slip" or one.train.augment.kind == "declip" or getattr(one.teacher, "resize", None):
+            continue  # the old code refuses these
         request = Request.of(run.experiment, run.id, run.teacher, project.settings, 1)
         project.store.run(run.id).prepare(run.identity, request.written())
 """
