@@ -164,7 +164,7 @@ UNKNOWN = "unknown key; did you mean"
         ("small.toml", f"{SMALL}\n[evaluaton]", f"small.toml: evaluaton: {UNKNOWN} 'evaluation'?"),
         ("small.toml", f'{SMALL}\n[loss]\nkind = "infonc"', "small.toml: loss.kind: there is no kind 'infonc'; did you mean 'infonce'?"),
         ("teacher.toml", f"{TEACHER}\n[modle]", f"teacher.toml: modle: {UNKNOWN} 'model'?"),
-        ("small.toml", SMALL.replace("[teacher]", "[teacher]\nsed = 1"), "small.toml: teacher.sed: unknown key; known: kind, experiment"),
+        ("small.toml", SMALL.replace("[teacher]", "[teacher]\nsed = 1"), "small.toml: teacher.sed: unknown key; known: resize, kind, experiment"),
         # wrong types and ranges
         ("small.toml", SMALL.replace("128", '"big"'), "small.toml: train.global_batch_size: should be a whole number, not 'big'"),
         ("small.toml", SMALL.replace("128", "1"), "small.toml: train.global_batch_size: should be greater than or equal to 2, not 1"),
