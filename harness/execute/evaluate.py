@@ -13,7 +13,7 @@ from harness.base.machine import cores
 from harness.config.evaluation import Evaluation
 from harness.config.experiment import Experiment
 from harness.config.explain import explain, nearest
-from harness.config.load import model_config
+from harness.config.load import load_experiment, model_config
 from harness.config.model import Model
 from harness.planning.workspace import Project
 from harness.runs.noted import find_run
@@ -24,16 +24,27 @@ from harness.runs.suite_averages import averages, holes
 WHERE = "harness eval"
 
 
-def evaluation_of(sets: Sequence[str], protocols: Sequence[str]) -> Evaluation:
+def evaluation_of(sets: Sequence[str], protocols: Sequence[str], spec: Path | None = None) -> Evaluation:
     """Build the evaluation spec for sets or suites and named protocols.
 
+    Args:
+        spec: an experiment's file, whose `[evaluation]` says how to measure; `sets` and `protocols` are added to its own.
+
     Raises:
-        SpecError: a protocol is unknown, or two sets have the same name.
+        SpecError: a protocol is unknown, two sets have the same name, the file is not valid, or no set is named.
     """
+    stated = Evaluation() if spec is None else load_experiment(spec).evaluation
+    where = WHERE if spec is None else str(spec)
+    asked = {
+        "sets": tuple(dict.fromkeys((*stated.sets, *sets))),
+        "protocols": tuple(dict.fromkeys((*stated.protocols, *protocols))),
+    }
+    if not asked["sets"]:
+        raise SpecError("no evaluation set is named", where=where, fix="add --suite NAME, or `sets` to [evaluation]")
     try:
-        return Evaluation.model_validate({"sets": tuple(sets), "protocols": tuple(protocols)})
+        return Evaluation.model_validate(dict(stated) | asked)
     except ValidationError as error:
-        raise explain(error, Evaluation, where=WHERE) from None
+        raise explain(error, Evaluation, where=where) from None
 
 
 @dataclass(frozen=True)
