@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from harness.execute.publish import Published
     from harness.execute.slurm.jobs import Cancelled
     from harness.execute.verify import Verification
+    from harness.node.mteb_model import MtebModel
     from harness.reporting import Format, Results
     from harness.searching.driver import Snapshot
     from harness.searching.session import SearchOutcome, SearchRequest
@@ -44,6 +45,7 @@ __all__ = [
     "Spec",
     "evaluate",
     "load",
+    "mteb_model",
     "plan",
     "project",
     "publish",
@@ -435,8 +437,8 @@ def evaluate(
         processes: number of processes of this machine that share the work; default: one per GPU.
 
     Raises:
-        SpecError: a weights file has no model name, a protocol is unknown, two checkpoints have the same name, no set is
-            named, or `spec` is not valid.
+        SpecError: a weights file has no model name, a protocol is unknown, two checkpoints have the same name, no set
+            is named, or `spec` is not valid.
         DataError: an evaluation set is missing or damaged.
         ModelError: the weights do not fit.
         StoreError: there is no such run.
@@ -449,6 +451,25 @@ def evaluate(
     evaluation = present(evaluation_of(named, protocols, None if spec is None else Path(spec)), at)
     sources = sources_of(at, [str(one) for one in stated], model)
     return {name: with_averages(source.measure(evaluation, processes)) for name, source in sources.items()}
+
+
+@door
+def mteb_model(checkpoint: str | Path, model: str | None = None) -> MtebModel:
+    """A checkpoint as a model of `mteb` (MIEB): pass it to `mteb.evaluate`.
+
+    Args:
+        checkpoint: a run's id, or a weights file with `model`; `NAME=FILE` gives a file a name.
+        model: open_clip's model name or a configuration (.json), for weights files.
+
+    Raises:
+        SpecError: a weights file has no model name.
+        ModelError: the weights do not fit.
+        StoreError: there is no such run.
+    """
+    from harness.execute.evaluate import sources_of
+
+    ((name, source),) = sources_of(project(), [str(checkpoint)], model).items()
+    return source.mteb_model(name)
 
 
 @door

@@ -30,7 +30,7 @@ NOT_RUN = {
     ("README.md", r"make test"): "runs this test",
     ("data.md", r"spec\.toml"): CLUSTER,
     ("data.md", r"mine\.toml|teacher\.toml"): "tests/test_data_commands.py runs them on damaged shards",
-    ("evaluation.md", r"harness (eval|part|robustness)"): "tests/test_evaluation_examples.py runs them on sets it makes",
+    ("evaluation.md", r"harness (eval|part|robustness)"): "tests/test_evaluation_examples.py runs them",
     ("evaluation.md", r"harness references"): OWN_FILES,
     ("from-open-clip.md", r"harness"): "tests/test_from_open_clip.py runs them on small files",
     ("mlflow.md", r"harness ui"): "serves until it is stopped",

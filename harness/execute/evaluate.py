@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pydantic import ValidationError
 
@@ -21,6 +22,9 @@ from harness.runs.record import EvaluationResult
 from harness.runs.request import Request, on_this_machine, read_request
 from harness.runs.suite_averages import averages, holes
 
+if TYPE_CHECKING:
+    from harness.node.mteb_model import MtebModel
+
 WHERE = "harness eval"
 
 
@@ -28,7 +32,7 @@ def evaluation_of(sets: Sequence[str], protocols: Sequence[str], spec: Path | No
     """Build the evaluation spec for sets or suites and named protocols.
 
     Args:
-        spec: an experiment's file, whose `[evaluation]` says how to measure; `sets` and `protocols` are added to its own.
+        spec: an experiment's file, whose `[evaluation]` says how to measure; `sets` and `protocols` are added to it.
 
     Raises:
         SpecError: a protocol is unknown, two sets have the same name, the file is not valid, or no set is named.
@@ -75,6 +79,22 @@ class CheckpointSource:
             store.keep(measured)
             found |= {one.reference: one for one in measured}
         return tuple(found[reference] for reference in evaluation.sets)
+
+    def mteb_model(self, name: str) -> MtebModel:
+        """The checkpoint as a model of mteb, on this machine's first GPU if it has one.
+
+        Raises:
+            ModelError: the weights do not fit.
+        """
+        from harness.config.resources import Resources
+        from harness.models.fitting import choose_device
+        from harness.node.checkpoint_evaluation import CheckpointEvaluation
+        from harness.node.mteb_model import MtebModel
+
+        device = choose_device(Resources(), 0)
+        one = CheckpointEvaluation(request=self.request, model=self.model, weights=self.weights)
+        towers = one.towers(device)
+        return MtebModel(towers, name, device)
 
     def _measured(self, evaluation: Evaluation, processes: int | None) -> tuple[EvaluationResult, ...]:
         import torch
