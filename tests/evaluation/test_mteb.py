@@ -22,7 +22,7 @@ from harness.evaluation.sets import EvaluationSet, read_set
 from harness.models import Towers, build_towers
 from harness.node.mteb_model import MtebModel
 from harness.reporting.references import read_external
-from tests.evaluation.test_start import CONFIG
+from tests.evaluation.test_start import CONFIG, weights
 from tests.evaluation.worlds import classification_set, retrieval_set
 
 CPU = torch.device("cpu")
@@ -94,7 +94,7 @@ def test_result_files_are_references(
 def test_what_is_no_reference_in_a_result_file(tmp_path: Path) -> None:
     with pytest.raises(SpecError, match="holds no numbers"):
         read_external(result(tmp_path, "STS12VisualSTS", {"cosine_spearman": 0.5}))
-    with pytest.raises(SpecError, match="accuracy = 50.0 is not a share"):
+    with pytest.raises(SpecError, match=r"accuracy = 50\.0 is not a share"):
         read_external(result(tmp_path, "DTDZeroShot", {"accuracy": 50.0}))
 
 
@@ -126,6 +126,29 @@ def test_mteb_measures_what_we_measure(towers: Towers, tmp_path: Path) -> None:
         # mteb rounds the recalls that it writes to five digits
         assert theirs[other] == pytest.approx(ours[name], abs=1e-6 if "acc1" in name else 5.1e-6), name
     assert {one.row for file in files for one in read_external(file)} == {"harness/tiny"}
+
+
+def test_the_example_of_the_documentation_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    mteb = pytest.importorskip("mteb")
+    page = (Path(__file__).parents[2] / "docs" / "evaluation.md").read_text(encoding="utf-8")
+    example = page.partition("### MIEB, with mteb")[2].partition("```python\n")[2].partition("```")[0]
+    assert 3 <= len(example.splitlines()) <= 10
+    things = read_set(classification_set(tmp_path / "things"))
+    asked: list[list[str]] = []
+
+    def get_tasks(tasks: list[str]) -> list[Any]:  # mteb's own download their data
+        asked.append(tasks)
+        return [classified(things)]
+
+    monkeypatch.setattr(mteb, "get_tasks", get_tasks)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HARNESS_STORE", str(tmp_path / "store"))
+    (tmp_path / "tiny.json").write_text(json.dumps(CONFIG))
+    weights(tmp_path, seed=0).rename(tmp_path / "clip.pt")
+    exec(compile(example, "evaluation.md", "exec"), {})
+    assert asked == [["CIFAR10ZeroShot", "Winoground"]]
+    (file,) = tmp_path.glob("mteb/results/harness__clip/*/LocalZeroShot.json")
+    assert [one.metric for one in read_external(file)] == ["LocalZeroShot/acc1"]
 
 
 def classified(found: EvaluationSet) -> Any:
