@@ -149,6 +149,7 @@ def kept(folder: Path, file: Path, spec: Evaluation) -> KnownResults:
 
 
 def test_known_numbers_are_those_that_were_measured(known: KnownResults, tmp_path: Path) -> None:
+    shutil.rmtree(known.request.stored.evaluation_features / "measured")
     found = known.read(SPEC)
     experiment = known.request.experiment.model_copy(update={"evaluation": SPEC})
     request = known.request.model_copy(update={"experiment": experiment})
@@ -172,6 +173,8 @@ def test_under_other_conditions_nothing_is_known(known: KnownResults, spec: Eval
 
 def test_what_a_number_depends_on(known: KnownResults, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert known.read(SPEC.model_copy(update={"templates": ("{c}",)})).keys() == {"pictures"}
+    fewer = known.read(SPEC.model_copy(update={"recall_k": (1,)}))["pictures"]
+    assert fewer.metrics.keys() == {"image_retrieval_recall@1", "text_retrieval_recall@1"}
     for function in ("code", "place"):
         with monkeypatch.context() as changed:
             changed.setattr(f"harness.node.known_measurements.{function}", lambda: "another")
@@ -231,7 +234,8 @@ def test_metrics_of_what_was_measured_are_those_of_an_evaluation(
 ) -> None:
     monkeypatch.setattr("harness.evaluation.contents.SETTLED_S", -60.0)
     write_set(classification_set(tmp_path / "things"), [classification_members([*range(6)] * 5, 50)], {}, "train")
-    retrieval_set(tmp_path / "pictures")
+    captions = [retrieval_members([["a", "b"], ["c", "a"], ["b"], ["a", "d"], ["e"]])]  # some are equal
+    write_set(tmp_path / "pictures", captions, {"dataset_type.txt": "retrieval"})
     pairs = [retrieval_members([["a cat", "a dog"], ["one", "two"], ["red", "blue"]])]
     write_set(tmp_path / "pairs", pairs, {"dataset_type.txt": "image_caption_selection"})
     (tmp_path / "tiny.json").write_text(json.dumps(CONFIG))
