@@ -32,10 +32,10 @@ from harness.runs.store import Store
 if TYPE_CHECKING:
     import pandas as pd
 
+    from harness.execute.evaluate import MtebModel
     from harness.execute.publish import Published
     from harness.execute.slurm.jobs import Cancelled
     from harness.execute.verify import Verification
-    from harness.node.mteb_model import MtebModel
     from harness.reporting import Format, Results
     from harness.searching.driver import Snapshot
     from harness.searching.session import SearchOutcome, SearchRequest

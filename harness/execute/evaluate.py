@@ -23,7 +23,7 @@ from harness.runs.request import Request, on_this_machine, read_request
 from harness.runs.suite_averages import averages, holes
 
 if TYPE_CHECKING:
-    from harness.node.mteb_model import MtebModel
+    from harness.node.mteb_model import MtebModel as MtebModel  # for the type of the API's function
 
 WHERE = "harness eval"
 
@@ -86,15 +86,11 @@ class CheckpointSource:
         Raises:
             ModelError: the weights do not fit.
         """
-        from harness.config.resources import Resources
-        from harness.models.fitting import choose_device
         from harness.node.checkpoint_evaluation import CheckpointEvaluation
         from harness.node.mteb_model import MtebModel
 
-        device = choose_device(Resources(), 0)
         one = CheckpointEvaluation(request=self.request, model=self.model, weights=self.weights)
-        towers = one.towers(device)
-        return MtebModel(towers, name, device)
+        return MtebModel(one.towers(device := one.device()), name, device)
 
     def _measured(self, evaluation: Evaluation, processes: int | None) -> tuple[EvaluationResult, ...]:
         import torch

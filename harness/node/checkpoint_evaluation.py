@@ -57,7 +57,7 @@ class CheckpointEvaluation(BaseModel):
             ModelError: the weights do not fit.
         """
         world = world or World()
-        device = choose_device(Resources(), world.local_rank)
+        device = self.device(world.local_rank)
         torch.set_num_threads(max(torch.get_num_threads() // world.local_size, 1))
         note = note_of(self.model, self.weights, self.request.stored.evaluation_features / "weights")
         towers = LazyTowers(lambda: self.towers(device), note)
@@ -65,6 +65,10 @@ class CheckpointEvaluation(BaseModel):
         keep = partial(known.keeping, KnownWeights(towers.weights_digest, towers.transform_name))
         evaluation = RunEvaluation(self.request, towers, device, world, None if note is None else keep)
         return evaluation.measured(self.request.experiment.evaluation.sets)
+
+    def device(self, local_rank: int = 0) -> torch.device:
+        """The device that a process of this machine computes on."""
+        return choose_device(Resources(), local_rank)
 
     def towers(self, device: torch.device) -> Towers:
         """The checkpoint's towers, on `device`.
