@@ -4,7 +4,8 @@
 
 Each command is a process of its own with one thread; the median of `--repeat` runs, of which the checkouts take turns.
 The evaluation is of a tiny model on ten pictures: what remains is the start. `features known` finds all features in the
-store, and no numbers; `numbers known` repeats a measurement.
+store, and neither numbers nor what was measured; `new metrics` asks for other metrics of sets that were measured;
+`numbers known` repeats a measurement. `--only "new metrics"` prints the rows whose names have these words.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ import time
 from pathlib import Path
 from statistics import median
 
-from evaluation_sets import WORDS, write_classification
+from evaluation_sets import WORDS, write_classification, write_retrieval
 
 LARGE = ("torch", "torchvision", "torch._dynamo", "timm", "transformers", "open_clip", "pyarrow", "numpy", "PIL")
 CONFIG = {
@@ -45,6 +46,12 @@ from harness.models import build_towers
 torch.save(build_towers(Model(name="made", config=json.load(open("made.json")))).model.state_dict(), "weights.pt")
 """
 EVALUATE = ("eval", "made=weights.pt", "--model", "made.json", "--suite", "./set")
+NEW_METRICS = ("eval", "made=weights.pt", "--model", "made.json", "--spec", "asked.toml")
+ASKED = """[evaluation]
+sets = ["./captions"]
+recall_k = [{}]
+feature_metrics = ["modality_gap", "alignment", "image_uniformity", "text_uniformity"]
+"""
 
 
 def main() -> None:
@@ -52,12 +59,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--code", action="append", help="NAME=CHECKOUT, several times")
     parser.add_argument("--repeat", type=int, default=3)
+    parser.add_argument("--only", default="", help="rows whose names contain this")
     arguments = parser.parse_args()
     codes = dict(one.partition("=")[::2] for one in arguments.code or ["here=."])
     commands = {
         "harness --help": ("--help",),
         "harness eval, features unknown": EVALUATE,
         "harness eval, features known": EVALUATE,
+        "harness eval, new metrics": NEW_METRICS,
         "harness eval, numbers known": EVALUATE,
         "imports of a training job": ("import", "harness.worker"),
     }
@@ -66,17 +75,24 @@ def main() -> None:
         folder = Path(name)
         (folder / "made.json").write_text(json.dumps(CONFIG))
         write_classification(folder / "set", WORDS, ["a photo of a {c}."], 10, 32)
+        write_retrieval(folder / "captions", 10, 32)
         time.sleep(10)  # the contents of a set that changed in the last ten seconds are not kept
         python(WEIGHTS, folder, Path(next(iter(codes.values()))))
         for command, words in commands.items():
+            if arguments.only not in command:
+                continue
             found: dict[str, list[tuple[float, float, str]]] = {code: [] for code in codes}
             for number in range(arguments.repeat):
                 for code, checkout in codes.items():
-                    store = f"store-{code}" + ("" if command.endswith(" known") else f"-{command[-7:]}-{number}")
-                    if command.endswith(" known") and number == 0:
+                    is_known = command.endswith((" known", "new metrics"))
+                    store = f"store-{code}" + ("" if is_known else f"-{command[-7:]}-{number}")
+                    (folder / "asked.toml").write_text(ASKED.format(1))
+                    if is_known and number == 0:
                         python(COMMAND, folder, Path(checkout), *words, store=store)
                     if command.endswith("features known"):
-                        shutil.rmtree(folder / store / "evaluation" / "results", ignore_errors=True)
+                        for kept in ("results", "measured"):
+                            shutil.rmtree(folder / store / "evaluation" / kept, ignore_errors=True)
+                    (folder / "asked.toml").write_text(ASKED.format(2 + number))
                     found[code].append(python(COMMAND, folder, Path(checkout), *words, store=store))
             for code, runs in found.items():
                 wall, cpu = median(run[0] for run in runs), median(run[1] for run in runs)

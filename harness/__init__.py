@@ -17,10 +17,22 @@ from typing import TYPE_CHECKING, Any
 
 from harness.base.version import __version__
 
-__all__ = ["__version__", "evaluate", "load", "plan", "publish", "report", "results", "run", "search", "verify"]
+__all__ = [
+    "__version__",
+    "evaluate",
+    "load",
+    "mteb_model",
+    "plan",
+    "publish",
+    "report",
+    "results",
+    "run",
+    "search",
+    "verify",
+]
 
 if TYPE_CHECKING:
-    from harness.api import evaluate, load, plan, publish, report, results, run, search, verify
+    from harness.api import evaluate, load, mteb_model, plan, publish, report, results, run, search, verify
 
 
 def __getattr__(name: str) -> Any:

@@ -32,6 +32,7 @@ from harness.runs.store import Store
 if TYPE_CHECKING:
     import pandas as pd
 
+    from harness.execute.evaluate import MtebModel
     from harness.execute.publish import Published
     from harness.execute.slurm.jobs import Cancelled
     from harness.execute.verify import Verification
@@ -44,6 +45,7 @@ __all__ = [
     "Spec",
     "evaluate",
     "load",
+    "mteb_model",
     "plan",
     "project",
     "publish",
@@ -417,9 +419,10 @@ def results(spec: Spec, assignments: Sequence[str] = ()) -> pd.DataFrame:
 @door
 def evaluate(
     checkpoints: str | Path | Sequence[str | Path],
-    sets: str | Sequence[str],
+    sets: str | Sequence[str] = (),
     *,
     protocols: Sequence[str] = (),
+    spec: str | Path | None = None,
     model: str | None = None,
     processes: int | None = None,
 ) -> dict[str, tuple[EvaluationResult, ...]]:
@@ -429,11 +432,13 @@ def evaluate(
         checkpoints: run ids, or weights files with `model`; `NAME=FILE` gives a file a name.
         sets: names or paths of sets, or suites; of a suite, the sets on this machine are evaluated.
         protocols: additional evaluation protocols of prior work: `slip`, `alip`...
+        spec: an experiment's file, whose `[evaluation]` says what to measure and how; `sets` and `protocols` are added.
         model: open_clip's model name, for weights files.
         processes: number of processes of this machine that share the work; default: one per GPU.
 
     Raises:
-        SpecError: a weights file has no model name, a protocol is unknown, or two checkpoints have the same name.
+        SpecError: a weights file has no model name, a protocol is unknown, two checkpoints have the same name, no set
+            is named, or `spec` is not valid.
         DataError: an evaluation set is missing or damaged.
         ModelError: the weights do not fit.
         StoreError: there is no such run.
@@ -442,9 +447,29 @@ def evaluate(
 
     stated = [checkpoints] if isinstance(checkpoints, str | Path) else checkpoints
     at = project()
-    evaluation = present(evaluation_of([sets] if isinstance(sets, str) else sets, protocols), at)
+    named = [sets] if isinstance(sets, str) else sets
+    evaluation = present(evaluation_of(named, protocols, None if spec is None else Path(spec)), at)
     sources = sources_of(at, [str(one) for one in stated], model)
     return {name: with_averages(source.measure(evaluation, processes)) for name, source in sources.items()}
+
+
+@door
+def mteb_model(checkpoint: str | Path, model: str | None = None) -> MtebModel:
+    """A checkpoint as a model of `mteb` (MIEB): pass it to `mteb.evaluate`.
+
+    Args:
+        checkpoint: a run's id, or a weights file with `model`; `NAME=FILE` gives a file a name.
+        model: open_clip's model name or a configuration (.json), for weights files.
+
+    Raises:
+        SpecError: a weights file has no model name.
+        ModelError: the weights do not fit.
+        StoreError: there is no such run.
+    """
+    from harness.execute.evaluate import sources_of
+
+    ((name, source),) = sources_of(project(), [str(checkpoint)], model).items()
+    return source.mteb_model(name)
 
 
 @door

@@ -219,6 +219,7 @@ def test_importing_harness_loads_nothing(tmp_path: Path) -> None:
         "__version__",
         "evaluate",
         "load",
+        "mteb_model",
         "plan",
         "publish",
         "report",

@@ -232,6 +232,13 @@ def test_evaluation_sets_are_listed_and_broken_ones_explained(tmp_path: Path) ->
     assert "broken" in found[0].message
     assert found[0].remedy
     assert found[1].message == f"2 under {tmp_path}: pets, vtab/dtd"
+    (tmp_path / "other.toml").write_text('[data]\nkind = "shapes"')
+    (tmp_path / "tiere.toml").write_text('version = "1"\ndata = "pets"\nclassnames = ["Katze", "Hund"]')
+    (tmp_path / "vtab" / "wrong.toml").write_text('version = "1"\ndata = "nowhere"')
+    found = list(evaluation_sets(tmp_path))
+    assert [finding.level for finding in found] == ["warning", "warning", "ok"]
+    assert "there is no folder 'nowhere'" in found[1].message
+    assert found[2].message == f"3 under {tmp_path}: pets, tiere.toml, vtab/dtd"
 
 
 def make_set(folder: Path) -> None:

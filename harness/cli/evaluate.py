@@ -25,21 +25,24 @@ def measure(
     out: Path | None,
     processes: int | None = None,
     *,
+    spec: Path | None = None,
     as_json: bool = False,
 ) -> None:
     """Print the metrics of each checkpoint as soon as it is evaluated, or all as JSON at the end.
 
     Args:
+        spec: an experiment's file, whose `[evaluation]` says what to measure and how.
         out: a file to which the whole results are written as JSON.
     """
-    evaluation = present(evaluation_of(suites, protocols), project)
+    asked = evaluation_of(suites, protocols, spec)
+    evaluation = present(asked, project)
     found = {}
     for name, source in sources_of(project, checkpoints, model).items():
         found[name] = source.measure(evaluation, processes)
         for one in with_averages(found[name]) if not as_json else ():
             _print(name if len(checkpoints) > 1 else "", one)
     results = [one for several in found.values() for one in several]
-    holes = without_average(suites, results)
+    holes = without_average(asked.sets, results)
     if as_json:
         rows = [row for name, several in found.items() for one in with_averages(several) for row in _rows(name, one)]
         print_json({"results": rows, "without_average": holes})

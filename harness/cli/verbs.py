@@ -532,7 +532,16 @@ def evaluate(
             show_default=False,
         ),
     ],
-    suite: Annotated[list[str], typer.Option("--suite", metavar="NAME", help="A suite, or a set: name or path.")],
+    suite: Annotated[
+        list[str],
+        typer.Option(
+            "--suite",
+            metavar="NAME",
+            help="A suite, or a set: name or path.",
+            default_factory=list,
+            show_default=False,
+        ),
+    ],
     protocol: Annotated[
         list[str],
         typer.Option(
@@ -542,6 +551,10 @@ def evaluate(
             show_default=False,
         ),
     ],
+    spec: Annotated[
+        Path | None,
+        typer.Option("--spec", metavar="FILE", help="An experiment's file: what to measure and how, in [evaluation]."),
+    ] = None,
     model: Annotated[str | None, typer.Option(help="open_clip model name, for weights files.")] = None,
     out: Annotated[Path | None, typer.Option("--out", metavar="FILE", help="Also write the results as JSON.")] = None,
     processes: Annotated[
@@ -552,7 +565,7 @@ def evaluate(
     """Evaluate checkpoints on evaluation sets and print the metrics with their protocol."""
     from harness.cli.evaluate import measure
 
-    measure(_project(), checkpoints, suite, protocol, model, out, processes, as_json=as_json)
+    measure(_project(), checkpoints, suite, protocol, model, out, processes, spec=spec, as_json=as_json)
 
 
 @app.command()

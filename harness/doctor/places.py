@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -10,7 +11,8 @@ from pathlib import Path
 
 import psutil
 
-from harness.base.errors import DataError, TrackingError
+from harness.base.errors import DataError, HarnessError, TrackingError
+from harness.base.files import MOST_TOML, read_text
 from harness.doctor.finding import Finding
 from harness.evaluation.layout import describe
 from harness.tracking import probe, redacted
@@ -75,7 +77,9 @@ def evaluation_sets(root: Path | None) -> Iterator[Finding]:
         )
         return
     readable = []
-    for folder in sorted({path.parent for pattern in ("*/test", "*/*/test") for path in root.glob(pattern)}):
+    folders = {path.parent for pattern in ("*/test", "*/*/test") for path in root.glob(pattern)}
+    declared = {path for pattern in ("*.toml", "*/*.toml") for path in root.glob(pattern) if _declares_a_set(path)}
+    for folder in sorted(folders | declared):
         try:
             describe(folder)
         except DataError as error:
@@ -88,6 +92,14 @@ def evaluation_sets(root: Path | None) -> Iterator[Finding]:
     else:
         remedy = "create them as docs/evaluation.md describes, or unset `evaluation_root`"
         yield Finding("warning", "evaluation sets", f"none that can be read under {root}", remedy)
+
+
+def _declares_a_set(file: Path) -> bool:
+    """Whether a TOML file states the folder of a set, as every declared set does."""
+    try:
+        return re.search(r"^data *= *[\"']", read_text(file, MOST_TOML), re.MULTILINE) is not None
+    except (HarnessError, OSError, ValueError):
+        return False
 
 
 def filesystem(path: Path) -> str:

@@ -8,24 +8,20 @@ again. The folder is bounded: what was not asked for the longest goes first.
 from __future__ import annotations
 
 import hashlib
-import io
 import os
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from harness.base.errors import StoreError
-from harness.base.files import read_bytes, replacing
 from harness.base.log import say
-from harness.base.sums import make_room
+from harness.evaluation.kept_arrays import read_arrays, write_array
 from harness.runs.identity import digest
 
 LIMIT_BYTES = 4 * 2**30
 _NAME_LENGTH = 32
-DIGEST_BYTES = 32
 
 
 class FeatureCache:
@@ -37,7 +33,7 @@ class FeatureCache:
 
     def get(self, what: str, compute: Callable[[], Tensor]) -> Tensor:
         """The features called `what`, from disk or from `compute`; float32."""
-        file = self._folder / f"{digest([self._owner, what], _NAME_LENGTH)}.npy"
+        file = self.file(what)
         found = _read(file)
         if found is None:
             if os.path.lexists(file):
@@ -49,12 +45,12 @@ class FeatureCache:
                 say(f"features are not kept, and are computed again next time: {error}")
         return found
 
+    def file(self, what: str) -> Path:
+        """Where the features called `what` are kept."""
+        return self._folder / f"{digest([self._owner, what], _NAME_LENGTH)}.npy"
+
     def _write(self, file: Path, features: Tensor) -> None:
-        make_room(file)
-        content = io.BytesIO()
-        np.save(content, features.cpu().numpy(), allow_pickle=False)
-        with replacing(file) as aside:
-            aside.write_bytes(content.getvalue() + _digest(file, content.getvalue()))
+        write_array(file, features.cpu().numpy())
         known = sorted((one.stat().st_mtime, one.stat().st_size, one) for one in self._folder.glob("*.npy"))
         total = sum(size for _, size, _ in known)
         for _, size, oldest in known:
@@ -73,19 +69,8 @@ def weights_digest(module: nn.Module) -> str:
     return found.hexdigest()
 
 
-def _digest(file: Path, content: bytes) -> bytes:
-    """Of what a file holds and of its name, so that no other file can take its place."""
-    return hashlib.sha256(file.name.encode() + content).digest()
-
-
 def _read(file: Path) -> Tensor | None:
     try:
-        found = read_bytes(file)
-        content, digest_of_it = found[:-DIGEST_BYTES], found[-DIGEST_BYTES:]
-        if _digest(file, content) != digest_of_it:
-            return None
-        features = np.load(io.BytesIO(content), allow_pickle=False)
-        os.utime(file)  # asked for now: the last to go
-    except (OSError, ValueError, EOFError):  # missing, or damaged in any way
+        return torch.from_numpy(read_arrays(file))
+    except (OSError, ValueError, EOFError, TypeError):  # missing, or damaged in any way
         return None
-    return torch.from_numpy(features)

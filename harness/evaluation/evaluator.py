@@ -6,7 +6,7 @@ import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
@@ -16,7 +16,7 @@ from torch import Tensor
 from harness.config.evaluation import Evaluation, TextNormalisation
 from harness.evaluation.cache import FeatureCache
 from harness.evaluation.linear_probe import Training, probe
-from harness.evaluation.measured import Classified, Measured, Multilabelled, Retrieved, Selected
+from harness.evaluation.measured import CachedFeatures, Classified, Measured, Multilabelled, Retrieved, Selected
 from harness.evaluation.multilabel import first_hits, indicator
 from harness.evaluation.outcomes import (
     Columns,
@@ -32,14 +32,17 @@ from harness.evaluation.registry import computed, own_metrics, wanted
 from harness.evaluation.retrieval import CaptionFeatures, retrieval_ranks
 from harness.evaluation.selection import selected
 from harness.evaluation.sets import EvaluationSet
-from harness.evaluation.towers import CACHE_BYTES, EvaluatedTowers, SetEncoder, distinct, undisturbed
+from harness.evaluation.towers import CACHE_BYTES, EvaluatedTowers, SetEncoder, distinct, images_name, undisturbed
 from harness.evaluation.zero_shot import classifier, label_ranks, ranked
 from harness.parallel.process_group import World
 from harness.runs import record
 from harness.runs.metrics import family
 from harness.runs.record import Task
 
-__all__ = ["EvaluatedTowers", "EvaluationTask", "Evaluator", "Result", "evaluate"]
+__all__ = ["EvaluatedTowers", "EvaluationTask", "Evaluator", "Keep", "Result", "evaluate"]
+
+
+Keep: TypeAlias = Callable[[record.EvaluationResult, Measured], None]
 
 
 @dataclass(frozen=True, eq=False)
@@ -101,6 +104,7 @@ class Evaluator:
         cache_bytes: int = CACHE_BYTES,
         cache: FeatureCache | None = None,
         world: World | None = None,
+        keep: Keep | None = None,
     ) -> None:
         """Raises DataError where a classification set has no templates and the spec gives none.
 
@@ -108,8 +112,9 @@ class Evaluator:
             spec: how sets are measured that are no jobs of their own.
             cache: for features of weights that do not change; only the first process's is asked.
             world: the processes that measure together; none for this one alone.
+            keep: called with what was measured of each set, by the first process.
         """
-        self._model, self._device = model, device
+        self._model, self._device, self._keep = model, device, keep
         jobs = [each if isinstance(each, EvaluationTask) else EvaluationTask(each, spec) for each in sets]
         self._jobs = [(job, protocol(job.set, job.spec, model.transform_name, job.training)) for job in jobs]
         self._weights: dict[tuple[tuple[str, ...], tuple[str, ...], TextNormalisation], Tensor] = {}
@@ -179,6 +184,8 @@ class Evaluator:
             notes=(*job.set.notes, *_cut_notes(cut)),
             captions_cut=cut,
         )
+        if self._keep is not None:
+            self._keep(evaluation, found)
         return Result(evaluation, Outcomes(job.set.name, job.task, evaluation.protocol_id, columns))
 
     def _classification(self, job: EvaluationTask) -> tuple[Classified, Columns]:
@@ -206,7 +213,9 @@ class Evaluator:
         def embedded() -> tuple[Tensor, Tensor]:
             return images, features[captions.text]
 
-        found = Retrieved(_array(ranks.image_retrieval), _array(ranks.text_retrieval), owner, embedded)
+        different, _ = distinct(normalised(_prefixed(job), job.spec.text_normalisation))
+        cached = CachedFeatures(images_name(job.set), _texts_name(different), text.cpu().numpy())
+        found = Retrieved(_array(ranks.image_retrieval), _array(ranks.text_retrieval), owner, embedded, cached)
         return found, retrieval_columns(job.set, found.of_captions, found.of_images)
 
     def _selection(self, job: EvaluationTask) -> tuple[Selected, Columns]:
@@ -220,7 +229,7 @@ class Evaluator:
     def _texts(self, texts: list[str], job: EvaluationTask) -> tuple[Tensor, Tensor]:
         """Unit features [U, d] of the different ones of M texts, and which one each is, [M]."""
         different, text = distinct(normalised(texts, job.spec.text_normalisation))
-        return self._encoder.cached(f"texts {_content(different)}", lambda: self._encoder.texts(different)), text
+        return self._encoder.cached(_texts_name(different), lambda: self._encoder.texts(different)), text
 
     def _captions_cut(self, job: EvaluationTask) -> float:
         """The share of its captions that the context cuts."""
@@ -282,6 +291,10 @@ def _cut_notes(share: float | None) -> list[str]:
 def _prefixed(job: EvaluationTask) -> list[str]:
     start = f"{job.spec.prefix} " if job.spec.prefix else ""
     return [start + caption for captions in job.set.captions for caption in captions]
+
+
+def _texts_name(different: Sequence[str]) -> str:
+    return f"texts {_content(different)}"
 
 
 def _content(texts: Sequence[Any]) -> str:

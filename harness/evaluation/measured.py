@@ -5,10 +5,29 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
+from typing import TYPE_CHECKING
 
-from torch import Tensor
+import numpy as np
+from numpy.typing import NDArray
 
 from harness.evaluation.metrics import Index, Outcome
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Features = NDArray[np.float64]
+
+
+@dataclass(frozen=True, eq=False)
+class CachedFeatures:
+    """The features of a retrieval set in the cache of features."""
+
+    images: str
+    """What the cache calls those of the N images."""
+    texts: str
+    """What it calls those of the U different captions."""
+    text: Index
+    """[M] which of the different captions each caption is."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,6 +73,18 @@ class Retrieved:
     """[M] the image that each caption belongs to."""
     embedded: Callable[[], tuple[Tensor, Tensor]]
     """Makes `features`."""
+    cached: CachedFeatures | None = None
+    """Where the features are kept; None if they are not."""
+    read: Callable[[], tuple[Features, Features]] | None = None
+    """Makes `arrays` without torch; None to make them from `features`."""
+
+    @cached_property
+    def arrays(self) -> tuple[Features, Features]:
+        """`features` in float64, as arrays. If they are kept, no torch is needed."""
+        if self.read is not None:
+            return self.read()
+        images, captions = (side.cpu().double().numpy() for side in self.features)
+        return images, captions
 
     @cached_property
     def features(self) -> tuple[Tensor, Tensor]:

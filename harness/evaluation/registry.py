@@ -140,7 +140,7 @@ def _geometry(name: FeatureMetric) -> Compute:
         from harness.evaluation import geometry
         from harness.evaluation.metrics import clustered_mean
 
-        images, captions = (side.cpu().double().numpy() for side in found.features)
+        images, captions = found.arrays
         match name:
             case "modality_gap":
                 return Metric(value=geometry.modality_gap(images, captions), samples=len(captions))

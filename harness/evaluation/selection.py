@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from harness.evaluation.measured import Selected
 from harness.evaluation.metrics import Index
+
+if TYPE_CHECKING:  # metrics of what was measured before need no torch
+    from torch import Tensor
 
 PAIRS_AT_ONCE = 2**15
 
@@ -24,6 +26,8 @@ def selected(images: Tensor, texts: Tensor, groups: Sequence[tuple[Sequence[int]
     Args:
         groups: for each group, the rows of its images and of its texts.
     """
+    import torch
+
     rows = np.array([(image, text) for of, described in groups for image in of for text in described])
     scores = _scores(images, texts, torch.from_numpy(rows).to(images.device))
     counts = np.array([(len(of), len(described)) for of, described in groups])
@@ -54,6 +58,8 @@ def chances(texts: Index, images: Index) -> dict[str, NDArray[np.float64]]:
 
 def _scores(images: Tensor, texts: Tensor, rows: Tensor) -> NDArray[np.float32]:
     """[P] of image and text `rows` [P, 2]. Sums of products, so that equal features have equal scores."""
+    import torch
+
     parts = [(images[some[:, 0]] * texts[some[:, 1]]).sum(dim=1) for some in torch.split(rows, PAIRS_AT_ONCE)]
     found: NDArray[np.float32] = torch.cat(parts).cpu().numpy()
     return found

@@ -118,6 +118,11 @@ def filled(order: Tensor, lengths: Tensor, budget: int) -> Iterator[Tensor]:
         start += max(1, fitting)
 
 
+def images_name(evaluation_set: EvaluationSet) -> str:
+    """What the cache of features calls those of a set's images."""
+    return f"images {evaluation_set.digest}"
+
+
 class SetEncoder:
     """Unit features of one model whose weights may change between calls.
 
@@ -157,7 +162,7 @@ class SetEncoder:
             return known
         self._sets[evaluation_set.digest] = evaluation_set
         order = ImageShare(evaluation_set.digest, len(evaluation_set), evaluation_set.name)
-        features = self.cached(f"images {evaluation_set.digest}", lambda: self._ordered(order))
+        features = self.cached(images_name(evaluation_set), lambda: self._ordered(order))
         if self._asked_for[evaluation_set.digest] > 1:
             self._known[evaluation_set.digest] = features
         return features

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pydantic import ValidationError
 
@@ -13,7 +14,7 @@ from harness.base.machine import cores
 from harness.config.evaluation import Evaluation
 from harness.config.experiment import Experiment
 from harness.config.explain import explain, nearest
-from harness.config.load import model_config
+from harness.config.load import load_experiment, model_config
 from harness.config.model import Model
 from harness.planning.workspace import Project
 from harness.runs.noted import find_run
@@ -21,19 +22,33 @@ from harness.runs.record import EvaluationResult
 from harness.runs.request import Request, on_this_machine, read_request
 from harness.runs.suite_averages import averages, holes
 
+if TYPE_CHECKING:
+    from harness.node.mteb_model import MtebModel as MtebModel  # for the type of the API's function
+
 WHERE = "harness eval"
 
 
-def evaluation_of(sets: Sequence[str], protocols: Sequence[str]) -> Evaluation:
+def evaluation_of(sets: Sequence[str], protocols: Sequence[str], spec: Path | None = None) -> Evaluation:
     """Build the evaluation spec for sets or suites and named protocols.
 
+    Args:
+        spec: an experiment's file, whose `[evaluation]` says how to measure; `sets` and `protocols` are added to it.
+
     Raises:
-        SpecError: a protocol is unknown, or two sets have the same name.
+        SpecError: a protocol is unknown, two sets have the same name, the file is not valid, or no set is named.
     """
+    stated = Evaluation() if spec is None else load_experiment(spec).evaluation
+    where = WHERE if spec is None else str(spec)
+    asked = {
+        "sets": tuple(dict.fromkeys((*stated.sets, *sets))),
+        "protocols": tuple(dict.fromkeys((*stated.protocols, *protocols))),
+    }
+    if not asked["sets"]:
+        raise SpecError("no evaluation set is named", where=where, fix="add --suite NAME, or `sets` to [evaluation]")
     try:
-        return Evaluation.model_validate({"sets": tuple(sets), "protocols": tuple(protocols)})
+        return Evaluation.model_validate(dict(stated) | asked)
     except ValidationError as error:
-        raise explain(error, Evaluation, where=WHERE) from None
+        raise explain(error, Evaluation, where=where) from None
 
 
 @dataclass(frozen=True)
@@ -64,6 +79,18 @@ class CheckpointSource:
             store.keep(measured)
             found |= {one.reference: one for one in measured}
         return tuple(found[reference] for reference in evaluation.sets)
+
+    def mteb_model(self, name: str) -> MtebModel:
+        """The checkpoint as a model of mteb, on this machine's first GPU if it has one.
+
+        Raises:
+            ModelError: the weights do not fit.
+        """
+        from harness.node.checkpoint_evaluation import CheckpointEvaluation
+        from harness.node.mteb_model import MtebModel
+
+        one = CheckpointEvaluation(request=self.request, model=self.model, weights=self.weights)
+        return MtebModel(one.towers(device := one.device()), name, device)
 
     def _measured(self, evaluation: Evaluation, processes: int | None) -> tuple[EvaluationResult, ...]:
         import torch

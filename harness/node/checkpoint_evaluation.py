@@ -11,6 +11,7 @@ import pickle
 import sys
 import tempfile
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,7 +23,8 @@ from harness.base.files import read_json, write_json
 from harness.config.model import Model
 from harness.config.resources import Resources
 from harness.models.fitting import choose_device
-from harness.node.known_weights import note_of
+from harness.node.known_measurements import KnownMeasurements
+from harness.node.known_weights import KnownWeights, note_of
 from harness.node.lazy_towers import LazyTowers
 from harness.node.run_evaluation import RunEvaluation
 from harness.parallel.process_group import ProcessRank, World, process_group, process_rank, start_processes
@@ -55,14 +57,25 @@ class CheckpointEvaluation(BaseModel):
             ModelError: the weights do not fit.
         """
         world = world or World()
-        device = choose_device(Resources(), world.local_rank)
+        device = self.device(world.local_rank)
         torch.set_num_threads(max(torch.get_num_threads() // world.local_size, 1))
         note = note_of(self.model, self.weights, self.request.stored.evaluation_features / "weights")
-        towers = LazyTowers(lambda: self._towers(device), note)
-        evaluation = RunEvaluation(self.request, towers, device, world)
+        towers = LazyTowers(lambda: self.towers(device), note)
+        known = KnownMeasurements(self.request.stored.evaluation_features, self.model)
+        keep = partial(known.keeping, KnownWeights(towers.weights_digest, towers.transform_name))
+        evaluation = RunEvaluation(self.request, towers, device, world, None if note is None else keep)
         return evaluation.measured(self.request.experiment.evaluation.sets)
 
-    def _towers(self, device: torch.device) -> Towers:
+    def device(self, local_rank: int = 0) -> torch.device:
+        """The device that a process of this machine computes on."""
+        return choose_device(Resources(), local_rank)
+
+    def towers(self, device: torch.device) -> Towers:
+        """The checkpoint's towers, on `device`.
+
+        Raises:
+            ModelError: the weights do not fit.
+        """
         from harness.models import build_towers, load_weights
 
         towers = build_towers(self.model)

@@ -6,16 +6,13 @@ protocol with its metrics, the libraries, this code, and the GPUs that a process
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from harness.base.errors import HarnessError
-from harness.base.files import file_sha256
 from harness.base.log import say
 from harness.config.base import plain
 from harness.config.evaluation import Evaluation
@@ -26,6 +23,8 @@ from harness.evaluation.conditions import conditions
 from harness.evaluation.contents import known_contents
 from harness.evaluation.layout import locate
 from harness.evaluation.registry import definitions, wanted
+from harness.node import known_measurements
+from harness.node.known_measurements import KnownMeasurements
 from harness.node.known_weights import KnownWeights, note_of, read_note
 from harness.runs.identity import digest
 from harness.runs.kept import keep, kept
@@ -33,9 +32,6 @@ from harness.runs.record import EvaluationResult
 from harness.runs.request import Request, evaluation_key
 
 _LENGTH = 64
-_LIBRARIES = ("torch", "torchvision", "open_clip_torch", "numpy", "pillow")
-_CODE = ("evaluation", "models")
-"""Folders of this package whose code a number depends on."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +54,7 @@ class KnownResults:
 
     def read(self, spec: Evaluation) -> dict[str, EvaluationResult]:
         """What is known of the sets of `spec`, by reference."""
-        weights = self._known if self._folder.is_dir() else None
+        weights = self._known if self.request.stored.evaluation_features.is_dir() else None
         found = {one: self._read(spec, one, weights) for one in spec.sets} if weights else {}
         return {reference: one for reference, one in found.items() if one is not None}
 
@@ -88,14 +84,31 @@ class KnownResults:
             }
         except HarnessError:
             return None  # the evaluation says what is wrong
-        found = _result(self._file(weights, stated, wanted(contents.task, under)))
+        names = wanted(contents.task, under)
+        found = _result(self._file(weights, stated, names))
+        if found is None and (found := self._computed(weights, stated, under, called)) is not None:
+            self.keep([found])
         if found is None:
             return None
         asked = {"set": called, "reference": reference, "request": evaluation_key(spec, reference)}
         return found.model_copy(update=asked)
 
+    def _computed(
+        self, weights: KnownWeights, stated: dict[str, Any], under: Evaluation, called: str
+    ) -> EvaluationResult | None:
+        """Metrics of a set that was measured before, for other metrics."""
+        known = KnownMeasurements(self.request.stored.evaluation_features, self.model)
+        return known.computed(weights, stated, under, called)
+
     def _file(self, weights: KnownWeights, protocol: dict[str, Any], metrics: Sequence[str]) -> Path:
-        what = [weights.digest, plain(self.model, False), protocol, sorted(metrics), _place(), _code()]
+        what = [
+            weights.digest,
+            plain(self.model, False),
+            protocol,
+            sorted(metrics),
+            known_measurements.place(),
+            known_measurements.code(),
+        ]
         return self._folder / f"{digest(what, _LENGTH)}.json"
 
 
@@ -105,15 +118,3 @@ def _result(file: Path) -> EvaluationResult | None:
     except ValueError:  # pydantic's too
         say(f"{file} is damaged: its set is measured again")
         return None
-
-
-def _place() -> list[Any]:
-    """What decides the device, and the libraries that compute on it."""
-    gpus = sorted(one.name for one in Path("/dev").glob("nvidia[0-9]*"))
-    return [gpus, os.environ.get("CUDA_VISIBLE_DEVICES"), [version(name) for name in _LIBRARIES]]
-
-
-@cache
-def _code() -> str:
-    root = Path(__file__).parents[1]
-    return digest([file_sha256(file) for folder in _CODE for file in sorted((root / folder).glob("*.py"))], _LENGTH)

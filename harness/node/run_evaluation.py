@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
@@ -18,7 +18,7 @@ from harness.config.protocols import parted, set_name
 from harness.data.synthetic.embedded import embedded_sets
 from harness.evaluation.cache import FeatureCache, weights_digest
 from harness.evaluation.contents import check_version, remember, stamps
-from harness.evaluation.evaluator import EvaluationTask, Evaluator
+from harness.evaluation.evaluator import EvaluationTask, Evaluator, Keep
 from harness.evaluation.layout import TRAIN, VALIDATION, describe, locate
 from harness.evaluation.linear_probe import Training
 from harness.evaluation.outcomes import write_outcomes
@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 BATCH = 256
 Lacking: TypeAlias = tuple[str, ...] | None
 """The metrics to compute of a set; None for all that the spec asks for."""
+KeepMeasured: TypeAlias = Callable[[FeatureCache], Keep]
 
 
 class RunEvaluation:
@@ -47,10 +48,16 @@ class RunEvaluation:
     """
 
     def __init__(
-        self, request: Request, towers: Towers | LazyTowers, device: torch.device, world: World | None = None
+        self,
+        request: Request,
+        towers: Towers | LazyTowers,
+        device: torch.device,
+        world: World | None = None,
+        keep: KeepMeasured | None = None,
     ) -> None:
+        """`keep`: what keeps what was measured of each set, so that further metrics need no torch."""
         self._request, self._towers, self._device = request, towers, device
-        self._world = world or World()
+        self._world, self._keep = world or World(), keep
         self._spec = request.experiment.evaluation
         self._sets: dict[tuple[str, str], EvaluationSet] = {}
         self._repeated: Evaluator | None = None
@@ -147,6 +154,7 @@ class RunEvaluation:
             cache_bytes=cache_bytes,
             cache=cache,
             world=self._world,
+            keep=None if self._keep is None or cache is None else self._keep(cache),
         )
 
     def _say_share(self, evaluator: Evaluator) -> None:

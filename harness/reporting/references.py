@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 import tomllib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -34,6 +35,33 @@ _TRAINING = {
     **{f"text_to_image_R@{k}": f"val/image_retrieval_recall@{k}" for k in (1, 5, 10)},
 }
 """Our names of the metrics in open_clip_train's results.jsonl."""
+_MTEB_SETS = {
+    "CIFAR100ZeroShot": "cifar100",
+    "CIFAR10ZeroShot": "cifar10",
+    "Caltech101ZeroShot": "caltech101",
+    "Country211ZeroShot": "country211",
+    "DTDZeroShot": "dtd",
+    "EuroSATZeroShot": "eurosat",
+    "FER2013ZeroShot": "fer2013",
+    "FGVCAircraftZeroShot": "fgvc_aircraft",
+    "Food101ZeroShot": "food101",
+    "GTSRBZeroShot": "gtsrb",
+    "Imagenet1kZeroShot": "imagenet1k",
+    "MNISTZeroShot": "mnist",
+    "OxfordPetsZeroShot": "pets",
+    "RESISC45ZeroShot": "resisc45",
+    "RenderedSST2": "renderedsst2",
+    "STL10ZeroShot": "stl10",
+    "SUN397ZeroShot": "sun397",
+    "StanfordCarsZeroShot": "cars",
+    "Flickr30kI2TRetrieval": "flickr30k",
+    "Flickr30kT2IRetrieval": "flickr30k",
+    "MSCOCOI2TRetrieval": "mscoco_captions",
+    "MSCOCOT2IRetrieval": "mscoco_captions",
+    "Winoground": "winoground",
+}
+"""Our names of the sets of mteb's tasks; a task without one keeps its own name."""
+_MTEB_PAIRS = {"accuracy": "acc", "text_acc": "text_acc", "image_acc": "image_acc"}
 
 
 @dataclass(frozen=True)
@@ -63,8 +91,8 @@ class External:
 
 
 def read_external(file: Path) -> list[External]:
-    """The numbers in a file: those of `harness eval --out`, clip_benchmark's JSON or CSV, open_clip_train's
-    results.jsonl (its last epoch), or a paper's table as TOML.
+    """The numbers in a file: those of `harness eval --out`, clip_benchmark's JSON or CSV, mteb's JSON of a task,
+    open_clip_train's results.jsonl (its last epoch), or a paper's table as TOML.
 
     Raises:
         SpecError: the file has another format, or a number is out of range.
@@ -74,7 +102,7 @@ def read_external(file: Path) -> list[External]:
         match file.suffix:
             case ".json":
                 data = json.loads(text)
-                found = list(_of_ours(data, file) if data and "metrics" not in data else _of_run(data, file))
+                found = list(_of_json(data, file))
             case ".jsonl":
                 found = list(_of_training(text.splitlines(), file))
             case ".csv":
@@ -85,7 +113,7 @@ def read_external(file: Path) -> list[External]:
                 raise ValueError(f'"{file.suffix}" files are not known')
     except Exception as error:  # another program wrote it: anything can be in it
         what = f"is not a table of results ({type(error).__name__}: {error})"
-        kinds = "the JSON of `harness eval --out`, clip_benchmark's JSON or CSV, open_clip_train's results.jsonl"
+        kinds = "the JSON of `harness eval --out`, clip_benchmark's JSON or CSV, mteb's JSON, or results.jsonl"
         fix = f"give {kinds}, or TOML with source, [protocol] and [rows.NAME]"
         raise SpecError(what, where=str(file), fix=fix) from None
     if not found:
@@ -127,6 +155,37 @@ def as_toml(references: Iterable[Reference]) -> str:
         tables.append(tomlkit.item(one.model_dump()))
     document.add("references", tables)
     return tomlkit.dumps(document)
+
+
+def _of_json(data: Mapping[str, Any], file: Path) -> Iterator[External]:
+    if "task_name" in data and "scores" in data:
+        return _of_mteb(data, file)
+    return _of_ours(data, file) if data and "metrics" not in data else _of_run(data, file)
+
+
+def _of_mteb(result: Mapping[str, Any], file: Path) -> Iterator[External]:
+    """A task's file of mteb, MODEL/REVISION/TASK.json: the numbers that are measured here too."""
+    task, folder = str(result["task_name"]), file.absolute().parent
+    row = folder.parent.name.replace("__", "/", 1) if (folder / "model_meta.json").is_file() else folder.name
+    for split, subsets in result["scores"].items():
+        for scores in subsets:
+            subset = scores["hf_subset"]
+            name = _MTEB_SETS.get(task, task) + ("" if subset == "default" else f"-{subset}")
+            protocol = {"split": str(split), "ties": "as topk returns them"}
+            source = f"mteb {result['mteb_version']}, {task}, {split}"
+            for key, value in scores.items():
+                if (metric := _metric_of_mteb(task, key, scores)) is not None:
+                    yield External(row, f"{name}/{metric}", _share(value, key), source, protocol)
+
+
+def _metric_of_mteb(task: str, key: str, scores: Mapping[str, Any]) -> str | None:
+    """Our name of a metric of mteb; None if it is not measured here."""
+    if "text_acc" in scores:
+        return _MTEB_PAIRS.get(key)
+    if at := re.fullmatch(r"hit_rate_at_(\d+)", key):  # recall_at_k is the share of captions that are found
+        side = "text" if "I2T" in task else "image" if "T2I" in task else None
+        return None if side is None else f"{side}_retrieval_recall@{at[1]}"
+    return "acc1" if key == "accuracy" and "hit_rate_at_1" not in scores else None
 
 
 def _of_run(run: Mapping[str, Any], file: Path) -> Iterator[External]:

@@ -52,6 +52,18 @@ def test_what_cannot_be_asked_for(suites: list[str], protocols: list[str], sente
         asked(suites, protocols)
 
 
+def test_a_spec_says_what_to_measure_and_how(tmp_path: Path) -> None:
+    file = tmp_path / "measured.toml"
+    file.write_text('[evaluation]\nsets = ["pets"]\nprecision = "bfloat16"\nprotocols = ["slip"]')
+    found = asked(["cars", "pets"], ["slip", "alip"], file)
+    assert (found.sets, found.protocols, found.precision) == (("pets", "cars"), ("slip", "alip"), "bfloat16")
+    file.write_text('[evaluation]\nprecision = "bfloat16"')
+    with pytest.raises(SpecError, match=r"measured\.toml.*: no evaluation set is named; add --suite"):
+        asked([], [], file)
+    with pytest.raises(SpecError, match="no evaluation set is named"):
+        asked([], [])
+
+
 def test_a_suite_of_which_nothing_is_here(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no set of fff11 is on this machine"):
         measure(project(tmp_path), ["weights.pt"], ["fff11"], [], "ViT-B-32", None)

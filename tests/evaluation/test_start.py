@@ -23,7 +23,15 @@ from harness.node.known_results import KnownResults
 from harness.planning.workspace import Project
 from harness.runs.settings import Settings
 from harness.runs.store import Store
-from tests.evaluation.worlds import TEXT, VISION, classification_set, retrieval_set
+from tests.evaluation.worlds import (
+    TEXT,
+    VISION,
+    classification_members,
+    classification_set,
+    retrieval_members,
+    retrieval_set,
+    write_set,
+)
 
 CONFIG = {"embed_dim": 24, "vision_cfg": VISION, "text_cfg": TEXT}
 HEAVY = ("torch", "open_clip", "torchvision", "timm", "transformers", "pyarrow")
@@ -45,9 +53,13 @@ def weights(folder: Path, seed: int) -> Path:
     return folder / "weights.pt"
 
 
-def evaluated(folder: Path) -> tuple[Any, str]:
+SETS = 'sets = ["./things", "./pictures"]'
+
+
+def evaluated(folder: Path, asked: str = SETS) -> tuple[Any, str]:
     """The results of `harness eval` on both sets, and the last line of its log."""
-    command = ["eval", "tiny=weights.pt", "--model", "tiny.json", "--suite", "./things", "--suite", "./pictures"]
+    (folder / "asked.toml").write_text(f"[evaluation]\n{asked}\n")
+    command = ["eval", "tiny=weights.pt", "--model", "tiny.json", "--spec", "asked.toml"]
     done = subprocess.run(
         [sys.executable, "-c", COMMAND, *command, "--out", "out.json"],
         cwd=folder,
@@ -70,10 +82,45 @@ def test_known_numbers_need_no_torch_and_known_features_no_vision_packages(tmp_p
     again, loaded = evaluated(tmp_path)
     assert loaded == "[]"
     assert again == first
-    shutil.rmtree(tmp_path / "store" / "evaluation" / "results")
-    again, loaded = evaluated(tmp_path)
+    shutil.copytree(tmp_path / "store", tmp_path / "as it was")
+    (tmp_path / "mine.py").write_text(MINE)
+    more, loaded = evaluated(tmp_path, MORE)
+    assert loaded == "[]"
+    shutil.rmtree(tmp_path / "store")
+    shutil.copytree(tmp_path / "as it was", tmp_path / "store")
+    for kept in ("results", "measured"):
+        shutil.rmtree(tmp_path / "store" / "evaluation" / kept)
+    again, loaded = evaluated(tmp_path, MORE)
     assert loaded == "['torch']"
-    assert again == first
+    assert again == more
+    assert {"acc1", "Distance"} <= {name for one in more for name in one["metrics"]}
+
+
+MORE = f"""{SETS}
+recall_k = [2, 3]
+feature_metrics = ["alignment", "modality_gap", "image_uniformity", "text_uniformity"]
+metrics = [{{ kind = "python", file = "mine.py", name = "Distance" }}]"""
+MINE = """
+from typing import ClassVar
+from harness.evaluation.own import MetricSpec, SampleMetric
+
+class Distance(SampleMetric):
+    class Parameters(MetricSpec):
+        task: ClassVar = "zeroshot_retrieval"
+    def values(self, found):
+        images, captions = found.arrays
+        return ((images[found.owner] - captions) ** 2).sum(axis=1) ** 0.5
+"""
+NEEDS_LOGITS = """
+from typing import ClassVar
+from harness.evaluation.own import EvaluationMetric, Metric, MetricSpec
+
+class Highest(EvaluationMetric):
+    class Parameters(MetricSpec):
+        task: ClassVar = "zeroshot_classification"
+    def measured(self, found):
+        return Metric(value=float(found.logits.max()), samples=len(found.ranks))
+"""
 
 
 def settle(folder: Path) -> None:
@@ -102,6 +149,7 @@ def kept(folder: Path, file: Path, spec: Evaluation) -> KnownResults:
 
 
 def test_known_numbers_are_those_that_were_measured(known: KnownResults, tmp_path: Path) -> None:
+    shutil.rmtree(known.request.stored.evaluation_features / "measured")
     found = known.read(SPEC)
     experiment = known.request.experiment.model_copy(update={"evaluation": SPEC})
     request = known.request.model_copy(update={"experiment": experiment})
@@ -124,13 +172,12 @@ def test_under_other_conditions_nothing_is_known(known: KnownResults, spec: Eval
 
 
 def test_what_a_number_depends_on(known: KnownResults, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert known.read(SPEC.model_copy(update={"recall_k": (1,)})).keys() == {"things"}
-    asked = SPEC.model_copy(update={"feature_metrics": ("alignment",)})
-    assert known.read(asked).keys() == {"things"}
     assert known.read(SPEC.model_copy(update={"templates": ("{c}",)})).keys() == {"pictures"}
-    for function in ("_code", "_place"):
+    fewer = known.read(SPEC.model_copy(update={"recall_k": (1,)}))["pictures"]
+    assert fewer.metrics.keys() == {"image_retrieval_recall@1", "text_retrieval_recall@1"}
+    for function in ("code", "place"):
         with monkeypatch.context() as changed:
-            changed.setattr(f"harness.node.known_results.{function}", lambda: "another")
+            changed.setattr(f"harness.node.known_measurements.{function}", lambda: "another")
             assert known.read(SPEC) == {}
     before = known.read(SPEC)
     weights(tmp_path, seed=1)
@@ -169,8 +216,65 @@ def test_damaged_numbers_are_measured_again(known: KnownResults, capsys: pytest.
         file.write_text(
             file.read_text().replace('"samples": 24', '"samples": 25').replace('"samples": 22', '"samples": 21')
         )
-    assert known.read(SPEC) == {}
-    assert capsys.readouterr().err.count("is damaged: its set is measured again") == 2
+    before = capsys.readouterr().err
+    found = known.read(SPEC)
+    assert (found["things"].metrics["acc1"].samples, found["pictures"].metrics["text_retrieval_recall@1"].samples) == (
+        24,
+        22,
+    )
+    assert (before + capsys.readouterr().err).count("is damaged: its set is measured again") == 2
+
+
+WORLDS = {"things": "acc1", "things@linear_probe": "lp_acc1", "pictures": "alignment", "pairs": "text_acc"}
+
+
+@pytest.mark.parametrize("reference", WORLDS)
+def test_metrics_of_what_was_measured_are_those_of_an_evaluation(
+    reference: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("harness.evaluation.contents.SETTLED_S", -60.0)
+    write_set(classification_set(tmp_path / "things"), [classification_members([*range(6)] * 5, 50)], {}, "train")
+    captions = [retrieval_members([["a", "b"], ["c", "a"], ["b"], ["a", "d"], ["e"]])]  # some are equal
+    write_set(tmp_path / "pictures", captions, {"dataset_type.txt": "retrieval"})
+    pairs = [retrieval_members([["a cat", "a dog"], ["one", "two"], ["red", "blue"]])]
+    write_set(tmp_path / "pairs", pairs, {"dataset_type.txt": "image_caption_selection"})
+    (tmp_path / "tiny.json").write_text(json.dumps(CONFIG))
+    spec = Evaluation(sets=(reference,), recall_k=(1,), feature_metrics=("modality_gap",))
+    known = kept(tmp_path, weights(tmp_path, seed=0), spec)
+    (tmp_path / "mine.py").write_text(MINE)
+    other = {"kind": "python", "file": str(tmp_path / "mine.py"), "name": "Distance"}
+    wider = Evaluation.model_validate(
+        {**dict(spec), "recall_k": (3, 1), "feature_metrics": ("alignment",), "metrics": [other]}
+    )
+    shutil.rmtree(known.request.stored.evaluation_features / "results")  # of other tasks, no metric is new
+    found = known.read(wider)[reference]
+    experiment = known.request.experiment.model_copy(update={"evaluation": wider})
+    request = known.request.model_copy(update={"experiment": experiment})
+    (expected,) = CheckpointEvaluation(request=request, model=known.model, weights=known.weights).carried_out()
+    assert found == expected
+    assert WORLDS[reference] in found.metrics
+    assert known.read(wider)[reference] == found
+
+
+def test_a_metric_of_logits_and_damaged_files_need_an_evaluation(
+    known: KnownResults, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "logits.py").write_text(NEEDS_LOGITS)
+    metric = {"kind": "python", "file": str(tmp_path / "logits.py"), "name": "Highest"}
+    spec = Evaluation.model_validate({**dict(SPEC), "metrics": [metric]})
+    assert known.read(spec).keys() == {"pictures"}
+    assert "Highest" in kept(tmp_path, tmp_path / "weights.pt", spec).read(spec)["things"].metrics
+    folder = known.request.stored.evaluation_features
+    for features in folder.glob("*.npy"):
+        features.unlink()
+    assert known.read(SPEC.model_copy(update={"feature_metrics": ("alignment",)})).keys() == {"things"}
+    assert known.read(SPEC.model_copy(update={"recall_k": (2,)})).keys() == {"things", "pictures"}
+    for file in folder.glob("measured/*.npz"):
+        content = bytearray(file.read_bytes())
+        content[len(content) // 2] ^= 1
+        file.write_bytes(content)
+    assert known.read(SPEC.model_copy(update={"recall_k": (3,)})).keys() == {"things"}  # whose numbers are known
+    assert "is damaged: pictures is measured again" in capsys.readouterr().err
 
 
 def evaluation(folder: Path, file: Path, name: str) -> CheckpointEvaluation:

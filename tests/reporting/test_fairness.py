@@ -3,12 +3,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from harness.evaluation.evaluator import _cut_notes
 from harness.planning.plan import Plan
 from harness.reporting import Results, collect
 from harness.reporting.sections.document import Document
 from harness.runs.record import Cost, DataReport
 from harness.runs.store import Store
-from tests.reporting.made import VERSIONS, fail, finish, plan_of, simple
+from tests.reporting.made import VERSIONS, evaluations, fail, finish, plan_of, simple
 
 ARMS = {"a": [0.20, 0.22], "b": [0.30, 0.33]}
 
@@ -26,6 +27,14 @@ def changed(root: Path, arm: str = "b", seed: int = 0, **fields: Any) -> list[tu
 
 def test_equal_runs_raise_no_remark(tmp_path: Path) -> None:
     assert remarks(collect(*simple(tmp_path, ARMS))) == []
+
+
+def test_captions_that_the_context_cuts_are_a_note(tmp_path: Path) -> None:
+    cut = tuple(one.model_copy(update={"notes": tuple(_cut_notes(0.25))}) for one in evaluations({"shapes/acc1": 0.3}))
+    told = (
+        "Evaluation set shapes: 25.0% of the captions are longer than the model's context, which leaves out their ends."
+    )
+    assert changed(tmp_path, evaluations=cut) == [("note", told)]
 
 
 def test_samples_that_data_lost_are_told(tmp_path: Path) -> None:
