@@ -141,7 +141,9 @@ BEFORE = {
     "image_text": f'{TEACHER}\n[mining]\nkind = "threshold"\n',
 }
 """Start of a part of a file that is shown, to what makes it one."""
-READERS = ("my_miner.py", "my_metric.py", "other/")
+READERS = {own: f"there is no file '{own}'" for own in ("my_miner.py", "my_metric.py", "other/")} | {
+    "my_pkg": "no package 'my_pkg' is installed here"
+}
 """What only the reader has: nothing else is wrong with a file that names it."""
 TOML = [
     (page.name, "\n".join(line.removeprefix(indent) for line in text.splitlines()))
@@ -190,9 +192,9 @@ def read(text: str, folder: Path) -> None:
 
 @pytest.mark.parametrize(("page", "text"), TOML, ids=[f"{page}: {text.splitlines()[0][:30]}" for page, text in TOML])
 def test_every_toml_that_is_shown_is_read_by_the_real_loader(page: str, text: str, tmp_path: Path) -> None:
-    for own in READERS:
+    for own, told in READERS.items():
         if own in text:
-            with pytest.raises(HarnessError, match=f"there is no file '{own}'"):
+            with pytest.raises(HarnessError, match=told):
                 read(text, tmp_path)
             return
     read(text, tmp_path)

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from harness.base.errors import SpecError
-from harness.config.data import OpenclipartData
 
 if TYPE_CHECKING:
     from harness.config.data import FileData
@@ -250,6 +249,7 @@ def openclipart(
     Runs make it themselves where the package openclipart-svg is installed.
     """
     from harness.base.files import read_json
+    from harness.config.data import OpenclipartData
     from harness.data.openclipart.build import COUNTS, sentences
     from harness.data.openclipart.package import INSTALLED
     from harness.data.synthetic.embedded import home
