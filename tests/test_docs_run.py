@@ -30,6 +30,7 @@ NOT_RUN = {
     ("README.md", r"make test"): "runs this test",
     ("data.md", r"spec\.toml"): CLUSTER,
     ("data.md", r"mine\.toml|teacher\.toml"): "tests/test_data_commands.py runs them on damaged shards",
+    ("extending.md", r"harness examples"): "the folder has it already, made smaller",
     ("evaluation.md", r"harness (eval|part|robustness)"): "tests/test_evaluation_examples.py runs them",
     ("evaluation.md", r"harness references"): OWN_FILES,
     ("from-open-clip.md", r"harness"): "tests/test_from_open_clip.py runs them on small files",
@@ -117,11 +118,18 @@ def shell(line: str, at: Path, folder: Path) -> None:
             file.write_text(text)
 
 
+_NAMED = re.compile(r"(?ms)^```toml\n# (\S+\.toml)\n(.*?)^```")
+NAMED = {page.name: _NAMED.findall(page.read_text(encoding="utf-8")) for page in PAGES}
+"""The files that a page names in their first line; its commands read them."""
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 @pytest.mark.parametrize("page", [name for name, found in RUN.items() if found])
 def test_the_commands_of_a_page_run_in_order(page: str, folder: Path) -> None:
     at = folder
+    for name, text in NAMED[page]:
+        (folder / name).write_text(text)
     if page not in ("README.md", "tutorial.md"):
         shell("harness run ablations/quickstart.toml", at, folder)
     for line in RUN[page]:
@@ -171,8 +179,9 @@ def read(text: str, folder: Path) -> None:
     if "space" in keys:
         load_search(file)
     elif "question" in keys:
-        file = file.rename(folder / "ablations" / "shown.toml")
-        load(file)
+        beside = folder if 'experiment = "experiments/' in text else folder / "ablations"
+        shutil.copy(ROOT / "examples/my_loss.py", beside)
+        load(file.rename(beside / "shown.toml"))
     elif "rows" in keys:
         read_external(file)
     elif "partitions" in keys:
