@@ -75,6 +75,12 @@ def test_loss_variants_have_every_loss(name: str) -> None:
     assert {("alip", "as_published"), ("alip", "as_coded"), ("fnc", "attract"), ("fnc", "eliminate")} <= options
 
 
+@pytest.mark.parametrize("page", ["README.md", "docs/losses.md"])
+def test_the_pages_count_the_losses(page: str) -> None:
+    kinds = {kind.model_fields["kind"].default for kind in get_args(get_args(Loss)[0])} - {"python", "sum"}
+    assert f"ships {len(kinds)} losses" in (ROOT / page).read_text(encoding="utf-8").replace("\n", " ")
+
+
 @pytest.mark.parametrize("name", PLANS)
 def test_metrics_are_measured(name: str) -> None:
     ablation = PLANS[name].ablation
