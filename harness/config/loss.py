@@ -350,9 +350,9 @@ class SumLoss(Spec):
         return max(part.text_views_read for part in self.parts)
 
     @property
-    def negatives_read(self) -> bool:
+    def hard_negatives(self) -> bool:
         """Whether a term does."""
-        return any(part.negatives_read for part in self.parts)
+        return any(part.hard_negatives for part in self.parts)
 
     @property
     def masked_share(self) -> float | None:

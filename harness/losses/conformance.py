@@ -212,7 +212,7 @@ def _needs(spec: Loss, captions: int) -> None:
         "image_views": {} if any(part.views_read for part in spec.parts) else {"image_views": None},
         "text_views": {} if any(part.text_views_read for part in spec.parts) else {"text_views": None},
         "hard_negatives": {}
-        if any(part.negatives_read for part in spec.parts)
+        if any(part.hard_negatives for part in spec.parts)
         else {"negative_text": None, "has_negative": None},
         "masks_text": {} if any(part.masks_text for part in spec.parts) else {"word_losses": None, "word_counts": None},
         "needs_samples": {} if spec.needs_samples else {"samples": None},

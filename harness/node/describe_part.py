@@ -113,7 +113,7 @@ def _description(parameters: type[Spec], base: type[Spec], name: str) -> dict[st
         missing = [one for one in needs if getattr(parameters, one, None) not in tasks]
         fix = f"write `task: ClassVar = ` and one of {', '.join(map(repr, tasks))} in its Parameters"
     else:
-        missing = [one for one in needs if not isinstance(getattr(parameters, one, None), int)]
+        missing = [one for one in needs if not isinstance(getattr(parameters, one, None), int | float)]
         fix = "write `{}: ClassVar[bool] = False`, or True, in its Parameters"
     if missing:
         raise _wrong(name, f"does not state {', '.join(missing)}", fix.format(missing[0]))

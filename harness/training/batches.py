@@ -277,7 +277,7 @@ class BatchSource:
         loss, train = self._experiment.loss, self._experiment.train
         columns = [edited_texts(train.text_views, captions, keys, view) for view in range(loss.text_views_read)]
         has_negative = None
-        if loss.negatives_read:
+        if loss.hard_negatives:
             found = hard_negatives(train.hard_negatives, captions, keys)
             has_negative = torch.tensor([one is not None for one in found])
             columns.append([text if one is None else one for text, one in zip(captions, found, strict=True)])

@@ -15,7 +15,7 @@ from harness.config.parts import parts_of
 from harness.runs.store import Store
 from tests.head.own_parts import MINER, in_this_process, written
 from tests.node.small import planned, prepared
-from tests.training.made import MINING, attempt, experiment, taken, train
+from tests.training.made import MINING, VIT_MODEL, attempt, experiment, taken, train
 
 __all__ = ["in_this_process"]
 EXAMPLES = Path(__file__).parents[2] / "examples"
@@ -50,10 +50,55 @@ class MarginLoss(Objective):
 '''
 
 
+READS = '''
+from typing import ClassVar
+
+from harness.losses import LossSpec, Objective
+from harness.losses.softmax import clip_terms
+
+SEEN = []
+
+
+class MarginLoss(Objective):
+    """Reads everything that a loss can state."""
+
+    class Parameters(LossSpec):
+        needs_teacher: ClassVar[bool] = False
+        needs_tokens: ClassVar[bool] = True
+        uses_mining: ClassVar[bool] = False
+        image_views: ClassVar[int] = 2
+        text_views: ClassVar[int] = 1
+        hard_negatives: ClassVar[bool] = True
+        momentum_towers: ClassVar[float] = 0.9
+        masks_text: ClassVar[bool] = True
+        needs_samples: ClassVar[bool] = True
+
+    def _terms(self, batch, scale):
+        shapes = {
+            name: float(getattr(batch, name).shape[1] if getattr(batch, name).ndim == 3 else 0)
+            for name in (
+                *("image_tokens", "text_tokens", "text_mask", "image_views", "text_views", "negative_text"),
+                *("has_negative", "momentum_image", "momentum_text", "word_losses", "word_counts", "samples"),
+            )
+        }
+        return clip_terms(batch.image, batch.text_views[:, 0], batch.final_positives, scale, self.sweep), shapes
+'''
+
+
 def logs(folder: Path, loss: dict[str, Any]) -> list[dict[str, float]]:
     _, trainer, student = attempt(folder, experiment(loss=loss, mining=MINING, train=train(2)))
     steps = taken(trainer, student, 2)
     return [{name: value for name, value in one.items() if "per_s" not in name} for one in steps]
+
+
+def test_it_reads_what_it_states(tmp_path: Path) -> None:
+    loss = written(tmp_path, READS)
+    _, trainer, student = attempt(tmp_path / "run", experiment(model=VIT_MODEL, loss=loss, train=train(1)))
+    (step,) = taken(trainer, student, 1)
+    assert (step["image_views"], step["text_views"]) == (2, 1)
+    assert step["image_tokens"] > 1
+    assert student.momentum is not None
+    assert student.momentum.need.momentum == 0.9
 
 
 def test_it_trains_as_a_built_in_loss_does(tmp_path: Path) -> None:

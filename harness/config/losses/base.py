@@ -64,6 +64,8 @@ class LossSpec(Spec):
     """It reads how well the text tower predicts masked tokens of the captions."""
     needs_samples: ClassVar[bool] = False
     """It reads which samples of the data are in the batch."""
+    momentum_towers: ClassVar[float] = 0.0
+    """It reads features of momentum towers, which keep this share of their weights in each move; 0: it reads none."""
     pairs_modalities: ClassVar[bool] = True
     """It compares images with captions, and so trains both towers. Otherwise it is only a term of a sum."""
 
@@ -95,19 +97,14 @@ class LossSpec(Spec):
         return self.text_views
 
     @property
-    def negatives_read(self) -> bool:
-        """Whether it reads captions that belong to no image, given its fields."""
-        return self.hard_negatives
-
-    @property
     def masked_share(self) -> float | None:
-        """Share of the captions' tokens to mask; None if it reads no masked captions."""
-        return None
+        """Share of the captions' tokens to mask, given its fields; None if it reads no masked captions."""
+        return 0.15 if self.masks_text else None
 
     @property
     def momentum_need(self) -> MomentumNeed | None:
         """The momentum towers that it reads, given its fields; None: it reads none."""
-        return None
+        return MomentumNeed(self.momentum_towers, images=True, views=0) if self.momentum_towers else None
 
     @property
     def parts(self) -> tuple[LossSpec, ...]:
