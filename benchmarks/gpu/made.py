@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -55,7 +56,7 @@ class _Source:
     """Batches that are there before the clock starts: what the trainer costs, not the data."""
 
     def __init__(self, batches: list[Batch], size: int) -> None:
-        self._batches, self.batch_size, self.dataset = batches, size, range(10**6)
+        self._batches, self.batch_size, self.dataset = batches, size, SimpleNamespace(epoch_samples=10**6)
 
     def batches(self, _first: int) -> Iterator[Batch]:
         while True:

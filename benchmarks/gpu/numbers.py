@@ -79,7 +79,7 @@ def _gradients(spec: Loss, batch: PairBatch, device: torch.device) -> list[Tenso
     assert batch.positives is not None
     positives = Positives(batch.positives.rows.to(device), batch.positives.cols.to(device))
     moved = replace(batch, **{**there, **leaves, "positives": positives})
-    objective = build_objective(spec).to(device, batch.image.dtype)
+    objective = build_objective(spec, width=batch.image.shape[1]).to(device, batch.image.dtype)
     objective.calibrate([moved])
     loss, _ = objective(moved)
     loss.backward()
