@@ -163,6 +163,7 @@ MUTATIONS = (
     Mutation("execute/life.py", "at.missing.training and at.teacher in", "at.teacher in", "execute/test_life.py", fast=True),
     Mutation("execute/slurm/submitter.py", "max(completed, default=since)", "since", "execute/test_histories.py::test_a_set_that_a_quota_holds_back_while_another_command_finishes_the_run"),
     Mutation("execute/slurm/executor.py", "in self._open & finishing if", "in self._open & active.keys() if", "execute/test_sweep.py::test_an_evaluation_that_a_quota_holds_back_is_in_nobodys_hands", fast=True),
+    Mutation("execute/slurm/job_tracker.py", "was_killed(job) and tracked.is_said_over_memory()", "False", "execute/test_sweep.py::test_the_output_of_a_killed_job_says_that_it_was_for_memory"),
     Mutation("execute/slurm/job_tracker.py", "return not begun or not begun[-1].job", "return False", "execute/test_sweep.py::test_a_run_that_a_process_here_executes_is_waited_for"),
     Mutation("planning/completeness.py", "set(left.sets) <= set(requested)", "True", "execute/test_sweep.py::test_a_job_of_an_earlier_request_does_not_do_what_is_asked_now"),
     Mutation("execute/slurm/retry_policy.py", ', "no_teacher"', "", "execute/test_sweep.py::test_a_student_is_not_given_up_for_what_its_teachers_jobs_did", fast=True),

@@ -30,6 +30,7 @@ NOT_RUN = {
     ("README.md", r"make test"): "runs this test",
     ("data.md", r"spec\.toml"): CLUSTER,
     ("data.md", r"mine\.toml|teacher\.toml"): "tests/test_data_commands.py runs them on damaged shards",
+    ("data.md", r"openclipart"): "installs a package; tests/data/test_openclipart.py makes the data of small drawings",
     ("extending.md", r"harness examples"): "the folder has it already, made smaller",
     ("evaluation.md", r"harness (eval|part|robustness)"): "tests/test_evaluation_examples.py runs them",
     ("evaluation.md", r"harness references"): OWN_FILES,

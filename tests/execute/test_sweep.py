@@ -216,6 +216,26 @@ def test_the_accounts_of_a_killed_job_may_come_late(
     assert causes == ["out_of_memory_host", "never_started"]
 
 
+def test_the_output_of_a_killed_job_says_that_it_was_for_memory(
+    store: Store, slurm: MadeScheduler, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The accounts hold samples of its use: a job that is killed while it starts may not have any."""
+    plan = plan_of(ablation({"a": {}}, seeds=1))
+    one = started(plan, store, slurm)
+    one.cycle()
+    monkeypatch.setattr(job_tracker, "LAG_S", 0.0)
+    (run,) = plan.runs
+    (folder,) = (file.parent for file in store.root.glob("submissions/*/job.json"))
+    (folder / "1_0_0_log.out").write_text("slurmstepd-n1: error: Exceeded job memory limit\nsrun: error: Killed\n")
+    slurm.end("1_0", "FAILED", reason="9:0")
+    one.cycle()
+    assert causes(store.run(run)) == ["out_of_memory_host"]
+    (folder / "2_0_0_log.out").write_text("srun: error: n1: task 0: Killed\n")
+    slurm.end("2_0", "FAILED", reason="9:0")
+    one.cycle()
+    assert causes(store.run(run)) == ["out_of_memory_host", "never_started"]
+
+
 def test_a_submission_without_an_answer_is_in_nobodys_hands(store: Store, slurm: MadeScheduler) -> None:
     die_before_sbatch(ALONE, store, slurm)
     one = started(ALONE, store, slurm)

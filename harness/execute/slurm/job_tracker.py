@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 from harness.base.exit_status import DISK_IS_FULL
@@ -21,6 +23,10 @@ PATIENCE_S = 900.0
 """Timeout for unreachable accounting; after it, a job that only accounting could know counts as lost."""
 LAG_S = 10.0
 """How long to wait for a killed job's accounting, whose memory use per step shows whether memory was the cause."""
+
+
+_OVER_MEMORY = re.compile(rb"exceeded (job |step )?memory limit|oom[-_ ]kill", re.IGNORECASE)
+_OUTPUT_END = 1 << 16
 
 
 @dataclass(frozen=True)
@@ -46,6 +52,15 @@ class TrackedJob:
     def runs(self) -> tuple[str, ...]:
         """The job's runs."""
         return self.submission.intent.tasks[self.task]
+
+    def is_said_over_memory(self) -> bool:
+        """Whether SLURM wrote into the end of the job's output that it ended a step for its memory use."""
+        for file in self.submission.folder.glob(f"{self.id}_*_log.out"):
+            with suppress(OSError), file.open("rb") as output:
+                output.seek(max(0, file.stat().st_size - _OUTPUT_END))
+                if _OVER_MEMORY.search(output.read()):
+                    return True
+        return False
 
 
 def last_of(jobs: Sequence[TrackedJob]) -> TrackedJob:
@@ -239,7 +254,7 @@ class JobTracker:
                     begun = True
                     if attempt.end is None:
                         asked = tracked.submission.was_asked_to_leave(tracked.task, attempt.start.restart)
-                        _record_end(folder, attempt.start, _execution(executions, attempt.start), asked)
+                        _record_end(folder, attempt.start, tracked, _execution(executions, attempt.start), asked)
         if not begun:
             self._record_never_started(tracked, executions[-1] if executions else None)
 
@@ -251,7 +266,7 @@ class JobTracker:
             waited = tracked.submission.intent.phase == "evaluate" and left.training
             if waited or not left or not folder.path.exists():
                 continue
-            reported: Cause = "crashed" if job is None else cause_of(job)
+            reported: Cause = "crashed" if job is None else _cause(tracked, job)
             if tracked.is_leaving:
                 reported = "cancelled"
             elif reported == "cancelled" and self._lost_its_training(tracked):
@@ -284,7 +299,14 @@ def _execution(executions: Sequence[Job], start: AttemptStart) -> Job | None:
     return executions[min(start.restart, len(executions) - 1)] if executions else None
 
 
-def _record_end(folder: RunFolder, start: AttemptStart, job: Job | None, asked_to_leave: bool) -> None:
+def _cause(tracked: TrackedJob, job: Job) -> Cause:
+    """As `cause_of`. Of a killed job, slurmstepd's line in its output counts too: accounts may lack its last use."""
+    return "out_of_memory_host" if was_killed(job) and tracked.is_said_over_memory() else cause_of(job)
+
+
+def _record_end(
+    folder: RunFolder, start: AttemptStart, tracked: TrackedJob, job: Job | None, asked_to_leave: bool
+) -> None:
     step = folder.step
     newest = folder.attempts.newest()
     if start.number == newest and not left_to_do(folder):
@@ -294,7 +316,7 @@ def _record_end(folder: RunFolder, start: AttemptStart, job: Job | None, asked_t
         cause: Cause = "cancelled" if asked_to_leave else "node_failure" if start.number < newest else "crashed"
         folder.attempts.end(start.number, cause, "its job ended without an exit record", step=step)
     else:
-        cause = cause_of(job)
+        cause = _cause(tracked, job)
         folder.attempts.end(start.number, cause, ending_of(job), step=step, ended_at=job.ended_at)
 
 
