@@ -389,7 +389,8 @@ class SumLoss(Spec):
     def brief(self, batch: int) -> dict[str, Any]:
         """As in LossSpec, of every term."""
         changes = {str(number): term.loss.brief(batch) for number, term in enumerate(self.terms)}
-        return {"terms": {number: changed for number, changed in changes.items() if changed}}
+        kept = {number: changed for number, changed in changes.items() if changed}
+        return {"terms": kept} if kept else {}
 
     def check_training(self, samples: int, seen: int) -> None:
         """Check every term; raises as theirs."""

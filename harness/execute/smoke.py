@@ -67,7 +67,8 @@ def _brief(experiment: Experiment) -> dict[str, Any]:
     """The changes that make an experiment and its teachers short."""
     train = {"duration": f"{STEPS} steps", "warmup": "0 steps", "cooldown": "0 steps"}
     changes: dict[str, Any] = {"train": train, "evaluation": {"sets": [], "every": None}}
-    changes["loss"] = experiment.loss.brief(experiment.train.global_batch_size)
+    if changed := experiment.loss.brief(experiment.train.global_batch_size):
+        changes["loss"] = changed
     match experiment.teacher:
         case ExperimentTeacher(experiment=teacher):
             changes["teacher"] = {"experiment": _brief(teacher)}

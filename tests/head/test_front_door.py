@@ -18,6 +18,7 @@ import pytest
 from harness import api
 from harness.base.errors import SpecError, StoreError
 from harness.cli.ending import MEANING
+from harness.config.load import load
 from harness.docs.outputs import OUTPUTS
 from harness.execute.run import remember
 from harness.execute.smoke import _short
@@ -114,6 +115,16 @@ def test_a_smoke_test_is_short_and_has_ids_of_its_own(spec: Path) -> None:
     assert not short.runs.keys() & plan.runs.keys()
     assert all(not run.experiment.evaluation.sets for run in short.runs.values())
     assert {arm for arm, _ in short.cells} == {"plain", "more"}
+
+
+def test_a_smoke_test_uses_all_of_each_shipped_loss(tmp_path: Path) -> None:
+    project = Project.at(tmp_path)
+    plan = plan_of(load(Path(__file__).parents[2] / "ablations/loss_variants_shapes.toml"), samples=8192)
+    short = _short(plan, project)
+    assert {arm for arm, _ in short.cells} == {arm for arm, _ in plan.cells}
+    losses = [run.experiment.loss for run in short.runs.values()]
+    (prototypes,) = [part for loss in losses for part in loss.parts if part.kind_name() == "prototypes"]
+    assert dict(prototypes)["episode"] == 128, "an episode ends within the few steps"
 
 
 def test_the_time_of_a_new_shape_is_not_known_until_it_is_measured(
