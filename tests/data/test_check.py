@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -159,6 +159,7 @@ def archive() -> bytes:
 
 @settings(max_examples=120, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(seed=st.integers(0, 2**32), flips=st.integers(0, 60), keep=st.floats(0.0, 1.0), in_headers=st.booleans())
+@example(seed=69668, flips=4, keep=1.0, in_headers=False)  # one JSON is not UTF-8: a sample without pseudo-captions
 def test_fuzzed_archives_never_crash_and_never_write(
     tmp_path: Path, archive: bytes, seed: int, flips: int, keep: float, in_headers: bool
 ) -> None:
@@ -185,7 +186,8 @@ def test_fuzzed_archives_never_crash_and_never_write(
     try:
         assert inspect_data(data, tmp_path / "index").samples >= found.samples
     except DataError:
-        assert found.samples == 0 or any(reason.startswith("shard") for reason in found.rejected)
+        told = any(reason.startswith("shard") for reason in found.rejected) or any(found.without.values())
+        assert found.samples == 0 or told, "what opening refuses, the check has told"
     finally:
         for file in (tmp_path / "index").glob("*/*"):
             file.unlink()
