@@ -55,7 +55,7 @@ MUTATIONS = (
     Mutation("losses/views.py", "fixed = [F.normalize(one.detach()", "fixed = [F.normalize(one", "losses/test_formulas.py::test_formula[simsiam]"),
     Mutation("losses/views.py", "negative[there]", "negative", "losses/test_formulas.py::test_formula[negclip]"),
     Mutation("losses/softmax.py", "smoothing * flat", "flat", "losses/test_formulas.py::test_formula[clip_rocket]"),
-    Mutation("training/encoder.py", "self._towers.encode_text(tokens)[:, None]", "self._towers.encode_text(unit.tokens)[:, None]", "training/test_terms.py::test_features_of_edits_stand_beside_those_of_tokens"),
+    Mutation("training/encoder.py", "self._with_views(text, unit.text_views, step", "self._with_views(text, unit.text_views.flip(1), step", "training/test_terms.py::test_features_of_edits_stand_beside_those_of_tokens"),
     Mutation("training/batches.py", "step // self.steps_per_epoch, *one)", "0, *one)", "training/test_terms.py::test_edits_of_captions_are_a_function_of_seed_epoch_and_sample"),
     Mutation("training/encoder.py", "towers.word_losses(*unit.masked.unbind(1))", "towers.word_losses(unit.tokens, unit.masked[:, 1])", "training/test_terms.py::test_masked_tokens_are_predicted_by_the_text_tower"),
     Mutation("data/dataset/text_edits.py", "range(1, int(row[end]))", "range(1, 2 * int(row[end]))", "data/test_text_edits.py::test_tokens_are_masked_as_in_bert"),

@@ -78,6 +78,15 @@ class DataSpec(Spec):
 class EmbeddedWorld(DataSpec):
     """Data that is generated. Its code is registered in `harness.data.synthetic.generate.generators`."""
 
+    captioner: Captioner = Captioner()
+    """The pseudo-caption source `captioner`."""
+    captioner_b: VerboseCaptioner = VerboseCaptioner()
+    """The pseudo-caption source `captioner_b`."""
+
+    def caption_sources(self) -> Mapping[str, int | None]:
+        """Both simulated captioners, with their captions per picture."""
+        return {"captioner": self.captioner.captions, "captioner_b": self.captioner_b.captions}
+
     @abstractmethod
     def size(self) -> int:
         """Pictures to train on."""
@@ -118,10 +127,6 @@ class ShapesData(EmbeddedWorld):
     captioner_b: VerboseCaptioner = VerboseCaptioner()
     """The pseudo-caption source `captioner_b`, which names more attributes and makes more errors."""
 
-    def caption_sources(self) -> Mapping[str, int | None]:
-        """Both simulated captioners, with their captions per picture."""
-        return {"captioner": self.captioner.captions, "captioner_b": self.captioner_b.captions}
-
     def size(self) -> int:
         """`train_samples`."""
         return self.train_samples
@@ -146,10 +151,6 @@ class DigitsData(EmbeddedWorld):
     """The pseudo-caption source `captioner`, which always names the digit, and sometimes whether it is odd or even."""
     captioner_b: VerboseCaptioner = VerboseCaptioner()
     """The pseudo-caption source `captioner_b`, which names more attributes and makes more errors."""
-
-    def caption_sources(self) -> Mapping[str, int | None]:
-        """Both simulated captioners, with their captions per picture."""
-        return {"captioner": self.captioner.captions, "captioner_b": self.captioner_b.captions}
 
     def size(self) -> int:
         """The digits outside the evaluation set."""
@@ -181,10 +182,6 @@ class OpenclipartData(EmbeddedWorld):
     """The pseudo-caption source `captioner`. It always names a keyword and the main colour."""
     captioner_b: VerboseCaptioner = VerboseCaptioner()
     """The pseudo-caption source `captioner_b`, which names more attributes and makes more errors."""
-
-    def caption_sources(self) -> Mapping[str, int | None]:
-        """Both simulated captioners, with their captions per picture."""
-        return {"captioner": self.captioner.captions, "captioner_b": self.captioner_b.captions}
 
     def size(self) -> int:
         """`train_samples`."""

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from harness.base.registry import Registry
-from harness.config.loss import LossSpec
+from harness.config.loss import LossSpec, SumLoss
 from harness.losses.chunks import ChunkPass, precise
 from harness.losses.queues import FeatureQueue
 from harness.parallel.ranks import Ranks
@@ -203,12 +203,15 @@ class Objective(nn.Module, ABC):
     def __init__(self, spec: LossSpec, sweep: ChunkPass) -> None:
         super().__init__()
         self.sweep = sweep
-        self.needs_tokens, self.needs_decoder = spec.needs_tokens, spec.needs_decoder
-        self.momentum_need = spec.momentum_need
-        self.needs_samples = spec.needs_samples
+        self.state_needs(spec)
         self.max_log_scale = math.inf if spec.max_logit_scale is None else math.log(spec.max_logit_scale)
         start = torch.tensor(math.log(spec.logit_scale), dtype=torch.float32)
         self.log_scale = nn.Parameter(start, requires_grad=spec.learn_logit_scale)
+
+    def state_needs(self, spec: LossSpec | SumLoss) -> None:
+        """Take over what the trainer has to make for the loss."""
+        self.needs_tokens, self.needs_decoder = spec.needs_tokens, spec.needs_decoder
+        self.needs_samples, self.momentum_need = spec.needs_samples, spec.momentum_need
 
     @abstractmethod
     def _terms(self, batch: PairBatch, scale: Tensor) -> tuple[dict[str, Tensor], Logs]:

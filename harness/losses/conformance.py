@@ -209,12 +209,10 @@ def _needs(spec: Loss, captions: int) -> None:
     hidden: dict[str, dict[str, Any]] = {
         "needs_teacher": {} if spec.needs_teacher else {"teacher_image": None, "teacher_text": None},
         "needs_tokens": {} if spec.needs_tokens else {"image_tokens": None, "text_tokens": None, "text_mask": None},
-        "image_views": {} if any(part.views_read for part in spec.parts) else {"image_views": None},
-        "text_views": {} if any(part.text_views_read for part in spec.parts) else {"text_views": None},
-        "hard_negatives": {}
-        if any(part.hard_negatives for part in spec.parts)
-        else {"negative_text": None, "has_negative": None},
-        "masks_text": {} if any(part.masks_text for part in spec.parts) else {"word_losses": None, "word_counts": None},
+        "image_views": {} if spec.views_read else {"image_views": None},
+        "text_views": {} if spec.text_views_read else {"text_views": None},
+        "hard_negatives": {} if spec.hard_negatives else {"negative_text": None, "has_negative": None},
+        "masks_text": {} if spec.masked_share else {"word_losses": None, "word_counts": None},
         "needs_samples": {} if spec.needs_samples else {"samples": None},
         "needs_decoder": {} if spec.needs_decoder else {"caption_losses": None, "caption_lengths": None},
         "momentum_need": {}

@@ -13,8 +13,8 @@ from torch.utils.checkpoint import checkpoint
 from harness.config.loss import Prototypes
 from harness.losses.base import Logs, Objective, PairBatch, objectives
 from harness.losses.chunks import ChunkPass
+from harness.losses.heads import mlp, projected
 from harness.losses.kmeans import cluster_means, kmeans, nearest
-from harness.losses.views import mlp
 
 __all__ = ["PrototypesObjective"]
 
@@ -90,8 +90,8 @@ class PrototypesObjective(Objective):
         texts = [text for text, _ in batch.squares()]
         if len(texts) != 1:
             raise ValueError(f"prototypes take one caption per image, not {len(texts)}")
-        image = _projected(self.image_head, batch.image, scale.dtype)
-        text = _projected(self.text_head, texts[0], scale.dtype)
+        image = projected(self.image_head, batch.image, scale.dtype)
+        text = projected(self.text_head, texts[0], scale.dtype)
         if self.training:
             self._end_episode()
         episodes = int(self.counts[1])
@@ -149,12 +149,6 @@ class PrototypesObjective(Objective):
             self.image_targets.copy_(of_text.centres)
             self.text_targets.copy_(of_image.centres)
         self.counts.copy_(torch.tensor([0, episodes + 1]))
-
-
-def _projected(head: nn.Module, features: Tensor, dtype: torch.dtype) -> Tensor:
-    """Unit rows behind a head, which computes in its own precision."""
-    own = next((parameter.dtype for parameter in head.parameters()), dtype)
-    return F.normalize(head(features.to(own)).to(dtype), dim=1)
 
 
 def _cross_entropy(

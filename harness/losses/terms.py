@@ -26,9 +26,8 @@ class SumObjective(Objective):
 
     def __init__(self, spec: SumLoss, sweep: ChunkPass) -> None:
         nn.Module.__init__(self)
-        self.sweep, self.needs_tokens, self.needs_decoder = sweep, spec.needs_tokens, spec.needs_decoder
-        self.momentum_need = spec.momentum_need
-        self.needs_samples = spec.needs_samples
+        self.sweep = sweep
+        self.state_needs(spec)
         self.weights = [term.weight_at for term in spec.active]
         built: list[Objective] = [objectives(part, sweep) for part in spec.parts]
         self.pairs_modalities = [part.pairs_modalities for part in spec.parts]

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
 from typing import ClassVar
 
 import torch
@@ -13,41 +11,10 @@ from torch import Tensor, nn
 from harness.config.loss import InModal, MultiView, NegCLIP, SimCLR, SimSiam
 from harness.losses.base import Logs, Objective, PairBatch, Positives, objectives
 from harness.losses.chunks import ChunkPass, log_normalisers, pair_cosines
+from harness.losses.heads import mlp, projected
 from harness.losses.softmax import clip_terms, contrast, smoothed_terms
 
-__all__ = ["InModalObjective", "MultiViewObjective", "NegCLIPObjective", "SimCLRObjective", "SimSiamObjective", "mlp"]
-
-
-def mlp(width: int, sizes: Sequence[int], make: torch.Generator, *, norm_last: bool = False) -> nn.Sequential:
-    """Linear layers, with batch norm and ReLU between them. [n, width] -> [n, sizes[-1]].
-
-    The norms use the statistics of the batch alone: heads are not used after training.
-
-    Args:
-        norm_last: a batch norm also follows the last layer.
-    """
-    layers: list[nn.Module] = []
-    for size in sizes[:-1]:
-        layers += [_linear(width, size, make), nn.BatchNorm1d(size, track_running_stats=False), nn.ReLU()]
-        width = size
-    layers.append(_linear(width, sizes[-1], make))
-    if norm_last:
-        layers.append(nn.BatchNorm1d(sizes[-1], track_running_stats=False))
-    return nn.Sequential(*layers)
-
-
-def _linear(width: int, out: int, make: torch.Generator) -> nn.Linear:
-    """As nn.Linear initialises itself, but not from the global generator, which threads share."""
-    layer = nn.Linear(width, out, device="meta").to_empty(device="cpu")
-    nn.init.kaiming_uniform_(layer.weight, a=math.sqrt(5), generator=make)
-    nn.init.uniform_(layer.bias, -1 / math.sqrt(width), 1 / math.sqrt(width), generator=make)
-    return layer
-
-
-def _behind(head: nn.Module, features: Tensor, dtype: torch.dtype) -> Tensor:
-    """Unit rows behind the head, in `dtype`; the head computes in its own precision."""
-    own = next((parameter.dtype for parameter in head.parameters()), dtype)
-    return F.normalize(head(features.to(own)).to(dtype), dim=1)
+__all__ = ["InModalObjective", "MultiViewObjective", "NegCLIPObjective", "SimCLRObjective", "SimSiamObjective"]
 
 
 def _there(features: Tensor | None, what: str) -> Tensor:
@@ -81,7 +48,7 @@ class SimCLRObjective(Objective):
             self.head = mlp(width, self.sizes, make)
 
     def _terms(self, batch: PairBatch, scale: Tensor) -> tuple[dict[str, Tensor], Logs]:
-        ours = [_behind(self.head, one, scale.dtype) for one in _two_images(batch, self.two_views)]
+        ours = [projected(self.head, one, scale.dtype) for one in _two_images(batch, self.two_views)]
         both, count = torch.cat(ours), len(batch.image)
         every = torch.arange(2 * count, device=both.device)
         other = (every + count) % (2 * count)
@@ -116,8 +83,8 @@ class MultiViewObjective(Objective):
         if self.spec.originals:
             images, texts = [batch.image, *images], [batch.text, *texts]
         if self.spec.head == "mlp":
-            images = [_behind(self.image_head, view, scale.dtype) for view in images]
-            texts = [_behind(self.text_head, view, scale.dtype) for view in texts]
+            images = [projected(self.image_head, view, scale.dtype) for view in images]
+            texts = [projected(self.text_head, view, scale.dtype) for view in texts]
         truth, smoothing = Positives.ground_truth(batch.owner), self.spec.smoothing
         terms = [smoothed_terms(image, text, truth, scale, self.sweep, smoothing) for image in images for text in texts]
         return {name: torch.stack([one[name] for one in terms]).mean() for name in terms[0]}, {}
@@ -166,9 +133,9 @@ class SimSiamObjective(Objective):
     def _terms(self, batch: PairBatch, scale: Tensor) -> tuple[dict[str, Tensor], Logs]:
         own = next((parameter.dtype for parameter in self.projector.parameters()), scale.dtype)
         two = _two_images(batch, self.spec.between == "two_views")
-        projected = [self.projector(view.to(own)) for view in two]
-        predicted = [_behind(self.predictor, one, scale.dtype) for one in projected]
-        fixed = [F.normalize(one.detach().to(scale.dtype), dim=1) for one in projected]
+        projections = [self.projector(view.to(own)) for view in two]
+        predicted = [projected(self.predictor, one, scale.dtype) for one in projections]
+        fixed = [F.normalize(one.detach().to(scale.dtype), dim=1) for one in projections]
         cosines = [(predicted[a] * fixed[b]).sum(1).mean() for a, b in ((0, 1), (1, 0))]
         return {"cosine": -torch.stack(cosines).mean()}, {}
 

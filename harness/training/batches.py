@@ -20,7 +20,7 @@ from harness.data.dataset.caption_choice import RAW, Chosen, check_available, ch
 from harness.data.dataset.dataset import Dataset
 from harness.data.dataset.loader import ImageBatches
 from harness.data.dataset.prefetch import prefetched
-from harness.data.dataset.text_edits import Keys, edited_texts, hard_negatives, masked_tokens
+from harness.data.dataset.text_edits import edited_texts, hard_negatives, masked_tokens
 from harness.features import TeacherFeatures
 from harness.losses import PairBatch
 from harness.mining import grouped_order
@@ -246,9 +246,8 @@ class BatchSource:
         chosen = self.chosen(step, samples)
         image, text = self.taught(samples, chosen)
         captions = self.texts(samples, chosen)
-        keys = self._keys(step, samples[chosen.owner], chosen)
-        views, has_negative = self._edits(captions, keys)
-        tokens, share = self._tokenize(captions), self._experiment.loss.masked_share
+        tokens = self._tokenize(captions)
+        views, has_negative, masked = self._edits(step, samples[chosen.owner], chosen, captions, tokens)
         every = images if images.ndim == 5 else images[:, None]
         return Batch(
             samples=samples,
@@ -259,7 +258,7 @@ class BatchSource:
             tokens=tokens,
             text_views=views,
             has_negative=has_negative,
-            masked=None if share is None else masked_tokens(tokens, keys, share),
+            masked=masked,
             views=every[:, 1 : 1 + self._views[0]],
             momentum_views=every[:, 1 : 1 + self._views[1]] if self._views[1] else None,
             epoch=step / self.steps_per_epoch,
@@ -267,23 +266,29 @@ class BatchSource:
             teacher_text=text,
         )
 
-    def _keys(self, step: int, samples: Ints, chosen: Chosen) -> Keys:
-        """What edits of captions depend on; `samples` [M] are the captions'."""
-        purposes = zip(samples.tolist(), chosen.source.tolist(), chosen.position.tolist(), strict=True)
-        return [(self._experiment.seed, step // self.steps_per_epoch, *one) for one in purposes]
+    def _edits(
+        self, step: int, samples: Ints, chosen: Chosen, captions: list[str], tokens: Tensor
+    ) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        """What the loss reads of edited captions: tokens of further edits [M, v, L], which of the last are hard
+        negatives [M], and `tokens` [M, L] with some masked [M, 2, L]. `samples` [M] are the captions'.
 
-    def _edits(self, captions: list[str], keys: Keys) -> tuple[Tensor, Tensor | None]:
-        """Tokens of the further edits of captions [M, v, L], and which of the last are hard negatives [M]."""
+        An edit depends on seed, epoch, sample, caption and number of the view alone.
+        """
         loss, train = self._experiment.loss, self._experiment.train
+        if not (loss.text_views_read or loss.hard_negatives or loss.masked_share):
+            return tokens.new_empty(len(captions), 0, 0), None, None
+        purposes = zip(samples.tolist(), chosen.source.tolist(), chosen.position.tolist(), strict=True)
+        keys = [(self._experiment.seed, step // self.steps_per_epoch, *one) for one in purposes]
+        masked = masked_tokens(tokens, keys, loss.masked_share) if loss.masked_share else None
         columns = [edited_texts(train.text_views, captions, keys, view) for view in range(loss.text_views_read)]
         has_negative = None
         if loss.hard_negatives:
             found = hard_negatives(train.hard_negatives, captions, keys)
             has_negative = torch.tensor([one is not None for one in found])
             columns.append([text if one is None else one for text, one in zip(captions, found, strict=True)])
-        if not columns:
-            return torch.empty(len(captions), 0, 0, dtype=torch.long), None
-        return torch.stack([self._tokenize(column, keep=False) for column in columns], dim=1), has_negative
+        edits = [self._tokenize(column, keep=False) for column in columns]
+        views = torch.stack(edits, dim=1) if edits else tokens.new_empty(len(captions), 0, 0)
+        return views, has_negative, masked
 
     def chosen(self, step: int, samples: Ints) -> Chosen:
         """The captions of samples [N] at `step`."""

@@ -9,6 +9,7 @@ bias get their gradient from the loss itself, once; open_clip's accumulation add
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -134,7 +135,7 @@ class BatchEncoder:
                     else:
                         image, seen = self._decoder.image(pixels)
                     if unit.views.shape[1]:
-                        image = self._with_image_views(image, step, unit)
+                        image = self._with_views(image, unit.views, step, unit, self._image, 0)
             if self._decoder is not None or self._trained["text"] or not again:
                 with self._clock("text tower"):
                     torch.manual_seed(seed_of(self._seed, step, unit.first) + TEXT)
@@ -143,7 +144,7 @@ class BatchEncoder:
                     else:
                         text, said = self._decoder.text(unit.tokens)
                     if unit.text_views.shape[1]:
-                        text = self._with_text_views(text, step, unit)
+                        text = self._with_views(text, unit.text_views, step, unit, towers.encode_text, TEXT)
             if self._decoder is not None:
                 with self._clock("decoder"):
                     owner = sent(torch.from_numpy(unit.chosen.owner), seen.device)
@@ -155,21 +156,18 @@ class BatchEncoder:
         self._statistics.keep()
         return (image, text, *captions)
 
-    def _with_text_views(self, text: Tensor, step: int, unit: Batch) -> Tensor:
-        """Features of captions [M, d] or [M, 1 + L, d], followed by those of their edits [M, v, d]."""
-        found = [text if text.ndim == 3 else text[:, None]]
-        for number, tokens in enumerate(unit.text_views.unbind(1), start=1):
-            torch.manual_seed(seed_of(self._seed, step, unit.first, number) + TEXT)
-            found.append(self._towers.encode_text(tokens)[:, None])
+    def _with_views(
+        self, whole: Tensor, views: Tensor, step: int, unit: Batch, encode: Callable[[Tensor], Tensor], seeds: int
+    ) -> Tensor:
+        """Features [n, d] or [n, 1 + p, d], followed by those of `views` [n, v, ...] by `encode`: [n, v, d]."""
+        found = [whole if whole.ndim == 3 else whole[:, None]]
+        for number, view in enumerate(views.unbind(1), start=1):
+            torch.manual_seed(seed_of(self._seed, step, unit.first, number) + seeds)
+            found.append(encode(view)[:, None])
         return torch.cat(found, dim=1)
 
-    def _with_image_views(self, image: Tensor, step: int, unit: Batch) -> Tensor:
-        """Features of images [N, d] or [N, 1 + p, d], followed by those of their views [N, v, d]."""
-        found = [image if image.ndim == 3 else image[:, None]]
-        for number, pixels in enumerate(unit.views.unbind(1), start=1):
-            torch.manual_seed(seed_of(self._seed, step, unit.first, number))
-            found.append(self._towers.encode_image(self._towers.normalise(sent(pixels, self._towers.device)))[:, None])
-        return torch.cat(found, dim=1)
+    def _image(self, pixels: Tensor) -> Tensor:
+        return self._towers.encode_image(self._towers.normalise(sent(pixels, self._towers.device)))
 
     def _send(self, features: Features, gradients: Features) -> None:
         if self._decoder is not None:  # its captions' losses hang on both towers: one pass goes through all of it
