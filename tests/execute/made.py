@@ -80,7 +80,7 @@ class MadeScheduler:
 
     def queue(self) -> Sequence[Job]:
         self._asked("queue")
-        return list(self.jobs.values())
+        return [_seen_in_queue(job) for job in self.jobs.values()]
 
     def history(self, arrays: Collection[str]) -> Sequence[Job]:
         self._asked("history")
@@ -134,6 +134,13 @@ class MadeScheduler:
         self.calls.append(what)
         if self.silent:
             raise UnreachableError(f"{what} does not answer")
+
+
+def _seen_in_queue(job: Job) -> Job:
+    """An ended job as squeue shows it: a word in place of its exit code, and no memory."""
+    if job.phase != "ended":
+        return job
+    return replace(job, reason="None" if job.state == "COMPLETED" else "NonZeroExitCode", memory_share=0.0)
 
 
 def complete(plan: Plan, store: Store, run_id: str, sets: Sequence[str] | None = None) -> None:

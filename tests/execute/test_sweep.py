@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from harness.base.errors import DispatchError, SpecError
+from harness.base.exit_status import DISK_FULL, DISK_IS_FULL
 from harness.config.profile import Profile, Retry
 from harness.execute.life import MOST_STARTS
 from harness.execute.slurm import executor as sweep
@@ -174,14 +175,9 @@ def test_students_wait_for_a_teacher_whose_job_is_not_known(
         assert slurm.batches[job.partition("_")[0]].after == (teacher,)
 
 
-def test_a_job_killed_for_memory_before_it_began_gets_more(
-    store: Store, slurm: MadeScheduler, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_job_killed_for_memory_before_it_began_gets_more(store: Store, slurm: MadeScheduler) -> None:
     """Only accounting knows how much memory it held, though the queue still shows that it failed."""
-    from dataclasses import replace
 
-    queue = slurm.queue
-    monkeypatch.setattr(slurm, "queue", lambda: [replace(job, memory_share=0.0) for job in queue()])
     plan = plan_of(ablation({"a": {}}, seeds=1))
     one = started(plan, store, slurm)
     one.cycle()
@@ -234,6 +230,41 @@ def test_the_output_of_a_killed_job_says_that_it_was_for_memory(
     slurm.end("2_0", "FAILED", reason="9:0")
     one.cycle()
     assert causes(store.run(run)) == ["out_of_memory_host", "never_started"]
+
+
+def test_a_failed_job_that_accounting_does_not_show_yet_is_waited_for(
+    store: Store, slurm: MadeScheduler, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """squeue knows first that a job failed; its exit code, here of a full disk, stands in the accounts alone."""
+    plan = plan_of(ablation({"a": {}}, seeds=1))
+    one = started(plan, store, slurm)
+    one.cycle()
+    (run,) = plan.runs
+    history = slurm.history
+    monkeypatch.setattr(slurm, "history", lambda arrays: [])
+    slurm.end("1_0", "FAILED", reason=f"{DISK_FULL}:0")
+    one.cycle()
+    assert causes(store.run(run)) == []
+    monkeypatch.setattr(slurm, "history", history)
+    one.cycle()
+    (end,) = [attempt.end for attempt in store.run(run).attempts.all() if attempt.end]
+    assert end.message == DISK_IS_FULL
+    monkeypatch.setattr(slurm, "history", lambda arrays: [])
+    monkeypatch.setattr(job_tracker, "LAG_S", 0.0)  # the time is up: what is known has to do
+    slurm.end("2_0", "FAILED", reason="1:0")
+    one.cycle()
+    assert causes(store.run(run)) == ["never_started", "never_started"]
+
+
+def test_a_cluster_without_accounting_is_not_waited_for(store: Store, slurm: MadeScheduler) -> None:
+    slurm.with_accounting = False
+    plan = plan_of(ablation({"a": {}}, seeds=1))
+    one = started(plan, store, slurm)
+    one.cycle()
+    slurm.end("1_0", "FAILED", reason="1:0")
+    one.cycle()
+    (run,) = plan.runs
+    assert causes(store.run(run)) == ["never_started"]
 
 
 def test_a_submission_without_an_answer_is_in_nobodys_hands(store: Store, slurm: MadeScheduler) -> None:

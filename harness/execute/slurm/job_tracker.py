@@ -22,7 +22,7 @@ ADOPTION_S = 60.0
 PATIENCE_S = 900.0
 """Timeout for unreachable accounting; after it, a job that only accounting could know counts as lost."""
 LAG_S = 10.0
-"""How long to wait for a killed job's accounting, whose memory use per step shows whether memory was the cause."""
+"""How long to wait for a failed job's accounting: its exit code and the memory use of its steps show the cause."""
 
 
 _OVER_MEMORY = re.compile(rb"exceeded (job |step )?memory limit|oom[-_ ]kill", re.IGNORECASE)
@@ -98,8 +98,8 @@ class JobTracker:
         self._recorded: set[str] = set()
         """Ids of ended jobs whose attempts all have a recorded cause."""
         self._silent_since: float | None = None
-        self._killed_since: dict[str, float] = {}
-        """When a job that was killed for an unknown reason was first seen ended."""
+        self._failed_since: dict[str, float] = {}
+        """When a job that failed for an unknown reason was first seen ended."""
 
     def look(self) -> dict[str, list[TrackedJob]]:
         """Query the scheduler, update `active`, and record the causes of ended attempts.
@@ -200,8 +200,9 @@ class JobTracker:
         history, silent = self._history({tracked.submission.array or "" for tracked in lacking.values()})
         pending: set[str] = set()
         for tracked in unrecorded:
-            executions = history.get(tracked.id, []) or ([tracked.job] if tracked.job else [])
-            unknown = tracked.id in lacking and ((silent and tracked.job is None) or self._lags(tracked, executions))
+            executions = history[tracked.id] or ([tracked.job] if tracked.job else [])
+            unheard = silent and (tracked.job is None or tracked.job.state == "FAILED")
+            unknown = tracked.id in lacking and (unheard or self._lags(tracked, history[tracked.id]))
             # A newer attempt, which tells of a job that never started, would stop the process that has its run by now.
             if unknown or any(has_local_process(self._store.run(run)) for run in tracked.runs):
                 pending.add(tracked.id)
@@ -210,11 +211,17 @@ class JobTracker:
             self._recorded.add(tracked.id)
         return pending
 
-    def _lags(self, tracked: TrackedJob, executions: Sequence[Job]) -> bool:
-        """Whether a job was killed so recently that accounting may still report the reason."""
-        if not executions or not was_killed(executions[-1]) or cause_of(executions[-1]) != "crashed":
+    def _lags(self, tracked: TrackedJob, accounted: Sequence[Job]) -> bool:
+        """Whether a job failed so recently that accounting may still report its exit code, or that memory was the
+        cause. The queue alone knows neither.
+        """
+        if accounted:
+            known = not was_killed(accounted[-1]) or cause_of(accounted[-1]) != "crashed"
+        else:
+            known = tracked.job is None or tracked.job.state != "FAILED" or not self._scheduler.limits().accounting
+        if known:
             return False
-        since = self._killed_since.setdefault(tracked.id, time.monotonic())
+        since = self._failed_since.setdefault(tracked.id, time.monotonic())
         return time.monotonic() - since < LAG_S
 
     def _needs_history(self, tracked: TrackedJob) -> bool:
@@ -300,8 +307,8 @@ def _execution(executions: Sequence[Job], start: AttemptStart) -> Job | None:
 
 
 def _cause(tracked: TrackedJob, job: Job) -> Cause:
-    """As `cause_of`. Of a killed job, slurmstepd's line in its output counts too: accounts may lack its last use."""
-    return "out_of_memory_host" if was_killed(job) and tracked.is_said_over_memory() else cause_of(job)
+    """As `cause_of`. Of a failed job, slurmstepd's line in its output counts too: accounts may lack its last use."""
+    return "out_of_memory_host" if job.state == "FAILED" and tracked.is_said_over_memory() else cause_of(job)
 
 
 def _record_end(
@@ -325,10 +332,11 @@ def _never_started(tracked: TrackedJob, job: Job | None, cause: Cause) -> str:
         return f"job {tracked.id} left no record"
     if filled_the_disk(job):
         return DISK_IS_FULL
-    where = f" on {job.node}" if job.node else ""
+    exited = f"{job.state}, exit {job.reason}" if job.reason else job.state
+    where = f" on {job.node} ({exited})" if job.node else f" ({exited})"
     if job.state == "CANCELLED":
         return f"job {tracked.id} was cancelled before any of its runs started"
     if cause != "never_started":
-        return f"job {tracked.id} ended{where} ({job.state}) before any of its runs started"
+        return f"job {tracked.id} ended{where} before any of its runs started"
     fix = f"check that the node can read the store and Python; see {tracked.submission.folder}"
-    return f"job {tracked.id} ended{where} ({job.state}) before it started: {fix}"
+    return f"job {tracked.id} ended{where} before it started: {fix}"
