@@ -19,6 +19,7 @@ REDONE = "ablations/quickstart.toml"
 NEW = (
     *("experiments/quickstart.toml", "experiments/quickstart_teacher.toml", "experiments/open30m.toml"),
     *("experiments/openclipart.toml", "experiments/openclipart_teacher.toml", "ablations/openclipart.toml"),
+    "ablations/factorial_openclipart.toml",
 )
 _NEW_KEYS = re.compile(r',?\s*\b(factor|compares|margin) = "[^"]*"( #.*)?|^resize = 256.*', re.MULTILINE)
 """Keys that the old code does not know: of claims and ablations, on which no id depends, and of the paper's teacher."""
