@@ -184,7 +184,7 @@ REFUSED = r"no code (implements|reads) [a-z.]+ = 'made_up'"
     ("section", "made_up", "known"),
     [
         ("loss", MadeUpLoss(), "there is code for albef, align_uniform, alip, .*supcon_out"),
-        ("mining", MadeUpMining(), "there is code for none, placebo, python, threshold"),
+        ("mining", MadeUpMining(), "there is code for none, placebo, python, threshold, truth"),
         ("train", None, "there is code for grouped, random"),
     ],
 )

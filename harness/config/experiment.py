@@ -10,7 +10,7 @@ from pydantic import Field, model_validator
 from harness.base.errors import SpecError
 from harness.config.base import Spec
 from harness.config.captions import Captions
-from harness.config.data import Data, ShapesData
+from harness.config.data import Data, EmbeddedWorld, ShapesData
 from harness.config.evaluation import Evaluation
 from harness.config.explain import nearest
 from harness.config.loss import InfoNCE, Loss, check_loss
@@ -87,6 +87,9 @@ class Experiment(Spec):
     def _fits_together(self) -> Experiment:
         _check_teacher(self)
         _check_captions(self.captions, self.data.caption_sources())
+        if self.mining.needs_truth and not isinstance(self.data, EmbeddedWorld):
+            what = f'mining.kind = "{self.mining.kind}": nothing tells which captions of data.kind = "{self.data.kind}"'
+            raise ValueError(f"{what} are true; take data that the harness makes, such as shapes")
         self.train.batches.check(self.train.global_batch_size)
         if (self.loss.views_read or _momentum_views(self.loss)) and not self.train.views.is_random:
             raise ValueError("train.views: gives every view of an image the same pixels; use simclr, fff or crop")

@@ -43,6 +43,8 @@ class MiningSpec(Spec):
     """It makes other pairs than an image and its own captions positives."""
     needs_teacher: ClassVar[bool]
     """It reads the frozen teacher's features."""
+    needs_truth: ClassVar[bool] = False
+    """It reads which captions are true, which only data that the harness makes can tell."""
 
     @property
     def control_of(self) -> MiningSpec | None:
@@ -133,6 +135,25 @@ class PlaceboMining(MiningSpec):
         return None if isinstance(self.of, str) else self.of
 
 
+class TruthMining(MiningSpec):
+    """The ideal: positives are the captions of other images that are true of an image, where the data knows which are.
+
+    It shows what mining could gain if the teacher made no mistakes, and, with `precision` and `most`, what its mistakes
+    and the number of its positives do. It uses no teacher. Captions that say nothing are never added. What is drawn
+    depends only on the batch and the image.
+    """
+
+    kind: Literal["truth"] = "truth"
+    mines: ClassVar[bool] = True
+    needs_teacher: ClassVar[bool] = False
+    needs_truth: ClassVar[bool] = True
+
+    most: int | None = Field(default=None, ge=1)
+    """At most so many captions for each image, drawn at random among those that are true of it. Default: all."""
+    precision: float = Field(default=1.0, gt=0, le=1)
+    """Share of the added captions that are true. The others are drawn among those that are false of the image."""
+
+
 class PythonMining(PythonPart, TeacherMining):
     """A miner of your own, from a Python file (docs/extending.md). Further keys are the parameters that it declares."""
 
@@ -142,7 +163,7 @@ class PythonMining(PythonPart, TeacherMining):
     base: ClassVar[type[Spec]] = TeacherMining
 
 
-Mining = Annotated[NoMining | ThresholdMining | PlaceboMining | PythonMining, Field(discriminator="kind")]
+Mining = Annotated[NoMining | ThresholdMining | PlaceboMining | TruthMining | PythonMining, Field(discriminator="kind")]
 
 
 def _comparable(low: float | Quantile | str, high: float | Quantile | str) -> tuple[float, float]:

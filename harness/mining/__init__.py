@@ -6,6 +6,7 @@ from harness.mining.grouping import grouped_order
 from harness.mining.positives import CLAUSES, GROUND_TRUTH, IMAGE_IMAGE, IMAGE_TEXT, TEXT_TEXT, Mined, mine
 from harness.mining.score import Truth, score
 from harness.mining.thresholds import Thresholds, calibration_images, resolve_thresholds
+from harness.mining.truth import TruthRule
 
 __all__ = [
     "CLAUSES",
@@ -20,6 +21,7 @@ __all__ = [
     "TeacherMining",
     "Thresholds",
     "Truth",
+    "TruthRule",
     "build_rule",
     "calibration_images",
     "grouped_order",

@@ -11,10 +11,11 @@ from torch import Tensor
 
 from harness.base.errors import SpecError
 from harness.base.registry import Registry
-from harness.config.mining import MiningSpec, NoMining, PlaceboMining, PythonMining, ThresholdMining
+from harness.config.mining import MiningSpec, NoMining, PlaceboMining, PythonMining, ThresholdMining, TruthMining
 from harness.mining.placebo import DRAWN, redrawn
 from harness.mining.positives import GROUND_TRUTH, Mined, mine
 from harness.mining.thresholds import resolve_thresholds
+from harness.mining.truth import TruthRule
 
 __all__ = ["Calibration", "MiningRule", "PairRule", "build_rule", "rules"]
 
@@ -66,11 +67,11 @@ class PairRule(MiningRule):
         return Mined(found, captions, clause, images, len(own))
 
 
-rules: Registry[[Callable[[], Calibration]], MiningRule | None] = Registry("mining")
+rules: Registry[[Callable[[], Calibration]], MiningRule | TruthRule | None] = Registry("mining")
 """The rule of each mining spec, made with a function that reads its calibration sample; None mines nothing."""
 
 
-def build_rule(spec: MiningSpec, calibration: Callable[[], Calibration]) -> MiningRule | None:
+def build_rule(spec: MiningSpec, calibration: Callable[[], Calibration]) -> MiningRule | TruthRule | None:
     """The rule that `spec` describes; None where an image's own captions are its only positives.
 
     Raises:
@@ -118,6 +119,11 @@ class PlaceboRule(MiningRule):
     def logs(self) -> dict[str, float]:
         """The thresholds of the matched rule."""
         return self._matched.logs()
+
+
+@rules.register(TruthMining)
+def _truth_rule(spec: TruthMining, _calibration: Callable[[], Calibration]) -> TruthRule:
+    return TruthRule(spec)
 
 
 @rules.register(PythonMining)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from dataclasses import replace
 
 import numpy as np
@@ -14,7 +15,7 @@ from harness.config.mining import MiningSpec
 from harness.data.dataset.caption_choice import RAW, Chosen, choose_batch
 from harness.data.synthetic.truth import Truth
 from harness.losses import PairBatch, Positives
-from harness.mining import Calibration, Mined, MiningRule, build_rule, calibration_images, score
+from harness.mining import Calibration, Mined, MiningRule, TruthRule, build_rule, calibration_images, score
 from harness.models.transfer import sent
 from harness.parallel.ranks import Ranks
 from harness.training.batches import Batch, BatchSource
@@ -29,7 +30,9 @@ class Miner:
     Each of `ranks` mines for its own images among the captions of the whole batch.
     """
 
-    def __init__(self, rule: MiningRule, truth: Truth | None, captions: Captions, ranks: Ranks | None = None) -> None:
+    def __init__(
+        self, rule: MiningRule | TruthRule, truth: Truth | None, captions: Captions, ranks: Ranks | None = None
+    ) -> None:
         self._rule = rule
         self._truth, self._captions = truth, captions
         self._ranks = ranks or Ranks()
@@ -40,22 +43,26 @@ class Miner:
         there = replace(batch, teacher_image=pairs.teacher_image, teacher_text=pairs.teacher_text)
         mined = self.mined(there, device)
         whole = self._gathered(mined, batch)
-        logs = whole.logs() | self._rule.logs()
+        logs = whole.logs() | (self._rule.logs() if isinstance(self._rule, MiningRule) else {})
         if (truth := self.truth_of(batch, device)) is not None:
             matches, informative = (sent(torch.from_numpy(mask), device) for mask in truth)
             logs |= score(whole, matches, self._owner(batch, device), informative)
         return replace(pairs, positives=Positives(mined.local_rows, mined.cols)), logs
 
     def alone(self) -> Miner:
-        """The same miner for a batch that no other rank has a part of, and whose truth is not looked at."""
-        return Miner(self._rule, None, self._captions)
+        """The same miner for a batch that no other rank has a part of."""
+        return Miner(self._rule, self._truth, self._captions)
 
     def mined(self, batch: Batch, device: torch.device | str = "cpu") -> Mined:
         """The positives of a rank's images, counted in the whole batch."""
         gather = self._ranks.all_gather
+        images, owner = range(batch.first, batch.first + len(batch.samples)), self._owner(batch, device)
+        if isinstance(self._rule, TruthRule):
+            truth = self.truth_of(batch, device)
+            assert truth is not None, "a spec that mines by a truth that nobody knows does not validate"
+            return self._rule.mine(*truth, owner, images, zlib.crc32(batch.everyone.tobytes()))
         image, text = gather(_there(batch.teacher_image, device)), gather(_there(batch.teacher_text, device))
-        images = range(batch.first, batch.first + len(batch.samples))
-        return self._rule.mine(image, text, self._owner(batch, device), images)
+        return self._rule.mine(image, text, owner, images)
 
     def truth_of(self, batch: Batch, device: torch.device | str = "cpu") -> tuple[Mask, Mask] | None:
         """Which captions hold for which images [N, M], and which say anything [M], of the whole batch; None where
