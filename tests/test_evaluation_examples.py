@@ -39,6 +39,11 @@ EXPECTED: Mapping[str, Mapping[str, set[str]]] = {
     "Several labels for an image": {"voc2007_multilabel": {"mean_average_precision"}},
     "Linear probe": {"pets": CLASSIFIED, "pets@linear_probe": PROBED},
     "Retrieval": {"flickr30k": RECALLS | GEOMETRY},
+    "Token by token, as FILIP": {
+        name: metrics
+        for of, metrics in (("pets", CLASSIFIED), ("flickr30k", RECALLS))
+        for name in (of, f"{of}@token_wise")
+    },
     "Pairs of images and texts": {
         "winoground": {"acc", "text_acc", "image_acc"},
         "replace_rel": {"acc", "text_acc"},

@@ -32,6 +32,7 @@ from harness.searching.configurations import Configurations
 from harness.tracking.projection import arm_entry, cells_of, line_points, run_entry
 from tests.evaluation.worlds import classification_members, retrieval_members, write_set
 from tests.node.small import experiment, prepared
+from tests.node.test_tokens import VIT
 from tests.tracking.world import rows
 
 CLASSES = 6
@@ -46,6 +47,7 @@ CHANGES: dict[str, dict[str, Any]] = {
     "split": {"split": "val"},
     "text_normalisation": {"text_normalisation": "lowercase"},
     "recall_k": {"recall_k": [2]},
+    "similarity": {"similarity": "token_wise"},
     "sets": {"sets": ["./e2/mine", "./e2/captions"]},
 }
 
@@ -77,6 +79,7 @@ class Place:
         one = experiment(
             evaluation={**BASE, **evaluation},
             teacher=None,
+            model={"name": "small", "config": VIT},
             train={"duration": "3 steps", "global_batch_size": 16, "schedule": "constant"},
         )
         table = {"question": "?", "baseline": "a", "arms": {"a": {}}, "seeds": 1, "primary": PRIMARY}
@@ -192,7 +195,7 @@ def sweep(tmp_path: Path, shared: Place, every: list[tuple[str, ...]]) -> None:
         assert shared.carry_out(plan).path in folders  # nothing is measured again
 
 
-FEW: list[tuple[str, ...]] = [(), ("templates",), ("recall_k",), ("sets",)]
+FEW: list[tuple[str, ...]] = [(), ("templates",), ("recall_k",), ("sets",), ("similarity",)]
 
 
 def test_specs_that_share_runs_get_their_own_numbers(tmp_path: Path, shared: Place) -> None:

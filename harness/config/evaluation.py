@@ -11,7 +11,15 @@ from harness.base.duration import Duration
 from harness.config.base import Spec
 from harness.config.declared_set import MAIN_METRICS, check_template, task_at
 from harness.config.parts import PythonPart
-from harness.config.protocols import VARIANTS, NamedProtocol, NamedTemplates, TextNormalisation, parted, set_name
+from harness.config.protocols import (
+    VARIANTS,
+    NamedProtocol,
+    NamedTemplates,
+    Similarity,
+    TextNormalisation,
+    parted,
+    set_name,
+)
 from harness.config.suites import LONG_CAPTION_SETS, MULTILABEL_SETS, PAIR_SETS, RETRIEVAL_SETS, SUITES
 
 __all__ = ["Evaluation", "FeatureMetric", "MetricSpec", "Precision", "PythonMetric", "TextNormalisation", "set_name"]
@@ -58,7 +66,7 @@ class Evaluation(Spec):
     protocols: tuple[NamedProtocol, ...] = ()
     """Also measure well-known sets like prior work, from the same pass over the images: `slip` (7 prompts on
     ImageNet), `alip` ("a photo of" before captions), `flair` (validation splits in retrieval), `lowercase`,
-    `linear_probe` (needs `train/` in the set)."""
+    `token_wise` (see `similarity`), `linear_probe` (needs `train/` in the set)."""
     split: str = Field("test", pattern="^[A-Za-z0-9_]+$")
     """The split to measure: the folder that holds its shards."""
     every: Duration | None = None
@@ -82,6 +90,10 @@ class Evaluation(Spec):
     """Text before every caption in retrieval, separated by a space. Some prior work uses "a photo of"."""
     text_normalisation: TextNormalisation = "none"
     """Normalisation of prompts and captions before the tokenizer, which may apply its own."""
+    similarity: Similarity = "pooled"
+    """What images and texts are compared by in classification and retrieval. "pooled": the cosine of their pooled
+    features. "token_wise": FILIP's mean over the patches of the best token (image to text), and over the tokens of the
+    best patch (text to image); the model needs towers with tokens."""
 
     @field_validator("sets")
     @classmethod
@@ -143,6 +155,7 @@ class Evaluation(Spec):
             "prefix": variant.prefix,
             "split": variant.split,
             "text_normalisation": variant.text_normalisation,
+            "similarity": variant.similarity,
         }
         return Evaluation.model_validate(dict(self) | {name: value for name, value in changes.items() if value})
 

@@ -1,7 +1,8 @@
 """Named protocols of prior work, each as its changes to clip-benchmark's default.
 
 Sources: released code of SLIP (7 prompts on ImageNet), ALIP and RWKV-CLIP (80 prompts, "a photo of" before each
-caption), FLAIR and COSMOS (validation splits of Flickr30k and COCO), clip-benchmark (linear probe).
+caption), FLAIR and COSMOS (validation splits of Flickr30k and COCO), FILIP's paper (token-wise similarity),
+clip-benchmark (linear probe).
 `SET@PROTOCOL` names a set measured under a protocol.
 """
 
@@ -13,9 +14,10 @@ from typing import Literal, get_args
 
 from harness.config.suites import PAIR_SETS, RETRIEVAL_SETS
 
-NamedProtocol = Literal["slip", "alip", "flair", "lowercase", "linear_probe"]
+NamedProtocol = Literal["slip", "alip", "flair", "lowercase", "token_wise", "linear_probe"]
 NamedTemplates = Literal["set", "imagenet7", "imagenet80"]
 TextNormalisation = Literal["none", "lowercase"]
+Similarity = Literal["pooled", "token_wise"]
 
 
 @dataclass(frozen=True)
@@ -29,16 +31,21 @@ class Variant:
     split: str | None = None
     """Split in retrieval."""
     text_normalisation: TextNormalisation | None = None
+    similarity: Similarity | None = None
+    """Of images and texts, in classification and retrieval."""
     probe: bool = False
     """Train a linear classifier on the features instead of building one from prompts."""
 
     def changes(self, name: str) -> bool:
         """Whether the protocol measures the well-known set `name` differently from clip-benchmark."""
         if name in RETRIEVAL_SETS:
-            return any(one is not None for one in (self.prefix, self.split, self.text_normalisation))
+            changes = (self.prefix, self.split, self.text_normalisation, self.similarity)
+            return any(one is not None for one in changes)
         if name in PAIR_SETS:
             return self.text_normalisation is not None
-        return self.probe or self.text_normalisation is not None or (self.templates is not None and "imagenet" in name)
+        if self.probe or self.text_normalisation is not None or self.similarity is not None:
+            return True
+        return self.templates is not None and "imagenet" in name
 
 
 VARIANTS: dict[str, Variant] = {
@@ -46,6 +53,7 @@ VARIANTS: dict[str, Variant] = {
     "alip": Variant(templates="imagenet80", prefix="a photo of"),
     "flair": Variant(templates="imagenet80", split="val"),
     "lowercase": Variant(text_normalisation="lowercase"),
+    "token_wise": Variant(similarity="token_wise"),
     "linear_probe": Variant(probe=True),
 }
 

@@ -18,7 +18,7 @@ from typing import Any
 from harness.base.errors import DataError
 from harness.config.evaluation import Evaluation
 from harness.config.protocols import NamedTemplates
-from harness.evaluation.layout import Layout, check_templates
+from harness.evaluation.layout import Layout, check_similarity, check_templates
 from harness.runs.record import Task
 
 VERSION = 1
@@ -26,6 +26,10 @@ VERSION = 1
 CONVENTIONS = "clip-benchmark 1.6"
 TIE_RULE = "of equal scores the lower index comes first; equal texts have equal scores"
 PAIR_TIE_RULE = "equal scores count as wrong; equal texts have equal scores"
+TOKEN_WISE = "token-wise"
+"""How protocols name FILIP's similarity. Those of pooled features do not name theirs."""
+_COMPARED: tuple[Task, ...] = ("zeroshot_classification", "zeroshot_multilabel", "zeroshot_retrieval")
+"""Tasks whose numbers depend on `evaluation.similarity`."""
 HELD_OUT = 5
 """Without a validation part every fifth training sample of each class of a linear probe is one."""
 EXPONENTS = range(-48, 49)
@@ -66,8 +70,9 @@ def conditions(contents: Contents, spec: Evaluation) -> dict[str, Any]:
     """What numbers of a set with these `contents` under `spec` depend on, besides model and libraries; JSON data.
 
     Raises:
-        DataError: the set has no templates and the spec gives none.
+        DataError: the set has no templates and the spec gives none, or is not measured by the spec's similarity.
     """
+    check_similarity(contents.layout, spec)
     found = known_conditions(contents.task, spec)
     found |= {"split": contents.layout.split, "samples": contents.samples.said()}
     match contents.task:
@@ -97,6 +102,8 @@ def known_conditions(task: Task, spec: Evaluation) -> dict[str, Any]:
         found["text_normalisation"] = spec.text_normalisation
     if task == "zeroshot_retrieval":
         found["prefix"] = spec.prefix
+    if spec.similarity == "token_wise" and task in _COMPARED:
+        found["similarity"] = TOKEN_WISE
     if task in ("zeroshot_classification", "zeroshot_multilabel") and spec.templates != "set":
         found["templates"] = list(_stated_templates(spec.templates))
     return found

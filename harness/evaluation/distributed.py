@@ -38,7 +38,19 @@ class TextShare:
     texts: tuple[str, ...]
 
 
-Order: TypeAlias = ImageShare | TextShare
+@dataclass(frozen=True)
+class TokenWiseShare:
+    """Compare the images of a set with texts, token by token."""
+
+    images: ImageShare
+    texts: tuple[str, ...]
+    together: int
+    """How many consecutive texts have one similarity, the mean of theirs."""
+    both: bool
+    """Whether the texts' similarities are asked for too."""
+
+
+Order: TypeAlias = ImageShare | TextShare | TokenWiseShare
 
 
 @dataclass(frozen=True)

@@ -29,11 +29,12 @@ from harness.evaluation.outcomes import (
 from harness.evaluation.own import measure_own
 from harness.evaluation.protocol import normalised, protocol, protocol_id, templates
 from harness.evaluation.registry import computed, own_metrics, wanted
-from harness.evaluation.retrieval import CaptionFeatures, retrieval_ranks
+from harness.evaluation.retrieval import CaptionFeatures, ranks_of_scores, retrieval_ranks
 from harness.evaluation.selection import selected
 from harness.evaluation.sets import EvaluationSet
+from harness.evaluation.token_wise import NEEDS
 from harness.evaluation.towers import CACHE_BYTES, EvaluatedTowers, SetEncoder, distinct, images_name, undisturbed
-from harness.evaluation.zero_shot import classifier, label_ranks, ranked
+from harness.evaluation.zero_shot import classifier, label_ranks, logit_ranks, prompts, ranked
 from harness.parallel.process_group import World
 from harness.runs import record
 from harness.runs.metrics import family
@@ -75,6 +76,11 @@ class EvaluationTask:
         return "linear_probe" if self.training else self.set.task
 
     @property
+    def is_token_wise(self) -> bool:
+        """Whether images and texts are compared by their tokens; a linear probe compares none."""
+        return self.training is None and self.spec.similarity == "token_wise"
+
+    @property
     def parts(self) -> list[EvaluationSet]:
         """Every set whose images it needs."""
         training = self.training
@@ -106,7 +112,12 @@ class Evaluator:
         world: World | None = None,
         keep: Keep | None = None,
     ) -> None:
-        """Raises DataError where a classification set has no templates and the spec gives none.
+        """Build an evaluator.
+
+        Raises:
+            DataError: a classification set has no templates and the spec gives none, or a pair task is to be measured
+                by token-wise similarity.
+            ModelError: that is asked for, and the towers give no features of tokens.
 
         Args:
             spec: how sets are measured that are no jobs of their own.
@@ -117,6 +128,8 @@ class Evaluator:
         self._model, self._device, self._keep = model, device, keep
         jobs = [each if isinstance(each, EvaluationTask) else EvaluationTask(each, spec) for each in sets]
         self._jobs = [(job, protocol(job.set, job.spec, model.transform_name, job.training)) for job in jobs]
+        if any(job.is_token_wise for job in jobs):
+            model.require_tokens(*NEEDS)
         self._weights: dict[tuple[tuple[str, ...], tuple[str, ...], TextNormalisation], Tensor] = {}
         self._cut: dict[str, Tensor] = {}
         self._encoder = SetEncoder(
@@ -189,15 +202,35 @@ class Evaluator:
         return Result(evaluation, Outcomes(job.set.name, job.task, evaluation.protocol_id, columns))
 
     def _classification(self, job: EvaluationTask) -> tuple[Classified, Columns]:
+        if job.is_token_wise:
+            return self._token_wise_classification(job)
         weights, name = self._class_weights(job)
         labels = torch.tensor(job.set.labels, device=self._device)
         images = self._encoder.images(job.set)
         predictions, ranks = label_ranks(images, weights, name, labels)
         return _classified(job.set, predictions, ranks, len(name), lambda: (100.0 * images @ weights)[:, name])
 
+    def _token_wise_classification(self, job: EvaluationTask) -> tuple[Classified, Columns]:
+        logits, name = self._token_wise_logits(job)
+        predictions, ranks = logit_ranks(logits, name, torch.tensor(job.set.labels, device=self._device))
+        return _classified(job.set, predictions, ranks, len(name), lambda: logits[:, name])
+
+    def _token_wise_logits(self, job: EvaluationTask) -> tuple[Tensor, Tensor]:
+        """100 times the similarities [N, U] to the different class names, and which of them each class has, [C]."""
+        how = job.spec.text_normalisation
+        names, name = distinct(normalised(job.set.layout.classnames, how))
+        several = templates(job.set, job.spec)
+        texts = normalised(prompts(names, several), how)
+        found = self._encoder.token_wise(job.set, texts, together=len(several))
+        return 100.0 * found[:, 0], name.to(self._device)
+
     def _multilabel(self, job: EvaluationTask) -> tuple[Multilabelled, Columns]:
-        weights, name = self._class_weights(job)
-        logits = (100.0 * self._encoder.images(job.set) @ weights).index_select(1, name)
+        if job.is_token_wise:
+            of_names, name = self._token_wise_logits(job)
+            logits = of_names.index_select(1, name)
+        else:
+            weights, name = self._class_weights(job)
+            logits = (100.0 * self._encoder.images(job.set) @ weights).index_select(1, name)
         targets = indicator(job.set.targets, len(name)).to(self._device)
         predictions, ranks = first_hits(logits, targets)
         return Multilabelled(logits, targets), multilabel_columns(job.set, _array(predictions), _array(ranks))
@@ -205,6 +238,8 @@ class Evaluator:
     def _retrieval(self, job: EvaluationTask) -> tuple[Retrieved, Columns]:
         counts = np.array([len(captions) for captions in job.set.captions])
         owner = np.repeat(np.arange(len(counts)), counts)
+        if job.is_token_wise:
+            return self._token_wise_retrieval(job, owner)
         features, text = self._texts(_prefixed(job), job)
         captions = CaptionFeatures(features, text.to(self._device), torch.from_numpy(owner).to(self._device))
         images = self._encoder.images(job.set)
@@ -216,6 +251,19 @@ class Evaluator:
         different, _ = distinct(normalised(_prefixed(job), job.spec.text_normalisation))
         cached = CachedFeatures(images_name(job.set), _texts_name(different), text.cpu().numpy())
         found = Retrieved(_array(ranks.image_retrieval), _array(ranks.text_retrieval), owner, embedded, cached)
+        return found, retrieval_columns(job.set, found.of_captions, found.of_images)
+
+    def _token_wise_retrieval(self, job: EvaluationTask, owner: NDArray[np.int64]) -> tuple[Retrieved, Columns]:
+        different, text = distinct(normalised(_prefixed(job), job.spec.text_normalisation))
+        scores = self._encoder.token_wise(job.set, different, both=True)
+        nothing, text = scores.new_empty(len(different), 0), text.to(self._device)
+        captions = CaptionFeatures(nothing, text, torch.from_numpy(owner).to(self._device))
+        ranks = ranks_of_scores(scores[:, 0], captions, scores[:, 1])
+
+        def embedded() -> tuple[Tensor, Tensor]:  # pooled, as features of a set always are
+            return self._encoder.images(job.set), self._texts(_prefixed(job), job)[0][text]
+
+        found = Retrieved(_array(ranks.image_retrieval), _array(ranks.text_retrieval), owner, embedded)
         return found, retrieval_columns(job.set, found.of_captions, found.of_images)
 
     def _selection(self, job: EvaluationTask) -> tuple[Selected, Columns]:

@@ -190,6 +190,18 @@ def check_templates(layout: Layout, spec: Evaluation) -> None:
         )
 
 
+def check_similarity(layout: Layout, spec: Evaluation) -> None:
+    """Refuse to measure a pair task by token-wise similarity.
+
+    Raises:
+        DataError: it is one, and `spec` asks for that.
+    """
+    if layout.task == "image_caption_selection" and spec.similarity != "pooled":
+        what = "a pair task is not measured by token-wise similarity"
+        fix = 'leave evaluation.similarity at "pooled" and add @token_wise to the other sets'
+        raise DataError(what, where=str(layout.path), fix=fix)
+
+
 def _remedy(reference: str, tried: list[Path], known: list[str]) -> str:
     looked = "looked for " + " and ".join(str(path) for path in dict.fromkeys(tried))
     near = difflib.get_close_matches(reference, known, n=1)

@@ -70,6 +70,8 @@ class AskedSet:
         known = known_conditions(evaluation.task, self.spec)
         if any(evaluation.protocol.get(part, value) != value for part, value in known.items()):
             return False
+        if evaluation.protocol.get("similarity") != known.get("similarity"):
+            return False  # a protocol without this part is one of pooled features
         if self.follows_data or evaluation.request == evaluation_key(self.spec, self.reference):
             return True
         is_plain = PurePath(parted(self.reference)[0]).name == parted(self.reference)[0]

@@ -65,17 +65,23 @@ def retrieval_ranks(image_features: Tensor, captions: CaptionFeatures) -> Retrie
     return RetrievalRanks(torch.cat(images_of_captions), torch.cat(captions_of_images))
 
 
-def ranks_of_scores(scores: Tensor, captions: CaptionFeatures) -> RetrievalRanks:
-    """Ranks from the scores [N, U] of all images and different texts; owners of captions ascend."""
-    own = scores[captions.owner, captions.text]
-    target, best = _best_captions(own, captions.owner, len(scores))
+def ranks_of_scores(scores: Tensor, captions: CaptionFeatures, of_texts: Tensor | None = None) -> RetrievalRanks:
+    """Ranks from the scores [N, U] of all images and different texts; owners of captions ascend.
+
+    Args:
+        of_texts: [N, U] the scores by which texts look for their images, where they differ from the images' `scores`.
+    """
+    of_texts = scores if of_texts is None else of_texts
+    own = of_texts[captions.owner, captions.text]
+    target, best = _best_captions(scores[captions.owner, captions.text], captions.owner, len(scores))
     images_ahead = torch.zeros_like(captions.owner, dtype=torch.int32)
     captions_ahead = []
     for rows in _blocks(len(scores), len(captions.text)):
-        block = captions.of_captions(scores[rows])
+        block = captions.of_captions(of_texts[rows])
         bounds = captions.owner.new_tensor([rows.start, rows.stop])
         first, last = torch.searchsorted(captions.owner, bounds).tolist()
         images_ahead += _images_ahead(block, own, rows, captions.owner, slice(first, last))
+        block = block if of_texts is scores else captions.of_captions(scores[rows])
         captions_ahead.append(_captions_ahead(block, best[rows], target[rows], slice(first, last)))
     return RetrievalRanks(images_ahead + 1, torch.cat(captions_ahead) + 1)
 

@@ -15,8 +15,9 @@ from torch import Tensor, nn
 from harness.base.errors import DataError, TrainingError
 from harness.config.evaluation import Precision
 from harness.evaluation.cache import FeatureCache
-from harness.evaluation.distributed import Crew, ImageShare, Order, TextShare
+from harness.evaluation.distributed import Crew, ImageShare, Order, TextShare, TokenWiseShare
 from harness.evaluation.sets import EvaluationSet
+from harness.evaluation.token_wise import TextTokens, averaged, similarities, text_strips
 from harness.parallel.process_group import World
 
 CACHE_BYTES = 512 * 2**20
@@ -49,6 +50,15 @@ class EvaluatedTowers(Protocol):
 
     def encode_text(self, tokens: Tensor, /) -> Tensor:
         """From tokens [M, L], or fewer where it `trims`, to features [M, d]; normalised or not."""
+
+    def require_tokens(self, user: str, instead: str, /) -> None:
+        """Raises ModelError where the towers give no features of tokens to `user`; `instead` is what else helps."""
+
+    def encode_image_tokens(self, images: Tensor, /) -> Tensor:
+        """From images [N, 3, H, W] to features of the image and its p patches, [N, 1 + p, d]; normalised or not."""
+
+    def encode_text_tokens(self, tokens: Tensor, /) -> Tensor:
+        """From tokens as in `encode_text` to features of texts and of all tokens, padding too, [M, 1 + L, d]."""
 
     def modules(self) -> Iterator[nn.Module]:
         """Every module whose training flag matters; an nn.Module has this method."""
@@ -88,6 +98,10 @@ def computing(precision: Precision, device: torch.device) -> Iterator[None]:
             if tf32:
                 torch.set_float32_matmul_precision("highest")
                 torch.backends.cudnn.allow_tf32 = False
+
+
+def _unit(features: Tensor) -> Tensor:
+    return nn.functional.normalize(features, dim=-1)
 
 
 def _require(finite: Tensor, tower: str) -> None:
@@ -175,6 +189,25 @@ class SetEncoder:
         """
         return self._ordered(TextShare(tuple(texts)))
 
+    def token_wise(
+        self, evaluation_set: EvaluationSet, texts: Sequence[str], *, together: int = 1, both: bool = False
+    ) -> Tensor:
+        """Token-wise similarities (`harness.evaluation.token_wise`) of a set's N images with M texts, float32.
+
+        Features of tokens are never kept: of images there are those of one batch, of texts `TEXT_TOKENS_AT_ONCE`. More
+        texts cost another pass over the images.
+
+        Args:
+            together: how many consecutive texts, the prompts of a class, have the mean of their similarities.
+            both: s^T too, behind s^I.
+
+        Returns:
+            [N, 1 or 2, M / together]
+        """
+        self._sets[evaluation_set.digest] = evaluation_set
+        images = ImageShare(evaluation_set.digest, len(evaluation_set), evaluation_set.name)
+        return self._ordered(TokenWiseShare(images, tuple(texts), together, both))
+
     def forget(self) -> None:
         """The weights may change from here on."""
         self._known.clear()
@@ -202,26 +235,35 @@ class SetEncoder:
                 return self._encoded_images(order)
             case TextShare():
                 return self._encoded_texts(order.texts)
+            case TokenWiseShare():
+                return self._compared(order)
 
     def _encoded_images(self, order: ImageShare) -> Tensor:
         def encode(batches: range) -> list[Tensor]:
-            if order.digest not in self._sets:
-                fix = "copy the set again to every node"
-                raise DataError("the processes of the run see different samples", where=order.name, fix=fix)
-            found = self._batches(self._sets[order.digest], batches)
-            return self._features(self._model.encode_image, found, "image")
+            return self._features(self._model.encode_image, self._images(order, batches), "image")
 
         return self._crew.gathered(-(-order.count // self._batch_size), encode)
 
-    def _encoded_texts(self, texts: tuple[str, ...]) -> Tensor:
+    def _images(self, order: ImageShare, batches: range) -> Iterator[Tensor]:
+        if order.digest not in self._sets:
+            fix = "copy the set again to every node"
+            raise DataError("the processes of the run see different samples", where=order.name, fix=fix)
+        return self._batches(self._sets[order.digest], batches)
+
+    def _tokenized(self, texts: tuple[str, ...]) -> Tensor:
+        """Tokens [M, L], on the CPU."""
+
         def tokenize(part: range) -> list[Tensor]:
             return [self._model.tokenize(list(texts[part.start : part.stop]))] if part else []
 
+        return self._crew.gathered(len(texts), tokenize, cpu=True)
+
+    def _encoded_texts(self, texts: tuple[str, ...]) -> Tensor:
         def encode(part: range) -> list[Tensor]:
             taken = (tokens[batches[index], : int(lengths[batches[index][-1]])] for index in part)
             return self._features(self._model.encode_text, taken, "text")
 
-        tokens = self._crew.gathered(len(texts), tokenize, cpu=True)
+        tokens = self._tokenized(texts)
         context = tokens.shape[1]
         lengths = tokens.argmax(dim=1) + 1 if self._model.trims else tokens.new_full((len(tokens),), context)
         order = torch.argsort(lengths, stable=True)
@@ -229,8 +271,61 @@ class SetEncoder:
         features = self._crew.gathered(len(batches), encode)
         return features[torch.argsort(order).to(features.device)]
 
-    def _features(self, encode: Callable[[Tensor], Tensor], batches: Iterable[Tensor], tower: str) -> list[Tensor]:
-        """Unit features of each batch.
+    def _compared(self, order: TokenWiseShare) -> Tensor:
+        tokens = self._tokenized(order.texts)
+        lengths = (tokens.argmax(dim=1) + 1).tolist()
+        found = []
+        for strip in text_strips(lengths, order.together):
+            texts = self._text_tokens(tokens[strip])
+
+            def compare(batches: range, texts: TextTokens = texts) -> list[Tensor]:
+                def compared(patches: Tensor) -> Tensor:
+                    return averaged(similarities(_unit(patches), texts, both=order.both), order.together)
+
+                images = self._images(order.images, batches)
+                return self._features(self._patches, images, "image", then=compared)
+
+            found.append(self._crew.gathered(-(-order.images.count // self._batch_size), compare))
+        return torch.cat(found, dim=2)
+
+    def _text_tokens(self, tokens: Tensor) -> TextTokens:
+        """Unit features of the tokens [M, L] up to each text's end, which has the largest id."""
+
+        def encode(part: range) -> list[Tensor]:
+            ends = (int(lengths[batches[index][-1]]) if self._model.trims else context for index in part)
+            taken = (tokens[batches[index], :end] for index, end in zip(part, ends, strict=True))
+            return self._features(self._words, taken, "text")
+
+        context = tokens.shape[1]
+        lengths = tokens.argmax(dim=1) + 1
+        order = torch.argsort(lengths, stable=True)
+        batches = list(
+            filled(
+                order,
+                lengths if self._model.trims else lengths.new_full((len(tokens),), context),
+                self._batch_size * context,
+            )
+        )
+        return TextTokens(self._crew.gathered(len(batches), encode), lengths[order], order)
+
+    def _patches(self, images: Tensor) -> Tensor:
+        """[N, 3, H, W] to [N, p, d]."""
+        return self._model.encode_image_tokens(images)[:, 1:]
+
+    def _words(self, tokens: Tensor) -> Tensor:
+        """[M, L] to [T, d]: the tokens of one text after another, without padding."""
+        ends = tokens.argmax(dim=1, keepdim=True)
+        is_token = torch.arange(tokens.shape[1], device=tokens.device) <= ends
+        return self._model.encode_text_tokens(tokens)[:, 1:][is_token]
+
+    def _features(
+        self,
+        encode: Callable[[Tensor], Tensor],
+        batches: Iterable[Tensor],
+        tower: str,
+        then: Callable[[Tensor], Tensor] | None = None,
+    ) -> list[Tensor]:
+        """Unit features of each batch, or what `then` makes of its features as they come, in float32.
 
         The host waits for a batch after it has sent the next one: so it decodes and copies while a GPU computes, and
         pinned memory never holds more than two batches.
@@ -240,7 +335,7 @@ class SetEncoder:
         for batch in batches:
             with computing(self._precision, self._device):
                 features = encode(self._sent(batch))
-            found.append(nn.functional.normalize(features.float(), dim=-1))
+            found.append((then or _unit)(features.float()))
             self.encoded[tower] += len(batch)
             waiting.append(torch.isfinite(features).all())
             if len(waiting) == 2:

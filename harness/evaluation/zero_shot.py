@@ -22,9 +22,14 @@ def classifier(encode: Callable[[list[str]], Tensor], classnames: Sequence[str],
     rows = []
     for start in range(0, len(classnames), together):
         names = classnames[start : start + together]
-        prompts = encode([template.replace("{c}", name) for name in names for template in templates])
-        rows.append(normalize(prompts.view(len(names), len(templates), -1).mean(dim=1), dim=-1))
+        features = encode(prompts(names, templates))
+        rows.append(normalize(features.view(len(names), len(templates), -1).mean(dim=1), dim=-1))
     return torch.cat(rows).T
+
+
+def prompts(classnames: Sequence[str], templates: Sequence[str]) -> list[str]:
+    """The prompts of each class, one class after another."""
+    return [template.replace("{c}", name) for name in classnames for template in templates]
 
 
 def label_ranks(image_features: Tensor, weights: Tensor, name: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
@@ -38,6 +43,14 @@ def label_ranks(image_features: Tensor, weights: Tensor, name: Tensor, labels: T
     for features, label in zip(torch.split(image_features, rows), torch.split(labels, rows), strict=True):
         found.append(ranked((100.0 * features @ weights).index_select(1, name), label))
     predictions, ranks = zip(*found, strict=True)
+    return torch.cat(predictions), torch.cat(ranks)
+
+
+def logit_ranks(logits: Tensor, name: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    """As `label_ranks`, from the logits [N, U] of the different class names."""
+    rows = max(1, LOGITS_AT_ONCE // len(name))
+    parts = zip(torch.split(logits, rows), torch.split(labels, rows), strict=True)
+    predictions, ranks = zip(*(ranked(part.index_select(1, name), label) for part, label in parts), strict=True)
     return torch.cat(predictions), torch.cat(ranks)
 
 

@@ -6,6 +6,7 @@ They are computed whole on every rank; their cost is that of all pairs of tokens
 from __future__ import annotations
 
 import math
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F  # noqa: N812
@@ -20,6 +21,8 @@ from harness.losses.softmax import Terms, clip_terms
 __all__ = ["DreamLIPObjective", "FILIPObjective"]
 
 _STRIP_ELEMENTS = 2**24
+_NOTHING = -1e8
+"""The logit of a pair that a circle loss leaves out. Infinity would make the gradient of an empty sum undefined."""
 
 
 @objectives.register(FILIP)
@@ -62,7 +65,6 @@ class FILIPObjective(Objective):
         return by_image, by_text
 
 
-@objectives.register(DreamLIP)
 class DreamLIPObjective(Objective):
     """DreamLIP (Zheng et al., ECCV 2024): the mean of CLIP's losses of the k captions, and a local loss.
 
@@ -106,6 +108,47 @@ class DreamLIPObjective(Objective):
         super().clamp_()
         if self.local_log_scale is not None:
             self.local_log_scale.clamp_(max=self.max_log_scale)
+
+
+class CircledDreamLIPObjective(DreamLIPObjective):
+    """DreamLIP with its authors' circle loss (Sun et al., CVPR 2020) of each image and all captions of the batch.
+
+    `pairwise_circleloss` of their `open_clip/loss.py`: with cosines s, own captions P and others Q of an image, the
+    mean over images of softplus(log sum_P exp(-g a (s - 1 + m)) + log sum_Q exp(g b (s - m))), in which the weights
+    a = max(1 + m - s, 0) and b = max(s + m, 0) get no gradient.
+    """
+
+    has_constant_factors: ClassVar[bool] = True
+
+    def __init__(self, spec: DreamLIP, sweep: ChunkPass) -> None:
+        super().__init__(spec, sweep)
+        self.circle_weight, self.margin, self.gamma = spec.circle_weight, spec.circle_margin, spec.circle_gamma
+
+    def _terms(self, batch: PairBatch, scale: Tensor) -> tuple[Terms, Logs]:
+        terms, logs = super()._terms(batch, scale)
+        image, text = batch.image.to(scale.dtype), batch.text.to(scale.dtype)
+        size = self.sweep.chunk or max(1, _STRIP_ELEMENTS // len(image))
+        strips = zip(torch.split(text, size), torch.split(batch.owner, size), strict=True)
+        sums = [checkpoint(_circle, image, *strip, self.margin, self.gamma, use_reentrant=False) for strip in strips]
+        own, others = (torch.stack(side).logsumexp(0) for side in zip(*sums, strict=True))
+        return {**terms, "circle": self.circle_weight * F.softplus(own + others).mean()}, logs
+
+
+@objectives.register(DreamLIP)
+def dreamlip(spec: DreamLIP, sweep: ChunkPass) -> DreamLIPObjective:
+    """DreamLIP's objective, with the circle loss where it has weight."""
+    return (CircledDreamLIPObjective if spec.circle_weight else DreamLIPObjective)(spec, sweep)
+
+
+def _circle(image: Tensor, text: Tensor, owner: Tensor, margin: float, gamma: float) -> tuple[Tensor, Tensor]:
+    """Of images [N, d], the two log-sums [N] over those of captions [c, d] that are theirs, and over the others."""
+    cosines = image @ text.t()
+    is_own = owner[None, :] == torch.arange(len(image), device=image.device)[:, None]
+    fixed = cosines.detach()
+    own = -gamma * (1 + margin - fixed).clamp(min=0) * (cosines - 1 + margin)
+    others = gamma * (fixed + margin).clamp(min=0) * (cosines - margin)
+    sums = (own.masked_fill(~is_own, _NOTHING), others.masked_fill(is_own, _NOTHING))
+    return sums[0].logsumexp(1), sums[1].logsumexp(1)
 
 
 def _late_interaction(image: Tensor, text: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:

@@ -186,15 +186,15 @@ class Towers(nn.Module):
         assert isinstance(self.model, CLIP)
         return F.normalize(_full(text_tokens(self.model, sent(tokens, self.device))), dim=-1)
 
-    def require_tokens(self) -> None:
-        """Check that the towers give token features.
+    def require_tokens(self, user: str = "a loss on tokens", instead: str = "another loss") -> None:
+        """Check that the towers give token features to `user`; `instead` is what the error offers beside other towers.
 
         Raises:
             ModelError: they don't.
         """
         if why := why_no_tokens(self.model):
-            fix = "use one of open_clip's own ViTs, such as ViT-B-16, or another loss"
-            raise ModelError(f"{self.name} gives no token features to a loss on tokens: {why}", where="model", fix=fix)
+            fix = f"use one of open_clip's own ViTs, such as ViT-B-16, or {instead}"
+            raise ModelError(f"{self.name} gives no token features to {user}: {why}", where="model", fix=fix)
 
     def word_losses(self, masked: Tensor, wanted: Tensor) -> Tensor:
         """What the masked tokens of each caption cost, and their number: `dense.word_losses`. [M, L] -> [M, 2]."""

@@ -18,6 +18,7 @@ from harness.config.model import Model
 from harness.config.resources import Resources
 from harness.data.dataset.caption_choice import check_available
 from harness.data.dataset.dataset import open_dataset
+from harness.evaluation.token_wise import NEEDS as TOKEN_WISE_NEEDS
 from harness.losses import build_objective
 from harness.models import Towers, build_towers, embedding_width
 from harness.models.fitting import choose_device, fit_out
@@ -83,6 +84,9 @@ def _training(experiment: Experiment) -> None:
     build_optimiser(train.optimiser, towers, build_objective(experiment.loss, width=embedding_width(experiment.model)))
     if experiment.loss.needs_tokens:
         towers.require_tokens()
+    measured = experiment.evaluation
+    if any(measured.under(reference).similarity == "token_wise" for reference in measured.references):
+        towers.require_tokens(*TOKEN_WISE_NEEDS)
     _encode(towers, "model")
 
 

@@ -64,6 +64,18 @@ class LazyTowers:
         """From tokens [M, L] to unit features [M, d]."""
         return self._towers.encode_text(tokens)
 
+    def require_tokens(self, user: str, instead: str, /) -> None:
+        """Raises ModelError where the towers give no features of patches and tokens."""
+        self._towers.require_tokens(user, instead)
+
+    def encode_image_tokens(self, images: Tensor, /) -> Tensor:
+        """From images [N, 3, H, W] to unit features of images and patches [N, 1 + p, d]."""
+        return self._towers.encode_image_tokens(images)
+
+    def encode_text_tokens(self, tokens: Tensor, /) -> Tensor:
+        """From tokens [M, L] to unit features of texts and tokens [M, 1 + L, d]."""
+        return self._towers.encode_text_tokens(tokens)
+
     def modules(self) -> Iterator[nn.Module]:
         """Every module, once the towers are built. They are never in training mode."""
         return self._towers.modules() if "_towers" in vars(self) else iter(())

@@ -146,10 +146,11 @@ def _check_set(path: Path, spec: Evaluation, reference: str, contents: Path) -> 
     """Refuse a set that is not complete, has no prompt templates or samples, or is not what its version was before."""
     from harness.data.sources.tar import Archive
     from harness.evaluation.contents import contents_at
-    from harness.evaluation.layout import TRAIN, check_templates, describe
+    from harness.evaluation.layout import TRAIN, check_similarity, check_templates, describe
 
     layout = describe(path, split=spec.split)
     check_templates(layout, spec)
+    check_similarity(layout, spec)
     _, protocol = parted(reference)
     if protocol and VARIANTS[protocol].probe:
         describe(path, split=TRAIN)

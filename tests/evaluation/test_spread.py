@@ -117,6 +117,14 @@ def twice(root: Path, world: World) -> Outcome:
     return Outcome(evaluator(), seen=(model.images_seen, model.texts_seen))
 
 
+def token_wise(root: Path, world: World) -> Outcome:
+    """Images compared with texts by their tokens."""
+    model, spec = TinyClip(), Evaluation(similarity="token_wise")
+    tasks = [EvaluationTask(read_set(root / name), spec) for name in ("things", "pictures", "few")]
+    results = Evaluator(model, tasks, spec, batch_size=BATCH, device=CPU, world=world)()
+    return Outcome(results, seen=(model.images_seen, model.texts_seen))
+
+
 def bare(root: Path, world: World) -> Outcome:
     """Features themselves, of towers that trim texts."""
     sets = [read_set(root / name) for name in ("things", "pictures", "few")]
@@ -127,7 +135,8 @@ def bare(root: Path, world: World) -> Outcome:
             return Outcome()
         with encoder.leading():
             found = {one.name: encoder.images(one) for one in sets}
-            return Outcome(features=found | {"texts": encoder.texts(TEXTS), "text": encoder.texts(["alone"])})
+            found |= {"texts": encoder.texts(TEXTS), "text": encoder.texts(["alone"])}
+            return Outcome(features=found | {"scores": encoder.token_wise(sets[0], TEXTS[:8], together=2, both=True)})
 
 
 def known(root: Path, world: World) -> Outcome:
@@ -176,7 +185,7 @@ def spoilt(root: Path, world: World, one: EvaluationSet) -> Outcome:
 
 
 CASES: list[Callable[[Path, World], Outcome]] = [
-    plain, probed, twice, bare, known, half_known, diverged, damaged, elsewhere, no_numbers
+    plain, probed, twice, token_wise, bare, known, half_known, diverged, damaged, elsewhere, no_numbers
 ]  # fmt: skip
 
 
@@ -225,13 +234,14 @@ def outcomes(tmp_path_factory: pytest.TempPathFactory) -> Outcomes:
     return {1: [ranks[2][1]], 2: [one[2] for one in ranks[:2]], 4: [one[4] for one in ranks]}
 
 
-@pytest.mark.parametrize("case", ["plain", "probed", "twice", "known", "half_known"])
+@pytest.mark.parametrize("case", ["plain", "probed", "token_wise", "twice", "known", "half_known"])
 @pytest.mark.parametrize("size", SIZES)
 def test_numbers_are_those_of_one_process(case: str, size: int, outcomes: Outcomes) -> None:
     (alone,), (first, *others) = outcomes[1], outcomes[size]
-    expected, found = alone["probed" if case == "probed" else "plain"].results, first[case].results
+    counts = {"probed": 1, "token_wise": 3}
+    expected, found = alone[case if case in counts else "plain"].results, first[case].results
     assert [one.evaluation for one in found] == [one.evaluation for one in expected]
-    assert len(found) == (1 if case == "probed" else 5)
+    assert len(found) == counts.get(case, 5)
     for ours, theirs in zip(found, expected, strict=True):
         assert ours.outcomes.columns.keys() == theirs.outcomes.columns.keys()
         for name, column in ours.outcomes.columns.items():
@@ -244,7 +254,7 @@ def test_features_are_bit_for_bit_those_of_one_process(size: int, outcomes: Outc
     expected, found = outcomes[1][0]["bare"].features, outcomes[size][0]["bare"].features
     assert expected is not None
     assert found is not None
-    assert expected.keys() == found.keys() == {"things", "pictures", "few", "texts", "text"}
+    assert expected.keys() == found.keys() == {"things", "pictures", "few", "texts", "text", "scores"}
     assert all(torch.equal(found[name], features) for name, features in expected.items())
 
 

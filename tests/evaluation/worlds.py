@@ -12,6 +12,7 @@ import open_clip
 import torch
 from numpy.typing import NDArray
 from open_clip.transform import PreprocessCfg, image_transform_v2
+from open_clip.transformer import VisionTransformer
 from PIL import Image
 from torch import Tensor, nn
 
@@ -19,6 +20,7 @@ from harness.config.evaluation import Evaluation
 from harness.evaluation.measured import Classified, Retrieved
 from harness.evaluation.registry import computed, wanted
 from harness.evaluation.retrieval import RetrievalRanks
+from harness.models.dense import image_tokens, text_tokens
 from harness.models.tokens import cut_by_context
 from harness.runs.record import Metric
 
@@ -138,3 +140,15 @@ class TinyClip(nn.Module):
         self.texts_seen += len(tokens)
         features: Tensor = self.clip.encode_text(tokens)
         return features
+
+    def require_tokens(self, user: str, instead: str, /) -> None:
+        """It gives them."""
+
+    def encode_image_tokens(self, images: Tensor, /) -> Tensor:
+        self.images_seen += len(images)
+        assert isinstance(self.clip.visual, VisionTransformer)
+        return image_tokens(self.clip.visual, self.norm(self.dropout(images)))
+
+    def encode_text_tokens(self, tokens: Tensor, /) -> Tensor:
+        self.texts_seen += len(tokens)
+        return text_tokens(self.clip, tokens)

@@ -96,5 +96,6 @@ ARMS: dict[str, Arm] = {
     "tcl": _arm("tcl", formulas.tcl, queue_size=29),
     "nearest_neighbour": _arm("nearest_neighbour", formulas.nearest_neighbour, queue_size=29),
     "dreamlip local scale": _arm("dreamlip", formulas.dreamlip_local_scale, local_logit_scale=4),
+    "dreamlip circle": _arm("dreamlip", formulas.dreamlip_circle, circle_weight=0.1),
     "dreamlip threshold": _arm("dreamlip", formulas.dreamlip_thresholded, threshold="uniform"),
 }

@@ -327,6 +327,21 @@ def dreamlip_local_scale(batch: PairBatch, t: Tensor, b: Tensor) -> Tensor:
     return dreamlip(batch, t, b, local=torch.tensor(4.0).log().double().exp().item())
 
 
+def dreamlip_circle(batch: PairBatch, t: Tensor, b: Tensor) -> Tensor:
+    """A tenth of the authors' circle loss at their margin and factor, pair by pair; its weights are constants."""
+    margin, gamma, losses = 0.25, 32.0, []
+    for i, image in enumerate(batch.image):
+        own, others = [], []
+        for text, owner in zip(batch.text, batch.owner, strict=True):
+            s = image @ text
+            if owner == i:
+                own.append(-gamma * torch.relu(1 + margin - s.detach()) * (s - (1 - margin)))
+            else:
+                others.append(gamma * torch.relu(s.detach() + margin) * (s - margin))
+        losses.append(F.softplus(torch.stack(own).logsumexp(0) + torch.stack(others).logsumexp(0)))
+    return dreamlip(batch, t, b) + torch.stack(losses).mean() / 10
+
+
 def nt_xent(first: Tensor, second: Tensor, t: Tensor) -> Tensor:
     """SimCLR's loss: each of the 2N rows against all others but itself, its other view the target."""
     rows = torch.cat([first, second])

@@ -10,6 +10,8 @@ import pytest
 import torch
 from open_clip.loss import ClipLoss, SigLipLoss
 from pydantic import TypeAdapter
+from torch import Tensor
+from torch.nn import functional as F  # noqa: N812
 
 from harness.base.errors import SpecError, TrainingError
 from harness.config.experiment import Experiment
@@ -215,6 +217,51 @@ def test_dreamlips_own_factor_starts_freezes_and_clamps_as_the_other() -> None:
     objective.clamp_()
     assert float(local.exp()) == pytest.approx(20)
     assert DreamLIP(local_weight=0, local_logit_scale=5).science() == DreamLIP(local_weight=0).science()
+
+
+def their_circle_loss(images: Tensor, texts: Tensor, k: int, margin: float, gamma: float) -> Tensor:
+    """A second form of the same: masks and sums over the whole matrix, as in the authors' code.
+
+    Their captions are ordered by slot, so that caption j belongs to image j modulo N, and a masked pair has the logit
+    of s = 0 less 99999999.
+    """
+    is_own = torch.eye(len(images), dtype=images.dtype).repeat(1, k)
+    cosines = images @ texts.T
+    own, others = cosines * is_own, cosines * (1 - is_own)
+    a = torch.clamp_min(1 + margin - own.detach(), 0)
+    b = torch.clamp_min(others.detach() + margin, 0)
+    pull = -gamma * a * (own - (1 - margin)) - 99999999.0 * (1 - is_own)
+    push = gamma * b * (others - margin) - 99999999.0 * is_own
+    return F.softplus(torch.logsumexp(pull, 1) + torch.logsumexp(push, 1)).mean()
+
+
+@pytest.mark.parametrize(("margin", "gamma"), [(0.25, 32.0), (0.0, 64.0), (0.4, 1.0)])
+@pytest.mark.parametrize("k", [1, 3])
+def test_dreamlips_circle_loss_is_the_authors(k: int, margin: float, gamma: float) -> None:
+    batch = random_batch(Shape(mined=False, captions=k))
+    slots = batch.by_slot()
+    results = []
+    spec = DreamLIP(circle_weight=0.1, circle_margin=margin, circle_gamma=gamma)
+    for is_ours in (True, False):
+        image, text = (one.clone().requires_grad_() for one in (batch.image, batch.text))
+        if is_ours:
+            term = (
+                build_objective(spec)
+                .double()
+                ._terms(replace(batch, image=image, text=text), torch.tensor(8.0).double())[0]["circle"]
+            )
+        else:
+            term = their_circle_loss(image, text[slots.flatten()], k, margin, gamma) / 10.0
+        torch.autograd.backward(term)
+        results.append((term.detach(), image.grad, text.grad))
+    torch.testing.assert_close(results[0], results[1], rtol=1e-9, atol=1e-12)
+
+
+def test_dreamlips_circle_loss_is_off_by_default() -> None:
+    batch = random_batch(Shape(mined=False))
+    assert "loss/circle" not in build_objective(DreamLIP())(batch)[1]
+    assert DreamLIP(circle_margin=0.5, circle_gamma=3).science() == DreamLIP().science()
+    assert DreamLIP(circle_weight=0.1, circle_gamma=3).science() != DreamLIP(circle_weight=0.1).science()
 
 
 def test_logs_name_the_terms() -> None:

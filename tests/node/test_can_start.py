@@ -62,6 +62,18 @@ def test_a_teachers_crop_fits_into_what_its_images_are_resized_to(tmp_path: Path
         )
 
 
+@pytest.mark.parametrize(
+    "evaluation", [{"sets": ["shapes"], "similarity": "token_wise"}, {"sets": ["shapes", "shapes@token_wise"]}]
+)
+def test_token_wise_similarity_needs_towers_with_tokens(tmp_path: Path, evaluation: dict[str, Any]) -> None:
+    assert found(tmp_path, evaluation=evaluation) == []
+    resnet = config(vision_cfg={"layers": [1, 1, 1, 1], "width": 8, "head_width": 8, "patch_size": None})
+    resnet = {**resnet, "vision_cfg": {key: one for key, one in resnet["vision_cfg"].items() if key != "mlp_ratio"}}
+    assert found(tmp_path, model={"name": "mine", "config": resnet}, evaluation={"sets": ["shapes"]}) == []
+    (said,) = found(tmp_path, model={"name": "mine", "config": resnet}, evaluation=evaluation)
+    assert said.startswith("model: model: mine gives no token features to token-wise similarity: its image tower is")
+
+
 @pytest.mark.parametrize("suffix", [".pt", ".safetensors"])
 def test_weights_of_another_shape(tmp_path: Path, suffix: str) -> None:
     state = dict(build_towers(Model(name="tiny-vit")).model.state_dict())

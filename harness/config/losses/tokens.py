@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import ClassVar, Literal
 
-from pydantic import model_validator
+from pydantic import Field, model_validator
 
 from harness.config.losses.base import LossSpec, Positive, Share, Weight
 
@@ -18,8 +18,9 @@ class FILIP(LossSpec):
     uses_mining: ClassVar[bool] = False
 
     pooled_weight: Weight = 1.0
-    """Weight of an added CLIP loss on the pooled features. The paper has none (0) and measures by tokens too. Here
-    every model is measured by its pooled features, which the token-wise loss alone hardly trains."""
+    """Weight of an added CLIP loss on the pooled features. The paper has none (0) and measures by tokens too, as
+    `evaluation.similarity = "token_wise"` does. By default models are measured by their pooled features, which the
+    token-wise loss alone hardly trains."""
 
 
 class DreamLIP(LossSpec):
@@ -39,9 +40,18 @@ class DreamLIP(LossSpec):
     """Start value of a second factor, on the cosines of the local loss; it is trained and clamped as `logit_scale` is.
     `"shared"`: both losses have one factor."""
 
+    circle_weight: Weight = 0.0
+    """Weight of the authors' multi-positive circle loss between an image and all its captions; their code's option has
+    0.1. The default leaves it out, as their code does."""
+    circle_margin: float = Field(0.25, ge=0, lt=1)
+    """The circle loss's margin m: cosines of pairs are to exceed 1 - m, all others to stay under m."""
+    circle_gamma: Positive = 32.0
+    """The circle loss's own factor on cosines; it is not trained."""
+
     def irrelevant(self) -> frozenset[str]:
-        """The factor of a local loss without weight."""
-        return frozenset() if self.local_weight else frozenset({"local_logit_scale"})
+        """The fields of the losses without weight."""
+        local = frozenset() if self.local_weight else frozenset({"local_logit_scale"})
+        return local if self.circle_weight else local | {"circle_margin", "circle_gamma"}
 
     @model_validator(mode="after")
     def _local_starts_under_the_clamp(self) -> DreamLIP:
