@@ -88,6 +88,9 @@ class Experiment(Spec):
         _check_teacher(self)
         _check_captions(self.captions, self.data.caption_sources())
         self.train.batches.check(self.train.global_batch_size)
+        if self.train.batches.needs_mixture and not self.data.is_mixture:
+            what = f'train.batches.kind = "{self.train.batches.kind}" needs several sources'
+            raise ValueError(f'{what}, and data.kind = "{self.data.kind}" has one; use data.kind = "mixture"')
         if (self.loss.views_read or _momentum_views(self.loss)) and not self.train.views.is_random:
             raise ValueError("train.views: gives every view of an image the same pixels; use simclr, fff or crop")
         if self.loss.text_views_read and not self.train.text_views.is_random:

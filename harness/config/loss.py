@@ -98,7 +98,7 @@ METHODS = {
     "capro": "classes with descriptions, whose images were searched for by name",
     "hiclip": "hierarchical towers",
     "hideclip": "hierarchical towers",
-    "zerovl": "batches of one source each and mixup",
+    "zerovl": 'mixup; train.batches.kind = "debiased" is its debiased sampling',
     "pcme": "heads that give a mean and a variance",
     "cappa": "a decoder without a text tower, and parallel prediction",
     "sycoca": "masked image modelling beside a captioning decoder",
