@@ -34,6 +34,7 @@ ARMS: dict[str, dict[str, Any]] = {
     "soft_teacher": {"loss": {"kind": "soft_teacher"}},
     "filip": {"loss": {"kind": "filip"}, "model": VIT_MODEL},
     "coca": {"loss": {"kind": "coca"}, "model": COCA_MODEL},
+    "mp_nce": {"loss": {"kind": "mp_nce"}, "captions": SAMPLE},
     "protoclip": {"loss": PROTOCLIP, "model": VIT_MODEL},
     "grouped": {
         "train": {
