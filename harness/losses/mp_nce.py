@@ -54,7 +54,7 @@ class MPNCEObjective(Objective):
                 # log (exp z + sum over negatives) - z, of each positive alone
                 cost = -F.logsigmoid(z_of - negatives[row]) / positives[row]
                 terms[f"{name}_to_{other}"] = cost.sum() / (len(image) + len(text))
-        logs = {f"{name}_logit_scale": factors[number].detach() for number, name in enumerate(sides)}
+        logs: Logs = {f"{name}_logit_scale": factors[number].detach() for number, name in enumerate(sides)}
         return terms, logs | {f"{name}_offset": offsets[number].detach() for number, name in enumerate(sides)}
 
     @torch.no_grad()

@@ -60,7 +60,8 @@ def debiased_order(proportions: Proportions, batch_size: int, seed: int, epoch: 
         offsets[number] + _batches(number, proportions.sizes[number], range(*ends), batch_size, seed)
         for number, ends in enumerate(visits)
     ]
-    return stream("order of batches", seed, epoch).permutation(np.concatenate(parts)).reshape(-1)
+    order: NDArray[np.int64] = stream("order of batches", seed, epoch).permutation(np.concatenate(parts)).reshape(-1)
+    return order
 
 
 def _batches(number: int, size: int, wanted: range, batch_size: int, seed: int) -> NDArray[np.int64]:
