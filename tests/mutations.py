@@ -78,6 +78,13 @@ MUTATIONS = (
     Mutation("data/proportions.py", "epoch = min(int(size / share)", "epoch = max(int(size / share)", "data/test_mixture.py::test_an_epoch_is_the_longest_with_no_source_visited_more_than_once_over"),
     Mutation("data/proportions.py", "int(end * whole) for end", "int(end * self.epoch) * epochs for end", "data/test_mixture.py::test_shares_are_exact_and_samples_are_visited_equally_often"),
     Mutation("data/dataset/order.py", 'stream("pass over a source", seed, number, one)', 'stream("pass over a source", seed, number)', "data/test_mixture.py::test_each_pass_over_a_source_has_an_order_of_its_own"),
+    Mutation("data/dataset/order.py", "    order[again], order[free] = order[free], order[again]\n", "", "data/test_mixture.py::test_debiased_batches_are_of_one_source_and_leave_nothing_out"),
+    Mutation("data/dataset/order.py", "batches = proportions._replace(epoch=proportions.epoch // batch_size)", "batches = proportions._replace(epoch=proportions.epoch // batch_size // 2 * 2)", "data/test_mixture.py::test_debiased_batches_are_of_one_source_and_leave_nothing_out"),
+    Mutation("config/batches.py", "if count < 2 * global_batch_size:", "if count < global_batch_size:", "data/test_mixture.py::test_debiased_batches_need_sources_of_two_batches"),
+    # MP-NCE
+    Mutation("losses/mp_nce.py", "cost = -F.logsigmoid(z_of - negatives[row]) / positives[row]", "cost = -F.logsigmoid(z_of - negatives[row])", "losses/test_formulas.py::test_formula"),
+    Mutation("losses/mp_nce.py", "self.sweep, within)", "self.sweep, (within[0][:0], within[1][:0]))", "losses/test_formulas.py::test_formula"),
+    Mutation("losses/mp_nce.py", "torch.logaddexp(negatives + offsets[number], others)", "torch.logaddexp(negatives, others)", "losses/test_references.py::test_mp_nces_own_factors_and_offsets_have_the_gradients_of_the_formula"),
     # rows of reported numbers alone
     Mutation("reporting/sections/tables.py", "for name, one in ablation.published.items():", "for name, one in dict(list(ablation.published.items())[1:]).items():", "reporting/test_formats.py::test_a_published_system_without_an_arm_has_a_row_of_its_own"),
     Mutation("cli/output.py", "    _published(planned)\n", "", "test_shipped_specs.py::test_the_plan_shows_every_row_of_tables_1_to_3"),

@@ -107,7 +107,7 @@ def test_every_loss_has_a_formula_to_be_compared_with(kind: type[loss.LossSpec])
         (loss.LossSpec, {}, "needs_teacher, needs_tokens, uses_mining"),
         (loss.LossSpec, {"needs_teacher": False, "needs_tokens": False}, "uses_mining"),
         (mining.MiningSpec, {}, "mines, needs_teacher"),
-        (batches.BatchesSpec, {}, "needs_teacher"),
+        (batches.BatchesSpec, {}, "needs_mixture, needs_teacher"),
         (augment.AugmentSpec, {}, "is_random"),
         (data.DataSpec, {}, "evaluation_sets"),
         (strategy.PrunerSpec, {"decides_over_seeds": False}, "decides_during_training"),
@@ -140,6 +140,7 @@ class MadeUpBatches(batches.BatchesSpec):
 
     kind: Literal["made_up"] = "made_up"
     needs_teacher: ClassVar[bool] = False
+    needs_mixture: ClassVar[bool] = False
 
 
 class MadeUpAugment(augment.CropAugment):
@@ -186,6 +187,8 @@ REFUSED = r"no code (implements|reads) [a-z.]+ = 'made_up'"
         ("loss", MadeUpLoss(), "there is code for albef, align_uniform, alip, .*supcon_out"),
         ("mining", MadeUpMining(), "there is code for none, placebo, python, threshold, truth"),
         ("train", None, "there is code for grouped, random"),
+        ("mining", MadeUpMining(), "there is code for none, placebo, python, threshold"),
+        ("train", None, "there is code for debiased, grouped, random"),
     ],
 )
 def test_an_unknown_kind_never_trains(tmp_path: Path, section: str, made_up: Spec | None, known: str) -> None:

@@ -69,6 +69,8 @@ class DataSpec(Spec):
     """Names of the evaluation sets that come with it."""
     has_approximate_truth: ClassVar[bool] = False
     """Whether precision and recall of mining are measured against a truth that is only approximate."""
+    is_mixture: ClassVar[bool] = False
+    """Whether it has several sources, which batches can tell apart."""
 
     @abstractmethod
     def caption_sources(self) -> Mapping[str, int | None]:
@@ -347,6 +349,7 @@ class MixtureData(DataSpec):
 
     kind: Literal["mixture"] = "mixture"
     evaluation_sets: ClassVar[tuple[str, ...]] = ()
+    is_mixture: ClassVar[bool] = True
     sources: dict[str, MixtureSource] = Field(min_length=2)
     """The sources by name. Their order has no effect."""
 

@@ -91,6 +91,9 @@ class Experiment(Spec):
             what = f'mining.kind = "{self.mining.kind}": nothing tells which captions of data.kind = "{self.data.kind}"'
             raise ValueError(f"{what} are true; take data that the harness makes, such as shapes")
         self.train.batches.check(self.train.global_batch_size)
+        if self.train.batches.needs_mixture and not self.data.is_mixture:
+            what = f'train.batches.kind = "{self.train.batches.kind}" needs several sources'
+            raise ValueError(f'{what}, and data.kind = "{self.data.kind}" has one; use data.kind = "mixture"')
         if (self.loss.views_read or _momentum_views(self.loss)) and not self.train.views.is_random:
             raise ValueError("train.views: gives every view of an image the same pixels; use simclr, fff or crop")
         if self.loss.text_views_read and not self.train.text_views.is_random:

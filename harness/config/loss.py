@@ -33,7 +33,7 @@ from harness.config.losses.pairs import (
 )
 from harness.config.losses.prototypes import Prototypes
 from harness.config.losses.tokens import FILIP, DreamLIP
-from harness.config.losses.views import InModal, MultiView, NegCLIP, SimCLR, SimSiam
+from harness.config.losses.views import MPNCE, InModal, MultiView, NegCLIP, SimCLR, SimSiam
 from harness.config.model import DECODER_MODELS
 from harness.config.overrides import Table, merge
 from harness.config.parts import PythonPart
@@ -47,6 +47,7 @@ __all__ = [
     "FNC",
     "MACL",
     "MAFA",
+    "MPNCE",
     "OTTER",
     "TCL",
     "AlignUniform",
@@ -94,11 +95,11 @@ class PythonLoss(PythonPart, LossSpec):
 
 METHODS = {
     "softclip": "features of regions",
-    "uniclip": "augmentation-aware heads",
+    "uniclip": "heads that know the augmentation; mp_nce is its loss without them",
     "capro": "classes with descriptions, whose images were searched for by name",
     "hiclip": "hierarchical towers",
     "hideclip": "hierarchical towers",
-    "zerovl": "batches of one source each and mixup",
+    "zerovl": 'mixup; train.batches.kind = "debiased" is its debiased sampling',
     "pcme": "heads that give a mean and a variance",
     "cappa": "a decoder without a text tower, and parallel prediction",
     "sycoca": "masked image modelling beside a captioning decoder",
@@ -159,6 +160,7 @@ _Single = (
     | InModal
     | SimSiam
     | NegCLIP
+    | MPNCE
     | Captioning
     | MaskedLanguage
     | Prototypes

@@ -10,6 +10,7 @@ from harness.losses import (  # noqa: F401 - each registers its losses
     gated,
     geometry,
     momentum,
+    mp_nce,
     own,
     prototypes,
     sigmoid,

@@ -249,6 +249,8 @@ class Planner:
         known = self.plan.runs.get(identity.id)
         if known is None or (role == "arm" and known.role == "teacher"):
             steps = 0 if report.missing else steps_of(experiment, report.samples, where)
+            if not report.missing:
+                _check_sources(experiment, report, where)
             self.plan.runs[identity.id] = PlannedRun(identity, experiment, role, teacher, steps)
         return self.plan.runs[identity.id]
 
@@ -282,6 +284,14 @@ class Planner:
 
 def _seeded(experiment: Experiment, seed: int) -> Experiment:
     return experiment if experiment.seed == seed else laid_over(experiment, {"seed": seed})
+
+
+def _check_sources(experiment: Experiment, report: DataReport, where: str) -> None:
+    train, samples = experiment.train, {name: one.samples for name, one in report.sources.items()}
+    try:
+        train.batches.check_sources(samples, train.global_batch_size)
+    except SpecError as error:
+        raise SpecError(error.what, where=f"{where}: {error.where}", fix=error.fix) from None
 
 
 def steps_of(experiment: Experiment, samples: int, where: str) -> int:

@@ -13,12 +13,13 @@ from torch import Tensor
 
 from harness.base.errors import DataError
 from harness.base.registry import Registry
-from harness.config.batches import GroupedBatches, RandomBatches
+from harness.config.batches import DebiasedBatches, GroupedBatches, RandomBatches
 from harness.config.experiment import Experiment
 from harness.config.resources import Resources
 from harness.data.dataset.caption_choice import RAW, Chosen, check_available, choose_batch, texts
 from harness.data.dataset.dataset import Dataset
 from harness.data.dataset.loader import ImageBatches
+from harness.data.dataset.order import debiased_order
 from harness.data.dataset.prefetch import prefetched
 from harness.data.dataset.text_edits import edited_texts, hard_negatives, masked_tokens
 from harness.features import TeacherFeatures
@@ -336,3 +337,10 @@ def _grouped_order(spec: GroupedBatches, source: BatchSource, seed: int, epoch: 
         seed=seed,
         epoch=epoch,
     )
+
+
+@orders.register(DebiasedBatches)
+def _debiased_order(spec: DebiasedBatches, source: BatchSource, seed: int, epoch: int) -> Ints:
+    sources = {name: one.samples for name, one in source.dataset.report.sources.items()}
+    spec.check_sources(sources, source.batch_size)
+    return debiased_order(source.dataset.proportions, source.batch_size, seed, epoch)

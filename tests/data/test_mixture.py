@@ -20,15 +20,16 @@ from harness.config.experiment import Experiment
 from harness.config.load import load_experiment
 from harness.config.model import Model
 from harness.data.dataset.dataset import Dataset, open_dataset
-from harness.data.dataset.order import mixed_order
+from harness.data.dataset.order import debiased_order, mixed_order
 from harness.data.proportions import Proportions
 from harness.data.sources.inspection import inspect_data
 from harness.data.synthetic.embedded import train_shards
 from harness.data.synthetic.materialise import as_files, materialise
 from harness.models import build_towers
+from harness.parallel.ranks import Ranks
 from harness.runs.identity import identify
 from harness.training.batches import BatchSource
-from tests.node.small import CONFIG
+from tests.node.small import CONFIG, planned
 
 SIZES = {"few": 48, "many": 96}
 
@@ -82,6 +83,56 @@ def test_shares_are_exact_and_samples_are_visited_equally_often(
             start += size
         if not weighted:
             assert sorted(order.tolist()) == list(range(sum(sizes)))
+
+
+@settings(max_examples=80, deadline=None)
+@given(SOURCES, st.booleans(), st.integers(2, 30), st.integers(1, 6))
+def test_debiased_batches_are_of_one_source_and_leave_nothing_out(
+    stated: list[tuple[int, float]], weighted: bool, batch_size: int, epochs: int
+) -> None:
+    sizes = [max(size, 2 * batch_size) for size, _ in stated]
+    weights = [weight if weighted else None for _, weight in stated]
+    try:
+        proportions = Proportions.of(sizes, weights)
+    except DataError:
+        return  # a weight is too small, as in random batches
+    steps = proportions.epoch // batch_size
+    if not steps:
+        return  # refused as on one data set
+    owner, seen = np.repeat(np.arange(len(sizes)), sizes), np.zeros(sum(sizes), dtype=int)
+    taken = np.zeros(len(sizes), dtype=int)
+    for epoch in range(epochs):
+        order = debiased_order(proportions, batch_size, 3, epoch)
+        batches = order.reshape(steps, batch_size)
+        assert (owner[batches] == owner[batches[:, :1]]).all()
+        assert all(len(set(batch.tolist())) == batch_size for batch in batches)
+        np.add.at(seen, order, 1)
+        np.add.at(taken, owner[batches[:, 0]], 1)
+        for number, share in enumerate(proportions.shares):
+            assert abs(taken[number] - share * steps * (epoch + 1)) < 1
+            times = seen[owner == number]
+            assert times.max() - times.min() <= 1  # the last of a pass are not left out, and go on into the next
+
+
+def test_the_last_samples_of_a_pass_share_a_batch_with_the_first_of_the_next() -> None:
+    """50 and 100 samples in batches of 20: an epoch of 7 batches visits the small source 2 or 3 times 20."""
+    proportions = Proportions.of([50, 100], [None, None])
+    epochs = [debiased_order(proportions, 20, 0, epoch).reshape(-1, 20) for epoch in range(30)]
+    few = [batch for epoch in epochs for batch in epoch if batch[0] < 50]
+    assert len(few) == 70  # 30 epochs of 7 batches, a third of them
+    assert {sum(batch[0] < 50 for batch in epoch) for epoch in epochs} == {2, 3}
+    assert np.bincount(np.concatenate(few)).tolist() == [28] * 50  # 70 x 20 = 28 x 50
+    assert all(len(set(batch.tolist())) == 20 for batch in few)
+
+
+def test_the_order_of_debiased_batches_is_random() -> None:
+    proportions = Proportions.of([100, 100], [None, None])
+    sources = [tuple(debiased_order(proportions, 10, 0, epoch)[::10] < 100) for epoch in range(6)]
+    assert len(set(sources)) == 6
+    assert not np.array_equal(debiased_order(proportions, 10, 0, 1), debiased_order(proportions, 10, 1, 1))
+    # who shares a batch changes from pass to pass
+    first, second = ({frozenset(one) for one in debiased_order(proportions, 10, 0, e).reshape(-1, 10)} for e in (0, 1))
+    assert not first & second
 
 
 def test_an_epoch_is_a_function_of_seed_and_number() -> None:
@@ -163,10 +214,12 @@ def test_ids_follow_sources_and_weights_but_neither_paths_nor_order(cache: Path,
     assert id_of(stated) != id_of(mixture(cache, few=1, many=2))
 
 
+@pytest.mark.parametrize("kind", ["random", "debiased"])
 @pytest.mark.parametrize("weights", [(), (1.0, 3.0)])
-def test_batches_go_on_from_any_step(cache: Path, weights: tuple[float, ...]) -> None:
+def test_batches_go_on_from_any_step(cache: Path, weights: tuple[float, ...], kind: str) -> None:
+    train = {"global_batch_size": 16, "batches": {"kind": kind}}
     experiment = Experiment.model_validate(
-        {"data": mixture(cache, *weights), "train": {"global_batch_size": 16}, "model": {"config": CONFIG}}
+        {"data": mixture(cache, *weights), "train": train, "model": {"config": CONFIG}}
     )
     towers = build_towers(Model(name="small", config=CONFIG))
     source = BatchSource(experiment, open_dataset(experiment.data, cache), towers, None)
@@ -179,6 +232,15 @@ def test_batches_go_on_from_any_step(cache: Path, weights: tuple[float, ...]) ->
         assert torch.equal(again.images, first[step].images)
     few = sum(int((batch.samples < 48).sum()) for batch in first[: source.steps_per_epoch])
     assert few == (32 if weights else 48)
+    if kind == "debiased":
+        assert all(len(set((batch.samples < 48).tolist())) == 1 for batch in first)
+    for size in (2, 4):  # processes see parts of the same batches
+        every = [
+            BatchSource(experiment, source.dataset, towers, None, Ranks(rank=rank, size=size)) for rank in range(size)
+        ]
+        parts = [next(one.batches(17)) for one in every]
+        assert np.array_equal(np.concatenate([part.samples for part in parts]), first[17].samples)
+        assert torch.equal(torch.cat([part.images for part in parts]), first[17].images)
 
 
 def test_paths_are_relative_to_the_spec(tmp_path: Path) -> None:
@@ -206,3 +268,24 @@ def test_mistakes(cache: Path) -> None:
     gone["sources"]["few"]["data"]["shards"] = "/gone/*.tar"
     with pytest.raises(DataError, match="/gone"):
         inspect_data(MixtureData.model_validate(gone), cache)
+
+
+def test_debiased_batches_need_sources_of_two_batches(cache: Path, tmp_path: Path) -> None:
+    def experiment(batch: int) -> Experiment:
+        train = {"global_batch_size": batch, "batches": {"kind": "debiased"}}
+        return Experiment.model_validate({"data": mixture(cache), "train": train, "model": {"config": CONFIG}})
+
+    expected = (
+        'train.batches.kind = "debiased": the source few has 48 samples, fewer than two batches of 25; '
+        "make the batch smaller, join the source with another one, or take random batches"
+    )
+    assert planned(tmp_path, experiment(24))[1].steps > 0
+    with pytest.raises(SpecError) as refused:
+        planned(tmp_path, experiment(25))
+    assert str(refused.value) == f"ablation: arm 'a': {expected}"
+    dataset, towers = open_dataset(mixture(cache), cache), build_towers(Model(name="small", config=CONFIG))
+    with pytest.raises(SpecError) as on_the_node:
+        next(BatchSource(experiment(25), dataset, towers, None).batches(0))
+    assert str(on_the_node.value) == expected
+    with pytest.raises(ValidationError, match='"debiased" needs several sources'):
+        Experiment.model_validate({"train": {"batches": {"kind": "debiased"}}})

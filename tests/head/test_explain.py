@@ -112,6 +112,11 @@ def test_experiments(table: dict[str, Any], expected: str) -> None:
         ({"loss": {"kind": "cwcl"}}, 'loss.kind = "cwcl" needs a [teacher]'),
         ({"train": {"batches": {"kind": "grouped"}}}, 'train.batches.kind = "grouped" needs a [teacher]'),
         (
+            {"train": {"batches": {"kind": "debiased"}}},
+            'train.batches.kind = "debiased" needs several sources, and data.kind = "shapes" has one; '
+            'use data.kind = "mixture"',
+        ),
+        (
             {"captions": {"source": "captoner", "count": 1}},
             "captions.source: the data has no pseudo-captions called 'captoner'; did you mean 'captioner'?",
         ),

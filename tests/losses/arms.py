@@ -70,6 +70,11 @@ ARMS: dict[str, Arm] = {
     "in_modal": _arm("in_modal", formulas.in_modal),
     "simsiam": _arm("simsiam", formulas.simsiam, head="none"),
     "negclip": _arm("negclip", formulas.negclip),
+    "mp_nce": _arm("mp_nce", formulas.mp_nce),
+    "mp_nce two views": _arm(
+        "mp_nce", formulas.mp_nce_two_views, images=2, texts=1, image_logit_scale=4, text_logit_scale=6
+    ),
+    "mp_nce no views": _arm("mp_nce", formulas.mp_nce_no_views, images=0),
     "clip_rocket": Arm({"kind": "clip_rocket", "terms": {"1": {"head": "none"}}}, formulas.clip_rocket),
     "cleanclip": Arm({"kind": "cleanclip"}, formulas.cleanclip),
     "masked_language": _arm("masked_language", formulas.masked_language),

@@ -418,6 +418,47 @@ def cleanclip(batch: PairBatch, t: Tensor, b: Tensor) -> Tensor:
     return infonce_pooled(batch, t, b) + in_modal(batch, t, b)
 
 
+def as_float32(value: float) -> float:
+    """A start value as its float32 logarithm gives it back."""
+    return torch.tensor(value).log().double().exp().item()
+
+
+def mp_nce(
+    batch: PairBatch,
+    t: Tensor,
+    b: Tensor,
+    views: tuple[int, int] = (1, 0),
+    scales: tuple[float, float] = (1 / 0.07, 1 / 0.07),
+    offsets: tuple[Tensor | float, Tensor | float] = (0.0, 0.0),
+) -> Tensor:
+    """Each embedding with each other one of its pair: minus the log of its share against all of other pairs."""
+    assert batch.image_views is not None
+    assert batch.text_views is not None
+    rows = [(one, i, 0) for i, own in enumerate(batch.image) for one in (own, *batch.image_views[i, : views[0]])]
+    for j, own in enumerate(batch.text):
+        rows += [(one, int(batch.owner[j]), 1) for one in (own, *batch.text_views[j, : views[1]])]
+    own_scales = [as_float32(scale) for scale in scales]
+
+    def score(a: tuple[Tensor, int, int], other: tuple[Tensor, int, int]) -> Tensor:
+        cosine = a[0] @ other[0]
+        return t * cosine if a[2] != other[2] else own_scales[a[2]] * cosine + offsets[a[2]]
+
+    losses = []
+    for anchor in rows:
+        negatives = [score(anchor, other).exp() for other in rows if other[1] != anchor[1]]
+        hits = [score(anchor, other).exp() for other in rows if other[1] == anchor[1] and other is not anchor]
+        losses.append(torch.stack([-(hit / (hit + sum(negatives))).log() for hit in hits]).mean())
+    return torch.stack(losses).mean()
+
+
+def mp_nce_two_views(batch: PairBatch, t: Tensor, b: Tensor) -> Tensor:
+    return mp_nce(batch, t, b, views=(2, 1), scales=(4, 6))
+
+
+def mp_nce_no_views(batch: PairBatch, t: Tensor, b: Tensor) -> Tensor:
+    return mp_nce(batch, t, b, views=(0, 0))
+
+
 def negclip(batch: PairBatch, t: Tensor, b: Tensor) -> Tensor:
     """Images against captions and hard negatives; captions against images."""
     assert batch.negative_text is not None

@@ -12,6 +12,8 @@ from open_clip.loss import ClipLoss, SigLipLoss
 from pydantic import TypeAdapter
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
+from pydantic import TypeAdapter, ValidationError
+from torch import Tensor
 
 from harness.base.errors import SpecError, TrainingError
 from harness.config.experiment import Experiment
@@ -20,6 +22,7 @@ from harness.config.loss import (
     FILIP,
     FNC,
     MACL,
+    MPNCE,
     OTTER,
     DreamLIP,
     InfoNCE,
@@ -262,6 +265,60 @@ def test_dreamlips_circle_loss_is_off_by_default() -> None:
     assert "loss/circle" not in build_objective(DreamLIP())(batch)[1]
     assert DreamLIP(circle_margin=0.5, circle_gamma=3).science() == DreamLIP().science()
     assert DreamLIP(circle_weight=0.1, circle_gamma=3).science() != DreamLIP(circle_weight=0.1).science()
+def test_mp_nces_own_factors_and_offsets_have_the_gradients_of_the_formula() -> None:
+    batch = random_batch(Shape(mined=False, captions=2))
+    objective = build_objective(MPNCE(texts=1, image_logit_scale=4, text_logit_scale=6)).double()
+    parameters = dict(objective.named_parameters())
+    assert parameters["offsets"].tolist() == [0, 0]
+    with torch.no_grad():
+        parameters["offsets"].copy_(torch.tensor([0.7, -1.3]))
+    loss, logs = objective(batch)
+    torch.autograd.backward(loss)
+
+    def value(scales: list[float], offsets: tuple[Tensor | float, Tensor | float]) -> Tensor:
+        return formulas.mp_nce(
+            batch, objective.log_scale.detach().exp(), torch.zeros(()), (1, 1), (scales[0], scales[1]), offsets
+        )
+
+    offsets = [torch.tensor(one, dtype=torch.float64, requires_grad=True) for one in (0.7, -1.3)]
+    exact = value([4, 6], (offsets[0], offsets[1]))
+    torch.testing.assert_close(loss, exact, rtol=1e-6, atol=0)  # offsets are float32's
+    gradient = torch.autograd.grad(exact, offsets)
+    assert parameters["offsets"].grad is not None
+    torch.testing.assert_close(parameters["offsets"].grad, torch.stack(gradient), rtol=1e-5, atol=1e-9)
+    assert parameters["log_scales"].grad is not None
+    step = 1e-3
+    for number in range(2):
+        more, less = ([4.0, 6.0] for _ in range(2))
+        more[number] *= math.exp(step)
+        less[number] *= math.exp(-step)
+        difference = (value(more, (0.7, -1.3)) - value(less, (0.7, -1.3))) / (2 * step)
+        assert float(parameters["log_scales"].grad[number]) == pytest.approx(difference.item(), rel=1e-3)
+    assert float(logs["image_offset"]) == pytest.approx(0.7)
+    assert float(logs["text_logit_scale"]) == pytest.approx(6)
+
+
+def test_mp_nces_own_factors_freeze_and_clamp_as_the_other() -> None:
+    frozen = MPNCE(logit_scale=5, image_logit_scale=5, text_logit_scale=6, max_logit_scale=20, learn_logit_scale=False)
+    objective = build_objective(frozen)
+    factors = dict(objective.named_parameters())["log_scales"]
+    assert not factors.requires_grad
+    with torch.no_grad():
+        factors.add_(torch.tensor([3.0, 0.0]))
+    objective.clamp_()
+    assert factors.exp().tolist() == pytest.approx([20, 6])
+    with pytest.raises(ValidationError, match="text_logit_scale 101 is over max_logit_scale 100"):
+        MPNCE(text_logit_scale=101)
+
+
+def test_mp_nce_of_a_single_positive_is_clips_loss() -> None:
+    """No views, one caption, and no pair within a modality that counts: N - 1 negatives and the positive."""
+    batch = random_batch(Shape(mined=False, captions=1))
+    alone = build_objective(MPNCE(images=0)).double()
+    clip = build_objective(InfoNCE()).double()
+    with torch.no_grad():
+        dict(alone.named_parameters())["offsets"].fill_(-1e4)  # scores within a modality vanish
+    torch.testing.assert_close(alone(batch)[0], clip(batch)[0], rtol=1e-9, atol=1e-12)
 
 
 def test_logs_name_the_terms() -> None:

@@ -34,6 +34,7 @@ ARMS: dict[str, dict[str, Any]] = {
     "soft_teacher": {"loss": {"kind": "soft_teacher"}},
     "filip": {"loss": {"kind": "filip"}, "model": VIT_MODEL},
     "coca": {"loss": {"kind": "coca"}, "model": COCA_MODEL},
+    "mp_nce": {"loss": {"kind": "mp_nce"}, "captions": SAMPLE},
     "protoclip": {"loss": PROTOCLIP, "model": VIT_MODEL},
     "grouped": {
         "train": {
@@ -150,7 +151,8 @@ def test_interrupted_run_ends_bitwise_equal(arm: str, root: Path, tmp_path: Path
     assert_resumes(ARMS[arm], stops.tolist(), root, tmp_path)
 
 
-def test_a_run_on_a_mixture_resumes_and_records_the_shares(root: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("batches", ["random", "debiased"])
+def test_a_run_on_a_mixture_resumes_and_records_the_shares(batches: str, root: Path, tmp_path: Path) -> None:
     worlds = {name: ShapesData(train_samples=size, test_samples=36, seed=size) for name, size in MIXED.items()}
     for world in worlds.values():
         materialise(world, root / "store" / "data")
@@ -160,7 +162,14 @@ def test_a_run_on_a_mixture_resumes_and_records_the_shares(root: Path, tmp_path:
         "data": {"kind": "mixture", "sources": sources},
         "captions": SAMPLE,
         "evaluation": {"sets": ()},
-        "train": {"duration": "2 epochs", "global_batch_size": 16, "augment": {"kind": "declip"}},
+        "train": {
+            "duration": "2 epochs",
+            "global_batch_size": 16,
+            "virtual_batch_size": 4,
+            "augment": {"kind": "declip"},
+            "batches": {"kind": batches},
+        },
+        "resources": ACCUMULATED,
     }
     assert_resumes(fields, [2, 5], root, tmp_path)
     plan, run = planned(root, experiment(**fields))

@@ -46,6 +46,7 @@ ARMS: dict[str, dict[str, Any]] = {
             "terms": [
                 *[{"kind": "negclip"}, {"kind": "in_modal"}, {"kind": "simsiam", "width": 8, "bottleneck": 4}],
                 {"kind": "masked_language", "share": 0.4},
+                {"kind": "mp_nce", "texts": 1},
                 {"kind": "multi_view", "images": 2, "texts": 2, "head": "mlp", "hidden": 8, "width": 4},
             ]
         },

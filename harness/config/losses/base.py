@@ -9,7 +9,7 @@ from pydantic import BeforeValidator, Field, WithJsonSchema, model_validator
 from harness.base.errors import SpecError
 from harness.config.base import Spec
 
-__all__ = ["Clamp", "LossSpec", "MomentumNeed", "Positive", "Share", "SquareLossSpec", "Weight"]
+__all__ = ["CLIP_SCALE", "Clamp", "LossSpec", "MomentumNeed", "Positive", "Share", "SquareLossSpec", "Weight"]
 
 Positive = Annotated[float, Field(gt=0)]
 Weight = Annotated[float, Field(ge=0)]
@@ -26,7 +26,8 @@ Clamp = Annotated[
     WithJsonSchema({"anyOf": [{"exclusiveMinimum": 0, "type": "number"}, {"const": "off", "type": "string"}]}),
 ]
 """A positive bound, or `"off"`, as files write None: TOML has no null."""
-_CLIP_SCALE = 1 / 0.07
+CLIP_SCALE = 1 / 0.07
+"""CLIP's start value of the factor on cosines."""
 
 
 class MomentumNeed(NamedTuple):
@@ -69,7 +70,7 @@ class LossSpec(Spec):
     pairs_modalities: ClassVar[bool] = True
     """It compares images with captions, and so trains both towers. Otherwise it is only a term of a sum."""
 
-    logit_scale: Positive = _CLIP_SCALE
+    logit_scale: Positive = CLIP_SCALE
     """Start value of the factor t = 1/tau on cosines."""
     learn_logit_scale: bool = True
     """Train the factor; off keeps it at its start value."""

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import ClassVar, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
-from harness.config.losses.base import LossSpec, Positive, Share
+from harness.config.losses.base import CLIP_SCALE, LossSpec, Positive, Share
 
 
 class SimCLR(LossSpec):
@@ -148,3 +148,44 @@ class NegCLIP(LossSpec):
     needs_tokens: ClassVar[bool] = False
     uses_mining: ClassVar[bool] = False
     hard_negatives: ClassVar[bool] = True
+
+
+class MPNCE(LossSpec):
+    """MP-NCE with domain-dependent similarity: UniCLIP's loss (Lee et al., NeurIPS 2022) on the towers' own features.
+
+    Every view of an image and every caption is contrasted with each other one of its pair, against those of all other
+    pairs. UniCLIP's heads that know the augmentation are not included.
+    """
+
+    kind: Literal["mp_nce"] = "mp_nce"
+    needs_teacher: ClassVar[bool] = False
+    needs_tokens: ClassVar[bool] = False
+    uses_mining: ClassVar[bool] = False
+
+    images: int = Field(1, ge=0)
+    """Further augmentations of each image, beside the image."""
+    texts: int = Field(0, ge=0)
+    """Further edits of each caption, beside the caption."""
+    image_logit_scale: Positive = CLIP_SCALE
+    """Start value of the factor between two images. `logit_scale` is that between an image and a caption."""
+    text_logit_scale: Positive = CLIP_SCALE
+    """Start value of the factor between two captions."""
+    learn_offsets: bool = True
+    """Train what is added to the scores between two images, and to those between two captions; both start at 0."""
+
+    @property
+    def views_read(self) -> int:
+        """Its number of images."""
+        return self.images
+
+    @property
+    def text_views_read(self) -> int:
+        """Its number of texts."""
+        return self.texts
+
+    @model_validator(mode="after")
+    def _others_start_under_the_clamp(self) -> MPNCE:
+        for name in ("image_logit_scale", "text_logit_scale"):
+            if self.max_logit_scale is not None and getattr(self, name) > self.max_logit_scale:
+                raise ValueError(f"{name} {getattr(self, name):g} is over max_logit_scale {self.max_logit_scale:g}")
+        return self

@@ -7,6 +7,7 @@ import os
 from bisect import bisect_right
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Mapping
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -98,6 +99,11 @@ class Dataset:
     def epoch_samples(self) -> int:
         """Images in an epoch."""
         return len(self)
+
+    @property
+    def proportions(self) -> Proportions:
+        """How often each of its sources is visited."""
+        return Proportions((len(self),), (Fraction(1),), len(self))
 
     def order(self, seed: int, epoch: int) -> NDArray[np.int64]:
         """The samples of an epoch in their order [epoch_samples]: a function of the seed and the epoch."""
@@ -248,6 +254,11 @@ class Mixture(Dataset):
     def epoch_samples(self) -> int:
         """Images in an epoch."""
         return self._proportions.epoch
+
+    @property
+    def proportions(self) -> Proportions:
+        """How often each source is visited."""
+        return self._proportions
 
     def order(self, seed: int, epoch: int) -> NDArray[np.int64]:
         """The samples of an epoch in their order [epoch_samples]."""

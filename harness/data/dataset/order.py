@@ -3,6 +3,9 @@
 Each source of a mixture is visited in passes: a new random order of all its samples each time. An epoch takes the next
 samples of each source, as many as its share says to within one sample, and shuffles them together. So the samples of a
 source are visited equally often to within one, and training can go on from any step.
+
+In debiased batches (ZeroVL) the same holds for batches instead of samples: an epoch takes the next batches of each
+source and shuffles the batches.
 """
 
 from __future__ import annotations
@@ -35,6 +38,56 @@ def mixed_order(proportions: Proportions, seed: int, epoch: int) -> NDArray[np.i
 def _visits(number: int, size: int, wanted: range, seed: int) -> NDArray[np.int64]:
     """The samples of a source at some of its visits; each pass over its `size` samples has an order of its own."""
     passes = range(wanted.start // size, (wanted.stop - 1) // size + 1)
-    visits = [stream("pass over a source", seed, number, one).permutation(size) for one in passes]
+    visits = [_shuffled(number, size, one, seed) for one in passes]
     first = passes.start * size
     return np.concatenate(visits)[wanted.start - first : wanted.stop - first]
+
+
+def _shuffled(number: int, size: int, one: int, seed: int) -> NDArray[np.int64]:
+    """The random order of a source's pass `one` over its `size` samples."""
+    return stream("pass over a source", seed, number, one).permutation(size)
+
+
+def debiased_order(proportions: Proportions, batch_size: int, seed: int, epoch: int) -> NDArray[np.int64]:
+    """The samples of an epoch whose batches are of one source each [whole batches of an epoch x `batch_size`].
+
+    A source has at least two batches of samples. No sample is twice in a batch.
+    """
+    offsets = [0, *accumulate(proportions.sizes)]
+    batches = proportions._replace(epoch=proportions.epoch // batch_size)
+    visits = zip(batches.visited(epoch), batches.visited(epoch + 1), strict=True)
+    parts = [
+        offsets[number] + _batches(number, proportions.sizes[number], range(*ends), batch_size, seed)
+        for number, ends in enumerate(visits)
+    ]
+    order: NDArray[np.int64] = stream("order of batches", seed, epoch).permutation(np.concatenate(parts)).reshape(-1)
+    return order
+
+
+def _batches(number: int, size: int, wanted: range, batch_size: int, seed: int) -> NDArray[np.int64]:
+    """Some of a source's batches [batches, `batch_size`]: its passes, one after the other, are cut into batches."""
+    first, last = wanted.start * batch_size, wanted.stop * batch_size
+    passes = range(first // size, -(-last // size))
+    visits = [np.empty(0, dtype=np.int64), *(_pass(number, size, one, batch_size, seed) for one in passes)]
+    start = first - passes.start * size
+    return np.concatenate(visits)[start : start + last - first].reshape(-1, batch_size)
+
+
+def _pass(number: int, size: int, one: int, batch_size: int, seed: int) -> NDArray[np.int64]:
+    """The order of a source's pass `one`, whose first samples are none of those that begin their batch.
+
+    The batch that two passes share begins with the last `carried` samples of the earlier pass. Where the later pass
+    begins with one of these, that one changes places with a sample from its middle. Its last samples stay, so an order
+    depends on the pass before alone. Two batches of samples are enough for such a middle.
+    """
+    order = _shuffled(number, size, one, seed)
+    carried = one * size % batch_size
+    if not carried:
+        return order
+    before = _shuffled(number, size, one - 1, seed)[-carried:]
+    is_before = np.isin(order, before)
+    begun = batch_size - carried
+    again = np.flatnonzero(is_before[:begun])
+    free = begun + np.flatnonzero(~is_before[begun : size - batch_size])[: len(again)]
+    order[again], order[free] = order[free], order[again]
+    return order
