@@ -19,6 +19,8 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 
@@ -34,6 +36,11 @@ COMMAND = f"""
 import atexit, json, sys
 atexit.register(lambda: print("LOADED", json.dumps([name for name in {LARGE} if name in sys.modules]), file=sys.stderr))
 if sys.argv[1:2] == ["import"]:
+    try:
+        from harness.execute.local.optional_packages import open_clip_alone
+        len(sys.argv) == 3 and open_clip_alone()
+    except ImportError:  # a checkout of before
+        pass
     __import__(sys.argv[2])
 else:
     from harness.cli import main
@@ -53,6 +60,16 @@ recall_k = [{}]
 feature_metrics = ["modality_gap", "alignment", "image_uniformity", "text_uniformity"]
 """
 
+COMMANDS: dict[str, tuple[str, ...]] = {
+    "harness --help": ("--help",),
+    "harness eval, features unknown": EVALUATE,
+    "harness eval, features known": EVALUATE,
+    "harness eval, new metrics": NEW_METRICS,
+    "harness eval, numbers known": EVALUATE,
+    "imports of a training job": ("import", "harness.worker"),
+    "imports of a training job that needs timm or transformers": ("import", "harness.worker", "all"),
+}
+
 
 def main() -> None:
     """Print the table."""
@@ -62,15 +79,24 @@ def main() -> None:
     parser.add_argument("--only", default="", help="rows whose names contain this")
     arguments = parser.parse_args()
     codes = dict(one.partition("=")[::2] for one in arguments.code or ["here=."])
-    commands = {
-        "harness --help": ("--help",),
-        "harness eval, features unknown": EVALUATE,
-        "harness eval, features known": EVALUATE,
-        "harness eval, new metrics": NEW_METRICS,
-        "harness eval, numbers known": EVALUATE,
-        "imports of a training job": ("import", "harness.worker"),
-    }
     print("| command | code | wall s | CPU s | imports |\n|---|---|---|---|---|")
+    for row in measured(codes, arguments.repeat, arguments.only):
+        print(f"| {row.command} | {row.code} | {row.wall_s:.2f} | {row.cpu_s:.2f} | {row.imports} |", flush=True)
+
+
+@dataclass(frozen=True)
+class Row:
+    """Medians of one command."""
+
+    command: str
+    code: str
+    wall_s: float
+    cpu_s: float
+    imports: str
+
+
+def measured(codes: Mapping[str, str], repeat: int, only: str = "") -> Iterator[Row]:
+    """The rows whose names contain `only`; `codes`: checkouts by their names."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         (folder / "made.json").write_text(json.dumps(CONFIG))
@@ -78,11 +104,11 @@ def main() -> None:
         write_retrieval(folder / "captions", 10, 32)
         time.sleep(10)  # the contents of a set that changed in the last ten seconds are not kept
         python(WEIGHTS, folder, Path(next(iter(codes.values()))))
-        for command, words in commands.items():
-            if arguments.only not in command:
+        for command, words in COMMANDS.items():
+            if only not in command:
                 continue
             found: dict[str, list[tuple[float, float, str]]] = {code: [] for code in codes}
-            for number in range(arguments.repeat):
+            for number in range(repeat):
                 for code, checkout in codes.items():
                     is_known = command.endswith((" known", "new metrics"))
                     store = f"store-{code}" + ("" if is_known else f"-{command[-7:]}-{number}")
@@ -96,7 +122,7 @@ def main() -> None:
                     found[code].append(python(COMMAND, folder, Path(checkout), *words, store=store))
             for code, runs in found.items():
                 wall, cpu = median(run[0] for run in runs), median(run[1] for run in runs)
-                print(f"| {command} | {code} | {wall:.2f} | {cpu:.2f} | {runs[0][2]} |")
+                yield Row(command, code, wall, cpu, runs[0][2])
 
 
 def python(code: str, folder: Path, checkout: Path, *words: str, store: str = "store") -> tuple[float, float, str]:

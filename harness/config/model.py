@@ -6,6 +6,8 @@ import json
 from collections.abc import Mapping
 from functools import lru_cache
 from importlib import resources
+from importlib.util import find_spec
+from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
@@ -22,6 +24,8 @@ TOKENIZER = "hf_tokenizer_name"
 """The key of a configuration's text_cfg that names a tokenizer of transformers, or its folder."""
 DECODER_MODELS = "coca_ViT-B-32, coca_ViT-L-14 or tiny-coca"
 """Names of models with a captioning decoder, for messages."""
+_OF_PACKAGES = ("timm", "hf_", "multimodal_cfg")
+"""In a configuration whose model may need timm or transformers."""
 _SHIPPED = resources.files("harness") / "models"
 
 
@@ -42,6 +46,17 @@ def shipped_config(name: str) -> dict[str, Any] | None:
     """The configuration of a model that ships with the harness, or None."""
     file = _SHIPPED / f"{name}.json"
     return dict(json.loads(file.read_text(encoding="utf-8"))) if file.is_file() else None
+
+
+@lru_cache
+def open_clips_config(name: str) -> dict[str, Any] | None:
+    """The configuration that open_clip's package has of the model `name`, or None. The package is not imported."""
+    package = find_spec("open_clip")
+    folders = (
+        [] if package is None else [Path(one) / "model_configs" for one in package.submodule_search_locations or ()]
+    )
+    files = [file for folder in folders for file in folder.glob("*.json") if file.stem == name]
+    return dict(json.loads(files[0].read_text(encoding="utf-8"))) if files else None
 
 
 def shipped_names() -> list[str]:
@@ -86,6 +101,14 @@ class Model(Spec):
     def bare(self) -> Model:
         """The same model without the weights that it starts from."""
         return Model(name=self.name, config=self.config)
+
+    @property
+    def may_need_packages(self) -> bool:
+        """False if open_clip certainly builds the towers without timm and transformers."""
+        if (architecture := self.architecture() or open_clips_config(self.name)) is None:
+            return True
+        stated = json.dumps(architecture)
+        return any(mark in stated for mark in _OF_PACKAGES)
 
     @property
     def may_give_tokens(self) -> bool:

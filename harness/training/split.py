@@ -7,12 +7,11 @@ together whatever the split, and the statistics and masks are those of that unit
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass
+from typing import Any
 
 from open_clip.transformer import PatchDropout
-from timm.layers.drop import DropPath
-from timm.layers.patch_dropout import PatchDropout as TimmPatchDropout
-from timm.layers.patch_dropout import PatchDropoutWithIndices
 from torch import nn
 
 from harness.base.errors import TrainingError
@@ -50,13 +49,23 @@ def is_coupled(model: nn.Module) -> str | None:
                 return "batch norm"
             case nn.modules.dropout._DropoutNd() if module.p > 0:
                 return "dropout"
-            case PatchDropout() | TimmPatchDropout() | PatchDropoutWithIndices() if module.prob > 0:
+            case PatchDropout() if module.prob > 0:
                 return "patch dropout"
-            case DropPath() if module.drop_prob:
-                return "stochastic depth"
+            case _ if coupled := _is_coupled_in_timm(module):
+                return coupled
             case _:
                 pass
     return None
+
+
+def _is_coupled_in_timm(module: Any) -> str | None:
+    """As `is_coupled`, for a layer of timm's. If timm is not imported, no module is one: its import takes a second."""
+    layers = sys.modules.get("timm.layers")
+    if layers is None:
+        return None
+    if isinstance(module, (layers.PatchDropout, layers.PatchDropoutWithIndices)) and module.prob > 0:
+        return "patch dropout"
+    return "stochastic depth" if isinstance(module, layers.DropPath) and module.drop_prob else None
 
 
 def split_batch(train: Train, *, processes: int, micro: int | None, coupled: str | None) -> Split:

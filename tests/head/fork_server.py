@@ -51,4 +51,5 @@ if __name__ == "__main__":
     from harness.execute.local import fork_server
 
     put_in_place_of_the_worker()
+    del sys.argv[1:]  # nothing here needs open_clip
     fork_server.main()

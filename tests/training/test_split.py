@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -9,6 +10,10 @@ from typing import Any, cast
 
 import pytest
 import torch
+from open_clip.transformer import PatchDropout
+from timm.layers.drop import DropPath
+from timm.layers.patch_dropout import PatchDropout as TimmPatchDropout
+from timm.layers.patch_dropout import PatchDropoutWithIndices
 from torch import nn
 
 from harness.base.errors import TrainingError
@@ -121,6 +126,20 @@ def test_what_couples() -> None:
     assert is_coupled(nn.Dropout(0.1)) == "dropout"
     assert is_coupled(nn.Sequential(nn.Dropout(0.0), nn.LayerNorm(3))) is None
     assert is_coupled(nn.BatchNorm2d(3).requires_grad_(False)) is None
+    assert is_coupled(PatchDropout(0.5)) == "patch dropout"
+    assert is_coupled(PatchDropout(0.0)) is None
+
+
+def test_what_couples_in_timm() -> None:
+    """A process that has not imported timm has no such layer, and does not import it to find out."""
+    for module in (TimmPatchDropout(0.5), PatchDropoutWithIndices(0.5)):
+        assert is_coupled(module) == "patch dropout"
+    assert is_coupled(DropPath(0.1)) == "stochastic depth"
+    assert is_coupled(nn.Sequential(DropPath(0.0), TimmPatchDropout(0.0))) is None
+    with pytest.MonkeyPatch.context() as changed:
+        changed.delitem(sys.modules, "timm.layers")
+        assert is_coupled(nn.Sequential(nn.Linear(2, 2))) is None
+        assert "timm.layers" not in sys.modules
 
 
 def recipe(**fields: Any) -> Train:

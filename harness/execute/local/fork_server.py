@@ -4,6 +4,9 @@ This saves an import per run: importing open_clip takes seconds, and a run of th
 A child behaves as `python -m harness.worker RUN_DIR` does: it has its own session, log and exit status. It outlives
 the fork server and the command, and finishes its run if they are killed.
 
+With `--without-packages`, it leaves out what most runs do not need (see `optional_packages`). A child whose run may
+need it then executes `python -m harness.worker RUN_DIR` instead, and imports everything itself.
+
 The protocol on stdin and stdout has one line per message. The server writes `ready - 0` once. It reads `RUN_DIR` and
 answers `started RUN_ID PID`, and later `ended RUN_ID STATUS` (the exit status, or minus the signal's number).
 """
@@ -15,12 +18,17 @@ import selectors
 import signal
 import sys
 from pathlib import Path
+from typing import NoReturn
 
+WITHOUT_PACKAGES = "--without-packages"
 _STOPPING = (signal.SIGTERM, signal.SIGUSR2)
 
 
 def main() -> None:
     """Fork a child for each run folder named on stdin, until stdin is closed and every child has ended."""
+    from harness.execute.local import optional_packages
+
+    is_without = WITHOUT_PACKAGES in sys.argv[1:] and optional_packages.open_clip_alone()
     from harness import worker  # the expensive import, done once
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -46,7 +54,8 @@ def main() -> None:
             *lines, waiting = (waiting + received).split(b"\n")
             for line in lines:
                 folder = Path(line.decode())
-                pid = _fork(folder, worker.main)
+                is_lacking = is_without and optional_packages.may_need_packages(folder)
+                pid = _fork(folder, _in_fresh_process if is_lacking else worker.main)
                 children[pid] = folder.name
                 _send_line(f"started {folder.name} {pid}")
         for pid, status in _ended():
@@ -71,6 +80,10 @@ def _fork(folder: Path, work: object) -> int:
     finally:
         # Not sys.exit: the child must not unwind the fork server's stack or run its exit handlers.
         os._exit(status)
+
+
+def _in_fresh_process(folder: Path) -> NoReturn:
+    os.execv(sys.executable, [sys.executable, "-m", "harness.worker", str(folder)])
 
 
 def _write_to_log(folder: Path) -> None:

@@ -8,12 +8,15 @@ import signal
 import subprocess
 import sys
 import threading
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from harness.base.errors import DispatchError
 from harness.base.machine import cores, gpu_count, without_ranks
+from harness.execute.local.fork_server import WITHOUT_PACKAGES
+from harness.execute.local.optional_packages import may_need_packages
 from harness.runs.settings import Settings
 
 FORK_SERVER = (sys.executable, "-m", "harness.execute.local.fork_server")
@@ -64,7 +67,8 @@ class LocalWorkers:
         """Start a worker on a run folder that is ready for it."""
         if self._fork_server is None or not self._fork_server.take(folder):
             self.close()
-            self._fork_server = _ForkServer(self.threads, self._events, self._in_job)
+            less = () if may_need_packages(folder) else (WITHOUT_PACKAGES,)
+            self._fork_server = _ForkServer(self.threads, self._events, self._in_job, less)
             self._fork_server.take(folder)
 
     def ended(self, timeout_s: float) -> list[Ended]:
@@ -98,7 +102,9 @@ class LocalWorkers:
 class _ForkServer:
     """One fork server process and the thread that reads its messages."""
 
-    def __init__(self, threads: int, events: queue.Queue[Ended | DispatchError], in_job: bool) -> None:
+    def __init__(
+        self, threads: int, events: queue.Queue[Ended | DispatchError], in_job: bool, options: Sequence[str]
+    ) -> None:
         self._events, self._in_job = events, in_job
         self._ready = False
         self._given: set[str] = set()
@@ -106,7 +112,7 @@ class _ForkServer:
         self._stopping = False
         limits = {name: str(threads) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS")}
         self._process = subprocess.Popen(
-            (*IGNORING_SIGNALS, *FORK_SERVER) if in_job else FORK_SERVER,
+            (*(IGNORING_SIGNALS if in_job else ()), *FORK_SERVER, *options),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
