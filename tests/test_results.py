@@ -81,7 +81,7 @@ def shown(bundle: Path) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def packed(bundle: Path) -> Path:
-    return bundles.pack(bundle, bundle.parent / "results").parent
+    return Path(bundles.pack(bundle, bundle.parent / "results")).parent
 
 
 @pytest.fixture
