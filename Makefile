@@ -18,7 +18,7 @@ SEED := $(or $(SEED),$(shell date +%s))
 # Without the bytecode cache, every process compiles torch and open_clip again, which takes seconds.
 unexport PYTHONDONTWRITEBYTECODE
 .NOTPARALLEL:
-.PHONY: help demo demo-time demo-search picture docs test test-slow test-slurm mutations histories fuzz demo-slurm chaos chaos-search wheels gpu test-all check format generate lock clean
+.PHONY: help demo demo-time demo-search picture results docs test test-slow test-slurm mutations histories fuzz demo-slurm chaos chaos-search wheels gpu test-all check format generate lock clean
 
 help: ## show this help
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | while IFS='	' read -r name text; do \
@@ -40,6 +40,9 @@ demo-time: $(INSTALLED) ## time the demo as a whole process, five times (ARGS="-
 picture: demo ## draw docs/report.png from the quickstart's report (needs Debian's chromium)
 	@chromium --headless --no-sandbox --disable-gpu --hide-scrollbars --window-size=1280,1370 \
 	    --screenshot=docs/report.png "file://$(abspath $(or $(HARNESS_STORE),store))/reports/quickstart.html"
+
+results: $(INSTALLED) ## write the tables of docs/results.md from docs/results in seconds (TRAIN=1 trains them again; ADD=FOLDER)
+	@$(BIN)/python -m benchmarks.results $(if $(TRAIN),--train) $(if $(ADD),--add "$(ADD)") $(ARGS)
 
 docs: $(INSTALLED) ## build the documentation, with search, in build/site (needs no network once its packages are cached)
 	@NO_MKDOCS_2_WARNING=1 $(BIN)/uv tool run --quiet --with 'mkdocs-material>=9.5,<10' --from 'mkdocs>=1.6,<2' \

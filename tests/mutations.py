@@ -306,6 +306,11 @@ MUTATIONS = (
     Mutation("training/checkpoint.py", "copy_(one.detach(), non_blocking=True)", "copy_(one.detach())", "gpu/test_fast.py::test_a_checkpoint_is_one_copy"),
     Mutation("training/provenance.py", ', "sigmoid_kernel": sigmoid_kernel(device)}', "}", "gpu/test_right.py::test_a_deterministic_run"),
     Mutation("base/machine.py", 'len(list(_DEVICES.glob("nvidia[0-9]*"))) or ', "", "head/test_machine.py::test_gpus_are_counted"),
+    Mutation("node/operations.py", "images = 1 + loss.views_read", "images = 1", "node/test_operations.py::test_the_count_equals_the_formula"),
+    Mutation("planning/estimate.py", "if states[run.id] is not State.DONE\n    }\n    runs_of", "if states[run.id]\n    }\n    runs_of", "node/test_operations.py::test_hours_are_operations_over_peak_and_utilisation"),
+    # results: the tables of docs/results.md
+    Mutation("../benchmarks/results/tables.py", '1 - (1 - CONFIDENCE) / max(family, 1)', 'CONFIDENCE', "test_results.py::test_claims_have_verdicts_corrected_intervals_and_a_count"),
+    Mutation("../benchmarks/results/page.py", "traced = _numbers(page if place == 0 else section)", "traced = _numbers(page)", "test_results.py::test_a_changed_page_is_told"),
 )  # fmt: skip
 
 

@@ -19,6 +19,21 @@ SHARED_MEMORY = Path("/dev/shm")
 PREFETCHED = 2
 """Batches that loader workers decode ahead, in shared memory."""
 
+PEAK_FLOPS = {
+    "H200": 989e12,
+    "H100 PCIe": 756e12,
+    "H100": 989e12,
+    "B200": 2250e12,
+    "A100": 312e12,
+    "L40S": 362e12,
+    "A10G": 70e12,
+    "A40": 150e12,
+    "L4": 121e12,
+    "RTX 4090": 165e12,
+    "V100": 125e12,
+}
+"""Dense half-precision peak of tensor cores, from NVIDIA's data sheets, by a part of the device's name."""
+
 _DEVICES, _DRIVER = Path("/dev"), Path("/proc/driver/nvidia/gpus")
 
 

@@ -25,6 +25,7 @@ from harness.runs.request import read_request
 from harness.runs.store import RunFolder, Store
 
 if TYPE_CHECKING:
+    from harness.planning.estimate import Operations
     from harness.reporting.forecast import Forecast
 
 WATCH_S = 2.0
@@ -84,7 +85,9 @@ def _widths(header: list[str], rows: list[list[str]]) -> list[int]:
     return [max(len(row[index]) for row in [header, *rows]) for index in range(len(header))]
 
 
-def plan(planned: Plan, store: Store, timed: Mapping[str, float] | None = None) -> None:
+def plan(
+    planned: Plan, store: Store, timed: Mapping[str, float] | None = None, on_gpu: Operations | None = None
+) -> None:
     """Print the arms, their changes, the states of their runs, and the cost. `timed`: see `estimate`."""
     from harness.execute.status import planned_states
 
@@ -115,6 +118,7 @@ def plan(planned: Plan, store: Store, timed: Mapping[str, float] | None = None) 
         say(f"seeds until the claims are decided: looks at {looks} seeds; {len(planned.looks)} taken{over}")
     say(_forecast_line(planned, store))
     say(_cost_line(planned, store, sum(state is Life.TRAINED for state in states.values()), timed))
+    _say_operations(on_gpu)
     for reason in planned.missing_data:
         say(f"missing: {reason}")
     for warning in confounded(planned.ablation, planned.experiments):
@@ -145,7 +149,13 @@ def _values(parameter: Parameter) -> str:
             return ", ".join(parameter.names)
 
 
-def search_plan(search: Search, base: Plan, store: Store, timed: Mapping[str, float] | None = None) -> None:
+def search_plan(
+    search: Search,
+    base: Plan,
+    store: Store,
+    timed: Mapping[str, float] | None = None,
+    counted: Operations | None = None,
+) -> None:
     """Print a search's space, strategy and budget, and the cost of one configuration."""
     rows = [[path, _values(parameter)] for path, parameter in search.space.items()]
     table(f"{base.name}: {search.question}", ["field", "values"], rows)
@@ -154,6 +164,7 @@ def search_plan(search: Search, base: Plan, store: Store, timed: Mapping[str, fl
     limits = {name: value for name, value in search.budget.model_dump().items() if value is not None}
     say(f"budget: {', '.join(f'{name} = {value:g}' for name, value in limits.items())}")
     say(f"one configuration: {_cost_line(base, store, 0, timed)}")
+    _say_operations(counted)
     for reason in base.missing_data:
         say(f"missing: {reason}")
 
@@ -173,7 +184,9 @@ def say_census(planned: Plan) -> None:
             say(f"data {fingerprint[:12]}: {sentence}")
 
 
-def plan_json(planned: Plan, store: Store, timed: Mapping[str, float] | None = None) -> dict[str, Any]:
+def plan_json(
+    planned: Plan, store: Store, timed: Mapping[str, float] | None = None, counted: Operations | None = None
+) -> dict[str, Any]:
     """The plan as JSON data, described by `harness.docs.outputs.PlanOutput`."""
     from harness.execute.status import planned_states
     from harness.planning.estimate import estimate
@@ -216,7 +229,8 @@ def plan_json(planned: Plan, store: Store, timed: Mapping[str, float] | None = N
         ],
         "references": [reference.model_dump() for reference in ablation.references],
         "published": {name: one.model_dump() for name, one in ablation.published.items()},
-        "cost": estimate(planned, store, store.states(planned.runs), timed),
+        "cost": estimate(planned, store, store.states(planned.runs), timed)
+        | {"operations": asdict(counted) if counted else None},
         "can_tell": asdict(found) if (found := _can_tell(planned, store)) else None,
     }
 
@@ -273,6 +287,25 @@ def seconds(duration: float) -> str:
     if duration < 90:
         return f"{duration:.0f} s"
     return f"{duration / 60:.0f} min" if duration < 5400 else f"{duration / 3600:.1f} h"
+
+
+def _say_operations(counted: Operations | None) -> None:
+    """Print GPU-hours from operations: of each arm, and of all missing runs."""
+    if counted is None:
+        return
+    rows = [[arm, f"{counted.sample_gflops[arm]:,.1f}", hours(one)] for arm, one in counted.arms.items()]
+    table("operations", ["arm", "GFLOP per image", "GPU-hours"], rows)
+    peak = f"{counted.peak_flops / 1e12:g} TFLOP/s of one {counted.gpu}"
+    say(
+        f"about {hours(counted.gpu_hours)} GPU-hours: {counted.flops:.3g} operations of the towers, with captions of "
+        f"{counted.tokens} tokens, at {counted.utilisation:.0%} of the {peak}; data loading, teacher features and "
+        "evaluation are not counted"
+    )
+
+
+def hours(amount: float) -> str:
+    """Format hours with three digits or more: `12,345`, `86.4`, `0.00123`."""
+    return f"{amount:,.0f}" if amount >= 100 else f"{amount:.3g}"
 
 
 def _forecast_line(planned: Plan, store: Store) -> str:

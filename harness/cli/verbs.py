@@ -17,6 +17,7 @@ from harness.cli.project import project_app
 from harness.cli.store import store_app
 
 if TYPE_CHECKING:
+    from harness.planning.estimate import Operations
     from harness.planning.plan import Plan
     from harness.planning.preflight import Obstacle
     from harness.planning.workspace import Project
@@ -101,6 +102,17 @@ def _timed(planned: Plan, store: Store) -> dict[str, float]:
     return found
 
 
+def _operations(
+    planned: Plan, store: Store, gpu: str, utilisation: float, tokens: int, samples: int | None
+) -> Operations:
+    """GPU-hours of the plan's missing runs from their operations. Their towers are built without memory."""
+    from harness.node.operations import sample_flops
+    from harness.planning.estimate import operations
+
+    counted = sample_flops(planned.runs.values(), tokens)
+    return operations(planned, store.states(planned.runs), counted, gpu, utilisation, tokens, samples)
+
+
 @app.command()
 def check(
     spec: Spec,
@@ -174,6 +186,17 @@ def plan(
     measure: Annotated[
         bool, typer.Option("--measure", help="Time ten steps of every shape that no finished run has.")
     ] = False,
+    gpu: Annotated[
+        str | None,
+        typer.Option("--gpu", metavar="NAME", help="Estimate hours of this GPU (H100, A100, ...) from operations."),
+    ] = None,
+    utilisation: Annotated[
+        float, typer.Option("--utilisation", min=0.01, max=1, help="Share of the GPU's peak that training reaches.")
+    ] = 0.4,
+    tokens: Annotated[int, typer.Option("--tokens", min=1, help="Length of captions, for --gpu.")] = 32,
+    samples: Annotated[
+        int | None, typer.Option("--samples", min=1, help="Size of data sets that are not on this machine.")
+    ] = None,
 ) -> None:
     """Show the runs that specs need: which are done, shared or missing, and what they will cost."""
     from harness import api
@@ -186,12 +209,13 @@ def plan(
         if not searched:
             output.note_claims(planned, store)
         timed = _timed(planned, store) if measure else None
+        counted = _operations(planned, store, gpu, utilisation, tokens, samples) if gpu else None
         if as_json:
-            shown.append(output.plan_json(planned, store, timed))
+            shown.append(output.plan_json(planned, store, timed, counted))
         elif searched:
-            output.search_plan(api.search_request(spec, set_).search, planned, store, timed)
+            output.search_plan(api.search_request(spec, set_).search, planned, store, timed, counted)
         else:
-            output.plan(planned, store, timed)
+            output.plan(planned, store, timed, counted)
         if not as_json:
             output.say_census(planned)
     if as_json:

@@ -70,6 +70,25 @@ class CanTell(_Output):
     """Finished arms that it is estimated from."""
 
 
+class OperationsCost(_Output):
+    """What the missing runs cost on a GPU, from their floating point operations (`--gpu`)."""
+
+    gpu: str
+    peak_flops: float
+    """Dense half-precision peak of the GPU, in FLOP/s."""
+    utilisation: float
+    """Share of the peak that training is taken to reach."""
+    tokens: int
+    """Length of a caption."""
+    flops: float
+    """Floating point operations of all missing runs."""
+    gpu_hours: float
+    arms: dict[str, float]
+    """GPU-hours of the missing runs of each arm. A run of several arms counts in each, a teacher in none."""
+    sample_gflops: dict[str, float]
+    """Operations on one image and its captions by arm, in GFLOP."""
+
+
 class PlanCost(_Output):
     """What is still to do."""
 
@@ -84,6 +103,8 @@ class PlanCost(_Output):
     runs_unknown: int
     """Missing runs whose time is not known."""
     basis: str
+    operations: OperationsCost | None
+    """null without `--gpu`."""
 
 
 class PlanOutput(_Output):

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from statistics import median
 from typing import Any, TypeAlias
 
-from harness.base.errors import StoreError
+from harness.base.errors import SpecError, StoreError
 from harness.base.files import read_json
+from harness.base.machine import PEAK_FLOPS
 from harness.planning.plan import Plan
 from harness.runs.metrics import metric_id
 from harness.runs.noted import NotedAblation, noted
@@ -55,6 +57,79 @@ def estimate(
         "runs_unknown": rest,
         "basis": "no comparable run has finished yet" if total is None else basis,
     }
+
+
+@dataclass(frozen=True)
+class Operations:
+    """What the missing runs of a plan cost on a GPU, from their floating point operations."""
+
+    gpu: str
+    peak_flops: float
+    """Dense half-precision peak of the GPU, in FLOP/s."""
+    utilisation: float
+    """Share of the peak that training is taken to reach."""
+    tokens: int
+    """Length of a caption."""
+    flops: float
+    """Floating point operations of all missing runs."""
+    gpu_hours: float
+    arms: Mapping[str, float]
+    """GPU-hours of the missing runs of each arm. A run of several arms counts in each, a teacher in none."""
+    sample_gflops: Mapping[str, float]
+    """Operations on one image and its captions by arm, in GFLOP."""
+
+
+def operations(
+    plan: Plan,
+    states: Mapping[str, State],
+    sample_flops: Mapping[str, float],
+    gpu: str,
+    utilisation: float,
+    tokens: int,
+    samples: int | None,
+) -> Operations:
+    """GPU-hours of the missing runs: steps x batch x operations of a sample / (peak x utilisation).
+
+    Args:
+        sample_flops: operations of training on one image and its captions, by run id.
+        gpu: a name of `PEAK_FLOPS`.
+        tokens: length of the captions that were counted.
+        samples: size of data sets that are not on this machine.
+
+    Raises:
+        SpecError: there is no such GPU, or a run's steps depend on data that is not here and `samples` is None.
+    """
+    name = next((name for name in PEAK_FLOPS if name.lower() == gpu.lower()), None)
+    if name is None:
+        raise SpecError(f"the peak of {gpu!r} is not known", where="--gpu", fix=f"known: {', '.join(PEAK_FLOPS)}")
+    speed = PEAK_FLOPS[name] * utilisation
+    flops = {
+        run.id: sample_flops[run.id] * _steps(run, samples) * run.experiment.train.global_batch_size
+        for run in plan.runs.values()
+        if states[run.id] is not State.DONE
+    }
+    runs_of = {arm.name: plan.ids(arm.name).values() for arm in plan.arms}
+    return Operations(
+        gpu=name,
+        peak_flops=PEAK_FLOPS[name],
+        utilisation=utilisation,
+        tokens=tokens,
+        flops=sum(flops.values()),
+        gpu_hours=sum(flops.values()) / speed / 3600,
+        arms={arm: sum(flops.get(run, 0.0) for run in runs) / speed / 3600 for arm, runs in runs_of.items()},
+        sample_gflops={arm: sample_flops[next(iter(runs))] / 1e9 for arm, runs in runs_of.items()},
+    )
+
+
+def _steps(run: PlannedRun, samples: int | None) -> int:
+    """Steps of a run, also of one whose data is not here."""
+    duration, batch = run.experiment.train.duration, run.experiment.train.global_batch_size
+    if run.steps or duration.unit != "epochs":
+        return run.steps or duration.steps(samples_per_epoch=0, global_batch_size=batch)
+    if samples is None:
+        what = f"{duration} of data that is not on this machine are an unknown number of steps"
+        raise SpecError(what, where="train.duration", fix="give the size of the data with --samples")
+    return duration.steps(samples_per_epoch=samples, global_batch_size=batch)
 
 
 def finished_arms(plan: Plan, store: Store) -> Finished:

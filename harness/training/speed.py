@@ -11,24 +11,10 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from harness.base.log import say
+from harness.base.machine import PEAK_FLOPS
 from harness.models import Towers
 from harness.training.batches import Batch
 from harness.training.provenance import peak_memory_gb
-
-PEAK_FLOPS = {
-    "H200": 989e12,
-    "H100 PCIe": 756e12,
-    "H100": 989e12,
-    "B200": 2250e12,
-    "A100": 312e12,
-    "L40S": 362e12,
-    "A10G": 70e12,
-    "A40": 150e12,
-    "L4": 121e12,
-    "RTX 4090": 165e12,
-    "V100": 125e12,
-}
-"""Dense half-precision peak of tensor cores, from NVIDIA's data sheets, by a part of the device's name."""
 
 
 class Speed:
@@ -109,7 +95,7 @@ def step_flops(towers: Towers, batch: Batch) -> float | None:
     )
     try:
         return sum(
-            _passes(parameters) * _flops(towers, encode) * len(batch.samples) / len(some.samples)
+            _passes(parameters) * counted_flops(towers, encode) * len(batch.samples) / len(some.samples)
             for parameters, some, encode in encoders
         )
     except Exception as error:  # whatever a model does to the counter, its training goes on
@@ -127,7 +113,8 @@ def _encode_all(towers: Towers, batch: Batch) -> Tensor:
     return towers.encode_image(towers.normalise(pixels.to(towers.device)))
 
 
-def _flops(towers: Towers, encode: Callable[[], Tensor]) -> float:
+def counted_flops(towers: Towers, encode: Callable[[], Tensor]) -> float:
+    """Floating point operations of `encode`, which encodes images or texts by the towers."""
     # In training mode and with gradients, because otherwise attention takes a path whose operations are not seen.
     # Matrix products are seen inside plain attention only; batch norms must not move.
     was_training = towers.training

@@ -267,7 +267,7 @@ def test_a_statistic_kills_no_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     def broken(*_: Any) -> float:
         raise AssertionError("ModuleTracker")
 
-    monkeypatch.setattr(speed, "_flops", broken)
+    monkeypatch.setattr(speed, "counted_flops", broken)
     trainer = stepped(made(tmp_path, resources={"device": "cpu"}))
     assert trainer.speed.flops is None
     assert "cannot be counted" in "".join(capsys.readouterr())
@@ -285,11 +285,11 @@ def test_an_attention_pool_is_counted() -> None:
         Model(name="pooled", config={**CONFIG, "embed_dim": 768, "vision_cfg": vision}), device="meta"
     )
     images = torch.zeros(1, 3, 224, 224, device="meta")
-    assert speed._flops(towers, lambda: towers.encode_image(images)) > 35e9
+    assert speed.counted_flops(towers, lambda: towers.encode_image(images)) > 35e9
 
 
 def test_a_vit_is_counted_in_full() -> None:
     """The image tower of ViT-B/16 takes 35.1 GFLOP for an image, a third of which the fast path of attention hides."""
     towers = build_towers(Model(name="ViT-B-16"), device="meta")
     images = torch.zeros(1, 3, 224, 224, device="meta")
-    assert speed._flops(towers, lambda: towers.encode_image(images)) == pytest.approx(35.13e9, rel=1e-3)
+    assert speed.counted_flops(towers, lambda: towers.encode_image(images)) == pytest.approx(35.13e9, rel=1e-3)

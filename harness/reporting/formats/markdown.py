@@ -24,13 +24,17 @@ def as_markdown(document: Document) -> str:
 
 def markdown_table(table: Table) -> str:
     """A table under its caption as a heading."""
+    return f"## {escape(table.caption)}\n\n{bare_table(table)}"
+
+
+def bare_table(table: Table) -> str:
+    """A table with its notes, without its caption."""
     lines = [
         _row([TableCell(head.full) for head in table.heads]),
         _rule(table.heads),
         *(_row(row) for row in table.rows),
     ]
-    notes = "".join(f"\n\n{escape(note)}" for note in table.notes)
-    return f"## {escape(table.caption)}\n\n" + "\n".join(lines) + notes
+    return "\n".join(lines) + "".join(f"\n\n{escape(note)}" for note in table.notes)
 
 
 def escape(text: str) -> str:

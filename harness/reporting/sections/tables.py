@@ -57,7 +57,7 @@ def arms_table(results: Results, columns: Sequence[Column]) -> Table:
     rows = []
     for arm in results.by_arm:
         row = [TableCell(results.labels[arm]), mean_entry(results, primary, arm), _seeds_entry(results, primary, arm)]
-        row += _difference_entries(results, primary, arm) if several else []
+        row += difference_entries(results, primary, arm) if several else []
         row += _reference_entries(primary, arm, references) if references else []
         rows.append((*row, *(mean_entry(results, column, arm) for column in secondary)))
     for name, one in ablation.published.items():
@@ -176,7 +176,8 @@ def _seeds_entry(results: Results, column: Column, arm: str) -> TableCell:
     return TableCell(str(found) if found == planned else f"{found} of {planned}", muted=found == 0)
 
 
-def _difference_entries(results: Results, column: Column, arm: str) -> list[TableCell]:
+def difference_entries(results: Results, column: Column, arm: str) -> list[TableCell]:
+    """An arm's difference to the baseline with its interval, and its corrected p-value."""
     one, baseline = column.arms[arm], results.plan.ablation.baseline
     if arm == baseline:
         return [TableCell("baseline", muted=True), EMPTY]

@@ -1,0 +1,1 @@
+"""The tables of docs/results.md from the bundles in docs/results: `make results`."""

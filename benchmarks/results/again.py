@@ -1,0 +1,78 @@
+"""Train the runs of a bundle from nothing, and compare their digits with those that it states."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from harness import api
+from harness.base.errors import StoreError
+from harness.execute.bundle import Bundle, read_bundle
+from harness.execute.verify import OF_THE_MACHINE
+from harness.planning.workspace import Project
+from harness.runs.settings import load_settings
+from harness.runs.store import RunFolder, Store
+
+
+def train(folder: Path, on: str = "local") -> list[str]:
+    """Train every run of the unpacked bundle `folder` in a store of its own; returns what differs, a sentence each.
+
+    Args:
+        on: `local` (processes of this machine) or `inline` (this process).
+
+    Raises:
+        HarnessError: its data is not on this machine, or a run cannot be started.
+    """
+    bundle = read_bundle(folder)
+    with tempfile.TemporaryDirectory(prefix="harness-results-") as scratch:
+        settings = load_settings().model_copy(update={"store": Path(scratch) / "store", "tracking_uri": "none"})
+        project = Project(settings, Store(settings.store, settings.evaluation_root))
+        plan = project.plan(bundle.plan.ablation, name=bundle.about.name)
+        print(f"{folder.name}: training {len(bundle.about.runs)} runs in {settings.store}", flush=True)
+        api.run(plan, on=on)
+        problems = list(differing(bundle, project.store))
+    print(f"{folder.name}: {'differs' if problems else 'all runs have the same digits'}")
+    return problems
+
+
+def differing(bundle: Bundle, store: Store) -> Iterator[str]:
+    """In what the runs of `store` differ from those of the bundle, a sentence each."""
+    for run in bundle.about.runs:
+        who, ours, theirs = f"bundle {bundle.about.name}: run {run}", bundle.store.run(run), store.run(run)
+        if not theirs.record_file.exists():
+            yield f"{who} was not trained again"
+            continue
+        parts = [name for name, what in digits(ours).items() if what != digits(theirs)[name]]
+        if parts:
+            software = sorted(_software(ours).items() ^ _software(theirs).items())
+            hint = f" (other software or device: {software})" if software else ""
+            yield f"{who}, trained again, has other {', '.join(parts)}{hint}"
+
+
+def digits(run: RunFolder) -> dict[str, Any]:
+    """Everything of a finished run that does not depend on the clock or on the machine's load.
+
+    Raises:
+        StoreError: its record is damaged, or names no weights.
+    """
+    record = run.record()
+    if not record.evaluations or not all(one.weights for one in record.evaluations):
+        raise StoreError("does not name the weights that were evaluated", where=str(run.record_file))
+    lines = [(line.step, _without_pace(line.values)) for line in run.step_metrics()]
+    return {
+        "weights": {one.weights for one in record.evaluations},
+        "metrics": {(one.set, one.protocol_id): one.metrics for one in record.evaluations},
+        "last training metrics": _without_pace(record.final),
+        "curves": lines,
+    }
+
+
+def _without_pace(values: Any) -> dict[str, float]:
+    return {name: value for name, value in values.items() if name not in OF_THE_MACHINE}
+
+
+def _software(run: RunFolder) -> dict[str, str]:
+    record = run.record()
+    return {**record.versions, "device": record.cost.device, "threads": str(record.cost.threads)}
