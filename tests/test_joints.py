@@ -186,8 +186,6 @@ REFUSED = r"no code (implements|reads) [a-z.]+ = 'made_up'"
     [
         ("loss", MadeUpLoss(), "there is code for albef, align_uniform, alip, .*supcon_out"),
         ("mining", MadeUpMining(), "there is code for none, placebo, python, threshold, truth"),
-        ("train", None, "there is code for grouped, random"),
-        ("mining", MadeUpMining(), "there is code for none, placebo, python, threshold"),
         ("train", None, "there is code for debiased, grouped, random"),
     ],
 )

@@ -9,11 +9,9 @@ from dataclasses import replace
 import pytest
 import torch
 from open_clip.loss import ClipLoss, SigLipLoss
-from pydantic import TypeAdapter
-from torch import Tensor
-from torch.nn import functional as F  # noqa: N812
 from pydantic import TypeAdapter, ValidationError
 from torch import Tensor
+from torch.nn import functional as F  # noqa: N812
 
 from harness.base.errors import SpecError, TrainingError
 from harness.config.experiment import Experiment
@@ -265,6 +263,8 @@ def test_dreamlips_circle_loss_is_off_by_default() -> None:
     assert "loss/circle" not in build_objective(DreamLIP())(batch)[1]
     assert DreamLIP(circle_margin=0.5, circle_gamma=3).science() == DreamLIP().science()
     assert DreamLIP(circle_weight=0.1, circle_gamma=3).science() != DreamLIP(circle_weight=0.1).science()
+
+
 def test_mp_nces_own_factors_and_offsets_have_the_gradients_of_the_formula() -> None:
     batch = random_batch(Shape(mined=False, captions=2))
     objective = build_objective(MPNCE(texts=1, image_logit_scale=4, text_logit_scale=6)).double()
