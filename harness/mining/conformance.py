@@ -89,7 +89,7 @@ def _equal(captions: int) -> Features:
 
 def _rule(spec: Mining) -> MiningRule:
     rule = build_rule(spec, lambda: Calibration(*_features(3, seed=1)))
-    assert rule is not None
+    assert isinstance(rule, MiningRule)
     return rule
 
 

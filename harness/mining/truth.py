@@ -47,5 +47,5 @@ class TruthRule:
         found = np.repeat(np.asarray(images, dtype=np.int64), [len(one) for one in rows])
         own = owners[cols] == found
         clause = torch.from_numpy(np.where(own, GROUND_TRUTH, DRAWN).astype(np.uint8)).to(owner.device)
-        place = (torch.from_numpy(one).to(owner.device) for one in (found, cols))
-        return Mined(*place, clause, images, int(own.sum()))
+        rows_there, cols_there = (torch.from_numpy(one).to(owner.device) for one in (found, cols))
+        return Mined(rows_there, cols_there, clause, images, int(own.sum()))

@@ -10,7 +10,7 @@ import torch
 from pydantic import TypeAdapter
 
 from harness.config.mining import Mining, ThresholdMining
-from harness.mining.build import Calibration, build_rule
+from harness.mining.build import Calibration, MiningRule, build_rule
 from harness.mining.conformance import check_mining_part
 from harness.mining.placebo import DRAWN
 from harness.mining.positives import GROUND_TRUTH
@@ -64,7 +64,7 @@ def test_each_check_finds_its_fault(tmp_path: Path, old: str, new: str, check: s
 def test_a_rule_of_pairs_keeps_the_ground_truth(tmp_path: Path) -> None:
     image, text, owner = features(0, [2, 1, 3, 2], 8, 2)
     rule = build_rule(own(tmp_path, count=2, floor=-1), lambda: Calibration(image, text, owner))
-    assert rule is not None
+    assert isinstance(rule, MiningRule)
     mined = rule.mine(image, text, owner, range(1, 3))
     similarity = (image @ text.T).masked_fill(owner[None] == torch.arange(4)[:, None], -2)
     wanted = (owner[None] == torch.arange(4)[:, None]) | (similarity >= similarity.topk(2).values[:, 1:])

@@ -13,7 +13,7 @@ from pydantic import ValidationError
 
 from harness.base.errors import SpecError
 from harness.config.mining import PlaceboMining, ThresholdMining
-from harness.mining import GROUND_TRUTH, Calibration, Mined, build_rule, mine
+from harness.mining import GROUND_TRUTH, Calibration, Mined, MiningRule, build_rule, mine
 from harness.mining.placebo import redrawn
 from tests.head.made import MINING, ablation, plan_of
 
@@ -70,9 +70,9 @@ def test_the_rule_draws_by_the_thresholds_of_what_it_matches() -> None:
     image, text, owner = features(1, [2] * 40, 8, 4)
     spec = ThresholdMining.model_validate({"kind": "threshold", "image_text": {"quantile": 0.9}})
     rules = [build_rule(one, lambda: Calibration(image, text, owner)) for one in (spec, PlaceboMining(of=spec))]
-    assert rules[0] is not None
-    assert rules[1] is not None
-    mined, drawn = (rule.mine(image, text, owner, range(40)) for rule in rules if rule)
+    assert isinstance(rules[0], MiningRule)
+    assert isinstance(rules[1], MiningRule)
+    mined, drawn = (rule.mine(image, text, owner, range(40)) for rule in rules if isinstance(rule, MiningRule))
     assert foreign(drawn) == foreign(mined)
     assert foreign(mined).total() > 100
     assert not torch.equal(drawn.cols, mined.cols)
