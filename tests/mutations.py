@@ -52,6 +52,8 @@ MUTATIONS = (
     Mutation("losses/softmax.py", "if batch.epoch >= self.start else 0.0", "if batch.epoch > self.start else 0.0", "losses/test_references.py::test_mafa_smooths_from_its_epoch_on"),
     Mutation("losses/gated.py", "1 - self.momentum)", "self.momentum)", "losses/test_formulas.py::test_formula[alip]"),
     Mutation("losses/tokens.py", "(1 + margin - fixed).clamp(min=0)", "(1 + margin - cosines).clamp(min=0)", "losses/test_references.py::test_dreamlips_circle_loss_is_the_authors"),
+    Mutation("losses/momentum.py", "(owner[:, None] == of)[:, :, None] | ~mask", "~mask[None].expand(len(query), -1, -1)", "losses/test_formulas.py::test_formula"),
+    Mutation("training/momentum.py", "(place > 0) & (place < tokens", "(place < tokens", "training/test_momentum.py::test_features_of_patches_and_tokens_stand_beside_those_of_views_and_captions"),
     Mutation("losses/base.py", "self.log_scale.clamp_(max=self.max_log_scale)", "self.log_scale.clamp_(min=-self.max_log_scale)", "losses/test_references.py::test_clamp_and_frozen_scale"),
     Mutation("losses/views.py", "fixed = [F.normalize(one.detach()", "fixed = [F.normalize(one", "losses/test_formulas.py::test_formula[simsiam]"),
     Mutation("losses/views.py", "negative[there]", "negative", "losses/test_formulas.py::test_formula[negclip]"),

@@ -367,7 +367,8 @@ class SumLoss(Spec):
         needs = [need for part in self.parts if (need := part.momentum_need)]
         if not needs:
             return None
-        return MomentumNeed(needs[0].momentum, any(one.images for one in needs), max(one.views for one in needs))
+        images, tokens = any(one.images for one in needs), any(one.tokens for one in needs)
+        return MomentumNeed(needs[0].momentum, images, max(one.views for one in needs), tokens)
 
     def check_batch(self, images: int, captions: int) -> None:
         """Check every term.
@@ -446,7 +447,7 @@ def check_loss(
     for part in loss.parts:
         if part.needs_teacher and not has_teacher:
             raise SpecError(f"{part.label} needs a teacher", where="loss", fix="name one under teacher")
-        if part.needs_tokens and not has_tokens:
+        if (part.needs_tokens or (part.momentum_need and part.momentum_need.tokens)) and not has_tokens:
             what = f"{part.label} compares tokens, but the model's towers give pooled features only"
             raise SpecError(what, where="loss", fix="take a vision transformer, such as tiny-vit or ViT-B-16")
         if part.needs_decoder and not has_decoder:

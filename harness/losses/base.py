@@ -115,6 +115,12 @@ class PairBatch:
     """[M, d] unit rows of the momentum towers, without a gradient."""
     momentum_views: Tensor | None = None
     """[N, w, d] unit rows of the momentum towers, of w further augmentations of each image."""
+    momentum_patches: Tensor | None = None
+    """[N, p, d] unit rows of the momentum towers: the patches of the first of these augmentations."""
+    momentum_tokens: Tensor | None = None
+    """[M, l, d] unit rows of the momentum towers: the captions' tokens, the same l on every rank."""
+    momentum_mask: Tensor | None = None
+    """[M, l] bool: the token is neither a caption's first, nor its last, nor padding."""
 
     @property
     def final_positives(self) -> Positives:
@@ -172,6 +178,9 @@ def gather_pairs(batch: PairBatch, ranks: Ranks) -> PairBatch:
             "momentum_image": batch.momentum_image,
             "momentum_text": batch.momentum_text,
             "momentum_views": batch.momentum_views,
+            "momentum_patches": batch.momentum_patches,
+            "momentum_tokens": batch.momentum_tokens,
+            "momentum_mask": batch.momentum_mask,
         }.items()
     }
     return PairBatch(

@@ -28,12 +28,12 @@ FEATURES = (
 )
 IMAGE_PARTS = (
     *("image", "teacher_image", "image_tokens", "image_views", "samples"),
-    *("momentum_image", "momentum_views"),
+    *("momentum_image", "momentum_views", "momentum_patches"),
 )
 CAPTION_PARTS = (
     *("text", "owner", "slot", "is_raw", "teacher_text", "text_tokens", "text_mask"),
     *("text_views", "negative_text", "has_negative", "word_losses", "word_counts"),
-    *("caption_losses", "caption_lengths", "momentum_text"),
+    *("caption_losses", "caption_lengths", "momentum_text", "momentum_tokens", "momentum_mask"),
 )
 IMAGES, WIDTH, SCALE = 8, 6, 7.0
 EXCHANGE_S = 20.0
@@ -82,6 +82,9 @@ def random_pairs(captions: int, *, images: int = IMAGES, density: float = 0.15, 
         momentum_image=rows(images, WIDTH),
         momentum_text=rows(len(every), WIDTH),
         momentum_views=rows(images, 1, WIDTH),
+        momentum_patches=rows(images, 4, WIDTH),
+        momentum_tokens=rows(len(every), 4, WIDTH),
+        momentum_mask=torch.arange(4) < torch.randint(1, 5, (len(every),), generator=make)[:, None],
     )
 
 
@@ -218,6 +221,9 @@ def _needs(spec: Loss, captions: int) -> None:
         "momentum_need": {}
         if spec.momentum_need
         else {"momentum_image": None, "momentum_text": None, "momentum_views": None},
+        "momentum_need.tokens": {}
+        if spec.momentum_need and spec.momentum_need.tokens
+        else {"momentum_patches": None, "momentum_tokens": None, "momentum_mask": None},
         "uses_mining": {} if spec.takes_mining else {"positives": None},
     }
     for need, without in hidden.items():

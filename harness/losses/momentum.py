@@ -5,10 +5,13 @@ Without a gradient in what is compared with, every term is a log-sum minus the s
 
 from __future__ import annotations
 
+import math
 from typing import ClassVar
 
 import torch
+import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
 from harness.config.loss import ALBEF, TCL, MoCo, NearestNeighbour
 from harness.config.losses.momentum import DistillationSpec, QueueSpec
@@ -19,6 +22,10 @@ from harness.losses.softmax import Terms, clip_terms, log_mean_exp
 from harness.losses.targets import mean_captions
 
 __all__ = ["ALBEFObjective", "MoCoObjective", "NearestNeighbourObjective", "TCLObjective"]
+
+_SCORES_AT_ONCE = 2**24
+_NOTHING = -1e8
+"""The logit of a pair that takes no part. Infinity would make the gradient of an empty sum undefined."""
 
 
 class _Queued(Objective):
@@ -109,7 +116,13 @@ class ALBEFObjective(_Distilled):
 class TCLObjective(_Distilled):
     """TCL's contrasts of whole images and captions (Yang et al., CVPR 2022): ALBEF's two, and in each modality the
     student's feature against the momentum towers' and the queue. The momentum image is a further view.
+
+    With `local`, also the student's whole feature against the momentum towers' patches and tokens, in the batch alone.
     """
+
+    def __init__(self, spec: TCL, sweep: ChunkPass) -> None:
+        super().__init__(spec, sweep)
+        self.local = spec.local
 
     def _terms(self, batch: PairBatch, scale: Tensor) -> tuple[Terms, Logs]:
         if batch.momentum_views is None or batch.momentum_text is None:
@@ -118,13 +131,68 @@ class TCLObjective(_Distilled):
         by_image, by_text = self._cross_modal(batch, view, text, scale)
         same_image = mean_captions(text, batch.owner, len(view))[batch.owner]
         terms = {
-            "image_to_text": by_image / 4,
-            "text_to_image": by_text / 4,
-            "image_to_image": self._against(batch.image, view, [Keys(view), self.images.keys], scale) / 4,
-            "text_to_text": self._against(batch.text, same_image, [Keys(text), self.texts.keys], scale) / 4,
+            "image_to_text": by_image,
+            "text_to_image": by_text,
+            "image_to_image": self._against(batch.image, view, [Keys(view), self.images.keys], scale),
+            "text_to_text": self._against(batch.text, same_image, [Keys(text), self.texts.keys], scale),
         }
+        if self.local:
+            terms |= self._local(batch, scale)
         self._hold(view, text)
+        terms = {name: term / len(terms) for name, term in terms.items()}
         return terms, {"distillation": self.distillation_at(batch.epoch)}
+
+    def _local(self, batch: PairBatch, scale: Tensor) -> Terms:
+        """`in_batch_g2l_loss` of the published code, of images and of captions."""
+        patches, tokens, mask = batch.momentum_patches, batch.momentum_tokens, batch.momentum_mask
+        if patches is None or tokens is None or mask is None:
+            raise ValueError("tcl's local terms need the momentum towers' features of patches and tokens")
+        pooled = pooled_patches(patches)
+        every = torch.arange(len(pooled), device=pooled.device)
+        whole = torch.ones(pooled.shape[:2], dtype=torch.bool, device=pooled.device)
+        return {
+            "image_to_patches": self._to_parts(batch.image, pooled, whole, every, scale),
+            "text_to_tokens": self._to_parts(batch.text, tokens, mask, batch.owner, scale),
+        }
+
+    def _to_parts(self, query: Tensor, parts: Tensor, mask: Tensor, owner: Tensor, scale: Tensor) -> Tensor:
+        """Mean over `query` [A, d], and over the own `parts` [A, p, d] of each, of the cross-entropy of this part
+        against all parts of other images; `owner` [A]. Of parts without `mask` [A, p] there are none.
+        """
+        query, parts = query.to(scale.dtype), parts.to(scale.dtype)
+        size = self.sweep.chunk or max(1, _SCORES_AT_ONCE // (len(query) * parts.shape[1]))
+        strips = zip(*(torch.split(one, size) for one in (parts, mask, owner)), strict=True)
+        sums = [checkpoint(_others, query, owner, *strip, scale, use_reentrant=False) for strip in strips]
+        others = torch.stack(sums).logsumexp(0)
+        own = scale * torch.einsum("ad,apd->ap", query, parts)
+        losses = (torch.logaddexp(own, others[:, None]) - own).masked_fill(~mask, 0)
+        return (losses.sum(1) / mask.sum(1).clamp(min=1)).mean()
+
+
+def pooled_patches(patches: Tensor) -> Tensor:
+    """Means of squares of patches, [N, p, d] to [N, q, d], as in TCL's `patch_pooling`.
+
+    A grid of g x g patches is cut into squares of side int(sqrt(g)): 16 x 16 patches become 4 x 4 means. The means are
+    not normalised. The code holds for grids whose side is a square number; on others, patches beyond the last whole
+    square are left out here.
+
+    Raises:
+        ValueError: the grid is not square.
+    """
+    images, count, width = patches.shape
+    side = math.isqrt(count)
+    if side * side != count:
+        raise ValueError(f"tcl's local terms pool a square grid of patches; {count} patches form none")
+    grid = patches.reshape(images, side, side, width).permute(0, 3, 1, 2)
+    step = math.isqrt(side)
+    return F.avg_pool2d(grid, step, step).flatten(2).transpose(1, 2)
+
+
+def _others(query: Tensor, owner: Tensor, parts: Tensor, mask: Tensor, of: Tensor, scale: Tensor) -> Tensor:
+    """Log-sums [A] over the parts [c, p, d] of images `of` [c] that are not a query's own; `owner` [A]."""
+    z = scale * torch.einsum("ad,cpd->acp", query, parts)
+    left_out = (owner[:, None] == of)[:, :, None] | ~mask
+    return z.masked_fill(left_out, _NOTHING).flatten(1).logsumexp(1)
 
 
 @objectives.register(NearestNeighbour)

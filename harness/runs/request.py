@@ -131,7 +131,7 @@ def shape(experiment: Experiment) -> str:
         | ({"views": views} if (views := experiment.loss.views_read) else {})
         | ({"texts": texts} if (texts := experiment.loss.text_views_read + experiment.loss.hard_negatives) else {})
         | ({"decoder": True} if experiment.loss.needs_decoder else {})
-        | ({"momentum": need[1:]} if (need := experiment.loss.momentum_need) else {})
+        | ({"momentum": need[1:] if need.tokens else need[1:3]} if (need := experiment.loss.momentum_need) else {})
     )
 
 

@@ -31,6 +31,9 @@ class MomentumTowers:
     """
 
     def __init__(self, towers: Towers, need: MomentumNeed) -> None:
+        """Raises ModelError where features of tokens are needed, and the towers give none."""
+        if need.tokens:
+            towers.require_tokens()
         self.need = need
         self.towers = deepcopy(towers, {id(towers.tokens): towers.tokens}).requires_grad_(False).train()
         for norm, own in zip(self.towers.norms, towers.norms, strict=True):
@@ -82,11 +85,28 @@ class MomentumEncoder:
             found["momentum_image"] = self._image(step, unit, unit.images, 0)
         if unit.momentum_views is not None:
             views = enumerate(unit.momentum_views.unbind(1), start=1)
-            found["momentum_views"] = torch.stack([self._image(step, unit, view, number) for number, view in views], 1)
+            every = [self._image(step, unit, view, number) for number, view in views]
+            if self._need.tokens:
+                found["momentum_patches"] = every[0][:, 1:]
+                every = [one[:, 0] for one in every]
+            found["momentum_views"] = torch.stack(every, 1)
         torch.manual_seed(seed_of(self._seed, step, unit.first) + TEXT)
-        found["momentum_text"] = self._towers.encode_text(unit.tokens)
+        if not self._need.tokens:
+            found["momentum_text"] = self._towers.encode_text(unit.tokens)
+            return found
+        text = self._towers.encode_text_tokens(unit.tokens)
+        found["momentum_text"], found["momentum_tokens"] = text[:, 0], text[:, 1:]
+        found["momentum_mask"] = sent(_inner(unit.tokens), text.device)
         return found
 
     def _image(self, step: int, unit: Batch, pixels: Tensor, view: int) -> Tensor:
+        """[n, d], or, with tokens and of a view, those of the patches behind it, [n, 1 + p, d]."""
         torch.manual_seed(seed_of(self._seed, step, unit.first, view))
-        return self._towers.encode_image(self._towers.normalise(sent(pixels, self._towers.device)))
+        encode = self._towers.encode_image_tokens if self._need.tokens and view else self._towers.encode_image
+        return encode(self._towers.normalise(sent(pixels, self._towers.device)))
+
+
+def _inner(tokens: Tensor) -> Tensor:
+    """Mask [M, L] of the tokens between the first and the last, which has the largest id, of each text."""
+    place = torch.arange(tokens.shape[1], device=tokens.device)
+    return (place > 0) & (place < tokens.argmax(dim=1, keepdim=True))

@@ -99,6 +99,7 @@ ARMS: dict[str, Arm] = {
     "albef halfway": _arm("albef", formulas.albef_halfway, queue_size=29, ramp_epochs=2),
     "albef undistilled": _arm("albef", formulas.albef_undistilled, queue_size=29, distillation=0),
     "tcl": _arm("tcl", formulas.tcl, queue_size=29),
+    "tcl local": _arm("tcl", formulas.tcl_local, queue_size=29, local=True),
     "nearest_neighbour": _arm("nearest_neighbour", formulas.nearest_neighbour, queue_size=29),
     "dreamlip local scale": _arm("dreamlip", formulas.dreamlip_local_scale, local_logit_scale=4),
     "dreamlip circle": _arm("dreamlip", formulas.dreamlip_circle, circle_weight=0.1),

@@ -579,6 +579,28 @@ def tcl(batch: PairBatch, t: Tensor, b: Tensor, queues: Queues = ([], [])) -> Te
     return torch.stack(terms).mean()
 
 
+def to_parts(query: Tensor, parts: list[Tensor], owner: Tensor, t: Tensor) -> Tensor:
+    """TCL's `in_batch_g2l_loss`: each query against each of its own parts, and the parts of other images."""
+    losses = []
+    for one, own, image in zip(query, parts, owner, strict=True):
+        others = [t * one @ part for other, of in zip(parts, owner, strict=True) if of != image for part in other]
+        of_parts = [torch.stack([t * one @ part, *others]).logsumexp(0) - t * one @ part for part in own]
+        losses.append(torch.stack(of_parts).mean() if of_parts else t * 0 + one.sum() * 0)
+    return torch.stack(losses).mean()
+
+
+def tcl_local(batch: PairBatch, t: Tensor, b: Tensor) -> Tensor:
+    patches, tokens, mask = batch.momentum_patches, batch.momentum_tokens, batch.momentum_mask
+    assert patches is not None
+    assert tokens is not None
+    assert mask is not None
+    quarters = [[0, 1, 4, 5], [2, 3, 6, 7], [8, 9, 12, 13], [10, 11, 14, 15]]
+    squares = [torch.stack([image[quarter].mean(0) for quarter in quarters]) for image in patches]
+    words = [text[there] for text, there in zip(tokens, mask, strict=True)]
+    by_image = to_parts(batch.image, squares, torch.arange(len(squares)), t)
+    return (4 * tcl(batch, t, b) + by_image + to_parts(batch.text, words, batch.owner, t)) / 6
+
+
 def nearest_neighbour(
     batch: PairBatch, t: Tensor, b: Tensor, queue: tuple[Tensor, ...] = (), both: bool = False
 ) -> Tensor:

@@ -73,6 +73,9 @@ def random_batch(shape: Shape) -> PairBatch:
         momentum_image=rows(n, shape.width),
         momentum_text=rows(n * k, shape.width),
         momentum_views=F.normalize(torch.randn(n, 1, shape.width, generator=make, dtype=torch.float64), dim=2),
+        momentum_patches=F.normalize(torch.randn(n, 16, shape.width, generator=make, dtype=torch.float64), dim=2),
+        momentum_tokens=F.normalize(torch.randn(n * k, 4, shape.width, generator=make, dtype=torch.float64), dim=2),
+        momentum_mask=torch.arange(4) < torch.randint(0, 5, (n * k,), generator=make)[:, None],
     )
 
 

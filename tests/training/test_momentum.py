@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from pydantic import ValidationError
 
 from harness.base.errors import TrainingError
 from harness.training.checkpoint import Checkpoints, TrainingProgress
@@ -20,7 +21,12 @@ STEPS = 4
 ALBEF: dict[str, Any] = {"kind": "albef", "queue_size": 40, "momentum": 0.9, "ramp_epochs": 0}
 TCL = ALBEF | {"kind": "tcl"}
 SUM: dict[str, Any] = {
-    "terms": [{"kind": "infonce"}, TCL, {"kind": "nearest_neighbour", "queue_size": 24}, ALBEF | {"weight": 0.5}]
+    "terms": [
+        {"kind": "infonce"},
+        TCL | {"local": True},
+        {"kind": "nearest_neighbour", "queue_size": 24},
+        ALBEF | {"weight": 0.5},
+    ]
 }
 
 
@@ -109,6 +115,38 @@ def test_at_the_start_they_see_what_the_student_sees_masks_included(tmp_path: Pa
             (pairs.momentum_text, pairs.text),
         ):
             torch.testing.assert_close(ours, students, rtol=1e-11, atol=1e-13)
+
+
+def test_features_of_patches_and_tokens_stand_beside_those_of_views_and_captions(tmp_path: Path) -> None:
+    _, trainer, student = attempt(tmp_path, small(TCL | {"local": True}, micro_batch_size=4))
+    batch = next(iter(trainer._source.batches(0)))
+    assert trainer._momentum is not None
+    assert batch.momentum_views is not None
+    pairs = trainer._momentum(0, batch, batch.pairs(*trainer._encoder.look(0, batch)))
+    towers = student.towers
+    with torch.no_grad():
+        images = towers.encode_image_tokens(towers.normalise(batch.momentum_views[:, 0]))
+        texts = towers.encode_text_tokens(batch.tokens)
+    assert pairs.momentum_views is not None
+    assert pairs.momentum_mask is not None
+    assert pairs.momentum_tokens is not None
+    for ours, students in (
+        (pairs.momentum_views[:, 0], images[:, 0]),
+        (pairs.momentum_patches, images[:, 1:]),
+        (pairs.momentum_text, texts[:, 0]),
+        (pairs.momentum_tokens[pairs.momentum_mask], texts[:, 1:][pairs.momentum_mask]),
+    ):
+        torch.testing.assert_close(ours, students, rtol=1e-11, atol=1e-13)
+    for row, tokens in zip(pairs.momentum_mask, batch.tokens, strict=True):  # without the first and the last token
+        assert row.nonzero().flatten().tolist() == list(range(1, int((tokens != 0).sum()) - 1))
+    assert set(trainer._encoder.look(0, batch)[0].shape[1:]) == {16}, "the student encodes no tokens for it"
+
+
+def test_local_terms_need_towers_with_tokens() -> None:
+    resnet = {"name": "resnet", "config": CONFIG}
+    experiment(model=resnet, loss=TCL)
+    with pytest.raises(ValidationError, match="tcl compares tokens, but the model's towers give pooled features only"):
+        experiment(model=resnet, loss=TCL | {"local": True})
 
 
 def test_batch_norms_see_the_same_parts(tmp_path: Path) -> None:

@@ -58,7 +58,7 @@ ARMS: dict[str, dict[str, Any]] = {
         "loss": {
             "terms": [
                 {"kind": "infonce"},
-                {"kind": "tcl", "queue_size": 50, "ramp_epochs": 0},
+                {"kind": "tcl", "queue_size": 50, "ramp_epochs": 0, "local": True},
                 {"kind": "moco", "queue_size": 60, "momentum": 0.995},
                 {"kind": "nearest_neighbour", "queue_size": 48},
             ]

@@ -39,6 +39,8 @@ class MomentumNeed(NamedTuple):
     """Their features of the images."""
     views: int
     """Of how many further augmentations of each image their features."""
+    tokens: bool = False
+    """Their features of the patches of the first of these augmentations, and of the captions' tokens."""
 
 
 class LossSpec(Spec):

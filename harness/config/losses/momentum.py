@@ -91,10 +91,14 @@ class TCL(DistillationSpec):
     needs_tokens: ClassVar[bool] = False
     uses_mining: ClassVar[bool] = False
 
+    local: bool = False
+    """Add the published code's two local terms: each image against the momentum view's patches, each caption against
+    its momentum tokens. The loss is then the mean of six terms, as there, instead of four. Needs towers with tokens."""
+
     @property
     def momentum_need(self) -> MomentumNeed | None:
         """Towers that see a further view of the images, in place of the images."""
-        return MomentumNeed(self.momentum, images=False, views=1)
+        return MomentumNeed(self.momentum, images=False, views=1, tokens=self.local)
 
 
 class NearestNeighbour(QueueSpec):
