@@ -60,8 +60,8 @@ def debiased_order(proportions: Proportions, batch_size: int, seed: int, epoch: 
         offsets[number] + _batches(number, proportions.sizes[number], range(*ends), batch_size, seed)
         for number, ends in enumerate(visits)
     ]
-    order: NDArray[np.int64] = stream("order of batches", seed, epoch).permutation(np.concatenate(parts)).reshape(-1)
-    return order
+    order: NDArray[np.int64] = stream("order of batches", seed, epoch).permutation(np.concatenate(parts))
+    return order.reshape(-1)
 
 
 def _batches(number: int, size: int, wanted: range, batch_size: int, seed: int) -> NDArray[np.int64]:
@@ -70,7 +70,8 @@ def _batches(number: int, size: int, wanted: range, batch_size: int, seed: int) 
     passes = range(first // size, -(-last // size))
     visits = [np.empty(0, dtype=np.int64), *(_pass(number, size, one, batch_size, seed) for one in passes)]
     start = first - passes.start * size
-    return np.concatenate(visits)[start : start + last - first].reshape(-1, batch_size)
+    batches: NDArray[np.int64] = np.concatenate(visits)[start : start + last - first].reshape(-1, batch_size)
+    return batches
 
 
 def _pass(number: int, size: int, one: int, batch_size: int, seed: int) -> NDArray[np.int64]:
