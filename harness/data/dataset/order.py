@@ -60,8 +60,8 @@ def debiased_order(proportions: Proportions, batch_size: int, seed: int, epoch: 
         offsets[number] + _batches(number, proportions.sizes[number], range(*ends), batch_size, seed)
         for number, ends in enumerate(visits)
     ]
-    order: NDArray[np.int64] = stream("order of batches", seed, epoch).permutation(np.concatenate(parts)).reshape(-1)
-    return order
+    order: NDArray[np.int64] = stream("order of batches", seed, epoch).permutation(np.concatenate(parts))
+    return order.reshape(-1)
 
 
 def _batches(number: int, size: int, wanted: range, batch_size: int, seed: int) -> NDArray[np.int64]:
@@ -78,8 +78,8 @@ def _pass(number: int, size: int, one: int, batch_size: int, seed: int) -> NDArr
     """The order of a source's pass `one`, whose first samples are none of those that begin their batch.
 
     The batch that two passes share begins with the last `carried` samples of the earlier pass. Where the later pass
-    begins with one of these, that one changes places with a sample from its middle. Its last samples stay, so an order
-    depends on the pass before alone. Two batches of samples are enough for such a middle.
+    begins with one of these, that one changes places with the first other one behind. With two batches of samples, these
+    lie before the pass's last `batch_size`, which stay: so an order depends on the shuffle before alone.
     """
     order = _shuffled(number, size, one, seed)
     carried = one * size % batch_size
@@ -89,6 +89,6 @@ def _pass(number: int, size: int, one: int, batch_size: int, seed: int) -> NDArr
     is_before = np.isin(order, before)
     begun = batch_size - carried
     again = np.flatnonzero(is_before[:begun])
-    free = begun + np.flatnonzero(~is_before[begun : size - batch_size])[: len(again)]
+    free = begun + np.flatnonzero(~is_before[begun:])[: len(again)]
     order[again], order[free] = order[free], order[again]
     return order
