@@ -97,7 +97,7 @@ MUTATIONS = (
     # a job's start without optional packages
     Mutation("evaluation/outcomes.py", 'np.packbits(column, bitorder="little")', "np.packbits(column)", "evaluation/test_outcomes_arrow.py"),
     Mutation("evaluation/outcomes.py", "np.ascontiguousarray(column)", "column.base if column.base is not None else column", "evaluation/test_outcomes_arrow.py"),
-    Mutation("execute/local/optional_packages.py", "            del sys.modules[name]  # some", "            pass  # some", "head/test_optional_packages.py::test_a_version_of_open_clip_that_cannot_do_without"),
+    Mutation("base/open_clip_alone.py", "            del sys.modules[name]  # some", "            pass  # some", "head/test_optional_packages.py::test_a_version_of_open_clip_that_cannot_do_without"),
     Mutation("execute/local/optional_packages.py", "return [experiment.model, teacher.model]", "return [experiment.model]", "head/test_optional_packages.py::test_which_runs_may_need_them"),
     Mutation("training/split.py", "(layers.PatchDropout, layers.PatchDropoutWithIndices)", "layers.PatchDropout", "training/test_split.py::test_what_couples_in_timm"),
     # training
