@@ -115,10 +115,14 @@ def ours(folder: Path) -> None:
     """What `harness eval --suite fff11 --suite retrieval` does, for a model that open_clip does not know by name."""
     import torch
 
+    from harness.base.open_clip_alone import open_clip_alone
     from harness.config.evaluation import Evaluation
     from harness.config.experiment import Experiment
     from harness.evaluation.registry import computed
     from harness.evaluation.retrieval import ranks_of_scores, retrieval_ranks
+
+    if not model().may_need_packages:
+        open_clip_alone()
     from harness.models import build_towers, load_weights
     from harness.node.run_evaluation import RunEvaluation
     from harness.runs.request import Request

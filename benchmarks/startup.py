@@ -37,7 +37,7 @@ import atexit, json, sys
 atexit.register(lambda: print("LOADED", json.dumps([name for name in {LARGE} if name in sys.modules]), file=sys.stderr))
 if sys.argv[1:2] == ["import"]:
     try:
-        from harness.execute.local.optional_packages import open_clip_alone
+        from harness.base.open_clip_alone import open_clip_alone
         len(sys.argv) == 3 and open_clip_alone()
     except ImportError:  # a checkout of before
         pass

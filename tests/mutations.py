@@ -105,7 +105,10 @@ MUTATIONS = (
     Mutation("data/openclipart/words.py", "            wrong += int((~held[chosen]).sum())\n", "", "data/test_openclipart.py::test_the_error_rate_is_that_of_the_captions"),
     Mutation("data/synthetic/truth.py", "2 * (held @ said.T) >= total", "2 * (held @ said.T) > total", "data/test_truth.py::test_keywords_match_if_at_least_half_of_them_are_the_pictures"),
     # a job's start without optional packages
-    Mutation("execute/local/optional_packages.py", "            del sys.modules[name]  # some", "            pass  # some", "head/test_optional_packages.py::test_a_version_of_open_clip_that_cannot_do_without"),
+    Mutation("node/checkpoint_evaluation.py", "        if self.alone:\n", "        if False:\n", "evaluation/test_start.py::test_known_numbers_need_no_torch_and_known_features_no_vision_packages"),
+    Mutation("evaluation/outcomes.py", 'np.packbits(column, bitorder="little")', "np.packbits(column)", "evaluation/test_outcomes_arrow.py"),
+    Mutation("evaluation/outcomes.py", "np.ascontiguousarray(column)", "column.base if column.base is not None else column", "evaluation/test_outcomes_arrow.py"),
+    Mutation("base/open_clip_alone.py", "            del sys.modules[name]  # some", "            pass  # some", "head/test_optional_packages.py::test_a_version_of_open_clip_that_cannot_do_without"),
     Mutation("execute/local/optional_packages.py", "return [experiment.model, teacher.model]", "return [experiment.model]", "head/test_optional_packages.py::test_which_runs_may_need_them"),
     Mutation("training/split.py", "(layers.PatchDropout, layers.PatchDropoutWithIndices)", "layers.PatchDropout", "training/test_split.py::test_what_couples_in_timm"),
     # training

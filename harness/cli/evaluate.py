@@ -37,8 +37,11 @@ def measure(
     asked = evaluation_of(suites, protocols, spec)
     evaluation = present(asked, project)
     found = {}
-    for name, source in sources_of(project, checkpoints, model).items():
-        found[name] = source.measure(evaluation, processes)
+    sources = sources_of(project, checkpoints, model)
+    has_own = bool(evaluation.metrics)  # which may build any model
+    alone = not has_own and not any(source.model.may_need_packages for source in sources.values())
+    for name, source in sources.items():
+        found[name] = source.measure(evaluation, processes, alone=alone)
         for one in with_averages(found[name]) if not as_json else ():
             _print(name if len(checkpoints) > 1 else "", one)
     results = [one for several in found.values() for one in several]

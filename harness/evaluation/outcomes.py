@@ -87,7 +87,7 @@ def write_outcomes(folder: Path, outcomes: Outcomes) -> None:
     import pyarrow.parquet as pq
 
     metadata = {"set": outcomes.set, "task": outcomes.task, "protocol_id": outcomes.protocol_id}
-    table = pa.table({name: pa.array(column) for name, column in outcomes.columns.items()})
+    table = pa.table({name: _arrow(column) for name, column in outcomes.columns.items()})
     content = io.BytesIO()
     pq.write_table(table.replace_schema_metadata(metadata), content, compression="zstd")
     name, found = f"{outcomes.set}.{outcomes.protocol_id}", content.getvalue()
@@ -96,6 +96,27 @@ def write_outcomes(folder: Path, outcomes: Outcomes) -> None:
         path = folder / f"{name}.re-{hashlib.sha256(found).hexdigest()[:ID_LENGTH]}.parquet"
     if not path.exists():
         write_bytes(path, found)
+
+
+def _arrow(column: NDArray[Any]) -> Any:
+    """`column` [N] of texts, booleans or numbers as an array of Arrow, the same as `pyarrow.array(column)`.
+
+    That function imports pandas, if it is installed, which takes longer than the evaluation of a small set.
+    """
+    import pyarrow as pa
+
+    match column.dtype.kind:
+        case "O":
+            texts = [text.encode() for text in column]
+            ends = np.cumsum([0, *map(len, texts)])
+            if ends[-1] > np.iinfo(np.int32).max:
+                return pa.array(column)  # which splits it
+            kind, parts = pa.string(), [ends.astype(np.int32), b"".join(texts)]
+        case "b":
+            kind, parts = pa.bool_(), [np.packbits(column, bitorder="little")]
+        case _:
+            kind, parts = pa.from_numpy_dtype(column.dtype), [np.ascontiguousarray(column)]
+    return pa.Array.from_buffers(kind, len(column), [None, *(pa.py_buffer(part) for part in parts)])
 
 
 def read_outcomes(path: Path) -> Outcomes:

@@ -60,11 +60,14 @@ class CheckpointSource:
     weights: Path | None
     """None: the model names its weights itself."""
 
-    def measure(self, evaluation: Evaluation, processes: int | None = None) -> tuple[EvaluationResult, ...]:
+    def measure(
+        self, evaluation: Evaluation, processes: int | None = None, *, alone: bool = False
+    ) -> tuple[EvaluationResult, ...]:
         """Evaluate the checkpoint on the sets of `evaluation`.
 
         Args:
             processes: number of processes of this machine that share the work; by default one per GPU.
+            alone: this process builds no model that needs timm or transformers, and need not import them.
 
         Raises:
             DataError: an evaluation set is missing or damaged.
@@ -75,7 +78,7 @@ class CheckpointSource:
         store = KnownResults(self.request, self.model, self.weights)
         found = store.read(evaluation)
         if lacking := tuple(reference for reference in evaluation.sets if reference not in found):
-            measured = self._measured(evaluation.model_copy(update={"sets": lacking}), processes)
+            measured = self._measured(evaluation.model_copy(update={"sets": lacking}), processes, alone)
             store.keep(measured)
             found |= {one.reference: one for one in measured}
         return tuple(found[reference] for reference in evaluation.sets)
@@ -92,14 +95,14 @@ class CheckpointSource:
         one = CheckpointEvaluation(request=self.request, model=self.model, weights=self.weights)
         return MtebModel(one.towers(device := one.device()), name, device)
 
-    def _measured(self, evaluation: Evaluation, processes: int | None) -> tuple[EvaluationResult, ...]:
+    def _measured(self, evaluation: Evaluation, processes: int | None, alone: bool) -> tuple[EvaluationResult, ...]:
         import torch
 
         from harness.node.checkpoint_evaluation import CheckpointEvaluation
 
         experiment = Experiment.model_validate({**dict(self.request.experiment), "evaluation": evaluation})
         request = Request.model_validate({**dict(self.request), "experiment": experiment})
-        one = CheckpointEvaluation(request=request, model=self.model, weights=self.weights)
+        one = CheckpointEvaluation(request=request, model=self.model, weights=self.weights, alone=alone)
         return one.carried_out_by(processes or max(torch.cuda.device_count(), 1))
 
 

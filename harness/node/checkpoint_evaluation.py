@@ -20,6 +20,7 @@ from pydantic import BaseModel, ConfigDict, TypeAdapter
 
 from harness.base.errors import DispatchError, HarnessError
 from harness.base.files import read_json, write_json
+from harness.base.open_clip_alone import open_clip_alone
 from harness.config.model import Model
 from harness.config.resources import Resources
 from harness.models.fitting import choose_device
@@ -48,6 +49,8 @@ class CheckpointEvaluation(BaseModel):
     model: Model
     weights: Path | None = None
     """None: the model names its weights itself."""
+    alone: bool = False
+    """The processes that evaluate it build no model that needs timm or transformers, and need not import them."""
 
     def carried_out(self, world: World | None = None) -> tuple[EvaluationResult, ...]:
         """Evaluate the checkpoint; returns the results on rank 0, and nothing on other ranks.
@@ -76,6 +79,8 @@ class CheckpointEvaluation(BaseModel):
         Raises:
             ModelError: the weights do not fit.
         """
+        if self.alone:
+            open_clip_alone()
         from harness.models import build_towers, load_weights
 
         towers = build_towers(self.model)

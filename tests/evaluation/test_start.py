@@ -71,6 +71,25 @@ def evaluated(folder: Path, asked: str = SETS) -> tuple[Any, str]:
     return json.loads((folder / "out.json").read_text())["tiny"], done.stderr.strip().splitlines()[-1]
 
 
+def in_this_process(folder: Path) -> list[dict[str, Any]]:
+    """The results of the API, in a store of their own."""
+    settings = Settings(store=folder / "another store", tracking_uri="none")
+    one = sources_of(Project(settings, Store(settings.store)), [str(folder / "weights.pt")], str(folder / "tiny.json"))
+    spec = Evaluation(sets=(str(folder / "things"), str(folder / "pictures")))
+    (source,) = one.values()
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        return [found.model_dump(mode="json") for found in source.measure(spec, processes=1)]
+    finally:
+        torch.set_num_threads(threads)
+
+
+def metrics_of(results: list[dict[str, Any]]) -> list[Any]:
+    """All that was measured, and how."""
+    return [(one["set"], one["metrics"], one["protocol_id"], one["weights"]) for one in results]
+
+
 def test_known_numbers_need_no_torch_and_known_features_no_vision_packages(tmp_path: Path) -> None:
     classification_set(tmp_path / "things")
     retrieval_set(tmp_path / "pictures")
@@ -78,7 +97,8 @@ def test_known_numbers_need_no_torch_and_known_features_no_vision_packages(tmp_p
     weights(tmp_path, seed=0)
     settle(tmp_path)
     first, loaded = evaluated(tmp_path)
-    assert "open_clip" in loaded
+    assert loaded == "['torch', 'open_clip', 'torchvision']"
+    assert metrics_of(first) == metrics_of(in_this_process(tmp_path))  # which has imported timm and transformers
     again, loaded = evaluated(tmp_path)
     assert loaded == "[]"
     assert again == first

@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 
 from harness.base.exit_status import DONE
+from harness.base.open_clip_alone import open_clip_alone
 from harness.config.model import Model
 from harness.evaluation.cache import weights_digest
-from harness.execute.local import optional_packages
 from harness.execute.local.optional_packages import may_need_packages
 from harness.execute.local.processes import LocalWorkers
 from harness.models import build_towers
@@ -81,7 +81,7 @@ def python(code: str, *words: str, path: Path | None = None) -> str:
 
 BUILT = """
 import json, sys
-from harness.execute.local.optional_packages import open_clip_alone
+from harness.base.open_clip_alone import open_clip_alone
 assert open_clip_alone()
 from harness import worker
 assert not {"timm", "transformers"} & set(sys.modules)
@@ -102,7 +102,7 @@ def test_towers_are_the_same_without_them() -> None:
 
 NEW_VERSION = """
 import sys
-from harness.execute.local.optional_packages import open_clip_alone
+from harness.base.open_clip_alone import open_clip_alone
 assert not open_clip_alone()
 import open_clip, timm
 assert open_clip.optional.timm is timm
@@ -126,7 +126,7 @@ def test_a_version_of_open_clip_that_cannot_do_without(tmp_path: Path) -> None:
 def test_nothing_is_done_where_one_is_imported_already() -> None:
     before = dict(sys.modules)
     assert "open_clip" in before  # by the towers above, or any other test
-    assert not optional_packages.open_clip_alone()
+    assert not open_clip_alone()
     assert {name: sys.modules.get(name) for name in ("open_clip", "timm", "transformers")} == {
         name: before.get(name) for name in ("open_clip", "timm", "transformers")
     }

@@ -26,9 +26,10 @@ _STOPPING = (signal.SIGTERM, signal.SIGUSR2)
 
 def main() -> None:
     """Fork a child for each run folder named on stdin, until stdin is closed and every child has ended."""
-    from harness.execute.local import optional_packages
+    from harness.base.open_clip_alone import open_clip_alone
+    from harness.execute.local.optional_packages import may_need_packages
 
-    is_without = WITHOUT_PACKAGES in sys.argv[1:] and optional_packages.open_clip_alone()
+    is_without = WITHOUT_PACKAGES in sys.argv[1:] and open_clip_alone()
     from harness import worker  # the expensive import, done once
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -54,7 +55,7 @@ def main() -> None:
             *lines, waiting = (waiting + received).split(b"\n")
             for line in lines:
                 folder = Path(line.decode())
-                is_lacking = is_without and optional_packages.may_need_packages(folder)
+                is_lacking = is_without and may_need_packages(folder)
                 pid = _fork(folder, _in_fresh_process if is_lacking else worker.main)
                 children[pid] = folder.name
                 _send_line(f"started {folder.name} {pid}")

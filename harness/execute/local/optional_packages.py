@@ -1,16 +1,8 @@
-"""Packages that open_clip imports if they are installed, and that most runs do not need: timm and transformers.
-
-Their imports are a quarter of the start of a job. open_clip works without them: it catches the ImportError, and raises
-an error only where a model needs one of them. `open_clip_alone` imports open_clip as if they were not installed. Python
-documents how: a None in `sys.modules` makes the import of that name fail
-(https://docs.python.org/3/reference/import.html#the-module-cache). Afterwards both can be imported as usual.
-"""
+"""Which runs may need timm or transformers. A job whose first run needs neither starts without them."""
 
 from __future__ import annotations
 
-import importlib
 import json
-import sys
 from pathlib import Path
 
 from harness.base.errors import HarnessError
@@ -19,8 +11,6 @@ from harness.config.experiment import Experiment, ExperimentTeacher, OpenClipTea
 from harness.config.model import Model
 from harness.runs.request import Request, read_request
 from harness.runs.store import RunFolder
-
-PACKAGES = ("timm", "transformers")
 
 
 def may_need_packages(folder: Path) -> bool:
@@ -32,26 +22,6 @@ def may_need_packages(folder: Path) -> bool:
         return any(model.may_need_packages for model in _models(read_request(run)))
     except (HarnessError, OSError, ValueError):
         return True
-
-
-def open_clip_alone() -> bool:
-    """Import open_clip without timm and transformers; returns False if this version of it cannot do without.
-
-    Nothing is imported if one of the three is there already.
-    """
-    if any(name in sys.modules for name in ("open_clip", *PACKAGES)):
-        return False
-    sys.modules.update(dict.fromkeys(PACKAGES))  # type: ignore[arg-type]
-    try:
-        importlib.import_module("open_clip")
-    except ImportError:
-        for name in [one for one in sys.modules if one.partition(".")[0] == "open_clip"]:
-            del sys.modules[name]  # some have noted that the packages are absent
-        return False
-    finally:
-        for name in PACKAGES:
-            del sys.modules[name]
-    return True
 
 
 def _models(request: Request) -> list[Model]:
