@@ -97,7 +97,13 @@ def text(tmp_path: Path) -> Path:
 
 
 def test_the_page_of_this_checkout_follows_from_its_bundles(tmp_path: Path) -> None:
-    assert command.checked(command.PAGE, bundles.RESULTS, tmp_path, write=False) == []
+    every = {name: tables.Shown(bundles.unpack(name, tmp_path), name) for name in bundles.names()}
+    assert command.page_problems(command.PAGE, every, write=False) == []
+
+
+@pytest.mark.parametrize("name", bundles.names())
+def test_a_bundle_of_this_checkout_verifies(name: str, tmp_path: Path) -> None:
+    assert command.verified(tables.Shown(bundles.unpack(name, tmp_path), name)) == []
 
 
 def test_bundles_of_this_checkout_are_small() -> None:

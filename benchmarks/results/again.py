@@ -5,6 +5,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from statistics import mode
 from typing import Any
 
 from harness import api
@@ -27,7 +28,8 @@ def train(folder: Path, on: str = "local") -> list[str]:
     """
     bundle = read_bundle(folder)
     with tempfile.TemporaryDirectory(prefix="harness-results-") as scratch:
-        settings = load_settings().model_copy(update={"store": Path(scratch) / "store", "tracking_uri": "none"})
+        changes = {"store": Path(scratch) / "store", "tracking_uri": "none", "threads": _threads(bundle)}
+        settings = load_settings().model_copy(update=changes)
         project = Project(settings, Store(settings.store, settings.evaluation_root))
         plan = project.plan(bundle.plan.ablation, name=bundle.about.name)
         print(f"{folder.name}: training {len(bundle.about.runs)} runs in {settings.store}", flush=True)
@@ -49,6 +51,11 @@ def differing(bundle: Bundle, store: Store) -> Iterator[str]:
             software = sorted(_software(ours).items() ^ _software(theirs).items())
             hint = f" (other software or device: {software})" if software else ""
             yield f"{who}, trained again, has other {', '.join(parts)}{hint}"
+
+
+def _threads(bundle: Bundle) -> int:
+    """Threads of a run, on which the last bits depend: as most runs of the bundle had."""
+    return mode(bundle.store.run(run).record().cost.threads for run in bundle.about.runs)
 
 
 def digits(run: RunFolder) -> dict[str, Any]:
