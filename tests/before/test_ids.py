@@ -20,6 +20,9 @@ NEW = (
     *("experiments/quickstart.toml", "experiments/quickstart_teacher.toml", "experiments/open30m.toml"),
     *("experiments/openclipart.toml", "experiments/openclipart_teacher.toml", "ablations/openclipart.toml"),
     "ablations/factorial_openclipart.toml",
+    *("experiments/recap_cc3m.toml", "experiments/recap_cc12m.toml"),
+    *("ablations/ceiling_cc3m_vitb16.toml", "ablations/ceiling_cc12m_vitb16.toml"),
+    *("ablations/ceiling_yfcc15m_vitb32.toml", "ablations/ceiling_cc3m_rn50.toml", "ablations/ceiling_cc12m_rn50.toml"),
 )
 _NEW_KEYS = re.compile(r',?\s*\b(factor|compares|margin) = "[^"]*"( #.*)?|^resize = 256.*', re.MULTILINE)
 """Keys that the old code does not know: of claims and ablations, on which no id depends, and of the paper's teacher."""
