@@ -78,8 +78,8 @@ def _pass(number: int, size: int, one: int, batch_size: int, seed: int) -> NDArr
     """The order of a source's pass `one`, whose first samples are none of those that begin their batch.
 
     The batch that two passes share begins with the last `carried` samples of the earlier pass. Where the later pass
-    begins with one of these, that one changes places with the first other one behind. With two batches of samples, these
-    lie before the pass's last `batch_size`, which stay: so an order depends on the shuffle before alone.
+    begins with one of these, that one changes places with the first other one behind. With two batches of samples,
+    these lie before the pass's last `batch_size`, which stay: so an order depends on the shuffle before alone.
     """
     order = _shuffled(number, size, one, seed)
     carried = one * size % batch_size
