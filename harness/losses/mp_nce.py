@@ -41,19 +41,22 @@ class MPNCEObjective(Objective):
         across = _pairs(of_image, of_text)
         to_texts, to_images = log_normalisers(image, text, scale, self.sweep, across)
         z = scale * pair_cosines(image, text, *across)
-        sides = {"image": (image, of_image, to_texts, across[0]), "text": (text, of_text, to_images, across[1])}
+        sides = {
+            "image": (image, of_image, of_text, to_texts, across[0]),
+            "text": (text, of_text, of_image, to_images, across[1]),
+        }
         terms = {}
-        for number, (name, (own, group, others, anchors)) in enumerate(sides.items()):
+        for number, (name, (own, group, other_group, others, anchors)) in enumerate(sides.items()):
             within = _pairs(group, group)
             negatives, _ = log_normalisers(own, own, factors[number], self.sweep, within)
             negatives = torch.logaddexp(negatives + offsets[number], others)
-            rows, cols = (part[within[0] != within[1]] for part in within)
-            z_within = factors[number] * pair_cosines(own, own, rows, cols) + offsets[number]
-            positives = torch.bincount(torch.cat([rows, anchors]), minlength=len(own))
-            for other, z_of, row in ((name, z_within, rows), (_OTHER[name], z, anchors)):
+            z_within = factors[number] * pair_cosines(own, own, *within) + offsets[number]
+            is_other = within[0] != within[1]  # a weight, not a mask: a GPU would wait for the number of pairs
+            positives = _counts(group, group) - 1 + _counts(group, other_group)
+            for other, z_of, row, weight in ((name, z_within, within[0], is_other), (_OTHER[name], z, anchors, 1)):
                 # log (exp z + sum over negatives) - z, of each positive alone
-                cost = -F.logsigmoid(z_of - negatives[row]) / positives[row]
-                terms[f"{name}_to_{other}"] = cost.sum() / (len(image) + len(text))
+                cost = -F.logsigmoid(z_of - negatives[row]) / positives[row].clamp(min=1)
+                terms[f"{name}_to_{other}"] = (weight * cost).sum() / (len(image) + len(text))
         logs: Logs = {f"{name}_logit_scale": factors[number].detach() for number, name in enumerate(sides)}
         return terms, logs | {f"{name}_offset": offsets[number].detach() for number, name in enumerate(sides)}
 
@@ -82,10 +85,15 @@ def _views(features: Tensor, views: Tensor | None, count: int) -> tuple[Tensor, 
 def _pairs(a: Tensor, b: Tensor) -> Pairs:
     """All (i, j) with a[i] == b[j], of groups `a` [n] and `b` [m], in the order of i."""
     order = b.argsort(stable=True)
-    ordered = b[order]
-    first = torch.searchsorted(ordered, a)
-    counts = torch.searchsorted(ordered, a, right=True) - first
+    first = torch.searchsorted(b[order], a)
+    counts = _counts(a, b)
     rows = torch.arange(len(a), device=a.device).repeat_interleave(counts)
     # within the run of i's equals in b: the place of each pair, less that of i's first one
     place = torch.arange(len(rows), device=a.device) - (counts.cumsum(0) - counts)[rows]
     return rows, order[first[rows] + place]
+
+
+def _counts(a: Tensor, b: Tensor) -> Tensor:
+    """How many of `b` equal each of `a`."""
+    ordered = b.sort().values
+    return torch.searchsorted(ordered, a, right=True) - torch.searchsorted(ordered, a)

@@ -30,7 +30,7 @@ _LETTER = ('augment = { kind = "declip" }', 'augment = { kind = "fff" }')
 """The paper's augmentation, as its specs name it now, and as the old code knew it."""
 NEW_ARMS = (
     *("slip", "clip_rocket", "cleanclip", "negclip", "declip", "defilip", "coca", "infonce_coca_towers", "protoclip"),
-    *("brivl", "albef", "tcl"),
+    *("brivl", "albef", "tcl", "mp_nce"),
 )
 """Arms with losses or towers that the old code does not know, most called as the loss.
 The ids of the other arms are compared."""

@@ -60,7 +60,10 @@ def told(model: type[BaseModel], table: dict[str, Any]) -> str:
         ({"global_batch_size": 8}, "global_batch_size: unknown key; did you mean 'train.global_batch_size'?"),
         # kinds
         ({"loss": {"kind": "infonc"}}, "loss.kind: there is no kind 'infonc'; did you mean 'infonce'?"),
-        ({"mining": {"kind": "xyz"}}, "mining.kind: there is no kind 'xyz'; known: none, threshold, placebo, python"),
+        (
+            {"mining": {"kind": "xyz"}},
+            "mining.kind: there is no kind 'xyz'; known: none, threshold, placebo, truth, python",
+        ),
         ({"teacher": {"model": "RN50"}}, "teacher: needs a kind; add kind = ...; known: experiment, open_clip"),
         # wrong types
         ({"captions": 3}, "captions: should be a table, not 3"),
