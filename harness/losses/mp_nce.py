@@ -58,7 +58,7 @@ class MPNCEObjective(Objective):
                 cost = -F.logsigmoid(z_of - negatives[row]) / positives[row].clamp(min=1)
                 terms[f"{name}_to_{other}"] = (weight * cost).sum() / (len(image) + len(text))
         logs: Logs = {f"{name}_logit_scale": factors[number].detach() for number, name in enumerate(sides)}
-        return terms, logs | {f"{name}_offset": offsets[number].detach() for number, name in enumerate(sides)}
+        return terms, logs | {f"{name}_offset": offsets[number].detach().clone() for number, name in enumerate(sides)}
 
     @torch.no_grad()
     def clamp_(self) -> None:
