@@ -71,3 +71,15 @@ def test_float32_stays_finite_and_near_float64(arm: Arm, density: float) -> None
     assert torch.isfinite(ours.value)
     assert all(bool(torch.isfinite(part).all()) for part in ours.features.values())
     torch.testing.assert_close(ours.value.double(), exact.value, rtol=1e-4, atol=1e-4)
+
+
+@arms
+def test_what_a_step_logs_stays_when_the_optimiser_moves_the_parameters(arm: Arm) -> None:
+    """A log that shares a parameter's memory would show the value after the step, and only in one process."""
+    objective = build_objective(arm.spec, width=Shape().width).double()
+    _, logs = objective(_batch(arm, Shape()))
+    before = {name: float(value) for name, value in logs.items()}
+    with torch.no_grad():
+        for parameter in objective.parameters():
+            parameter.add_(1.0)
+    assert {name: float(value) for name, value in logs.items()} == pytest.approx(before, nan_ok=True)
