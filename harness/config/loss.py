@@ -447,7 +447,7 @@ def check_loss(
     for part in loss.parts:
         if part.needs_teacher and not has_teacher:
             raise SpecError(f"{part.label} needs a teacher", where="loss", fix="name one under teacher")
-        if (part.needs_tokens or (part.momentum_need and part.momentum_need.tokens)) and not has_tokens:
+        if part.compares_tokens and not has_tokens:
             what = f"{part.label} compares tokens, but the model's towers give pooled features only"
             raise SpecError(what, where="loss", fix="take a vision transformer, such as tiny-vit or ViT-B-16")
         if part.needs_decoder and not has_decoder:

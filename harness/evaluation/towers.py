@@ -259,17 +259,26 @@ class SetEncoder:
         return self._crew.gathered(len(texts), tokenize, cpu=True)
 
     def _encoded_texts(self, texts: tuple[str, ...]) -> Tensor:
-        def encode(part: range) -> list[Tensor]:
-            taken = (tokens[batches[index], : int(lengths[batches[index][-1]])] for index in part)
-            return self._features(self._model.encode_text, taken, "text")
-
         tokens = self._tokenized(texts)
-        context = tokens.shape[1]
-        lengths = tokens.argmax(dim=1) + 1 if self._model.trims else tokens.new_full((len(tokens),), context)
-        order = torch.argsort(lengths, stable=True)
-        batches = list(filled(order, lengths, self._batch_size * context))
-        features = self._crew.gathered(len(batches), encode)
+        order = torch.argsort(self._needed(tokens), stable=True)
+        features = self._in_batches(self._model.encode_text, tokens, order)
         return features[torch.argsort(order).to(features.device)]
+
+    def _needed(self, tokens: Tensor) -> Tensor:
+        """How many of the tokens [M, L] of each text the towers need, [M]."""
+        lengths = tokens.argmax(dim=1) + 1
+        return lengths if self._model.trims else torch.full_like(lengths, tokens.shape[1])
+
+    def _in_batches(self, encode: Callable[[Tensor], Tensor], tokens: Tensor, order: Tensor) -> Tensor:
+        """What `encode` makes of tokens [M, L], text by text in `order` [M], along which texts do not get shorter."""
+
+        def encoded(part: range) -> list[Tensor]:
+            taken = (tokens[batches[index], : int(lengths[batches[index][-1]])] for index in part)
+            return self._features(encode, taken, "text")
+
+        lengths = self._needed(tokens)
+        batches = list(filled(order, lengths, self._batch_size * tokens.shape[1]))
+        return self._crew.gathered(len(batches), encoded)
 
     def _compared(self, order: TokenWiseShare) -> Tensor:
         tokens = self._tokenized(order.texts)
@@ -290,23 +299,9 @@ class SetEncoder:
 
     def _text_tokens(self, tokens: Tensor) -> TextTokens:
         """Unit features of the tokens [M, L] up to each text's end, which has the largest id."""
-
-        def encode(part: range) -> list[Tensor]:
-            ends = (int(lengths[batches[index][-1]]) if self._model.trims else context for index in part)
-            taken = (tokens[batches[index], :end] for index, end in zip(part, ends, strict=True))
-            return self._features(self._words, taken, "text")
-
-        context = tokens.shape[1]
         lengths = tokens.argmax(dim=1) + 1
         order = torch.argsort(lengths, stable=True)
-        batches = list(
-            filled(
-                order,
-                lengths if self._model.trims else lengths.new_full((len(tokens),), context),
-                self._batch_size * context,
-            )
-        )
-        return TextTokens(self._crew.gathered(len(batches), encode), lengths[order], order)
+        return TextTokens(self._in_batches(self._words, tokens, order), lengths[order], order)
 
     def _patches(self, images: Tensor) -> Tensor:
         """[N, 3, H, W] to [N, p, d]."""

@@ -42,17 +42,17 @@ class MPNCEObjective(Objective):
         to_texts, to_images = log_normalisers(image, text, scale, self.sweep, across)
         z = scale * pair_cosines(image, text, *across)
         sides = {
-            "image": (image, of_image, of_text, to_texts, across[0]),
-            "text": (text, of_text, of_image, to_images, across[1]),
+            "image": (image, of_image, to_texts, across[0]),
+            "text": (text, of_text, to_images, across[1]),
         }
         terms = {}
-        for number, (name, (own, group, other_group, others, anchors)) in enumerate(sides.items()):
+        for number, (name, (own, group, others, anchors)) in enumerate(sides.items()):
             within = _pairs(group, group)
             negatives, _ = log_normalisers(own, own, factors[number], self.sweep, within)
             negatives = torch.logaddexp(negatives + offsets[number], others)
             z_within = factors[number] * pair_cosines(own, own, *within) + offsets[number]
             is_other = within[0] != within[1]  # a weight, not a mask: a GPU would wait for the number of pairs
-            positives = _counts(group, group) - 1 + _counts(group, other_group)
+            positives = _tally(within[0], own) - 1 + _tally(anchors, own)
             for other, z_of, row, weight in ((name, z_within, within[0], is_other), (_OTHER[name], z, anchors, 1)):
                 # log (exp z + sum over negatives) - z, of each positive alone
                 cost = -F.logsigmoid(z_of - negatives[row]) / positives[row].clamp(min=1)
@@ -84,16 +84,15 @@ def _views(features: Tensor, views: Tensor | None, count: int) -> tuple[Tensor, 
 
 def _pairs(a: Tensor, b: Tensor) -> Pairs:
     """All (i, j) with a[i] == b[j], of groups `a` [n] and `b` [m], in the order of i."""
-    order = b.argsort(stable=True)
-    first = torch.searchsorted(b[order], a)
-    counts = _counts(a, b)
+    ordered, order = b.sort(stable=True)
+    first = torch.searchsorted(ordered, a)
+    counts = torch.searchsorted(ordered, a, right=True) - first
     rows = torch.arange(len(a), device=a.device).repeat_interleave(counts)
     # within the run of i's equals in b: the place of each pair, less that of i's first one
     place = torch.arange(len(rows), device=a.device) - (counts.cumsum(0) - counts)[rows]
     return rows, order[first[rows] + place]
 
 
-def _counts(a: Tensor, b: Tensor) -> Tensor:
-    """How many of `b` equal each of `a`."""
-    ordered = b.sort().values
-    return torch.searchsorted(ordered, a, right=True) - torch.searchsorted(ordered, a)
+def _tally(rows: Tensor, of: Tensor) -> Tensor:
+    """How often each row of `of` [n, d] is among `rows`, [n]."""
+    return rows.new_zeros(len(of)).index_add(0, rows, torch.ones_like(rows))

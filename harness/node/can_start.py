@@ -82,8 +82,7 @@ def _training(experiment: Experiment) -> None:
     micro = None if resources.micro_batch_size == "auto" else resources.micro_batch_size
     split_batch(train, processes=resources.processes, micro=micro, coupled=is_coupled(towers.model))
     build_optimiser(train.optimiser, towers, build_objective(experiment.loss, width=embedding_width(experiment.model)))
-    momentum = experiment.loss.momentum_need
-    if experiment.loss.needs_tokens or (momentum and momentum.tokens):
+    if any(part.compares_tokens for part in experiment.loss.parts):
         towers.require_tokens()
     measured = experiment.evaluation
     if any(measured.under(reference).similarity == "token_wise" for reference in measured.references):

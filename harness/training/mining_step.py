@@ -41,10 +41,11 @@ class Miner:
         """`pairs` with its positives, and what to log about the whole batch."""
         device = pairs.image.device
         there = replace(batch, teacher_image=pairs.teacher_image, teacher_text=pairs.teacher_text)
-        mined = self.mined(there, device)
+        truth = self.truth_of(batch, device)
+        mined = self._mined(there, device, truth)
         whole = self._gathered(mined, batch)
         logs = whole.logs() | (self._rule.logs() if isinstance(self._rule, MiningRule) else {})
-        if (truth := self.truth_of(batch, device)) is not None:
+        if truth is not None:
             matches, informative = (sent(torch.from_numpy(mask), device) for mask in truth)
             logs |= score(whole, matches, self._owner(batch, device), informative)
         return replace(pairs, positives=Positives(mined.local_rows, mined.cols)), logs
@@ -55,10 +56,12 @@ class Miner:
 
     def mined(self, batch: Batch, device: torch.device | str = "cpu") -> Mined:
         """The positives of a rank's images, counted in the whole batch."""
+        return self._mined(batch, device, self.truth_of(batch, device) if isinstance(self._rule, TruthRule) else None)
+
+    def _mined(self, batch: Batch, device: torch.device | str, truth: tuple[Mask, Mask] | None) -> Mined:
         gather = self._ranks.all_gather
         images, owner = range(batch.first, batch.first + len(batch.samples)), self._owner(batch, device)
         if isinstance(self._rule, TruthRule):
-            truth = self.truth_of(batch, device)
             assert truth is not None, "a spec that mines by a truth that nobody knows does not validate"
             return self._rule.mine(*truth, owner, images, zlib.crc32(batch.everyone.tobytes()))
         image, text = gather(_there(batch.teacher_image, device)), gather(_there(batch.teacher_text, device))

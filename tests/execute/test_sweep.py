@@ -177,7 +177,6 @@ def test_students_wait_for_a_teacher_whose_job_is_not_known(
 
 def test_a_job_killed_for_memory_before_it_began_gets_more(store: Store, slurm: MadeScheduler) -> None:
     """Only accounting knows how much memory it held, though the queue still shows that it failed."""
-
     plan = plan_of(ablation({"a": {}}, seeds=1))
     one = started(plan, store, slurm)
     one.cycle()
@@ -185,7 +184,7 @@ def test_a_job_killed_for_memory_before_it_began_gets_more(store: Store, slurm: 
     slurm.jobs["1_0"] = replace(slurm.jobs["1_0"], memory_share=1.5)
     one.cycle()
     (run,) = plan.runs
-    assert [attempt.end.cause for attempt in store.run(run).attempts.all() if attempt.end] == ["out_of_memory_host"]
+    assert causes(store.run(run)) == ["out_of_memory_host"]
     assert slurm.batches["2"].resources.mem_gb == 8 * Retry().mem_factor
 
 
@@ -193,8 +192,6 @@ def test_the_accounts_of_a_killed_job_may_come_late(
     store: Store, slurm: MadeScheduler, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Else it would be tried again with too little memory, until it is given up."""
-    from dataclasses import replace
-
     plan = plan_of(ablation({"a": {}}, seeds=1))
     one = started(plan, store, slurm)
     one.cycle()
@@ -204,12 +201,11 @@ def test_the_accounts_of_a_killed_job_may_come_late(
     assert store.run(run).attempts.all() == []
     slurm.jobs["1_0"] = replace(slurm.jobs["1_0"], memory_share=1.5)
     one.cycle()
-    assert [attempt.end.cause for attempt in store.run(run).attempts.all() if attempt.end] == ["out_of_memory_host"]
+    assert causes(store.run(run)) == ["out_of_memory_host"]
     slurm.end("2_0", "FAILED", reason="9:0")
     monkeypatch.setattr(job_tracker, "LAG_S", 0.0)  # the time is up: it was not for memory
     one.cycle()
-    causes = [attempt.end.cause for attempt in store.run(run).attempts.all() if attempt.end]
-    assert causes == ["out_of_memory_host", "never_started"]
+    assert causes(store.run(run)) == ["out_of_memory_host", "never_started"]
 
 
 def test_the_output_of_a_killed_job_says_that_it_was_for_memory(

@@ -100,6 +100,16 @@ class LossSpec(Spec):
         return self.text_views
 
     @property
+    def scale_fields(self) -> tuple[str, ...]:
+        """Fields with the start value of a factor, none of which is over `max_logit_scale`."""
+        return ("logit_scale",)
+
+    @property
+    def compares_tokens(self) -> bool:
+        """Whether it needs towers that give features of tokens, given its fields."""
+        return self.needs_tokens or (self.momentum_need is not None and self.momentum_need.tokens)
+
+    @property
     def masked_share(self) -> float | None:
         """Share of the captions' tokens to mask, given its fields; None if it reads no masked captions."""
         return 0.15 if self.masks_text else None
@@ -141,8 +151,10 @@ class LossSpec(Spec):
 
     @model_validator(mode="after")
     def _starts_under_the_clamp(self) -> LossSpec:
-        if self.max_logit_scale is not None and self.logit_scale > self.max_logit_scale:
-            raise ValueError(f"logit_scale {self.logit_scale:g} is over max_logit_scale {self.max_logit_scale:g}")
+        most = self.max_logit_scale
+        for name in self.scale_fields if most is not None else ():
+            if (start := getattr(self, name)) > most:
+                raise ValueError(f"{name} {start:g} is over max_logit_scale {most:g}")
         return self
 
 

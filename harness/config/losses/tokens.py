@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import ClassVar, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field
 
 from harness.config.losses.base import LossSpec, Positive, Share, Weight
 
@@ -48,14 +48,12 @@ class DreamLIP(LossSpec):
     circle_gamma: Positive = 32.0
     """The circle loss's own factor on cosines; it is not trained."""
 
+    @property
+    def scale_fields(self) -> tuple[str, ...]:
+        """The factor of the local loss too, if it has one of its own."""
+        return ("logit_scale",) if self.local_logit_scale == "shared" else ("logit_scale", "local_logit_scale")
+
     def irrelevant(self) -> frozenset[str]:
         """The fields of the losses without weight."""
         local = frozenset() if self.local_weight else frozenset({"local_logit_scale"})
         return local if self.circle_weight else local | {"circle_margin", "circle_gamma"}
-
-    @model_validator(mode="after")
-    def _local_starts_under_the_clamp(self) -> DreamLIP:
-        local, most = self.local_logit_scale, self.max_logit_scale
-        if most is not None and local != "shared" and local > most:
-            raise ValueError(f"local_logit_scale {local:g} is over max_logit_scale {most:g}")
-        return self

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import ClassVar, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field
 
 from harness.config.losses.base import CLIP_SCALE, LossSpec, Positive, Share
 
@@ -174,6 +174,11 @@ class MPNCE(LossSpec):
     """Train what is added to the scores between two images, and to those between two captions; both start at 0."""
 
     @property
+    def scale_fields(self) -> tuple[str, ...]:
+        """Those of all three factors."""
+        return ("logit_scale", "image_logit_scale", "text_logit_scale")
+
+    @property
     def views_read(self) -> int:
         """Its number of images."""
         return self.images
@@ -182,10 +187,3 @@ class MPNCE(LossSpec):
     def text_views_read(self) -> int:
         """Its number of texts."""
         return self.texts
-
-    @model_validator(mode="after")
-    def _others_start_under_the_clamp(self) -> MPNCE:
-        for name in ("image_logit_scale", "text_logit_scale"):
-            if self.max_logit_scale is not None and getattr(self, name) > self.max_logit_scale:
-                raise ValueError(f"{name} {getattr(self, name):g} is over max_logit_scale {self.max_logit_scale:g}")
-        return self

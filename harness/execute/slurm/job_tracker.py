@@ -200,9 +200,9 @@ class JobTracker:
         history, silent = self._history({tracked.submission.array or "" for tracked in lacking.values()})
         pending: set[str] = set()
         for tracked in unrecorded:
-            executions = history[tracked.id] or ([tracked.job] if tracked.job else [])
-            unheard = silent and (tracked.job is None or tracked.job.state == "FAILED")
-            unknown = tracked.id in lacking and (unheard or self._lags(tracked, history[tracked.id]))
+            accounted = history[tracked.id]
+            executions = accounted or ([tracked.job] if tracked.job else [])
+            unknown = tracked.id in lacking and self._is_awaited(tracked, accounted, silent)
             # A newer attempt, which tells of a job that never started, would stop the process that has its run by now.
             if unknown or any(has_local_process(self._store.run(run)) for run in tracked.runs):
                 pending.add(tracked.id)
@@ -211,15 +211,17 @@ class JobTracker:
             self._recorded.add(tracked.id)
         return pending
 
-    def _lags(self, tracked: TrackedJob, accounted: Sequence[Job]) -> bool:
-        """Whether a job failed so recently that accounting may still report its exit code, or that memory was the
-        cause. The queue alone knows neither.
+    def _is_awaited(self, tracked: TrackedJob, accounted: Sequence[Job], silent: bool) -> bool:
+        """Whether accounting may still tell how a job ended: it is silent, or the job failed so recently that its exit
+        code may follow, or that memory was the cause. The queue alone knows neither.
         """
         if accounted:
-            known = not was_killed(accounted[-1]) or cause_of(accounted[-1]) != "crashed"
+            is_known = not was_killed(accounted[-1]) or cause_of(accounted[-1]) != "crashed"
+        elif silent:
+            return tracked.job is None or tracked.job.state == "FAILED"
         else:
-            known = tracked.job is None or tracked.job.state != "FAILED" or not self._scheduler.limits().accounting
-        if known:
+            is_known = tracked.job is None or tracked.job.state != "FAILED" or not self._scheduler.limits().accounting
+        if is_known:
             return False
         since = self._failed_since.setdefault(tracked.id, time.monotonic())
         return time.monotonic() - since < LAG_S
