@@ -51,7 +51,7 @@ class _Place:
     folder: Path
     prefix: str = ""
     seen: tuple[Path, ...] = ()
-    """Experiment files that led here, through `extends` or as teachers."""
+    """Files that led here, through `extends` or as teachers."""
 
     @classmethod
     def of(cls, file: Path, seen: tuple[Path, ...] = ()) -> _Place:
@@ -79,7 +79,7 @@ def load(path: str | Path, assignments: Sequence[str] = ()) -> Ablation:
     """Load the ablation in a TOML file, or an experiment file as an ablation with one arm.
 
     Args:
-        path: an ablation file or an experiment file.
+        path: an ablation file, which may extend another, or an experiment file.
         assignments: changes to the base experiment, like `"train.duration=300 steps"`, or to the ablation itself, like
             `"seeds=5"`. Paths in them are relative to the working folder.
 
@@ -87,9 +87,9 @@ def load(path: str | Path, assignments: Sequence[str] = ()) -> Ablation:
         SpecError: the file, or a file that it names, is missing or not valid.
     """
     file = Path(path)
-    table = _read(file)
-    if _ONLY_IN_ABLATIONS & table.keys():
-        return _ablation(file, table, assignments)
+    if _is_ablation(file):
+        table, base = _ablation_table(file, seen=())
+        return _changed(Ablation, file, table, base, assignments)
     experiment = load_experiment(file)
     sets = experiment.evaluation.sets
     primary = standing_metric(sets[0]) if sets else "train/loss"
@@ -168,11 +168,7 @@ def _experiment(file: Path, table: Table) -> Experiment:
 
 def _experiment_table(file: Path, seen: tuple[Path, ...]) -> Table:
     """The tables of an experiment file merged over those of the files that it extends, with absolute paths."""
-    if file.resolve() in seen:
-        raise SpecError("extends itself, or its teacher is itself", where=str(file), fix="break the circle")
-    if len(seen) >= LONGEST_CHAIN:
-        raise SpecError(f"is the end of a chain of more than {LONGEST_CHAIN} files", where=str(file), fix="shorten it")
-    place = _Place.of(file, (*seen, file.resolve()))
+    place = _Place.of(file, _longer(seen, file))
     table = _read(file)
     if "question" in table:
         fix = "name the experiment that it starts from"
@@ -186,6 +182,15 @@ def _experiment_table(file: Path, seen: tuple[Path, ...]) -> Table:
         return merge(base, _located(place, table))
     except SpecError as error:
         raise together([error, *_besides(file, merge(base, expand(table)))]) from None
+
+
+def _longer(seen: tuple[Path, ...], file: Path) -> tuple[Path, ...]:
+    """`seen` with `file`, which must not be there yet."""
+    if file.resolve() in seen:
+        raise SpecError("extends itself, or its teacher is itself", where=str(file), fix="break the circle")
+    if len(seen) >= LONGEST_CHAIN:
+        raise SpecError(f"is the end of a chain of more than {LONGEST_CHAIN} files", where=str(file), fix="shorten it")
+    return (*seen, file.resolve())
 
 
 def _besides(file: Path, table: Table) -> Iterator[SpecError]:
@@ -208,10 +213,34 @@ def _gathering(wrong: list[SpecError]) -> Iterator[None]:
         wrong.append(error)
 
 
-def _ablation(file: Path, table: Table, assignments: Sequence[str]) -> Ablation:
-    place, wrong = _Place.of(file), list[SpecError]()
+def _is_ablation(file: Path) -> bool:
+    """Whether a file declares an ablation, itself or through the files that it extends."""
+    for _ in range(LONGEST_CHAIN):
+        table = _read(file)
+        if _ONLY_IN_ABLATIONS & table.keys():
+            return True
+        if "extends" not in table:
+            return False
+        file = _Place.of(file).file(table["extends"], "extends")
+    return False
+
+
+def _ablation_table(file: Path, seen: tuple[Path, ...]) -> tuple[Table, Experiment]:
+    """The tables of an ablation file merged over those of the ablations that it extends, with absolute paths; and the
+    base experiment.
+    """
+    place, wrong = _Place.of(file, _longer(seen, file)), list[SpecError]()
+    table, parent, base = _read(file), Table(), None
+    if "extends" in table:
+        extended = place.file(table.pop("extends"), "extends")
+        if not _is_ablation(extended):
+            fix = f'write experiment = "{extended.name}"'
+            raise SpecError("an ablation extends an experiment", where=place.key("extends"), fix=fix)
+        parent, base = _ablation_table(extended, place.seen)
+        _validated(Ablation, extended, parent, base)
     with _gathering(wrong):
-        base = _base_experiment(place, table.pop("experiment", None))
+        if base is None or "experiment" in table:
+            base = _base_experiment(place, table.pop("experiment", None))
     for name, arm in _tables(table.get("arms")).items():
         with _gathering(wrong):
             table["arms"][name] = _located(replace(place, prefix=f"arms.{name}."), arm)
@@ -220,9 +249,9 @@ def _ablation(file: Path, table: Table, assignments: Sequence[str]) -> Ablation:
             table["base"] = _located(replace(place, prefix="base."), table["base"])
     with _gathering(wrong):
         _refuse_files_in_axes(place, table.get("axes"))
-    if wrong:
+    if wrong or base is None:
         raise together(wrong)
-    return _changed(Ablation, file, table, base, assignments)
+    return merge(parent, table), base
 
 
 def _base_experiment(place: _Place, stated: Any) -> Experiment:

@@ -68,14 +68,22 @@ def line_of(text: str, key: Parts) -> int | None:
 def _candidates(file: Path, tables: list[Parts]) -> Iterator[tuple[Path, Parts]]:
     """Files and the tables in them that may state a field of the experiment, the strongest first."""
     seen: set[Path] = set()
+    experiment: Path | None = None
     while file.is_file() and file.resolve() not in seen:
         seen.add(file.resolve())
         yield from ((file, above) for above in tables)
         content = _table(file)
-        named = [content[name] for name in ("experiment", "extends") if isinstance(content.get(name), str)]
-        if not named:
+        # an ablation's base is the nearest that is stated, but the arms of an ablation that it extends are stronger
+        if "experiment" in content and ("experiment",) in tables:
+            tables = [table for table in tables if table != ("experiment",)]
+            if isinstance(content["experiment"], str):
+                experiment = file.parent / Path(content["experiment"]).expanduser()
+        if isinstance(content.get("extends"), str):
+            file = file.parent / Path(content["extends"]).expanduser()
+        elif experiment is not None:
+            file, tables, experiment = experiment, [()], None
+        else:
             return
-        file, tables = file.parent / Path(named[0]).expanduser(), [()]
 
 
 def _table(file: Path) -> Mapping[str, Any]:

@@ -27,9 +27,9 @@ section has kinds, `kind = "..."` selects one, and only its fields are allowed. 
 contains it. With `#:schema ../schemas/ablation.schema.json` as the first line of a file, editors that support TOML
 schemas (taplo, Even Better TOML) complete and check it.
 
-An experiment file has three more forms. `extends = "other.toml"` starts from another file, so that only changes are
-listed. `[model] config` may be the path of a JSON file. `[teacher] path = "teacher.toml"` makes another experiment the
-teacher.
+Files have three more forms. `extends = "other.toml"` starts an experiment from another experiment, or an ablation from
+another ablation, so that only changes are listed; a list, such as the claims, is replaced as a whole. `[model] config`
+may be the path of a JSON file. `[teacher] path = "teacher.toml"` makes another experiment the teacher.
 """
 
 _DEFAULTS = flatten(Experiment().model_dump(mode="json"))

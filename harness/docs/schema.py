@@ -81,7 +81,10 @@ def schemas() -> dict[str, Schema]:
 
 
 _EXTENDS: Schema = {
-    "extends": {"type": "string", "description": "An experiment file that this one changes. Relative to this file."}
+    "extends": {
+        "type": "string",
+        "description": "A file of the same kind that this one changes. Relative to this file.",
+    }
 }
 
 
@@ -166,7 +169,8 @@ def _ablation(experiment: dict[str, Schema]) -> Schema:
     }
     for name, schema in replaced.items():
         properties[name] = {"description": own["properties"][name]["description"], **schema}
-    return _file("ablation", properties, known, required=own["required"])
+    schema = _file("ablation", {**properties, **_EXTENDS}, known)
+    return {**schema, "if": {"not": {"required": ["extends"]}}, "then": {"required": own["required"]}}
 
 
 def _search(experiment: dict[str, Schema]) -> Schema:

@@ -56,6 +56,65 @@ def test_extends_lays_tables_over_each_other(tmp_path: Path) -> None:
     assert (grandchild.captions.source, grandchild.captions.count) == ("captioner", 2)
 
 
+CLAIMS = '[[claims]]\ntext = "more is better"\narm = "more"\nthan = "plain"\n'
+
+
+def test_an_ablation_extends_another(tmp_path: Path) -> None:
+    """On other data, say. Tables are laid over the other's, lists replaced; each file's paths start at its folder."""
+    write(
+        tmp_path, {"ablation.toml": f'{ABLATION}[labels]\nplain = "CLIP"\n{CLAIMS}{CLAIMS.replace("better", "good")}'}
+    )
+    (tmp_path / "b").mkdir()
+    (tmp_path / "b" / "own.toml").write_text(
+        SMALL.replace("teacher.toml", "../teacher.toml") + '[data]\nkind = "shapes"\nseed = 7'
+    )
+    own = f'[arms.more]\ncaptions.count = 3\n[arms.third]\nloss.kind = "sigmoid"\n{CLAIMS.replace("better", "worse")}'
+    (tmp_path / "b" / "child.toml").write_text(f'extends = "../ablation.toml"\nexperiment = "own.toml"\n{own}')
+    (tmp_path / "b" / "grandchild.toml").write_text('extends = "child.toml"\n[base]\ncaptions.count = 1')
+    parent, child, last = (load(tmp_path / name) for name in ("ablation.toml", "b/child.toml", "b/grandchild.toml"))
+    assert (child.question, child.labels) == (parent.question, parent.labels)
+    assert list(child.arms) == ["plain", "more", "third"]
+    assert child.arms["more"] == {"captions": {"count": 3}, "loss": {"kind": "multi_positive_sigmoid"}}
+    assert [claim.text for claim in child.claims] == ["more is worse"]
+    assert child.experiment == load_experiment(tmp_path / "b" / "own.toml")
+    assert last == child.model_copy(update={"base": {"captions": {"count": 1}}})
+
+
+@pytest.mark.parametrize(
+    ("parent", "child", "expected"),
+    [
+        (
+            ABLATION.replace('"plain"', '"plan"'),
+            "seeds = 2",
+            "ablation.toml: baseline names 'plan', which is not an arm;",
+        ),
+        (
+            ABLATION,
+            "baseline = 'plan'",
+            "child.toml: baseline names 'plan', which is not an arm; did you mean 'plain'?",
+        ),
+        (ABLATION, "data.seed = 3", "child.toml: data: unknown key"),
+        (
+            SMALL,
+            "seeds = 2",
+            'child.toml: extends: an ablation extends an experiment; write experiment = "ablation.toml"',
+        ),
+        (
+            'extends = "child.toml"',
+            "seeds = 2",
+            "child.toml: extends itself, or its teacher is itself; break the circle",
+        ),
+        ('extends = "none.toml"', "seeds = 2", "ablation.toml: extends: there is no file 'none.toml'"),
+    ],
+)
+def test_mistakes_in_ablations_that_extend(tmp_path: Path, parent: str, child: str, expected: str) -> None:
+    write(tmp_path, {"ablation.toml": parent, "child.toml": f'extends = "ablation.toml"\n{child}'})
+    with pytest.raises(HarnessError) as caught:
+        load(tmp_path / "child.toml")
+    assert is_one_sentence(caught.value)
+    assert expected in str(caught.value)
+
+
 def test_paths_are_relative_to_the_file_that_states_them(tmp_path: Path) -> None:
     (tmp_path / "a").mkdir()
     (tmp_path / "b" / "sets" / "mine").mkdir(parents=True)

@@ -76,6 +76,21 @@ def test_the_line_states_the_key(seed: int) -> None:
         assert name not in content[table_name]
 
 
+def test_the_strongest_statement_through_ablations_that_extend(tmp_path: Path) -> None:
+    """The arms of an extended ablation are stronger than the base that the ablation names."""
+    parent = write(tmp_path, {"own.toml": SMALL})
+    spec = tmp_path / "child.toml"
+    spec.write_text('extends = "ablation.toml"\nexperiment = "own.toml"\n[base]\nseed = 3\n')
+    assert stated_at(spec, "seed", "more") == f"{spec}:4: base.seed"
+    assert stated_at(spec, "captions.count", "more") == f"{parent}:8: arms.more.captions.count"
+    assert stated_at(spec, "captions.source", "plain") == f"{tmp_path / 'own.toml'}:3: captions.source"
+    spec.write_text('extends = "ablation.toml"\nexperiment = { train = { duration = "3 steps" } }\n')
+    assert stated_at(spec, "train.duration") == f"{spec}:2: experiment.train.duration"
+    assert stated_at(spec, "captions.source") == f"{spec}: captions.source"
+    parent.write_text(ABLATION.replace('"small.toml"', "{ seed = 1 }"))
+    assert stated_at(spec, "seed") == f"{spec}: seed"
+
+
 def test_the_strongest_statement_is_named(tmp_path: Path) -> None:
     arms = "model.name = 'tiny-vit'\n[base]\nseed = 3\n"
     spec = write(tmp_path, {"small.toml": 'extends = "teacher.toml"\n' + SMALL, "ablation.toml": ABLATION + arms})
