@@ -77,6 +77,8 @@ class Ran:
     """Wall and CPU time from scores to the recall of both sets."""
     product: Sequence[float] = (0.0, 0.0)
     """Wall and CPU time from features to scores."""
+    encoding: Sequence[float] = (0.0, 0.0)
+    """Wall and CPU time of the towers' forward passes; only of ours."""
     numbers: Mapping[str, float] = field(default_factory=dict)
 
 
@@ -123,7 +125,7 @@ def ours(folder: Path) -> None:
 
     if not model().may_need_packages:
         open_clip_alone()
-    from harness.models import build_towers, load_weights
+    from harness.models import Towers, build_towers, load_weights
     from harness.node.run_evaluation import RunEvaluation
     from harness.runs.request import Request
     from harness.runs.settings import Settings
@@ -132,6 +134,7 @@ def ours(folder: Path) -> None:
     ranking: list[Seconds] = []
     counting: list[Seconds] = []
     metrics: list[Seconds] = []
+    encoding: list[Seconds] = []
     counted = {
         "harness.evaluation.retrieval.ranks_of_scores": timed(ranks_of_scores, counting),
         "harness.evaluation.evaluator.retrieval_ranks": timed(retrieval_ranks, ranking),
@@ -139,6 +142,8 @@ def ours(folder: Path) -> None:
     }
     for name, function in counted.items():
         mock.patch(name, function).start()
+    for method in ("encode_image", "encode_text"):
+        mock.patch.object(Towers, method, timed(getattr(Towers, method), encoding)).start()
     settings = Settings(store=folder / "store", evaluation_root=folder / "sets")
     experiment = Experiment(model=model(), evaluation=Evaluation(sets=("fff11", "retrieval")))
     towers = build_towers(model())
@@ -148,7 +153,7 @@ def ours(folder: Path) -> None:
     numbers = {f"{one.set}/{name}": metric.value for one in measured for name, metric in one.metrics.items()}
     assert {one.set for one in averages(measured)} == {"fff11", "retrieval"}
     product = [(total[0] - part[0], total[1] - part[1]) for total, part in zip(ranking, counting, strict=True)]
-    write("ours", folder, numbers, [*counting, *metrics], product)
+    write("ours", folder, numbers, [*counting, *metrics], product, encoding)
 
 
 def theirs(folder: Path) -> None:
@@ -200,9 +205,14 @@ def timed(function: Callable[P, T], spent: list[Seconds]) -> Callable[P, T]:
 
 
 def write(
-    side: str, folder: Path, numbers: Mapping[str, float], recall: Sequence[Seconds], product: Sequence[Seconds]
+    side: str,
+    folder: Path,
+    numbers: Mapping[str, float],
+    recall: Sequence[Seconds],
+    product: Sequence[Seconds],
+    encoding: Sequence[Seconds] = (),
 ) -> None:
-    said = {"numbers": numbers, "recall": summed(recall), "product": summed(product)}
+    said = {"numbers": numbers, "recall": summed(recall), "product": summed(product), "encoding": summed(encoding)}
     (folder / f"{side}.json").write_text(json.dumps(said))
 
 
