@@ -6,7 +6,7 @@ import os
 import sys
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -115,7 +115,7 @@ def _operations(
 
 @app.command()
 def check(
-    spec: Spec,
+    specs: Specs,
     set_: Set,
     quick: Annotated[
         bool, typer.Option("--quick", help="Import nothing heavy: build no model, read no weights, count no captions.")
@@ -125,30 +125,54 @@ def check(
     ] = False,
     as_json: Json = False,
 ) -> None:
-    """Check a spec without training: exit status 0 if every run can start on this machine."""
+    """Check specs without training: exit status 0 if every run can start on this machine."""
     from harness.cli.output import as_json as print_json
-    from harness.cli.output import plural, say, say_census
     from harness.config.origin import with_line
+
+    status, shown = 0, []
+    for spec in specs:
+        try:
+            found = _check(spec, set_, quick=quick, elsewhere=elsewhere, say_it=not as_json)
+            status = max(status, found.pop("status"))
+            shown.append(found)
+        except HarnessError as error:
+            for one in (error, *error.others):
+                print(f"harness: {with_line(one)}", file=sys.stderr)
+            status = 2
+    if as_json and shown:
+        print_json(shown[0] if len(specs) == 1 else shown)
+    raise typer.Exit(status)
+
+
+def _check(spec: Path, assignments: list[str], *, quick: bool, elsewhere: bool, say_it: bool) -> dict[str, Any]:
+    """What `harness.docs.outputs.CheckOutput` describes, and the exit status as `status`; printed as text if `say_it`.
+
+    Raises:
+        SpecError: there is a mistake in the spec.
+    """
+    from harness.cli.output import plural, say, say_census
     from harness.planning.isolation import confounded
     from harness.planning.preflight import notes
 
-    try:
-        plan, searched = _looked_at(spec, set_)
-    except HarnessError as error:
-        for one in (error, *error.others):
-            print(f"harness: {with_line(one)}", file=sys.stderr)
-        raise typer.Exit(2) from None
+    plan, searched = _looked_at(spec, assignments)
     found, seen = _obstacles(plan, quick), list(notes(plan, plan.settings))
     wrong = [one.sentence(plan.file) for one in found if not one.is_elsewhere]
     missing = [one.sentence(plan.file) for one in found if one.is_elsewhere]
     doubts = [str(warning) for warning in confounded(plan.ablation, plan.experiments)]
-    status = int(bool(wrong or (missing and not elsewhere)))
-    if as_json:
-        seen = [*(sentence for report in plan.data.values() for sentence in report.census()), *seen]
-        counts = {"arms": len(plan.arms), "runs": len(plan.cells)}
-        head = {"spec": str(spec), "kind": "search" if searched else "ablation", **counts}
-        print_json({**head, "wrong": wrong, "missing": missing, "notes": seen, "confounded": doubts})
-        raise typer.Exit(status)
+    census = [sentence for report in plan.data.values() for sentence in report.census()]
+    checked = {
+        "spec": str(spec),
+        "kind": "search" if searched else "ablation",
+        "arms": len(plan.arms),
+        "runs": len(plan.cells),
+        "wrong": wrong,
+        "missing": missing,
+        "notes": [*census, *seen],
+        "confounded": doubts,
+        "status": int(bool(wrong or (missing and not elsewhere))),
+    }
+    if not say_it:
+        return checked
     for problem in found:
         say(f"{'missing' if problem.is_elsewhere else 'wrong'}: {problem.sentence(plan.file)}")
     say_census(plan)
@@ -159,7 +183,7 @@ def check(
     state = "is valid, but not all of it is on this machine" if missing else "is valid"
     of = "a search; its base" if searched else plural(len(plan.arms), "arm")
     say(f"{spec} {'cannot run' if wrong else state}: {of}, {plural(len(plan.cells), 'run')}.")
-    raise typer.Exit(status)
+    return checked
 
 
 def _obstacles(plan: Plan, quick: bool) -> list[Obstacle]:

@@ -15,7 +15,7 @@ class _Output(BaseModel):
 
 
 class CheckOutput(_Output):
-    """`harness check SPEC --json`."""
+    """`harness check SPEC --json`; a list of several."""
 
     spec: str
     kind: str

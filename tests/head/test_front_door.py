@@ -203,6 +203,22 @@ def test_a_search_is_checked_and_planned(spec: Path, capsys: Capsys) -> None:
     assert "start it with `harness search`" in said
 
 
+def test_several_specs_are_checked_together(spec: Path, capsys: Capsys) -> None:
+    """A mistake in one leaves the others checked; the worst exit status is the command's."""
+    broken = spec.parent / "broken.toml"
+    broken.write_text(spec.read_text().replace("primary", "primry"))
+    absent = spec.parent / "absent.toml"
+    absent.write_text(f'extends = "{spec.name}"\n[base]\nevaluation.sets = ["shapes", "imagenet1k"]\n')
+    code, out, err = harness(capsys, "check", broken, absent, spec)
+    assert code == 2
+    assert "broken.toml" in err
+    assert f"{absent} is valid, but not all of it is on this machine" in out
+    assert f"{spec} is valid" in out
+    code, out, _ = harness(capsys, "check", absent, spec, "--json")
+    assert (code, [one["spec"] for one in json.loads(out)]) == (1, [str(absent), str(spec)])
+    assert harness(capsys, "check", spec, spec)[0] == 0
+
+
 def test_an_ablation_is_noted_when_it_is_run(spec: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(api, "carry_out", lambda *_, **__: None)
     api.run(spec, arms=["plain"])
