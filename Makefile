@@ -31,8 +31,8 @@ demo-slurm: $(INSTALLED) ## run the quickstart on a real SLURM on this machine, 
 	@HARNESS_STORE=build/demo-slurm slurm/testcluster/cluster with \
 	    $(BIN)/harness run ablations/quickstart.toml --on slurm/testcluster.toml
 
-demo-search: $(INSTALLED) ## search thresholds and mixing ratio on the embedded data set; ten minutes on 2 cores
-	@$(BIN)/harness search ablations/searches/thresholds_shapes.toml
+demo-search: $(INSTALLED) ## search caption mix, threshold and learning rate on the embedded data set; ten minutes on 2 cores
+	@$(BIN)/harness search ablations/searches/captions_shapes.toml
 
 demo-time: $(INSTALLED) ## time the demo as a whole process, five times (ARGS="--times 3"); the machine should be idle
 	@$(BIN)/python benchmarks/demo.py $(ARGS)

@@ -71,7 +71,7 @@ def test_the_wheel_outside_the_checkout(installed: Path, tmp_path: Path) -> None
     assert "is valid" in harness("check", "ablations/first.toml")
     assert "6 of 6 runs to train" in harness("plan", "ablations/first.toml")
     assert "ablations/quickstart" in harness("examples")
-    for example in ("quickstart", "searches/quickstart", "one_gpu_nodes"):
+    for example in ("quickstart", "captions_shapes", "one_gpu_nodes"):
         harness("examples", example, "shipped")
     assert "15 runs" in harness("check", "shipped/ablations/quickstart.toml")
     assert "ok      code: version" in harness("doctor", code=(0, 1))  # 1: something of this machine
