@@ -18,6 +18,7 @@ from harness.execute.bundle import SUMS, files_of, root_hash, sums
 from harness.execute.publish import publish
 from harness.planning.plan import Plan
 from harness.planning.workspace import Project
+from harness.reporting.formats.table import TableCell
 from harness.runs.store import Store
 from tests.reporting import made
 
@@ -153,6 +154,35 @@ def test_a_claim_of_one_bundle_is_an_empty_cell_of_another(bundle: Path, tmp_pat
     assert table.rows[1][1].text == "–"
     assert [cell.text for cell in table.rows[-1]][1:] == ["1 of 1", "2 of 4"]
     assert table.notes[0].startswith("Decided: 3 of 5 cells (60 %).")
+
+
+def test_the_same_claim_on_other_data_is_the_same_row(bundle: Path, tmp_path: Path) -> None:
+    """A claim about another metric than the primary one names it; a reader looks for one row all the same."""
+    other = {"text": "b helps", "arm": "b", "than": "a", "metric": "other/acc1", "source": "FFF Table 9"}
+    made_there = made.simple(tmp_path / "store", LEVELS, "other/acc1", claims=[other], estimation="paired")
+    there = tables.Shown(published(*made_there, "two", tmp_path), "two")
+    table = tables.claims([tables.Shown(bundle, "one"), there], {})
+    assert [row[0].text for row in table.rows] == [
+        "b helps (FFF Table 9)",
+        *("c is no different", "d helps", "e helps", "decided at a margin of 2 points or less"),
+    ]
+    assert tables.EMPTY not in table.rows[0]
+    assert [row[2] for row in table.rows[1:4]] == [tables.EMPTY] * 3
+    assert tables.claims([there], {}).rows[0][0].text == "b helps (other/acc1; FFF Table 9)"
+
+
+def test_two_claims_of_one_text_are_two_rows(tmp_path: Path) -> None:
+    both = [{**CLAIMS[0], "metric": metric} for metric in ("shapes/acc1", "shapes/acc5")]
+    found = published(*made.simple(tmp_path / "store", LEVELS, claims=both, estimation="paired"), "two", tmp_path)
+    rows = tables.claims([tables.Shown(found, "two")], {}).rows
+    assert [row[0].text.partition(";")[0] for row in rows][:2] == ["b helps (shapes/acc1", "b helps (shapes/acc5"]
+
+
+def test_a_fact_that_finished_runs_do_not_log_is_no_missing_run() -> None:
+    nothing = TableCell("missing", muted=True)
+    assert tables._fact(nothing, TableCell("2")) == tables.EMPTY
+    assert tables._fact(nothing, TableCell("0")) == nothing
+    assert tables._fact(TableCell("4.2", best=True), TableCell("2")) == TableCell("4.2")
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -63,13 +64,16 @@ class Shown:
 
 
 def claims(bundles: Sequence[Shown], _options: Options) -> Table:
-    """Each claim in each bundle: its verdict, the difference with its corrected interval, the number of seeds."""
-    columns = [{_key(one): one for one in shown.document.verdicts} for shown in bundles]
+    """Each claim in each bundle: its verdict, the difference with its corrected interval, the number of seeds.
+
+    Claims of the same text are one row, whatever the data that their metrics are of.
+    """
+    columns = [_by_key(shown.document.verdicts) for shown in bundles]
     rows = dict.fromkeys(key for column in columns for key in column)
     judged = [sum(one.p is not None for one in shown.document.verdicts) for shown in bundles]
     cells = [
         (
-            TableCell(_said(next(column[key] for column in columns if key in column))),
+            TableCell(_said([column[key] for column in columns if key in column])),
             *(
                 _verdict_cell(column[key], family) if key in column else EMPTY
                 for column, family in zip(columns, judged, strict=True)
@@ -99,13 +103,16 @@ def _is_small(margin: str | None) -> bool:
     return unit == points_unit and size <= most
 
 
-def _key(one: Verdict) -> tuple[str, str]:
-    return one.claim.text, one.claim.metric or ""
+def _by_key(verdicts: Sequence[Verdict]) -> dict[tuple[str, str], Verdict]:
+    """By what a row is about: the claim's text, and its metric if several claims have this text."""
+    texts = Counter(one.claim.text for one in verdicts)
+    return {(one.claim.text, (one.claim.metric or "") if texts[one.claim.text] > 1 else ""): one for one in verdicts}
 
 
-def _said(one: Verdict) -> str:
-    more = [part for part in (one.claim.metric, one.claim.source) if part]
-    return one.claim.text + (f" ({'; '.join(more)})" if more else "")
+def _said(row: Sequence[Verdict]) -> str:
+    metrics, sources = ({getattr(one.claim, name) or "" for one in row} for name in ("metric", "source"))
+    more = [part for part in (*(metrics if len(metrics) == 1 else ()), *sorted(sources)) if part]
+    return row[0].claim.text + (f" ({'; '.join(more)})" if more else "")
 
 
 def _verdict_cell(one: Verdict, family: int) -> TableCell:
@@ -156,8 +163,13 @@ def facts(bundles: Sequence[Shown], options: Options) -> Table:
     ]
     heads = (*words("arm"), *numbers("seeds", *(heading(one.metric.removeprefix(f"{TRAINING}/")) for one in columns)))
     rows = _arm_rows(shown, options, columns, differences=False)
-    rows = tuple(tuple(replace(cell, best=False) for cell in row) for row in rows)  # more is not better
+    rows = tuple(tuple(_fact(cell, row[1]) for cell in row) for row in rows)
     return Table("facts", "", heads, rows, (FACTS_NOTE,))
+
+
+def _fact(cell: TableCell, seeds: TableCell) -> TableCell:
+    """`cell` without bold, because more is not better; nothing where finished runs do not log it."""
+    return EMPTY if cell.muted and seeds.text != "0" else replace(cell, best=False)
 
 
 def _arm_rows(
