@@ -20,7 +20,11 @@ NEW = (
     *("experiments/quickstart.toml", "experiments/quickstart_teacher.toml", "experiments/open30m.toml"),
     *("experiments/openclipart.toml", "experiments/openclipart_teacher.toml", "ablations/openclipart.toml"),
     *("ablations/factorial_openclipart.toml", "ablations/factorial_drawn.toml", "ablations/factorial_drawn_1.toml"),
-    *("ablations/factorial_drawn_2.toml", "ablations/factorial_drawn_raw_teacher.toml", "ablations/why_mining_drawn.toml"),
+    *(
+        "ablations/factorial_drawn_2.toml",
+        "ablations/factorial_drawn_raw_teacher.toml",
+        "ablations/why_mining_drawn.toml",
+    ),
     *("experiments/recap_cc3m.toml", "experiments/recap_cc12m.toml"),
     *("ablations/ceiling_cc3m_vitb16.toml", "ablations/ceiling_cc12m_vitb16.toml"),
     *("ablations/ceiling_yfcc15m_vitb32.toml", "ablations/ceiling_cc3m_rn50.toml", "ablations/ceiling_cc12m_rn50.toml"),
