@@ -87,8 +87,9 @@ def load(path: str | Path, assignments: Sequence[str] = ()) -> Ablation:
         SpecError: the file, or a file that it names, is missing or not valid.
     """
     file = Path(path)
-    if _is_ablation(file):
-        table, base = _ablation_table(file, seen=())
+    stated = _read(file)
+    if _is_ablation(file, stated):
+        table, base = _ablation_table(file, stated, seen=())
         return _changed(Ablation, file, table, base, assignments)
     experiment = load_experiment(file)
     sets = experiment.evaluation.sets
@@ -213,30 +214,31 @@ def _gathering(wrong: list[SpecError]) -> Iterator[None]:
         wrong.append(error)
 
 
-def _is_ablation(file: Path) -> bool:
-    """Whether a file declares an ablation, itself or through the files that it extends."""
+def _is_ablation(file: Path, table: Table) -> bool:
+    """Whether a file, which holds `table`, declares an ablation, itself or through the files that it extends."""
     for _ in range(LONGEST_CHAIN):
-        table = _read(file)
         if _ONLY_IN_ABLATIONS & table.keys():
             return True
         if "extends" not in table:
             return False
         file = _Place.of(file).file(table["extends"], "extends")
+        table = _read(file)
     return False
 
 
-def _ablation_table(file: Path, seen: tuple[Path, ...]) -> tuple[Table, Experiment]:
-    """The tables of an ablation file merged over those of the ablations that it extends, with absolute paths; and the
+def _ablation_table(file: Path, table: Table, seen: tuple[Path, ...]) -> tuple[Table, Experiment]:
+    """The `table` of an ablation file merged over those of the ablations that it extends, with absolute paths; and the
     base experiment.
     """
     place, wrong = _Place.of(file, _longer(seen, file)), list[SpecError]()
-    table, parent, base = _read(file), Table(), None
+    parent, base = Table(), None
     if "extends" in table:
         extended = place.file(table.pop("extends"), "extends")
-        if not _is_ablation(extended):
+        above = _read(extended)
+        if not _is_ablation(extended, above):
             fix = f'write experiment = "{extended.name}"'
             raise SpecError("an ablation extends an experiment", where=place.key("extends"), fix=fix)
-        parent, base = _ablation_table(extended, place.seen)
+        parent, base = _ablation_table(extended, above, place.seen)
         _validated(Ablation, extended, parent, base)
     with _gathering(wrong):
         if base is None or "experiment" in table:

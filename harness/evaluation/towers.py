@@ -104,6 +104,11 @@ def _unit(features: Tensor) -> Tensor:
     return nn.functional.normalize(features, dim=-1)
 
 
+def _lengths(tokens: Tensor) -> Tensor:
+    """How many of the tokens [M, L] of each text come up to its end, which has the largest id, [M]."""
+    return tokens.argmax(dim=1) + 1
+
+
 def _require(finite: Tensor, tower: str) -> None:
     """Refuse features with a NaN, which would win every comparison that ranks are counted by."""
     if not bool(finite):
@@ -260,31 +265,29 @@ class SetEncoder:
 
     def _encoded_texts(self, texts: tuple[str, ...]) -> Tensor:
         tokens = self._tokenized(texts)
-        order = torch.argsort(self._needed(tokens), stable=True)
-        features = self._in_batches(self._model.encode_text, tokens, order)
+        needed = self._needed(_lengths(tokens), tokens.shape[1])
+        order = torch.argsort(needed, stable=True)
+        features = self._in_batches(self._model.encode_text, tokens, needed, order)
         return features[torch.argsort(order).to(features.device)]
 
-    def _needed(self, tokens: Tensor) -> Tensor:
-        """How many of the tokens [M, L] of each text the towers need, [M]."""
-        lengths = tokens.argmax(dim=1) + 1
-        return lengths if self._model.trims else torch.full_like(lengths, tokens.shape[1])
+    def _needed(self, lengths: Tensor, context: int) -> Tensor:
+        """How many tokens of texts of these lengths [M] the towers need, [M]."""
+        return lengths if self._model.trims else torch.full_like(lengths, context)
 
-    def _in_batches(self, encode: Callable[[Tensor], Tensor], tokens: Tensor, order: Tensor) -> Tensor:
-        """What `encode` makes of tokens [M, L], text by text in `order` [M], along which texts do not get shorter."""
+    def _in_batches(self, encode: Callable[[Tensor], Tensor], tokens: Tensor, needed: Tensor, order: Tensor) -> Tensor:
+        """What `encode` makes of tokens [M, L], text by text in `order` [M], along which `needed` [M] ascends."""
 
         def encoded(part: range) -> list[Tensor]:
-            taken = (tokens[batches[index], : int(lengths[batches[index][-1]])] for index in part)
+            taken = (tokens[batches[index], : int(needed[batches[index][-1]])] for index in part)
             return self._features(encode, taken, "text")
 
-        lengths = self._needed(tokens)
-        batches = list(filled(order, lengths, self._batch_size * tokens.shape[1]))
+        batches = list(filled(order, needed, self._batch_size * tokens.shape[1]))
         return self._crew.gathered(len(batches), encoded)
 
     def _compared(self, order: TokenWiseShare) -> Tensor:
         tokens = self._tokenized(order.texts)
-        lengths = (tokens.argmax(dim=1) + 1).tolist()
         found = []
-        for strip in text_strips(lengths, order.together):
+        for strip in text_strips(_lengths(tokens).tolist(), order.together):
             texts = self._text_tokens(tokens[strip])
 
             def compare(batches: range, texts: TextTokens = texts) -> list[Tensor]:
@@ -299,9 +302,10 @@ class SetEncoder:
 
     def _text_tokens(self, tokens: Tensor) -> TextTokens:
         """Unit features of the tokens [M, L] up to each text's end, which has the largest id."""
-        lengths = tokens.argmax(dim=1) + 1
+        lengths = _lengths(tokens)
         order = torch.argsort(lengths, stable=True)
-        return TextTokens(self._in_batches(self._words, tokens, order), lengths[order], order)
+        needed = self._needed(lengths, tokens.shape[1])
+        return TextTokens(self._in_batches(self._words, tokens, needed, order), lengths[order], order)
 
     def _patches(self, images: Tensor) -> Tensor:
         """[N, 3, H, W] to [N, p, d]."""
