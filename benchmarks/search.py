@@ -2,12 +2,13 @@
 
     python benchmarks/search.py CURVES OUT.json [--tables NAME...] [--methods NAME...] [--seeds 10]
     python benchmarks/search.py CURVES OUT.json --summary [--plot FILE.png]
+    python benchmarks/search.py CURVES LCDB.json --tables lcdb --seeds 100    # pip install -e '.[answers]'
 
-Four simulated workers train configurations of a table (see `search_curves`) epoch by epoch; a method gets the budget of
-24 full runs and is scored, at every multiple of a full run, by the error at full length of the configuration that
-it would select (not by the best number that it has seen, which stands beside). The strategies are the harness's own
-code (`harness.searching.study`); tables of HELD_BACK were not looked at while `ladder` was made, but for
-its probes.
+Four simulated workers train configurations of a table (see `search_curves`) epoch by epoch; a method gets the budget
+of 24 full runs (8 on lcdb). At every multiple of a full run, it is scored by the error at full length of the
+configuration that it would select (not by the best number that it has seen, which stands beside). The strategies are
+the harness's own code (`harness.searching.study`); tables of HELD_BACK were not looked at while `ladder` was made, but
+for its probes.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ Score = Callable[[dict[str, Any]], float]
 FIRST = {"first_rung": 1, "reduction": 3}
 FRACTIONS = (0.1, 0.25)
 SPENT = (4, 8, 16, 24)
-"""Full runs after which methods are ranked."""
+"""Full runs after which methods are ranked, as far as they have so many."""
 SHOWN = ("random", "GP", "TPE + ASHA", "FastBO", "FastBO, selected at full length", "Syne Tune ASHA", "ladder, GP")
 HELD_BACK = ("digits_noise40", "cancer_noise15", "blobs_noise10", "late_onset", "crossing", "divergence")
 
@@ -57,15 +58,16 @@ METHODS = {
 
 def measure(folder: Path, table: str, method: str, seeds: Sequence[int]) -> dict[str, Any]:
     """Searches with one method on one table."""
-    curves = load(folder, table)
-    outcomes = [Simulation(curves, METHODS[method], seed).run() for seed in seeds]
+    tables = [load(folder, table, seed) for seed in seeds]
+    outcomes = [Simulation(curves, METHODS[method], seed).run() for seed, curves in zip(seeds, tables, strict=True)]
     selected = np.array([one.selected for one in outcomes])
-    regret = selected - curves.best
+    best = np.array([curves.best for curves in tables])
+    regret = selected - best[:, None]
     return {
         "table": table,
         "method": method,
-        "epochs": curves.epochs,
-        "best": curves.best,
+        "epochs": tables[0].epochs,
+        "best": best.tolist(),
         "selected": selected.tolist(),
         "seen": [one.seen for one in outcomes],
         "regret": float(regret[:, -1].mean()),
@@ -87,13 +89,14 @@ def summary(results: Sequence[dict[str, Any]]) -> str:
         ["method", *heads, "mean rank"],
         [[m, *(_cell(cells.get((m, t))) for t in tables), _rank(results, m, _selected(-1))] for m in methods],
     )
-    scores = [*(_selected(spent - 1) for spent in SPENT), _seen]
+    spent = [share for share in SPENT if share <= min(len(one["selected"][0]) for one in results)]
+    scores = [*(_selected(share - 1) for share in spent), _seen]
     lines += [
         "",
         *_table(
             [
                 "method",
-                *(f"rank at {spent}" for spent in SPENT),
+                *(f"rank at {share}" for share in spent),
                 "rank by best seen",
                 "trials",
                 "left at",
@@ -152,7 +155,7 @@ def plot(results: Sequence[dict[str, Any]], file: Path) -> None:
     for panel, table in zip(panels.flat, tables, strict=False):
         for place, name in enumerate(SHOWN):
             for one in (one for one in results if (one["method"], one["table"]) == (name, table)):
-                regret = 100 * (np.array(one["selected"]) - one["best"])
+                regret = 100 * (np.array(one["selected"]) - np.reshape(one["best"], (-1, 1)))
                 middle, half = regret.mean(0), np.array([_half_width(column) for column in regret.T])
                 spent = np.arange(1, len(middle) + 1)
                 panel.plot(spent, middle, color=f"C{place}", label=name, linewidth=1.3)

@@ -9,6 +9,9 @@ table is of this project's own runs (see `search_world`).
 
 The made families lie outside POW3, EXP3 and LOG2: a late onset (a plateau, then a fall), crossing (fast learners end
 higher), divergence (a fall, then a blow-up).
+
+`lcdb` is real curves over the size of the training set: which of 20 learners is best on a data set of OpenML? It is one
+table for each data set, and seed s of a search is on the s-th. It was first used when all strategies were finished.
 """
 
 from __future__ import annotations
@@ -18,9 +21,12 @@ import sys
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import search_world
 from numpy.typing import NDArray
 from sklearn.datasets import load_breast_cancer, load_digits, make_classification
@@ -38,10 +44,14 @@ SHAPE = (len(LEARNING_RATES), len(WIDTHS), len(DECAYS), len(BATCHES))
 
 @dataclass(frozen=True)
 class Curves:
-    """A table: `errors[a, b, c, d, epoch]`, 0 to 1, lower is better."""
+    """A table: `errors[a, b, ..., epoch]`, an axis for each setting, 0 to 1, lower is better."""
 
     name: str
     errors: Array
+    is_ordered: bool = True
+    """Whether the levels of a setting are numbers, rather than names."""
+    budget: int = 24
+    """Of a search, in full runs."""
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -174,13 +184,50 @@ WORLD = "world"
 """The embedded world, trained by the harness itself: see `search_world`."""
 
 
+LCDB = "lcdb"
+LEVELS = 20
+"""Sizes of the training set, in equal steps up to the largest: the epochs of `lcdb`."""
+LEARNERS = 15
+ANCHORS = 12
+"""Fewest learners and measured sizes of a data set."""
+
+
+@cache
+def lcdb() -> tuple[Curves, ...]:
+    """The data sets of lcdb in the order of their numbers: test errors of learners on the first split.
+
+    Between measured sizes, the error is interpolated over the logarithm of the size.
+
+    Raises:
+        SystemExit: the package is not installed.
+    """
+    spec = find_spec(LCDB)
+    if spec is None or spec.origin is None:
+        raise SystemExit("lcdb is not installed: pip install -e '.[answers]'")
+    columns = ["openmlid", "learner", "size_train", "outer_seed", "inner_seed", "score_test"]
+    rows = pd.read_csv(Path(spec.origin).parent / "database-accuracy.csv", usecols=columns)
+    rows = rows[(rows["outer_seed"] == 0) & (rows["inner_seed"] == 0)]
+    found = []
+    for name, part in rows.groupby("openmlid"):
+        whole = part.pivot_table(index="learner", columns="size_train", values="score_test").dropna()
+        if len(whole) < LEARNERS or whole.shape[1] < ANCHORS:
+            continue
+        sizes = whole.columns.to_numpy(dtype=np.float64)
+        at = np.log(sizes[-1] * np.arange(1, LEVELS + 1) / LEVELS)
+        errors = [np.interp(at, np.log(sizes), 1 - scores) for scores in whole.to_numpy(dtype=np.float64)]
+        found.append(Curves(f"{LCDB} {name}", np.array(errors), is_ordered=False, budget=8))
+    return tuple(found)
+
+
 def names() -> tuple[str, ...]:
-    """Every table."""
+    """Every table but `lcdb`, whose package is no part of the harness."""
     return (*tasks(), WORLD, *FAMILIES)
 
 
-def load(folder: Path, name: str) -> Curves:
-    """A table by name, trained first if it is missing in `folder`."""
+def load(folder: Path, name: str, seed: int = 0) -> Curves:
+    """The table of a name that a search with `seed` is on, trained first if it is missing in `folder`."""
+    if name == LCDB:
+        return lcdb()[seed]
     if name in FAMILIES:
         return made(name)
     file = folder / f"{name}.npy"

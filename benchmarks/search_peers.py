@@ -11,26 +11,31 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
+from search_curves import Curves
+
 from harness.searching.study import Assignment, Trial
 
 
 class SyneTune:
     """One of Syne Tune's asynchronous schedulers, which stop trials at rungs."""
 
-    def __init__(self, name: str, shape: Sequence[int], length: int, *, seed: int, finish: int) -> None:
+    def __init__(self, name: str, curves: Curves, length: int, *, seed: int, finish: int) -> None:
         """Begin empty.
 
         Args:
             name: of a class of syne_tune.optimizer.baselines.
-            shape: levels of each setting of the table.
+            curves: the table.
             length: epochs of a full run.
             finish: how many configurations are to have a value at full length.
         """
-        from syne_tune.config_space import randint
+        from syne_tune.config_space import choice, randint
         from syne_tune.optimizer import baselines
 
         logging.getLogger("syne_tune").setLevel(logging.ERROR)
-        space = {f"p.{axis}": randint(0, levels - 1) for axis, levels in enumerate(shape)}
+        space = {
+            f"p.{axis}": randint(0, levels - 1) if curves.is_ordered else choice(list(range(levels)))
+            for axis, levels in enumerate(curves.shape)
+        }
         self._scheduler = getattr(baselines, name)(
             config_space=space, metric="error", time_attr="epoch", max_t=length, random_seed=seed
         )

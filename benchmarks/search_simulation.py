@@ -15,8 +15,6 @@ from harness.config.search import Exploration
 from harness.searching.study import Assignment, SearchStudy, Trial
 
 WORKERS = 4
-BUDGET = 24.0
-"""In full runs."""
 REPEATS = 2000
 """Epochs in a row that cost nothing, as their cells were trained before: then the strategy has nothing new to try."""
 
@@ -64,8 +62,13 @@ class Method:
         """An empty study."""
         library, _, name = self.sampler.partition(" ")
         if library == "syne-tune":
-            return SyneTune(name, curves.shape, length, seed=seed, finish=self.finish)
-        space = {f"p.{axis}": {"kind": "int", "low": 0, "high": n - 1} for axis, n in enumerate(curves.shape)}
+            return SyneTune(name, curves, length, seed=seed, finish=self.finish)
+        space = {
+            f"p.{axis}": {"kind": "int", "low": 0, "high": n - 1}
+            if curves.is_ordered
+            else {"kind": "choice", "of": list(range(n))}
+            for axis, n in enumerate(curves.shape)
+        }
         asked = {
             "space": space,
             "objectives": [{"metric": "table/error", "goal": "minimise"}],
@@ -138,7 +141,7 @@ class Simulation:
     def _room(self) -> bool:
         """Whether a new run, and what is reserved for the end, fit into the budget."""
         reserve = (len(self._running) + self.method.finish) * 0.5
-        return self.spent / self.curves.epochs + reserve < BUDGET
+        return self.spent / self.curves.epochs + reserve < self.curves.budget
 
     def _advance(self) -> None:
         """The next epoch that ends: what the strategy makes of it."""
@@ -170,15 +173,16 @@ class Simulation:
 
     def _mark(self, *, final: bool = False) -> None:
         """Note what would be selected, at each multiple of a full run that has been spent."""
-        due = min(int(self.spent // self.curves.epochs), int(BUDGET))
+        budget = self.curves.budget
+        due = min(int(self.spent // self.curves.epochs), budget)
         if len(self.selected) >= due and not final:
             return
         chosen = self._choice()
         seen = min((min(one.curve.values()) for one in self.strategy.trials.values() if one.curve), default=1.0)
         error = 1.0 if chosen is None else float(self.curves.errors[tuple(chosen.values.values())][-1])
         if final:
-            del self.selected[int(BUDGET) - 1 :], self.seen[int(BUDGET) - 1 :]
-            due = int(BUDGET)
+            del self.selected[budget - 1 :], self.seen[budget - 1 :]
+            due = budget
         self.selected += [error] * (due - len(self.selected))
         self.seen += [seen] * (due - len(self.seen))
 
