@@ -171,6 +171,37 @@ def test_the_same_claim_on_other_data_is_the_same_row(bundle: Path, tmp_path: Pa
     assert tables.claims([there], {}).rows[0][0].text == "b helps (other/acc1; FFF Table 9)"
 
 
+AGAIN = {"e": [0.402, 0.409, 0.419], "a": [0.300, 0.310, 0.320], "b": [0.301, 0.309, 0.321]}
+"""A second stage, in which e helps and b does not."""
+
+
+def test_an_open_claim_has_the_verdict_of_the_next_stage_and_a_decided_one_keeps_its_own(
+    bundle: Path, tmp_path: Path
+) -> None:
+    asked = [CLAIMS[3], CLAIMS[0]]
+    again = made.simple(tmp_path / "store", AGAIN, claims=asked, estimation="paired", seeds=[3, 4, 5], baseline="a")
+    stages = [tables.Shown(bundle, "world"), tables.Shown(published(*again, "two", tmp_path), "world")]
+    first, table = tables.claims(stages[:1], {}), tables.claims(stages, {})
+    assert [len(row) for row in table.rows] == [2] * 5
+    assert table.rows[:3] == first.rows[:3], "decided in the first stage"
+    (delta,) = (one.difference for one in stages[1].document.verdicts if one.claim.text == "e helps")
+    assert delta is not None
+    assert delta.error is not None
+    half = stats.t.ppf(1 - 0.05 / 2 / 2, delta.df) * delta.error
+    low, high = (f"{100 * (delta.mean + side * half):.1f}" for side in (-1, 1))
+    assert table.rows[3][1].text == f"better: +10.0 [{low}, {high}] points, 3 fresh seeds"
+    assert table.rows[4][1].text == "3 of 4"
+    assert table.notes[0] == f"Decided: 3 of 4 cells (75 %). {tables.CLAIMS_NOTE} {tables.STAGES_NOTE}"
+    assert tables.STAGES_NOTE not in first.notes[0]
+
+
+def test_stages_that_share_a_run_are_refused(bundle: Path, tmp_path: Path) -> None:
+    again = made.simple(tmp_path / "store", LEVELS, claims=CLAIMS, estimation="paired", seeds=[2, 3, 4])
+    stages = [tables.Shown(bundle, "world"), tables.Shown(published(*again, "two", tmp_path), "world")]
+    with pytest.raises(SpecError, match="with an earlier stage"):
+        tables.claims(stages, {})
+
+
 def test_two_claims_of_one_text_are_two_rows(tmp_path: Path) -> None:
     both = [{**CLAIMS[0], "metric": metric} for metric in ("shapes/acc1", "shapes/acc5")]
     found = published(*made.simple(tmp_path / "store", LEVELS, claims=both, estimation="paired"), "two", tmp_path)

@@ -31,6 +31,10 @@ CLAIMS_NOTE = (
     "cover for all claims of a column together (Bonferroni, 95 %). So the interval of a decided verdict may hold zero "
     "or reach beyond the margin. Seeds on demand: intervals do not account for earlier looks, verdicts do."
 )
+STAGES_NOTE = (
+    "Fresh seeds: the claim was open after the first stage and asked again on seeds that only the second stage has; "
+    "numbers are of these seeds, corrections for the claims of this stage. Each stage errs in at most 5 % of columns."
+)
 ARMS_NOTE = (
     "Mean ± standard deviation over seeds; in brackets the marginal 95 % interval. A difference in bold: p < 0.05 "
     "after Holm's correction for the number of arms. § The arm differs from the baseline in several parts."
@@ -64,31 +68,63 @@ class Shown:
 
 
 def claims(bundles: Sequence[Shown], _options: Options) -> Table:
-    """Each claim in each bundle: its verdict, the difference with its corrected interval, the number of seeds.
+    """Each claim on each data: its verdict, the difference with its corrected interval, the number of seeds.
 
-    Claims of the same text are one row, whatever the data that their metrics are of.
+    Bundles of the same label are the stages of one column: what a stage leaves open is asked again in the next, whose
+    seeds alone then answer. Claims of the same text are one row, whatever the data that their metrics are of.
+
+    Raises:
+        SpecError: two stages share a run.
     """
-    columns = [_by_key(shown.document.verdicts) for shown in bundles]
-    rows = dict.fromkeys(key for column in columns for key in column)
-    judged = [sum(one.p is not None for one in shown.document.verdicts) for shown in bundles]
+    columns = {label: _column([one for one in bundles if one.label == label]) for label in _labels(bundles)}
+    rows = dict.fromkeys(key for column in columns.values() for key in column)
     cells = [
         (
-            TableCell(_said([column[key] for column in columns if key in column])),
-            *(
-                _verdict_cell(column[key], family) if key in column else EMPTY
-                for column, family in zip(columns, judged, strict=True)
-            ),
+            TableCell(_said([column[key].verdict for column in columns.values() if key in column])),
+            *(_verdict_cell(column[key]) if key in column else EMPTY for column in columns.values()),
         )
         for key in rows
     ]
-    decided = [sum(map(is_decided, column.values())) for column in columns]
-    parts = [f"{these} of {len(column)}" for these, column in zip(decided, columns, strict=True)]
+    decided = [sum(is_decided(one.verdict) for one in column.values()) for column in columns.values()]
+    parts = [f"{these} of {len(column)}" for these, column in zip(decided, columns.values(), strict=True)]
     cells.append((TableCell(f"decided at a margin of {MARGIN} or less"), *map(TableCell, parts)))
-    total, all_cells = sum(decided), sum(map(len, columns))
+    total, all_cells = sum(decided), sum(map(len, columns.values()))
     share = f" ({100 * total / all_cells:.0f} %)" if all_cells else ""
-    heads = words("claim", *(shown.label for shown in bundles))
-    notes = (f"Decided: {total} of {all_cells} cells{share}. {CLAIMS_NOTE}",)
-    return Table("claims", "", heads, tuple(cells), notes)
+    stages = f" {STAGES_NOTE}" if len(columns) < len(bundles) else ""
+    notes = (f"Decided: {total} of {all_cells} cells{share}. {CLAIMS_NOTE}{stages}",)
+    return Table("claims", "", words("claim", *columns), tuple(cells), notes)
+
+
+@dataclass(frozen=True)
+class _Judged:
+    """A claim's verdict on some data."""
+
+    verdict: Verdict
+    family: int
+    """Number of claims that it was corrected for."""
+    is_fresh: bool
+    """Whether it is of a later stage."""
+
+
+def _labels(bundles: Sequence[Shown]) -> list[str]:
+    return list(dict.fromkeys(one.label for one in bundles))
+
+
+def _column(stages: Sequence[Shown]) -> dict[tuple[str, str], _Judged]:
+    """Verdicts of the last stage that asked for each claim, unless an earlier one had decided it."""
+    column: dict[tuple[str, str], _Judged] = {}
+    trained: set[str] = set()
+    for place, shown in enumerate(stages):
+        plan = shown.bundle.plan
+        if shared := trained & set(plan.cells.values()):
+            raise SpecError(f"shares run {min(shared)} with an earlier stage", where=shown.where, fix="use fresh seeds")
+        trained |= set(plan.cells.values())
+        verdicts = shown.document.verdicts
+        family = sum(one.p is not None for one in verdicts)
+        for key, verdict in _by_key(verdicts).items():
+            if key not in column or not column[key].verdict.is_decided:
+                column[key] = _Judged(verdict, family, is_fresh=place > 0)
+    return column
 
 
 def is_decided(one: Verdict) -> bool:
@@ -115,15 +151,19 @@ def _said(row: Sequence[Verdict]) -> str:
     return row[0].claim.text + (f" ({'; '.join(more)})" if more else "")
 
 
-def _verdict_cell(one: Verdict, family: int) -> TableCell:
-    """A verdict with the difference that decides it. `family`: number of claims that it was corrected for."""
+def _verdict_cell(judged: _Judged) -> TableCell:
+    """A verdict with the difference that decides it."""
+    one = judged.verdict
     word = one.text if one.is_decided else one.word
     if one.difference is None:
         return TableCell(word, muted=True)
-    text = signed(one.metric, one.difference.mean)
-    if (bounds := corrected(one, family)) is not None:
+    text, seeds = (
+        signed(one.metric, one.difference.mean),
+        count(one.difference.n, "fresh seed" if judged.is_fresh else "seed"),
+    )
+    if (bounds := corrected(one, judged.family)) is not None:
         text += f" {interval(one.metric, bounds)}"
-    return TableCell(f"{word}: {text}{points(one.metric)}, {count(one.difference.n, 'seed')}", best=one.is_decided)
+    return TableCell(f"{word}: {text}{points(one.metric)}, {seeds}", best=one.is_decided)
 
 
 def corrected(one: Verdict, family: int) -> Interval | None:

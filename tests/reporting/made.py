@@ -220,7 +220,8 @@ def simple(
         "arms": {arm: {"train.optimiser.lr": 0.001 * (place + 1)} for place, arm in enumerate(values)},
     }
     plan, store = plan_of({**table, **fields}, "simple"), Store(root)
+    places = {seed: place for place, seed in enumerate(sorted({seed for _, seed in plan.cells}))}
     for (arm, seed), run_id in plan.cells.items():
-        if seed < len(values[arm]) and not math.isnan(values[arm][seed]):
-            finish(store, run_id, {metric: values[arm][seed]})
+        if places[seed] < len(values[arm]) and not math.isnan(values[arm][places[seed]]):
+            finish(store, run_id, {metric: values[arm][places[seed]]})
     return plan, store
