@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from statistics import mode
 from typing import Any
@@ -17,31 +17,36 @@ from harness.runs.settings import load_settings
 from harness.runs.store import RunFolder, Store
 
 
-def train(folder: Path, on: str = "local") -> list[str]:
+def train(folder: Path, on: str = "local", seeds: Sequence[int] = ()) -> list[str]:
     """Train every run of the unpacked bundle `folder` in a store of its own; returns what differs, a sentence each.
 
     Args:
         on: `local` (processes of this machine) or `inline` (this process).
+        seeds: train the runs of these seeds alone, and what they need; default: all.
 
     Raises:
-        HarnessError: its data is not on this machine, or a run cannot be started.
+        HarnessError: it has no run of these seeds, its data is not on this machine, or a run cannot be started.
     """
     bundle = read_bundle(folder)
+    ablation = bundle.plan.ablation.model_copy(update={"seeds": tuple(seeds)} if seeds else {})
     with tempfile.TemporaryDirectory(prefix="harness-results-") as scratch:
         changes = {"store": Path(scratch) / "store", "tracking_uri": "none", "threads": _threads(bundle)}
         settings = load_settings().model_copy(update=changes)
         project = Project(settings, Store(settings.store, settings.evaluation_root))
-        plan = project.plan(bundle.plan.ablation, name=bundle.about.name)
-        print(f"{folder.name}: training {len(bundle.about.runs)} runs in {settings.store}", flush=True)
+        plan = project.plan(ablation, name=bundle.about.name)
+        runs = [run for run in bundle.about.runs if not seeds or run in plan.runs]
+        if not set(runs) & set(plan.cells.values()):
+            raise StoreError(f"has no run of seeds {list(seeds)}", where=str(folder), fix="name seeds that it has")
+        print(f"{folder.name}: training {len(runs)} runs in {settings.store}", flush=True)
         api.run(plan, on=on)
-        problems = list(differing(bundle, project.store))
-    print(f"{folder.name}: {'differs' if problems else 'all runs have the same digits'}")
+        problems = list(differing(bundle, project.store, runs))
+    print(f"{folder.name}: {'differs' if problems else f'all {len(runs)} runs have the same digits'}")
     return problems
 
 
-def differing(bundle: Bundle, store: Store) -> Iterator[str]:
-    """In what the runs of `store` differ from those of the bundle, a sentence each."""
-    for run in bundle.about.runs:
+def differing(bundle: Bundle, store: Store, runs: Iterable[str]) -> Iterator[str]:
+    """In what `runs` of `store` differ from those of the bundle, a sentence each."""
+    for run in runs:
         who, ours, theirs = f"bundle {bundle.about.name}: run {run}", bundle.store.run(run), store.run(run)
         if not theirs.record_file.exists():
             yield f"{who} was not trained again"

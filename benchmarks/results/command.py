@@ -24,6 +24,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--check", action="store_true", help="write nothing; fail if the page differs")
     parser.add_argument("--train", action="store_true", help="train every run from nothing and compare the digits")
     parser.add_argument("--only", nargs="+", default=[], help="train these bundles alone")
+    parser.add_argument("--seeds", nargs="+", type=int, default=[], help="train the runs of these seeds alone")
     parser.add_argument("--add", type=Path, help="pack this published folder into docs/results first")
     options = parser.parse_args(arguments)
     try:
@@ -34,7 +35,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             from .again import train  # which needs torch
 
             for name in options.only or bundles.names():
-                problems += train(UNPACKED / name)
+                problems += train(UNPACKED / name, seeds=options.seeds)
     except HarnessError as error:
         problems = [str(error)]
     for problem in problems:
