@@ -108,6 +108,27 @@ def summary(results: Sequence[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
+def paired(results: Sequence[dict[str, Any]], against: str) -> str:
+    """How much more regret each method has at the end than `against`, in points, paired by the seeds of a table."""
+    base = {one["table"]: _regrets(one) for one in results if one["method"] == against}
+    methods = [name for name in dict.fromkeys(one["method"] for one in results) if name != against]
+    rows = []
+    for method in methods:
+        row = [method]
+        for table, theirs in base.items():
+            ours = [_regrets(one) for one in results if (one["method"], one["table"]) == (method, table)]
+            more = 100 * (ours[0] - theirs) if ours else None
+            row.append("" if more is None else f"{more.mean():+.2f} ± {_half_width(more):.2f}")
+        rows.append(row)
+    return "\n".join(_table([f"more than {against}", *base], rows))
+
+
+def _regrets(one: dict[str, Any]) -> np.ndarray[Any, Any]:
+    """Regret at the end of each search."""
+    regrets: np.ndarray[Any, Any] = np.array(one["selected"])[:, -1] - np.array(one["best"])
+    return regrets
+
+
 def _selected(place: int) -> Score:
     return lambda one: float(np.mean(one["selected"], axis=0)[place])
 
@@ -183,6 +204,7 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument("--methods", nargs="+", default=list(METHODS))
     parser.add_argument("--seeds", type=int, default=10)
     parser.add_argument("--summary", action="store_true", help="print what OUT.json holds, and search nothing")
+    parser.add_argument("--against", metavar="METHOD", help="with --summary: print differences to this method, too")
     parser.add_argument("--plot", type=Path, help="draw what OUT.json holds, and search nothing")
     asked = parser.parse_args(arguments)
     results = json.loads(asked.out.read_text()) if asked.out.exists() else []
@@ -190,6 +212,8 @@ def main(arguments: Sequence[str]) -> None:
         plot(results, asked.plot)
     if asked.summary:
         print(summary(results))
+        if asked.against:
+            print(f"\n{paired(results, asked.against)}")
     if asked.plot or asked.summary:
         return
     for table in asked.tables:

@@ -1,6 +1,6 @@
 """Learning curves for the search benchmark: tables of configurations x epochs, trained once, and made families.
 
-    python benchmarks/search_curves.py FOLDER      # trains what is missing, a file for each table
+    python benchmarks/search_curves.py FOLDER [NAME...]     # trains what is missing, a file for each table
 
 A table is a grid over four settings of scikit-learn's MLP (learning rate, width, weight decay, batch size), each cell
 trained for 50 epochs by `partial_fit`; its value is the validation error after every epoch. Labels of the training part
@@ -29,6 +29,7 @@ import numpy as np
 import pandas as pd
 import search_world
 from numpy.typing import NDArray
+from scipy import stats
 from sklearn.datasets import load_breast_cancer, load_digits, make_classification
 from sklearn.neural_network import MLPClassifier
 from sklearn.preprocessing import StandardScaler
@@ -237,7 +238,19 @@ def load(folder: Path, name: str, seed: int = 0) -> Curves:
     return Curves(name, np.load(file))
 
 
+def foresight(curves: Curves) -> float:
+    """Rank correlation of the errors at a quarter of the length with those at the end; NaN if all are equal."""
+    quarter, end = (curves.errors[..., epoch - 1].ravel() for epoch in (round(curves.epochs / 4), curves.epochs))
+    return float(stats.spearmanr(quarter, end).statistic) if np.ptp(quarter) and np.ptp(end) else float("nan")
+
+
 if __name__ == "__main__":
-    for one in names():
-        curves = load(Path(sys.argv[1]), one)
-        print(f"{one}: best {curves.best:.4f}, median {np.median(curves.errors[..., -1]):.4f}", flush=True)
+    for one in sys.argv[2:] or names():
+        tables = lcdb() if one == LCDB else [load(Path(sys.argv[1]), one)]
+        best, middle, ahead = np.nanmean(
+            [(each.best, float(np.median(each.errors[..., -1])), foresight(each)) for each in tables], axis=0
+        )
+        print(
+            f"{one}: best {best:.4f}, median {middle:.4f}, rank correlation of a quarter with the end {ahead:.2f}",
+            flush=True,
+        )
