@@ -249,6 +249,26 @@ def test_seeds_added_by_hand_are_an_unplanned_look(project: MadeProject) -> None
     assert "An unplanned look" in report({"until": "decided", "least": 3, "most": 12})
 
 
+def test_seeds_added_before_an_arm_has_a_run_are_no_unplanned_look(project: MadeProject) -> None:
+    """A look at the cost of three seeds says nothing about the later six, unless both arms of a claim have runs."""
+    few = project.plan(Ablation.model_validate(TABLE | {"seeds": 3}))
+    note_claims(few, project.store)
+    carried_out(few.part(("base", "better")), project, "inline")
+    many = project.plan(Ablation.model_validate(TABLE | {"seeds": 6}))
+    note_claims(many, project.store)
+    carried_out(many, project, "inline")
+    report = render(collect(many, project.store), "md")
+    assert "An unplanned look: 1 claim first planned with 3 seeds, now 6." in report
+
+
+def test_fewer_seeds_do_not_change_the_note(project: MadeProject) -> None:
+    for seeds in (6, 3, [7, 8, 9, 10, 11, 12, 13], 6):
+        note_claims(project.plan(Ablation.model_validate(TABLE | {"seeds": seeds})), project.store)
+    files = list((project.store.root / "claims").glob("*.json"))
+    assert len(files) == len(TABLE["claims"])
+    assert all(json.loads(file.read_text())["seeds"] == list(range(6)) for file in files)
+
+
 def test_seeds_that_no_look_asked_for_cannot_be_chosen(project: MadeProject) -> None:
     plan = project.plan(Ablation.model_validate(TABLE))
     with pytest.raises(SpecError, match="there is no seed 7"):

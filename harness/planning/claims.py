@@ -1,4 +1,7 @@
-"""When each claim was first planned: `harness plan` and `harness run` note it in the store, once and for good.
+"""When each claim was first planned: `harness plan` and `harness run` note it in the store.
+
+Seeds may be added to a noted claim as long as one of its arms has no run, because nothing could have been seen of its
+difference. From then on, the note stays.
 
     store/claims/<key>.json    the claim, the seeds it was planned with, and the Unix time
 
@@ -14,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.base.errors import StoreError
-from harness.base.files import create_text, read_json
+from harness.base.files import create_text, read_json, write_text
 from harness.config.ablation import Claim
 from harness.planning.plan import Plan
 from harness.runs.identity import digest
@@ -24,17 +27,27 @@ FOLDER = "claims"
 
 
 def note_claims(plan: Plan, store: Store) -> None:
-    """Note the claims of `plan` that the store does not have yet.
+    """Note the claims of `plan` that the store does not have yet, or has with fewer seeds and without runs of an arm.
 
     Raises:
-        StoreError: the store cannot be written.
+        StoreError: the store cannot be written, or a file of it is damaged.
     """
     for claim in plan.ablation.claims:
-        file = store.root / FOLDER / f"{_key(plan, claim)}.json"
+        file, seeds = store.root / FOLDER / f"{_key(plan, claim)}.json", plan.ablation.seed_list
+        stated = claim.model_dump(mode="json") | {"seeds": seeds, "planned_at": time.time()}
+        text = json.dumps(stated, indent=1, sort_keys=True) + "\n"
         if not file.exists():
             store.begin()
-            stated = claim.model_dump(mode="json") | {"seeds": plan.ablation.seed_list, "planned_at": time.time()}
-            create_text(file, json.dumps(stated, indent=1, sort_keys=True) + "\n")
+            create_text(file, text)
+        elif set(_noted(file)[1] or seeds) < set(seeds) and _is_unseen(plan, claim, store):
+            write_text(file, text)
+
+
+def _is_unseen(plan: Plan, claim: Claim, store: Store) -> bool:
+    """Whether one of the claim's arms has no run of any planned seed."""
+    return any(
+        not any(store.run(run).path.exists() for run in plan.ids(arm).values()) for arm in (claim.arm, claim.than)
+    )
 
 
 def planned_claims(plan: Plan, store: Store, began: Mapping[str, float]) -> list[dict[str, Any]]:
