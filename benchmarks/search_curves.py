@@ -22,12 +22,12 @@ import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
-from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import search_world
+from answers import package
 from numpy.typing import NDArray
 from scipy import stats
 from sklearn.datasets import load_breast_cancer, load_digits, make_classification
@@ -202,11 +202,8 @@ def lcdb() -> tuple[Curves, ...]:
     Raises:
         SystemExit: the package is not installed.
     """
-    spec = find_spec(LCDB)
-    if spec is None or spec.origin is None:
-        raise SystemExit("lcdb is not installed: pip install -e '.[answers]'")
     columns = ["openmlid", "learner", "size_train", "outer_seed", "inner_seed", "score_test"]
-    rows = pd.read_csv(Path(spec.origin).parent / "database-accuracy.csv", usecols=columns)
+    rows = pd.read_csv(package(LCDB) / "database-accuracy.csv", usecols=columns)
     rows = rows[(rows["outer_seed"] == 0) & (rows["inner_seed"] == 0)]
     found = []
     for name, part in rows.groupby("openmlid"):

@@ -76,7 +76,8 @@ def claims(bundles: Sequence[Shown], _options: Options) -> Table:
     Raises:
         SpecError: two stages share a run.
     """
-    columns = {label: _column([one for one in bundles if one.label == label]) for label in _labels(bundles)}
+    labels = dict.fromkeys(one.label for one in bundles)
+    columns = {label: _column([one for one in bundles if one.label == label]) for label in labels}
     rows = dict.fromkeys(key for column in columns.values() for key in column)
     cells = [
         (
@@ -106,19 +107,15 @@ class _Judged:
     """Whether it is of a later stage."""
 
 
-def _labels(bundles: Sequence[Shown]) -> list[str]:
-    return list(dict.fromkeys(one.label for one in bundles))
-
-
 def _column(stages: Sequence[Shown]) -> dict[tuple[str, str], _Judged]:
     """Verdicts of the last stage that asked for each claim, unless an earlier one had decided it."""
     column: dict[tuple[str, str], _Judged] = {}
     trained: set[str] = set()
     for place, shown in enumerate(stages):
-        plan = shown.bundle.plan
-        if shared := trained & set(plan.cells.values()):
+        runs = set(shown.bundle.plan.cells.values())
+        if shared := trained & runs:
             raise SpecError(f"shares run {min(shared)} with an earlier stage", where=shown.where, fix="use fresh seeds")
-        trained |= set(plan.cells.values())
+        trained |= runs
         verdicts = shown.document.verdicts
         family = sum(one.p is not None for one in verdicts)
         for key, verdict in _by_key(verdicts).items():
@@ -157,12 +154,10 @@ def _verdict_cell(judged: _Judged) -> TableCell:
     word = one.text if one.is_decided else one.word
     if one.difference is None:
         return TableCell(word, muted=True)
-    text, seeds = (
-        signed(one.metric, one.difference.mean),
-        count(one.difference.n, "fresh seed" if judged.is_fresh else "seed"),
-    )
+    text = signed(one.metric, one.difference.mean)
     if (bounds := corrected(one, judged.family)) is not None:
         text += f" {interval(one.metric, bounds)}"
+    seeds = count(one.difference.n, "fresh seed" if judged.is_fresh else "seed")
     return TableCell(f"{word}: {text}{points(one.metric)}, {seeds}", best=one.is_decided)
 
 

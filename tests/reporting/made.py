@@ -222,6 +222,7 @@ def simple(
     plan, store = plan_of({**table, **fields}, "simple"), Store(root)
     places = {seed: place for place, seed in enumerate(sorted({seed for _, seed in plan.cells}))}
     for (arm, seed), run_id in plan.cells.items():
-        if places[seed] < len(values[arm]) and not math.isnan(values[arm][places[seed]]):
-            finish(store, run_id, {metric: values[arm][places[seed]]})
+        place = places[seed]
+        if place < len(values[arm]) and not math.isnan(values[arm][place]):
+            finish(store, run_id, {metric: values[arm][place]})
     return plan, store
