@@ -39,7 +39,7 @@ NOT_RUN = {
     ("performance-dispatch.md", r".*"): CLUSTER,
     ("performance.md", r"python benchmarks"): LONG,
     ("results.md", r"harness"): LONG,
-    ("search.md", r"python benchmarks"): LONG,
+    ("search.md", r"pip|python benchmarks"): LONG,
     ("slurm.md", r".*"): CLUSTER,
     ("statistics.md", r"pip|python"): LONG,
     ("tutorial.md", r"img2dataset"): "downloads CC3M",
@@ -82,6 +82,10 @@ def test_every_reason_is_of_a_command_that_is_there() -> None:
     for (where, pattern), why in NOT_RUN.items():
         (page,) = [one for one in PAGES if one.name == where]
         assert any(re.search(pattern, line) for line in lines(page)), (where, pattern, why)
+
+
+def test_no_page_installs_into_the_tests_environment() -> None:
+    assert not [(page, line) for page, found in RUN.items() for line in found if re.match(r"pip|apt-get", line)]
 
 
 def test_the_ways_in_are_run() -> None:
