@@ -27,6 +27,8 @@ NEW = (
     ),
     *("ablations/factorial_openclipart_fresh.toml", "ablations/factorial_drawn_fresh.toml"),
     *("ablations/factorial_drawn_fresh_1.toml", "ablations/factorial_drawn_fresh_2.toml"),
+    *("ablations/factorial_openclipart_fresh_raw.toml", "ablations/factorial_drawn_fresh_raw.toml"),
+    *("ablations/factorial_drawn_fresh_raw_1.toml", "ablations/factorial_drawn_fresh_raw_2.toml"),
     *("experiments/recap_cc3m.toml", "experiments/recap_cc12m.toml"),
     *("ablations/ceiling_cc3m_vitb16.toml", "ablations/ceiling_cc12m_vitb16.toml"),
     *("ablations/ceiling_yfcc15m_vitb32.toml", "ablations/ceiling_cc3m_rn50.toml", "ablations/ceiling_cc12m_rn50.toml"),
