@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -31,7 +32,7 @@ from harness.planning.claims import note_claims
 from harness.planning.looks import LookWord, read_looks
 from harness.planning.plan import Plan, make_plan
 from harness.planning.workspace import Project
-from harness.reporting import collect, render
+from harness.reporting import Document, collect, render
 from harness.reporting.looks import changed_looks
 from harness.runs.settings import Settings
 from harness.runs.store import Store
@@ -214,6 +215,16 @@ def test_the_report_gives_the_verdicts_of_the_looks(project: MadeProject) -> Non
     assert "open (more seeds would hardly decide it)" in text or "worse (look" in text
     assert "No claim is open to more seeds." in text
     assert len(json.loads(render(collect(plan, project.store), "json"))["looks"]) == len(plan.looks)
+
+
+def test_a_verdict_that_later_seeds_put_in_doubt_says_so(project: MadeProject) -> None:
+    plan = api.run(project.plan(Ablation.model_validate(TABLE))).plan
+    (decided, *_) = Document(collect(plan, project.store)).verdicts
+    assert decided.text == "better (look 1)"
+    assert decided.difference is not None
+    wide = difference_of(8, decided.difference.mean, 1.0, 2 * abs(decided.difference.mean), 10)
+    assert replace(decided, difference=wide).text == "better (look 1; the interval of all seeds holds zero)"
+    assert replace(decided, difference=None).text == "better (look 1)"
 
 
 def test_a_look_that_was_edited_is_noticed(project: MadeProject) -> None:

@@ -62,7 +62,9 @@ class Verdict:
             case "open" if self.looked and self.looked.word == "given up":
                 return "open (more seeds would hardly decide it)"
             case "better" | "worse" if self.looked:
-                return f"{self.word} (look {self.looked.look})"
+                since = self.difference.interval if self.difference else None
+                doubt = "; the interval of all seeds holds zero" if since and not since.excludes_zero else ""
+                return f"{self.word} (look {self.looked.look}{doubt})"
             case "open":
                 return "open (one seed shows no spread)" if self.difference and self.difference.n == 1 else "open"
             case word:
