@@ -32,8 +32,9 @@ from harness.execute.slurm import executor as sweep
 from harness.execute.slurm.executor import SlurmExecutor
 from harness.execute.slurm.scheduler import ArrayRequest
 from harness.execute.slurm.submission_log import load
+from harness.runs.folder import RunFolder
 from harness.runs.settings import Settings
-from harness.runs.store import RunFolder, Store
+from harness.runs.store import Store
 from tests.execute.made import complete
 from tests.execute.simulated import SimulatedCluster
 from tests.head.made import ablation, plan_of

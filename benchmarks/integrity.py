@@ -21,7 +21,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from report import INSTALLED, make, write_spec
 
-from harness.runs.store import RunFolder, Store
+from harness.runs.folder import RunFolder
+from harness.runs.store import Store
 
 WEIGHTS = 1_400_000
 RUN_S = 20.0

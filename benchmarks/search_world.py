@@ -15,8 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from harness.planning.workspace import Project
+from harness.runs.folder import RunFolder
 from harness.runs.settings import Settings
-from harness.runs.store import RunFolder, Store
+from harness.runs.store import Store
 
 SPEC = Path(__file__).with_suffix(".toml")
 METRIC = "shapes/acc1"

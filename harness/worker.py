@@ -32,8 +32,8 @@ from harness.parallel.process_group import (
     process_rank,
     start_processes,
 )
+from harness.runs.folder import RunFolder
 from harness.runs.record import Cause, Failure
-from harness.runs.store import RunFolder
 
 __all__ = ["BROKEN", "DISK_FULL", "DONE", "STOPPED", "SUPERSEDED", "USER_ERROR", "Stop", "main"]
 

@@ -252,7 +252,7 @@ MUTATIONS = (
     Mutation("runs/integrity.py", "before = {} if record.seal is None else record.seal.files", "before: dict[str, str] = {}", "test_integrity.py::test_new_evaluations_are_sealed_and_hide_no_earlier_change"),
     Mutation("runs/integrity.py", "record.seal is not None and record_digest(table) != record.seal.record", "False", "test_integrity.py"),
     Mutation("runs/integrity.py", "if record.steps != steps:", "if record.steps > steps:", "test_integrity.py"),
-    Mutation("runs/store.py", "(found := digest(table[\"identity\"])) != self.id or table", "(found := digest(table[\"identity\"])) and table", "test_integrity.py"),
+    Mutation("runs/folder.py", "(found := digest(table[\"identity\"])) != self.id or table", "(found := digest(table[\"identity\"])) and table", "test_integrity.py"),
     Mutation("features/resumable_array.py", "stated.get(\"of\", _name(path)) == _name(path) and ", "", "features/test_features.py"),
     Mutation("training/checkpoint.py", "(bad := archive.testzip()) is not None", "(bad := None) is not None", "node/test_damage.py"),
     Mutation("execute/verify_report.py", "alone = max(variance - residual, 0.0)", "alone = variance", "reporting/test_verify_report.py"),

@@ -31,10 +31,10 @@ from harness.reporting import render
 from harness.reporting.collect.curves import read_curves
 from harness.reporting.collect.results import Results, collect
 from harness.runs import integrity
+from harness.runs.folder import RunFolder
 from harness.runs.identity import Identity
 from harness.runs.metrics import is_share
 from harness.runs.record import Record
-from harness.runs.store import RunFolder
 from harness.tracking.projection import cells_of, run_entry
 from tests.head.made import is_one_sentence
 from tests.node.small import experiment, prepared, project

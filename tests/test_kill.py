@@ -16,7 +16,8 @@ import psutil
 import pytest
 import torch
 
-from harness.runs.store import State, Store
+from harness.runs.folder import State
+from harness.runs.store import Store
 from tests.node.small import CONFIG, TIMINGS
 
 SPEC = """

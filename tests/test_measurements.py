@@ -26,8 +26,9 @@ from harness.planning.workspace import Project
 from harness.reporting import render
 from harness.reporting.collect.curves import read_curves
 from harness.reporting.collect.results import collect
+from harness.runs.folder import RunFolder
 from harness.runs.settings import Settings
-from harness.runs.store import RunFolder, Store
+from harness.runs.store import Store
 from harness.searching.configurations import Configurations
 from harness.tracking.projection import arm_entry, cells_of, line_points, run_entry
 from tests.evaluation.worlds import classification_members, retrieval_members, write_set

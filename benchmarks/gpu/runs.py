@@ -18,8 +18,9 @@ import harness
 from harness.config.ablation import Ablation
 from harness.config.experiment import Experiment
 from harness.node.attempt import AttemptRunner, load_request
+from harness.runs.folder import RunFolder
 from harness.runs.request import Request
-from harness.runs.store import RunFolder, Store
+from harness.runs.store import Store
 
 from .bench import Bench
 

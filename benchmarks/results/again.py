@@ -13,8 +13,9 @@ from harness.base.errors import StoreError
 from harness.execute.bundle import Bundle, read_bundle
 from harness.execute.verify import OF_THE_MACHINE
 from harness.planning.workspace import Project
+from harness.runs.folder import RunFolder
 from harness.runs.settings import load_settings
-from harness.runs.store import RunFolder, Store
+from harness.runs.store import Store
 
 
 def train(folder: Path, on: str = "local", seeds: Sequence[int] = ()) -> list[str]:

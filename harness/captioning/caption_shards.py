@@ -13,11 +13,11 @@ import pyarrow.parquet
 
 from harness.base.errors import DataError
 from harness.base.files import read_json, replacing, write_json
+from harness.base.locks import exclusive
 from harness.captioning.models import CaptionModel
 from harness.config.captioner import ImageCaptioner
 from harness.data.dataset.dataset import Dataset
 from harness.data.sources.caption_folder import SETTINGS, part_file
-from harness.runs.store import exclusive
 from harness.runs.versions import check_version
 
 VERSION = 1

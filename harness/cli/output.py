@@ -21,8 +21,9 @@ from harness.execute.life import Life
 from harness.planning import claims
 from harness.planning.isolation import confounded, isolation
 from harness.planning.plan import Arm, Plan
+from harness.runs.folder import RunFolder
 from harness.runs.request import read_request
-from harness.runs.store import RunFolder, Store
+from harness.runs.store import Store
 
 if TYPE_CHECKING:
     from harness.planning.estimate import Operations

@@ -49,7 +49,7 @@ def examples(
     if name is None:
         listed = shipped.examples()
         width = max(len(one.name) for one in listed)
-        room = max(shutil.get_terminal_size((120, 24)).columns - width - 2, 20) if sys.stdout.isatty() else None
+        room = max(shutil.get_terminal_size((120, 24)).columns - width - 2, 10) if sys.stdout.isatty() else None
         for one in listed:
             about = one.about if room is None or len(one.about) <= room else f"{one.about[: room - 3]}..."
             print(f"{one.name.ljust(width)}  {about}".rstrip())

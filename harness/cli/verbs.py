@@ -21,7 +21,8 @@ if TYPE_CHECKING:
     from harness.planning.plan import Plan
     from harness.planning.preflight import Obstacle
     from harness.planning.workspace import Project
-    from harness.runs.store import RunFolder, Store
+    from harness.runs.folder import RunFolder
+    from harness.runs.store import Store
 
 app = typer.Typer(
     no_args_is_help=True,

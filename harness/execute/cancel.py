@@ -6,10 +6,12 @@ import signal
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from harness.base.locks import Holder
 from harness.execute.local.processes import send
 from harness.execute.slurm.jobs import Cancelled, cancel_jobs
 from harness.planning.plan import Plan
-from harness.runs.store import Holder, RunFolder, Store
+from harness.runs.folder import RunFolder
+from harness.runs.store import Store
 
 
 @dataclass(frozen=True)

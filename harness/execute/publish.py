@@ -49,11 +49,12 @@ from harness.planning.claims import planned_claims
 from harness.planning.looks import note_look
 from harness.planning.plan import Plan
 from harness.planning.workspace import Project
+from harness.runs.folder import RunFolder
 from harness.runs.identity import weights_id
 from harness.runs.integrity import changed_files, record_digest
 from harness.runs.record import DataReport, Record
 from harness.runs.request import on_this_machine
-from harness.runs.store import RunFolder, Store
+from harness.runs.store import Store
 
 _LOCKED = ("requirements.lock", "pyproject.toml")
 _KEPT = ("spec.json", "record.json", "metrics.jsonl")

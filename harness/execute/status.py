@@ -22,9 +22,10 @@ from harness.planning.estimate import predicted_hours
 from harness.planning.evaluation_sets import EvaluationSets
 from harness.planning.plan import Plan
 from harness.runs.attempts import Attempt
+from harness.runs.folder import RunFolder, State
 from harness.runs.planned import PlannedRun
 from harness.runs.record import Record, StepMetrics
-from harness.runs.store import RunFolder, State, Store
+from harness.runs.store import Store
 
 TAIL_BYTES = 1 << 16
 NOTHING = Used()

@@ -24,12 +24,13 @@ from harness.base.errors import StoreError
 from harness.base.files import require_plain
 from harness.planning.plan import Plan
 from harness.planning.workspace import Project
+from harness.runs.folder import RunFolder
 from harness.runs.identity import Identity
 from harness.runs.integrity import changed_files
 from harness.runs.planned import PlannedRun
 from harness.runs.record import Record
 from harness.runs.request import Request
-from harness.runs.store import RunFolder, Store
+from harness.runs.store import Store
 
 CLOSE = 1e-9
 """Relative tolerance of numbers that other code derives in another order of operations."""

@@ -19,6 +19,7 @@ from pathlib import Path
 import torch
 
 from harness.base.errors import StoreError
+from harness.base.locks import exclusive
 from harness.base.log import say
 from harness.config.captions import Captions
 from harness.data.dataset.caption_choice import RAW
@@ -28,7 +29,6 @@ from harness.features.dedup import RAW_NAME
 from harness.features.read import TeacherFeatures, read_features
 from harness.models import Towers
 from harness.runs.identity import digest
-from harness.runs.store import exclusive
 
 MOST_TIMES = 3
 """How often damaged features are computed again."""

@@ -21,9 +21,9 @@ import numpy.typing as npt
 
 from harness.base.errors import ModelError, StoreError
 from harness.base.files import read_json, require_plain, unwritable, write_json, write_text
+from harness.base.locks import exclusive
 from harness.base.log import say
 from harness.base.sums import make_room
-from harness.runs.store import exclusive
 
 Halves = npt.NDArray[np.float16]
 

@@ -24,11 +24,11 @@ from harness.node.preview import leave_gallery
 from harness.node.run_evaluation import RunEvaluation
 from harness.parallel.process_group import World
 from harness.planning.completeness import left_to_do
+from harness.runs.folder import RunFolder
 from harness.runs.identity import identify, teacher_id
 from harness.runs.integrity import file_digest
 from harness.runs.record import Cost, EvaluationResult, Record, StepMetrics, TrainingEnd
 from harness.runs.request import Request, read_request
-from harness.runs.store import RunFolder
 from harness.training import Step, Student, Trainer, checkpoint, provenance
 from harness.training.checkpoint import Checkpoints, TrainingProgress
 

@@ -22,9 +22,9 @@ from harness.config.model import PREPROCESSING, Model
 from harness.models import build_towers, load_weights
 from harness.models.checkpoints import CONFIG, to_hugging_face
 from harness.models.towers import Towers
+from harness.runs.folder import RunFolder
 from harness.runs.record import Record
 from harness.runs.request import read_request
-from harness.runs.store import RunFolder
 
 Format = Literal["open_clip", "hf", "safetensors"]
 _LOAD = {

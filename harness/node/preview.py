@@ -14,9 +14,9 @@ from harness.data.dataset.dataset import Dataset
 from harness.mining.preview import PreviewBatch, gallery_of
 from harness.models import Towers
 from harness.node.teacher_features import features_for
+from harness.runs.folder import RunFolder
 from harness.runs.gallery import write_gallery
 from harness.runs.request import Request
-from harness.runs.store import RunFolder
 from harness.training.batches import Batch, BatchSource
 from harness.training.mining_step import Miner, build_miner
 

@@ -8,9 +8,9 @@ from harness.base.errors import SpecError
 from harness.config.explain import nearest
 from harness.planning.plan import Plan
 from harness.planning.workspace import Project
+from harness.runs.folder import RunFolder
 from harness.runs.planned import PlannedRun
 from harness.runs.request import Request
-from harness.runs.store import RunFolder
 
 
 def preview(plan: Plan, project: Project, arm: str | None, batches: int, out: Path) -> Path:

@@ -9,10 +9,11 @@ from harness.base.errors import StoreError
 from harness.config.evaluation import set_name
 from harness.config.experiment import Experiment
 from harness.planning.evaluation_sets import EvaluationSets, Taken
+from harness.runs.folder import RunFolder
 from harness.runs.planned import PlannedRun
 from harness.runs.request import on_this_machine, read_request
 from harness.runs.settings import Settings
-from harness.runs.store import RunFolder, Store
+from harness.runs.store import Store
 
 
 @dataclass(frozen=True)

@@ -12,11 +12,12 @@ from harness.base.errors import SpecError, StoreError
 from harness.base.files import read_json
 from harness.base.machine import PEAK_FLOPS
 from harness.planning.plan import Plan
+from harness.runs.folder import RunFolder, State
 from harness.runs.metrics import metric_id
 from harness.runs.noted import NotedAblation, noted
 from harness.runs.planned import PlannedRun
 from harness.runs.request import shape
-from harness.runs.store import RunFolder, State, Store
+from harness.runs.store import Store
 
 ENOUGH = 5
 """Number of finished runs that are read for each shape."""

@@ -12,7 +12,8 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from harness.base.errors import StoreError
 from harness.base.files import read_json, write_json
-from harness.runs.store import RunFolder, Store
+from harness.runs.folder import RunFolder
+from harness.runs.store import Store
 
 
 class NotedAblation(BaseModel):

@@ -14,9 +14,10 @@ from harness.config.experiment import Experiment
 from harness.config.parts import with_kept_parts
 from harness.config.protocols import VARIANTS, parted
 from harness.config.suites import annotations_at, places
+from harness.runs.folder import RunFolder
 from harness.runs.identity import digest
 from harness.runs.settings import Settings
-from harness.runs.store import RunFolder, Store
+from harness.runs.store import Store
 from harness.runs.versions import unreadable
 
 

@@ -16,10 +16,10 @@ from harness.config.search import Choice, Parameter, Search
 from harness.planning.evaluation_sets import EvaluationSets, Taken
 from harness.planning.plan import Plan
 from harness.planning.workspace import Project
+from harness.runs.folder import RunFolder, State
 from harness.runs.planned import PlannedRun
 from harness.runs.record import DataReport, Record
 from harness.runs.request import read_request
-from harness.runs.store import RunFolder, State
 from harness.searching.study import feasible_in
 
 BASE = "base"

@@ -21,9 +21,9 @@ from harness.execute.executor import Executor, Progress
 from harness.planning.completeness import Completeness
 from harness.planning.plan import Plan
 from harness.planning.workspace import Project
+from harness.runs.folder import RunFolder
 from harness.runs.planned import PlannedRun
 from harness.runs.record import Failure
-from harness.runs.store import RunFolder
 from harness.searching.configurations import Configurations
 from harness.searching.event_check import EventCheck, UnfitEventError
 from harness.searching.folder import Event, SearchFolder

@@ -22,11 +22,11 @@ from pydantic import TypeAdapter, ValidationError
 
 from harness.base.errors import StoreError
 from harness.base.files import read_bytes, read_json, unwritable, write_bytes, write_json, write_text
+from harness.base.locks import exclusive, holder
 from harness.base.sums import make_room
 from harness.config.experiment import flatten
 from harness.config.search import Search
 from harness.runs.record import DataReport
-from harness.runs.store import exclusive, holder
 
 MAY_CHANGE = ("budget", "confirm", "finish", "notes", "question", "warm_start")
 """Keys that may change when a search is resumed, because the results so far stay valid."""

@@ -9,6 +9,7 @@ from pathlib import Path
 from threading import Event
 
 from harness.base.errors import SpecError, StoreError
+from harness.base.locks import Holder
 from harness.config.search import Search
 from harness.execute.cancel import Asked, ask_to_stop, cancel
 from harness.execute.executor import Progress
@@ -17,7 +18,6 @@ from harness.execute.slurm.jobs import refuse_what_jobs_have
 from harness.planning.plan import Plan
 from harness.planning.workspace import Project
 from harness.runs.noted import NotedAblation, note
-from harness.runs.store import Holder
 from harness.searching.configurations import plan_name
 from harness.searching.driver import Driver, Snapshot
 from harness.searching.folder import SearchFolder

@@ -17,12 +17,13 @@ from harness.base.errors import StoreError
 from harness.config.experiment import flatten
 from harness.planning.evaluation_sets import EvaluationSets
 from harness.planning.plan import Arm, Plan
+from harness.runs.folder import RunFolder, State
 from harness.runs.identity import digest
 from harness.runs.integrity import require_unchanged
 from harness.runs.metrics import metric_ids
 from harness.runs.planned import PlannedRun
 from harness.runs.record import DataReport, Record, StepMetrics
-from harness.runs.store import RunFolder, State, Store
+from harness.runs.store import Store
 from harness.runs.suite_averages import averages
 from harness.tracking.model import Logged
 

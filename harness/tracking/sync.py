@@ -10,10 +10,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from harness.base.errors import StoreError, TrackingError
+from harness.base.locks import exclusive
 from harness.planning.plan import Arm, Plan
+from harness.runs.folder import State
 from harness.runs.names import claim_name, own_name
 from harness.runs.record import Record
-from harness.runs.store import State, Store, exclusive
+from harness.runs.store import Store
 from harness.tracking.client import KEY, TrackedExperiment, create_database, mlflow_session
 from harness.tracking.known import known_birth, known_stamps, remember
 from harness.tracking.places import LATER, artifact_location, database_file, lock_file, probe, redacted

@@ -20,9 +20,10 @@ from harness.execute.slurm.scheduler import (
 )
 from harness.execute.slurm.submission_log import load
 from harness.planning.plan import Plan
+from harness.runs.folder import RunFolder
 from harness.runs.record import AttemptEnd, Cause, Cost, Failure, TrainingEnd
 from harness.runs.request import evaluation_key
-from harness.runs.store import RunFolder, Store
+from harness.runs.store import Store
 from tests.head.made import record
 
 COST = Cost(duration_s=1, evaluation_s=0, images_per_s=1, peak_memory_gb=1, device="cpu", threads=1)

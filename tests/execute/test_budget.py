@@ -16,9 +16,10 @@ from harness.execute.slurm.executor import SlurmExecutor
 from harness.execute.slurm.gpu_hours import GpuHourBudget, used
 from harness.execute.slurm.submission_log import SubmissionLog
 from harness.planning.plan import Plan
+from harness.runs.folder import RunFolder
 from harness.runs.record import AttemptStart
 from harness.runs.settings import Settings
-from harness.runs.store import RunFolder, Store
+from harness.runs.store import Store
 from tests.execute.made import MadeScheduler, complete
 from tests.head.made import ablation, plan_of
 

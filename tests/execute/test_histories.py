@@ -33,10 +33,11 @@ from harness.execute.slurm.submission_log import Intent, Submission, load
 from harness.execute.status import statuses
 from harness.planning.completeness import Completeness, left_to_do
 from harness.planning.plan import Plan
+from harness.runs.folder import RunFolder
 from harness.runs.record import Cause, Failure
 from harness.runs.request import evaluation_key, read_request
 from harness.runs.settings import Settings
-from harness.runs.store import RunFolder, Store
+from harness.runs.store import Store
 from tests.execute.made import MadeScheduler, attempted, train
 from tests.head.made import MINING, ablation, plan_of, record
 

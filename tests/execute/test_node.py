@@ -23,10 +23,11 @@ from harness.execute.slurm.node import Supervisor
 from harness.execute.slurm.submission_log import Intent, Submission, SubmissionLog
 from harness.execute.slurm.submitter import batch_of
 from harness.planning.plan import Plan
+from harness.runs.folder import RunFolder
 from harness.runs.record import Failure
 from harness.runs.request import Request
 from harness.runs.settings import Settings
-from harness.runs.store import RunFolder, Store
+from harness.runs.store import Store
 from tests.execute.made import MadeScheduler, attempted, causes, complete, train
 from tests.head.made import MINING, ablation, plan_of
 

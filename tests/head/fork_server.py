@@ -14,8 +14,8 @@ import types
 from pathlib import Path
 
 import harness
+from harness.runs.folder import RunFolder
 from harness.runs.record import Failure
-from harness.runs.store import RunFolder
 
 
 def work(run_dir: Path) -> int:

@@ -32,11 +32,12 @@ from harness.execute.run import stoppable, workers_of
 from harness.planning.completeness import Completeness, Missing
 from harness.planning.plan import Plan
 from harness.planning.workspace import Project
+from harness.runs.folder import RunFolder, State
 from harness.runs.planned import PlannedRun
 from harness.runs.record import Cause, Failure
 from harness.runs.request import evaluation_key, read_request
 from harness.runs.settings import Settings
-from harness.runs.store import RunFolder, State, Store
+from harness.runs.store import Store
 from tests.head.made import MINING, ablation, plan_of, record
 
 MINED = {"mining": MINING, "loss": {"kind": "multi_positive_sigmoid"}}

@@ -11,10 +11,10 @@ import pytest
 
 from harness.base.errors import StoreError, SupersededError
 from harness.base.files import write_json
-from harness.runs import store as stores
+from harness.runs import folder as folders
 from harness.runs.attempts import Attempts
+from harness.runs.folder import RunFolder
 from harness.runs.record import Failure
-from harness.runs.store import RunFolder
 from tests.head.made import ablation, plan_of, record
 
 
@@ -63,8 +63,8 @@ def test_an_old_attempt_writes_nothing(tmp_path: Path, name: str) -> None:
 
 
 def test_a_claim_waits_for_nobody_but_a_takeover_supersedes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(stores, "CLAIM_WAIT_S", 0.05)
-    monkeypatch.setattr(stores, "TAKEOVER_WAIT_S", 0.05)
+    monkeypatch.setattr(folders, "CLAIM_WAIT_S", 0.05)
+    monkeypatch.setattr(folders, "TAKEOVER_WAIT_S", 0.05)
     old, new = RunFolder(tmp_path / "run"), RunFolder(tmp_path / "run")
     with old.claimed() as first:
         with pytest.raises(StoreError, match="another process works on this run"), new.claimed():

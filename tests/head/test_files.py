@@ -15,7 +15,8 @@ import pytest
 
 from harness.base.errors import StoreError
 from harness.base.files import read_json, replacing, write_json, write_text
-from harness.runs.store import RunFolder, exclusive
+from harness.base.locks import exclusive
+from harness.runs.folder import RunFolder
 from tests.head.made import ablation, is_one_sentence, plan_of, record
 
 WRITER = """
@@ -117,7 +118,7 @@ def test_killed_writers_leave_whole_files(tmp_path: Path) -> None:
 
 
 def test_a_lock_is_released_by_kill(tmp_path: Path) -> None:
-    code = "import sys, time; from pathlib import Path; from harness.runs.store import exclusive\n"
+    code = "import sys, time; from pathlib import Path; from harness.base.locks import exclusive\n"
     code += "with exclusive(Path(sys.argv[1]), wait=True): print('held', flush=True); time.sleep(600)"
     holder = subprocess.Popen([sys.executable, "-c", code, str(tmp_path / "lock")], stdout=subprocess.PIPE, text=True)
     assert holder.stdout is not None

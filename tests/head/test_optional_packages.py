@@ -18,8 +18,8 @@ from harness.evaluation.cache import weights_digest
 from harness.execute.local.optional_packages import may_need_packages
 from harness.execute.local.processes import LocalWorkers
 from harness.models import build_towers
+from harness.runs.folder import RunFolder
 from harness.runs.request import read_request
-from harness.runs.store import RunFolder
 from tests.node.small import experiment, planned, prepared
 
 PLAIN = ("tiny-vit", "tiny-resnet", "micro-resnet")

@@ -17,10 +17,12 @@ from pathlib import Path
 import pytest
 
 from harness.base.errors import StoreError
-from harness.runs import store as store_module
+from harness.base.locks import Holder, exclusive, holder
+from harness.runs import folder as folder_module
+from harness.runs.folder import RunFolder, State
 from harness.runs.planned import PlannedRun
 from harness.runs.record import Cause, Failure
-from harness.runs.store import Holder, RunFolder, State, Store, exclusive, holder
+from harness.runs.store import Store
 from tests.head.made import ablation, is_one_sentence, plan_of, record
 from tests.records import metric_in
 
@@ -178,7 +180,7 @@ def test_a_damaged_line_of_metrics_is_left_out_and_counted(tmp_path: Path, line:
 def test_a_claimed_run_is_refused_to_others_and_says_who_holds_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(store_module, "CLAIM_WAIT_S", 0.05)
+    monkeypatch.setattr(folder_module, "CLAIM_WAIT_S", 0.05)
     folder = prepared(tmp_path)
     assert folder.holder() is None
     with folder.claimed():

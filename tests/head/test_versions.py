@@ -21,9 +21,10 @@ from harness.execute.slurm import node
 from harness.execute.slurm.submission_log import Intent, SubmissionLog
 from harness.planning.plan import resolve_arms
 from harness.planning.workspace import Project
+from harness.runs.folder import RunFolder, State
 from harness.runs.request import Request, read_request
 from harness.runs.settings import Settings
-from harness.runs.store import RunFolder, State, Store
+from harness.runs.store import Store
 from harness.runs.versions import STORE_VERSION
 from harness.searching.folder import SearchFolder
 from tests.head.made import ablation, is_one_sentence, plan_of, record, write

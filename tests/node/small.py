@@ -10,10 +10,11 @@ from harness.config.experiment import Experiment
 from harness.data.synthetic.materialise import materialise
 from harness.planning.plan import Plan
 from harness.planning.workspace import Project
+from harness.runs.folder import RunFolder
 from harness.runs.planned import PlannedRun
 from harness.runs.request import Request
 from harness.runs.settings import Settings
-from harness.runs.store import RunFolder, Store
+from harness.runs.store import Store
 
 CONFIG = {
     "embed_dim": 16,

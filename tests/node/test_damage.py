@@ -12,7 +12,7 @@ import torch
 
 from harness import worker
 from harness.node.attempt import AttemptRunner, load_request
-from harness.runs.store import RunFolder
+from harness.runs.folder import RunFolder
 from tests.node.small import STEPS, TIMINGS, experiment, planned, prepared
 from tests.node.test_resume import StopAfter
 

@@ -21,7 +21,7 @@ from harness.base.errors import ModelError, StoreError
 from harness.models import build_towers, load_weights
 from harness.models.towers import Towers
 from harness.node.export import Format, export
-from harness.runs.store import RunFolder
+from harness.runs.folder import RunFolder
 from tests.data.made import picture
 from tests.node.small import experiment, planned, prepared
 

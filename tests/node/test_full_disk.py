@@ -15,7 +15,7 @@ from torch import nn
 from harness import worker
 from harness.base.errors import StoreError
 from harness.node.stop import Stop
-from harness.runs.store import RunFolder
+from harness.runs.folder import RunFolder
 from harness.training import checkpoint
 from harness.training.checkpoint import Checkpoints, TrainingProgress
 from tests.node.small import experiment, planned, prepared

@@ -21,9 +21,9 @@ from harness.planning.completeness import Completeness, Missing
 from harness.planning.plan import Plan
 from harness.reporting.collect.comparison import compare_arms
 from harness.reporting.collect.results import collect
+from harness.runs.folder import RunFolder
 from harness.runs.metrics import metric_id
 from harness.runs.record import EvaluationResult, Metric, Record
-from harness.runs.store import RunFolder
 from tests.node.small import experiment, prepared, project
 
 SETS = ("shapes", "shapes_retrieval")

@@ -13,8 +13,9 @@ from harness.config.experiment import Experiment
 from harness.node.operations import sample_flops
 from harness.planning.estimate import operations
 from harness.planning.plan import Plan, make_plan
+from harness.runs.folder import State
 from harness.runs.record import DataReport
-from harness.runs.store import State, Store
+from harness.runs.store import Store
 
 CONTEXT = 77
 

@@ -8,7 +8,7 @@ import pytest
 
 from harness import worker
 from harness.base.errors import StoreError
-from harness.runs.store import RunFolder, State
+from harness.runs.folder import RunFolder, State
 from tests.node.small import STEPS, experiment, planned, prepared
 
 EVALUATED = {"evaluation": {"sets": ["shapes"], "every": "2 steps"}}

@@ -15,8 +15,8 @@ from harness.config.data import ShapesData
 from harness.data.synthetic.embedded import train_shards
 from harness.data.synthetic.materialise import materialise
 from harness.node.attempt import AttemptRunner, load_request
+from harness.runs.folder import RunFolder, State
 from harness.runs.gallery import read_gallery
-from harness.runs.store import RunFolder, State
 from tests.node.small import STEPS, TIMINGS, experiment, planned, prepared
 from tests.training.made import COCA_MODEL, VIT_MODEL
 

@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from harness import worker
-from harness.runs.store import RunFolder, State
+from harness.runs.folder import RunFolder, State
 from harness.training.checkpoint import FORMAT
 from tests.node.small import experiment, planned, prepared
 from tests.records import metric_in

@@ -12,9 +12,10 @@ import numpy as np
 from harness.config.ablation import Ablation
 from harness.config.experiment import Experiment
 from harness.planning.plan import Plan, make_plan
+from harness.runs.folder import RunFolder
 from harness.runs.planned import PlannedRun
 from harness.runs.record import Cost, DataReport, EvaluationResult, Failure, Metric, Record
-from harness.runs.store import RunFolder, Store
+from harness.runs.store import Store
 
 DATA = DataReport(fingerprint="5a3c9e01b7d2", samples=8192, rejected={"no caption": 12})
 VERSIONS = {"python": "3.11.7", "torch": "2.15.0", "open_clip": "3.3.0", "harness": "0.1.0", "commit": "1a2b3c4"}

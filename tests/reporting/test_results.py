@@ -9,7 +9,8 @@ import pytest
 from harness.base.errors import StoreError
 from harness.planning.plan import Plan
 from harness.reporting import Results, collect, refuse_nothing
-from harness.runs.store import State, Store
+from harness.runs.folder import State
+from harness.runs.store import Store
 from tests.records import metric_in
 from tests.reporting.made import QUICKSTART, fail, finish, plan_of, quickstart, record_of, simple
 

@@ -21,9 +21,9 @@ from harness.execute.slurm.executor import SlurmExecutor
 from harness.execute.slurm.scheduler import Job
 from harness.planning.plan import Plan
 from harness.planning.workspace import Project
+from harness.runs.folder import RunFolder
 from harness.runs.record import Cost, DataReport, EvaluationResult, Record
 from harness.runs.request import evaluation_key, read_request
-from harness.runs.store import RunFolder
 from harness.searching.driver import Driver, Snapshot
 from harness.searching.study import Trial
 from tests.execute.made import MadeScheduler, attempted

@@ -9,7 +9,7 @@ import pytest
 from harness.execute.slurm import executor as sweep
 from harness.execute.slurm.submission_log import load
 from harness.planning.workspace import Project
-from harness.runs.store import State
+from harness.runs.folder import State
 from harness.searching.driver import Driver
 from tests.execute.made import causes
 from tests.searching.made import (

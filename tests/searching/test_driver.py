@@ -12,8 +12,8 @@ import pytest
 from harness.base.errors import SpecError, StoreError
 from harness.config.strategy import LadderPolicy
 from harness.planning.workspace import Project
+from harness.runs.folder import RunFolder
 from harness.runs.integrity import file_digest, record_digest
-from harness.runs.store import RunFolder
 from harness.searching.driver import Driver
 from harness.searching.page import as_html
 from harness.searching.report import doubts, render

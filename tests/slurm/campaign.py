@@ -18,7 +18,8 @@ from typing import Any, ClassVar, Self
 
 import torch
 
-from harness.runs.store import RunFolder, Store
+from harness.runs.folder import RunFolder
+from harness.runs.store import Store
 from tests.node.small import CONFIG, TIMINGS
 from tests.slurm.cluster import Cluster
 

@@ -14,7 +14,7 @@ from datetime import datetime, timedelta
 from pathlib import Path
 
 from harness.planning.completeness import left_to_do
-from harness.runs.store import RunFolder
+from harness.runs.folder import RunFolder
 from tests.slurm.campaign import Campaign
 from tests.slurm.cluster import Cluster
 

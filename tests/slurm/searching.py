@@ -23,9 +23,9 @@ from harness.execute.local.executor import LocalExecutor
 from harness.execute.local.processes import LocalWorkers
 from harness.execute.run import prepare_data
 from harness.planning.workspace import Project
+from harness.runs.folder import RunFolder
 from harness.runs.request import read_request
 from harness.runs.settings import Settings
-from harness.runs.store import RunFolder
 from harness.searching.driver import Driver
 from harness.searching.study import Trial
 from harness.searching.winner import as_ablation

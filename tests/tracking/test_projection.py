@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from harness.runs.store import State, Store
+from harness.runs.folder import State
+from harness.runs.store import Store
 from harness.tracking.projection import (
     VALUE_LIMIT,
     allowed_names,

@@ -12,9 +12,10 @@ from typing import Any
 from harness.config.ablation import Ablation
 from harness.config.experiment import Experiment
 from harness.planning.plan import Plan, make_plan
+from harness.runs.folder import RunFolder
 from harness.runs.planned import PlannedRun
 from harness.runs.record import Cost, DataReport, EvaluationResult, Failure, Metric, Record, StepMetrics
-from harness.runs.store import RunFolder, Store
+from harness.runs.store import Store
 
 START = 1_700_000_000.0
 DATA = DataReport(fingerprint="5a3c9e01b7d2", samples=8192, rejected={"no caption": 12})

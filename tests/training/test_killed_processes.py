@@ -15,7 +15,7 @@ import torch
 
 from harness import worker
 from harness.base.files import read_json, write_json
-from harness.runs.store import RunFolder
+from harness.runs.folder import RunFolder
 from tests.node.small import DATA, experiment, planned, prepared
 from tests.training.made import VIT_MODEL, train
 from tests.training.test_processes import metrics

@@ -23,8 +23,8 @@ from harness.execute.local.inline import InlineWorkers
 from harness.execute.local.processes import LocalWorkers, thread_count
 from harness.node.attempt import AttemptRunner, load_request
 from harness.parallel.process_group import ProcessRank, process_rank
+from harness.runs.folder import RunFolder, State
 from harness.runs.settings import Settings
-from harness.runs.store import RunFolder, State
 from tests.evaluation.worlds import classification_files, classification_members, write_set
 from tests.node.small import TIMINGS, experiment, planned, prepared
 from tests.training.made import VIT_MODEL, train

@@ -12,7 +12,7 @@ import torch
 
 from harness import worker
 from harness.base.errors import DataError, TrainingError
-from harness.runs.store import RunFolder
+from harness.runs.folder import RunFolder
 from harness.training.batches import BatchSource
 from harness.training.checkpoint import TrainingProgress
 from harness.training.divergence import Spike

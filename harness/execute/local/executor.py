@@ -22,11 +22,12 @@ from harness.execute.local.processes import Ended
 from harness.planning.completeness import Missing, broken_promise
 from harness.planning.plan import Plan
 from harness.runs.attempts import Attempt
+from harness.runs.folder import RunFolder
 from harness.runs.planned import PlannedRun
 from harness.runs.record import Failure
 from harness.runs.request import Request
 from harness.runs.settings import Settings
-from harness.runs.store import RunFolder, Store
+from harness.runs.store import Store
 
 POLL_S = 0.25
 OTHERS_EVERY_S = 2.0

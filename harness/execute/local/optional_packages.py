@@ -9,8 +9,8 @@ from harness.base.errors import HarnessError
 from harness.base.files import read_json
 from harness.config.experiment import Experiment, ExperimentTeacher, OpenClipTeacher
 from harness.config.model import Model
+from harness.runs.folder import RunFolder
 from harness.runs.request import Request, read_request
-from harness.runs.store import RunFolder
 
 
 def may_need_packages(folder: Path) -> bool:

@@ -30,11 +30,12 @@ from harness.execute.slurm.submission_log import SubmissionLog
 from harness.execute.slurm.submitter import Submitter
 from harness.planning.completeness import broken_promise, is_requested
 from harness.planning.plan import Plan
+from harness.runs.folder import RunFolder
 from harness.runs.planned import PlannedRun
 from harness.runs.record import Failure
 from harness.runs.request import read_request
 from harness.runs.settings import Settings
-from harness.runs.store import RunFolder, Store
+from harness.runs.store import Store
 
 FASTEST_S, SLOWEST_S = 1.0, 30.0
 """Shortest and longest pause between cycles, in seconds. The pause grows while nothing changes."""

@@ -10,8 +10,9 @@ from harness.execute.slurm.submission_log import Submission
 from harness.planning.completeness import left_to_do
 from harness.planning.plan import Plan
 from harness.runs.attempts import Attempt
+from harness.runs.folder import RunFolder
 from harness.runs.planned import PlannedRun
-from harness.runs.store import RunFolder, Store
+from harness.runs.store import Store
 
 SLACK = 1.5
 """A job's allowance is this multiple of its predicted hours."""

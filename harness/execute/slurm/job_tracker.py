@@ -14,8 +14,9 @@ from harness.execute.slurm.retry_policy import cause_of, ending_of, filled_the_d
 from harness.execute.slurm.scheduler import Job, Scheduler, UnreachableError
 from harness.execute.slurm.submission_log import Submission, SubmissionLog, load
 from harness.planning.completeness import left_to_do
+from harness.runs.folder import RunFolder
 from harness.runs.record import AttemptStart, Cause
-from harness.runs.store import RunFolder, Store
+from harness.runs.store import Store
 
 ADOPTION_S = 60.0
 """Timeout for finding a submission whose sbatch gave no answer; after it, the submission is withdrawn."""

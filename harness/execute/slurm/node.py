@@ -29,9 +29,10 @@ from harness.execute.slurm.retry_policy import hopeless
 from harness.execute.slurm.submission_log import Submission, load
 from harness.planning.completeness import Missing, left_to_do
 from harness.runs.attempts import restarts, this_job
+from harness.runs.folder import RunFolder
 from harness.runs.record import AttemptStart, Cause
 from harness.runs.request import read_request
-from harness.runs.store import RunFolder, Store
+from harness.runs.store import Store
 
 SOME_ARE_NOT, UNSEEN = 1, 2
 POLL_S = 0.5

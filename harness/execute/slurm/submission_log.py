@@ -22,8 +22,9 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from harness.base.errors import StoreError
 from harness.base.files import read_json, read_text, unwritable, write_json, write_text
+from harness.base.locks import exclusive
 from harness.config.profile import JobResources, Profile
-from harness.runs.store import Store, exclusive
+from harness.runs.store import Store
 from harness.runs.versions import unreadable
 
 Phase = Literal["run", "train", "evaluate"]

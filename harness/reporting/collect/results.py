@@ -18,11 +18,12 @@ from harness.planning.isolation import differing
 from harness.planning.plan import Plan
 from harness.reporting.collect.design import Design, design_of
 from harness.reporting.formats.numbers import clean
+from harness.runs.folder import RunFolder, State
 from harness.runs.integrity import changed_files
 from harness.runs.metrics import chance_level, metric_ids
 from harness.runs.planned import PlannedRun
 from harness.runs.record import Record, StepMetrics
-from harness.runs.store import RunFolder, State, Store
+from harness.runs.store import Store
 from harness.runs.suite_averages import averages
 
 _NUMBER = re.compile(r"(\d+)")
