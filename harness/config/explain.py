@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import types
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from typing import Annotated, Any, Union, get_args, get_origin
 
@@ -73,6 +73,12 @@ def problems(error: ValidationError, model: type[BaseModel]) -> list[Problem]:
 def sentence(problem: Problem, *, where: str, prefix: str = "") -> SpecError:
     """`problem` as the error to raise."""
     return SpecError(problem.what, where=f"{where}: {prefix}{problem.key}".rstrip(".: "), fix=problem.fix)
+
+
+def hinted(problem: Problem, top: type[BaseModel], place: str = "") -> Problem:
+    """The problem; if its unknown key is nearly one of `top`, with that key as the hint, and its place."""
+    close = difflib.get_close_matches(problem.key, top.model_fields, n=1, cutoff=0.75)
+    return replace(problem, fix=f"did you mean {close[0]!r}{place}?") if problem.unknown_key and close else problem
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

@@ -7,7 +7,6 @@ import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -22,7 +21,7 @@ from harness.config.data import PATH_FIELDS
 from harness.config.declared_set import SUFFIX
 from harness.config.evaluation import standing_metric
 from harness.config.experiment import Experiment
-from harness.config.explain import Problem, explain, nearest, problems, sentence
+from harness.config.explain import Problem, explain, hinted, nearest, problems, sentence
 from harness.config.model import PREPROCESSING, TOKENIZER, tokenizer_of, with_tokenizer
 from harness.config.overrides import Table, Whole, expand, laid_over, merge, parse_assignment
 from harness.config.search import Search
@@ -329,14 +328,8 @@ def _assigned(assignments: Sequence[str], base: Experiment, shared: Table, model
     except ValidationError as error:
         for problem in problems(error, Experiment):
             if any(_concerns(problem, path) for path, _ in parsed):
-                raise sentence(_hinted(problem, model), where="--set") from None
+                raise sentence(hinted(problem, model), where="--set") from None
     return changes
-
-
-def _hinted(problem: Problem, model: type[Spec]) -> Problem:
-    """With a hint at a key of `model` itself, if an unknown key is nearly one."""
-    close = get_close_matches(problem.key, model.model_fields, n=1, cutoff=0.75)
-    return replace(problem, fix=f"did you mean {close[0]!r}?") if problem.unknown_key and close else problem
 
 
 def _concerns(problem: Problem, path: str) -> bool:

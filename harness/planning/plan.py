@@ -14,7 +14,7 @@ from harness.base.errors import SpecError, together
 from harness.config.ablation import Ablation
 from harness.config.data import Data
 from harness.config.experiment import Experiment, ExperimentTeacher, OpenClipTeacher, flatten, unknown_teacher
-from harness.config.explain import nearest, problems, sentence
+from harness.config.explain import hinted, nearest, problems, sentence
 from harness.config.overrides import expand, laid_over
 from harness.planning.isolation import check_claims
 from harness.planning.looks import InterimLook, looks_key
@@ -215,7 +215,8 @@ def _blame(ablation: Ablation, name: str, error: ValidationError, where: str) ->
         elif axis is not None:
             yield sentence(replace(problem, key=axis), where=where, prefix="axes.")
         else:
-            yield sentence(problem, where=where, prefix=f"arms.{name}." if name in ablation.arms else f"arm {name!r}: ")
+            place = f"arms.{name}." if name in ablation.arms else f"arm {name!r}: "
+            yield sentence(hinted(problem, Ablation, " at the top of the file"), where=where, prefix=place)
 
 
 def _share_a_key(path: str, key: str) -> bool:

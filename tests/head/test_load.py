@@ -231,6 +231,7 @@ UNKNOWN = "unknown key; did you mean"
         ("small.toml", SMALL.replace('"300 steps"', '"300"'), "small.toml: train.duration: '300' is not a duration; write a number and a unit, as in \"8 epochs\" or \"2000 steps\""),
         ("small.toml", "data = 3", "small.toml: data: is not a table; write [data] and its keys"),
         ("ablation.toml", f"{ABLATION}\n[arms.x]\nmodel = 'RN50'", "ablation.toml: arms.x.model: is not a table; write [model] and its keys"),
+        ("ablation.toml", f"{ABLATION}\n[arms.x]\nlabel = 'X'", "ablation.toml: arms.x.label: unknown key; did you mean 'labels' at the top of the file?"),
         ("ablation.toml", f"{ABLATION}\n[arms.x]\ncaptions.count = -1", "ablation.toml: arms.x.captions.count: should be greater than or equal to 0, not -1"),
         (
             "ablation.toml",
