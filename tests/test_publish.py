@@ -24,6 +24,7 @@ from harness.execute.bundle import SUMS, Replacer, sums
 from harness.execute.publish import Published
 from harness.planning.claims import note_claims
 from harness.planning.plan import Plan
+from harness.runs.identity import digest
 from harness.runs.integrity import file_digest, record_digest
 from tests.head.made import is_one_sentence, write
 from tests.head.own_parts import METRIC
@@ -176,6 +177,33 @@ def test_an_arm_that_changed_makes_another_claim(place: Place) -> None:
     note_claims(plan(place), place.at.store)
     note_claims(plan(place, arms={"a": {}, "b": expand({"train.optimiser.lr": 2e-3})}), place.at.store)
     assert len(list((place.at.store.root / "claims").iterdir())) == 2
+
+
+@pytest.mark.parametrize("changes", [{"margin": "1 point"}, {"estimation": "paired"}])
+def test_a_margin_or_an_estimation_that_is_chosen_after_the_runs_makes_another_claim(
+    place: Place, tmp_path: Path, changes: dict[str, Any]
+) -> None:
+    note_claims(plan(place), place.at.store)
+    (file,) = (place.at.store.root / "claims").iterdir()
+    edited(file, lambda table: table.update(planned_at=1.0))
+    other = plan(place, **changes)
+    note_claims(other, place.at.store)
+    assert api.publish(other, tmp_path / "other").claims == {"after": 1}
+    assert published(place, tmp_path / "same").claims == {"before": 1}
+
+
+def test_a_claim_that_an_earlier_version_noted_keeps_its_time(place: Place, tmp_path: Path) -> None:
+    planned = plan(place)
+    (claim,) = planned.ablation.claims
+    sciences = [planned.experiments[arm].science() for arm in (claim.arm, claim.than)]
+    arms = [{name: part for name, part in one.items() if name != "seed"} for one in sciences]
+    folder = place.at.store.root / "claims"
+    folder.mkdir()
+    earlier = folder / f"{digest([claim.model_dump(mode='json'), 'shapes/acc1', arms])}.json"
+    earlier.write_text('{"planned_at": 1.0, "seeds": [0]}')
+    note_claims(planned, place.at.store)
+    assert list(folder.iterdir()) == [earlier]
+    assert published(place, tmp_path / "bundle").claims == {"before": 1}
 
 
 def test_what_cannot_be_published_is_said(place: Place, tmp_path: Path) -> None:

@@ -5,7 +5,8 @@ difference. From then on, the note stays.
 
     store/claims/<key>.json    the claim, the seeds it was planned with, and the Unix time
 
-The key is of the claim and of the science of its two arms: a claim about arms that changed since is another one.
+The key is of the claim, of the margin and the estimation by which it is judged, and of the science of its two arms: a
+claim of which one of these changed is another one.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ def note_claims(plan: Plan, store: Store) -> None:
         StoreError: the store cannot be written, or a file of it is damaged.
     """
     for claim in plan.ablation.claims:
-        file, seeds = store.root / FOLDER / f"{_key(plan, claim)}.json", plan.ablation.seed_list
+        file, seeds = _file(plan, claim, store), plan.ablation.seed_list
         stated = claim.model_dump(mode="json") | {"seeds": seeds, "planned_at": time.time()}
         text = json.dumps(stated, indent=1, sort_keys=True) + "\n"
         if not file.exists():
@@ -65,8 +66,7 @@ def planned_claims(plan: Plan, store: Store, began: Mapping[str, float]) -> list
     """
     found = []
     for claim in plan.ablation.claims:
-        file = store.root / FOLDER / f"{_key(plan, claim)}.json"
-        planned_at, seeds = _noted(file)
+        planned_at, seeds = _noted(_file(plan, claim, store))
         stated = claim_runs(plan, claim, began) | {"planned_at": planned_at, "seeds": seeds}
         first = stated["first_run_at"]
         before = None if planned_at is None else first is None or planned_at <= first
@@ -82,7 +82,7 @@ def first_seeds(plan: Plan, store: Store) -> dict[str, int]:
     """
     found = {}
     for claim in plan.ablation.claims:
-        _, seeds = _noted(store.root / FOLDER / f"{_key(plan, claim)}.json")
+        _, seeds = _noted(_file(plan, claim, store))
         if seeds is not None:
             found[claim.text] = len(seeds)
     return found
@@ -111,11 +111,15 @@ def claim_runs(plan: Plan, claim: Claim, began: Mapping[str, float]) -> dict[str
     }
 
 
-def _key(plan: Plan, claim: Claim) -> str:
-    arms = [plan.experiments[name].science() for name in (claim.arm, claim.than)]
-    return digest(
-        [claim.model_dump(mode="json"), claim.metric or plan.ablation.primary, [_seedless(one) for one in arms]]
+def _file(plan: Plan, claim: Claim, store: Store) -> Path:
+    """The note of a claim: one of an earlier version, whose key has neither margin nor estimation, if there is one."""
+    ablation, arms = plan.ablation, [_seedless(plan.experiments[name].science()) for name in (claim.arm, claim.than)]
+    parts = [claim.model_dump(mode="json"), claim.metric or ablation.primary, arms]
+    earlier, file = (
+        store.root / FOLDER / f"{digest(key)}.json"
+        for key in (parts, [*parts, ablation.margin_of(claim), ablation.estimation])
     )
+    return earlier if earlier.exists() else file
 
 
 def _seedless(science: dict[str, Any]) -> dict[str, Any]:
