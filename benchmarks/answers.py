@@ -220,7 +220,8 @@ def results(number: int) -> dict[str, Any]:
     held_out = {name: values for name, values in known.items() if reports(name)}
     found: dict[str, Any] = {"tuning": sorted(known.keys() - held_out.keys()), "reporting": sorted(held_out)}
     places = [("lcdb, held out, 3 seeds", held_out, 3), ("lcdb, all, 3 seeds", known, 3)]
-    places += [("lcdb, held out, 5 seeds", held_out, 5), ("HPOBench, 3 seeds", hpobench(), 3)]
+    places += [(f"lcdb, held out, {seeds} seeds", held_out, seeds) for seeds in (5, 8, 12)]
+    places += [("HPOBench, 3 seeds", hpobench(), 3)]
     for place, sets, seeds in places:
         found[place] = [asdict(measure(name, compare, sets, number, seeds)) for name, compare in METHODS.items()]
     found["forecast"] = {f"{seeds} seeds": forecasts(held_out, number, seeds) for seeds in (3, 5)}
