@@ -33,7 +33,7 @@ CLAIMS_NOTE = (
 )
 STAGES_NOTE = (
     "Fresh seeds: the claim was open after the first stage and asked again on seeds that only the second stage has; "
-    "numbers are of these seeds, corrections for the claims of this stage. Each stage errs in at most 5 % of columns."
+    "numbers are of these seeds, corrections for the claims of this bundle. Each bundle errs in at most 5 % of columns."
 )
 ARMS_NOTE = (
     "Mean ± standard deviation over seeds; in brackets the marginal 95 % interval. A difference in bold: p < 0.05 "
