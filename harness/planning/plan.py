@@ -215,8 +215,8 @@ def _blame(ablation: Ablation, name: str, error: ValidationError, where: str) ->
         elif axis is not None:
             yield sentence(replace(problem, key=axis), where=where, prefix="axes.")
         else:
-            place = f"arms.{name}." if name in ablation.arms else f"arm {name!r}: "
-            yield sentence(hinted(problem, Ablation, " at the top of the file"), where=where, prefix=place)
+            prefix = f"arms.{name}." if name in ablation.arms else f"arm {name!r}: "
+            yield sentence(hinted(problem, Ablation, " at the top of the file"), where=where, prefix=prefix)
 
 
 def _share_a_key(path: str, key: str) -> bool:

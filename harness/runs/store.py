@@ -21,9 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from harness.base.errors import StoreError
-from harness.base.files import (
-    unwritable,
-)
+from harness.base.files import unwritable
 from harness.base.locks import Holder, exclusive, holder
 from harness.runs.folder import RunFolder, State
 from harness.runs.versions import begin_store, check_store
