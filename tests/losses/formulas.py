@@ -505,10 +505,10 @@ def nothing_yet(batch: PairBatch, t: Tensor, b: Tensor) -> Tensor:
 
 
 def masked_language(batch: PairBatch, t: Tensor, b: Tensor) -> Tensor:
-    """The mean over all masked tokens."""
+    """The mean over all masked tokens; the sum, which is 0, if no token is masked."""
     assert batch.word_losses is not None
     assert batch.word_counts is not None
-    return batch.word_losses.sum() / batch.word_counts.sum()
+    return batch.word_losses.sum() / max(float(batch.word_counts.sum()), 1.0)
 
 
 def momentum_of(batch: PairBatch) -> tuple[Tensor, Tensor, Tensor]:

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from harness.losses import PairBatch, build_objective
@@ -25,6 +25,8 @@ shapes = st.builds(
 )
 scales = st.sampled_from([0.01, 1.0, 14.0, 100.0])
 biases = st.sampled_from([-30.0, -10.0, 0.0, 5.0])
+NO_WORDS = 35
+"""A seed with which neither of two captions has a masked token."""
 chunks = st.sampled_from([None, 1, 3, 1000])
 arms = pytest.mark.parametrize("arm", ARMS.values(), ids=ARMS)
 quick = settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.differing_executors])
@@ -37,6 +39,7 @@ def _batch(arm: Arm, shape: Shape) -> PairBatch:
 @arms
 @quick
 @given(shapes, scales, biases, chunks)
+@example(Shape(images=2, captions=1, width=5, density=0.0, mined=False, seed=NO_WORDS), 0.01, -30.0, None)
 def test_formula(arm: Arm, shape: Shape, scale: float, bias: float, chunk: int | None) -> None:
     batch = _batch(arm, shape)
     ours = outcome_of(build_objective(arm.spec, chunk=chunk, width=shape.width), batch, scale, bias)
@@ -83,3 +86,9 @@ def test_what_a_step_logs_stays_when_the_optimiser_moves_the_parameters(arm: Arm
         for parameter in objective.parameters():
             parameter.add_(1.0)
     assert {name: float(value) for name, value in logs.items()} == pytest.approx(before, nan_ok=True)
+
+
+def test_the_seed_without_masked_tokens_has_none() -> None:
+    words = random_batch(Shape(images=2, captions=1, width=5, density=0.0, mined=False, seed=NO_WORDS)).word_counts
+    assert words is not None
+    assert not words.any()
